@@ -1,0 +1,294 @@
+//! config.json of a BLIP checkpoint, and generation_config.json.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+
+/// Sizes of the vision encoder.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VisionConfig {
+    /// Width of the hidden states.
+    pub width: usize,
+    /// Width inside the MLP.
+    pub mlp_width: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Side of the square picture, pixels.
+    pub image_size: usize,
+    /// Side of a patch, pixels.
+    pub patch_size: usize,
+    /// Epsilon of the layer norms.
+    pub layer_norm_eps: f32,
+}
+
+impl VisionConfig {
+    /// Tokens of one image: its patches and the class token.
+    pub fn tokens(&self) -> usize {
+        (self.image_size / self.patch_size).pow(2) + 1
+    }
+}
+
+/// Sizes and special tokens of the text transformer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TextConfig {
+    /// Width of the hidden states.
+    pub width: usize,
+    /// Width of the image tokens that cross-attention reads.
+    pub encoder_width: usize,
+    /// Width inside the feed-forward layers.
+    pub mlp_width: usize,
+    /// Blocks.
+    pub layers: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Rows of the word embedding.
+    pub vocab_size: usize,
+    /// Longest text.
+    pub max_positions: usize,
+    /// Epsilon of the layer norms.
+    pub layer_norm_eps: f32,
+    /// [DEC].
+    pub bos_token_id: u32,
+    /// [SEP]: ends a caption.
+    pub sep_token_id: u32,
+    /// [PAD].
+    pub pad_token_id: u32,
+}
+
+impl TextConfig {
+    /// Width of one attention head.
+    pub fn head_size(&self) -> usize {
+        self.width / self.heads
+    }
+}
+
+/// config.json.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BlipConfig {
+    /// `BlipForConditionalGeneration`, `BlipForImageTextRetrieval`, `CapFiltMed`, ..
+    pub architecture: String,
+    /// The vision encoder.
+    pub vision: VisionConfig,
+    /// The text transformer.
+    pub text: TextConfig,
+    /// Width of the ITC embeddings.
+    pub projection: usize,
+    /// Whether the LM head is the word embedding.
+    pub tied: bool,
+}
+
+/// What a checkpoint says of decoding; what it leaves out is `None`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct PartialGeneration {
+    /// Beams of beam search.
+    pub num_beams: Option<usize>,
+    /// Whether tokens are drawn.
+    pub do_sample: Option<bool>,
+    /// Probability mass drawn from.
+    pub top_p: Option<f32>,
+    /// Divides the logits before drawing.
+    pub temperature: Option<f32>,
+    /// Shortest caption in tokens.
+    pub min_length: Option<usize>,
+    /// Longest caption in tokens.
+    pub max_length: Option<usize>,
+    /// Exponent of the length in a beam's score.
+    pub length_penalty: Option<f32>,
+    /// Divides scores of tokens that occurred.
+    pub repetition_penalty: Option<f32>,
+    /// Whether beam search stops at the first `num_beams` endings; transformers' "never" is not supported.
+    #[serde(deserialize_with = "early_stopping")]
+    pub early_stopping: Option<bool>,
+}
+
+fn early_stopping<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<bool>, D::Error> {
+    match serde_json::Value::deserialize(d)? {
+        serde_json::Value::Bool(b) => Ok(Some(b)),
+        serde_json::Value::Null => Ok(None),
+        other => Err(serde::de::Error::custom(format!("early_stopping {other} is not supported: use true or false"))),
+    }
+}
+
+impl PartialGeneration {
+    /// Reads generation_config.json of a checkpoint's folder; all `None` where there is no such file.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let path = dir.join("generation_config.json");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => serde_json::from_str(&text).map_err(|e| Error::checkpoint(path, e.to_string())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(e) => Err(Error::checkpoint(path, e.to_string())),
+        }
+    }
+}
+
+// What the file holds. Defaults are those of transformers' BlipConfig, which leaves default values out of the file.
+
+#[derive(Deserialize)]
+#[serde(default)]
+struct RawVision {
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    image_size: usize,
+    patch_size: usize,
+    hidden_act: String,
+    layer_norm_eps: f32,
+}
+
+impl Default for RawVision {
+    fn default() -> Self {
+        Self {
+            hidden_size: 768,
+            intermediate_size: 3072,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            image_size: 384,
+            patch_size: 16,
+            hidden_act: "gelu".into(),
+            layer_norm_eps: 1e-5,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+struct RawText {
+    vocab_size: usize,
+    hidden_size: usize,
+    encoder_hidden_size: Option<usize>,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    max_position_embeddings: usize,
+    hidden_act: String,
+    layer_norm_eps: f32,
+    bos_token_id: u32,
+    sep_token_id: u32,
+    pad_token_id: u32,
+    tie_word_embeddings: Option<bool>,
+}
+
+impl Default for RawText {
+    fn default() -> Self {
+        Self {
+            vocab_size: 30524,
+            hidden_size: 768,
+            encoder_hidden_size: None,
+            intermediate_size: 3072,
+            num_hidden_layers: 12,
+            num_attention_heads: 8,
+            max_position_embeddings: 512,
+            hidden_act: "gelu".into(),
+            layer_norm_eps: 1e-12,
+            bos_token_id: 30522,
+            sep_token_id: 102,
+            pad_token_id: 0,
+            tie_word_embeddings: None,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct RawConfig {
+    #[serde(default)]
+    architectures: Vec<String>,
+    #[serde(default)]
+    model_type: String,
+    #[serde(default)]
+    vision_config: RawVision,
+    #[serde(default)]
+    text_config: RawText,
+    image_text_hidden_size: Option<usize>,
+    tie_word_embeddings: Option<bool>,
+}
+
+impl BlipConfig {
+    /// Reads and checks config.json of a checkpoint's folder.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let path = dir.join("config.json");
+        if !dir.is_dir() {
+            return Err(Error::checkpoint(dir, "no such folder; give the folder of a BLIP checkpoint in Hugging Face layout"));
+        }
+        let text = std::fs::read_to_string(&path).map_err(|e| {
+            Error::checkpoint(&path, format!("{e}; a checkpoint in Hugging Face layout has config.json and model.safetensors"))
+        })?;
+        let raw: RawConfig = serde_json::from_str(&text).map_err(|e| Error::checkpoint(&path, e.to_string()))?;
+        Self::check(raw).map_err(|reason| Error::checkpoint(path, reason))
+    }
+
+    fn check(raw: RawConfig) -> Result<Self, String> {
+        let architecture = raw.architectures.first().cloned().unwrap_or_default();
+        let ours = ["BlipForConditionalGeneration", "BlipForImageTextRetrieval", "BlipModel", "CapFiltMed", ""];
+        if !ours.contains(&architecture.as_str()) || !["blip", ""].contains(&raw.model_type.as_str()) {
+            return Err(format!(
+                "architecture {architecture:?} (model_type {:?}) is not supported: it must be BlipForConditionalGeneration, \
+                 BlipForImageTextRetrieval or CapFiltMed",
+                raw.model_type
+            ));
+        }
+        let (v, t) = (raw.vision_config, raw.text_config);
+        for (which, act) in [("vision", &v.hidden_act), ("text", &t.hidden_act)] {
+            if act != "gelu" {
+                return Err(format!("{which}_config.hidden_act {act:?} is not supported: BLIP's is \"gelu\""));
+            }
+        }
+        let sizes = [
+            ("vision_config.hidden_size", v.hidden_size),
+            ("vision_config.num_hidden_layers", v.num_hidden_layers),
+            ("vision_config.num_attention_heads", v.num_attention_heads),
+            ("vision_config.patch_size", v.patch_size),
+            ("vision_config.image_size", v.image_size),
+            ("text_config.hidden_size", t.hidden_size),
+            ("text_config.num_hidden_layers", t.num_hidden_layers),
+            ("text_config.num_attention_heads", t.num_attention_heads),
+            ("text_config.max_position_embeddings", t.max_position_embeddings),
+        ];
+        if let Some((name, size)) = sizes.iter().find(|(_, size)| *size == 0 || *size > 1 << 20) {
+            return Err(format!("{name} = {size} is out of range"));
+        }
+        if v.image_size % v.patch_size != 0 {
+            return Err(format!("image_size {} is no multiple of patch_size {}", v.image_size, v.patch_size));
+        }
+        for (which, width, heads) in
+            [("vision", v.hidden_size, v.num_attention_heads), ("text", t.hidden_size, t.num_attention_heads)]
+        {
+            if width % heads != 0 {
+                return Err(format!("{which}_config.hidden_size {width} is no multiple of num_attention_heads {heads}"));
+            }
+        }
+        Ok(Self {
+            architecture,
+            vision: VisionConfig {
+                width: v.hidden_size,
+                mlp_width: v.intermediate_size,
+                layers: v.num_hidden_layers,
+                heads: v.num_attention_heads,
+                image_size: v.image_size,
+                patch_size: v.patch_size,
+                layer_norm_eps: v.layer_norm_eps,
+            },
+            text: TextConfig {
+                width: t.hidden_size,
+                // transformers sets it from the vision encoder where it is left out.
+                encoder_width: t.encoder_hidden_size.unwrap_or(v.hidden_size),
+                mlp_width: t.intermediate_size,
+                layers: t.num_hidden_layers,
+                heads: t.num_attention_heads,
+                vocab_size: t.vocab_size,
+                max_positions: t.max_position_embeddings,
+                layer_norm_eps: t.layer_norm_eps,
+                bos_token_id: t.bos_token_id,
+                sep_token_id: t.sep_token_id,
+                pad_token_id: t.pad_token_id,
+            },
+            projection: raw.image_text_hidden_size.unwrap_or(256),
+            tied: raw.tie_word_embeddings.or(t.tie_word_embeddings).unwrap_or(true),
+        })
+    }
+}

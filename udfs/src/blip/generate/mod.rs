@@ -1,0 +1,214 @@
+//! Decoding strategies: what to do with a step's logits. Pure, one image at a time, so that neighbours cannot matter.
+//!
+//! A [`Search`] gives the token ids of Hugging Face transformers' `generate` (5.23), with one deliberate difference:
+//! nucleus sampling there also cuts at `top_k` = 50 unless told otherwise. BLIP's does not, and neither does this.
+
+mod beam;
+#[cfg(test)]
+mod oracle;
+mod processors;
+mod sample;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::str::FromStr;
+
+use beam::Beam;
+use sample::Sample;
+
+/// How the next token is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Strategy {
+    /// The likeliest sequence among `num_beams`.
+    #[default]
+    Beam,
+    /// The likeliest token at each step.
+    Greedy,
+    /// Drawn from the likeliest tokens whose probabilities sum to `top_p`.
+    Nucleus,
+}
+
+impl Strategy {
+    /// All of them, in the order of messages.
+    pub const ALL: [Self; 3] = [Self::Beam, Self::Greedy, Self::Nucleus];
+
+    /// Its name in options.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Beam => "beam",
+            Self::Greedy => "greedy",
+            Self::Nucleus => "nucleus",
+        }
+    }
+}
+
+impl fmt::Display for Strategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Strategy {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|strategy| strategy.name() == name);
+        found.ok_or_else(|| format!("unknown strategy '{name}': it is one of {}", Self::ALL.map(Self::name).join(", ")))
+    }
+}
+
+/// Options of one caption, resolved. Names and defaults are transformers' `generate`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerationOptions {
+    /// How tokens are chosen.
+    pub strategy: Strategy,
+    /// Beams kept at each step (beam search).
+    pub num_beams: usize,
+    /// Probability mass drawn from (nucleus), in (0, 1].
+    pub top_p: f32,
+    /// Divides the logits (nucleus), above 0.
+    pub temperature: f32,
+    /// Shortest sequence, `[DEC]` and prompt counted.
+    pub min_length: usize,
+    /// Longest sequence, `[DEC]` and prompt counted.
+    pub max_length: usize,
+    /// Exponent of the generated length that divides a beam's score.
+    pub length_penalty: f32,
+    /// Divides the score of a token that occurred, above 0; 1 is none.
+    pub repetition_penalty: f32,
+    /// Whether beam search stops as soon as `num_beams` sequences ended.
+    pub early_stopping: bool,
+}
+
+impl Default for GenerationOptions {
+    fn default() -> Self {
+        Self {
+            strategy: Strategy::Beam,
+            num_beams: 3,
+            top_p: 0.9,
+            temperature: 1.0,
+            min_length: 0,
+            max_length: 20,
+            length_penalty: 1.0,
+            repetition_penalty: 1.0,
+            early_stopping: false,
+        }
+    }
+}
+
+impl GenerationOptions {
+    /// The most beams that are allowed.
+    pub const MAX_BEAMS: usize = 64;
+
+    /// Checks each option's range, whether or not the strategy reads it. The message names the option.
+    pub fn validate(&self) -> Result<(), String> {
+        let Self { num_beams, top_p, temperature, min_length, max_length, length_penalty, repetition_penalty, .. } =
+            *self;
+        let most = Self::MAX_BEAMS;
+        if !(1..=most).contains(&num_beams) {
+            return Err(format!("num_beams must be from 1 to {most}, not {num_beams}"));
+        }
+        // Written so that a NaN fails as well.
+        if !(top_p > 0.0 && top_p <= 1.0) {
+            return Err(format!("top_p must be above 0 and at most 1, not {top_p}"));
+        }
+        if !(temperature > 0.0 && temperature.is_finite()) {
+            return Err(format!("temperature must be above 0 and finite, not {temperature}"));
+        }
+        if max_length < 1 {
+            return Err(format!("max_length must be at least 1, not {max_length}"));
+        }
+        if min_length > max_length {
+            return Err(format!("min_length must be at most max_length ({max_length}), not {min_length}"));
+        }
+        if !length_penalty.is_finite() {
+            return Err(format!("length_penalty must be finite, not {length_penalty}"));
+        }
+        if !(repetition_penalty > 0.0 && repetition_penalty.is_finite()) {
+            return Err(format!("repetition_penalty must be above 0 and finite, not {repetition_penalty}"));
+        }
+        Ok(())
+    }
+}
+
+/// One row of the decoder's next step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// Which of this search's rows in the step before it continues.
+    pub parent: usize,
+    /// The token it feeds.
+    pub token: u32,
+}
+
+/// The rows before the first step: one for the whole prompt, none where there is no room for a token.
+fn first_rows(prompt: &[u32], max_length: usize) -> Vec<Row> {
+    let last = prompt.last().filter(|_| prompt.len() < max_length);
+    last.map(|&token| Row { parent: 0, token }).into_iter().collect()
+}
+
+/// One caption in the making: says which rows the decoder computes next, and takes their scores.
+#[derive(Debug)]
+pub struct Search {
+    method: Method,
+    eos: u32,
+}
+
+#[derive(Debug)]
+enum Method {
+    Beam(Beam),
+    Sample(Sample),
+}
+
+impl Search {
+    /// `options`: valid. `prompt`: `[DEC]` and the prompt's tokens; if it is empty or fills `max_length`, the search is
+    /// done at once. `eos` ends a sequence. `vocab`: scores a row. `key` seeds sampling, and is unused else.
+    pub fn new(options: &GenerationOptions, prompt: &[u32], eos: u32, vocab: usize, key: [u8; 32]) -> Self {
+        let method = match options.strategy {
+            // One beam is greedy search in transformers. It differs: processors see logits, not log-probabilities.
+            Strategy::Beam if options.num_beams > 1 => Method::Beam(Beam::new(options, prompt, eos, vocab)),
+            Strategy::Beam | Strategy::Greedy => Method::Sample(Sample::greedy(options, prompt, eos, vocab)),
+            Strategy::Nucleus => Method::Sample(Sample::nucleus(options, prompt, eos, vocab, key)),
+        };
+        Self { method, eos }
+    }
+
+    /// The rows to feed in the next decoder step; empty when done. Before the first step it is one row, which stands
+    /// for the whole prompt: its token is the prompt's last, its parent 0.
+    pub fn rows(&self) -> &[Row] {
+        match &self.method {
+            Method::Beam(beam) => beam.rows(),
+            Method::Sample(sample) => sample.rows(),
+        }
+    }
+
+    /// Takes the scores of [`Self::rows`], row after row: `vocab` logits each, and their log-softmax. Only beam search
+    /// reads `log_probs`, only the others read `logits`: the other slice may be empty. A NaN counts as minus infinity.
+    /// If no score is a number, the search is done.
+    pub fn advance(&mut self, logits: &[f32], log_probs: &[f32]) {
+        match &mut self.method {
+            Method::Beam(beam) => beam.advance(log_probs),
+            Method::Sample(sample) => sample.advance(logits),
+        }
+    }
+
+    /// Whether [`Self::advance`] reads `log_probs` rather than `logits`.
+    pub fn reads_log_probs(&self) -> bool {
+        matches!(self.method, Method::Beam(_))
+    }
+
+    /// Whether there is nothing left to compute.
+    pub fn is_done(&self) -> bool {
+        self.rows().is_empty()
+    }
+
+    /// The ids after the prompt, up to and without `eos`. Of a beam search that is not done, the best that has ended.
+    pub fn into_ids(self) -> Vec<u32> {
+        let mut ids = match self.method {
+            Method::Beam(beam) => beam.into_ids(),
+            Method::Sample(sample) => sample.into_ids(),
+        };
+        ids.truncate(ids.iter().position(|&id| id == self.eos).unwrap_or(ids.len()));
+        ids
+    }
+}

@@ -1,0 +1,191 @@
+//! Greedy and nucleus decoding: transformers' `_sample`, one token after the other.
+
+use std::cmp::Ordering;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use super::processors::{Processors, Scores, decimal, row};
+use super::{GenerationOptions, Row};
+
+#[derive(Debug)]
+pub(super) struct Sample {
+    prompt: Vec<u32>,
+    eos: u32,
+    vocab: usize,
+    max_length: usize,
+    processors: Processors,
+    /// None is greedy.
+    nucleus: Option<Box<Nucleus>>,
+    rows: Vec<Row>,
+    ids: Vec<u32>,
+    /// Scratch of the processors.
+    changes: Vec<(usize, f32)>,
+}
+
+impl Sample {
+    pub(super) fn greedy(options: &GenerationOptions, prompt: &[u32], eos: u32, vocab: usize) -> Self {
+        Self {
+            prompt: prompt.to_vec(),
+            eos,
+            vocab,
+            max_length: options.max_length,
+            processors: Processors::new(options, eos),
+            nucleus: None,
+            rows: super::first_rows(prompt, options.max_length),
+            ids: Vec::new(),
+            changes: Vec::new(),
+        }
+    }
+
+    pub(super) fn nucleus(options: &GenerationOptions, prompt: &[u32], eos: u32, vocab: usize, key: [u8; 32]) -> Self {
+        let nucleus = Some(Box::new(Nucleus::new(options, key)));
+        Self { nucleus, ..Self::greedy(options, prompt, eos, vocab) }
+    }
+
+    pub(super) fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    pub(super) fn advance(&mut self, logits: &[f32]) {
+        if self.rows.is_empty() {
+            return;
+        }
+        let raw = row(logits, 0, self.vocab);
+        let scores = self.processors.apply(&self.prompt, &self.ids, raw, &mut self.changes);
+        let token = match &mut self.nucleus {
+            None => likeliest(scores),
+            Some(nucleus) => nucleus.draw(scores),
+        };
+        self.rows.clear();
+        // No token: no score was a number. There is nothing to continue with.
+        if let Some(token) = token {
+            self.ids.push(token);
+            if token != self.eos && self.prompt.len() + self.ids.len() < self.max_length {
+                self.rows.push(Row { parent: 0, token });
+            }
+        }
+    }
+
+    pub(super) fn into_ids(self) -> Vec<u32> {
+        self.ids
+    }
+}
+
+/// The first of the greatest scores.
+fn likeliest(scores: Scores<'_>) -> Option<u32> {
+    let (mut highest, mut token) = (f32::NEG_INFINITY, None);
+    for (first, run) in scores.runs() {
+        for (offset, &score) in run.iter().enumerate() {
+            if score > highest {
+                (highest, token) = (score, Some((first + offset) as u32));
+            }
+        }
+    }
+    token
+}
+
+#[derive(Debug)]
+struct Nucleus {
+    temperature: f32,
+    /// Tokens are left out, from the least likely on, while their probabilities sum to at most this.
+    left_out: f32,
+    rng: ChaCha8Rng,
+}
+
+impl Nucleus {
+    fn new(options: &GenerationOptions, key: [u8; 32]) -> Self {
+        let left_out = (1.0 - decimal(options.top_p)) as f32;
+        Self { temperature: options.temperature, left_out, rng: ChaCha8Rng::from_seed(key) }
+    }
+
+    /// One draw by inverse CDF, the likeliest token first. Sums are doubles, so that the last bits of the scores seldom
+    /// matter.
+    fn draw(&mut self, scores: Scores<'_>) -> Option<u32> {
+        // 53 bits: each value is exact. Drawn first, so that every step takes one draw.
+        let uniform = (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        let temperature = self.temperature;
+        let scaled = || {
+            scores.runs().flat_map(move |(first, run)| {
+                run.iter().enumerate().map(move |(offset, score)| (score / temperature, (first + offset) as u32))
+            })
+        };
+        let highest = scaled().map(|(score, _)| score).fold(f32::NEG_INFINITY, f32::max);
+        if highest == f32::NEG_INFINITY {
+            return None;
+        }
+        // Not a plain difference: of two infinities it is a NaN. Other NaNs fail each comparison below.
+        let distance = |score: f32| if score == highest { 0.0 } else { score - highest };
+        let weight = |score: f32| f64::from(distance(score).exp());
+        let sum: f64 = scaled().map(|(score, _)| weight(score)).filter(|weight| *weight > 0.0).sum();
+
+        // All tokens below an even share of `left_out` sum to less than it and are surely left out: no need to sort
+        // them. The margin of 0.001 is far above rounding.
+        let share = f64::from(self.left_out) / scores.len() as f64;
+        let floor = ((share * sum).ln() - 0.001) as f32;
+        let entries = scaled().filter(|(score, _)| distance(*score) >= floor).collect();
+        let mut sorted = Descending { entries, sorted: 0 };
+
+        let mut mass = 1.0;
+        let mut kept = usize::MAX;
+        if self.left_out > 0.0 {
+            (mass, kept) = (0.0, 0);
+            while let Some((score, _)) = sorted.get(kept) {
+                // What is left with this token and the less likely ones. The likeliest token always stays.
+                if kept > 0 && (1.0 - mass) as f32 <= self.left_out {
+                    break;
+                }
+                mass += weight(score) / sum;
+                kept += 1;
+            }
+        }
+
+        let target = uniform * mass;
+        let (mut reached, mut place, mut token) = (0.0, 0, None);
+        while place < kept
+            && let Some((score, id)) = sorted.get(place)
+        {
+            let probability = weight(score) / sum;
+            // Rounding may leave the target beyond the last token that can be drawn: then it is that one.
+            if probability > 0.0 {
+                token = Some(id);
+            }
+            reached += probability;
+            if reached > target {
+                break;
+            }
+            place += 1;
+        }
+        token
+    }
+}
+
+/// Scores and tokens from the greatest score on, sorted as far as asked. Of equal scores the higher token comes first:
+/// transformers sorts the other way round and leaves out the lower one first.
+#[derive(Debug)]
+struct Descending {
+    entries: Vec<(f32, u32)>,
+    /// How many are in their place.
+    sorted: usize,
+}
+
+impl Descending {
+    fn get(&mut self, place: usize) -> Option<(f32, u32)> {
+        while place >= self.sorted && self.sorted < self.entries.len() {
+            let rest = &mut self.entries[self.sorted..];
+            // Doubling: most nuclei are small, and a large one costs no more than a full sort.
+            let block = rest.len().min(self.sorted.max(64));
+            if block < rest.len() {
+                rest.select_nth_unstable_by(block - 1, Self::order);
+            }
+            rest[..block].sort_unstable_by(Self::order);
+            self.sorted += block;
+        }
+        self.entries.get(place).copied()
+    }
+
+    fn order(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
+        // Not `total_cmp`, for which the two zeros differ. There are no NaNs.
+        b.0.partial_cmp(&a.0).unwrap_or(Ordering::Equal).then(b.1.cmp(&a.1))
+    }
+}

@@ -1,0 +1,264 @@
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use super::oracle::{beam_port, greedy_port, log_softmax, nucleus_port};
+use super::{GenerationOptions, Row, Search, Strategy};
+
+const EOS: u32 = 2;
+
+/// Any language model: a sequence's next logits.
+type Model<'a> = &'a dyn Fn(&[u32]) -> Vec<f32>;
+
+/// Plays the driver: one model call a row, and the sequences that `Row::parent` implies.
+fn search(options: &GenerationOptions, prompt: &[u32], vocab: usize, key: [u8; 32], model: Model<'_>) -> Vec<u32> {
+    let mut search = Search::new(options, prompt, EOS, vocab, key);
+    let mut sequences: Vec<Vec<u32>> = Vec::new();
+    let mut steps = 0;
+    while !search.is_done() {
+        if sequences.is_empty() {
+            assert_eq!(search.rows(), [Row { parent: 0, token: prompt[prompt.len() - 1] }]);
+            sequences.push(prompt.to_vec());
+        } else {
+            let next = search.rows().iter().map(|row| [&sequences[row.parent][..], &[row.token]].concat());
+            sequences = next.collect();
+        }
+        let logits: Vec<Vec<f32>> = sequences.iter().map(|sequence| model(sequence)).collect();
+        let log_probs: Vec<Vec<f32>> = logits.iter().map(|logits| log_softmax(logits)).collect();
+        search.advance(&logits.concat(), &log_probs.concat());
+        steps += 1;
+        assert!(prompt.len() + steps <= options.max_length);
+    }
+    search.into_ids()
+}
+
+/// Logits drawn anew for each sequence. `quantum` above 0 rounds them, which makes ties.
+fn toy(seed: u64, vocab: usize, quantum: f32) -> impl Fn(&[u32]) -> Vec<f32> {
+    move |sequence| {
+        let mut state = seed;
+        for &token in sequence {
+            state = (state ^ u64::from(token)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(state);
+        let mut logits: Vec<f32> = (0..vocab).map(|_| random(&mut rng) * 8.0 - 4.0).collect();
+        logits[EOS as usize] += random(&mut rng) * 4.0;
+        if quantum > 0.0 {
+            logits.iter_mut().for_each(|logit| *logit = (*logit / quantum).round() * quantum);
+        }
+        logits
+    }
+}
+
+fn random(rng: &mut ChaCha8Rng) -> f32 {
+    (rng.next_u32() >> 8) as f32 / (1 << 24) as f32
+}
+
+fn below(rng: &mut ChaCha8Rng, bound: usize) -> usize {
+    rng.next_u32() as usize % bound
+}
+
+/// Random prompt, lengths, vocabulary and model for `options`, whose other fields stay.
+fn random_case(rng: &mut ChaCha8Rng, options: &mut GenerationOptions) -> (Vec<u32>, usize, u64, f32) {
+    // Fewer tokens than candidates: then copies of the prompt survive the first step.
+    let vocab = if below(rng, 3) == 0 { 3 + below(rng, 5) } else { 7 + below(rng, 34) };
+    // A prompt may hold what the vocabulary does not.
+    let prompt: Vec<u32> = (0..1 + below(rng, 4)).map(|_| below(rng, vocab + 1) as u32).collect();
+    options.max_length = prompt.len() + below(rng, 10);
+    options.min_length = below(rng, options.max_length + 1);
+    (prompt, vocab, rng.next_u64(), [0.0, 0.0, 0.5, 2.0][below(rng, 4)])
+}
+
+#[test]
+fn beam_search_equals_the_port() {
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let (mut cases, mut long) = (0, 0);
+    for num_beams in 1..=5 {
+        for length_penalty in [0.0, 0.5, 0.7, 1.0, 2.0, -1.0] {
+            for early_stopping in [false, true] {
+                for repetition_penalty in [1.0, 1.3, 0.8] {
+                    for _ in 0..12 {
+                        let mut options = GenerationOptions {
+                            num_beams,
+                            length_penalty: length_penalty as f32,
+                            early_stopping,
+                            repetition_penalty,
+                            ..Default::default()
+                        };
+                        let (prompt, vocab, seed, quantum) = random_case(&mut rng, &mut options);
+                        let model = toy(seed, vocab, quantum);
+                        let ids = search(&options, &prompt, vocab, [0; 32], &model);
+                        let expected = if num_beams == 1 {
+                            greedy_port(&options, &prompt, EOS, &model)
+                        } else {
+                            beam_port(&options, length_penalty, &prompt, EOS, &model)
+                        };
+                        assert_eq!(
+                            ids, expected,
+                            "{options:?}, prompt {prompt:?}, vocab {vocab}, seed {seed}, {quantum}"
+                        );
+                        cases += 1;
+                        long += usize::from(ids.len() > 3);
+                    }
+                }
+            }
+        }
+    }
+    assert!(long * 4 > cases, "{long} of {cases} cases have more than three ids");
+}
+
+#[test]
+fn greedy_equals_the_port() {
+    let mut rng = ChaCha8Rng::seed_from_u64(2);
+    for case in 0..400 {
+        let repetition_penalty = [1.0, 1.1, 2.0, 0.5][case % 4];
+        let mut options = GenerationOptions { strategy: Strategy::Greedy, repetition_penalty, ..Default::default() };
+        let (prompt, vocab, seed, quantum) = random_case(&mut rng, &mut options);
+        let model = toy(seed, vocab, quantum);
+        let expected = greedy_port(&options, &prompt, EOS, &model);
+        assert_eq!(search(&options, &prompt, vocab, [0; 32], &model), expected, "{options:?}, seed {seed}");
+    }
+}
+
+#[test]
+fn nucleus_equals_the_port() {
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    for case in 0..600 {
+        let mut options = GenerationOptions {
+            strategy: Strategy::Nucleus,
+            top_p: [0.9, 1.0, 0.5, 0.05, 0.999][case % 5],
+            temperature: [1.0, 0.7, 1.5][case % 3],
+            repetition_penalty: [1.0, 1.1][case % 2],
+            ..Default::default()
+        };
+        let (prompt, mut vocab, seed, quantum) = random_case(&mut rng, &mut options);
+        // Large enough for the search to sort only a part.
+        if case % 50 == 7 {
+            vocab = 30_524;
+        }
+        let mut key = [0; 32];
+        rng.fill_bytes(&mut key);
+        let model = toy(seed, vocab, quantum);
+        let expected = nucleus_port(&options, &prompt, EOS, key, &model);
+        assert_eq!(search(&options, &prompt, vocab, key, &model), expected, "{options:?}, vocab {vocab}, seed {seed}");
+    }
+}
+
+#[test]
+fn nucleus_draws_in_proportion() {
+    // Probabilities 0.5, 0.3, 0.15, 0.05: three tokens are needed for 0.9.
+    let logits: Vec<f32> = [0.05f32, 0.5, 0.15, 0.3].iter().map(|probability| probability.ln()).collect();
+    let options = GenerationOptions { strategy: Strategy::Nucleus, max_length: 2, ..Default::default() };
+    let mut drawn = [0.0f64; 4];
+    for seed in 0u32..4000 {
+        let mut key = [7; 32];
+        key[..4].copy_from_slice(&seed.to_le_bytes());
+        let mut search = Search::new(&options, &[0], 9, 4, key);
+        search.advance(&logits, &[]);
+        assert!(search.is_done());
+        drawn[search.into_ids()[0] as usize] += 1.0 / 4000.0;
+    }
+    assert_eq!(drawn[0], 0.0);
+    for (token, expected) in [(1, 0.5 / 0.95), (2, 0.15 / 0.95), (3, 0.3 / 0.95)] {
+        assert!((drawn[token] - expected).abs() < 0.03, "{drawn:?}");
+    }
+}
+
+#[test]
+fn beams_find_what_greedy_misses() {
+    // Token 3 starts best, but only 4 leads on to a likely end.
+    let model = |sequence: &[u32]| -> Vec<f32> {
+        let probabilities: [f32; 6] = match sequence {
+            [0] => [0.01, 0.01, 0.01, 0.5, 0.46, 0.01],
+            [0, 4] => [0.01, 0.01, 0.95, 0.01, 0.01, 0.01],
+            _ => [0.2, 0.2, 0.1, 0.1, 0.1, 0.3],
+        };
+        probabilities.iter().map(|probability| probability.ln()).collect()
+    };
+    let beam = GenerationOptions { num_beams: 2, max_length: 3, ..Default::default() };
+    let greedy = GenerationOptions { strategy: Strategy::Greedy, ..beam.clone() };
+    assert_eq!(search(&beam, &[0], 6, [0; 32], &model), [4]);
+    assert_eq!(search(&greedy, &[0], 6, [0; 32], &model), [3, 5]);
+}
+
+#[test]
+fn a_prompt_that_fills_the_length_gets_no_ids() {
+    for strategy in Strategy::ALL {
+        let options = GenerationOptions { strategy, max_length: 2, ..Default::default() };
+        for prompt in [&[][..], &[5, 6], &[5, 6, 7]] {
+            let mut search = Search::new(&options, prompt, EOS, 10, [0; 32]);
+            assert!(search.is_done() && search.rows().is_empty());
+            search.advance(&[0.0; 10], &[0.0; 10]);
+            assert_eq!(search.into_ids(), [0u32; 0]);
+        }
+    }
+}
+
+#[test]
+fn bad_scores_neither_panic_nor_loop() {
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    for case in 0..1500 {
+        let options = GenerationOptions {
+            strategy: Strategy::ALL[case % 3],
+            temperature: [1.0, 1e-42][case % 2],
+            repetition_penalty: [1.0, 1e-42, 1e38][case % 5 % 3],
+            length_penalty: [1.0, -1e30, 1e30][case % 7 % 3],
+            min_length: 3,
+            ..Default::default()
+        };
+        let vocab = below(&mut rng, 9);
+        let mut search = Search::new(&options, &[1, 40], EOS, vocab, [case as u8; 32]);
+        let mut steps = 0;
+        while !search.is_done() {
+            let odd = [f32::NAN, f32::NEG_INFINITY, f32::INFINITY, -0.0, f32::MIN, -1.0];
+            let of = 1 + below(&mut rng, odd.len());
+            // Some steps have too few scores.
+            let count = (search.rows().len() * vocab).saturating_sub(below(&mut rng, 20) / 19);
+            let scores: Vec<f32> = (0..count).map(|_| odd[below(&mut rng, of)]).collect();
+            search.advance(&scores, &scores);
+            steps += 1;
+        }
+        assert!(steps <= 18);
+        assert!(search.into_ids().len() <= 18);
+    }
+    for strategy in Strategy::ALL {
+        let options = GenerationOptions { strategy, ..Default::default() };
+        let mut search = Search::new(&options, &[0], EOS, 5, [0; 32]);
+        search.advance(&[f32::NAN; 5], &[f32::NAN; 5]);
+        assert!(search.is_done());
+        assert_eq!(search.into_ids(), [0u32; 0]);
+    }
+}
+
+#[test]
+fn options_outside_their_range_are_named() {
+    type Change = fn(&mut GenerationOptions);
+    let bad: [(&str, Change); 12] = [
+        ("num_beams", |options| options.num_beams = 0),
+        ("num_beams", |options| options.num_beams = 65),
+        ("top_p", |options| options.top_p = 0.0),
+        ("top_p", |options| options.top_p = 1.1),
+        ("top_p", |options| options.top_p = f32::NAN),
+        ("temperature", |options| options.temperature = 0.0),
+        ("temperature", |options| options.temperature = f32::INFINITY),
+        ("max_length", |options| options.max_length = 0),
+        ("min_length", |options| options.min_length = 21),
+        ("length_penalty", |options| options.length_penalty = f32::NAN),
+        ("repetition_penalty", |options| options.repetition_penalty = -1.0),
+        ("repetition_penalty", |options| options.repetition_penalty = f32::INFINITY),
+    ];
+    for (name, change) in bad {
+        let mut options = GenerationOptions::default();
+        assert_eq!(options.validate(), Ok(()));
+        change(&mut options);
+        let message = options.validate().unwrap_err();
+        assert!(message.starts_with(name), "{message}");
+    }
+}
+
+#[test]
+fn strategies_have_names() {
+    for strategy in Strategy::ALL {
+        assert_eq!(strategy.to_string().parse(), Ok(strategy));
+    }
+    let message = "Beam".parse::<Strategy>().unwrap_err();
+    assert_eq!(message, "unknown strategy 'Beam': it is one of beam, greedy, nucleus");
+}

@@ -1,0 +1,48 @@
+//! Which checkpoint a setting means, and what planning a query needs to know of it without loading it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use super::{BlipConfig, Checkpoint, Med, OrtMed, PartialGeneration};
+use crate::engine::ModelKey;
+use crate::error::{Error, Result};
+
+static NAMES: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+
+/// Lets `SET capfilt.captioner = 'name'` stand for the checkpoint in `dir`, in this process.
+pub fn register_checkpoint(name: impl Into<String>, dir: impl Into<PathBuf>) {
+    NAMES.lock().unwrap_or_else(|e| e.into_inner()).insert(name.into(), dir.into());
+}
+
+/// The folder of a registered name, or `name` as a folder; absolute, with links resolved.
+pub fn checkpoint_dir(name: &str) -> Result<PathBuf> {
+    let names = NAMES.lock().unwrap_or_else(|e| e.into_inner());
+    let dir = names.get(name).cloned().unwrap_or_else(|| PathBuf::from(name));
+    let missing = |e: std::io::Error| {
+        let known: Vec<&str> = names.keys().map(String::as_str).collect();
+        let known = if known.is_empty() { String::new() } else { format!(" (registered names: {})", known.join(", ")) };
+        Error::checkpoint(&dir, format!("{e}; give the folder of a BLIP checkpoint in Hugging Face layout{known}"))
+    };
+    let dir = dir.canonicalize().map_err(missing)?;
+    if !dir.is_dir() {
+        return Err(Error::checkpoint(dir, "no folder; give the folder that holds config.json and model.safetensors"));
+    }
+    Ok(dir)
+}
+
+/// What the checkpoint's generation_config.json says of decoding.
+pub fn generation_defaults(dir: &Path) -> Result<PartialGeneration> {
+    PartialGeneration::read(dir)
+}
+
+/// Width of the checkpoint's ITC embeddings.
+pub fn projection_dim(dir: &Path) -> Result<usize> {
+    Ok(BlipConfig::read(dir)?.projection)
+}
+
+/// Loads a checkpoint on ONNX Runtime.
+pub fn load(key: &ModelKey) -> Result<Arc<dyn Med>> {
+    let checkpoint = Arc::new(Checkpoint::open(&key.checkpoint)?);
+    Ok(Arc::new(OrtMed::new(checkpoint, &key.device, key.precision, key.threads)?))
+}

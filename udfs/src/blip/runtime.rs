@@ -1,0 +1,186 @@
+//! ONNX Runtime: where its library is, which device, and how sessions are made.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use ort::environment::Environment;
+use ort::ep::{CUDA, ExecutionProvider};
+use ort::session::Session;
+use ort::session::builder::{GraphOptimizationLevel, PrepackedWeights, SessionBuilder};
+
+use super::graph::{EXTERNAL_FOLDER, Graph};
+use super::weights::Weights;
+use crate::error::{Error, Result};
+
+/// The library's folder inside the Python wheel, and the folder of ours that the set-up installs the wheel into.
+const WHEEL: &str = ".deps/onnxruntime/onnxruntime/capi";
+
+const HOW_TO_GET: &str = "get it with `make setup`, or install the Python package onnxruntime (onnxruntime-gpu for CUDA), version 1.24 \
+     or later, and set ORT_DYLIB_PATH to its capi/libonnxruntime.so.*";
+
+/// A device that a model runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Device {
+    Cpu,
+    Cuda(i32),
+}
+
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(id) => write!(f, "cuda:{id}"),
+        }
+    }
+}
+
+/// The process's environment; the library is loaded on first use.
+pub(crate) fn environment() -> Result<&'static Environment> {
+    static ENVIRONMENT: OnceLock<Result<Environment>> = OnceLock::new();
+    ENVIRONMENT
+        .get_or_init(|| {
+            let path = find_library()?;
+            let builder = ort::init_from(&path).map_err(|e| Error::Runtime(format!("{e}; {HOW_TO_GET}")))?;
+            let env = builder.with_name("capfilt").build().map_err(|e| Error::Runtime(e.to_string()))?;
+            env.set_log_level(ort::logging::LogLevel::Error);
+            Ok(env)
+        })
+        .as_ref()
+        .map_err(Clone::clone)
+}
+
+/// ORT_DYLIB_PATH, else next to the executable, else the project's own folder above it, else the source tree's.
+fn find_library() -> Result<PathBuf> {
+    if let Some(path) = env::var_os("ORT_DYLIB_PATH").filter(|p| !p.is_empty()) {
+        let path = PathBuf::from(path);
+        if !path.is_file() {
+            return Err(Error::Runtime(format!("ORT_DYLIB_PATH is {}, and there is no such file; {HOW_TO_GET}", path.display())));
+        }
+        return Ok(path);
+    }
+    let exe = env::current_exe().ok();
+    let beside = exe.as_deref().and_then(Path::parent);
+    let above = exe.iter().flat_map(|e| e.ancestors().skip(1)).map(|d| d.join(WHEEL));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(WHEEL);
+    let folders: Vec<PathBuf> = beside.into_iter().map(Into::into).chain(above).chain([source]).collect();
+    folders
+        .iter()
+        .find_map(|folder| library_in(folder))
+        .ok_or_else(|| Error::Runtime(format!("its library libonnxruntime.so was not found; {HOW_TO_GET}")))
+}
+
+fn library_in(folder: &Path) -> Option<PathBuf> {
+    let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            name == "libonnxruntime.so"
+                || name.starts_with("libonnxruntime.so.")
+                || (name.starts_with("libonnxruntime.") && name.ends_with(".dylib"))
+                || name == "onnxruntime.dll"
+        })
+        .collect();
+    found.sort();
+    found.pop()
+}
+
+/// The device that `capfilt.device` names: auto, cpu, cuda or cuda:N.
+pub(crate) fn device(name: &str) -> Result<Device> {
+    match name {
+        "cpu" => Ok(Device::Cpu),
+        "auto" => auto(),
+        "cuda" => cuda(0),
+        _ => {
+            let id = name.strip_prefix("cuda:").and_then(|id| id.parse().ok());
+            cuda(id.ok_or_else(|| Error::Option(format!("capfilt.device {name:?}: use auto, cpu or cuda:N")))?)
+        }
+    }
+}
+
+fn auto() -> Result<Device> {
+    static CHOICE: OnceLock<Result<Device>> = OnceLock::new();
+    CHOICE
+        .get_or_init(|| {
+            environment()?;
+            let (device, why) = match cuda(0) {
+                Ok(device) => (device, "a CUDA device is there".to_string()),
+                Err(e) => (Device::Cpu, format!("no CUDA: {}", first_line(&e.to_string()))),
+            };
+            log::info!("device auto: {device} ({why})");
+            Ok(device)
+        })
+        .clone()
+}
+
+/// CUDA device `id`, tried by making a session on it: that the library knows CUDA does not mean that it works here.
+fn cuda(id: i32) -> Result<Device> {
+    let absent = |why: String| {
+        Error::Runtime(format!(
+            "capfilt.device 'cuda:{id}' cannot be used: {why}; use 'cpu', or an onnxruntime-gpu library with its CUDA \
+             and cuDNN (ORT_DYLIB_PATH)"
+        ))
+    };
+    environment()?;
+    let compiled = CUDA::is_available().map_err(|e| absent(e.to_string()))?;
+    if !compiled {
+        return Err(absent("this ONNX Runtime is built without CUDA".into()));
+    }
+    let probe = super::graph::probe();
+    builder(Device::Cuda(id), 1)
+        .and_then(|mut b| b.commit_from_memory(&probe).map_err(|e| e.to_string()))
+        .map_err(|e| absent(first_line(&e).to_string()))?;
+    Ok(Device::Cuda(id))
+}
+
+fn builder(device: Device, threads: usize) -> std::result::Result<SessionBuilder, String> {
+    let env = environment().map_err(|e| e.to_string())?;
+    let text = |e: ort::Error<SessionBuilder>| e.to_string();
+    let builder = Session::builder(env)
+        .map_err(|e| e.to_string())?
+        // The graphs are written with the fused operators; there is nothing left to optimise, and the optimiser would want to
+        // read weights that are handed over later.
+        .with_optimization_level(GraphOptimizationLevel::Disable)
+        .and_then(|b| b.with_intra_threads(threads))
+        // Several sessions take turns: the threads of one must not spin while another runs.
+        .and_then(|b| b.with_config_entry("session.force_spinning_stop", "1"))
+        .and_then(|b| b.with_config_entry("session.model_external_initializers_file_folder_path", EXTERNAL_FOLDER))
+        // Shapes change with every batch.
+        .and_then(|b| b.with_memory_pattern(false))
+        .map_err(text)?;
+    match device {
+        Device::Cpu => Ok(builder),
+        Device::Cuda(id) => builder
+            .with_execution_providers([CUDA::default().with_device_id(id).build().error_on_failure()])
+            .map_err(|e| e.to_string()),
+    }
+}
+
+/// A session over `graph` with the checkpoint's tensors.
+pub(crate) fn session(
+    graph: &Graph,
+    weights: &Weights,
+    prepacked: &PrepackedWeights,
+    device: Device,
+    threads: usize,
+) -> Result<Session> {
+    let failed = |e: String| memory_or(&e).unwrap_or_else(|| Error::Runtime(format!("a session could not be made: {e}")));
+    let mut builder = builder(device, threads).map_err(failed)?.with_prepacked_weights(prepacked).map_err(|e| failed(e.to_string()))?;
+    for weight in &graph.weights {
+        let value = weights.value(weight)?;
+        builder = builder.with_initializer(weight.name(), value).map_err(|e| failed(e.to_string()))?;
+    }
+    builder.commit_from_memory(&graph.model).map_err(|e| failed(e.to_string()))
+}
+
+/// Out of memory, in the words of ONNX Runtime's allocators.
+pub(crate) fn memory_or(message: &str) -> Option<Error> {
+    let lower = message.to_lowercase();
+    let words = ["bad_alloc", "failed to allocate memory", "out of memory", "is smaller than requested bytes"];
+    words.iter().any(|w| lower.contains(w)).then(|| Error::OutOfMemory(first_line(message).to_string()))
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}

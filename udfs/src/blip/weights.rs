@@ -1,0 +1,266 @@
+//! The tensors of a checkpoint: files mapped, names resolved, shapes checked, each handed to every session that uses it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use half::{bf16, f16};
+use memmap2::Mmap;
+use ort::AsPointer;
+use ort::memory::{Allocator, MemoryInfo};
+use ort::value::{DynValue, Shape, Tensor, TensorRefMut};
+use safetensors::{Dtype, SafeTensors};
+
+use super::graph::{Form, Shapes, WeightRef};
+use crate::error::{Error, Result};
+
+/// How the modes of the text transformer name their tensors. A decoder tensor that the file lacks is the encoder's: BLIP
+/// shares everything but self-attention, and only what is a mode's own need be stored.
+pub(crate) trait TextNames {
+    /// Tensor or layer of the embeddings.
+    fn embeddings(&self, name: &str) -> String;
+    /// Tensor or layer of block `i`.
+    fn layer(&self, i: usize, name: &str) -> String;
+    /// Tensor or layer of the LM head.
+    fn head(&self, name: &str) -> String {
+        format!("text_decoder.cls.predictions.{name}")
+    }
+    /// The LM head's last product.
+    fn head_weight(&self) -> String;
+}
+
+struct Stored {
+    file: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    range: std::ops::Range<usize>,
+}
+
+/// The tensors of one checkpoint.
+pub(crate) struct Weights {
+    dir: PathBuf,
+    files: Vec<(PathBuf, Mmap)>,
+    tensors: BTreeMap<String, Stored>,
+    /// What sessions were given. Dropped before `files`, which the float32 ones point into.
+    values: Mutex<HashMap<WeightRef, Arc<DynValue>>>,
+}
+
+// `values` must go first; Rust drops fields in order of declaration, so this says it.
+impl Drop for Weights {
+    fn drop(&mut self) {
+        if let Ok(values) = self.values.get_mut() {
+            values.clear();
+        }
+    }
+}
+
+impl std::fmt::Debug for Weights {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Weights({}, {} tensors)", self.dir.display(), self.tensors.len())
+    }
+}
+
+impl Shapes for Weights {
+    fn shape(&self, tensor: &str) -> Option<&[usize]> {
+        self.tensors.get(tensor).map(|t| t.shape.as_slice())
+    }
+}
+
+impl Weights {
+    /// Maps the safetensors file or files of `dir` and reads their headers.
+    pub(crate) fn open(dir: &Path) -> Result<Self> {
+        let mut weights =
+            Self { dir: dir.into(), files: vec![], tensors: BTreeMap::new(), values: Mutex::new(HashMap::new()) };
+        for path in safetensors_files(dir)? {
+            weights.map(path)?;
+        }
+        Ok(weights)
+    }
+
+    fn map(&mut self, path: PathBuf) -> Result<()> {
+        let io = |e: std::io::Error| Error::checkpoint(&path, e.to_string());
+        let file = File::open(&path).map_err(io)?;
+        // SAFETY: a mapping of a file that another process shortens would fault. Checkpoints are not written while they are
+        // used; the alternative, reading a gigabyte for each session, is what the mapping is there to avoid.
+        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        let broken = |e| Error::checkpoint(&path, format!("no whole safetensors file ({e}); was its download cut short?"));
+        let (header, metadata) = SafeTensors::read_metadata(&map).map_err(broken)?;
+        let start = header + 8;
+        let index = self.files.len();
+        for (name, info) in metadata.tensors() {
+            let range = start + info.data_offsets.0..start + info.data_offsets.1;
+            if range.end > map.len() {
+                return Err(Error::checkpoint(
+                    &path,
+                    format!("truncated: tensor {name} ends at byte {} of {}; fetch the file again", range.end, map.len()),
+                ));
+            }
+            let stored = Stored { file: index, dtype: info.dtype, shape: info.shape.clone(), range };
+            if self.tensors.insert(name.clone(), stored).is_some() {
+                return Err(Error::checkpoint(&path, format!("tensor {name} is in more than one file")));
+            }
+        }
+        self.files.push((path, map));
+        Ok(())
+    }
+
+    pub(crate) fn contains(&self, tensor: &str) -> bool {
+        self.tensors.contains_key(tensor)
+    }
+
+    pub(crate) fn has_prefix(&self, prefix: &str) -> bool {
+        self.tensors.range(prefix.to_string()..).next().is_some_and(|(name, _)| name.starts_with(prefix))
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Files, in order, for the digest.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&Path, &[u8])> {
+        self.files.iter().map(|(path, map)| (path.as_path(), map.as_ref()))
+    }
+
+    /// Number of elements of a tensor and its type's name.
+    pub(crate) fn size(&self, tensor: &str) -> Option<(usize, String)> {
+        self.tensors.get(tensor).map(|t| (t.shape.iter().product(), format!("{:?}", t.dtype).to_lowercase()))
+    }
+
+    /// That `tensor` is there and has this shape.
+    pub(crate) fn expect(&self, tensor: &str, shape: &[usize]) -> Result<()> {
+        let Some(stored) = self.tensors.get(tensor) else {
+            return Err(Error::checkpoint(&self.dir, format!("tensor {tensor} {shape:?} is missing")));
+        };
+        if stored.shape != shape {
+            let reason = format!("tensor {tensor} has shape {:?}, but config.json asks for {shape:?}", stored.shape);
+            return Err(Error::checkpoint(&self.dir, reason));
+        }
+        if !matches!(stored.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
+            let reason = format!("tensor {tensor} is of type {:?}; f32, f16 and bf16 are supported", stored.dtype);
+            return Err(Error::checkpoint(&self.dir, reason));
+        }
+        Ok(())
+    }
+
+    /// That two tensors hold the same bytes.
+    pub(crate) fn equal(&self, a: &str, b: &str) -> bool {
+        match (self.tensors.get(a), self.tensors.get(b)) {
+            (Some(a), Some(b)) if a.dtype == b.dtype => self.bytes(a) == self.bytes(b),
+            (Some(a), Some(b)) => self.floats(a) == self.floats(b),
+            _ => false,
+        }
+    }
+
+    fn bytes(&self, stored: &Stored) -> &[u8] {
+        &self.files[stored.file].1[stored.range.clone()]
+    }
+
+    fn floats(&self, stored: &Stored) -> Vec<f32> {
+        let bytes = self.bytes(stored);
+        match stored.dtype {
+            Dtype::F16 => bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+            Dtype::BF16 => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+            _ => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        }
+    }
+
+    /// The tensor as an ONNX value, made once: float32 that lies aligned in the file is not copied.
+    pub(crate) fn value(&self, weight: &WeightRef) -> Result<Arc<DynValue>> {
+        let mut values = self.values.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(value) = values.get(weight) {
+            return Ok(Arc::clone(value));
+        }
+        let stored = self
+            .tensors
+            .get(&weight.tensor)
+            .ok_or_else(|| Error::checkpoint(&self.dir, format!("tensor {} is missing", weight.tensor)))?;
+        let failed = |e: ort::Error| Error::Internal(format!("tensor {}: {e}", weight.tensor));
+        match weight.form {
+            Form::Float => {
+                let bytes = self.bytes(stored);
+                let value = if stored.dtype == Dtype::F32 && bytes.as_ptr() as usize % align_of::<f32>() == 0 {
+                    mapped(bytes, &stored.shape).map_err(failed)?
+                } else {
+                    owned(&stored.shape, self.floats(stored)).map_err(failed)?
+                };
+                values.insert(weight.clone(), Arc::new(value));
+            }
+            Form::Int8 | Form::Int8Scale => {
+                let (rows, columns) = (stored.shape[0], stored.shape[1]);
+                let (bytes, scales) = super::quant::quantise(&self.floats(stored), rows, columns);
+                let bytes = Tensor::from_array((vec![columns as i64, rows as i64], bytes)).map_err(failed)?.into_dyn();
+                let scales = owned(&[rows], scales).map_err(failed)?;
+                let of = |form| WeightRef { tensor: weight.tensor.clone(), form };
+                values.insert(of(Form::Int8), Arc::new(bytes));
+                values.insert(of(Form::Int8Scale), Arc::new(scales));
+            }
+        }
+        values.get(weight).cloned().ok_or_else(|| Error::Internal(format!("tensor {} vanished", weight.tensor)))
+    }
+
+    /// Tells the kernel that the mapped pages are not needed now. Sessions have packed the matrices that they multiply; what
+    /// they still read (embeddings) comes back from the file when touched.
+    pub(crate) fn release_pages(&self) {
+        for (path, map) in &self.files {
+            // SAFETY: the mapping is read-only and file-backed: a dropped page is read again from the file.
+            let result = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+            if let Err(e) = result {
+                log::debug!("{}: pages stay resident: {e}", path.display());
+            }
+        }
+    }
+}
+
+fn owned(shape: &[usize], data: Vec<f32>) -> ort::Result<DynValue> {
+    let shape: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
+    Ok(Tensor::from_array((shape, data))?.into_dyn())
+}
+
+/// A value that points into the mapping.
+fn mapped(bytes: &[u8], shape: &[usize]) -> ort::Result<DynValue> {
+    let shape = Shape::new(shape.iter().map(|&d| d as i64));
+    // SAFETY: the pointer is aligned (the caller looked) and valid for the shape's bytes; it stays so because `Weights` drops
+    // its values before its mappings and each session's owner holds the `Weights` (`super::session`). ONNX Runtime only reads initialisers.
+    unsafe {
+        let borrowed = TensorRefMut::<f32>::from_raw(MemoryInfo::default(), bytes.as_ptr().cast_mut().cast(), shape)?;
+        let pointer = std::ptr::NonNull::new(borrowed.ptr().cast_mut()).ok_or_else(|| ort::Error::new("null tensor"))?;
+        let value = DynValue::from_ptr(pointer, Some(&Allocator::default()));
+        // `value` owns the handle now.
+        std::mem::forget(borrowed);
+        Ok(value)
+    }
+}
+
+fn safetensors_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let single = dir.join("model.safetensors");
+    if single.is_file() {
+        return Ok(vec![single]);
+    }
+    let index = dir.join("model.safetensors.index.json");
+    if index.is_file() {
+        let broken = |e: String| Error::checkpoint(&index, e);
+        let text = std::fs::read_to_string(&index).map_err(|e| broken(e.to_string()))?;
+        let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| broken(e.to_string()))?;
+        let map = json["weight_map"].as_object().ok_or_else(|| broken("no \"weight_map\" in it".into()))?;
+        let names: std::collections::BTreeSet<&str> = map.values().filter_map(|v| v.as_str()).collect();
+        if names.is_empty() {
+            return Err(broken("its \"weight_map\" names no file".into()));
+        }
+        if let Some(name) = names.iter().find(|n| Path::new(n).components().count() != 1 || n.starts_with('.')) {
+            return Err(broken(format!("file name {name:?} leads out of the folder")));
+        }
+        return Ok(names.into_iter().map(|n| dir.join(n)).collect());
+    }
+    let pickle = ["pytorch_model.bin", "pytorch_model.bin.index.json", "model.pth", "model_base.pth"]
+        .into_iter()
+        .find(|name| dir.join(name).exists());
+    Err(match pickle {
+        Some(name) => Error::checkpoint(
+            dir.join(name),
+            "a pickle can run any code when it is read, so it is not; save the checkpoint as model.safetensors \
+             (transformers: model.save_pretrained(DIR, safe_serialization=True))",
+        ),
+        None => Error::checkpoint(dir, "neither model.safetensors nor model.safetensors.index.json is in the folder"),
+    })
+}

@@ -1,0 +1,165 @@
+//! Texts to token ids and back: WordPiece with BLIP's special tokens, and BLIP's cleaning of captions.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::blip::config::TextConfig;
+use crate::error::{Error, Result};
+
+/// The first token of a text that is matched with an image.
+///
+/// BLIP was trained, and evaluated, with [ENC]; transformers feeds [CLS] (its issues 22732 and 25629), so its scores are
+/// not what the paper's filter computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ItmToken {
+    /// [ENC], as BLIP was trained.
+    #[default]
+    Enc,
+    /// [CLS], as transformers does.
+    Cls,
+}
+
+impl fmt::Display for ItmToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Enc => "enc",
+            Self::Cls => "cls",
+        })
+    }
+}
+
+impl FromStr for ItmToken {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "enc" => Ok(Self::Enc),
+            "cls" => Ok(Self::Cls),
+            _ => Err(format!("{s:?} is no first token of ITM: use enc or cls")),
+        }
+    }
+}
+
+/// A checkpoint's tokenizer with its special tokens.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    cls: u32,
+    sep: u32,
+    pad: u32,
+    dec: u32,
+    enc: u32,
+    max_positions: usize,
+}
+
+impl Tokenizer {
+    /// Reads tokenizer.json. [CLS] and [SEP] are what its template puts around a text, [DEC] is config.json's
+    /// `bos_token_id`, and [ENC] the token of that name or, in checkpoints that Salesforce converted, the id after [DEC].
+    pub(crate) fn read(path: &Path, config: &TextConfig) -> Result<Self> {
+        let broken = |e: String| Error::checkpoint(path, e);
+        let bytes = std::fs::read(path).map_err(|e| broken(e.to_string()))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| broken(e.to_string()))?;
+        // The file may carry settings of another use.
+        inner.with_truncation(None).map_err(|e| broken(e.to_string()))?;
+        inner.with_padding(None);
+        let around = inner.encode_fast("", true).map_err(|e| broken(e.to_string()))?;
+        let [cls, sep] = around.get_ids() else {
+            return Err(broken("its template does not put one token before a text and one behind".into()));
+        };
+        let (cls, sep) = (*cls, *sep);
+        if sep != config.sep_token_id {
+            let reason = format!("its last token has id {sep}, but config.json's sep_token_id is {}", config.sep_token_id);
+            return Err(broken(reason));
+        }
+        let dec = config.bos_token_id;
+        let enc = inner.token_to_id("[ENC]").unwrap_or(dec + 1);
+        let size = inner.get_vocab_size(true);
+        if let Some(id) = [cls, sep, dec, enc, config.pad_token_id, size.saturating_sub(1) as u32]
+            .into_iter()
+            .find(|id| *id as usize >= config.vocab_size)
+        {
+            let reason = format!("token id {id} is outside config.json's vocab_size {}", config.vocab_size);
+            return Err(broken(reason));
+        }
+        Ok(Self { inner, cls, sep, pad: config.pad_token_id, dec, enc, max_positions: config.max_positions })
+    }
+
+    fn ids(&self, text: &str) -> Vec<u32> {
+        // WordPiece fails on nothing: what it does not know becomes [UNK].
+        self.inner.encode_fast(text, false).map(|e| e.get_ids().to_vec()).unwrap_or_default()
+    }
+
+    fn framed(&self, first: u32, text: &str, max_tokens: usize) -> Arc<[u32]> {
+        let max = max_tokens.min(self.max_positions).max(2);
+        let ids = self.ids(text);
+        let kept = ids.len().min(max - 2);
+        std::iter::once(first).chain(ids[..kept].iter().copied()).chain([self.sep]).collect()
+    }
+
+    /// [DEC] and the tokens of `prompt`: what a caption starts from.
+    pub fn caption_prompt(&self, prompt: &str) -> Arc<[u32]> {
+        std::iter::once(self.dec).chain(self.ids(prompt)).collect()
+    }
+
+    /// A text to match with an image, cut at `max_tokens` with [SEP] kept.
+    pub fn match_ids(&self, text: &str, max_tokens: usize, first: ItmToken) -> Arc<[u32]> {
+        let first = match first {
+            ItmToken::Enc => self.enc,
+            ItmToken::Cls => self.cls,
+        };
+        self.framed(first, text, max_tokens)
+    }
+
+    /// A text for the unimodal encoder: [CLS] first, cut at `max_tokens` with [SEP] kept.
+    pub fn itc_ids(&self, text: &str, max_tokens: usize) -> Arc<[u32]> {
+        self.framed(self.cls, text, max_tokens)
+    }
+
+    /// Token ids as text: special tokens left out, word pieces joined, blanks before punctuation tidied as the tokenizer does.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let special = [self.cls, self.sep, self.pad, self.dec, self.enc];
+        let ids: Vec<u32> = ids.iter().copied().filter(|id| !special.contains(id)).collect();
+        self.inner.decode(&ids, true).unwrap_or_default().trim().to_string()
+    }
+
+    /// Names and ids of the special tokens.
+    pub fn special_tokens(&self) -> BTreeMap<String, u32> {
+        [("[CLS]", self.cls), ("[SEP]", self.sep), ("[PAD]", self.pad), ("[DEC]", self.dec), ("[ENC]", self.enc)]
+            .map(|(name, id)| (name.to_string(), id))
+            .into()
+    }
+
+    pub(crate) fn sep(&self) -> u32 {
+        self.sep
+    }
+
+    pub(crate) fn pad(&self) -> u32 {
+        self.pad
+    }
+}
+
+/// BLIP's `pre_caption`: lower case; each of `. ! " ( ) * # : ; ~` a blank; runs of white space one blank; trimmed; at most
+/// 30 words.
+pub fn clean(text: &str) -> String {
+    const MOST_WORDS: usize = 30;
+    let lower = text.to_lowercase();
+    let punctuation = |c: char| matches!(c, '.' | '!' | '"' | '(' | ')' | '*' | '#' | ':' | ';' | '~');
+    let words = lower.split(|c: char| c.is_whitespace() || punctuation(c)).filter(|w| !w.is_empty());
+    words.take(MOST_WORDS).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::clean;
+
+    #[test]
+    fn cleaning_is_blips() {
+        assert_eq!(clean("A  \"Red\" Apple!! (fresh); #1 ~ yum.\n"), "a red apple fresh 1 yum");
+        assert_eq!(clean(""), "");
+        let long = "word ".repeat(40);
+        assert_eq!(clean(&long).split(' ').count(), 30);
+    }
+}
