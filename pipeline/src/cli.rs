@@ -1,0 +1,242 @@
+//! Arguments of the command.
+
+use std::path::PathBuf;
+
+use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum};
+
+/// Caption and filter image-text tables with BLIP, in SQL.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run SQL: statements from -c, -f or standard input, or a prompt
+    Sql(SqlArgs),
+    /// Run a recipe over Parquet files and write the pair table
+    Run(Box<RunArgs>),
+    /// Look at a checkpoint
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// Print the documentation of the SQL functions
+    #[command(hide = true)]
+    Docs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelCommand {
+    /// Say what a checkpoint folder holds, and whether it can be used
+    Inspect {
+        /// Folder in Hugging Face layout
+        dir: PathBuf,
+        /// How to print it
+        #[arg(long, value_enum, default_value = "text")]
+        format: InspectFormat,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum InspectFormat {
+    Text,
+    Json,
+}
+
+/// What both `sql` and `run` take.
+#[derive(Debug, Args)]
+pub(crate) struct SessionArgs {
+    /// Checkpoint folder of the captioner (short for --set capfilt.captioner=DIR)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) captioner: Option<String>,
+
+    /// Checkpoint folder of the filter (short for --set capfilt.filter=DIR)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) filter: Option<String>,
+
+    /// A setting, as SET makes it: capfilt.device=cpu
+    #[arg(long, value_name = "SETTING=VALUE", value_parser = setting)]
+    pub(crate) set: Vec<(String, String)>,
+
+    /// A value for $NAME; one that reads as a number is a number, '7' in quotes is text
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parameter)]
+    pub(crate) param: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SqlArgs {
+    /// Statements to run (repeatable; with -f in the order given)
+    // A statement may begin with a comment.
+    #[arg(short = 'c', long, value_name = "SQL", allow_hyphen_values = true)]
+    pub(crate) command: Vec<String>,
+
+    /// A file of statements (repeatable; - is standard input)
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Vec<PathBuf>,
+
+    /// A table: a Parquet, CSV or JSON file, or a folder of one kind
+    #[arg(long, value_name = "NAME=PATH", value_parser = pair)]
+    pub(crate) table: Vec<(String, String)>,
+
+    /// How to print results
+    #[arg(long, value_enum, default_value = "table")]
+    pub(crate) format: Format,
+
+    #[command(flatten)]
+    pub(crate) session: SessionArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Columns in a frame; bytes as their number
+    Table,
+    /// One header a result
+    Csv,
+    /// One array of objects a result
+    Json,
+    /// One object a line
+    NdJson,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// A Parquet file, or a folder of Parquet files
+    pub(crate) source: PathBuf,
+
+    /// Folder for the pair table
+    pub(crate) dest: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) session: SessionArgs,
+
+    /// Least match probability of a kept pair: $min_itm
+    #[arg(long, value_name = "P", default_value = "0.5", value_parser = probability)]
+    pub(crate) min_itm: String,
+
+    /// What a caption goes on from, and does not contain: $prompt (BLIP's COCO captioners want 'a picture of ')
+    #[arg(long, value_name = "TEXT", default_value = "", allow_hyphen_values = true)]
+    pub(crate) prompt: String,
+
+    /// Column of the images
+    #[arg(long, value_name = "NAME", default_value = "image")]
+    pub(crate) image_column: String,
+
+    /// Column of the texts
+    #[arg(long, value_name = "NAME", default_value = "text")]
+    pub(crate) text_column: String,
+
+    /// A recipe: one SELECT over web that returns the pair table's columns [default: sql/capfilt.sql]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recipe: Option<PathBuf>,
+
+    /// Print what would run, with the values of its parameters, and end
+    #[arg(long)]
+    pub(crate) print_sql: bool,
+
+    /// Leave dropped pairs out
+    #[arg(long)]
+    pub(crate) kept_only: bool,
+
+    /// Which pairs carry their image
+    #[arg(long, value_enum, default_value = "kept")]
+    pub(crate) image: ImageArg,
+
+    /// Another name for a column of the source
+    #[arg(long, value_name = "OLD=NEW", value_parser = pair)]
+    pub(crate) rename: Vec<(String, String)>,
+
+    /// Replace the pair table at DEST once the new one is whole; other files stay
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ImageArg {
+    /// Kept pairs
+    Kept,
+    /// All pairs
+    All,
+    /// No pair: the column is left out
+    None,
+}
+
+/// Where statements come from.
+#[derive(Debug)]
+pub(crate) enum Script {
+    Text(String),
+    File(PathBuf),
+}
+
+/// The -c and -f of a command line, in its order, which clap keeps apart.
+pub(crate) fn scripts(matches: &ArgMatches) -> Vec<Script> {
+    let of = |id: &str| matches.indices_of(id).into_iter().flatten();
+    let texts = matches.get_many::<String>("command").into_iter().flatten().cloned().map(Script::Text);
+    let files = matches.get_many::<PathBuf>("file").into_iter().flatten().cloned().map(Script::File);
+    let mut all: Vec<_> = of("command").zip(texts).chain(of("file").zip(files)).collect();
+    all.sort_by_key(|(index, _)| *index);
+    all.into_iter().map(|(_, script)| script).collect()
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected two names with = between them".to_owned()),
+    }
+}
+
+fn parameter(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    let name = name.strip_prefix('$').unwrap_or(name);
+    if name.is_empty() || !name.chars().all(|c| c.is_alphanumeric() || c == '_') {
+        return Err(format!("{name:?} is no parameter's name: letters, digits and _"));
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected SETTING=VALUE")?;
+    // The name becomes part of a statement.
+    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.');
+    if !plain || !name.contains('.') {
+        return Err(format!("{name:?} is no setting's name: they begin with capfilt. or datafusion."));
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn probability(text: &str) -> Result<String, String> {
+    match text.parse::<f64>() {
+        Ok(p) if (0.0..=1.0).contains(&p) => Ok(text.to_owned()),
+        _ => Err("expected a number from 0 to 1".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn scripts_keep_their_order() {
+        let matches = Cli::command().get_matches_from(["capfilt", "sql", "-c", "a", "-f", "b", "-c", "c"]);
+        let got = scripts(matches.subcommand_matches("sql").unwrap());
+        assert!(matches!(&got[..], [Script::Text(a), Script::File(b), Script::Text(c)]
+            if a == "a" && b.to_str() == Some("b") && c == "c"));
+    }
+
+    #[test]
+    fn names_are_checked() {
+        assert!(setting("capfilt.device=cpu").is_ok());
+        assert!(setting("device=cpu").is_err());
+        assert!(setting("capfilt.x; DROP=1").is_err());
+        assert_eq!(parameter("$a=b=c").unwrap(), ("a".to_owned(), "b=c".to_owned()));
+        assert!(parameter("a b=1").is_err());
+        assert!(probability("1.5").is_err() && probability("x").is_err() && probability("nan").is_err());
+    }
+}

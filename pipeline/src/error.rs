@@ -1,0 +1,101 @@
+//! What can go wrong in a job, in words that name the file, column or option.
+
+use std::error::Error as _;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use datafusion::error::DataFusionError;
+use datafusion::parquet::errors::ParquetError;
+
+/// An error of a job.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The source cannot be read, or is no table.
+    #[error("source {}: {reason}", path.display())]
+    Source {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A column is missing, has the wrong type, or bears a name that is taken.
+    #[error("{0}")]
+    Column(String),
+    /// The destination cannot be written to, or must not be.
+    #[error("destination {}: {reason}", path.display())]
+    Dest {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A recipe that is no recipe.
+    #[error("recipe {name}: {reason}")]
+    Recipe {
+        /// File of the recipe.
+        name: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A parameter without a value.
+    #[error("parameter ${0} has no value: give --param {0}=VALUE")]
+    Parameter(String),
+    /// A query failed: its planning, an image under `on_error = 'fail'`, the engine.
+    #[error("{}", message(.0))]
+    Query(#[from] DataFusionError),
+    /// The job was asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// A bug of ours.
+    #[error("internal error of capfilt, please report it: {0}")]
+    Internal(String),
+}
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub(crate) fn source(path: impl Into<PathBuf>, reason: impl ToString) -> Self {
+        Self::Source { path: path.into(), reason: reason.to_string() }
+    }
+
+    pub(crate) fn dest(path: impl Into<PathBuf>, reason: impl ToString) -> Self {
+        Self::Dest { path: path.into(), reason: reason.to_string() }
+    }
+
+    /// A failed write. A full disk is the one failure that users can mend, so it is named.
+    pub(crate) fn write(path: &Path, error: &io::Error) -> Self {
+        let reason = match error.kind() {
+            io::ErrorKind::StorageFull => "the disk is full".to_owned(),
+            io::ErrorKind::QuotaExceeded => "the disk quota is used up".to_owned(),
+            io::ErrorKind::FileTooLarge => {
+                "the file would exceed the size that the system allows (ulimit -f)".to_owned()
+            }
+            _ => error.to_string(),
+        };
+        Self::dest(path, format!("cannot write: {reason}"))
+    }
+
+    /// The Parquet writer wraps the error of the file below it; what the user can act on is that one.
+    pub(crate) fn write_parquet(path: &Path, error: &ParquetError) -> Self {
+        let mut cause = error.source();
+        while let Some(inner) = cause {
+            if let Some(io) = inner.downcast_ref::<io::Error>() {
+                return Self::write(path, io);
+            }
+            cause = inner.source();
+        }
+        Self::dest(path, format!("cannot write: {error}"))
+    }
+}
+
+/// DataFusion's message without the names of the planner's rules that it passed through. Where the cause is an error of the
+/// models or of this crate, that error's own words: a prefix such as `External error:` tells a user nothing.
+pub fn message(error: &DataFusionError) -> String {
+    match error.find_root() {
+        DataFusionError::External(cause) => cause.to_string(),
+        DataFusionError::SQL(cause, _) => cause.to_string(),
+        root @ (DataFusionError::Plan(_) | DataFusionError::SchemaError(..)) => root.strip_backtrace(),
+        _ => error.strip_backtrace(),
+    }
+}

@@ -1,0 +1,97 @@
+//! `capfilt run`.
+
+use std::io::{self, Write as _};
+
+use anyhow::{Context as _, Result, anyhow};
+use capfilt::{CAPFILT_SQL, Images, Job, Recipe, run};
+use tokio::sync::watch;
+
+use crate::cli::{ImageArg, RunArgs};
+use crate::console::{Progress, say};
+use crate::session;
+
+/// Runs the job, or prints its SQL.
+pub(crate) async fn main(args: &RunArgs) -> Result<()> {
+    let recipe = recipe(args)?;
+    if args.print_sql {
+        let mut out = io::stdout().lock();
+        out.write_all(recipe.annotated().as_bytes())?;
+        return Ok(out.flush()?);
+    }
+    let ctx = session::open(&args.session).await?;
+    let images = match args.image {
+        ImageArg::Kept => Images::Kept,
+        ImageArg::All => Images::All,
+        ImageArg::None => Images::None,
+    };
+    let job = Job {
+        source: args.source.clone(),
+        dest: args.dest.clone(),
+        recipe,
+        image_column: args.image_column.clone(),
+        text_column: args.text_column.clone(),
+        renames: args.rename.clone(),
+        kept_only: args.kept_only,
+        images,
+        overwrite: args.overwrite,
+    };
+    let (stop, stopped) = watch::channel(false);
+    let signalled = {
+        let ctx = ctx.clone();
+        async move {
+            interrupt().await;
+            // First the wish, then the engine, or the job would take the engine's answer for a failure.
+            let _ = stop.send(true);
+            session::cancel(&ctx);
+            say("stopping ..");
+            // Kept, so that the wish stands.
+            std::future::pending::<()>().await;
+            drop(stop);
+        }
+    };
+    let progress = Progress::new();
+    let update = |source: &_, tally: &_| progress.update(source, tally);
+    let ended = tokio::select! {
+        ended = run(&ctx, &job, stopped, &update) => ended,
+        () = signalled => return Ok(()),
+    };
+    progress.end();
+    match ended {
+        Ok(summary) => {
+            say(&format!("{summary}\ntable      {}", job.dest.display()));
+            Ok(())
+        }
+        Err(failure) => Err(anyhow!(failure.to_string())),
+    }
+}
+
+fn recipe(args: &RunArgs) -> Result<Recipe> {
+    let (name, sql) = match &args.recipe {
+        None => ("capfilt.sql".to_owned(), CAPFILT_SQL.to_owned()),
+        Some(file) => {
+            let name = file.display().to_string();
+            let sql = std::fs::read_to_string(file).with_context(|| format!("--recipe {name}"))?;
+            (name, sql)
+        }
+    };
+    let mut params = session::params(&args.session);
+    params.set_default("min_itm", &args.min_itm);
+    params.set_text_default("prompt", &args.prompt);
+    Ok(Recipe { name, sql, params })
+}
+
+/// Ctrl-C, or the request to end that a batch system sends before it kills.
+async fn interrupt() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut end) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = end.recv() => {}
+            }
+            return;
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await;
+}

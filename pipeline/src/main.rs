@@ -1,0 +1,93 @@
+//! The `capfilt` command.
+
+mod cli;
+mod console;
+mod job;
+mod print;
+mod prompt;
+mod session;
+mod sql;
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{CommandFactory as _, FromArgMatches as _};
+
+use cli::{Cli, Command, InspectFormat, ModelCommand};
+
+/// Planning recurses deeply, and unoptimised frames are large.
+const STACK: usize = 8 << 20;
+
+fn main() -> ExitCode {
+    console::log_to_stderr();
+    // Wrong usage ends here, with exit code 2.
+    let matches = Cli::command().get_matches();
+    let ended = Cli::from_arg_matches(&matches).map_err(anyhow::Error::from).and_then(|cli| {
+        let scripts = matches.subcommand_matches("sql").map(cli::scripts).unwrap_or_default();
+        dispatch(cli, scripts)
+    });
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        // Who closed the pipe has seen enough.
+        Err(error) if broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut text = format!("error: {error}");
+            for cause in error.chain().skip(1) {
+                // Some errors repeat their cause in their own words.
+                let cause = cause.to_string();
+                if !text.contains(&cause) {
+                    text = format!("{text}: {cause}");
+                }
+            }
+            let _ = writeln!(io::stderr(), "{text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(cli: Cli, scripts: Vec<cli::Script>) -> Result<()> {
+    match cli.command {
+        Command::Sql(args) => {
+            let runtime = runtime()?;
+            let ended = sql::main(&runtime, &args, scripts);
+            leave(runtime);
+            ended
+        }
+        Command::Run(args) => {
+            let runtime = runtime()?;
+            let ended = runtime.block_on(job::main(&args));
+            leave(runtime);
+            ended
+        }
+        Command::Model(ModelCommand::Inspect { dir, format }) => {
+            let model = capfilt_udfs::inspect(&dir)?;
+            let text = match format {
+                InspectFormat::Text => model.to_string(),
+                InspectFormat::Json => serde_json::to_string_pretty(&model)?,
+            };
+            put(text.trim_end(), "\n")
+        }
+        Command::Docs => put(&capfilt_udfs::docs::functions_markdown(), ""),
+    }
+}
+
+fn put(text: &str, end: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.write_all(end.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK).build()?)
+}
+
+/// Work that nobody waits for any more must not keep the process.
+fn leave(runtime: tokio::runtime::Runtime) {
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+}
+
+fn broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+}

@@ -1,0 +1,174 @@
+//! Values for the `$name` of a statement.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::ops::ControlFlow;
+
+use datafusion::sql::parser::{CopyToSource, Statement};
+use datafusion::sql::sqlparser::ast::{self, Expr, UnaryOperator, Value, VisitMut, visit_expressions_mut};
+
+use crate::error::{Error, Result};
+
+/// The values of a statement's parameters.
+///
+/// They are put into the statement before it is planned, not bound to the plan: DataFusion plans an unbound parameter inside a
+/// struct or a list as NULL and does not look again, so that a struct of options would have the wrong type.
+#[derive(Debug, Clone, Default)]
+pub struct Params(BTreeMap<String, Value>);
+
+impl Params {
+    /// Sets `name` from the command line: a number if it reads as one, else text, with its quotes taken off.
+    pub fn set(&mut self, name: &str, value: &str) {
+        let quoted = value.strip_prefix('\'').and_then(|v| v.strip_suffix('\'')).filter(|_| value.len() > 1);
+        let value = match quoted {
+            Some(inner) => Value::SingleQuotedString(inner.replace("''", "'")),
+            None if is_number(value) => Value::Number(value.to_owned(), false),
+            None => Value::SingleQuotedString(value.to_owned()),
+        };
+        self.0.insert(name.to_owned(), value);
+    }
+
+    /// Sets `name` to a text, whatever it looks like, where it has no value yet.
+    pub fn set_text_default(&mut self, name: &str, value: &str) {
+        self.0.entry(name.to_owned()).or_insert_with(|| Value::SingleQuotedString(value.to_owned()));
+    }
+
+    /// Sets `name` where it has no value yet.
+    pub fn set_default(&mut self, name: &str, value: &str) {
+        if !self.0.contains_key(name) {
+            self.set(name, value);
+        }
+    }
+
+    /// Replaces the parameters of `statement` by their values. Values that it does not ask for are left alone.
+    pub fn bind(&self, statement: &mut Statement) -> Result<()> {
+        match statement {
+            // Its parameters get their values from EXECUTE.
+            Statement::Statement(inner) if matches!(**inner, ast::Statement::Prepare { .. }) => Ok(()),
+            Statement::Statement(inner) => self.bind_in(inner.as_mut()),
+            Statement::CopyTo(copy) => match &mut copy.source {
+                CopyToSource::Query(query) => self.bind_in(query.as_mut()),
+                CopyToSource::Relation(_) => Ok(()),
+            },
+            Statement::Explain(explain) => self.bind(&mut explain.statement),
+            Statement::CreateExternalTable(_) | Statement::Reset(_) => Ok(()),
+        }
+    }
+
+    fn bind_in(&self, tree: &mut impl VisitMut) -> Result<()> {
+        let found = visit_expressions_mut(tree, |expr| {
+            let Expr::Value(value) = expr else { return ControlFlow::Continue(()) };
+            let Value::Placeholder(id) = &value.value else { return ControlFlow::Continue(()) };
+            let Some(name) = id.strip_prefix('$') else { return ControlFlow::Continue(()) };
+            match self.0.get(name) {
+                Some(value) => {
+                    *expr = literal(value);
+                    ControlFlow::Continue(())
+                }
+                None => ControlFlow::Break(name.to_owned()),
+            }
+        });
+        match found {
+            ControlFlow::Break(name) => Err(Error::Parameter(name)),
+            ControlFlow::Continue(()) => Ok(()),
+        }
+    }
+
+    /// One SQL comment a parameter that `sql` mentions.
+    pub fn comments(&self, sql: &str) -> String {
+        self.0.iter().filter(|(name, _)| mentions(sql, name)).fold(String::new(), |mut out, (name, value)| {
+            // A line break in a value would end the comment.
+            let value = value.to_string().replace(['\n', '\r'], " ");
+            let _ = writeln!(out, "-- ${name} = {value}");
+            out
+        })
+    }
+}
+
+fn mentions(sql: &str, name: &str) -> bool {
+    let ends = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
+    sql.match_indices('$').any(|(at, _)| sql[at + 1..].strip_prefix(name).is_some_and(ends))
+}
+
+/// `inf` and `nan` are words here, and no text with a letter but an exponent's is a number.
+fn is_number(value: &str) -> bool {
+    value.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b)) && value.parse::<f64>().is_ok_and(f64::is_finite)
+}
+
+/// SQL has no negative literals: the minus is an operator.
+fn literal(value: &Value) -> Expr {
+    match value {
+        Value::Number(digits, long) => {
+            let unsigned = digits.trim_start_matches(['+', '-']);
+            let number = Expr::value(Value::Number(unsigned.to_owned(), *long));
+            if digits.starts_with('-') {
+                Expr::UnaryOp { op: UnaryOperator::Minus, expr: Box::new(number) }
+            } else {
+                number
+            }
+        }
+        other => Expr::value(other.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::sql::parser::DFParser;
+
+    use super::*;
+
+    fn bound(sql: &str, params: &[(&str, &str)]) -> Result<String> {
+        let mut values = Params::default();
+        for (name, value) in params {
+            values.set(name, value);
+        }
+        let mut statement = DFParser::parse_sql(sql).unwrap().pop_front().unwrap();
+        values.bind(&mut statement)?;
+        Ok(statement.to_string())
+    }
+
+    #[test]
+    fn numbers_and_texts_become_literals() {
+        let sql = "SELECT f(named_struct('p', $p)) FROM t WHERE x > $n AND y < $m AND z = $q";
+        let got = bound(sql, &[("p", "it's"), ("n", "0.5"), ("m", "-2e3"), ("q", "'7'"), ("unused", "1")]).unwrap();
+        assert_eq!(got, "SELECT f(named_struct('p', 'it''s')) FROM t WHERE x > 0.5 AND y < -2e3 AND z = '7'");
+    }
+
+    #[test]
+    fn a_value_cannot_become_sql() {
+        let got = bound("SELECT $p", &[("p", "1; DROP TABLE t")]).unwrap();
+        assert_eq!(got, "SELECT '1; DROP TABLE t'");
+    }
+
+    #[test]
+    fn parameters_in_quotes_and_comments_are_none() {
+        assert_eq!(bound("SELECT '$a' -- $b", &[]).unwrap(), "SELECT '$a'");
+        assert!(matches!(bound("SELECT $a", &[]), Err(Error::Parameter(name)) if name == "a"));
+    }
+
+    #[test]
+    fn copy_and_explain_are_searched() {
+        assert!(bound("COPY (SELECT $a) TO 'x.csv'", &[("a", "1")]).unwrap().contains("SELECT 1"));
+        assert!(bound("EXPLAIN SELECT $a", &[("a", "1")]).unwrap().contains("SELECT 1"));
+        assert!(bound("PREPARE p AS SELECT $1", &[]).is_ok());
+    }
+
+    #[test]
+    fn words_are_no_numbers() {
+        for word in ["inf", "nan", "infinity", "1e999", "", "-", "e", "0x10", "1_000"] {
+            assert!(!is_number(word), "{word}");
+        }
+        for number in ["1", "-1", "+0.5", ".5", "1e-3"] {
+            assert!(is_number(number), "{number}");
+        }
+    }
+
+    #[test]
+    fn comments_name_what_the_sql_mentions() {
+        let mut params = Params::default();
+        params.set("min_itm", "0.5");
+        params.set("min", "1");
+        params.set_text_default("prompt", "a\n; x");
+        assert_eq!(params.comments("x >= $min_itm, $prompt"), "-- $min_itm = 0.5\n-- $prompt = 'a ; x'\n");
+    }
+}

@@ -1,0 +1,103 @@
+//! `capfilt sql`.
+
+use std::io::{self, BufWriter, IsTerminal as _, Read as _, Write};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, anyhow};
+use capfilt::Params;
+use datafusion::prelude::SessionContext;
+use datafusion::sql::parser::{DFParser, Statement};
+use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, dialect_from_str};
+use tokio::runtime::Runtime;
+
+use crate::cli::{Format, Script, SqlArgs};
+use crate::print::print;
+use crate::prompt;
+use crate::session::{self, readable};
+
+/// Runs the scripts, or the prompt where there are none and someone to type.
+pub(crate) fn main(runtime: &Runtime, args: &SqlArgs, mut scripts: Vec<Script>) -> Result<()> {
+    let params = session::params(&args.session);
+    let ctx = runtime.block_on(async {
+        let ctx = session::open(&args.session).await?;
+        for (name, path) in &args.table {
+            session::register(&ctx, name, path).await.with_context(|| format!("--table {name}={path}"))?;
+        }
+        Ok::<_, anyhow::Error>(ctx)
+    })?;
+    if scripts.is_empty() {
+        if io::stdin().is_terminal() {
+            return prompt::main(runtime, &ctx, &params, args.format);
+        }
+        scripts.push(Script::File("-".into()));
+    }
+    runtime.block_on(async {
+        let mut out = BufWriter::new(io::stdout());
+        for script in scripts {
+            let (name, text) = read(script)?;
+            run(&ctx, &name, &text, &params, args.format, &mut out).await?;
+        }
+        Ok(out.flush()?)
+    })
+}
+
+fn read(script: Script) -> Result<(String, String)> {
+    match script {
+        Script::Text(text) => Ok(("-c".to_owned(), text)),
+        Script::File(path) if path == Path::new("-") => {
+            let mut text = String::new();
+            io::stdin().read_to_string(&mut text).context("standard input")?;
+            Ok(("standard input".to_owned(), text))
+        }
+        Script::File(path) => {
+            let name = path.display().to_string();
+            let text = std::fs::read_to_string(&path).with_context(|| format!("-f {name}"))?;
+            Ok((name, text))
+        }
+    }
+}
+
+/// Runs the statements of `text` in turn; the first that fails ends it. A text that does not parse runs not at all.
+async fn run(
+    ctx: &SessionContext,
+    name: &str,
+    text: &str,
+    params: &Params,
+    format: Format,
+    out: &mut (dyn Write + Send),
+) -> Result<()> {
+    let statements = parse(ctx, text).with_context(|| name.to_owned())?;
+    let many = statements.len() > 1;
+    for (number, statement) in statements.into_iter().enumerate() {
+        let ended = execute(ctx, statement, params, format, out).await;
+        // What came before the error belongs before it.
+        out.flush()?;
+        ended.with_context(|| if many { format!("{name}, statement {}", number + 1) } else { name.to_owned() })?;
+    }
+    Ok(())
+}
+
+/// The statements of a text.
+pub(crate) fn parse(ctx: &SessionContext, text: &str) -> Result<Vec<Statement>> {
+    let name = ctx.copied_config().options().sql_parser.dialect.to_string();
+    let dialect: Box<dyn Dialect> = dialect_from_str(name).unwrap_or_else(|| Box::new(GenericDialect {}));
+    let statements = DFParser::parse_sql_with_dialect(text, dialect.as_ref()).map_err(|e| readable(&e))?;
+    Ok(statements.into())
+}
+
+/// Runs one statement and prints its result. Returns its rows.
+pub(crate) async fn execute(
+    ctx: &SessionContext,
+    mut statement: Statement,
+    params: &Params,
+    format: Format,
+    out: &mut (dyn Write + Send),
+) -> Result<usize> {
+    params.bind(&mut statement).map_err(|e| anyhow!(e))?;
+    let rows = async {
+        let plan = ctx.state().statement_to_plan(statement).await?;
+        ctx.execute_logical_plan(plan).await?.execute_stream().await
+    };
+    let rows = rows.await.map_err(|e| readable(&e))?;
+    print(format, rows, out).await
+}

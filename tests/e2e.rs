@@ -1,0 +1,157 @@
+//! The command as a user runs it: the binary, in a folder of its own, over real pictures and small real checkpoints.
+
+#[cfg(unix)]
+mod ends;
+mod jobs;
+mod recipes;
+mod statements;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+/// Every column of the pair table that the default recipe returns, after the web table's own.
+const PAIR_COLUMNS: [&str; 10] =
+    ["id", "url", "text_is_true", "image_sha256", "source", "text", "itm_score", "kept", "error", "image"];
+
+fn root(path: &str) -> String {
+    let path = Path::new(ROOT).join(path);
+    fs::canonicalize(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).display().to_string()
+}
+
+fn web() -> String {
+    root("examples/web.parquet")
+}
+
+/// A folder that the command runs in.
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_capfilt"));
+        command.args(args).current_dir(self.folder.path()).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Runs what must succeed, and returns what it printed.
+    #[track_caller]
+    fn ok(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?} failed:\n{}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// Runs what must fail with `code`, and returns its message. Nothing panics, whatever the input.
+    #[track_caller]
+    fn fails(&self, code: i32, args: &[&str]) -> String {
+        let output = self.run(args);
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}:\n{message}");
+        assert!(message.contains("error: "), "{args:?}: no message:\n{message}");
+        assert!(!message.contains("panicked"), "{args:?}:\n{message}");
+        message
+    }
+
+    /// Rows of a query over the table `t`, in the order of its files.
+    #[track_caller]
+    fn rows(&self, table: &str, query: &str) -> Vec<Value> {
+        let table = format!("t={table}");
+        let order = "datafusion.execution.target_partitions=1";
+        let out = self.ok(&["sql", "--table", &table, "--set", order, "--format", "json", "-c", query]);
+        serde_json::from_str::<Vec<Value>>(&out).unwrap()
+    }
+
+    #[track_caller]
+    fn number(&self, table: &str, query: &str) -> i64 {
+        let rows = self.rows(table, &format!("SELECT ({query}) AS n"));
+        rows[0]["n"].as_i64().unwrap()
+    }
+
+    /// A table of 40 rows: some that are well, and those of the web table whose image or text is missing or broken.
+    fn slice(&self) -> &'static str {
+        let copy = "COPY (SELECT * FROM (SELECT * FROM web WHERE image IS NULL OR text IS NULL \
+                    OR image_error(image) IS NOT NULL ORDER BY id LIMIT 12) UNION ALL \
+                    SELECT * FROM (SELECT * FROM web WHERE image_error(image) IS NULL AND text IS NOT NULL ORDER BY id LIMIT 28)) \
+                    TO 'slice.parquet'";
+        let table = format!("web={}", web());
+        self.ok(&["sql", "--table", &table, "-c", copy]);
+        assert_eq!(self.number("slice.parquet", "SELECT count(*) FROM t"), 40);
+        "slice.parquet"
+    }
+
+    /// `capfilt run` with the small checkpoints.
+    fn job(&self, args: &[&str]) -> Vec<String> {
+        let models = [root("examples/models/captioner"), root("examples/models/matcher")];
+        let mut all: Vec<String> = vec!["run".into()];
+        all.extend(args.iter().map(|a| (*a).to_owned()));
+        all.extend(["--captioner".into(), models[0].clone(), "--filter".into(), models[1].clone()]);
+        all
+    }
+
+    /// Runs a job that must succeed; what it says comes back, and nothing is on standard output.
+    #[track_caller]
+    fn job_ok(&self, args: &[&str]) -> String {
+        let args = self.job(args);
+        let output = self.run(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        let said = text(&output.stderr);
+        assert!(output.status.success(), "{args:?} failed:\n{said}");
+        assert!(output.stdout.is_empty(), "a job has no data to print");
+        said
+    }
+
+    #[track_caller]
+    fn job_fails(&self, args: &[&str]) -> String {
+        let args = self.job(args);
+        self.fails(1, &args.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// Starts a job over the whole web table, and waits until it has begun to write.
+    fn started(&self, dest: &str) -> Child {
+        let args = self.job(&[&web(), dest]);
+        let mut command = self.command(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let temp = self.path(dest).join(".part-00000.parquet.tmp");
+        let patience = Instant::now();
+        while !temp.exists() {
+            assert!(child.try_wait().unwrap().is_none(), "the job ended before it could be stopped");
+            assert!(patience.elapsed() < Duration::from_secs(120), "the job wrote nothing");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        child
+    }
+
+    /// Names in a folder, hidden ones too.
+    fn names(&self, folder: &str) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.path(folder)) else { return Vec::new() };
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn ids(rows: &[Value]) -> Vec<i64> {
+    rows.iter().map(|row| row["id"].as_i64().unwrap()).collect()
+}

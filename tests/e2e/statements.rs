@@ -1,0 +1,171 @@
+//! `capfilt sql` and what else prints.
+
+use std::fs;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use super::{Place, root, text};
+
+#[test]
+fn statements_print_in_every_format() {
+    let place = Place::new();
+    let query = "SELECT * FROM (VALUES (1, 'a;b'), (2, NULL)) AS v(n, s) ORDER BY n";
+    let run = |format| place.ok(&["sql", "--format", format, "-c", query]);
+    assert_eq!(run("csv"), "n,s\n1,a;b\n2,\n");
+    assert_eq!(run("nd-json"), "{\"n\":1,\"s\":\"a;b\"}\n{\"n\":2,\"s\":null}\n");
+    assert_eq!(run("json"), "[{\"n\":1,\"s\":\"a;b\"},{\"n\":2,\"s\":null}]\n");
+    assert!(run("table").contains("| 1 | a;b |"));
+    let empty = "SELECT 1 AS n WHERE false";
+    assert_eq!(place.ok(&["sql", "--format", "json", "-c", empty]), "[]\n");
+    assert_eq!(place.ok(&["sql", "--format", "csv", "-c", empty]), "n\n");
+    assert_eq!(place.ok(&["sql", "-c", "SET capfilt.seed = 3"]), "");
+}
+
+#[test]
+fn bytes_are_shown_as_their_number() {
+    let place = Place::new();
+    let out = place.ok(&[
+        "sql",
+        "-c",
+        "SELECT X'0102' AS b, named_struct('bytes', X'01', 'path', 'p') AS s, [X'010203'] AS l",
+    ]);
+    assert!(out.contains("| <2 bytes> | {bytes: <1 bytes>, path: p} | [<3 bytes>] |"), "{out}");
+    let csv = place.ok(&["sql", "--format", "csv", "-c", "SELECT [1, 2] AS l, named_struct('a', 'x') AS s"]);
+    assert_eq!(csv, "l,s\n\"[1, 2]\",{a: x}\n");
+}
+
+#[test]
+fn statements_are_split_as_sql_says() {
+    let place = Place::new();
+    let text = "-- a comment; with a semicolon\nSELECT ';' AS a; /* ; */ SELECT 2 AS b -- end\n;";
+    assert_eq!(place.ok(&["sql", "--format", "csv", "-c", text]), "a\n;\nb\n2\n");
+}
+
+#[test]
+fn scripts_run_in_the_order_given() {
+    let place = Place::new();
+    fs::write(place.path("two.sql"), "SELECT 2 AS two;").unwrap();
+    let out =
+        place.ok(&["sql", "--format", "csv", "-c", "SELECT 1 AS one", "-f", "two.sql", "-c", "SELECT 3 AS three"]);
+    assert_eq!(out, "one\n1\ntwo\n2\nthree\n3\n");
+}
+
+#[test]
+fn standard_input_is_a_script() {
+    let place = Place::new();
+    fs::write(place.path("in.sql"), "SELECT 7 AS n;\n").unwrap();
+    for args in [&["sql", "--format", "csv"][..], &["sql", "--format", "csv", "-f", "-"]] {
+        let input = fs::File::open(place.path("in.sql")).unwrap();
+        let output = place.command(args).stdin(input).output().unwrap();
+        assert!(output.status.success());
+        assert_eq!(text(&output.stdout), "n\n7\n");
+    }
+}
+
+#[test]
+fn the_first_failure_ends_it() {
+    let place = Place::new();
+    let output =
+        place.run(&["sql", "--format", "csv", "-c", "SELECT 1 AS a; SELECT nope; SELECT 2 AS b", "-c", "SELECT 3"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stdout), "a\n1\n", "results alone, and those before the failure");
+    let message = text(&output.stderr);
+    assert!(message.contains("statement 2") && message.contains("nope"), "{message}");
+    // It fails as it runs, not as it is planned.
+    let output = place.run(&["sql", "--format", "csv", "-c", "SELECT CAST(s AS INT) FROM (VALUES ('x')) AS v(s)"]);
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn parameters_are_values() {
+    let place = Place::new();
+    let args = ["sql", "--format", "csv", "--param", "n=0.5", "--param", "s=it's; --", "--param", "q='7'"];
+    let run = |query| place.ok(&[&args[..], &["-c", query]].concat());
+    assert_eq!(
+        run("SELECT $n + 1 AS a, $s AS b, arrow_typeof($q) AS c; SELECT 1 AS d"),
+        "a,b,c\n1.5,it's; --,Utf8\nd\n1\n"
+    );
+    let message = place.fails(1, &["sql", "-c", "SELECT $min_itm"]);
+    assert!(message.contains("--param min_itm=VALUE"), "{message}");
+}
+
+#[test]
+fn tables_are_files_and_folders() {
+    let place = Place::new();
+    place.ok(&[
+        "sql",
+        "-c",
+        "COPY (SELECT 1 AS n) TO 'a.parquet'; COPY (SELECT 2 AS n) TO 'b.csv'; COPY (SELECT 3 AS n) TO 'c.json'",
+    ]);
+    place.ok(&["sql", "-c", "COPY (SELECT 4 AS n) TO 'd/1.parquet'; COPY (SELECT 5 AS n) TO 'd/2.parquet'"]);
+    let out = place.ok(&[
+        "sql",
+        "--table",
+        "a=a.parquet",
+        "--table",
+        "b=b.csv",
+        "--table",
+        "c=c.json",
+        "--table",
+        "d=d",
+        "--format",
+        "csv",
+        "-c",
+        "SELECT n FROM a UNION ALL SELECT n FROM b UNION ALL SELECT n FROM c UNION ALL SELECT n FROM d \
+         UNION ALL SELECT n FROM 'a.parquet' ORDER BY n",
+    ]);
+    assert_eq!(out, "n\n1\n1\n2\n3\n4\n5\n");
+}
+
+#[test]
+fn wrong_usage_says_what_to_do() {
+    let place = Place::new();
+    place.fails(2, &["sql", "--format", "xml", "-c", "SELECT 1"]);
+    place.fails(2, &["sql", "--table", "t", "-c", "SELECT 1"]);
+    place.fails(2, &["sql", "--param", "a b=1", "-c", "SELECT 1"]);
+    place.fails(2, &["sql", "--set", "seed=1", "-c", "SELECT 1"]);
+    place.fails(2, &["run", "a.parquet"]);
+    place.fails(2, &["run", "a.parquet", "b", "--min-itm", "1.5"]);
+    place.fails(2, &["run", "a.parquet", "b", "--image", "some"]);
+    place.fails(2, &["nonsense"]);
+    assert!(place.fails(1, &["sql", "-f", "missing.sql"]).contains("missing.sql"));
+    assert!(place.fails(1, &["sql", "--table", "t=missing.parquet", "-c", "SELECT 1"]).contains("missing.parquet"));
+    assert!(
+        place.fails(1, &["sql", "-c", "SELECT * FROM missing"]).contains("table 'datafusion.public.missing' not found")
+    );
+    assert!(place.fails(1, &["sql", "-c", "SELECT * FROM 'missing.parquet'"]).contains("missing.parquet"));
+    let typo = place.fails(1, &["sql", "--set", "capfilt.devise=cpu", "-c", "SELECT 1"]);
+    assert!(typo.contains("devise"), "{typo}");
+    assert!(place.fails(1, &["sql", "-c", "SET capfilt.devise = 'cpu'"]).contains("devise"));
+    assert!(place.fails(1, &["sql", "--set", "capfilt.precision=int7", "-c", "SELECT 1"]).contains("int7"));
+}
+
+#[test]
+fn a_closed_pipe_is_no_failure() {
+    let place = Place::new();
+    for format in ["csv", "json", "nd-json", "table"] {
+        let query = "SELECT * FROM generate_series(1, 300000)";
+        let mut child = place
+            .command(&["sql", "--format", format, "-c", query])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{format}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn a_checkpoint_is_inspected() {
+    let place = Place::new();
+    let captioner = root("examples/models/captioner");
+    assert!(!place.ok(&["model", "inspect", &captioner]).trim().is_empty());
+    let json = place.ok(&["model", "inspect", &captioner, "--format", "json"]);
+    assert!(serde_json::from_str::<Value>(&json).unwrap().is_object());
+    fs::create_dir(place.path("empty")).unwrap();
+    assert!(place.fails(1, &["model", "inspect", "empty"]).contains("empty"));
+    assert!(place.fails(1, &["model", "inspect", "missing"]).contains("missing"));
+}

@@ -1,0 +1,9 @@
+//! What crosses crates: SQL logic tests, parity with the reference, the engine under load, the command from end to end. One
+//! binary, since each links DataFusion.
+
+mod checkpoints;
+mod common;
+mod e2e;
+mod engine;
+mod golden;
+mod slt;

@@ -1,0 +1,143 @@
+//! A map that forgets what was used longest ago once it holds too many bytes: the memo and the image embeddings.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
+
+/// Bytes that an entry takes beside its key and value: its place in both maps, their spare room, an allocation's header.
+const OVERHEAD: usize = 96;
+
+#[derive(Debug)]
+pub(super) struct Lru<K, V> {
+    entries: HashMap<K, Entry<V>>,
+    /// Last use -> key. Ticks are unique, so the first is the one to go.
+    order: BTreeMap<u64, K>,
+    tick: u64,
+    bytes: usize,
+    capacity: usize,
+}
+
+#[derive(Debug)]
+struct Entry<V> {
+    value: V,
+    bytes: usize,
+    tick: u64,
+}
+
+impl<K: Copy + Eq + Hash, V: Clone> Lru<K, V> {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { entries: HashMap::new(), order: BTreeMap::new(), tick: 0, bytes: 0, capacity }
+    }
+
+    /// What an entry counts for whose value holds `heap` bytes besides itself.
+    pub(super) const fn cost(heap: usize) -> usize {
+        // The key lies in both maps.
+        2 * size_of::<K>() + size_of::<Entry<V>>() + OVERHEAD + heap
+    }
+
+    pub(super) fn get(&mut self, key: &K) -> Option<V> {
+        let entry = self.entries.get_mut(key)?;
+        self.tick += 1;
+        self.order.remove(&entry.tick);
+        entry.tick = self.tick;
+        self.order.insert(self.tick, *key);
+        Some(entry.value.clone())
+    }
+
+    /// Keeps `value`, which holds `heap` bytes, unless it alone is more than the capacity.
+    pub(super) fn insert(&mut self, key: K, value: V, heap: usize) {
+        self.remove(&key);
+        let bytes = Self::cost(heap);
+        if bytes > self.capacity {
+            return;
+        }
+        self.shrink_to(self.capacity - bytes);
+        self.tick += 1;
+        self.order.insert(self.tick, key);
+        self.entries.insert(key, Entry { value, bytes, tick: self.tick });
+        self.bytes += bytes;
+    }
+
+    fn remove(&mut self, key: &K) {
+        if let Some(entry) = self.entries.remove(key) {
+            self.order.remove(&entry.tick);
+            self.bytes -= entry.bytes;
+        }
+    }
+
+    /// Forgets until at most `bytes` are held. The capacity stays, so that it can grow again.
+    pub(super) fn shrink_to(&mut self, bytes: usize) {
+        while self.bytes > bytes {
+            let Some((_, key)) = self.order.first_key_value() else { break };
+            let key = *key;
+            self.remove(&key);
+        }
+        if self.entries.is_empty() {
+            // Maps keep their room otherwise.
+            self.entries.shrink_to_fit();
+        }
+    }
+
+    pub(super) fn set_capacity(&mut self, bytes: usize) {
+        self.capacity = bytes;
+        self.shrink_to(bytes);
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COST: usize = Lru::<u32, u32>::cost(100);
+
+    #[test]
+    fn the_least_recently_used_leaves_first() {
+        let mut cache = Lru::new(3 * COST);
+        for key in 0..3 {
+            cache.insert(key, key, 100);
+        }
+        assert_eq!(cache.get(&0), Some(0));
+        cache.insert(3, 3, 100);
+        assert_eq!([0, 1, 2, 3].map(|key| cache.get(&key)), [Some(0), None, Some(2), Some(3)]);
+        assert_eq!(cache.bytes(), 3 * COST);
+    }
+
+    #[test]
+    fn bytes_are_bounded_and_given_back() {
+        let mut cache = Lru::new(2 * COST);
+        cache.insert(1, 1, 100);
+        cache.insert(1, 2, 50);
+        assert_eq!((cache.len(), cache.get(&1), cache.bytes()), (1, Some(2), COST - 50));
+        cache.insert(2, 2, 3 * COST);
+        assert_eq!((cache.len(), cache.get(&2)), (1, None));
+        cache.shrink_to(0);
+        assert_eq!((cache.len(), cache.bytes()), (0, 0));
+        cache.insert(3, 3, 0);
+        assert_eq!(cache.get(&3), Some(3));
+    }
+
+    #[test]
+    fn no_capacity_keeps_nothing() {
+        let mut cache = Lru::new(0);
+        cache.insert(1, 1, 0);
+        assert_eq!((cache.get(&1), cache.bytes()), (None, 0));
+    }
+
+    #[test]
+    fn a_lower_capacity_holds_at_once() {
+        let mut cache = Lru::new(10 * COST);
+        for key in 0..10 {
+            cache.insert(key, key, 100);
+        }
+        cache.set_capacity(2 * COST);
+        assert_eq!((cache.len(), cache.get(&9), cache.get(&0)), (2, Some(9), None));
+    }
+}

@@ -1,0 +1,280 @@
+//! Memory: one limit for weights, caches and work, and the models that live under it.
+
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+
+use super::stats::{Counters, Stats};
+use super::task::{Key, model_key};
+use super::{lock, panic_message};
+use crate::blip::{Med, Precision};
+use crate::error::{Error, Result};
+
+/// What a model is loaded by: equal keys share one copy of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ModelKey {
+    /// Folder of the checkpoint, canonical.
+    pub checkpoint: PathBuf,
+    /// `cpu` or `cuda:N`.
+    pub device: String,
+    /// Its precision.
+    pub precision: Precision,
+    /// Threads of ONNX Runtime.
+    pub threads: usize,
+}
+
+/// Loads a model.
+pub type Loader = Box<dyn Fn(&ModelKey) -> Result<Arc<dyn Med>> + Send + Sync>;
+
+/// A model in use. While a handle lives, the model is not unloaded.
+#[derive(Debug, Clone)]
+pub struct ModelHandle {
+    model: Arc<Loaded>,
+    _lease: Arc<()>,
+}
+
+impl ModelHandle {
+    /// The model.
+    pub fn med(&self) -> &Arc<dyn Med> {
+        &self.model.med
+    }
+
+    pub(super) fn loaded(&self) -> &Arc<Loaded> {
+        &self.model
+    }
+}
+
+impl Deref for ModelHandle {
+    type Target = dyn Med;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.model.med
+    }
+}
+
+/// A loaded model. Jobs hold this and no handle: a call that runs has one, and what is left of a cancelled call keeps no
+/// model from being unloaded.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) med: Arc<dyn Med>,
+    pub(super) identity: Key,
+    pub(super) counters: Arc<Counters>,
+    weight_bytes: usize,
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        self.counters.weight_bytes.subtract(self.weight_bytes);
+    }
+}
+
+/// The limit and the models.
+pub(super) struct Models {
+    loader: Loader,
+    slots: Mutex<Slots>,
+    limit: AtomicUsize,
+    /// Bytes of weights of all models in `slots`.
+    weights: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Slots {
+    models: HashMap<ModelKey, Slot>,
+    /// What models weighed that were here before.
+    known: HashMap<ModelKey, usize>,
+    tick: u64,
+}
+
+enum Slot {
+    Loading(Arc<Loading>),
+    Ready { model: Arc<Loaded>, lease: Arc<()>, used: u64 },
+}
+
+/// A load that others wait for. All of them get what came of it; the next call tries again if it failed.
+#[derive(Default)]
+struct Loading {
+    result: Mutex<Option<Result<ModelHandle>>>,
+    done: Condvar,
+}
+
+impl Models {
+    pub(super) fn new(loader: Loader, limit: usize) -> Self {
+        Self { loader, slots: Mutex::default(), limit: AtomicUsize::new(limit), weights: AtomicUsize::new(0) }
+    }
+
+    pub(super) fn limit(&self) -> usize {
+        self.limit.load(Ordering::Acquire)
+    }
+
+    pub(super) fn weights(&self) -> usize {
+        self.weights.load(Ordering::Acquire)
+    }
+
+    /// What the limit leaves beside the weights.
+    pub(super) fn rest(&self) -> usize {
+        self.limit().saturating_sub(self.weights())
+    }
+
+    pub(super) fn set_limit(&self, bytes: usize) {
+        self.limit.store(bytes, Ordering::Release);
+        self.make_room(0);
+    }
+
+    pub(super) fn loaded(&self) -> usize {
+        lock(&self.slots).models.values().filter(|slot| matches!(slot, Slot::Ready { .. })).count()
+    }
+
+    /// The model, loaded if it is not.
+    pub(super) fn get(&self, key: &ModelKey, stats: &Stats) -> Result<ModelHandle> {
+        let loading = {
+            let mut slots = lock(&self.slots);
+            slots.tick += 1;
+            let now = slots.tick;
+            match slots.models.get_mut(key) {
+                Some(Slot::Ready { model, lease, used }) => {
+                    *used = now;
+                    return Ok(ModelHandle { model: Arc::clone(model), _lease: Arc::clone(lease) });
+                }
+                Some(Slot::Loading(loading)) => {
+                    let loading = Arc::clone(loading);
+                    drop(slots);
+                    return loading.wait();
+                }
+                None => {
+                    let loading = Arc::new(Loading::default());
+                    slots.models.insert(key.clone(), Slot::Loading(Arc::clone(&loading)));
+                    loading
+                }
+            }
+        };
+        let result = self.load(key, stats);
+        if result.is_err() {
+            lock(&self.slots).models.remove(key);
+        }
+        loading.finish(result.clone());
+        result
+    }
+
+    fn load(&self, key: &ModelKey, stats: &Stats) -> Result<ModelHandle> {
+        // What it weighs is known only if it was here before. Else it is too late to make room first.
+        let expected = lock(&self.slots).known.get(key).copied();
+        if let Some(bytes) = expected
+            && !self.make_room(bytes)
+        {
+            return Err(self.too_little(key, bytes));
+        }
+        let model = catch_unwind(AssertUnwindSafe(|| {
+            let med = (self.loader)(key)?;
+            let counters = stats.counters(key.checkpoint.clone(), med.device(), med.precision());
+            let weight_bytes = med.resident_bytes();
+            counters.weight_bytes.add(weight_bytes);
+            Ok(Loaded { identity: model_key(&*med), med, counters, weight_bytes })
+        }))
+        .unwrap_or_else(|panic| {
+            let message = format!("loading {} panicked: {}", key.checkpoint.display(), panic_message(&*panic));
+            Err(Error::Internal(message))
+        })?;
+        let bytes = model.weight_bytes;
+
+        let mut slots = lock(&self.slots);
+        slots.known.insert(key.clone(), bytes);
+        let gone = self.evict(&mut slots, bytes);
+        if self.rest() < bytes {
+            drop(slots);
+            drop(gone);
+            return Err(self.too_little(key, bytes));
+        }
+        self.weights.fetch_add(bytes, Ordering::AcqRel);
+        slots.tick += 1;
+        let (model, lease, used) = (Arc::new(model), Arc::new(()), slots.tick);
+        let handle = ModelHandle { model: Arc::clone(&model), _lease: Arc::clone(&lease) };
+        slots.models.insert(key.clone(), Slot::Ready { model, lease, used });
+        drop(slots);
+        drop(gone);
+        Ok(handle)
+    }
+
+    fn too_little(&self, key: &ModelKey, bytes: usize) -> Error {
+        let (limit, others) = (self.limit(), self.weights());
+        Error::OutOfMemory(format!(
+            "the weights of {} take {bytes} bytes, those of other models in use {others}, and capfilt.memory_limit is {limit}: \
+             SET capfilt.memory_limit to more than {}",
+            key.checkpoint.display(),
+            others.saturating_add(bytes)
+        ))
+    }
+
+    /// Unloads idle models, the one used longest ago first, until the limit leaves `bytes` beside the weights; says if it does.
+    pub(super) fn make_room(&self, bytes: usize) -> bool {
+        // Unloading takes its time, and happens with nothing locked.
+        let gone = self.evict(&mut lock(&self.slots), bytes);
+        drop(gone);
+        self.rest() >= bytes
+    }
+
+    fn evict(&self, slots: &mut Slots, bytes: usize) -> Vec<Arc<Loaded>> {
+        let mut gone = vec![];
+        while self.weights().saturating_add(bytes) > self.limit() {
+            // New handles come from here, with this locked, or from other handles: one that has none gets none meanwhile.
+            let idle = slots.models.iter().filter_map(|(key, slot)| match slot {
+                Slot::Ready { lease, used, .. } if Arc::strong_count(lease) == 1 => Some((*used, key)),
+                _ => None,
+            });
+            let Some(key) = idle.min_by_key(|(used, _)| *used).map(|(_, key)| key.clone()) else { break };
+            if let Some(Slot::Ready { model, .. }) = slots.models.remove(&key) {
+                self.weights.fetch_sub(model.weight_bytes, Ordering::AcqRel);
+                gone.push(model);
+            }
+        }
+        gone
+    }
+}
+
+impl Loading {
+    fn finish(&self, result: Result<ModelHandle>) {
+        *lock(&self.result) = Some(result);
+        self.done.notify_all();
+    }
+
+    fn wait(&self) -> Result<ModelHandle> {
+        let mut result = lock(&self.result);
+        loop {
+            match &*result {
+                Some(result) => return result.clone(),
+                None => result = self.done.wait(result).unwrap_or_else(std::sync::PoisonError::into_inner),
+            }
+        }
+    }
+}
+
+/// Three fifths of what the machine or this container has, 4 GiB where that is unknown.
+pub(super) fn default_limit() -> usize {
+    let read = |path| std::fs::read_to_string(path).ok();
+    let machine = read("/proc/meminfo").as_deref().and_then(mem_total);
+    let container = read("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse().ok());
+    match machine.into_iter().chain(container).min() {
+        Some(bytes) => bytes / 5 * 3,
+        None => 4 << 30,
+    }
+}
+
+fn mem_total(meminfo: &str) -> Option<usize> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_of_the_machine() {
+        assert_eq!(mem_total("MemTotal:       16384 kB\nMemFree: 1 kB\n"), Some(16 << 20));
+        assert_eq!(mem_total("MemFree: 1 kB\n"), None);
+        assert!(default_limit() > 0);
+    }
+}

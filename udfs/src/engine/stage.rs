@@ -1,0 +1,65 @@
+//! Calls of a model in pieces that memory allows.
+
+use super::Inner;
+use crate::error::{Error, Result};
+
+/// One of a batch's stages: calls of a model that can be made in pieces of any size.
+pub(super) trait Stage<T> {
+    /// Bytes that one call takes for these.
+    fn bytes(&self, items: &[T]) -> usize;
+    /// Where to cut a piece in two.
+    fn middle(&self, items: &[T]) -> usize;
+    /// Nobody waits for these any more.
+    fn is_cancelled(&self, items: &[T]) -> bool;
+    /// Calls the model, and hands on what comes of it.
+    fn call(&mut self, items: &mut [T]) -> Result<()>;
+    /// Memory did not suffice for these.
+    fn fail(&mut self, items: &mut [T], error: Error);
+
+    /// Calls the model for all items, as many at once as memory allows.
+    fn run(&mut self, inner: &Inner, mut items: &mut [T]) -> Result<()> {
+        while !items.is_empty() {
+            let free = inner.room_for_work(self.bytes(&items[..1]));
+            let mut n = 1;
+            while n < items.len() && self.bytes(&items[..=n]) <= free {
+                n += 1;
+            }
+            let (piece, rest) = items.split_at_mut(n);
+            self.halving(inner, piece)?;
+            items = rest;
+        }
+        Ok(())
+    }
+
+    /// One call, or two of half the size if memory runs out, and so on down to one item.
+    fn halving(&mut self, inner: &Inner, items: &mut [T]) -> Result<()> {
+        if self.is_cancelled(items) {
+            return Ok(());
+        }
+        match self.call(items) {
+            Err(Error::OutOfMemory(why)) if items.len() > 1 => {
+                log::debug!("out of memory with {} at once, trying half: {why}", items.len());
+                let middle = self.middle(items);
+                let (a, b) = items.split_at_mut(middle);
+                self.halving(inner, a)?;
+                self.halving(inner, b)
+            }
+            Err(Error::OutOfMemory(_)) => {
+                inner.shed();
+                match self.call(items) {
+                    Err(Error::OutOfMemory(why)) => {
+                        let message = format!(
+                            "{why}; it was one image or text alone, with the embedding cache and idle models given up: free \
+                             memory on the device, or leave more of it by a lower SET capfilt.memory_limit or \
+                             capfilt.max_batch_images"
+                        );
+                        self.fail(items, Error::OutOfMemory(message));
+                        Ok(())
+                    }
+                    other => other,
+                }
+            }
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! What the engine did, by model: the rows of `capfilt_stats()`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::lock;
+use crate::blip::Precision;
+
+/// What one model did since the engine began. Of a model that was unloaded and came back it is the sum.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelStats {
+    /// Its folder.
+    pub checkpoint: PathBuf,
+    /// Where it runs: `cpu` or `cuda:N`.
+    pub device: String,
+    /// Its precision.
+    pub precision: Precision,
+    /// Images that went through the vision encoder.
+    pub images_encoded: u64,
+    /// Captions generated.
+    pub captions: u64,
+    /// Tokens of these captions, prompts not counted.
+    pub tokens_decoded: u64,
+    /// Texts that were matched with an image.
+    pub texts_scored: u64,
+    /// Texts that were embedded.
+    pub texts_encoded: u64,
+    /// Answers without computation: remembered, or equal to another one that was in work.
+    pub memo_hits: u64,
+    /// Seconds in which callers decoded images, over all their threads.
+    pub decode_seconds: f64,
+    /// Seconds in the vision encoder.
+    pub encode_seconds: f64,
+    /// Seconds in generation.
+    pub generate_seconds: f64,
+    /// Seconds in matching, projecting and text embedding.
+    pub score_seconds: f64,
+    /// Seconds in which callers waited for the engine, over all their threads.
+    pub wait_seconds: f64,
+    /// Bytes of its weights that are loaded now; 0 after it was unloaded.
+    pub weight_bytes: u64,
+}
+
+/// A number that many threads add to.
+#[derive(Debug, Default)]
+pub(super) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(super) fn add(&self, n: usize) {
+        self.0.fetch_add(n as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn subtract(&self, n: usize) {
+        self.0.fetch_sub(n as u64, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Time that many threads add to.
+#[derive(Debug, Default)]
+pub(super) struct Clock(AtomicU64);
+
+impl Clock {
+    /// Adds the time that `f` takes.
+    pub(super) fn time<T>(&self, f: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let out = f();
+        self.since(start);
+        out
+    }
+
+    /// Adds the time since `start`.
+    pub(super) fn since(&self, start: Instant) {
+        let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.0.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    fn seconds(&self) -> f64 {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed)).as_secs_f64()
+    }
+}
+
+/// The counters of one model.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) images_encoded: Counter,
+    pub(super) captions: Counter,
+    pub(super) tokens_decoded: Counter,
+    pub(super) texts_scored: Counter,
+    pub(super) texts_encoded: Counter,
+    pub(super) memo_hits: Counter,
+    pub(super) decode: Clock,
+    pub(super) encode: Clock,
+    pub(super) generate: Clock,
+    pub(super) score: Clock,
+    pub(super) wait: Clock,
+    pub(super) weight_bytes: Counter,
+}
+
+/// The counters of all models that were ever used. `threads` of a model key is not told apart.
+#[derive(Debug, Default)]
+pub(super) struct Stats(Mutex<BTreeMap<(PathBuf, String, bool), Arc<Counters>>>);
+
+impl Stats {
+    pub(super) fn counters(&self, checkpoint: PathBuf, device: &str, precision: Precision) -> Arc<Counters> {
+        let key = (checkpoint, device.to_owned(), precision == Precision::Int8);
+        Arc::clone(lock(&self.0).entry(key).or_default())
+    }
+
+    pub(super) fn rows(&self) -> Vec<ModelStats> {
+        let row = |((checkpoint, device, int8), c): (&(PathBuf, String, bool), &Arc<Counters>)| ModelStats {
+            checkpoint: checkpoint.clone(),
+            device: device.clone(),
+            precision: if *int8 { Precision::Int8 } else { Precision::Fp32 },
+            images_encoded: c.images_encoded.get(),
+            captions: c.captions.get(),
+            tokens_decoded: c.tokens_decoded.get(),
+            texts_scored: c.texts_scored.get(),
+            texts_encoded: c.texts_encoded.get(),
+            memo_hits: c.memo_hits.get(),
+            decode_seconds: c.decode.seconds(),
+            encode_seconds: c.encode.seconds(),
+            generate_seconds: c.generate.seconds(),
+            score_seconds: c.score.seconds(),
+            wait_seconds: c.wait.seconds(),
+            weight_bytes: c.weight_bytes.get(),
+        };
+        lock(&self.0).iter().map(row).collect()
+    }
+}

@@ -1,0 +1,319 @@
+//! A model whose results are simple functions of its inputs, that counts its calls, and that fails and waits when told to.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+
+use crate::blip::generate::{GenerationOptions, Strategy};
+use crate::blip::{Embedding, GenerateRequest, Med, Precision, WorkBytes};
+use crate::engine::{Client, Engine, EngineOptions, ImageSource, ModelHandle, ModelKey, Outcome, Task, Work, lock};
+use crate::error::{Error, Result};
+use crate::image::{Limits, Preprocessor};
+use crate::text::Tokenizer;
+
+/// Floats of an embedding, and bytes of an image's pixels.
+pub(super) const FLOATS: usize = 64;
+pub(super) const PIXELS: usize = 4 * 4 * 3;
+
+/// How long a test waits for another thread before it fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Lets calls pass one by one, and tells how many have come.
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    state: Mutex<(usize, usize)>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn pass(&self) {
+        let mut state = lock(&self.state);
+        state.1 += 1;
+        self.changed.notify_all();
+        let mut state = self.wait(state, |state| state.0 > 0);
+        state.0 -= 1;
+    }
+
+    /// Lets `n` more calls pass.
+    pub(super) fn open(&self, n: usize) {
+        lock(&self.state).0 += n;
+        self.changed.notify_all();
+    }
+
+    /// Waits until `n` calls have come.
+    pub(super) fn arrived(&self, n: usize) {
+        drop(self.wait(lock(&self.state), |state| state.1 >= n));
+    }
+
+    fn wait<'a>(
+        &self,
+        state: MutexGuard<'a, (usize, usize)>,
+        holds: impl Fn(&(usize, usize)) -> bool,
+    ) -> MutexGuard<'a, (usize, usize)> {
+        let (state, waited) = self.changed.wait_timeout_while(state, PATIENCE, |state| !holds(state)).unwrap();
+        // A test that has failed must not hang.
+        assert!(!waited.timed_out(), "nobody opens the gate, or nobody comes");
+        state
+    }
+}
+
+/// What the model does wrong, and what it was asked for.
+#[derive(Debug, Default)]
+pub(super) struct Script {
+    /// More images or texts than this in one call are out of memory; 0 is no bound.
+    pub(super) memory_for: AtomicUsize,
+    /// Every call is out of memory.
+    pub(super) no_memory: AtomicBool,
+    /// The next call of the encoder fails, or panics.
+    pub(super) fail: AtomicBool,
+    pub(super) panic: AtomicBool,
+    /// Generation goes on until it is cancelled.
+    pub(super) endless: AtomicBool,
+    /// Where each call of the encoder waits.
+    pub(super) gate: Option<Gate>,
+    /// Images in each call of the encoder that succeeded.
+    pub(super) encoded: Mutex<Vec<usize>>,
+    /// Calls of `generate` that began.
+    pub(super) generating: AtomicUsize,
+    pub(super) loads: AtomicUsize,
+    pub(super) refuse: AtomicBool,
+}
+
+impl Script {
+    pub(super) fn images_encoded(&self) -> usize {
+        lock(&self.encoded).iter().sum()
+    }
+
+    fn memory(&self, n: usize) -> Result<()> {
+        let limit = self.memory_for.load(SeqCst);
+        if self.no_memory.load(SeqCst) || limit > 0 && n > limit {
+            return Err(Error::OutOfMemory(format!("{n} at once")));
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Fake {
+    name: String,
+    script: Arc<Script>,
+    weights: usize,
+    work: WorkBytes,
+    preprocessor: Preprocessor,
+    tokenizer: Option<Tokenizer>,
+    unloaded: Arc<Mutex<Vec<String>>>,
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        lock(&self.unloaded).push(self.name.clone());
+    }
+}
+
+/// A number in [0, 1) made of what is given.
+fn mix(embedding: &Embedding, ids: &[u32]) -> f32 {
+    let mut n = 17_u32;
+    for x in embedding.0.iter().map(|x| x.to_bits()).chain(ids.iter().copied()) {
+        n = n.wrapping_mul(31).wrapping_add(x).rotate_left(7);
+    }
+    (n >> 8) as f32 / (1 << 24) as f32
+}
+
+impl Med for Fake {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn digest(&self) -> [u8; 32] {
+        Sha256::digest(&self.name).into()
+    }
+    fn device(&self) -> &str {
+        "cpu"
+    }
+    fn precision(&self) -> Precision {
+        Precision::Fp32
+    }
+    fn tokenizer(&self) -> &Tokenizer {
+        self.tokenizer.as_ref().expect("the engine has no use for it")
+    }
+    fn preprocessor(&self) -> &Preprocessor {
+        &self.preprocessor
+    }
+    fn resident_bytes(&self) -> usize {
+        self.weights
+    }
+    fn work_bytes(&self) -> WorkBytes {
+        self.work
+    }
+    fn encode(&self, images: &[&[u8]]) -> Result<Vec<Embedding>> {
+        if let Some(gate) = &self.script.gate {
+            gate.pass();
+        }
+        assert!(!self.script.panic.swap(false, SeqCst), "as told");
+        if self.script.fail.swap(false, SeqCst) {
+            return Err(Error::Runtime("as told".into()));
+        }
+        self.script.memory(images.len())?;
+        lock(&self.script.encoded).push(images.len());
+        let embed = |pixels: &&[u8]| {
+            assert_eq!(pixels.len(), PIXELS);
+            Embedding((0..FLOATS).map(|i| f32::from(pixels[i % 3]) + i as f32).collect())
+        };
+        Ok(images.iter().map(embed).collect())
+    }
+    fn project(&self, images: &[&Embedding]) -> Result<Vec<Arc<[f32]>>> {
+        self.script.memory(images.len())?;
+        Ok(images.iter().map(|e| [mix(e, &[]), 1.0].into()).collect())
+    }
+    fn encode_texts(&self, texts: &[&[u32]]) -> Result<Vec<Arc<[f32]>>> {
+        self.script.memory(texts.len())?;
+        Ok(texts.iter().map(|ids| [mix(&Embedding([].into()), ids), 2.0].into()).collect())
+    }
+    fn match_texts(&self, images: &[&Embedding], texts: &[Vec<&[u32]>]) -> Result<Vec<Vec<f32>>> {
+        self.script.memory(images.len().max(texts.iter().map(Vec::len).sum()))?;
+        Ok(images.iter().zip(texts).map(|(e, texts)| texts.iter().map(|ids| mix(e, ids)).collect()).collect())
+    }
+    fn generate(
+        &self,
+        images: &[&Embedding],
+        requests: &[Vec<GenerateRequest>],
+        options: &GenerationOptions,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Vec<Vec<Vec<u32>>>> {
+        self.script.memory(images.len())?;
+        self.script.generating.fetch_add(1, SeqCst);
+        while self.script.endless.load(SeqCst) {
+            if cancelled() {
+                return Err(Error::Cancelled);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let caption = |e: &Embedding, r: &GenerateRequest| {
+            let mut ids = r.prompt.to_vec();
+            ids.extend(r.key.map(u32::from));
+            ids.push(options.top_p.to_bits());
+            let x = mix(e, &ids).to_bits();
+            vec![x, x / 2, x / 3]
+        };
+        Ok(images.iter().zip(requests).map(|(e, rs)| rs.iter().map(|r| caption(e, r)).collect()).collect())
+    }
+}
+
+/// An engine over fakes, and what the tests do with it.
+pub(super) struct Setup {
+    pub(super) engine: Arc<Engine>,
+    pub(super) script: Arc<Script>,
+    /// Names of models as they are unloaded.
+    pub(super) unloaded: Arc<Mutex<Vec<String>>>,
+}
+
+/// Weights and work are zero unless said: then only the caches' own limits count.
+pub(super) fn options() -> EngineOptions {
+    EngineOptions { memory_limit: 1 << 30, memo_limit: 1 << 20, embedding_cache: Some(1 << 20), max_batch_images: 8 }
+}
+
+pub(super) fn setup(options: EngineOptions) -> Setup {
+    scripted(options, Script::default(), 0, WorkBytes::default())
+}
+
+pub(super) fn scripted(options: EngineOptions, script: Script, weights: usize, work: WorkBytes) -> Setup {
+    let script = Arc::new(script);
+    let unloaded: Arc<Mutex<Vec<String>>> = Arc::default();
+    let names = Arc::clone(&unloaded);
+    let shared = Arc::clone(&script);
+    let loader = move |key: &ModelKey| {
+        shared.loads.fetch_add(1, SeqCst);
+        if shared.refuse.load(SeqCst) {
+            return Err(Error::checkpoint(&key.checkpoint, "refused"));
+        }
+        let preprocessor = Preprocessor { width: 4, height: 4, mean: [0.0; 3], std: [1.0; 3], rescale_factor: 1.0 };
+        let model: Arc<dyn Med> = Arc::new(Fake {
+            name: key.checkpoint.display().to_string(),
+            script: Arc::clone(&shared),
+            weights,
+            work,
+            preprocessor,
+            tokenizer: None,
+            unloaded: Arc::clone(&names),
+        });
+        Ok(model)
+    };
+    Setup { engine: Engine::new(options, Box::new(loader)), script, unloaded }
+}
+
+pub(super) fn key(name: &str) -> ModelKey {
+    ModelKey { checkpoint: PathBuf::from(name), device: "cpu".into(), precision: Precision::Fp32, threads: 1 }
+}
+
+impl Setup {
+    pub(super) fn model(&self) -> ModelHandle {
+        self.engine.model(&key("model")).unwrap()
+    }
+
+    pub(super) fn run(&self, client: &Client, tasks: Vec<Task<'_>>) -> Result<Vec<Outcome>> {
+        self.engine.run(client, &self.model(), &Limits::default(), 0, tasks)
+    }
+
+    /// As one client that nobody else is.
+    pub(super) fn once(&self, tasks: Vec<Task<'_>>) -> Vec<Outcome> {
+        self.run(&Client::new(), tasks).unwrap()
+    }
+
+    pub(super) fn stats(&self) -> crate::engine::ModelStats {
+        self.engine.stats().remove(0)
+    }
+}
+
+/// A picture of one pixel, of the `n`th colour: a bitmap of 24 bits a pixel.
+#[derive(Debug, Clone)]
+pub(super) struct Picture {
+    pub(super) bytes: Vec<u8>,
+    sha256: [u8; 32],
+}
+
+impl Picture {
+    pub(super) fn new(n: usize) -> Self {
+        let mut bytes = b"BM".to_vec();
+        for x in [58_u32, 0, 54, 40, 1, 1, 1 | 24 << 16, 0, 4, 2835, 2835, 0, 0] {
+            bytes.extend(x.to_le_bytes());
+        }
+        bytes.extend((n as u32).to_le_bytes());
+        Self::of(bytes)
+    }
+
+    pub(super) fn of(bytes: Vec<u8>) -> Self {
+        Self { sha256: Sha256::digest(&bytes).into(), bytes }
+    }
+
+    pub(super) fn task(&self, work: Work) -> Task<'_> {
+        Task { image: Some(ImageSource { bytes: &self.bytes, sha256: self.sha256 }), work }
+    }
+
+    pub(super) fn score(&self, text: u32) -> Task<'_> {
+        self.task(Work::Match { ids: [1, text, 2].into() })
+    }
+
+    pub(super) fn caption(&self, strategy: Strategy, seed: u64, candidate: u32) -> Task<'_> {
+        let options = Arc::new(GenerationOptions { strategy, ..GenerationOptions::default() });
+        self.task(Work::Caption { prompt: [5].into(), options, seed, candidate })
+    }
+}
+
+pub(super) fn pictures(n: usize) -> Vec<Picture> {
+    (0..n).map(Picture::new).collect()
+}
+
+pub(super) fn text(n: u32) -> Task<'static> {
+    Task { image: None, work: Work::EmbedText { ids: [1, n, 2].into() } }
+}
+
+/// Waits for something that another thread is about to do.
+pub(super) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

@@ -1,0 +1,343 @@
+//! The engine's thread: takes batches from the queue and runs the models.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError};
+
+use super::call::Job;
+use super::inputs::Image;
+use super::memory::Loaded;
+use super::stage::Stage;
+use super::task::{Outcome, Work, sample_key};
+use super::{Inner, lock, panic_message, work_bytes};
+use crate::blip::generate::Strategy;
+use crate::blip::{Embedding, GenerateRequest};
+use crate::error::{Error, Result};
+
+/// Runs until the engine is dropped.
+pub(super) fn work(inner: &Inner) {
+    while let Some(jobs) = next(inner) {
+        // The models' panics are caught where they are called. One of our own answers the batch's calls too: by `Job::drop`.
+        if catch_unwind(AssertUnwindSafe(|| execute(inner, jobs))).is_err() {
+            log::error!("the engine panicked; the calls of this batch fail");
+        }
+        inner.room.notify_all();
+    }
+}
+
+/// The next batch; `None` when the engine was dropped.
+fn next(inner: &Inner) -> Option<Vec<Job>> {
+    loop {
+        let mut queue = lock(&inner.queue);
+        let cancelled = queue.remove(Job::is_cancelled);
+        if !cancelled.is_empty() {
+            drop(queue);
+            drop(cancelled);
+            inner.room.notify_all();
+            continue;
+        }
+        let batch = queue.take();
+        if !batch.is_empty() {
+            return Some(batch);
+        }
+        if queue.closed {
+            return None;
+        }
+        drop(inner.work.wait(queue).unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Equal jobs, computed once.
+struct Unit {
+    jobs: Vec<Job>,
+    image: Option<Arc<Image>>,
+    work: Work,
+}
+
+impl Unit {
+    fn is_cancelled(&self) -> bool {
+        self.jobs.iter().all(Job::is_cancelled)
+    }
+
+    fn image_id(&self) -> Option<*const Image> {
+        self.image.as_ref().map(Arc::as_ptr)
+    }
+
+    fn embedding(&self) -> Option<Embedding> {
+        self.image.as_ref()?.embedding()
+    }
+
+    /// The first time counts.
+    fn answer(&mut self, result: &Result<Outcome>) {
+        // Given back before the caller wakes: then what is in hand is what waits.
+        self.image = None;
+        for job in &mut self.jobs {
+            job.image = None;
+            job.answer(result.clone());
+        }
+    }
+}
+
+fn execute(inner: &Inner, jobs: Vec<Job>) {
+    let Some(model) = jobs.first().map(|job| Arc::clone(&job.model)) else { return };
+    let mut units = units(inner, &model, jobs);
+    let failed = encode(inner, &model, &mut units).and_then(|()| {
+        units.retain(|unit| !unit.is_cancelled());
+        Compute { inner, model: &model }.run(inner, &mut units)
+    });
+    if let Err(error) = failed {
+        for unit in &mut units {
+            unit.answer(&Err(error.clone()));
+        }
+    }
+}
+
+/// The batch's work, an image's together. What was computed since a job was queued is answered here.
+fn units(inner: &Inner, model: &Loaded, jobs: Vec<Job>) -> Vec<Unit> {
+    let (mut units, mut at): (Vec<Unit>, HashMap<_, usize>) = (vec![], HashMap::new());
+    for mut job in jobs {
+        if let Some(outcome) = inner.remembered(&job.key) {
+            model.counters.memo_hits.add(1);
+            job.image = None;
+            job.answer(Ok(outcome));
+        } else if let Some(&unit) = at.get(&job.key) {
+            model.counters.memo_hits.add(1);
+            units[unit].jobs.push(job);
+        } else {
+            at.insert(job.key, units.len());
+            units.push(Unit { image: job.image.clone(), work: job.work.clone(), jobs: vec![job] });
+        }
+    }
+    let mut order = HashMap::new();
+    for unit in &units {
+        let next = order.len();
+        order.entry(unit.image_id()).or_insert(next);
+    }
+    units.sort_by_key(|unit| order[&unit.image_id()]);
+    units
+}
+
+/// Sees to it that all images have an embedding. Those for which memory did not suffice fail their units.
+fn encode(inner: &Inner, model: &Arc<Loaded>, units: &mut Vec<Unit>) -> Result<()> {
+    let mut images: Vec<Arc<Image>> = vec![];
+    for unit in units.iter().filter(|unit| !unit.is_cancelled()) {
+        if let Some(image) = &unit.image
+            && image.pixels().is_some()
+            && !images.iter().any(|other| Arc::ptr_eq(other, image))
+        {
+            images.push(Arc::clone(image));
+        }
+    }
+    if images.is_empty() {
+        return Ok(());
+    }
+    let mut encode = Encode { inner, model, units, failed: vec![] };
+    encode.run(inner, &mut images)?;
+    let failed = encode.failed;
+    for (image, error) in failed {
+        for unit in units.iter_mut().filter(|unit| unit.image_id() == Some(image)) {
+            unit.answer(&Err(error.clone()));
+        }
+        units.retain(|unit| unit.image.is_some());
+    }
+    Ok(())
+}
+
+/// The vision encoder.
+struct Encode<'a> {
+    inner: &'a Inner,
+    model: &'a Loaded,
+    units: &'a [Unit],
+    failed: Vec<(*const Image, Error)>,
+}
+
+impl Stage<Arc<Image>> for Encode<'_> {
+    fn bytes(&self, images: &[Arc<Image>]) -> usize {
+        self.model.med.work_bytes().encode.saturating_mul(images.len())
+    }
+
+    fn middle(&self, images: &[Arc<Image>]) -> usize {
+        images.len() / 2
+    }
+
+    fn is_cancelled(&self, images: &[Arc<Image>]) -> bool {
+        let wanted = |unit: &&Unit| images.iter().any(|image| unit.image_id() == Some(Arc::as_ptr(image)));
+        self.units.iter().filter(wanted).all(Unit::is_cancelled)
+    }
+
+    fn call(&mut self, images: &mut [Arc<Image>]) -> Result<()> {
+        let pixels: Option<Vec<Arc<[u8]>>> = images.iter().map(|image| image.pixels()).collect();
+        let pixels = pixels.ok_or_else(|| Error::Internal("an image came to the encoder without pixels".into()))?;
+        let pixels: Vec<&[u8]> = pixels.iter().map(|pixels| &**pixels).collect();
+        let counters = &self.model.counters;
+        let encoded = counters.encode.time(|| guarded(self.model, "encode", || self.model.med.encode(&pixels)))?;
+        let encoded = expect(self.model, "encode", encoded, images.len())?;
+        counters.images_encoded.add(images.len());
+        for (image, embedding) in images.iter().zip(encoded) {
+            let bytes = embedding.bytes();
+            lock(&self.inner.embeddings).insert(*image.key(), embedding.clone(), bytes);
+            image.encoded(embedding);
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, images: &mut [Arc<Image>], error: Error) {
+        self.failed.extend(images.iter().map(|image| (Arc::as_ptr(image), error.clone())));
+    }
+}
+
+/// What follows the encoder: generating, matching, projecting, or embedding texts.
+struct Compute<'a> {
+    inner: &'a Inner,
+    model: &'a Loaded,
+}
+
+impl Stage<Unit> for Compute<'_> {
+    fn bytes(&self, units: &[Unit]) -> usize {
+        let bytes = self.model.med.work_bytes();
+        let mut before = None;
+        let costs = units.iter().map(|unit| {
+            let first = std::mem::replace(&mut before, unit.image_id()) != unit.image_id();
+            work_bytes(&bytes, &unit.work, first)
+        });
+        costs.fold(0, usize::saturating_add)
+    }
+
+    /// Between two images where there are several.
+    fn middle(&self, units: &[Unit]) -> usize {
+        let starts: Vec<usize> = (1..units.len()).filter(|&i| units[i].image_id() != units[i - 1].image_id()).collect();
+        if starts.is_empty() { units.len() / 2 } else { starts[starts.len() / 2] }
+    }
+
+    fn is_cancelled(&self, units: &[Unit]) -> bool {
+        units.iter().all(Unit::is_cancelled)
+    }
+
+    fn call(&mut self, units: &mut [Unit]) -> Result<()> {
+        let outcomes = match self.compute(units) {
+            // They are dropped, which answers them.
+            Err(Error::Cancelled) if self.is_cancelled(units) => return Ok(()),
+            Err(Error::Cancelled) => Err(Error::Internal("a model stopped work that nobody had cancelled".into())),
+            other => other,
+        }?;
+        let outcomes = expect(self.model, "compute", outcomes, units.len())?;
+        for (unit, outcome) in units.iter_mut().zip(outcomes) {
+            if let Some(job) = unit.jobs.first() {
+                self.inner.remember(job.key, &outcome);
+            }
+            unit.answer(&Ok(outcome));
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, units: &mut [Unit], error: Error) {
+        for unit in units {
+            unit.answer(&Err(error.clone()));
+        }
+    }
+}
+
+impl Compute<'_> {
+    fn compute(&self, units: &[Unit]) -> Result<Vec<Outcome>> {
+        let counters = &self.model.counters;
+        match units.first().map(|unit| &unit.work) {
+            None => Ok(vec![]),
+            Some(Work::Caption { .. }) => counters.generate.time(|| self.generate(units)),
+            Some(Work::Match { .. }) => counters.score.time(|| self.match_texts(units)),
+            Some(Work::EmbedImage) => counters.score.time(|| self.project(units)),
+            Some(Work::EmbedText { .. }) => counters.score.time(|| self.encode_texts(units)),
+        }
+    }
+
+    fn generate(&self, units: &[Unit]) -> Result<Vec<Outcome>> {
+        let Some(Work::Caption { options, .. }) = units.first().map(|unit| &unit.work) else { return Ok(vec![]) };
+        let by_image = by_image(units)?;
+        let request = |unit: &Unit| match (&unit.work, &unit.image) {
+            (Work::Caption { prompt, options, seed, candidate }, Some(image)) => {
+                let key = match options.strategy {
+                    Strategy::Nucleus => sample_key(*seed, &image.sha256, *candidate),
+                    Strategy::Beam | Strategy::Greedy => [0; 32],
+                };
+                Some(GenerateRequest { prompt: Arc::clone(prompt), key })
+            }
+            _ => None,
+        };
+        let (embeddings, requests): (Vec<&Embedding>, Vec<Vec<GenerateRequest>>) =
+            by_image.iter().map(|(embedding, units)| (embedding, units.iter().filter_map(request).collect())).unzip();
+        let cancelled = || self.is_cancelled(units);
+        let captions =
+            guarded(self.model, "generate", || self.model.med.generate(&embeddings, &requests, options, &cancelled))?;
+        let captions: Vec<Vec<u32>> = per_image(self.model, "generate", captions, &by_image)?;
+        self.model.counters.captions.add(captions.len());
+        self.model.counters.tokens_decoded.add(captions.iter().map(Vec::len).sum());
+        Ok(captions.into_iter().map(|ids| Outcome::Ids(ids.into())).collect())
+    }
+
+    fn match_texts(&self, units: &[Unit]) -> Result<Vec<Outcome>> {
+        let by_image = by_image(units)?;
+        let (embeddings, texts): (Vec<&Embedding>, Vec<Vec<&[u32]>>) =
+            by_image.iter().map(|(embedding, units)| (embedding, units.iter().filter_map(ids).collect())).unzip();
+        let scores = guarded(self.model, "match_texts", || self.model.med.match_texts(&embeddings, &texts))?;
+        let scores = per_image(self.model, "match_texts", scores, &by_image)?;
+        self.model.counters.texts_scored.add(scores.len());
+        Ok(scores.into_iter().map(Outcome::Score).collect())
+    }
+
+    fn project(&self, units: &[Unit]) -> Result<Vec<Outcome>> {
+        let by_image = by_image(units)?;
+        let embeddings: Vec<&Embedding> = by_image.iter().map(|(embedding, _)| embedding).collect();
+        let vectors = guarded(self.model, "project", || self.model.med.project(&embeddings))?;
+        Ok(vectors.into_iter().map(Outcome::Vector).collect())
+    }
+
+    fn encode_texts(&self, units: &[Unit]) -> Result<Vec<Outcome>> {
+        let texts: Vec<&[u32]> = units.iter().filter_map(ids).collect();
+        let vectors = guarded(self.model, "encode_texts", || self.model.med.encode_texts(&texts))?;
+        self.model.counters.texts_encoded.add(vectors.len());
+        Ok(vectors.into_iter().map(Outcome::Vector).collect())
+    }
+}
+
+fn ids(unit: &Unit) -> Option<&[u32]> {
+    match &unit.work {
+        Work::Match { ids } | Work::EmbedText { ids } => Some(ids),
+        Work::Caption { .. } | Work::EmbedImage => None,
+    }
+}
+
+/// The images' embeddings, each with its units.
+fn by_image(units: &[Unit]) -> Result<Vec<(Embedding, &[Unit])>> {
+    let chunks = units.chunk_by(|a, b| a.image_id() == b.image_id());
+    let with_embedding = chunks.map(|units| Some((units[0].embedding()?, units)));
+    with_embedding.collect::<Option<_>>().ok_or_else(|| Error::Internal("an image was not encoded".into()))
+}
+
+/// Runs a model's code. Its panic is the error of one batch, not the end of the engine.
+fn guarded<T>(model: &Loaded, stage: &'static str, f: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
+        Err(Error::Internal(format!("model {} panicked in {stage}: {}", model.med.name(), panic_message(&*panic))))
+    })
+}
+
+/// Checks that a model gave as many results as it was asked for.
+fn expect<T>(model: &Loaded, stage: &'static str, results: Vec<T>, n: usize) -> Result<Vec<T>> {
+    if results.len() == n {
+        return Ok(results);
+    }
+    Err(Error::Internal(format!("model {} gave {} results for {n} in {stage}", model.med.name(), results.len())))
+}
+
+/// The results of all images in one list, if each image has as many as it has units.
+fn per_image<T>(
+    model: &Loaded,
+    stage: &'static str,
+    results: Vec<Vec<T>>,
+    images: &[(Embedding, &[Unit])],
+) -> Result<Vec<T>> {
+    let results = expect(model, stage, results, images.len())?;
+    let mut all = vec![];
+    for (results, (_, units)) in results.into_iter().zip(images) {
+        all.extend(expect(model, stage, results, units.len())?);
+    }
+    Ok(all)
+}

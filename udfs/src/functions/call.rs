@@ -1,0 +1,191 @@
+//! One call of a function on a batch: its arguments, and the engine's work for it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::{DataFusionError, Result, internal_err, plan_err};
+use datafusion::logical_expr::ColumnarValue;
+
+use super::image_arg::ImageArg;
+use super::options_arg::{OptionField, RowOptions};
+use super::text_arg::TextArg;
+use super::udf::Plan;
+use crate::blip;
+use crate::config::CapfiltOptions;
+use crate::config::settings::Key;
+use crate::engine::{Engine, ModelHandle, ModelKey, Outcome, Task};
+use crate::error::Error;
+use crate::image::ImageError;
+use crate::query;
+
+/// An error of a model or the engine, under the name of the function it befell.
+pub(crate) fn external(function: &str, error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error)).context(function)
+}
+
+/// The folder of the checkpoint that a call names, else of the one that `role` is set to.
+pub(crate) fn checkpoint(function: &str, role: Key, named: Option<&str>, session: &CapfiltOptions) -> Result<PathBuf> {
+    let Some(name) = named.or_else(|| session.text(role)) else {
+        let role = role.setting().name;
+        return plan_err!("{function} needs a {role}: SET capfilt.{role} = '/path/to/checkpoint'");
+    };
+    blip::checkpoint_dir(name).map_err(|e| external(function, e))
+}
+
+/// The folder of the checkpoint a call will use, as far as the plan tells; `None` where only the rows will.
+pub(crate) fn planned_checkpoint(plan: &Plan<'_>, role: Key) -> Result<Option<PathBuf>> {
+    match &plan.options {
+        Some(options) => checkpoint(plan.function, role, options.model(), plan.session).map(Some),
+        None if plan.may_name_model => Ok(None),
+        None => checkpoint(plan.function, role, None, plan.session).map(Some),
+    }
+}
+
+/// A call on `rows` rows.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) function: &'static str,
+    pub(crate) session: &'a CapfiltOptions,
+    pub(crate) args: &'a [ColumnarValue],
+    /// 1 where all arguments are constants.
+    pub(crate) rows: usize,
+    pub(crate) return_type: &'a DataType,
+}
+
+impl<'a> Call<'a> {
+    fn arg(&self, i: usize) -> Result<&'a ColumnarValue> {
+        match self.args.get(i) {
+            Some(arg) => Ok(arg),
+            None => internal_err!("{} was called without argument {i}", self.function),
+        }
+    }
+
+    pub(crate) fn images(&self, i: usize) -> Result<ImageArg<'a>> {
+        ImageArg::new(self.arg(i)?)
+    }
+
+    pub(crate) fn texts(&self, i: usize) -> Result<TextArg<'a>> {
+        TextArg::new(self.arg(i)?)
+    }
+
+    /// The options, if they were given as argument `i`.
+    pub(crate) fn options(&self, i: usize, known: &[OptionField]) -> Result<RowOptions> {
+        RowOptions::new(self.function, known, self.args.get(i), self.rows)
+    }
+
+    /// What becomes of a bad image: nothing, or under `on_error = 'fail'` the error that stops the query.
+    pub(crate) fn bad_image(
+        &self,
+        row: usize,
+        images: &ImageArg<'_>,
+        sha256: &[u8; 32],
+        why: &ImageError,
+    ) -> Result<()> {
+        if !self.session.fails_on_error() {
+            return Ok(());
+        }
+        let path = images.path(row).map(|p| format!(", path {p}")).unwrap_or_default();
+        let message = format!(
+            "{}: row {row} of the batch: {why} (sha256 {}{path}); SET capfilt.on_error = 'null' to get NULL instead, and \
+             image_error(image) for the reason",
+            self.function,
+            hex::encode(sha256)
+        );
+        Err(DataFusionError::External(Box::new(Error::Image(message))))
+    }
+
+    /// The error of an engine that answers another question than it was asked.
+    pub(crate) fn confused<T>(&self) -> Result<T> {
+        internal_err!("{}: the engine's outcome is not of the kind that was asked for", self.function)
+    }
+}
+
+/// The tasks of a call, by model.
+pub(crate) struct Tasks<'a> {
+    call: &'a Call<'a>,
+    engine: Arc<Engine>,
+    queues: Vec<Queue<'a>>,
+    len: usize,
+}
+
+struct Queue<'a> {
+    checkpoint: PathBuf,
+    model: ModelHandle,
+    tasks: Vec<Task<'a>>,
+    /// Where the outcomes go.
+    slots: Vec<usize>,
+}
+
+impl<'a> Tasks<'a> {
+    pub(crate) fn new(call: &'a Call<'a>) -> Self {
+        Self { call, engine: call.session.engine(), queues: vec![], len: 0 }
+    }
+
+    /// Loads the checkpoint of a call, unless it is loaded, under the session's device, precision and threads.
+    pub(crate) fn model(&mut self, role: Key, named: Option<&str>) -> Result<usize> {
+        let session = self.call.session;
+        let checkpoint = checkpoint(self.call.function, role, named, session)?;
+        if let Some(i) = self.queues.iter().position(|q| q.checkpoint == checkpoint) {
+            return Ok(i);
+        }
+        let key = ModelKey {
+            checkpoint: checkpoint.clone(),
+            device: session.device().to_string(),
+            precision: session.precision(),
+            threads: session.threads(),
+        };
+        let bytes = |key| session.integer(key).map(|b| usize::try_from(b).unwrap_or(usize::MAX));
+        self.engine.set_limits(bytes(Key::MemoryLimit), bytes(Key::MemoLimit));
+        let model = self.engine.model(&key).map_err(|e| external(self.call.function, e))?;
+        self.queues.push(Queue { checkpoint, model, tasks: vec![], slots: vec![] });
+        Ok(self.queues.len() - 1)
+    }
+
+    /// The model that [`Tasks::model`] numbered.
+    pub(crate) fn handle(&self, model: usize) -> &ModelHandle {
+        &self.queues[model].model
+    }
+
+    /// The folder of the model that [`Tasks::model`] numbered.
+    pub(crate) fn checkpoint(&self, model: usize) -> &Path {
+        &self.queues[model].checkpoint
+    }
+
+    /// Adds work for a model; returns the place of its outcome.
+    pub(crate) fn push(&mut self, model: usize, task: Task<'a>) -> usize {
+        let queue = &mut self.queues[model];
+        queue.tasks.push(task);
+        queue.slots.push(self.len);
+        self.len += 1;
+        self.len - 1
+    }
+
+    /// Runs everything that was added. Outcomes are at the places that [`Tasks::push`] returned.
+    pub(crate) fn run(&mut self) -> Result<Vec<Outcome>> {
+        let (call, session) = (self.call, self.call.session);
+        // Planning evaluates constants outside of any query.
+        let client = match query::current_token() {
+            Some(token) => session.client().with_token(token),
+            None => session.client().clone(),
+        };
+        let mut outcomes: Vec<Option<Outcome>> = vec![None; self.len];
+        for queue in &mut self.queues {
+            let tasks = std::mem::take(&mut queue.tasks);
+            if tasks.is_empty() {
+                continue;
+            }
+            let done = self
+                .engine
+                .run(&client, &queue.model, &session.image_limits(), session.max_batch_images(), tasks)
+                .map_err(|e| external(call.function, e))?;
+            for (slot, outcome) in queue.slots.drain(..).zip(done) {
+                outcomes[slot] = Some(outcome);
+            }
+        }
+        match outcomes.into_iter().collect() {
+            Some(outcomes) => Ok(outcomes),
+            None => internal_err!("{}: the engine left tasks without an outcome", call.function),
+        }
+    }
+}

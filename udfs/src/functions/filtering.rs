@@ -1,0 +1,180 @@
+//! What `itm_score`, `itc_score`, `embed_image` and `embed_text` share.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, FixedSizeListArray, Float32Array};
+use datafusion::arrow::buffer::NullBuffer;
+use datafusion::arrow::datatypes::{DataType, Field};
+use datafusion::common::{Result, exec_err, internal_err, plan_err};
+use datafusion::logical_expr::ColumnarValue;
+
+use super::call::{Call, Tasks, checkpoint, external};
+use super::options_arg::{Layered, OptionField, RowOptions};
+use super::udf::Plan;
+use crate::blip::projection_dim;
+use crate::config::settings::Key;
+use crate::engine::{ImageSource, Outcome, Task, Work};
+use crate::text::{self, ItmToken};
+
+/// The options of a function of an image alone.
+pub(crate) const IMAGE_OPTIONS: &[OptionField] = &[OptionField::Model];
+/// The options of a function that embeds texts.
+pub(crate) const TEXT_OPTIONS: &[OptionField] =
+    &[OptionField::Setting(Key::MaxTextTokens), OptionField::Setting(Key::CleanText), OptionField::Model];
+/// The options of ITM.
+pub(crate) const MATCH_OPTIONS: &[OptionField] = &[
+    OptionField::Setting(Key::ItmToken),
+    OptionField::Setting(Key::MaxTextTokens),
+    OptionField::Setting(Key::CleanText),
+    OptionField::Model,
+];
+
+/// Width of ITC embeddings in every checkpoint that BLIP's authors published: what is planned where a call names the model and
+/// `capfilt.filter` is unset.
+const USUAL_WIDTH: usize = 256;
+
+/// The type of an embedding. It has to be known before the options of a call are, so `capfilt.filter` decides, and a call
+/// may name only models of the same width.
+pub(crate) fn embedding_type(plan: &Plan<'_>) -> Result<DataType> {
+    let width = |named: Option<&str>| -> Result<usize> {
+        let dir = checkpoint(plan.function, Key::Filter, named, plan.session)?;
+        projection_dim(&dir).map_err(|e| external(plan.function, e))
+    };
+    let named = plan.options.as_ref().and_then(|o| o.model());
+    let undecided = plan.options.is_none() && plan.may_name_model;
+    let planned = match plan.session.text(Key::Filter) {
+        None if named.is_some() || undecided => USUAL_WIDTH,
+        _ => width(None)?,
+    };
+    if let Some(model) = named {
+        let own = width(named)?;
+        if own != planned {
+            return plan_err!(
+                "{}: embeddings of {model} have {own} numbers, but {planned} were planned: SET capfilt.filter = '{model}' instead",
+                plan.function
+            );
+        }
+    }
+    let item = Arc::new(Field::new_list_field(DataType::Float32, true));
+    match i32::try_from(planned) {
+        Ok(planned) => Ok(DataType::FixedSizeList(item, planned)),
+        Err(_) => plan_err!("{}: embeddings of {planned} numbers", plan.function),
+    }
+}
+
+/// The work of a call for the filter.
+pub(crate) struct Filter<'a> {
+    call: &'a Call<'a>,
+    options: RowOptions,
+    setups: Vec<Option<Setup>>,
+    tasks: Tasks<'a>,
+    ids: HashMap<(usize, bool, &'a str), Arc<[u32]>>,
+}
+
+/// How one set of options has texts read.
+#[derive(Clone, Copy)]
+struct Setup {
+    model: usize,
+    first: ItmToken,
+    max_tokens: usize,
+    clean: bool,
+}
+
+impl<'a> Filter<'a> {
+    pub(crate) fn new(call: &'a Call<'a>, options_arg: usize, known: &[OptionField]) -> Result<Self> {
+        let options = call.options(options_arg, known)?;
+        let setups = vec![None; options.distinct.len()];
+        Ok(Self { call, options, setups, tasks: Tasks::new(call), ids: HashMap::new() })
+    }
+
+    fn setup(&mut self, row: usize) -> Result<(usize, Setup)> {
+        let which = self.options.of(row);
+        if let Some(setup) = self.setups[which] {
+            return Ok((which, setup));
+        }
+        let given = &self.options.distinct[which];
+        let asked = Layered { call: given, session: self.call.session };
+        let setup = Setup {
+            model: self.tasks.model(Key::Filter, given.model())?,
+            first: asked.text(Key::ItmToken).and_then(|t| t.parse().ok()).unwrap_or_default(),
+            max_tokens: asked.integer(Key::MaxTextTokens).map_or(35, |n| n as usize),
+            clean: asked.flag(Key::CleanText).unwrap_or(false),
+        };
+        self.setups[which] = Some(setup);
+        Ok((which, setup))
+    }
+
+    /// Token ids of `text` for ITM or ITC; a text of a batch is read once.
+    fn ids(&mut self, which: usize, setup: Setup, for_itm: bool, text: &'a str) -> Arc<[u32]> {
+        let tokenizer = self.tasks.handle(setup.model).tokenizer();
+        let ids = self.ids.entry((which, for_itm, text)).or_insert_with(|| {
+            let text = if setup.clean { Cow::Owned(text::clean(text)) } else { Cow::Borrowed(text) };
+            if for_itm {
+                tokenizer.match_ids(&text, setup.max_tokens, setup.first)
+            } else {
+                tokenizer.itc_ids(&text, setup.max_tokens)
+            }
+        });
+        Arc::clone(ids)
+    }
+
+    /// Asks for the probability that row `row`'s text matches its image; returns the place of the outcome.
+    pub(crate) fn match_text(&mut self, row: usize, image: ImageSource<'a>, text: &'a str) -> Result<usize> {
+        let (which, setup) = self.setup(row)?;
+        let ids = self.ids(which, setup, true, text);
+        Ok(self.tasks.push(setup.model, Task { image: Some(image), work: Work::Match { ids } }))
+    }
+
+    /// Asks for an image's embedding.
+    pub(crate) fn embed_image(&mut self, row: usize, image: ImageSource<'a>) -> Result<usize> {
+        let (_, setup) = self.setup(row)?;
+        Ok(self.tasks.push(setup.model, Task { image: Some(image), work: Work::EmbedImage }))
+    }
+
+    /// Asks for a text's embedding.
+    pub(crate) fn embed_text(&mut self, row: usize, text: &'a str) -> Result<usize> {
+        let (which, setup) = self.setup(row)?;
+        let ids = self.ids(which, setup, false, text);
+        Ok(self.tasks.push(setup.model, Task { image: None, work: Work::EmbedText { ids } }))
+    }
+
+    /// Runs what was asked for.
+    pub(crate) fn run(&mut self) -> Result<Vec<Outcome>> {
+        self.tasks.run()
+    }
+}
+
+/// The vector of an outcome that must be one.
+pub(crate) fn vector(call: &Call<'_>, outcome: &Outcome) -> Result<Arc<[f32]>> {
+    match outcome {
+        Outcome::Vector(vector) => Ok(Arc::clone(vector)),
+        _ => call.confused(),
+    }
+}
+
+/// Embeddings as the list type that was planned.
+pub(crate) fn embeddings(call: &Call<'_>, rows: &[Option<Arc<[f32]>>]) -> Result<ColumnarValue> {
+    let DataType::FixedSizeList(item, width) = call.return_type else {
+        return internal_err!("{} was planned as {}", call.function, call.return_type);
+    };
+    let size = usize::try_from(*width).unwrap_or(0);
+    let mut values = Vec::with_capacity(size * rows.len());
+    for row in rows {
+        match row {
+            Some(vector) if vector.len() == size => values.extend_from_slice(vector),
+            Some(vector) => {
+                return exec_err!(
+                    "{}: the model's embeddings have {} numbers, but {size} were planned: SET capfilt.filter to this model instead of naming it in the call",
+                    call.function,
+                    vector.len()
+                );
+            }
+            None => values.resize(values.len() + size, 0.0),
+        }
+    }
+    let nulls = NullBuffer::from_iter(rows.iter().map(Option::is_some));
+    let values: ArrayRef = Arc::new(Float32Array::from(values));
+    Ok(ColumnarValue::Array(Arc::new(FixedSizeListArray::try_new(Arc::clone(item), *width, values, Some(nulls))?)))
+}

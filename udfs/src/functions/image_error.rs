@@ -1,0 +1,45 @@
+//! `image_error(image)`.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::StringArray;
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::Result;
+use datafusion::logical_expr::ColumnarValue;
+
+use super::call::Call;
+use super::udf::{Arg, Plan, SqlFunction};
+use crate::image;
+
+/// Why an image cannot be used.
+#[derive(Debug)]
+pub(crate) struct ImageError;
+
+impl SqlFunction for ImageError {
+    const NAME: &'static str = "image_error";
+    const DESCRIPTION: &'static str = "Why an image cannot be used; NULL where it can. It is decoded in full for that, under \
+        `capfilt.max_image_bytes` and `capfilt.max_image_pixels`. Where there is none, the answer is 'no image'. Needs no model, and \
+        never fails, whatever `capfilt.on_error` says.";
+    const RETURNS: &'static str = "Utf8";
+    const ARGS: &'static [Arg] = &[Arg::Image];
+    const EXAMPLE: &'static str = "SELECT image_error(image) AS error, count(*) FROM web GROUP BY error";
+    const RELATED: &'static [&'static str] = &["image_info"];
+
+    fn return_type(_: &Plan<'_>) -> Result<DataType> {
+        Ok(DataType::Utf8)
+    }
+
+    fn invoke(call: &Call<'_>) -> Result<ColumnarValue> {
+        let images = call.images(0)?;
+        let limits = call.session.image_limits();
+        let error = |row: usize| match images.get(row) {
+            Some(bytes) => image::check(bytes, &limits).err().map(|why| why.to_string()),
+            None if !images.is_struct(row) => Some("no image".into()),
+            None => Some(match images.path(row) {
+                Some(path) => format!("no bytes: only a path ({path})"),
+                None => "no bytes".into(),
+            }),
+        };
+        Ok(ColumnarValue::Array(Arc::new((0..call.rows).map(error).collect::<StringArray>())))
+    }
+}

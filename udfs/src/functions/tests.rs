@@ -1,0 +1,254 @@
+//! The functions in a session, as far as no model is needed.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, AsArray, BinaryArray, BinaryViewArray, RecordBatch, StringArray};
+use datafusion::arrow::util::pretty::pretty_format_batches;
+use datafusion::common::Result;
+use datafusion::common::config::ConfigOptions;
+use datafusion::logical_expr::ScalarUDF;
+use datafusion::prelude::{SessionConfig, SessionContext};
+
+use crate::{CapfiltOptions, functions, register_with, session};
+
+fn fixtures(folder: &str) -> Vec<PathBuf> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(folder);
+    let mut files: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+/// A session with a table `t` of the pictures in a folder of fixtures, and a NULL.
+fn pictures(folder: &str) -> Result<SessionContext> {
+    let ctx = session(SessionConfig::new())?;
+    let files = fixtures(folder);
+    let names = files.iter().map(|f| f.file_name().and_then(|n| n.to_str())).chain([None]);
+    let bytes: Vec<Vec<u8>> = files.iter().map(|f| std::fs::read(f).unwrap()).collect();
+    let bytes = bytes.iter().map(|b| Some(b.as_slice())).chain([None]);
+    let columns: [(&str, ArrayRef); 2] =
+        [("name", Arc::new(names.collect::<StringArray>())), ("image", Arc::new(bytes.collect::<BinaryViewArray>()))];
+    ctx.register_batch("t", RecordBatch::try_from_iter_with_nullable(columns.map(|(n, c)| (n, c, true)))?)?;
+    Ok(ctx)
+}
+
+async fn table(ctx: &SessionContext, sql: &str) -> Result<String> {
+    let batches = ctx.sql(sql).await?.collect().await?;
+    Ok(pretty_format_batches(&batches)?.to_string())
+}
+
+async fn error(ctx: &SessionContext, sql: &str) -> String {
+    match table(ctx, sql).await {
+        Err(e) => e.to_string(),
+        Ok(rows) => panic!("{sql} gave\n{rows}"),
+    }
+}
+
+/// A checkpoint as far as planning reads it: it cannot be loaded.
+fn checkpoint(config: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("config.json"), config).unwrap();
+    dir
+}
+
+#[tokio::test]
+async fn settings_are_set_and_shown() -> Result<()> {
+    let ctx = session(SessionConfig::new())?;
+    for sql in ["SET capfilt.top_p = 0.85", "SET capfilt.precision = int8", "SET capfilt.memo_limit = '32MB'"] {
+        table(&ctx, sql).await?;
+    }
+    for (name, value) in [("top_p", "0.85"), ("precision", "int8"), ("memo_limit", "32MB"), ("device", "auto")] {
+        let shown = table(&ctx, &format!("SHOW capfilt.{name}")).await?;
+        assert!(shown.contains(&format!("| capfilt.{name}")) && shown.contains(value), "{shown}");
+    }
+    let all = table(&ctx, "SHOW ALL").await?;
+    assert!(all.contains("capfilt.captioner") && all.contains("capfilt.prompt"), "{all}");
+    let listed =
+        "SELECT count(*) FROM information_schema.df_settings WHERE name LIKE 'capfilt.%' AND description <> ''";
+    assert!(table(&ctx, listed).await?.contains("25"));
+    assert!(error(&ctx, "SET capfilt.topp = 1").await.contains("Did you mean top_p?"));
+    assert!(error(&ctx, "SET capfilt.temperature = -1").await.contains("capfilt.temperature must be a number above 0"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn batches_are_small_unless_asked_otherwise() {
+    let size = |config: SessionConfig| session(config).unwrap().copied_config().batch_size();
+    assert_eq!(size(SessionConfig::new()), crate::BATCH_SIZE);
+    assert_eq!(size(SessionConfig::new().with_batch_size(1000)), 1000);
+}
+
+#[tokio::test]
+async fn good_pictures_are_told_from_bad_ones() -> Result<()> {
+    let ctx = pictures("images")?;
+    let bad = table(
+        &ctx,
+        "SELECT name, image_error(image) FROM t WHERE image_error(image) IS NOT NULL AND image IS NOT NULL",
+    )
+    .await?;
+    assert!(!bad.contains('.'), "{bad}");
+    let sizes = "SELECT count(*) = count(image_info(image)['width'] + image_info(image)['height']) AS all_there FROM t WHERE image IS NOT NULL";
+    assert!(table(&ctx, sizes).await?.contains("true"));
+    assert!(table(&ctx, "SELECT image_error(image) FROM t WHERE image IS NULL").await?.contains("no image"));
+    assert!(table(&ctx, "SELECT image_info(image) IS NULL AS x FROM t WHERE image IS NULL").await?.contains("true"));
+
+    let ctx = pictures("bad")?;
+    let unseen = table(&ctx, "SELECT name FROM t WHERE image_error(image) IS NULL").await?;
+    assert!(!unseen.contains('.'), "{unseen}");
+    // The reason is data under either setting.
+    table(&ctx, "SET capfilt.on_error = 'fail'").await?;
+    table(&ctx, "SELECT image_error(image) FROM t").await?;
+    let message = error(&ctx, "SELECT image_info(named_struct('bytes', image, 'path', name)) FROM t").await;
+    for word in ["image_info: row", "sha256 ", ", path ", "SET capfilt.on_error = 'null'", "image_error(image)"] {
+        assert!(message.contains(word), "{message}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn limits_are_the_sessions() -> Result<()> {
+    let ctx = pictures("images")?;
+    table(&ctx, "SET capfilt.max_image_bytes = '10B'").await?;
+    let good = table(&ctx, "SELECT count(*) AS n FROM t WHERE image_error(image) IS NULL").await?;
+    assert!(good.contains("| 0 "), "{good}");
+    table(&ctx, "SET capfilt.max_image_bytes = ''").await?;
+    let good = table(&ctx, "SELECT count(*) AS n FROM t WHERE image_error(image) IS NULL").await?;
+    assert!(good.contains(&format!("| {} ", fixtures("images").len())), "{good}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn constants_structs_and_empty_batches() -> Result<()> {
+    let ctx = pictures("bad")?;
+    for (sql, expected) in [
+        ("SELECT image_error(NULL) AS e", "no image"),
+        ("SELECT image_error(X'00') IS NOT NULL AS e", "true"),
+        ("SELECT image_error(arrow_cast(X'00', 'BinaryView')) IS NOT NULL AS e", "true"),
+        ("SELECT image_error(named_struct('bytes', NULL, 'path', 'a.jpg')) AS e", "no bytes: only a path (a.jpg)"),
+        ("SELECT image_error(named_struct('bytes', arrow_cast(NULL, 'Binary'))) AS e", "no bytes"),
+        ("SELECT DISTINCT image_error(NULL) AS e FROM t", "no image"),
+        ("SELECT count(image_error(image)) AS n FROM t WHERE false", "| 0 "),
+        ("SELECT image_info(arrow_cast(NULL, 'LargeBinary')) IS NULL AS e", "true"),
+        (
+            "SELECT image_error(arrow_cast(image, 'Dictionary(Int32, Binary)')) AS e FROM t WHERE image IS NULL",
+            "no image",
+        ),
+    ] {
+        let rows = table(&ctx, sql).await?;
+        assert!(rows.contains(expected), "{sql}\n{rows}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn plans_are_refused_with_reasons() -> Result<()> {
+    let ctx = pictures("images")?;
+    let dir = checkpoint("{}");
+    for (sql, expected) in [
+        ("SELECT caption(image) FROM t", "caption needs a captioner: SET capfilt.captioner = '/path/to/checkpoint'"),
+        ("SELECT itm_score(image, name) FROM t", "itm_score needs a filter: SET capfilt.filter"),
+        ("SELECT embed_text(name) FROM t", "embed_text needs a filter"),
+        ("SELECT caption(name) FROM t", "caption: argument image must be the encoded bytes"),
+        ("SELECT itm_score(image, 5) FROM t", "itm_score: argument text must be a string"),
+        ("SELECT caption() FROM t", "caption takes caption(image [, options]), but was called with 0 arguments"),
+        ("SELECT captions(image) FROM t", "captions takes captions(image, n [, options])"),
+        ("SELECT captions(image, 'x') FROM t", "captions: argument n must be a whole number"),
+        ("SELECT caption(image, 'nucleus') FROM t", "caption: argument options must be a struct"),
+        ("SELECT caption(image, named_struct('topp', 1)) FROM t", "Did you mean top_p?"),
+        ("SELECT caption(image, named_struct('top_p', 'x')) FROM t", "caption: option top_p must be a number"),
+        ("SELECT itm_score(image, name, named_struct('top_p', 1)) FROM t", "itm_score has no option \"top_p\""),
+        ("SELECT image_info(image, 1) FROM t", "image_info takes image_info(image)"),
+        ("SELECT * FROM capfilt_stats(1)", "capfilt_stats takes no arguments"),
+    ] {
+        let message = error(&ctx, sql).await;
+        assert!(message.contains(expected), "{sql}\n{message}");
+    }
+    table(&ctx, &format!("SET capfilt.captioner = '{}'", dir.path().display())).await?;
+    for (sql, expected) in [
+        ("SELECT captions(image, 0) FROM t", "captions: n must be from 1 to 64, not 0"),
+        ("SELECT caption(image, named_struct('num_beams', 0)) FROM t", "option num_beams must be a whole number"),
+        ("SELECT caption(image, named_struct('min_length', 30)) FROM t", "min_length must be at most max_length"),
+        ("SELECT captions(image, 2, named_struct('strategy', 'beam')) FROM t", "use strategy 'nucleus'"),
+        ("SELECT caption(image, named_struct('model', '/nowhere')) FROM t", "/nowhere"),
+    ] {
+        let message = error(&ctx, sql).await;
+        assert!(message.contains(expected), "{sql}\n{message}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn planning_loads_no_model() -> Result<()> {
+    let ctx = pictures("images")?;
+    let (dir, narrow) = (checkpoint("{}"), checkpoint(r#"{"image_text_hidden_size": 64}"#));
+    for role in ["captioner", "filter"] {
+        table(&ctx, &format!("SET capfilt.{role} = '{}'", dir.path().display())).await?;
+    }
+    for call in [
+        "caption(image)",
+        "captions(image, 3)",
+        "caption(image, named_struct('strategy', 'nucleus', 'top_p', 1, 'seed', NULL))",
+        "itm_score(image, name)",
+        "itc_score(image, name, named_struct('clean_text', true))",
+        "embed_image(image)",
+        "embed_text(name)",
+    ] {
+        let plan = table(&ctx, &format!("EXPLAIN SELECT {call} FROM t")).await?;
+        assert!(plan.contains("physical_plan"), "{plan}");
+    }
+    let schema = ctx.sql("SELECT embed_text(name) AS e FROM t").await?.schema().field(0).data_type().to_string();
+    assert!(schema.starts_with("FixedSizeList(256 x"), "{schema}");
+    let named = format!("SELECT embed_text(name, named_struct('model', '{}')) FROM t", narrow.path().display());
+    let message = error(&ctx, &named).await;
+    assert!(message.contains("have 64 numbers, but 256 were planned: SET capfilt.filter"), "{message}");
+    // A row without an image asks no model.
+    assert!(table(&ctx, "SELECT caption(image) IS NULL AS x FROM t WHERE image IS NULL").await?.contains("true"));
+    assert!(error(&ctx, "SELECT caption(image) FROM t").await.starts_with("caption"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn stats_are_a_table() -> Result<()> {
+    let ctx = session(SessionConfig::new())?;
+    let sql = "SELECT model, memo_hits, wait_seconds FROM capfilt_stats() WHERE model = 'nothing' LIMIT 1";
+    assert_eq!(ctx.sql(sql).await?.collect().await?.iter().map(RecordBatch::num_rows).sum::<usize>(), 0);
+    let columns = ctx.sql("SELECT * FROM capfilt_stats()").await?.schema().fields().len();
+    assert_eq!(columns, 15);
+    Ok(())
+}
+
+#[tokio::test]
+async fn functions_describe_themselves() -> Result<()> {
+    let ctx = session(SessionConfig::new())?;
+    let rows = table(&ctx, "SELECT DISTINCT routine_name, syntax_example FROM information_schema.routines WHERE routine_name LIKE 'caption%'").await?;
+    assert!(rows.contains("captions(image, n [, options])"), "{rows}");
+    for function in functions() {
+        let doc = function.documentation().unwrap();
+        assert!(doc.sql_example.is_some() && !doc.description.is_empty(), "{}", function.name());
+    }
+    Ok(())
+}
+
+#[test]
+fn functions_are_equal_under_equal_settings() -> Result<()> {
+    let under = |options: CapfiltOptions| -> ScalarUDF {
+        let mut config = ConfigOptions::new();
+        config.extensions.insert(options);
+        functions()[0].inner().with_updated_config(&config).unwrap()
+    };
+    assert_eq!(under(CapfiltOptions::new()), functions()[0]);
+    assert_ne!(under(CapfiltOptions::new().with("seed", "1")?), functions()[0]);
+    assert_ne!(functions()[0], functions()[1]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn settings_given_at_registration_hold() -> Result<()> {
+    let ctx = SessionContext::new();
+    register_with(&ctx, CapfiltOptions::new().with("max_image_bytes", "1")?)?;
+    let image: ArrayRef = Arc::new(BinaryArray::from(vec![Some(b"ab".as_slice())]));
+    ctx.register_batch("t", RecordBatch::try_from_iter([("image", image)])?)?;
+    let batches = ctx.sql("SELECT image_error(image) FROM t").await?.collect().await?;
+    assert!(batches[0].column(0).as_string::<i32>().value(0).contains('1'));
+    Ok(())
+}

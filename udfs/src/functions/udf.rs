@@ -1,0 +1,239 @@
+//! What the SQL functions have in common: arguments checked while planning, settings taken over, documentation.
+
+use std::fmt::Debug;
+use std::hash::{Hash, Hasher};
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::{Result, ScalarValue, internal_err, plan_err};
+use datafusion::logical_expr::{
+    ColumnarValue, DocSection, Documentation, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    Volatility,
+};
+
+use super::call::Call;
+use super::options_arg::{CallOptions, OptionField};
+use super::{image_arg, options_arg, text_arg};
+use crate::config::CapfiltOptions;
+
+/// One SQL function: its signature and documentation as data, and what it computes.
+pub(crate) trait SqlFunction: Debug + Send + Sync + 'static {
+    const NAME: &'static str;
+    const DESCRIPTION: &'static str;
+    /// What it returns, for the documentation.
+    const RETURNS: &'static str;
+    const ARGS: &'static [Arg];
+    const EXAMPLE: &'static str;
+    const RELATED: &'static [&'static str];
+
+    /// Checks what the planner knows beyond types, and says what comes out. Loads no model.
+    fn return_type(plan: &Plan<'_>) -> Result<DataType>;
+
+    /// Computes `call.rows` rows.
+    fn invoke(call: &Call<'_>) -> Result<ColumnarValue>;
+}
+
+/// An argument. Options come last and may be left out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Arg {
+    Image,
+    Text,
+    /// A number of captions.
+    Count,
+    Options(&'static [OptionField]),
+}
+
+impl Arg {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Image => "image",
+            Self::Text => "text",
+            Self::Count => "n",
+            Self::Options(_) => "options",
+        }
+    }
+
+    pub(crate) fn description(self) -> String {
+        match self {
+            Self::Image => {
+                "Encoded bytes (Binary, LargeBinary, BinaryView, FixedSizeBinary), or a struct with them in a field \
+                            `bytes`, as Hugging Face datasets have it"
+                    .into()
+            }
+            Self::Text => "A string".into(),
+            Self::Count => format!("How many captions, from 1 to {MAX_COUNT}"),
+            Self::Options(fields) => {
+                let names: Vec<&str> = fields.iter().map(|f| f.name()).collect();
+                format!("A struct of {}; a field that is missing or NULL is not given", names.join(", "))
+            }
+        }
+    }
+
+    /// The type the argument is read as.
+    fn coerce(self, function: &str, given: &DataType) -> Result<DataType> {
+        match self {
+            Self::Image => image_arg::check_type(function, given)?,
+            Self::Text => text_arg::check_type(function, given)?,
+            Self::Options(fields) => options_arg::check_type(function, fields, given)?,
+            Self::Count if given.is_integer() || *given == DataType::Null => return Ok(DataType::Int64),
+            Self::Count => return plan_err!("{function}: argument n must be a whole number, not {given}"),
+        }
+        Ok(given.clone())
+    }
+}
+
+/// Most captions of one image in a call.
+pub(crate) const MAX_COUNT: i64 = 64;
+
+/// What is known of a call while its query is planned.
+pub(crate) struct Plan<'a> {
+    pub(crate) function: &'static str,
+    pub(crate) session: &'a CapfiltOptions,
+    /// The constant options; `None` where there are options that are no constant (yet).
+    pub(crate) options: Option<CallOptions>,
+    /// Whether the options may name a model.
+    pub(crate) may_name_model: bool,
+    pub(crate) scalars: &'a [Option<&'a ScalarValue>],
+}
+
+/// A [`SqlFunction`] under the settings it is planned with.
+pub(crate) struct Udf<F> {
+    session: Arc<CapfiltOptions>,
+    signature: Signature,
+    documentation: Arc<Documentation>,
+    function: PhantomData<F>,
+}
+
+impl<F: SqlFunction> Udf<F> {
+    pub(crate) fn new(session: Arc<CapfiltOptions>) -> Self {
+        Self {
+            session,
+            // Stable: results are a function of the arguments and the settings, and settings hold for a query.
+            signature: Signature::user_defined(Volatility::Stable),
+            documentation: Arc::new(documentation::<F>()),
+            function: PhantomData,
+        }
+    }
+}
+
+/// `name(a, b [, options])`.
+pub(crate) fn syntax<F: SqlFunction>() -> String {
+    let mut text = format!("{}(", F::NAME);
+    for (i, arg) in F::ARGS.iter().enumerate() {
+        match (i, arg) {
+            (_, Arg::Options(_)) => text.push_str(" [, options]"),
+            (0, arg) => text.push_str(arg.name()),
+            (_, arg) => text.extend([", ", arg.name()]),
+        }
+    }
+    text + ")"
+}
+
+/// The documentation's section; the planner knows our functions by it.
+pub(crate) const SECTION: DocSection = DocSection { include: true, label: "CapFilt Functions", description: None };
+
+fn documentation<F: SqlFunction>() -> Documentation {
+    let mut doc = Documentation::builder(SECTION, F::DESCRIPTION, syntax::<F>()).with_sql_example(F::EXAMPLE);
+    for arg in F::ARGS {
+        doc = doc.with_argument(arg.name(), arg.description());
+    }
+    for related in F::RELATED {
+        doc = doc.with_related_udf(*related);
+    }
+    doc.build()
+}
+
+fn check_count<F: SqlFunction>(given: usize) -> Result<()> {
+    let required = F::ARGS.iter().filter(|a| !matches!(a, Arg::Options(_))).count();
+    if given < required || given > F::ARGS.len() {
+        return plan_err!("{} takes {}, but was called with {given} arguments", F::NAME, syntax::<F>());
+    }
+    Ok(())
+}
+
+impl<F: SqlFunction> ScalarUDFImpl for Udf<F> {
+    fn name(&self) -> &str {
+        F::NAME
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        internal_err!("{}: return_field_from_args is the one to call", F::NAME)
+    }
+
+    fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
+        check_count::<F>(arg_types.len())?;
+        F::ARGS.iter().zip(arg_types).map(|(arg, given)| arg.coerce(F::NAME, given)).collect()
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        check_count::<F>(args.arg_fields.len())?;
+        let mut options = Some(CallOptions::default());
+        let mut may_name_model = false;
+        for (i, (arg, field)) in F::ARGS.iter().zip(args.arg_fields).enumerate() {
+            arg.coerce(F::NAME, field.data_type())?;
+            if let Arg::Options(fields) = arg {
+                options = match args.scalar_arguments.get(i).copied().flatten() {
+                    Some(scalar) => Some(CallOptions::of_scalar(F::NAME, fields, scalar)?),
+                    None => None,
+                };
+                may_name_model = options_arg::has_model(field.data_type());
+            }
+        }
+        let (function, session, scalars) = (F::NAME, self.session.as_ref(), args.scalar_arguments);
+        let data_type = F::return_type(&Plan { function, session, options, may_name_model, scalars })?;
+        Ok(Arc::new(Field::new(F::NAME, data_type, true)))
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let constant = args.args.iter().all(|a| matches!(a, ColumnarValue::Scalar(_)));
+        let rows = if constant { args.number_rows.min(1) } else { args.number_rows };
+        let return_type = args.return_field.data_type();
+        if constant && rows == 0 {
+            return Ok(ColumnarValue::Scalar(ScalarValue::try_from(return_type)?));
+        }
+        let call = Call { function: F::NAME, session: &self.session, args: &args.args, rows, return_type };
+        match F::invoke(&call)? {
+            ColumnarValue::Array(array) if constant => {
+                Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&array, 0)?))
+            }
+            result => Ok(result),
+        }
+    }
+
+    fn with_updated_config(&self, config: &ConfigOptions) -> Option<ScalarUDF> {
+        let session = Arc::new(config.extensions.get::<CapfiltOptions>()?.clone());
+        let (signature, documentation) = (self.signature.clone(), Arc::clone(&self.documentation));
+        Some(Self { session, signature, documentation, function: PhantomData }.into())
+    }
+
+    fn documentation(&self) -> Option<&Documentation> {
+        Some(&self.documentation)
+    }
+}
+
+impl<F: SqlFunction> PartialEq for Udf<F> {
+    fn eq(&self, other: &Self) -> bool {
+        self.session == other.session
+    }
+}
+
+impl<F: SqlFunction> Eq for Udf<F> {}
+
+impl<F: SqlFunction> Hash for Udf<F> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        F::NAME.hash(state);
+        self.session.hash(state);
+    }
+}
+
+impl<F: SqlFunction> Debug for Udf<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple(F::NAME).field(&self.session).finish()
+    }
+}

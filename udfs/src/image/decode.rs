@@ -1,0 +1,209 @@
+//! Pixels, as Pillow's `convert('RGB')` gives them.
+
+use image::{
+    ColorType, ImageDecoder, ImageError as Failure, Limits as DecoderLimits,
+    codecs::{bmp::BmpDecoder, png::PngDecoder, webp::WebPDecoder},
+};
+use std::{error::Error, io::Cursor};
+
+use super::{Format, ImageError, Limits, Preprocessor, gif, info, jpeg, tiff, webp};
+
+/// A decoded picture.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Rgb8 {
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// `height` rows of `width` pixels of three bytes, red first.
+    pub data: Vec<u8>,
+}
+
+impl std::fmt::Debug for Rgb8 {
+    /// The size: nobody wants to read the pixels.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Rgb8 {{ {} x {} }}", self.width, self.height)
+    }
+}
+
+/// Decodes an image: the first frame of an animation, without alpha (dropped, not blended), unrotated.
+///
+/// # Errors
+/// Everything that [`ImageError`] names but [`ImageError::Resize`]. Bytes after the end of the image are no error.
+pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
+    limits.check_bytes(bytes)?;
+    let image = match info::sniff(bytes)? {
+        Format::Jpeg => jpeg::decode(bytes, limits),
+        Format::Png => png(bytes, limits),
+        Format::WebP => webp(bytes, limits),
+        Format::Gif => gif::first_frame(bytes, limits),
+        Format::Bmp => bmp(bytes, limits),
+        Format::Tiff => tiff::first_picture(bytes, limits),
+    }?;
+    debug_assert_eq!(image.data.len(), image.width as usize * image.height as usize * 3);
+    Ok(image)
+}
+
+/// Whether an image can be used: decodes it and lets it go.
+///
+/// # Errors
+/// As [`decode`].
+pub fn check(bytes: &[u8], limits: &Limits) -> Result<(), ImageError> {
+    decode(bytes, limits).map(drop)
+}
+
+/// Decodes and squashes: `preprocessor.width * preprocessor.height * 3` bytes, rows of RGB.
+///
+/// # Errors
+/// As [`decode`].
+pub fn load(bytes: &[u8], limits: &Limits, preprocessor: &Preprocessor) -> Result<Vec<u8>, ImageError> {
+    preprocessor.squash(&decode(bytes, limits)?)
+}
+
+fn png(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
+    let header = info::PngHeader::read(bytes)?;
+    limits.check_size(header.width, header.height)?;
+    let mut decoder_limits = DecoderLimits::no_limits();
+    decoder_limits.max_alloc = Some(limits.memory());
+    let decoder =
+        PngDecoder::with_limits(Cursor::new(bytes), decoder_limits).map_err(|e| error(Format::Png, limits, e))?;
+    // Pillow keeps 16 bits of plain grey, and clips them on conversion; of the other kinds it takes the high byte.
+    let clip = header.depth == 16 && header.colour == 0;
+    pixels(Format::Png, decoder, limits, clip)
+}
+
+fn bmp(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
+    let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|e| error(Format::Bmp, limits, e))?;
+    pixels(Format::Bmp, decoder, limits, false)
+}
+
+fn webp(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
+    let format = Format::WebP;
+    let header = webp::Header::read(bytes)?;
+    let (width, height) = (header.width, header.height);
+    limits.check_size(width, height)?;
+    let canvas = u64::from(width) * u64::from(height);
+    // Lossless data without alpha are decoded to four channels first; so much is checked here, the rest in `read`.
+    limits.check_memory(format, canvas * 7)?;
+    let still = header.still(bytes)?;
+    let decoder = WebPDecoder::new(Cursor::new(still.file.as_ref())).map_err(|e| error(format, limits, e))?;
+    if !header.animated {
+        return pixels(format, decoder, limits, false);
+    }
+    let frame = pixels(format, decoder, limits, false)?;
+    if (frame.width, frame.height) == (width, height) {
+        return Ok(frame);
+    }
+    let right = u64::from(still.left) + u64::from(frame.width);
+    if right > u64::from(width) || u64::from(still.top) + u64::from(frame.height) > u64::from(height) {
+        return Err(format.corrupt("its first frame lies outside the canvas"));
+    }
+    let mut data = vec![0; canvas as usize * 3];
+    let rows = data.chunks_exact_mut(width as usize * 3).skip(still.top as usize);
+    for (row, from) in rows.zip(frame.data.chunks_exact(frame.width as usize * 3)) {
+        let left = still.left as usize * 3;
+        row[left..left + from.len()].copy_from_slice(from);
+    }
+    Ok(Rgb8 { width, height, data })
+}
+
+/// Reads all pixels and makes RGB of them. `clip`: 16 bits of grey are clipped at 255, as Pillow does with its mode
+/// `I;16`.
+pub(super) fn pixels(
+    format: Format,
+    decoder: impl ImageDecoder,
+    limits: &Limits,
+    clip: bool,
+) -> Result<Rgb8, ImageError> {
+    let (width, height) = decoder.dimensions();
+    let colour = decoder.color_type();
+    let data = read(format, decoder, limits)?;
+    let data = match colour {
+        ColorType::Rgb8 => data,
+        ColorType::Rgba8 => {
+            let mut data = data;
+            drop_alpha(&mut data);
+            data
+        }
+        ColorType::L8 => grey(data.iter().copied(), data.len()),
+        ColorType::La8 => grey(data.iter().step_by(2).copied(), data.len() / 2),
+        ColorType::L16 | ColorType::La16 => {
+            let channels = usize::from(colour.channel_count());
+            let byte = |pair: &[u8; 2]| match u16::from_ne_bytes(*pair) {
+                sample if clip => sample.min(255) as u8,
+                sample => (sample >> 8) as u8,
+            };
+            grey(data.as_chunks::<2>().0.iter().step_by(channels).map(byte), data.len() / 2 / channels)
+        }
+        ColorType::Rgb16 | ColorType::Rgba16 => {
+            let mut data = data;
+            let samples = data.len() / 2;
+            for at in 0..samples {
+                data[at] = (u16::from_ne_bytes([data[at * 2], data[at * 2 + 1]]) >> 8) as u8;
+            }
+            data.truncate(samples);
+            if colour == ColorType::Rgba16 {
+                drop_alpha(&mut data);
+            }
+            data
+        }
+        other => return Err(format.unsupported(format!("pixels of kind {other:?}"))),
+    };
+    Ok(Rgb8 { width, height, data })
+}
+
+/// All bytes of a picture, in the decoder's own channels. The only place where a picture's memory is taken.
+pub(super) fn read(format: Format, decoder: impl ImageDecoder, limits: &Limits) -> Result<Vec<u8>, ImageError> {
+    let (width, height) = decoder.dimensions();
+    if width == 0 || height == 0 {
+        return Err(format.corrupt(format!("its size is {width} x {height}")));
+    }
+    limits.check_size(width, height)?;
+    limits.check_memory(format, decoder.total_bytes())?;
+    let mut data = vec![0; decoder.total_bytes() as usize];
+    decoder.read_image(&mut data).map_err(|e| error(format, limits, e))?;
+    Ok(data)
+}
+
+/// RGBA to RGB, in place.
+pub(super) fn drop_alpha(data: &mut Vec<u8>) {
+    let pixels = data.len() / 4;
+    for at in 0..pixels {
+        data.copy_within(at * 4..at * 4 + 3, at * 3);
+    }
+    data.truncate(pixels * 3);
+}
+
+fn grey(samples: impl Iterator<Item = u8>, pixels: usize) -> Vec<u8> {
+    let mut data = vec![0; pixels * 3];
+    for (pixel, sample) in data.as_chunks_mut::<3>().0.iter_mut().zip(samples) {
+        *pixel = [sample; 3];
+    }
+    data
+}
+
+/// A decoder's error in our words: what kind it is decides, its text is only the reason.
+pub(super) fn error(format: Format, limits: &Limits, failure: Failure) -> ImageError {
+    let reason = match &failure {
+        Failure::Decoding(inner) => inner.source().map_or_else(|| inner.to_string(), ToString::to_string),
+        Failure::Unsupported(inner) => inner.to_string(),
+        other => other.to_string(),
+    };
+    // The format is named already.
+    let reason = reason.split_once("does not support the format features ").map_or(&*reason, |(_, feature)| feature);
+    let reason: String = reason.lines().next().unwrap_or_default().trim_end_matches('.').chars().take(200).collect();
+    match failure {
+        Failure::Limits(_) => ImageError::TooMuchMemory { format: format.label(), limit: limits.memory() },
+        Failure::Unsupported(_) => format.unsupported(reason),
+        Failure::IoError(inner) if inner.kind() == std::io::ErrorKind::UnexpectedEof => {
+            format.truncated("it ends early")
+        }
+        _ if ["unexpected end", "eof", "end of file", "truncated"]
+            .iter()
+            .any(|word| reason.to_ascii_lowercase().contains(word)) =>
+        {
+            format.truncated(reason)
+        }
+        _ => format.corrupt(reason),
+    }
+}

@@ -1,0 +1,147 @@
+//! GIF's container: where its first frame lies, and what Pillow shows around it.
+
+use image::codecs::gif::GifDecoder;
+use std::{borrow::Cow, io::Cursor};
+
+use super::{Format, ImageError, Limits, Rgb8, decode};
+
+/// The file up to the first frame's pixels.
+struct Header<'a> {
+    /// Size of the picture: the canvas, made larger where the frame does not fit into it, as Pillow does.
+    width: u32,
+    height: u32,
+    /// Of the frame in the picture: left, top, right, bottom.
+    frame: [u32; 4],
+    /// RGB triples, of the frame or else of the file.
+    palette: &'a [u8],
+    transparent: Option<u8>,
+    /// Where the frame's data start.
+    data: usize,
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at + 2).map(|b| u32::from(u16::from_le_bytes([b[0], b[1]])))
+}
+
+impl<'a> Header<'a> {
+    /// `None`: the bytes end before the first frame.
+    fn read(bytes: &'a [u8]) -> Option<Self> {
+        let (width, height) = word(bytes, 6).zip(word(bytes, 8))?;
+        let palette = |at: usize, flags: u8| bytes.get(at..at + palette_length(flags));
+        let global = palette(13, *bytes.get(10)?)?;
+        let mut at = 13 + global.len();
+        let mut transparent = None;
+        loop {
+            match *bytes.get(at)? {
+                b',' => break,
+                b'!' => {
+                    if let [0xf9, 4, flags, _, _, index, ..] = bytes.get(at + 1..)? {
+                        transparent = (flags & 1 == 1).then_some(*index);
+                    }
+                    at = after_blocks(bytes, at + 2)?;
+                }
+                b';' => return None,
+                _ => at += 1,
+            }
+        }
+        let (left, top) = word(bytes, at + 1).zip(word(bytes, at + 3))?;
+        let (right, bottom) = (left + word(bytes, at + 5)?, top + word(bytes, at + 7)?);
+        let local = palette(at + 10, *bytes.get(at + 9)?)?;
+        let data = at + 10 + local.len();
+        Some(Self {
+            width: width.max(right),
+            height: height.max(bottom),
+            frame: [left, top, right, bottom],
+            palette: if local.is_empty() { global } else { local },
+            transparent,
+            data,
+        })
+    }
+
+    /// Whether the bytes end within a block, be it of a later frame. That the end marker alone is missing is common,
+    /// and no harm.
+    fn is_cut(&self, bytes: &[u8]) -> bool {
+        let mut end = after_blocks(bytes, self.data + 1);
+        while let Some(at) = end {
+            end = match bytes.get(at) {
+                Some(b'!') => after_blocks(bytes, at + 2),
+                Some(b',') => bytes.get(at + 9).and_then(|flags| after_blocks(bytes, at + 11 + palette_length(*flags))),
+                _ => return false,
+            };
+        }
+        true
+    }
+}
+
+/// Bytes of the palette that these flags announce.
+fn palette_length(flags: u8) -> usize {
+    if flags & 0x80 == 0 { 0 } else { 3 << ((flags & 7) + 1) }
+}
+
+/// Where a sequence of blocks ends: each has its length before it, the last has none.
+fn after_blocks(bytes: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        let length = usize::from(*bytes.get(at)?);
+        at += 1 + length;
+        if length == 0 {
+            return Some(at);
+        }
+    }
+}
+
+/// Width, height and channels.
+pub(super) fn info(bytes: &[u8]) -> Result<(u32, u32, u8), ImageError> {
+    match Header::read(bytes) {
+        Some(header) => Ok((header.width, header.height, 3 + u8::from(header.transparent.is_some()))),
+        None => Err(Format::Gif.truncated("it ends before its first frame")),
+    }
+}
+
+/// The first frame on its canvas.
+pub(super) fn first_frame(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
+    let format = Format::Gif;
+    let header = Header::read(bytes).ok_or_else(|| format.truncated("it ends before its first frame"))?;
+    let (width, height) = (header.width, header.height);
+    limits.check_size(width, height)?;
+    if width > 65_535 || height > 65_535 {
+        return Err(format.corrupt("its first frame lies outside the canvas"));
+    }
+    // The canvas in four channels, and the frame once more in four and as indices.
+    let [left, top, right, bottom] = header.frame.map(u64::from);
+    let pixels = u64::from(width) * u64::from(height);
+    limits.check_memory(format, pixels * 4 + (right - left) * (bottom - top) * 5)?;
+
+    if header.is_cut(bytes) {
+        return Err(format.truncated("it ends within a frame"));
+    }
+
+    let mut file = Cow::Borrowed(bytes);
+    if word(bytes, 6) != Some(width) || word(bytes, 8) != Some(height) {
+        let file = file.to_mut();
+        file[6..8].copy_from_slice(&(width as u16).to_le_bytes());
+        file[8..10].copy_from_slice(&(height as u16).to_le_bytes());
+    }
+    let decoder = GifDecoder::new(Cursor::new(file.as_ref())).map_err(|error| decode::error(format, limits, error))?;
+    let mut data = decode::read(format, decoder, limits)?;
+    decode::drop_alpha(&mut data);
+    fill_around(&mut data, &header);
+    Ok(Rgb8 { width, height, data })
+}
+
+/// Gives the canvas around the frame the transparent colour, or the palette's first where there is none.
+fn fill_around(data: &mut [u8], header: &Header<'_>) {
+    let index = usize::from(header.transparent.unwrap_or(0));
+    let colour = match header.palette.get(index * 3..index * 3 + 3) {
+        Some(colour) => [colour[0], colour[1], colour[2]],
+        // Pillow's palettes start as a grey ramp.
+        None => [index as u8; 3],
+    };
+    let [left, top, right, bottom] = header.frame;
+    for (y, row) in (0..).zip(data.chunks_exact_mut(header.width as usize * 3)) {
+        for (x, pixel) in (0..).zip(row.as_chunks_mut::<3>().0) {
+            if y < top || y >= bottom || x < left || x >= right {
+                *pixel = colour;
+            }
+        }
+    }
+}

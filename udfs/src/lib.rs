@@ -1,0 +1,86 @@
+//! BLIP's captioner and filter as DataFusion functions over ONNX Runtime.
+//!
+//! [`register`] gives a session the functions of CapFilt: `caption` and `captions` write texts for an image, `itm_score` and
+//! `itc_score` say how well a text fits one, `embed_image` and `embed_text` give their embeddings, `image_info` and
+//! `image_error` look at the encoded bytes, and the table function `capfilt_stats` counts what was done. `SET capfilt.x = ..`
+//! chooses models and options.
+//!
+//! ```no_run
+//! # async fn f() -> datafusion::common::Result<()> {
+//! let ctx = capfilt_udfs::session(datafusion::prelude::SessionConfig::new())?;
+//! ctx.sql("SET capfilt.captioner = '/models/blip-captioner'").await?;
+//! ctx.sql("SELECT id, caption(image) FROM 'web.parquet'").await?.show().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! All sessions share one engine unless one is given with [`CapfiltOptions::with_engine`].
+
+pub mod blip;
+pub mod config;
+pub mod docs;
+pub mod engine;
+pub mod error;
+mod functions;
+pub mod image;
+mod query;
+pub mod text;
+
+use std::sync::Arc;
+
+use datafusion::common::Result as SqlResult;
+use datafusion::execution::{FunctionRegistry, SessionStateBuilder};
+use datafusion::logical_expr::ScalarUDF;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use engine::Client;
+
+pub use config::CapfiltOptions;
+pub use blip::{Inspection, inspect};
+pub use error::{Error, Result};
+
+/// Rows of a batch in [`session`]: with DataFusion's 8192 images of a batch, hours would pass before a LIMIT's first row.
+pub const BATCH_SIZE: usize = 64;
+
+/// Every scalar function, sorted by name, with default settings. A session that has a [`CapfiltOptions`] among its
+/// extensions gives them its own when it is built or a setting changes.
+pub fn functions() -> Vec<ScalarUDF> {
+    functions::with_options(&Arc::new(CapfiltOptions::new()))
+}
+
+/// Registers the functions and, unless the session has them, the settings.
+pub fn register(ctx: &SessionContext) -> SqlResult<()> {
+    let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned();
+    register_with(ctx, options.unwrap_or_default())
+}
+
+/// Registers the functions with these settings in place of any that the session had.
+pub fn register_with(ctx: &SessionContext, options: CapfiltOptions) -> SqlResult<()> {
+    let state = ctx.state_ref();
+    let mut state = state.write();
+    state.config_mut().options_mut().extensions.insert(options.clone());
+    for function in functions::with_options(&Arc::new(options)) {
+        state.register_udf(Arc::new(function))?;
+    }
+    state.register_udtf(functions::stats::NAME, Arc::new(functions::stats::Stats));
+    if !state.physical_optimizers().iter().any(|rule| rule.name() == query::QueryScopeRule.name()) {
+        let builder = SessionStateBuilder::new_from_existing(state.clone());
+        *state = builder.with_physical_optimizer_rule(Arc::new(query::QueryScopeRule)).build();
+    }
+    Ok(())
+}
+
+/// The session's identity at the engine: `cancel_running` ends what it has in flight. `None` without [`register`].
+pub fn client(ctx: &SessionContext) -> Option<Client> {
+    ctx.copied_config().options().extensions.get::<CapfiltOptions>().map(|o| o.client().clone())
+}
+
+/// A session with the functions, the information schema (for SHOW) and, where `config` leaves DataFusion's default, batches
+/// of [`BATCH_SIZE`] rows.
+pub fn session(config: SessionConfig) -> SqlResult<SessionContext> {
+    let untouched = config.batch_size() == SessionConfig::new().batch_size();
+    let config = if untouched { config.with_batch_size(BATCH_SIZE) } else { config };
+    let ctx = SessionContext::new_with_config(config.with_information_schema(true));
+    register(&ctx)?;
+    Ok(ctx)
+}

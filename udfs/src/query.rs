@@ -1,0 +1,209 @@
+//! Which query a call belongs to, so that a dropped query stops the engine's work for it.
+//!
+//! DataFusion tells a function neither its query nor that the query is gone: a task that waits in a function cannot be
+//! aborted. [`QueryScopeRule`] therefore puts a [`QueryScopeExec`] over the plan's root and over each operator that calls one of
+//! our functions. While such an operator is polled, its query's token is the thread's; a call finds it there. When the
+//! root's last stream is dropped, the token is cancelled, and waiting calls end within one slice.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, Weak};
+use std::task::{Context, Poll};
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::error::Result;
+use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::{
+    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions,
+};
+use futures::{Stream, StreamExt};
+
+use crate::engine::CancelToken;
+
+thread_local! {
+    static CURRENT: RefCell<Option<CancelToken>> = const { RefCell::new(None) };
+}
+
+/// The token of the query that this thread works for now; `None` outside of one, and while a query is planned.
+pub(crate) fn current_token() -> Option<CancelToken> {
+    CURRENT.with_borrow(Clone::clone)
+}
+
+/// One execution of a plan. Its streams hold it; dropping the last one cancels the token.
+#[derive(Debug)]
+struct Execution(CancelToken);
+
+impl Drop for Execution {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// What the scopes of one plan share. A plan that is executed again gets a new token.
+#[derive(Debug, Default)]
+struct Query(Mutex<Weak<Execution>>);
+
+impl Query {
+    /// The running execution, or a new one.
+    fn begin(&self) -> Arc<Execution> {
+        let mut running = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        running.upgrade().unwrap_or_else(|| {
+            let execution = Arc::new(Execution(CancelToken::new()));
+            *running = Arc::downgrade(&execution);
+            execution
+        })
+    }
+}
+
+/// Places the scopes. It runs last, so that no other rule sees them.
+#[derive(Debug)]
+pub(crate) struct QueryScopeRule;
+
+impl PhysicalOptimizerRule for QueryScopeRule {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+        let query = Arc::new(Query::default());
+        let mut found = false;
+        let plan = plan.transform_up(|node| {
+            use datafusion::common::tree_node::Transformed;
+            if node.downcast_ref::<QueryScopeExec>().is_some() || !calls_us(&node)? {
+                return Ok(Transformed::no(node));
+            }
+            found = true;
+            Ok(Transformed::yes(QueryScopeExec::wrap(node, &query, false)))
+        })?;
+        Ok(if found { QueryScopeExec::wrap(plan.data, &query, true) } else { plan.data })
+    }
+
+    fn name(&self) -> &str {
+        "capfilt_query_scope"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+/// Whether an operator's own expressions call one of our functions.
+fn calls_us(node: &Arc<dyn ExecutionPlan>) -> Result<bool> {
+    let mut found = false;
+    node.apply_expressions(&mut |expr: &Arc<dyn PhysicalExpr>| {
+        expr.apply(|e| {
+            let ours = e.downcast_ref::<ScalarFunctionExpr>().is_some_and(|f| crate::functions::is_ours(f.fun()));
+            found |= ours;
+            Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+        })
+    })?;
+    Ok(found)
+}
+
+/// Passes its input through; see the module.
+#[derive(Debug, Clone)]
+struct QueryScopeExec {
+    input: Arc<dyn ExecutionPlan>,
+    query: Arc<Query>,
+    /// Whether it is the plan's root, whose streams are the query's life.
+    root: bool,
+}
+
+impl QueryScopeExec {
+    fn wrap(input: Arc<dyn ExecutionPlan>, query: &Arc<Query>, root: bool) -> Arc<dyn ExecutionPlan> {
+        Arc::new(Self { input, query: Arc::clone(query), root })
+    }
+}
+
+impl DisplayAs for QueryScopeExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("QueryScopeExec")
+    }
+}
+
+impl ExecutionPlan for QueryScopeExec {
+    fn name(&self) -> &str {
+        "QueryScopeExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.input.properties()
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false]
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        match (children.pop(), children.is_empty()) {
+            (Some(input), true) => Ok(Self::wrap(input, &self.query, self.root)),
+            _ => datafusion::common::internal_err!("QueryScopeExec has one child"),
+        }
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        // Begun before the input's streams are made, so that these belong to the same execution.
+        let execution = self.query.begin();
+        let inner = self.input.execute(partition, context)?;
+        let token = execution.0.clone();
+        Ok(Box::pin(QueryScopeStream { inner, token, _execution: self.root.then_some(execution) }))
+    }
+}
+
+struct QueryScopeStream {
+    // Dropped first: what runs below sees the cancelled token only if the root is gone.
+    _execution: Option<Arc<Execution>>,
+    token: CancelToken,
+    inner: SendableRecordBatchStream,
+}
+
+impl Stream for QueryScopeStream {
+    type Item = Result<RecordBatch>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        /// Puts the thread's former token back, also when the poll panics.
+        struct Restore(Option<CancelToken>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                CURRENT.set(self.0.take());
+            }
+        }
+        let _restore = Restore(CURRENT.replace(Some(self.token.clone())));
+        self.inner.poll_next_unpin(cx)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.inner.size_hint()
+    }
+}
+
+impl RecordBatchStream for QueryScopeStream {
+    fn schema(&self) -> SchemaRef {
+        self.inner.schema()
+    }
+}
