@@ -95,7 +95,8 @@ pub fn message(error: &DataFusionError) -> String {
     match error.find_root() {
         DataFusionError::External(cause) => cause.to_string(),
         DataFusionError::SQL(cause, _) => cause.to_string(),
-        root @ (DataFusionError::Plan(_) | DataFusionError::SchemaError(..)) => root.strip_backtrace(),
+        DataFusionError::Plan(text) => text.clone(),
+        root @ DataFusionError::SchemaError(..) => root.strip_backtrace(),
         _ => error.strip_backtrace(),
     }
 }

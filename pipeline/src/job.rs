@@ -61,8 +61,15 @@ pub(crate) async fn main(args: &RunArgs) -> Result<()> {
             say(&format!("{summary}\ntable      {}", job.dest.display()));
             Ok(())
         }
-        Err(failure) => Err(anyhow!(failure.to_string())),
+        Err(failure) => Err(anyhow!(as_options(failure.to_string()))),
     }
+}
+
+/// The functions ask for a SET; here that is an option.
+fn as_options(text: String) -> String {
+    ["captioner", "filter"].iter().fold(text, |text, role| {
+        text.replace(&format!("SET capfilt.{role} = '/path/to/checkpoint'"), &format!("give --{role} DIR"))
+    })
 }
 
 fn recipe(args: &RunArgs) -> Result<Recipe> {

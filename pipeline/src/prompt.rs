@@ -118,7 +118,10 @@ fn statements(runtime: &Runtime, ctx: &SessionContext, params: &Params, format: 
             }
         })?;
         match rows {
-            Some(rows) => say(&format!("{rows} rows, {:.1} s", started.elapsed().as_secs_f64())),
+            Some(rows) => {
+                let unit = if rows == 1 { "row" } else { "rows" };
+                say(&format!("{rows} {unit}, {:.1} s", started.elapsed().as_secs_f64()));
+            }
             None => {
                 say("cancelled");
                 break;

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::dest::{self, Dest};
 use crate::error::{Error, Result};
 use crate::recipe::{Columns, Planned, Recipe};
-use crate::sink::{Layout, Sink};
+use crate::sink::{FILE_BYTES, Layout, Sink};
 use crate::source::{Chunk, Source};
 use crate::summary::{Summary, Tally};
 
@@ -105,7 +105,8 @@ pub async fn run(
 
     let dest = Dest::open(&job.dest)?;
     let replaces = job.overwrite && !dest.parts()?.is_empty();
-    let layout = Layout { images: job.images, kept_only: job.kept_only, overwrite: job.overwrite };
+    let (images, kept_only, overwrite) = (job.images, job.kept_only, job.overwrite);
+    let layout = Layout { images, kept_only, overwrite, file_bytes: FILE_BYTES };
     let sink = Sink::open(dest, &planned.schema(), source.written_schema(), layout)?;
 
     let rows = ctx.copied_config().batch_size();

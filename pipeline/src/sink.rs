@@ -26,7 +26,7 @@ use crate::source::recorded;
 /// A reader holds a row group's images in memory, and the writer its pages.
 const ROW_GROUP_BYTES: usize = 64 << 20;
 /// A larger file is cut, so that a job that fails late has whole files to show.
-const FILE_BYTES: usize = 512 << 20;
+pub(crate) const FILE_BYTES: usize = 512 << 20;
 /// An image and its copy share a page, or the second is stored whole: pages are large beside an image.
 const IMAGE_PAGE_BYTES: usize = 8 << 20;
 
@@ -36,6 +36,8 @@ pub(crate) struct Layout {
     pub(crate) images: Images,
     pub(crate) kept_only: bool,
     pub(crate) overwrite: bool,
+    /// From here on a file is cut.
+    pub(crate) file_bytes: usize,
 }
 
 /// What a sink has written.
@@ -176,7 +178,7 @@ impl Writer {
         let Some(part) = &mut self.open else { return Ok(()) };
         part.writer.write(&pairs).map_err(|e| Error::write_parquet(&part.path, &e))?;
         self.written.pairs += pairs.num_rows() as u64;
-        if part.writer.bytes_written() + part.writer.in_progress_size() >= FILE_BYTES {
+        if part.writer.bytes_written() + part.writer.in_progress_size() >= self.layout.file_bytes {
             self.end_part()?;
         }
         Ok(())
@@ -265,5 +267,110 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.discard();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use datafusion::arrow::array::{Array as _, ArrayRef, BinaryViewArray, StringArray};
+    use datafusion::arrow::datatypes::DataType;
+    use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+    use super::*;
+
+    /// Bytes that no codec makes smaller, other for each seed.
+    fn noise(seed: u64, length: usize) -> Vec<u8> {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()[4]
+        };
+        (0..length).map(|_| next()).collect()
+    }
+
+    /// Two texts for each image; the second of each is dropped where `drop_second`.
+    fn pairs(images: &[Vec<u8>], drop_second: bool) -> RecordBatch {
+        let image: BinaryViewArray = images.iter().flat_map(|i| [Some(i), Some(i)]).collect();
+        let kept: BooleanArray = images.iter().flat_map(|_| [Some(true), Some(!drop_second)]).collect();
+        let text: StringArray = images.iter().flat_map(|_| [Some("web"), Some("synthetic")]).collect();
+        let columns: [(&str, ArrayRef); 3] =
+            [("source", Arc::new(text)), ("kept", Arc::new(kept)), ("image", Arc::new(image))];
+        RecordBatch::try_from_iter(columns).unwrap()
+    }
+
+    fn layout(images: Images) -> Layout {
+        Layout { images, kept_only: false, overwrite: false, file_bytes: FILE_BYTES }
+    }
+
+    async fn write(folder: &Path, batches: &[RecordBatch], layout: Layout, whole: bool) -> Written {
+        let source = Schema::new(vec![Field::new("image", DataType::LargeBinary, true)]);
+        let dest = Dest::open(folder).unwrap();
+        let sink = Sink::open(dest, &batches[0].schema(), &source, layout).unwrap();
+        for batch in batches {
+            assert!(sink.write(0, batch.clone()).await);
+        }
+        let (written, ended) = sink.close(whole).await;
+        assert_eq!(ended.is_ok(), whole);
+        written
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[tokio::test]
+    async fn a_large_file_is_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let batches: Vec<_> = (0..3).map(|n| pairs(&[noise(n, 100)], true)).collect();
+        let written = write(folder.path(), &batches, Layout { file_bytes: 1, ..layout(Images::Kept) }, true).await;
+        assert_eq!(names(folder.path()), ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]);
+        assert_eq!((written.files.len(), written.pairs), (3, 6));
+        for (batch, file) in batches.iter().zip(&written.files) {
+            let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(file).unwrap()).unwrap();
+            // What other readers are told: the source's own type, and no views.
+            assert_eq!(reader.schema().field_with_name("image").unwrap().data_type(), &DataType::LargeBinary);
+            let rows: Vec<_> = reader.build().unwrap().collect::<Result<_, _>>().unwrap();
+            let images = rows[0].column_by_name("image").unwrap().as_binary::<i64>();
+            assert_eq!(images.value(0), batch.column_by_name("image").unwrap().as_binary_view().value(0));
+            assert!(images.is_null(1), "a dropped pair has no image");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_second_copy_of_an_image_costs_little() {
+        let folder = tempfile::tempdir().unwrap();
+        let images: Vec<_> = (0..24).map(|n| noise(n, 300_000)).collect();
+        let batches: Vec<_> = images.chunks(8).map(|some| pairs(some, false)).collect();
+        let written = write(folder.path(), &batches, layout(Images::All), true).await;
+        let once = (24 * 300_000) as f64;
+        let share = written.bytes as f64 / once;
+        assert!(share < 1.1, "{share}");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_ended_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let batches = [pairs(&[noise(1, 100)], false), pairs(&[noise(2, 100)], false)];
+        let written = write(folder.path(), &batches, layout(Images::All), false).await;
+        assert!(written.files.is_empty());
+        assert!(names(folder.path()).is_empty(), "{:?}", names(folder.path()));
+        // Cut files that are whole stay, unless they were to replace others.
+        let cut = Layout { file_bytes: 1, ..layout(Images::All) };
+        assert_eq!(write(folder.path(), &batches, cut.clone(), false).await.files.len(), 2);
+        let before = fs::read(folder.path().join("part-00000.parquet")).unwrap();
+        let others = [pairs(&[noise(3, 100)], false), pairs(&[noise(4, 100)], false)];
+        let replacing = Layout { overwrite: true, ..cut };
+        assert!(write(folder.path(), &others, replacing.clone(), false).await.files.is_empty());
+        assert!(before == fs::read(folder.path().join("part-00000.parquet")).unwrap());
+        write(folder.path(), &others[..1], replacing, true).await;
+        assert_eq!(names(folder.path()), ["part-00000.parquet"]);
+        assert!(before != fs::read(folder.path().join("part-00000.parquet")).unwrap());
     }
 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The benchmark: `make bench`, or PEERS=1 for transformers in the same run. Arguments (--quick, --threads N) go to both.
+# The benchmark: `make bench`, or PEERS=1 for transformers in the same run. Arguments (--quick, --threads N) go to ours, and from
+# its figures to theirs.
 set -eu -o pipefail
 cd "$(dirname "$0")/../.."
 

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::{PAIR_COLUMNS, Place, ids, root, web};
+use super::{PAIR_COLUMNS, Place, ids, web};
 
 #[test]
 fn a_job_writes_the_pair_table() {
@@ -52,7 +52,7 @@ fn a_job_writes_the_pair_table() {
     let same = place.ok(&[
         "sql", "--table", "t=pairs", "--table", "s=slice.parquet", "--format", "csv", "-c",
         "SELECT count(*) AS n FROM t JOIN s ON t.id = s.id WHERE t.source = 'web' AND (t.text IS NOT DISTINCT FROM s.text) \
-         AND t.url = s.url AND (t.text_is_true IS NOT DISTINCT FROM s.text_is_true) \
+         AND (t.url IS NOT DISTINCT FROM s.url) AND (t.text_is_true IS NOT DISTINCT FROM s.text_is_true) \
          AND (t.image_sha256 IS NOT DISTINCT FROM encode(sha256(s.image), 'hex')) \
          AND (t.image = s.image OR NOT t.kept)",
     ]);
@@ -135,8 +135,10 @@ fn an_empty_table_gives_an_empty_table() {
 #[test]
 fn hugging_faces_struct_is_an_image() {
     let place = Place::new();
-    let human = format!("human={}", root("tests/fixtures/human.parquet"));
-    place.ok(&["sql", "--table", &human, "-c", "COPY (SELECT * FROM human LIMIT 10) TO 'human.parquet'"]);
+    let table = format!("web={}", web());
+    let copy = "COPY (SELECT named_struct('bytes', image, 'path', url) AS image, text AS caption FROM web \
+                WHERE image_error(image) IS NULL ORDER BY id LIMIT 10) TO 'human.parquet'";
+    place.ok(&["sql", "--table", &table, "-c", copy]);
     let message = place.job_fails(&["human.parquet", "pairs"]);
     assert!(message.contains("--text-column") && message.contains("image, caption"), "{message}");
     place.job_ok(&["human.parquet", "pairs", "--text-column", "caption", "--image", "all"]);
@@ -235,6 +237,6 @@ fn models_must_be_checkpoints() {
     let message = place.fails(1, &["run", slice, "pairs", "--captioner", "model", "--filter", "model"]);
     assert!(message.contains("model"), "{message}");
     let message = place.fails(1, &["run", slice, "pairs"]);
-    assert!(message.contains("captioner"), "{message}");
+    assert!(message.contains("give --captioner DIR"), "{message}");
     assert!(!place.path("pairs").exists(), "a job that wrote nothing leaves nothing");
 }

@@ -63,11 +63,12 @@ fn value(option: OptionField) -> String {
 
 fn settings(out: &mut String) -> fmt::Result {
     out.push_str(
-        "\n# Settings\n\n`SET capfilt.name = 'value'`; `SHOW capfilt.name` prints it. The empty string, or `default`, takes it back. \
-         An option of a caption comes from the call, else from SET, else from the checkpoint's generation_config.json, else it is \
-         built in: beam search with 3 beams, max_length 20, min_length 0, top_p 0.9, no penalties. A view or prepared statement \
-         keeps the settings it was planned with.\n\n| setting | default | value | meaning |\n|---|---|---|---|\n",
+        "\n# Settings\n\n`SET capfilt.name = 'value'`; `SHOW capfilt.name` prints it. The empty string, or `default`, \
+         takes it back. An option of a caption comes from the call, else from SET, else from the checkpoint's \
+         generation_config.json, else it is built in: beam search with 3 beams, max_length 20, min_length 0, top_p 0.9, \
+         no penalties. A view or prepared statement keeps the settings it was planned with.\n\n",
     );
+    out.push_str("| setting | default | value | meaning |\n|---|---|---|---|\n");
     for setting in SETTINGS {
         let default = setting.default.map_or("unset".into(), |d| format!("`{d}`"));
         writeln!(out, "| `{}` | {default} | {} | {} |", setting.name, setting.kind.allowed(), setting.description)?;

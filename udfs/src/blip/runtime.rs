@@ -104,9 +104,9 @@ fn auto() -> Result<Device> {
     CHOICE
         .get_or_init(|| {
             environment()?;
-            let (device, why) = match cuda(0) {
-                Ok(device) => (device, "a CUDA device is there".to_string()),
-                Err(e) => (Device::Cpu, format!("no CUDA: {}", first_line(&e.to_string()))),
+            let (device, why) = match try_cuda(0) {
+                Ok(()) => (Device::Cuda(0), "a CUDA device is there".to_string()),
+                Err(why) => (Device::Cpu, why),
             };
             log::info!("device auto: {device} ({why})");
             Ok(device)
@@ -114,24 +114,26 @@ fn auto() -> Result<Device> {
         .clone()
 }
 
-/// CUDA device `id`, tried by making a session on it: that the library knows CUDA does not mean that it works here.
 fn cuda(id: i32) -> Result<Device> {
-    let absent = |why: String| {
+    environment()?;
+    try_cuda(id).map(|()| Device::Cuda(id)).map_err(|why| {
         Error::Runtime(format!(
             "capfilt.device 'cuda:{id}' cannot be used: {why}; use 'cpu', or an onnxruntime-gpu library with its CUDA \
              and cuDNN (ORT_DYLIB_PATH)"
         ))
-    };
-    environment()?;
-    let compiled = CUDA::is_available().map_err(|e| absent(e.to_string()))?;
-    if !compiled {
-        return Err(absent("this ONNX Runtime is built without CUDA".into()));
+    })
+}
+
+/// Makes a session on CUDA device `id`: that the library knows CUDA does not mean that it works here. Says why it does not.
+fn try_cuda(id: i32) -> std::result::Result<(), String> {
+    if !CUDA::is_available().map_err(|e| e.to_string())? {
+        return Err("this ONNX Runtime is built without CUDA".into());
     }
     let probe = super::graph::probe();
     builder(Device::Cuda(id), 1)
         .and_then(|mut b| b.commit_from_memory(&probe).map_err(|e| e.to_string()))
-        .map_err(|e| absent(first_line(&e).to_string()))?;
-    Ok(Device::Cuda(id))
+        .map(drop)
+        .map_err(|e| first_line(&e).to_string())
 }
 
 fn builder(device: Device, threads: usize) -> std::result::Result<SessionBuilder, String> {

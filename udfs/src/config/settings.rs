@@ -35,7 +35,8 @@ settings! {
     Captioner "captioner": Kind::Text, default None,
         "Checkpoint of caption and captions: a folder in Hugging Face layout, or a registered name";
     Filter "filter": Kind::Text, default None,
-        "Checkpoint of itm_score, itc_score, embed_image and embed_text: a folder in Hugging Face layout, or a registered name";
+        "Checkpoint of itm_score, itc_score, embed_image and embed_text: a folder in Hugging Face \
+         layout, or a registered name";
     Device "device": Kind::Device, default Some("auto"),
         "Where models run; auto takes the first CUDA device where ONNX Runtime offers one, else the CPU";
     Precision "precision": Kind::Choice(&["fp32", "int8"]), default Some("fp32"),
@@ -43,7 +44,8 @@ settings! {
     ItmToken "itm_token": Kind::Choice(&["enc", "cls"]), default Some("enc"),
         "First token of a text that is matched with an image: enc as BLIP was trained, cls as transformers does";
     MaxTextTokens "max_text_tokens": Kind::Integer { min: 2, max: 512 }, default Some("35"),
-        "Longest text of itm_score, itc_score and embed_text in tokens, first and last one counted; longer ones are cut";
+        "Longest text of itm_score, itc_score and embed_text in tokens, first and last one counted; longer ones \
+         are cut";
     CleanText "clean_text": Kind::Flag, default Some("off"),
         "Whether texts go through BLIP's pre_caption first: lower case, no punctuation, at most 30 words";
     Threads "threads": Kind::Integer { min: 0, max: 1024 }, default Some("0"),

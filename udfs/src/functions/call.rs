@@ -87,8 +87,8 @@ impl<'a> Call<'a> {
         }
         let path = images.path(row).map(|p| format!(", path {p}")).unwrap_or_default();
         let message = format!(
-            "{}: row {row} of the batch: {why} (sha256 {}{path}); SET capfilt.on_error = 'null' to get NULL instead, and \
-             image_error(image) for the reason",
+            "{}: row {row} of the batch: {why} (sha256 {}{path}); SET capfilt.on_error = 'null' to get NULL instead, \
+             and image_error(image) for the reason",
             self.function,
             hex::encode(sha256)
         );

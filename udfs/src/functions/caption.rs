@@ -17,8 +17,8 @@ pub(crate) struct Caption;
 
 impl SqlFunction for Caption {
     const NAME: &'static str = "caption";
-    const DESCRIPTION: &'static str = "Writes a caption of an image with the model of `capfilt.captioner`. NULL, and an image that \
-        cannot be used, give NULL. The caption leaves out its prompt; it may be the empty string.";
+    const DESCRIPTION: &'static str = "Writes a caption of an image with the model of `capfilt.captioner`. NULL, \
+        and an image that cannot be used, give NULL. The caption leaves out its prompt; it may be the empty string.";
     const RETURNS: &'static str = "Utf8";
     const ARGS: &'static [Arg] = &[Arg::Image, Arg::Options(captioning::OPTIONS)];
     const EXAMPLE: &'static str =

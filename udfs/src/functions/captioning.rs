@@ -58,6 +58,14 @@ struct Setup {
     seed: u64,
 }
 
+/// What was asked of the engine for one row.
+struct Asked {
+    sha256: [u8; 32],
+    model: usize,
+    /// Of the outcomes.
+    places: Vec<usize>,
+}
+
 fn setup(call: &Call<'_>, tasks: &mut Tasks<'_>, given: &CallOptions, unnamed: Option<Strategy>) -> Result<Setup> {
     let asked = Layered { call: given, session: call.session };
     let model = tasks.model(Key::Captioner, given.model())?;
@@ -69,7 +77,8 @@ fn setup(call: &Call<'_>, tasks: &mut Tasks<'_>, given: &CallOptions, unnamed: O
     Ok(Setup { model, prompt, options: Arc::new(options), seed })
 }
 
-/// Makes `count(row)` captions of each row's image. A row without an image, with a bad one or without a count gives `None`.
+/// Makes `count(row)` captions of each row's image. A row without an image, with a bad one or without a count gives
+/// `None`.
 pub(crate) fn run<'a>(
     call: &'a Call<'a>,
     options_arg: usize,
@@ -81,7 +90,6 @@ pub(crate) fn run<'a>(
     let mut setups: Vec<Option<Setup>> = options.distinct.iter().map(|_| None).collect();
     let mut tasks = Tasks::new(call);
     let mut digests = Digests::default();
-    // For each row with work: its digest, its model, and the places of its outcomes.
     let mut rows = Vec::with_capacity(call.rows);
     for row in 0..call.rows {
         let (Some(bytes), Some(count)) = (images.get(row), count(row)?) else {
@@ -106,11 +114,11 @@ pub(crate) fn run<'a>(
                 tasks.push(setup.model, Task { image: Some(ImageSource { bytes, sha256 }), work })
             })
             .collect();
-        rows.push(Some((sha256, setup.model, places)));
+        rows.push(Some(Asked { sha256, model: setup.model, places }));
     }
     let outcomes = tasks.run()?;
-    let finish = |(row, work): (usize, Option<([u8; 32], usize, Vec<usize>)>)| {
-        let Some((sha256, model, places)) = work else { return Ok(None) };
+    let finish = |(row, work): (usize, Option<Asked>)| {
+        let Some(Asked { sha256, model, places }) = work else { return Ok(None) };
         let tokenizer = tasks.handle(model).tokenizer();
         let mut captions = Vec::with_capacity(places.len());
         for place in places {

@@ -26,9 +26,9 @@ fn check_count(n: i64) -> Result<u32, String> {
 
 impl SqlFunction for Captions {
     const NAME: &'static str = "captions";
-    const DESCRIPTION: &'static str = "Samples `n` captions of an image with the model of `capfilt.captioner`, by nucleus sampling \
-        unless the call or SET names another strategy. They share the work on the image. NULL, and an image that cannot be used, \
-        give NULL.";
+    const DESCRIPTION: &'static str = "Samples `n` captions of an image with the model of `capfilt.captioner`, by \
+        nucleus sampling unless the call or SET names another strategy. They share the work on the image. NULL, and \
+        an image that cannot be used, give NULL.";
     const RETURNS: &'static str = "List(Utf8)";
     const ARGS: &'static [Arg] = &[Arg::Image, Arg::Count, Arg::Options(captioning::OPTIONS)];
     const EXAMPLE: &'static str = "SELECT id, unnest(captions(image, 3, named_struct('seed', 7))) AS text FROM web";

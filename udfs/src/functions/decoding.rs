@@ -7,8 +7,8 @@ use crate::blip::PartialGeneration;
 use crate::blip::generate::{GenerationOptions, Strategy};
 use crate::config::settings::Key;
 
-/// Resolves the options of a caption. `unnamed` is the strategy where neither the call nor SET names one; without it the
-/// checkpoint decides. The error says which option does not fit.
+/// Resolves the options of a caption. `unnamed` is the strategy where neither the call nor SET names one; without it
+/// the checkpoint decides. The error says which option does not fit.
 pub(crate) fn resolve(
     function: &str,
     asked: Layered<'_>,

@@ -16,8 +16,8 @@ pub(crate) struct EmbedImage;
 
 impl SqlFunction for EmbedImage {
     const NAME: &'static str = "embed_image";
-    const DESCRIPTION: &'static str = "Embedding of an image by the model of `capfilt.filter`, of unit length, in the space of \
-        `embed_text`. NULL, and an image that cannot be used, give NULL.";
+    const DESCRIPTION: &'static str = "Embedding of an image by the model of `capfilt.filter`, of unit length, in \
+        the space of `embed_text`. NULL, and an image that cannot be used, give NULL.";
     const RETURNS: &'static str = "FixedSizeList(Float32, d), with the model's d";
     const ARGS: &'static [Arg] = &[Arg::Image, Arg::Options(IMAGE_OPTIONS)];
     const EXAMPLE: &'static str = "SELECT id, embed_image(image) AS embedding FROM web";

@@ -14,8 +14,8 @@ pub(crate) struct EmbedText;
 
 impl SqlFunction for EmbedText {
     const NAME: &'static str = "embed_text";
-    const DESCRIPTION: &'static str = "Embedding of a text by the model of `capfilt.filter`, of unit length, in the space of \
-        `embed_image`. NULL gives NULL.";
+    const DESCRIPTION: &'static str = "Embedding of a text by the model of `capfilt.filter`, of unit length, in the \
+        space of `embed_image`. NULL gives NULL.";
     const RETURNS: &'static str = "FixedSizeList(Float32, d), with the model's d";
     const ARGS: &'static [Arg] = &[Arg::Text, Arg::Options(TEXT_OPTIONS)];
     const EXAMPLE: &'static str = "SELECT embed_text('a red apple') AS query";

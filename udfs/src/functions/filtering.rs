@@ -31,12 +31,12 @@ pub(crate) const MATCH_OPTIONS: &[OptionField] = &[
     OptionField::Model,
 ];
 
-/// Width of ITC embeddings in every checkpoint that BLIP's authors published: what is planned where a call names the model and
-/// `capfilt.filter` is unset.
+/// Width of ITC embeddings in every checkpoint that BLIP's authors published: what is planned where a call names the
+/// model and `capfilt.filter` is unset.
 const USUAL_WIDTH: usize = 256;
 
-/// The type of an embedding. It has to be known before the options of a call are, so `capfilt.filter` decides, and a call
-/// may name only models of the same width.
+/// The type of an embedding. It has to be known before the options of a call are, so `capfilt.filter` decides, and a
+/// call may name only models of the same width.
 pub(crate) fn embedding_type(plan: &Plan<'_>) -> Result<DataType> {
     let width = |named: Option<&str>| -> Result<usize> {
         let dir = checkpoint(plan.function, Key::Filter, named, plan.session)?;
@@ -52,7 +52,8 @@ pub(crate) fn embedding_type(plan: &Plan<'_>) -> Result<DataType> {
         let own = width(named)?;
         if own != planned {
             return plan_err!(
-                "{}: embeddings of {model} have {own} numbers, but {planned} were planned: SET capfilt.filter = '{model}' instead",
+                "{}: embeddings of {model} have {own} numbers, but {planned} were planned: \
+                 SET capfilt.filter = '{model}' instead",
                 plan.function
             );
         }
@@ -166,7 +167,8 @@ pub(crate) fn embeddings(call: &Call<'_>, rows: &[Option<Arc<[f32]>>]) -> Result
             Some(vector) if vector.len() == size => values.extend_from_slice(vector),
             Some(vector) => {
                 return exec_err!(
-                    "{}: the model's embeddings have {} numbers, but {size} were planned: SET capfilt.filter to this model instead of naming it in the call",
+                    "{}: the model's embeddings have {} numbers, but {size} were planned: \
+                     SET capfilt.filter to this model instead of naming it in the call",
                     call.function,
                     vector.len()
                 );

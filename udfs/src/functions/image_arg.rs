@@ -32,7 +32,8 @@ pub(crate) fn check_type(function: &str, given: &DataType) -> Result<()> {
             ),
         },
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => plan_err!(
-            "{function}: argument image must be the encoded bytes ({ALLOWED}), not {given}: a path or URL is not read here"
+            "{function}: argument image must be the encoded bytes ({ALLOWED}), not {given}: a path or URL \
+             is not read here"
         ),
         _ if is_bytes(given) => Ok(()),
         _ => plan_err!("{function}: argument image must be {ALLOWED}, not {given}"),

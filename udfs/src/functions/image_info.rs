@@ -28,9 +28,9 @@ fn fields() -> Fields {
 
 impl SqlFunction for ImageInfo {
     const NAME: &'static str = "image_info";
-    const DESCRIPTION: &'static str = "What an image's header says: its format, its width and height in pixels, and its channels. \
-        No pixel is decoded, so a picture that is damaged further on passes: `image_error` finds that. NULL, and bytes without \
-        a usable header, give NULL. Needs no model.";
+    const DESCRIPTION: &'static str = "What an image's header says: its format, its width and height in pixels, and \
+        its channels. No pixel is decoded, so a picture that is damaged further on passes: `image_error` finds \
+        that. NULL, and bytes without a usable header, give NULL. Needs no model.";
     const RETURNS: &'static str = "Struct(format Utf8, width UInt32, height UInt32, channels UInt8)";
     const ARGS: &'static [Arg] = &[Arg::Image];
     const EXAMPLE: &'static str = "SELECT id FROM web WHERE image_info(image)['width'] >= 64";

@@ -20,8 +20,9 @@ pub(crate) struct ItcScore;
 
 impl SqlFunction for ItcScore {
     const NAME: &'static str = "itc_score";
-    const DESCRIPTION: &'static str = "Cosine of the embeddings of an image and a text by the model of `capfilt.filter`, from -1 to \
-        1: BLIP's image-text contrast, which reads them apart and is cheap. NULL, and an image that cannot be used, give NULL.";
+    const DESCRIPTION: &'static str = "Cosine of the embeddings of an image and a text by the model of \
+        `capfilt.filter`, from -1 to 1: BLIP's image-text contrast, which reads them apart and is cheap. NULL, and \
+        an image that cannot be used, give NULL.";
     const RETURNS: &'static str = "Float32";
     const ARGS: &'static [Arg] = &[Arg::Image, Arg::Text, Arg::Options(TEXT_OPTIONS)];
     const EXAMPLE: &'static str =

@@ -20,8 +20,8 @@ pub(crate) struct ItmScore;
 
 impl SqlFunction for ItmScore {
     const NAME: &'static str = "itm_score";
-    const DESCRIPTION: &'static str = "Probability, by the model of `capfilt.filter`, that a text matches an image: BLIP's \
-        image-text matching, which reads both together. NULL, and an image that cannot be used, give NULL.";
+    const DESCRIPTION: &'static str = "Probability, by the model of `capfilt.filter`, that a text matches an image: \
+        BLIP's image-text matching, which reads both together. NULL, and an image that cannot be used, give NULL.";
     const RETURNS: &'static str = "Float32";
     const ARGS: &'static [Arg] = &[Arg::Image, Arg::Text, Arg::Options(MATCH_OPTIONS)];
     const EXAMPLE: &'static str = "SELECT id, text FROM web WHERE itm_score(image, text) >= 0.5";

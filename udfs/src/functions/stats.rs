@@ -22,8 +22,8 @@ use crate::engine::{Engine, ModelStats};
 pub(crate) const NAME: &str = "capfilt_stats";
 
 /// What it is for.
-pub(crate) const DESCRIPTION: &str = "What the session's engine has done since it started, a row for each model it used. Counters \
-    are read when the query runs.";
+pub(crate) const DESCRIPTION: &str = "What the session's engine has done since it started, a row for each model it \
+    used. Counters are read when the query runs.";
 
 enum Values {
     Text(fn(&ModelStats) -> String),

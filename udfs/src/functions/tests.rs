@@ -87,7 +87,8 @@ async fn good_pictures_are_told_from_bad_ones() -> Result<()> {
     )
     .await?;
     assert!(!bad.contains('.'), "{bad}");
-    let sizes = "SELECT count(*) = count(image_info(image)['width'] + image_info(image)['height']) AS all_there FROM t WHERE image IS NOT NULL";
+    let sizes = "SELECT count(*) = count(image_info(image)['width'] + image_info(image)['height']) AS all_there \
+                 FROM t WHERE image IS NOT NULL";
     assert!(table(&ctx, sizes).await?.contains("true"));
     assert!(table(&ctx, "SELECT image_error(image) FROM t WHERE image IS NULL").await?.contains("no image"));
     assert!(table(&ctx, "SELECT image_info(image) IS NULL AS x FROM t WHERE image IS NULL").await?.contains("true"));
@@ -220,7 +221,12 @@ async fn stats_are_a_table() -> Result<()> {
 #[tokio::test]
 async fn functions_describe_themselves() -> Result<()> {
     let ctx = session(SessionConfig::new())?;
-    let rows = table(&ctx, "SELECT DISTINCT routine_name, syntax_example FROM information_schema.routines WHERE routine_name LIKE 'caption%'").await?;
+    let rows = table(
+        &ctx,
+        "SELECT DISTINCT routine_name, syntax_example FROM information_schema.routines \
+                WHERE routine_name LIKE 'caption%'",
+    )
+    .await?;
     assert!(rows.contains("captions(image, n [, options])"), "{rows}");
     for function in functions() {
         let doc = function.documentation().unwrap();

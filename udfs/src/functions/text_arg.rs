@@ -15,7 +15,8 @@ pub(crate) fn check_type(function: &str, given: &DataType) -> Result<()> {
             check_type(function, values)
         }
         _ => plan_err!(
-            "{function}: argument text must be a string (Utf8, LargeUtf8, Utf8View or a dictionary of them), not {given}"
+            "{function}: argument text must be a string (Utf8, LargeUtf8, Utf8View or a dictionary of them), \
+             not {given}"
         ),
     }
 }

@@ -17,6 +17,9 @@ use super::{Format, ImageError, Limits, Rgb8};
 /// and 15 of its value, and a whole code.
 const ONES: usize = 8;
 
+/// Subsampling that the decoder refuses or gets wrong: seldom seen.
+const SAMPLING: &str = "such sampling of colours";
+
 /// A file's frame header.
 #[derive(Debug)]
 pub(super) struct Frame {
@@ -25,6 +28,8 @@ pub(super) struct Frame {
     /// Identifier, horizontal and vertical sampling factor of each.
     pub(super) components: Vec<[u8; 3]>,
     progressive: bool,
+    /// What cannot be decoded about it.
+    unsupported: Option<&'static str>,
 }
 
 /// How three or four components mean colours, decided as libjpeg does.
@@ -132,40 +137,31 @@ impl Frame {
     }
 
     fn parse(marker: u8, body: &[u8]) -> Result<Self, ImageError> {
-        let kind = match marker {
-            0xc0..=0xc2 => None,
-            0xc3 => Some("lossless coding"),
-            0xc9..=0xcb => Some("arithmetic coding"),
-            _ => Some("hierarchical coding"),
-        };
-        if let Some(kind) = kind {
-            return Err(Format::Jpeg.unsupported(kind));
-        }
         let [depth, a, b, c, d, count, rest @ ..] = body else { return Err(corrupt("a short frame header")) };
         let (height, width) = (u32::from(u16::from_be_bytes([*a, *b])), u32::from(u16::from_be_bytes([*c, *d])));
         let components: Vec<[u8; 3]> = rest.as_chunks::<3>().0.iter().map(|c| [c[0], c[1] >> 4, c[1] & 15]).collect();
-        if *depth != 8 {
-            return Err(Format::Jpeg.unsupported(format!("{depth} bits a sample")));
-        }
         if height == 0 || width == 0 {
             return Err(corrupt("a side of no length"));
         }
-        if components.len() != usize::from(*count) || rest.len() % 3 != 0 {
+        if components.is_empty() || components.len() != usize::from(*count) || rest.len() % 3 != 0 {
             return Err(corrupt("a frame header of a wrong length"));
-        }
-        if !matches!(count, 1 | 3 | 4) {
-            return Err(Format::Jpeg.unsupported(format!("{count} components")));
         }
         if components.iter().any(|[_, h, v]| !(1..=4).contains(h) || !(1..=4).contains(v)) {
             return Err(corrupt("a sampling factor out of range"));
         }
-        // The decoder knows no factor of three along the rows, and (silently) garbles colours finer than the
-        // brightness.
         let widest = components.iter().map(|c| c[1]).max().unwrap_or(1);
-        if components.iter().any(|c| c[1] == 3) || components[0][1] < widest {
-            return Err(Format::Jpeg.unsupported("such sampling of colours"));
-        }
-        Ok(Self { width, height, components, progressive: marker == 0xc2 })
+        let unsupported = match marker {
+            0xc3 => Some("lossless coding"),
+            0xc9..=0xcb => Some("arithmetic coding"),
+            0xc5.. => Some("hierarchical coding"),
+            _ if *depth != 8 => Some("more than 8 bits a sample"),
+            _ if !matches!(count, 1 | 3 | 4) => Some("neither 1, 3 nor 4 components"),
+            // The decoder knows no factor of three along the rows, and silently garbles colours finer than the
+            // brightness.
+            _ if components[0][1] < widest || components.iter().any(|c| c[1] == 3) => Some(SAMPLING),
+            _ => None,
+        };
+        Ok(Self { width, height, components, progressive: marker == 0xc2, unsupported })
     }
 
     /// Bytes of the coefficients of the whole picture: two for each, of all components, in whole blocks.
@@ -187,7 +183,7 @@ impl Walk {
         let mut file = Vec::with_capacity(bytes.len() + 2 * ONES + 2);
         file.extend_from_slice(&[0xff, 0xd8]);
         let (mut frame, mut jfif, mut adobe, mut scans) = (None::<Frame>, false, None, 0_usize);
-        // Whether there are scans of some components but not of one, and restart markers.
+        // Whether there are scans of several components, and restart markers.
         let (mut mixed, mut restarts) = (false, false);
         // Components that have been seen: at all where sequential, with their mean value where progressive.
         let mut seen: Vec<u8> = Vec::new();
@@ -256,8 +252,11 @@ impl Walk {
 
 /// Decodes a JPEG. CMYK becomes RGB as in Pillow, which takes Adobe's inverted values for granted.
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
-    let Frame { width, height, .. } = Frame::read(bytes)?;
+    let Frame { width, height, unsupported, .. } = Frame::read(bytes)?;
     limits.check_size(width, height)?;
+    if let Some(kind) = unsupported {
+        return Err(Format::Jpeg.unsupported(kind));
+    }
     let Walk { frame, colour, buffered, mut file } = Walk::new(bytes)?;
     let output = u64::from(width) * u64::from(height) * 3;
     limits.check_memory(Format::Jpeg, output + if buffered { frame.coefficients() } else { 0 })?;
@@ -290,7 +289,7 @@ fn error(error: DecodeErrors) -> ImageError {
         return Format::Jpeg.truncated("its picture ends early or is garbled");
     }
     if reason.contains("component dimensions") || reason.contains("Missing samples") {
-        return Format::Jpeg.unsupported("such sampling of colours");
+        return Format::Jpeg.unsupported(SAMPLING);
     }
     Format::Jpeg.corrupt(reason.lines().next().unwrap_or_default().chars().take(200).collect::<String>())
 }

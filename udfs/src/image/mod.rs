@@ -41,7 +41,10 @@ pub enum ImageError {
         limit: u64,
     },
     /// More pixels than `capfilt.max_image_pixels`, by the header: nothing was decoded.
-    #[error("image is {width} x {height} = {} pixels, above capfilt.max_image_pixels = {limit}", u64::from(*width) * u64::from(*height))]
+    #[error(
+        "image is {width} x {height} = {} pixels, above capfilt.max_image_pixels = {limit}",
+        u64::from(*width) * u64::from(*height)
+    )]
     TooManyPixels {
         /// Width in pixels.
         width: u32,

@@ -20,9 +20,15 @@ fn names() -> Vec<String> {
     serde_json::from_value(golden["images"].clone()).unwrap()
 }
 
+/// What the golden pixels were made with.
 fn blip64() -> Preprocessor {
-    let json = fixture("captioner/preprocessor_config.json");
-    Preprocessor::from_json(std::str::from_utf8(&json).unwrap()).unwrap()
+    let json = r#"{
+        "do_convert_rgb": true, "do_normalize": true, "do_rescale": true, "do_resize": true,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_processor_type": "BlipImageProcessor",
+        "image_std": [0.26862954, 0.26130258, 0.27577711], "resample": 3, "rescale_factor": 0.00392156862745098,
+        "size": {"height": 64, "width": 64}
+    }"#;
+    Preprocessor::from_json(json).unwrap()
 }
 
 fn refuse(bytes: &[u8]) -> String {
@@ -197,6 +203,19 @@ fn an_end_marker_does_not_make_a_cut_jpeg_whole() {
             assert!(matches!(error, ImageError::Truncated { .. }), "{name} at {part}0 %: {error}");
         }
     }
+}
+
+#[test]
+fn what_the_jpeg_decoder_would_garble_is_refused() {
+    let file = |start: u8, luma: u8, chroma: u8| {
+        let frame = [0xff, start, 0, 17, 8, 0, 8, 0, 8, 3, 1, luma, 0, 2, chroma, 0, 3, chroma, 0];
+        let scans = [1, 2, 3].map(|component| [0xff, 0xda, 0, 8, 1, component, 0, 0, 63, 0, 0xaa]);
+        [b"\xff\xd8", &frame[..], scans.as_flattened(), b"\xff\xd9"].concat()
+    };
+    assert!(refuse(&file(0xc0, 0x11, 0x21)).starts_with("unsupported JPEG: such sampling"));
+    assert!(refuse(&file(0xc0, 0x22, 0x11)).starts_with("unsupported JPEG: sequential coding in several scans"));
+    assert!(refuse(&file(0xc9, 0x11, 0x11)).starts_with("unsupported JPEG: arithmetic coding"));
+    assert_eq!(info(&file(0xc9, 0x11, 0x11), &Limits::default()).unwrap().width, 8);
 }
 
 #[test]

@@ -32,37 +32,66 @@ fn four(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
 }
 
+/// Width, height and whether there is alpha, of a chunk with pixels; `None`: another chunk.
+fn picture(name: &[u8], data: &[u8]) -> Result<Option<(u32, u32, bool)>, ImageError> {
+    match name {
+        b"VP8L" => {
+            let bits = four(data, 1).ok_or_else(ends_early)?;
+            if data[0] != 0x2f {
+                return Err(Format::WebP.corrupt("its lossless data have a wrong signature"));
+            }
+            Ok(Some(((bits & 0x3fff) + 1, (bits >> 14 & 0x3fff) + 1, bits >> 28 & 1 == 1)))
+        }
+        b"VP8 " => {
+            let (start, size) = three(data, 3).zip(four(data, 6)).ok_or_else(ends_early)?;
+            if start != 0x2a_019d {
+                return Err(Format::WebP.corrupt("its lossy data have a wrong signature"));
+            }
+            Ok(Some((size & 0x3fff, size >> 16 & 0x3fff, false)))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The name and the data of the chunk at `at`, and where the next one starts.
+fn chunk(file: &[u8], at: usize) -> Option<(&[u8], &[u8], usize)> {
+    let size = four(file, at + 4)? as usize;
+    let data = file.get(at + 8..(at + 8).checked_add(size)?)?;
+    Some((&file[at..at + 4], data, at + 8 + size + size % 2))
+}
+
+/// Fails unless the first chunk with pixels has this size. The decoder takes its memory by that chunk's word, and
+/// compares only afterwards.
+fn check_pixels(file: &[u8], width: u32, height: u32) -> Result<(), ImageError> {
+    let mut at = 12;
+    while let Some((name, data, next)) = chunk(file, at) {
+        match picture(name, data)? {
+            Some((w, h, _)) if (w, h) == (width, height) => return Ok(()),
+            Some(_) => return Err(Format::WebP.corrupt("its pixels have another size than its canvas")),
+            None => at = next,
+        }
+    }
+    Err(Format::WebP.corrupt("it has no pixels"))
+}
+
 impl Header {
     /// Reads the first chunk.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, ImageError> {
         let name = bytes.get(12..16).ok_or_else(ends_early)?;
         let data = &bytes[bytes.len().min(20)..];
-        match name {
-            b"VP8X" => {
-                let flags = *data.first().ok_or_else(ends_early)?;
-                let (width, height) = three(data, 4).zip(three(data, 7)).ok_or_else(ends_early)?;
-                Ok(Self { width: width + 1, height: height + 1, alpha: flags & 0x10 != 0, animated: flags & 2 != 0 })
-            }
-            b"VP8L" => {
-                let bits = four(data, 1).ok_or_else(ends_early)?;
-                if data[0] != 0x2f {
-                    return Err(Format::WebP.corrupt("its lossless data have a wrong signature"));
-                }
-                Ok(Self {
-                    width: (bits & 0x3fff) + 1,
-                    height: (bits >> 14 & 0x3fff) + 1,
-                    alpha: bits >> 28 & 1 == 1,
-                    animated: false,
-                })
-            }
-            b"VP8 " => {
-                let (start, size) = three(data, 3).zip(four(data, 6)).ok_or_else(ends_early)?;
-                if start != 0x2a_019d {
-                    return Err(Format::WebP.corrupt("its lossy data have a wrong signature"));
-                }
-                Ok(Self { width: size & 0x3fff, height: size >> 16 & 0x3fff, alpha: false, animated: false })
-            }
-            _ => Err(Format::WebP.corrupt("its first chunk is no picture")),
+        if name == b"VP8X" {
+            let flags = *data.first().ok_or_else(ends_early)?;
+            let (width, height) = three(data, 4).zip(three(data, 7)).ok_or_else(ends_early)?;
+            return Ok(Self {
+                width: width + 1,
+                height: height + 1,
+                alpha: flags & 0x10 != 0,
+                animated: flags & 2 != 0,
+            });
+        }
+        match picture(name, data)? {
+            Some((width, height, alpha)) => Ok(Self { width, height, alpha, animated: false }),
+            None => Err(Format::WebP.corrupt("its first chunk is no picture")),
         }
     }
 
@@ -80,18 +109,16 @@ impl Header {
             ))
         })?;
         if !self.animated {
+            check_pixels(file, self.width, self.height)?;
             return Ok(Still { file: Cow::Borrowed(file), left: 0, top: 0 });
         }
         let missing = || Format::WebP.corrupt("an animation without frames");
         let mut at = 12;
         let frame = loop {
-            let name = file.get(at..at + 4).ok_or_else(missing)?;
-            let size = four(file, at + 4).ok_or_else(missing)? as usize;
-            let data = file.get(at + 8..(at + 8).saturating_add(size)).ok_or_else(missing)?;
-            if name == b"ANMF" {
-                break data;
+            match chunk(file, at).ok_or_else(missing)? {
+                (b"ANMF", data, _) => break data,
+                (_, _, next) => at = next,
             }
-            at += 8 + size + size % 2;
         };
         let field = |at| three(frame, at).ok_or_else(missing);
         let (left, top, width, height) = (field(0)? * 2, field(3)? * 2, field(6)?, field(9)?);
@@ -108,6 +135,7 @@ impl Header {
         still.extend_from_slice(chunks);
         let length = (still.len() as u32).wrapping_sub(8).to_le_bytes();
         still[4..8].copy_from_slice(&length);
+        check_pixels(&still, width + 1, height + 1)?;
         Ok(Still { file: Cow::Owned(still), left, top })
     }
 }
