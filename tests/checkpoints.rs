@@ -167,7 +167,10 @@ fn broken_folders_say_what_is_wrong() {
     for cut in [0, 4, 1000, bytes.len() / 2, bytes.len() - 1] {
         std::fs::write(dir.path().join("model.safetensors"), &bytes[..cut]).unwrap();
         let message = failure(dir.path());
-        assert!(message.contains("model.safetensors") && (message.contains("cut short") || message.contains("truncated")), "{message}");
+        assert!(
+            message.contains("model.safetensors") && (message.contains("cut short") || message.contains("truncated")),
+            "{message}"
+        );
     }
     std::fs::remove_file(dir.path().join("model.safetensors")).unwrap();
     assert!(failure(dir.path()).contains("neither model.safetensors"));
@@ -216,7 +219,8 @@ fn the_whole_med_captions_and_matches_from_one_folder() {
     assert!(worst(&itm(&whole), &itm(&matcher)) < 1e-6);
 
     // The same decoder with everything written out as a captioner of its own.
-    let mut alone: Tensors = shared.iter().filter(|(n, _)| n.starts_with("vision_model.")).map(|(n, t)| (n.clone(), t.clone())).collect();
+    let mut alone: Tensors =
+        shared.iter().filter(|(n, _)| n.starts_with("vision_model.")).map(|(n, t)| (n.clone(), t.clone())).collect();
     for (name, tensor) in &shared {
         if let Some(rest) = name.strip_prefix("text_encoder.") {
             alone.insert(format!("text_decoder.bert.{rest}"), tensor.clone());

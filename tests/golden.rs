@@ -89,9 +89,11 @@ fn itc_embeddings_and_scores_equal_the_references() {
     let images = med.project(&images.iter().collect::<Vec<_>>()).unwrap();
     let ids: Vec<_> = strings("texts").iter().map(|t| med.tokenizer().itc_ids(t, 35)).collect();
     let texts = med.encode_texts(&ids.iter().map(|i| &**i).collect::<Vec<_>>()).unwrap();
-    let worst = difference(&images.iter().flat_map(|v| v.to_vec()).collect::<Vec<_>>(), &golden("matcher.image_embedding"));
+    let worst =
+        difference(&images.iter().flat_map(|v| v.to_vec()).collect::<Vec<_>>(), &golden("matcher.image_embedding"));
     assert!(worst < 1e-3, "images: {worst}");
-    let worst = difference(&texts.iter().flat_map(|v| v.to_vec()).collect::<Vec<_>>(), &golden("matcher.text_embedding"));
+    let worst =
+        difference(&texts.iter().flat_map(|v| v.to_vec()).collect::<Vec<_>>(), &golden("matcher.text_embedding"));
     assert!(worst < 1e-3, "texts: {worst}");
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
     let scores: Vec<f32> = images.iter().flat_map(|i| texts.iter().map(|t| dot(i, t))).collect();

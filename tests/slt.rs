@@ -27,7 +27,9 @@ impl AsyncDB for Db {
             .map(|f| match f.data_type() {
                 t if t.is_integer() => DefaultColumnType::Integer,
                 t if t.is_floating() => DefaultColumnType::FloatingPoint,
-                DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Boolean => DefaultColumnType::Text,
+                DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Boolean => {
+                    DefaultColumnType::Text
+                }
                 _ => DefaultColumnType::Any,
             })
             .collect();
@@ -82,7 +84,18 @@ macro_rules! files {
 }
 
 files!(
-    bad_input, caption, captions, embed_image, embed_text, image_error, image_info, itc_score, itm_score, settings, stats, traps,
+    bad_input,
+    caption,
+    captions,
+    embed_image,
+    embed_text,
+    image_error,
+    image_info,
+    itc_score,
+    itm_score,
+    settings,
+    stats,
+    traps,
     types,
 );
 

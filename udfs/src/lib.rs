@@ -35,8 +35,8 @@ use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use engine::Client;
 
-pub use config::CapfiltOptions;
 pub use blip::{Inspection, inspect};
+pub use config::CapfiltOptions;
 pub use error::{Error, Result};
 
 /// Rows of a batch in [`session`]: with DataFusion's 8192 images of a batch, hours would pass before a LIMIT's first row.

@@ -19,6 +19,7 @@ use datafusion::error::Result;
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions,
 };
@@ -169,9 +170,26 @@ impl ExecutionPlan for QueryScopeExec {
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         // Begun before the input's streams are made, so that these belong to the same execution.
         let execution = self.query.begin();
-        let inner = self.input.execute(partition, context)?;
         let token = execution.0.clone();
-        Ok(Box::pin(QueryScopeStream { inner, token, _execution: self.root.then_some(execution) }))
+        if !self.root {
+            let inner = self.input.execute(partition, context)?;
+            return Ok(Box::pin(QueryScopeStream { inner, token, _execution: None }));
+        }
+        // The input is driven by a task of its own: a caller that polled it would itself be held in a function's call, and
+        // could drop nothing.
+        let mut task = RecordBatchReceiverStream::builder(self.schema(), 1);
+        let (batches, input) = (task.tx(), Arc::clone(&self.input));
+        task.spawn(async move {
+            let mut stream = input.execute(partition, context)?;
+            while let Some(batch) = stream.next().await {
+                if batches.send(batch).await.is_err() {
+                    // Nobody reads on.
+                    break;
+                }
+            }
+            Ok(())
+        });
+        Ok(Box::pin(QueryScopeStream { inner: task.build(), token, _execution: Some(execution) }))
     }
 }
 

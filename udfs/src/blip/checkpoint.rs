@@ -170,7 +170,8 @@ impl Checkpoint {
         }
         self.check_tied()?;
         self.used = expected.into_keys().collect();
-        self.unknown = self.weights.names().filter(|n| !self.used.contains(*n) && !known_extra(n)).map(Into::into).collect();
+        self.unknown =
+            self.weights.names().filter(|n| !self.used.contains(*n) && !known_extra(n)).map(Into::into).collect();
         for name in &self.unknown {
             log::warn!("checkpoint {}: unknown tensor {name} is ignored", self.dir.display());
         }

@@ -213,10 +213,16 @@ impl BlipConfig {
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
         if !dir.is_dir() {
-            return Err(Error::checkpoint(dir, "no such folder; give the folder of a BLIP checkpoint in Hugging Face layout"));
+            return Err(Error::checkpoint(
+                dir,
+                "no such folder; give the folder of a BLIP checkpoint in Hugging Face layout",
+            ));
         }
         let text = std::fs::read_to_string(&path).map_err(|e| {
-            Error::checkpoint(&path, format!("{e}; a checkpoint in Hugging Face layout has config.json and model.safetensors"))
+            Error::checkpoint(
+                &path,
+                format!("{e}; a checkpoint in Hugging Face layout has config.json and model.safetensors"),
+            )
         })?;
         let raw: RawConfig = serde_json::from_str(&text).map_err(|e| Error::checkpoint(&path, e.to_string()))?;
         Self::check(raw).map_err(|reason| Error::checkpoint(path, reason))
@@ -259,7 +265,9 @@ impl BlipConfig {
             [("vision", v.hidden_size, v.num_attention_heads), ("text", t.hidden_size, t.num_attention_heads)]
         {
             if width % heads != 0 {
-                return Err(format!("{which}_config.hidden_size {width} is no multiple of num_attention_heads {heads}"));
+                return Err(format!(
+                    "{which}_config.hidden_size {width} is no multiple of num_attention_heads {heads}"
+                ));
             }
         }
         Ok(Self {

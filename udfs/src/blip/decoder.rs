@@ -95,8 +95,7 @@ impl<'a> Batch<'a> {
             })
             .collect();
         let kv = med.cross_kv(Part::DecoderKv, images)?;
-        let mut batch =
-            Batch { med, kv, slots, past: vec![], past_tokens: 0, finished: vec![vec![]; images.len()] };
+        let mut batch = Batch { med, kv, slots, past: vec![], past_tokens: 0, finished: vec![vec![]; images.len()] };
         batch.retire()?;
         let prompts: Vec<&[u32]> = requests.iter().flat_map(|r| r.iter().map(|r| &*r.prompt)).collect();
         let mut first = Some(prompts);

@@ -55,7 +55,10 @@ fn find_library() -> Result<PathBuf> {
     if let Some(path) = env::var_os("ORT_DYLIB_PATH").filter(|p| !p.is_empty()) {
         let path = PathBuf::from(path);
         if !path.is_file() {
-            return Err(Error::Runtime(format!("ORT_DYLIB_PATH is {}, and there is no such file; {HOW_TO_GET}", path.display())));
+            return Err(Error::Runtime(format!(
+                "ORT_DYLIB_PATH is {}, and there is no such file; {HOW_TO_GET}",
+                path.display()
+            )));
         }
         return Ok(path);
     }
@@ -138,19 +141,21 @@ fn try_cuda(id: i32) -> std::result::Result<(), String> {
 
 fn builder(device: Device, threads: usize) -> std::result::Result<SessionBuilder, String> {
     let env = environment().map_err(|e| e.to_string())?;
-    let text = |e: ort::Error<SessionBuilder>| e.to_string();
-    let builder = Session::builder(env)
-        .map_err(|e| e.to_string())?
-        // The graphs are written with the fused operators; there is nothing left to optimise, and the optimiser would want to
-        // read weights that are handed over later.
-        .with_optimization_level(GraphOptimizationLevel::Disable)
-        .and_then(|b| b.with_intra_threads(threads))
+    let mut builder = Session::builder(env).map_err(|e| e.to_string())?;
+    // The graphs are written with the fused operators; there is nothing left to optimise, and the optimiser would want to
+    // read weights that are handed over later.
+    builder = builder.with_optimization_level(GraphOptimizationLevel::Disable).map_err(|e| e.to_string())?;
+    builder = builder.with_intra_threads(threads).map_err(|e| e.to_string())?;
+    // Shapes change with every batch.
+    builder = builder.with_memory_pattern(false).map_err(|e| e.to_string())?;
+    let entries = [
         // Several sessions take turns: the threads of one must not spin while another runs.
-        .and_then(|b| b.with_config_entry("session.force_spinning_stop", "1"))
-        .and_then(|b| b.with_config_entry("session.model_external_initializers_file_folder_path", EXTERNAL_FOLDER))
-        // Shapes change with every batch.
-        .and_then(|b| b.with_memory_pattern(false))
-        .map_err(text)?;
+        ("session.force_spinning_stop", "1"),
+        ("session.model_external_initializers_file_folder_path", EXTERNAL_FOLDER),
+    ];
+    for (key, value) in entries {
+        builder = builder.with_config_entry(key, value).map_err(|e| e.to_string())?;
+    }
     match device {
         Device::Cpu => Ok(builder),
         Device::Cuda(id) => builder
@@ -167,8 +172,12 @@ pub(crate) fn session(
     device: Device,
     threads: usize,
 ) -> Result<Session> {
-    let failed = |e: String| memory_or(&e).unwrap_or_else(|| Error::Runtime(format!("a session could not be made: {e}")));
-    let mut builder = builder(device, threads).map_err(failed)?.with_prepacked_weights(prepacked).map_err(|e| failed(e.to_string()))?;
+    let failed =
+        |e: String| memory_or(&e).unwrap_or_else(|| Error::Runtime(format!("a session could not be made: {e}")));
+    let mut builder = builder(device, threads)
+        .map_err(failed)?
+        .with_prepacked_weights(prepacked)
+        .map_err(|e| failed(e.to_string()))?;
     for weight in &graph.weights {
         let value = weights.value(weight)?;
         builder = builder.with_initializer(weight.name(), value).map_err(|e| failed(e.to_string()))?;

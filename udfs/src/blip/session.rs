@@ -21,6 +21,9 @@ use crate::text::Tokenizer;
 /// Inputs of a run by name.
 pub(super) type Inputs<'v> = Vec<(Cow<'static, str>, SessionInputValue<'v>)>;
 
+/// An image of a batch and some of its texts, by number.
+type ImageTexts = (usize, Vec<usize>);
+
 /// The graphs of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
@@ -127,8 +130,7 @@ impl OrtMed {
             return Ok(Arc::clone(session));
         }
         let graph = self.graph(part);
-        let session =
-            runtime::session(&graph, &self.checkpoint.weights, &self.prepacked, self.device, self.threads)?;
+        let session = runtime::session(&graph, &self.checkpoint.weights, &self.prepacked, self.device, self.threads)?;
         self.checkpoint.weights.release_pages();
         let session = Arc::new(Mutex::new(session));
         sessions.insert(part, Arc::clone(&session));
@@ -144,10 +146,7 @@ impl OrtMed {
             runtime::memory_or(&e).unwrap_or(Error::Model { model: self.name.clone(), stage: part.stage(), reason: e })
         };
         let mut outputs = session.run(inputs).map_err(|e| failed(e.to_string()))?;
-        names
-            .iter()
-            .map(|n| outputs.remove(n).ok_or_else(|| failed(format!("no output {n}"))))
-            .collect()
+        names.iter().map(|n| outputs.remove(n).ok_or_else(|| failed(format!("no output {n}")))).collect()
     }
 
     /// Cross-attention keys and values for a batch of images.
@@ -208,7 +207,7 @@ impl OrtMed {
         const MOST: usize = 16;
         let kv = self.cross_kv(Part::EncoderKv, images)?;
         // (bucket, number of texts) -> image and its texts of that bucket.
-        let mut groups: BTreeMap<(usize, usize), Vec<(usize, Vec<usize>)>> = BTreeMap::new();
+        let mut groups: BTreeMap<(usize, usize), Vec<ImageTexts>> = BTreeMap::new();
         for (image, texts) in texts.iter().enumerate() {
             let mut by_bucket: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
             for (i, text) in texts.iter().enumerate() {
@@ -223,7 +222,7 @@ impl OrtMed {
         let mut logits: Vec<Vec<[f32; 2]>> = texts.iter().map(|t| vec![[0.0; 2]; t.len()]).collect();
         for ((bucket, _), members) in groups {
             // An image with more than MOST texts of a bucket occurs several times; a run takes it once.
-            let mut rounds: Vec<Vec<&(usize, Vec<usize>)>> = vec![];
+            let mut rounds: Vec<Vec<&ImageTexts>> = vec![];
             for member in &members {
                 match rounds.iter_mut().find(|r| r.last().is_none_or(|m| m.0 < member.0)) {
                     Some(round) => round.push(member),
@@ -232,8 +231,7 @@ impl OrtMed {
             }
             for round in rounds {
                 let run_images: Vec<usize> = round.iter().map(|m| m.0).collect();
-                let run_texts: Vec<&[u32]> =
-                    round.iter().flat_map(|m| m.1.iter().map(|&i| texts[m.0][i])).collect();
+                let run_texts: Vec<&[u32]> = round.iter().flat_map(|m| m.1.iter().map(|&i| texts[m.0][i])).collect();
                 let mut results = self.match_group(&kv, &run_images, &run_texts, bucket)?.into_iter();
                 for (image, indices) in round {
                     for (&i, result) in indices.iter().zip(&mut results) {
@@ -375,7 +373,8 @@ impl CrossKv {
             let each = data.len() / self.images.max(1);
             let mut dims = shape.to_vec();
             dims[0] = count as i64;
-            let view = TensorRef::from_array_view((dims, &data[first * each..(first + count) * each])).map_err(internal)?;
+            let view =
+                TensorRef::from_array_view((dims, &data[first * each..(first + count) * each])).map_err(internal)?;
             inputs.push((name.into(), view.into()));
         }
         Ok(())

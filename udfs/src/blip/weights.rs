@@ -84,7 +84,8 @@ impl Weights {
         // SAFETY: a mapping of a file that another process shortens would fault. Checkpoints are not written while they are
         // used; the alternative, reading a gigabyte for each session, is what the mapping is there to avoid.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        let broken = |e| Error::checkpoint(&path, format!("no whole safetensors file ({e}); was its download cut short?"));
+        let broken =
+            |e| Error::checkpoint(&path, format!("no whole safetensors file ({e}); was its download cut short?"));
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(broken)?;
         let start = header + 8;
         let index = self.files.len();
@@ -93,7 +94,11 @@ impl Weights {
             if range.end > map.len() {
                 return Err(Error::checkpoint(
                     &path,
-                    format!("truncated: tensor {name} ends at byte {} of {}; fetch the file again", range.end, map.len()),
+                    format!(
+                        "truncated: tensor {name} ends at byte {} of {}; fetch the file again",
+                        range.end,
+                        map.len()
+                    ),
                 ));
             }
             let stored = Stored { file: index, dtype: info.dtype, shape: info.shape.clone(), range };
@@ -179,7 +184,8 @@ impl Weights {
         match weight.form {
             Form::Float => {
                 let bytes = self.bytes(stored);
-                let value = if stored.dtype == Dtype::F32 && bytes.as_ptr() as usize % align_of::<f32>() == 0 {
+                let value = if stored.dtype == Dtype::F32 && (bytes.as_ptr() as usize).is_multiple_of(align_of::<f32>())
+                {
                     mapped(bytes, &stored.shape).map_err(failed)?
                 } else {
                     owned(&stored.shape, self.floats(stored)).map_err(failed)?
@@ -224,7 +230,8 @@ fn mapped(bytes: &[u8], shape: &[usize]) -> ort::Result<DynValue> {
     // its values before its mappings and each session's owner holds the `Weights` (`super::session`). ONNX Runtime only reads initialisers.
     unsafe {
         let borrowed = TensorRefMut::<f32>::from_raw(MemoryInfo::default(), bytes.as_ptr().cast_mut().cast(), shape)?;
-        let pointer = std::ptr::NonNull::new(borrowed.ptr().cast_mut()).ok_or_else(|| ort::Error::new("null tensor"))?;
+        let pointer =
+            std::ptr::NonNull::new(borrowed.ptr().cast_mut()).ok_or_else(|| ort::Error::new("null tensor"))?;
         let value = DynValue::from_ptr(pointer, Some(&Allocator::default()));
         // `value` owns the handle now.
         std::mem::forget(borrowed);

@@ -191,6 +191,11 @@ pub(super) fn error(format: Format, limits: &Limits, failure: Failure) -> ImageE
     };
     // The format is named already.
     let reason = reason.split_once("does not support the format features ").map_or(&*reason, |(_, feature)| feature);
+    // The png crate prints the chunk as Rust's debugger would.
+    let reason = match reason.split_once("Unrecognized critical chunk: ChunkType { type: ") {
+        Some((_, chunk)) => format!("unrecognized critical chunk {}", chunk.split(',').next().unwrap_or_default()),
+        None => reason.to_string(),
+    };
     let reason: String = reason.lines().next().unwrap_or_default().trim_end_matches('.').chars().take(200).collect();
     match failure {
         Failure::Limits(_) => ImageError::TooMuchMemory { format: format.label(), limit: limits.memory() },

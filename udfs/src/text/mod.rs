@@ -71,7 +71,8 @@ impl Tokenizer {
         };
         let (cls, sep) = (*cls, *sep);
         if sep != config.sep_token_id {
-            let reason = format!("its last token has id {sep}, but config.json's sep_token_id is {}", config.sep_token_id);
+            let reason =
+                format!("its last token has id {sep}, but config.json's sep_token_id is {}", config.sep_token_id);
             return Err(broken(reason));
         }
         let dec = config.bos_token_id;

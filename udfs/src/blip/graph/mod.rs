@@ -298,7 +298,14 @@ impl<'a> Builder<'a> {
     }
 
     /// The same, and the sum that was normed: what a pre-norm block adds to next.
-    fn add_and_norm_both(&mut self, product: &str, bias: &str, residual: &str, layer: &str, epsilon: f32) -> [String; 2] {
+    fn add_and_norm_both(
+        &mut self,
+        product: &str,
+        bias: &str,
+        residual: &str,
+        layer: &str,
+        epsilon: f32,
+    ) -> [String; 2] {
         let outputs = |id| [format!("v{id}.0"), String::new(), String::new(), format!("v{id}.3")];
         let [normed, _, _, sum] = self.skip_norm(product, bias, residual, layer, epsilon, outputs);
         [normed, sum]

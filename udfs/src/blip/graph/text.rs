@@ -4,8 +4,8 @@
 //! [`cross_kv`] computes once per image. All texts (or beams) of one image are query rows of one attention, so its keys and
 //! values are read once for all of them.
 
-use super::{Builder, Dim, Graph, Shapes, attr_float, attr_int, attr_ints};
 use super::proto::DataType::{Float, Int32, Int64};
+use super::{Builder, Dim, Graph, Shapes, attr_float, attr_int, attr_ints};
 use crate::blip::{Precision, config::TextConfig, weights::TextNames};
 
 /// image `[B, tokens, vision width]` -> `ck.i`, `cv.i` `[B, heads, tokens, head size]` for each layer i.
@@ -18,7 +18,7 @@ pub(crate) fn cross_kv(c: &TextConfig, names: &dyn TextNames, shapes: &dyn Shape
             let y = b.linear(&image, &names.layer(i, &format!("crossattention.self.{source}")));
             let y = b.op("Reshape", &[&y, &split], vec![]);
             let out = format!("{out}.{i}");
-            b.push("", "Transpose", &[&y], &[out.clone()], vec![attr_ints("perm", &[0, 2, 1, 3])]);
+            b.push("", "Transpose", &[&y], std::slice::from_ref(&out), vec![attr_ints("perm", &[0, 2, 1, 3])]);
             b.output(&out, Float, &[Dim::S("B"), Dim::N(c.heads), Dim::S("S"), Dim::N(c.head_size())]);
         }
     }

@@ -62,4 +62,3 @@ pub(crate) fn image_projection(c: &VisionConfig, projection: usize, shapes: &dyn
     b.output("embedding", Float, &[Dim::S("B"), Dim::N(projection)]);
     b.finish("image_projection")
 }
-
