@@ -30,16 +30,17 @@ demo: build ## caption and filter a noisy table of 1,512 pictures with the proje
 	@echo "== what it wrote, as SQL sees it" >&2
 	@$(TARGET)/debug/capfilt sql --table pairs=$(DEMO)/pairs -f examples/demo.sql
 
+# One invocation's flags for every test run, so that they share one build.
+TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run --no-fail-fast" || echo "cargo test --no-fail-fast") \
+    --locked --workspace --lib --bins --tests
+
 test: setup ## all tests
-	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked --workspace --no-fail-fast; \
-	 else cargo test --locked --workspace --no-fail-fast; fi
+	$(TEST)
 
 check: setup ## formatting, lints, generated documentation
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo build --locked --package capfilt
-	@$(TARGET)/debug/capfilt docs | diff - docs/functions.md \
-	    || { echo "docs/functions.md is stale: run make docs" >&2; exit 1; }
+	$(TEST) functions_md_is_fresh
 
 docs: build ## docs/functions.md, from the code
 	@$(TARGET)/debug/capfilt docs > docs/functions.md

@@ -3,6 +3,7 @@
 
 mod checkpoints;
 mod common;
+mod docs;
 mod e2e;
 mod engine;
 mod golden;
