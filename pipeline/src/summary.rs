@@ -135,13 +135,15 @@ impl fmt::Display for Summary {
         let reasons = self.tally.reasons();
         if !reasons.is_empty() {
             let all: u64 = reasons.iter().map(|(_, count)| count).sum();
-            let mut parts: Vec<_> = reasons.iter().take(5).map(|(reason, count)| format!("{count} {reason}")).collect();
-            if reasons.len() > 5 {
-                let rest: u64 = reasons[5..].iter().map(|(_, count)| count).sum();
-                parts.push(format!("{rest} for other reasons"));
-            }
             let rows = if all == 1 { "row" } else { "rows" };
-            writeln!(f, "unusable   {all} {rows}: {}", parts.join("; "))?;
+            writeln!(f, "unusable   {all} {rows}")?;
+            for (reason, count) in reasons.iter().take(SHOWN_REASONS) {
+                writeln!(f, "  {count:>8} {reason}")?;
+            }
+            if reasons.len() > SHOWN_REASONS {
+                let rest: u64 = reasons[SHOWN_REASONS..].iter().map(|(_, count)| count).sum();
+                writeln!(f, "  {rest:>8} for other reasons (SELECT error, count(*) FROM the table)")?;
+            }
         }
         let megabytes = self.bytes as f64 / 1e6;
         writeln!(f, "wrote      {} pairs in {} ({megabytes:.1} MB)", self.pairs, files(self.files.len()))?;
@@ -149,6 +151,9 @@ impl fmt::Display for Summary {
         write!(f, "took       {seconds:.1} s, {:.1} images/s", *rows as f64 / seconds.max(1e-3))
     }
 }
+
+/// Reasons that the summary names.
+const SHOWN_REASONS: usize = 12;
 
 fn files(count: usize) -> String {
     if count == 1 { "1 file".to_owned() } else { format!("{count} files") }

@@ -46,7 +46,7 @@ fn a_job_writes_the_pair_table() {
     for reason in ["no image", "no text"] {
         assert!(pairs.iter().any(|p| p["error"] == reason), "{reason}");
     }
-    assert!(said.contains("unusable   12 rows: "), "{said}");
+    assert!(said.contains("unusable   12 rows\n"), "{said}");
 
     // What the job did not make is as it was.
     let same = place.ok(&[
