@@ -2,7 +2,7 @@
 //!
 //! Prints a table and writes all figures to `target/bench/ours.json`. Without `--bench` (which `cargo bench` passes), or with
 //! `--quick`, everything runs at a tiny size in seconds: its figures mean nothing, it is there so that this cannot rot.
-//! `--peers` also writes what tests/bench/peers.py compares before it times transformers.
+//! `--peers` also writes what tests/bench/peers.py compares before it times transformers; `--parity` writes that alone.
 
 mod checkpoint;
 mod machine;
@@ -96,6 +96,10 @@ fn main() -> Result<()> {
     }
     if let Some(precision) = value("--child-memory") {
         return memory::child(&Pair::base(&out_dir(quick), quick)?, precision.parse()?, threads);
+    }
+    if has("--parity") {
+        let out = out_dir(quick);
+        return parity::write(&out, &Pair::base(&out, quick)?, &Pair::large(&out, quick)?, threads);
     }
     run(&options)
 }
