@@ -337,16 +337,23 @@ impl Med for OrtMed {
 impl OrtMed {
     /// Vision encoder over normalised pixels `[count, 3, size, size]`.
     pub fn encode_pixels(&self, count: usize, pixels: Vec<f32>) -> Result<Vec<Embedding>> {
-        let side = self.checkpoint.config.vision.image_size;
-        let pixels = tensor(&[count, 3, side, side], pixels)?;
-        let outputs = self.run(Part::Vision, vec![("pixels".into(), pixels.into())])?;
-        let values = floats(&outputs[0])?;
-        Ok(values.chunks_exact(values.len() / count.max(1)).map(|image| Embedding(image.into())).collect())
-    }
-
-    /// The decoder's logits `[vocabulary]` after `prompt` (its first token is [DEC]), for each image.
-    pub fn first_logits(&self, images: &[&Embedding], prompt: &[u32]) -> Result<Vec<Vec<f32>>> {
-        super::decoder::first_logits(self, images, prompt)
+        let vision = &self.checkpoint.config.vision;
+        let each = 3 * vision.image_size.pow(2);
+        // On the CPU a run of about a thousand tokens keeps both cores busy, and more fall out of the caches: at BLIP-base's size
+        // 8 images one by one took 10 % less time than together in fp32, 13 % in int8.
+        let most = match self.device {
+            Device::Cpu => (1024 / vision.tokens()).max(1),
+            Device::Cuda(_) => count.max(1),
+        };
+        let mut embeddings = Vec::with_capacity(count);
+        for run in pixels.chunks(most * each) {
+            let shape = [run.len() / each, 3, vision.image_size, vision.image_size];
+            let pixels = TensorRef::from_array_view((shape.to_vec(), run)).map_err(internal)?;
+            let outputs = self.run(Part::Vision, vec![("pixels".into(), pixels.into())])?;
+            let values = floats(&outputs[0])?;
+            embeddings.extend(values.chunks_exact(vision.tokens() * vision.width).map(|image| Embedding(image.into())));
+        }
+        Ok(embeddings)
     }
 
     fn unit_vectors(&self, value: &DynValue) -> Result<Vec<Arc<[f32]>>> {
@@ -355,6 +362,11 @@ impl OrtMed {
             v.iter().map(|x| x / norm).collect()
         };
         Ok(floats(value)?.chunks_exact(self.checkpoint.config.projection).map(unit).collect())
+    }
+
+    /// The decoder's logits `[vocabulary]` after `prompt` (its first token is [DEC]), for each image.
+    pub fn first_logits(&self, images: &[&Embedding], prompt: &[u32]) -> Result<Vec<Vec<f32>>> {
+        super::decoder::first_logits(self, images, prompt)
     }
 }
 
