@@ -3,7 +3,8 @@
 //! [`register`] gives a session the functions of CapFilt: `caption` and `captions` write texts for an image, `itm_score` and
 //! `itc_score` say how well a text fits one, `embed_image` and `embed_text` give their embeddings, `image_info` and
 //! `image_error` look at the encoded bytes, and the table function `capfilt_stats` counts what was done. `SET capfilt.x = ..`
-//! chooses models and options.
+//! chooses models and options. The aggregates `bleu1` to `bleu4`, `cider`, `rouge_l` and `recall_at` evaluate captions and
+//! retrieval.
 //!
 //! ```no_run
 //! # async fn f() -> datafusion::common::Result<()> {
@@ -23,6 +24,7 @@ pub mod engine;
 pub mod error;
 mod functions;
 pub mod image;
+pub mod metrics;
 mod query;
 pub mod text;
 
@@ -30,7 +32,7 @@ use std::sync::Arc;
 
 use datafusion::common::Result as SqlResult;
 use datafusion::execution::{FunctionRegistry, SessionStateBuilder};
-use datafusion::logical_expr::ScalarUDF;
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use engine::Client;
@@ -48,6 +50,11 @@ pub fn functions() -> Vec<ScalarUDF> {
     functions::with_options(&Arc::new(CapfiltOptions::new()))
 }
 
+/// Every aggregate function, sorted by name.
+pub fn aggregate_functions() -> Vec<AggregateUDF> {
+    functions::aggregates()
+}
+
 /// Registers the functions and, unless the session has them, the settings.
 pub fn register(ctx: &SessionContext) -> SqlResult<()> {
     let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned();
@@ -61,6 +68,9 @@ pub fn register_with(ctx: &SessionContext, options: CapfiltOptions) -> SqlResult
     state.config_mut().options_mut().extensions.insert(options.clone());
     for function in functions::with_options(&Arc::new(options)) {
         state.register_udf(Arc::new(function))?;
+    }
+    for function in functions::aggregates() {
+        state.register_udaf(Arc::new(function))?;
     }
     state.register_udtf(functions::stats::NAME, Arc::new(functions::stats::Stats));
     if !state.physical_optimizers().iter().any(|rule| rule.name() == query::QueryScopeRule.name()) {

@@ -1,9 +1,12 @@
 //! The SQL functions, one a file.
 
+mod aggregate;
+mod bleu;
 mod call;
 mod caption;
 mod captioning;
 mod captions;
+mod cider;
 mod decoding;
 mod embed_image;
 mod embed_text;
@@ -14,6 +17,8 @@ mod image_info;
 mod itc_score;
 mod itm_score;
 mod options_arg;
+mod recall_at;
+mod rouge_l;
 pub(crate) mod stats;
 #[cfg(test)]
 mod tests;
@@ -22,7 +27,7 @@ mod udf;
 
 use std::sync::Arc;
 
-use datafusion::logical_expr::ScalarUDF;
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
 use crate::config::CapfiltOptions;
 pub(crate) use options_arg::OptionField;
@@ -62,16 +67,36 @@ pub(crate) fn is_ours(function: &ScalarUDF) -> bool {
     function.documentation().is_some_and(|d| d.doc_section.label == udf::SECTION.label)
 }
 
+/// The pages of the documentation, sorted by name.
+pub(crate) fn pages() -> Vec<Page> {
+    let mut pages = scalar_pages();
+    pages.extend(aggregate_pages());
+    pages.sort_by_key(|page| page.name);
+    pages
+}
+
 macro_rules! functions {
     ($($function:ty),* $(,)?) => {
-        /// Every function, by name, under the settings of `session`.
+        /// Every scalar function, by name, under the settings of `session`.
         pub(crate) fn with_options(session: &Arc<CapfiltOptions>) -> Vec<ScalarUDF> {
             vec![$(Udf::<$function>::new(Arc::clone(session)).into()),*]
         }
 
-        /// The pages of the documentation, in the same order.
-        pub(crate) fn pages() -> Vec<Page> {
+        fn scalar_pages() -> Vec<Page> {
             vec![$(Page::of::<$function>()),*]
+        }
+    };
+}
+
+macro_rules! aggregates {
+    ($($function:ty),* $(,)?) => {
+        /// Every aggregate function, by name.
+        pub(crate) fn aggregates() -> Vec<AggregateUDF> {
+            vec![$(aggregate::Udaf::<$function>::create()),*]
+        }
+
+        fn aggregate_pages() -> Vec<Page> {
+            vec![$(aggregate::page::<$function>()),*]
         }
     };
 }
@@ -86,4 +111,15 @@ functions![
     image_info::ImageInfo,
     itc_score::ItcScore,
     itm_score::ItmScore,
+];
+
+aggregates![
+    bleu::Bleu<1>,
+    bleu::Bleu<2>,
+    bleu::Bleu<3>,
+    bleu::Bleu<4>,
+    cider::Cider,
+    cider::CiderPlain,
+    recall_at::RecallAt,
+    rouge_l::RougeL,
 ];

@@ -1,0 +1,277 @@
+//! What the SQL aggregates have in common: arguments checked while planning, rows with a NULL left out, documentation.
+
+use std::fmt::Debug;
+use std::hash::{Hash, Hasher};
+use std::marker::PhantomData;
+use std::mem::size_of;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayRef, AsArray};
+use datafusion::arrow::compute::can_cast_types;
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
+use datafusion::common::{DataFusionError, Result, ScalarValue, plan_err};
+use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
+use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, Documentation, Signature, Volatility};
+
+use super::{Page, udf};
+use crate::metrics::MetricError;
+
+/// One SQL aggregate: its signature and documentation as data, and what it computes. It returns a Float64, NULL where no row
+/// counts.
+pub(crate) trait SqlAggregate: Debug + Send + Sync + 'static {
+    const NAME: &'static str;
+    const ALIAS: Option<&'static str> = None;
+    const DESCRIPTION: &'static str;
+    const ARGS: [AggregateArg; 2];
+    const EXAMPLE: &'static str;
+    const RELATED: &'static [&'static str];
+
+    /// What is kept of the rows.
+    type Stats: Debug + Default + Send + Sync;
+
+    /// Types of the state that one partition hands to another.
+    fn state_types() -> Vec<DataType>;
+    /// Adds rows; the columns are of the types that [`AggregateArg::data_type`] names.
+    fn add(stats: &mut Self::Stats, columns: &[ArrayRef]) -> Result<()>;
+    fn state(stats: &Self::Stats) -> Vec<ScalarValue>;
+    /// Adds states, a row each.
+    fn merge(stats: &mut Self::Stats, states: &[ArrayRef]) -> Result<()>;
+    fn score(stats: &Self::Stats) -> Option<f64>;
+
+    /// Bytes on the heap.
+    fn heap_size(_: &Self::Stats) -> usize {
+        0
+    }
+}
+
+/// An argument of an aggregate.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum AggregateArg {
+    Candidate,
+    References,
+    /// A whole number.
+    Number(&'static str, &'static str),
+}
+
+/// The arguments of the caption metrics.
+pub(crate) const CAPTION_ARGS: [AggregateArg; 2] = [AggregateArg::Candidate, AggregateArg::References];
+
+impl AggregateArg {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Candidate => "candidate",
+            Self::References => "refs",
+            Self::Number(name, _) => name,
+        }
+    }
+
+    fn description(self) -> &'static str {
+        match self {
+            Self::Candidate => "The caption to score; its tokens are what stands between blanks",
+            Self::References => "A list of reference captions, or a single one",
+            Self::Number(_, description) => description,
+        }
+    }
+
+    /// What the argument is cast to.
+    fn data_type(self) -> DataType {
+        match self {
+            Self::Candidate => DataType::Utf8,
+            Self::References => DataType::new_list(DataType::Utf8, true),
+            Self::Number(..) => DataType::Int64,
+        }
+    }
+
+    fn coerce(self, function: &str, given: &DataType) -> Result<DataType> {
+        let wanted = match self {
+            Self::Candidate => "a string",
+            Self::References => "a list of strings, or a string",
+            Self::Number(..) => "a whole number",
+        };
+        let fits = match self {
+            Self::Candidate => is_text(given),
+            Self::References => is_text(given) || element(given).is_some_and(is_text),
+            Self::Number(..) => given.is_integer(),
+        };
+        if *given == DataType::Null || fits && can_cast_types(given, &self.data_type()) {
+            return Ok(self.data_type());
+        }
+        plan_err!("{function}: argument {} must be {wanted}, not {given}", self.name())
+    }
+}
+
+fn is_text(given: &DataType) -> bool {
+    match given {
+        DataType::Dictionary(_, values) => is_text(values),
+        given => given.is_string(),
+    }
+}
+
+fn element(given: &DataType) -> Option<&DataType> {
+    match given {
+        DataType::List(field)
+        | DataType::LargeList(field)
+        | DataType::ListView(field)
+        | DataType::LargeListView(field)
+        | DataType::FixedSizeList(field, _) => Some(field.data_type()),
+        _ => None,
+    }
+}
+
+/// Calls `add` with each row's candidate and references; NULLs among the references are left out.
+pub(crate) fn each_caption(
+    columns: &[ArrayRef],
+    mut add: impl FnMut(&str, &[&str]) -> std::result::Result<(), MetricError>,
+) -> Result<()> {
+    let (candidates, references) = (columns[0].as_string::<i32>(), columns[1].as_list::<i32>());
+    for (row, candidate) in candidates.iter().enumerate() {
+        let Some(candidate) = candidate else { continue };
+        if references.is_null(row) {
+            continue;
+        }
+        let references = references.value(row);
+        let references: Vec<&str> = references.as_string::<i32>().iter().flatten().collect();
+        add(candidate, &references).map_err(refused)?;
+    }
+    Ok(())
+}
+
+/// What a metric refuses, as an error of the query.
+pub(crate) fn refused(error: MetricError) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+/// A [`SqlAggregate`] as DataFusion takes it.
+pub(crate) struct Udaf<F> {
+    signature: Signature,
+    aliases: Vec<String>,
+    documentation: Documentation,
+    function: PhantomData<F>,
+}
+
+impl<F: SqlAggregate> Udaf<F> {
+    pub(crate) fn create() -> AggregateUDF {
+        let mut documentation =
+            Documentation::builder(udf::SECTION, F::DESCRIPTION, syntax::<F>()).with_sql_example(F::EXAMPLE);
+        for arg in F::ARGS {
+            documentation = documentation.with_argument(arg.name(), arg.description());
+        }
+        for related in F::RELATED {
+            documentation = documentation.with_related_udf(*related);
+        }
+        AggregateUDF::from(Self {
+            signature: Signature::user_defined(Volatility::Immutable),
+            aliases: F::ALIAS.into_iter().map(Into::into).collect(),
+            documentation: documentation.build(),
+            function: PhantomData,
+        })
+    }
+
+    fn named(error: DataFusionError) -> DataFusionError {
+        error.context(F::NAME)
+    }
+}
+
+fn syntax<F: SqlAggregate>() -> String {
+    format!("{}({})", F::NAME, F::ARGS.map(AggregateArg::name).join(", "))
+}
+
+/// The page of the documentation.
+pub(crate) fn page<F: SqlAggregate>() -> Page {
+    Page {
+        name: F::NAME,
+        syntax: syntax::<F>(),
+        returns: "Float64",
+        description: F::DESCRIPTION,
+        arguments: F::ARGS.iter().map(|a| (a.name(), a.description().into())).collect(),
+        options: &[],
+        example: F::EXAMPLE,
+        related: F::RELATED,
+    }
+}
+
+impl<F: SqlAggregate> AggregateUDFImpl for Udaf<F> {
+    fn name(&self) -> &str {
+        F::NAME
+    }
+
+    fn aliases(&self) -> &[String] {
+        &self.aliases
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn coerce_types(&self, given: &[DataType]) -> Result<Vec<DataType>> {
+        if given.len() != F::ARGS.len() {
+            return plan_err!("{} takes {}, but was called with {} arguments", F::NAME, syntax::<F>(), given.len());
+        }
+        F::ARGS.iter().zip(given).map(|(arg, given)| arg.coerce(F::NAME, given)).collect()
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Float64)
+    }
+
+    fn accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
+        if args.is_distinct {
+            return plan_err!("{} knows no DISTINCT: take the distinct rows in a sub-query", F::NAME);
+        }
+        Ok(Box::new(Rows::<F>(F::Stats::default())))
+    }
+
+    fn state_fields(&self, args: StateFieldsArgs<'_>) -> Result<Vec<FieldRef>> {
+        let field = |(i, data_type)| Arc::new(Field::new(format!("{}[{i}]", args.name), data_type, false));
+        Ok(F::state_types().into_iter().enumerate().map(field).collect())
+    }
+
+    fn documentation(&self) -> Option<&Documentation> {
+        Some(&self.documentation)
+    }
+}
+
+impl<F: SqlAggregate> PartialEq for Udaf<F> {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl<F: SqlAggregate> Eq for Udaf<F> {}
+
+impl<F: SqlAggregate> Hash for Udaf<F> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        F::NAME.hash(state);
+    }
+}
+
+impl<F: SqlAggregate> Debug for Udaf<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(F::NAME)
+    }
+}
+
+#[derive(Debug)]
+struct Rows<F: SqlAggregate>(F::Stats);
+
+impl<F: SqlAggregate> Accumulator for Rows<F> {
+    fn update_batch(&mut self, columns: &[ArrayRef]) -> Result<()> {
+        F::add(&mut self.0, columns).map_err(Udaf::<F>::named)
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
+        F::merge(&mut self.0, states).map_err(Udaf::<F>::named)
+    }
+
+    fn state(&mut self) -> Result<Vec<ScalarValue>> {
+        Ok(F::state(&self.0))
+    }
+
+    fn evaluate(&mut self) -> Result<ScalarValue> {
+        Ok(ScalarValue::Float64(F::score(&self.0)))
+    }
+
+    fn size(&self) -> usize {
+        size_of::<Self>() + F::heap_size(&self.0)
+    }
+}

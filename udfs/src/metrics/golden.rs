@@ -1,0 +1,64 @@
+//! The corpora with pycocoevalcap's scores that tests/fixtures/metrics.py wrote.
+
+use serde_json::Value;
+
+const JSON: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/metrics.json"));
+/// Relative; a score of 0 must be 0.
+const TOLERANCE: f64 = 1e-9;
+
+/// A corpus and its scores; those named `_items` in the order of the candidates.
+pub(super) struct Corpus {
+    pub(super) name: String,
+    pub(super) candidates: Vec<String>,
+    references: Vec<Vec<String>>,
+    pub(super) bleu: Vec<f64>,
+    pub(super) bleu_items: Vec<Vec<f64>>,
+    pub(super) cider: f64,
+    pub(super) cider_items: Vec<f64>,
+    pub(super) cider_d: f64,
+    pub(super) cider_d_items: Vec<f64>,
+    pub(super) rouge_l: f64,
+    pub(super) rouge_l_items: Vec<f64>,
+}
+
+impl Corpus {
+    /// Candidates with their references.
+    pub(super) fn items(&self) -> impl Iterator<Item = (&str, &[String])> {
+        self.candidates.iter().map(String::as_str).zip(self.references.iter().map(Vec::as_slice))
+    }
+}
+
+/// "main" first.
+pub(super) fn corpora() -> Vec<Corpus> {
+    let golden: Value = serde_json::from_str(JSON).unwrap();
+    list(&golden["corpora"], |c| Corpus {
+        name: text(&c["name"]),
+        candidates: list(&c["candidates"], text),
+        references: list(&c["references"], |r| list(r, text)),
+        bleu: list(&c["bleu"], number),
+        bleu_items: list(&c["bleu_items"], |s| list(s, number)),
+        cider: number(&c["cider"]),
+        cider_items: list(&c["cider_items"], number),
+        cider_d: number(&c["cider_d"]),
+        cider_d_items: list(&c["cider_d_items"], number),
+        rouge_l: number(&c["rouge_l"]),
+        rouge_l_items: list(&c["rouge_l_items"], number),
+    })
+}
+
+/// Asserts that the score of what is named is the expected one.
+pub(super) fn assert_close(score: f64, expected: f64, of: &str) {
+    assert!((score - expected).abs() <= TOLERANCE * expected.abs(), "{of:?}: {score:e} for {expected:e}");
+}
+
+fn list<T>(value: &Value, of: impl Fn(&Value) -> T) -> Vec<T> {
+    value.as_array().unwrap().iter().map(of).collect()
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap().into()
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap()
+}
