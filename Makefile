@@ -5,11 +5,13 @@ SHELL := /bin/bash
 
 ORT_VERSION := 1.32.0
 ORT := .deps/onnxruntime/.version-$(ORT_VERSION)
+TORCH_VERSION := 2.13.0
+TORCH := .deps/libtorch/.version-$(TORCH_VERSION)
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 DEMO := demo-out
 
 help: ## what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(ORT):
 	@echo "== ONNX Runtime $(ORT_VERSION): the official Python wheel, into .deps (28 MB, once)" >&2
@@ -17,7 +19,17 @@ $(ORT):
 	@python3 -m pip install --quiet --disable-pip-version-check --no-deps --target .deps/onnxruntime onnxruntime==$(ORT_VERSION)
 	@touch $@
 
+# The wheel without the packages that only its Python part and CUDA need; libtorch for the CPU links to the last two.
+$(TORCH):
+	@echo "== libtorch $(TORCH_VERSION): the official Python wheel, into .deps (540 MB, once)" >&2
+	@rm -rf .deps/libtorch
+	@python3 -m pip install --quiet --disable-pip-version-check --no-deps --target .deps/libtorch \
+	    torch==$(TORCH_VERSION) nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85
+	@touch $@
+
 setup: $(ORT) ## ONNX Runtime into .deps
+
+setup-training: $(TORCH) ## libtorch into .deps, for the training crate
 
 build: setup ## the capfilt command, with the profile of demo and tests
 	@echo "== compiling capfilt and DataFusion (some minutes on 2 cores the first time, seconds later)" >&2
@@ -34,10 +46,10 @@ demo: build ## caption and filter a noisy table of 1,512 pictures with the proje
 TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run --no-fail-fast" || echo "cargo test --no-fail-fast") \
     --locked --workspace --lib --bins --tests
 
-test: setup ## all tests
+test: setup setup-training ## all tests
 	$(TEST)
 
-check: setup ## formatting, lints, generated documentation
+check: setup setup-training ## formatting, lints, generated documentation
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	$(TEST) functions_md_is_fresh
@@ -51,4 +63,4 @@ bench: setup ## speed and memory at BLIP-base's size; PEERS=1 also times transfo
 clean: ## everything that was built or installed
 	rm -rf target .deps $(DEMO)
 
-.PHONY: help setup build demo test check docs bench clean
+.PHONY: help setup setup-training build demo test check docs bench clean

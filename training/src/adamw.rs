@@ -1,0 +1,68 @@
+//! AdamW (Loshchilov and Hutter, "Decoupled weight decay regularization", algorithm 2) over one flat vector.
+
+use tch::{Tensor, no_grad};
+
+/// Constants of AdamW. BLIP decays every parameter.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWOptions {
+    /// Decay of the mean of gradients.
+    pub beta1: f64,
+    /// Decay of the mean of squared gradients.
+    pub beta2: f64,
+    /// Added to the root of the latter.
+    pub epsilon: f64,
+    /// Share of a parameter, times the learning rate, that is taken off in each step.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamWOptions {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.05 }
+    }
+}
+
+/// The optimiser's state, which can be stored, as tch's own cannot.
+#[derive(Debug)]
+pub struct AdamW {
+    /// Constants.
+    pub options: AdamWOptions,
+    /// Steps taken.
+    pub steps: u64,
+    /// Running mean of the gradient.
+    pub mean: Tensor,
+    /// Running mean of its square.
+    pub square: Tensor,
+}
+
+impl AdamW {
+    /// For parameters like this flat vector.
+    pub fn new(flat: &Tensor, options: AdamWOptions) -> Self {
+        Self { options, steps: 0, mean: flat.zeros_like(), square: flat.zeros_like() }
+    }
+
+    /// One step against `gradient`. All three vectors are of the same length.
+    pub fn step(&mut self, flat: &Tensor, gradient: &Tensor, learning_rate: f64) {
+        let AdamWOptions { beta1, beta2, epsilon, weight_decay } = self.options;
+        self.steps += 1;
+        // Past 2^31 steps both corrections are 1.
+        let steps = i32::try_from(self.steps).unwrap_or(i32::MAX);
+        let (correction1, correction2) = (1.0 - beta1.powi(steps), 1.0 - beta2.powi(steps));
+        no_grad(|| {
+            let mut flat = flat.shallow_clone();
+            let _ = flat.g_mul_scalar_(1.0 - learning_rate * weight_decay);
+            let _ = self.mean.lerp_(gradient, 1.0 - beta1);
+            let _ = self.square.g_mul_scalar_(beta2).addcmul_(gradient, &gradient.g_mul_scalar(1.0 - beta2));
+            let divisor = (&self.square / correction2).sqrt_().g_add_scalar_(epsilon);
+            let _ = flat.addcdiv_(&self.mean.g_mul_scalar(-learning_rate / correction1), &divisor);
+        });
+    }
+}
+
+/// The norm of `gradient`, which is scaled down where it is longer than `most`.
+pub fn clip(gradient: &mut Tensor, most: f64) -> f64 {
+    let norm = gradient.norm().double_value(&[]);
+    if norm > most {
+        let _ = no_grad(|| gradient.g_mul_scalar_(most / norm));
+    }
+    norm
+}

@@ -1,0 +1,20 @@
+//! BLIP's MED (multimodal mixture of encoder-decoder) in libtorch: the model, its three objectives, and a training step.
+//!
+//! Parameters bear the names of Hugging Face's BLIP, so that what is trained here is exported as it lies. The step's randomness
+//! is drawn from (seed, step, purpose), which makes a resumed run equal to an undisturbed one.
+
+pub mod adamw;
+pub mod checkpoint;
+pub mod config;
+pub mod error;
+pub mod losses;
+pub mod med;
+pub mod params;
+pub mod random;
+pub mod step;
+#[cfg(test)]
+mod tests;
+pub mod world;
+
+pub use config::{MedConfig, Sharing};
+pub use error::{Error, Result};

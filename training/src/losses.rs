@@ -1,0 +1,113 @@
+//! MED's objectives (paper, section 3.2): image-text contrast, image-text matching, language modelling.
+
+use rand_chacha::rand_core::Rng;
+use tch::{Kind, Reduction, Tensor, no_grad};
+
+use crate::random::draw;
+
+/// Label smoothing of the language model's loss.
+pub const LABEL_SMOOTHING: f64 = 0.1;
+
+/// What no target is.
+const IGNORED: i64 = -100;
+
+/// Similarities over temperature, of live features to momentum features: those of this batch, then the queue.
+#[derive(Debug)]
+pub struct Similarities {
+    /// `[B, B + queue]`, image to texts.
+    pub image_to_text: Tensor,
+    /// `[B, B + queue]`, text to images.
+    pub text_to_image: Tensor,
+}
+
+/// Features of unit length: `[B, projection]`, or `[B + queue, projection]` for keys.
+#[derive(Debug)]
+pub struct Features {
+    /// Of images.
+    pub images: Tensor,
+    /// Of texts.
+    pub texts: Tensor,
+}
+
+/// ITC. `momentum` are the momentum encoders' features of this batch, `keys` the same and the queues behind them. The targets are
+/// `alpha` times the momentum encoders' softmax and `1 - alpha` times the pairs of the batch.
+pub fn itc(live: &Features, momentum: &Features, keys: &Features, temp: &Tensor, alpha: f64) -> (Tensor, Similarities) {
+    let against = |queries: &Tensor, keys: &Tensor| queries.matmul(&keys.transpose(0, 1)) / temp;
+    let targets = |queries: &Tensor, keys: &Tensor| {
+        no_grad(|| {
+            let pairs = Tensor::eye_m(queries.size()[0], keys.size()[0], (Kind::Float, queries.device()));
+            against(queries, keys).softmax(-1, Kind::Float) * alpha + pairs * (1.0 - alpha)
+        })
+    };
+    let image_to_text = against(&live.images, &keys.texts);
+    let text_to_image = against(&live.texts, &keys.images);
+    let side = |similarities: &Tensor, targets: Tensor| {
+        -(similarities.log_softmax(-1, Kind::Float) * targets).sum_dim_intlist(-1, false, Kind::Float).mean(Kind::Float)
+    };
+    let loss = (side(&image_to_text, targets(&momentum.images, &keys.texts))
+        + side(&text_to_image, targets(&momentum.texts, &keys.images)))
+        / 2.0;
+    (loss, Similarities { image_to_text, text_to_image })
+}
+
+/// Hard negatives of a batch: rows of texts with rows of images that do not belong to them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Negatives {
+    /// (text, image): for each text that has one, an image.
+    pub images: Vec<(i64, i64)>,
+    /// (text, image): for each image that has one, a text.
+    pub texts: Vec<(i64, i64)>,
+}
+
+/// Weights `[B, B]` that negatives are drawn with: the softmax of the batch's own part of the similarities, and never 0 but for
+/// what `same` marks: pairs of the same image or text.
+pub fn negative_weights(similarities: &Tensor, same: &Tensor) -> Tensor {
+    no_grad(|| {
+        let batch = similarities.size()[0];
+        let weights = similarities.narrow(1, 0, batch).softmax(-1, Kind::Float) + 1e-4;
+        weights.masked_fill(same, 0.0)
+    })
+}
+
+/// `[B, B]`, bool: whether two rows are the same pair, or have the same image or text. `images` and `texts` name each row's.
+pub fn same_pairs<T: PartialEq, U: PartialEq>(images: &[T], texts: &[U]) -> Tensor {
+    let rows = images.len();
+    let same = |i: usize, j: usize| i == j || images[i] == images[j] || texts[i] == texts[j];
+    let flat: Vec<bool> = (0..rows * rows).map(|at| same(at / rows, at % rows)).collect();
+    Tensor::from_slice(&flat).view([rows as i64, rows as i64])
+}
+
+/// Draws an image for each text and a text for each image. A row all of whose weights are 0 has no negative.
+pub fn negatives(similarities: &Similarities, same: &Tensor, rng: &mut impl Rng) -> Negatives {
+    let mut side = |similarities: &Tensor| -> Vec<(i64, i64)> {
+        let weights = negative_weights(similarities, same).to_device(tch::Device::Cpu).to_kind(Kind::Double);
+        let batch = weights.size()[0];
+        let rows = (0..batch).map(|i| Vec::<f64>::try_from(weights.get(i)).unwrap_or_default());
+        let drawn = rows.enumerate().map(|(i, weights)| draw(&weights, rng).map(|j| (i as i64, j as i64)));
+        drawn.flatten().collect()
+    };
+    let images = side(&similarities.text_to_image);
+    let texts = side(&similarities.image_to_text).into_iter().map(|(image, text)| (text, image)).collect();
+    Negatives { images, texts }
+}
+
+/// ITM from logits `[N, 2]`, the first `positives` of which are pairs.
+pub fn itm(logits: &Tensor, positives: i64) -> Tensor {
+    let all = logits.size()[0];
+    let options = (Kind::Int64, logits.device());
+    let targets = Tensor::cat(&[Tensor::ones([positives], options), Tensor::zeros([all - positives], options)], 0);
+    logits.cross_entropy_for_logits(&targets)
+}
+
+/// LM from logits `[N, L, vocabulary]`: cross entropy of each next token of ids `[N, L]`, of which those with `mask` 0 and the
+/// first `prompt` tokens after [DEC] are no targets.
+pub fn lm(logits: &Tensor, ids: &Tensor, mask: &Tensor, prompt: i64) -> Tensor {
+    let (length, vocabulary) = (ids.size()[1], logits.size()[2]);
+    let targets = ids.masked_fill(&mask.eq(0.0), IGNORED).narrow(1, 1, length - 1);
+    let targets = match prompt.min(length - 1) {
+        0 => targets,
+        n => Tensor::cat(&[targets.narrow(1, 0, n).full_like(IGNORED), targets.narrow(1, n, length - 1 - n)], 1),
+    };
+    let logits = logits.narrow(1, 0, length - 1).reshape([-1, vocabulary]);
+    logits.cross_entropy_loss(&targets.reshape([-1]), None::<Tensor>, Reduction::Mean, IGNORED, LABEL_SMOOTHING)
+}

@@ -1,0 +1,88 @@
+//! Randomness from (seed, step, purpose): a run that is resumed at a step draws what it would have drawn.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use sha2::{Digest, Sha256};
+
+/// What random numbers are for. Each purpose has a stream of its own, so that one drawing more does not change another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Initial weights.
+    Weights,
+    /// The queues' first features.
+    Queues,
+    /// Dropout and stochastic depth.
+    Dropout,
+    /// Hard negatives.
+    Negatives,
+}
+
+fn digest(seed: u64, step: u64, purpose: Purpose) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    hasher.update(seed.to_le_bytes());
+    hasher.update(step.to_le_bytes());
+    hasher.update([purpose as u8]);
+    hasher.finalize().into()
+}
+
+/// A generator for one step and purpose.
+pub fn generator(seed: u64, step: u64, purpose: Purpose) -> ChaCha8Rng {
+    ChaCha8Rng::from_seed(digest(seed, step, purpose))
+}
+
+/// Sets libtorch's generator, whose state cannot be stored, for one step and purpose.
+pub fn seed_torch(seed: u64, step: u64, purpose: Purpose) {
+    let [a, b, c, d, e, f, g, h, ..] = digest(seed, step, purpose);
+    tch::manual_seed(i64::from_le_bytes([a, b, c, d, e, f, g, h]));
+}
+
+/// An index drawn with these weights, which need not sum to 1; `None` where all are 0.
+pub fn draw(weights: &[f64], rng: &mut impl Rng) -> Option<usize> {
+    let total: f64 = weights.iter().sum();
+    let mut at = (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64 * total;
+    let mut last = None;
+    for (i, weight) in weights.iter().enumerate() {
+        if *weight > 0.0 {
+            last = Some(i);
+            if at < *weight {
+                return last;
+            }
+            at -= weight;
+        }
+    }
+    // Rounding may leave a rest.
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_differ_by_seed_step_and_purpose() {
+        let first = |seed, step, purpose| generator(seed, step, purpose).next_u64();
+        let numbers = [
+            first(1, 1, Purpose::Negatives),
+            first(2, 1, Purpose::Negatives),
+            first(1, 2, Purpose::Negatives),
+            first(1, 1, Purpose::Dropout),
+        ];
+        assert_eq!(numbers[0], first(1, 1, Purpose::Negatives));
+        for i in 0..4 {
+            assert!(numbers[i + 1..].iter().all(|n| *n != numbers[i]));
+        }
+    }
+
+    #[test]
+    fn draws_follow_the_weights() {
+        let mut rng = generator(3, 0, Purpose::Negatives);
+        let mut counts = [0; 4];
+        for _ in 0..10_000 {
+            counts[draw(&[1.0, 0.0, 3.0, 0.0], &mut rng).unwrap()] += 1;
+        }
+        assert_eq!((counts[1], counts[3]), (0, 0));
+        assert!((2300..2700).contains(&counts[0]), "{counts:?}");
+        assert_eq!(draw(&[0.0; 3], &mut rng), None);
+        assert_eq!(draw(&[], &mut rng), None);
+    }
+}

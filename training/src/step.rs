@@ -1,0 +1,338 @@
+//! A pretraining step: one ViT pass, three text passes, one backward pass.
+
+use capfilt_udfs::blip::TextConfig;
+use tch::{Device, Kind, Tensor, no_grad};
+
+use crate::adamw::{AdamW, AdamWOptions, clip};
+use crate::config::MedConfig;
+use crate::error::{Error, Result};
+use crate::losses::{self, Features, Negatives, Similarities};
+use crate::med::{ImageKv, Med, Texts};
+use crate::params::Params;
+use crate::random::{Purpose, generator, seed_torch};
+
+/// What a step does.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepOptions {
+    /// Image-text contrast.
+    pub itc: bool,
+    /// Image-text matching.
+    pub itm: bool,
+    /// Language modelling.
+    pub lm: bool,
+    /// Of the momentum encoders: 0.995 in BLIP.
+    pub momentum: f64,
+    /// Features of each queue: 57,600 in BLIP. A multiple of the batch; 0 for none.
+    pub queue: i64,
+    /// Products in bfloat16.
+    pub bfloat16: bool,
+    /// Longest gradient; infinite in BLIP's code.
+    pub clip: f64,
+    /// Tokens after [DEC] that are a prompt and no targets of the language model.
+    pub prompt_tokens: i64,
+    /// The optimiser's constants.
+    pub adamw: AdamWOptions,
+}
+
+impl Default for StepOptions {
+    fn default() -> Self {
+        Self {
+            itc: true,
+            itm: true,
+            lm: true,
+            momentum: 0.995,
+            queue: 57_600,
+            bfloat16: false,
+            clip: f64::INFINITY,
+            prompt_tokens: 0,
+            adamw: AdamWOptions::default(),
+        }
+    }
+}
+
+/// Pairs of one step.
+#[derive(Debug)]
+pub struct Batch {
+    /// `[B, 3, size, size]`, normalised.
+    pub pixels: Tensor,
+    /// The texts, B.
+    pub texts: Texts,
+    /// Which picture each row shows.
+    pub image_ids: Vec<u64>,
+}
+
+/// What a step measured.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct StepReport {
+    /// Loss of ITC, 0 where it is off.
+    pub itc: f64,
+    /// Loss of ITM.
+    pub itm: f64,
+    /// Loss of LM.
+    pub lm: f64,
+    /// Norm of the gradient before it was clipped.
+    pub gradient_norm: f64,
+    /// The learned temperature before the step.
+    pub temperature: f64,
+    /// Texts and images of the batch that had no negative: all others show the same image or have the same text.
+    pub without_negative: usize,
+}
+
+/// The losses of a batch as tensors; those that are off are `None`.
+#[derive(Debug, Default)]
+pub(crate) struct Losses {
+    pub(crate) itc: Option<Tensor>,
+    pub(crate) itm: Option<Tensor>,
+    pub(crate) lm: Option<Tensor>,
+    pub(crate) similarities: Option<Similarities>,
+    pub(crate) negatives: Option<Negatives>,
+    /// The momentum encoders' features of this batch.
+    pub(crate) momentum: Option<Features>,
+}
+
+/// Range of the temperature.
+const TEMPERATURES: (f64, f64) = (0.001, 0.5);
+const FIRST_TEMPERATURE: f64 = 0.07;
+
+/// A MED in training: everything that a checkpoint must hold.
+#[derive(Debug)]
+pub struct Trainer {
+    pub(crate) config: MedConfig,
+    pub(crate) options: StepOptions,
+    pub(crate) seed: u64,
+    pub(crate) params: Params,
+    pub(crate) momentum: Params,
+    /// `[queue, projection]` each, the oldest features at `queue_at`.
+    pub(crate) queues: Features,
+    pub(crate) queue_at: i64,
+    pub(crate) adamw: AdamW,
+    pub(crate) device: Device,
+}
+
+impl Trainer {
+    /// From scratch: weights drawn from the seed as BERT's and ViT's are (normal, deviation 0.02, biases 0, norms 1).
+    pub fn new(config: MedConfig, options: StepOptions, seed: u64, device: Device) -> Result<Self> {
+        config.validate()?;
+        if options.queue < 0 || !(0.0..=1.0).contains(&options.momentum) {
+            return Err(Error::Option("queue must not be negative, and momentum lie from 0 to 1".into()));
+        }
+        let params = Params::zeros(&config.shapes(), device, true);
+        initialise(&params, seed)?;
+        let momentum = Params::zeros(&config.momentum_shapes(), device, false);
+        momentum.follow(&params, 0.0);
+        seed_torch(seed, 0, Purpose::Queues);
+        let feature = || {
+            let drawn = Tensor::randn([options.queue, config.projection as i64], (Kind::Float, Device::Cpu));
+            (&drawn / drawn.norm_scalaropt_dim(2, [-1], true)).to_device(device)
+        };
+        let queues = Features { images: feature(), texts: feature() };
+        let adamw = AdamW::new(params.flat(), options.adamw);
+        Ok(Self { config, options, seed, params, momentum, queues, queue_at: 0, adamw, device })
+    }
+
+    /// The model's parameters.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// The model's sizes.
+    pub fn config(&self) -> &MedConfig {
+        &self.config
+    }
+
+    /// Steps taken.
+    pub fn steps(&self) -> u64 {
+        self.adamw.steps
+    }
+
+    fn kind(&self) -> Kind {
+        if self.options.bfloat16 { Kind::BFloat16 } else { Kind::Float }
+    }
+
+    fn check(&self, batch: &Batch) -> Result<()> {
+        let side = self.config.vision.image_size as i64;
+        let (rows, pixels, ids) = (batch.image_ids.len() as i64, batch.pixels.size(), batch.texts.ids.size());
+        if pixels != [rows, 3, side, side] || ids.len() != 2 || ids[0] != rows || rows == 0 {
+            return Err(Error::Option(format!(
+                "a batch of {rows} image ids has pixels {pixels:?} and token ids {ids:?}; they must be [B, 3, {side}, {side}] and [B, L]"
+            )));
+        }
+        let TextConfig { max_positions, vocab_size, .. } = self.config.text;
+        if ids[1] < 2 || ids[1] > max_positions as i64 {
+            return Err(Error::Option(format!(
+                "texts of {} tokens: from 2 to {max_positions} can be trained on",
+                ids[1]
+            )));
+        }
+        let (low, high) = (batch.texts.ids.min().int64_value(&[]), batch.texts.ids.max().int64_value(&[]));
+        if low < 0 || high >= vocab_size as i64 {
+            return Err(Error::Option(format!("token ids from {low} to {high} in a vocabulary of {vocab_size}")));
+        }
+        if self.options.itc && self.options.queue > 0 && self.options.queue % rows != 0 {
+            return Err(Error::Option(format!("the batch of {rows} must divide the queue of {}", self.options.queue)));
+        }
+        Ok(())
+    }
+
+    /// One step. `alpha` is the share of the momentum encoders in ITC's targets.
+    pub fn step(&mut self, batch: &Batch, learning_rate: f64, alpha: f64) -> Result<StepReport> {
+        self.check(batch)?;
+        let mut gradient = None;
+        let mut report = self.accumulate(batch, alpha, 1.0, &mut gradient)?;
+        if let Some(gradient) = gradient {
+            report.gradient_norm = self.apply(gradient, learning_rate)?;
+        }
+        Ok(report)
+    }
+
+    /// Adds `weight` times a batch's gradient to `gradient`, for [`Self::apply`] to use: several small batches make one step.
+    pub fn accumulate(
+        &mut self,
+        batch: &Batch,
+        alpha: f64,
+        weight: f64,
+        gradient: &mut Option<Tensor>,
+    ) -> Result<StepReport> {
+        self.check(batch)?;
+        if let Some(temp) = self.params.get("temp") {
+            let _ = no_grad(|| temp.shallow_clone().clamp_(TEMPERATURES.0, TEMPERATURES.1));
+        }
+        if self.options.itc && gradient.is_none() {
+            self.momentum.follow(&self.params, self.options.momentum);
+        }
+        seed_torch(self.seed, self.steps(), Purpose::Dropout);
+        let losses = self.losses(batch, alpha, None)?;
+        let all: Vec<&Tensor> = [&losses.itc, &losses.itm, &losses.lm].into_iter().flatten().collect();
+        let Some((first, rest)) = all.split_first() else {
+            return Err(Error::Option("all losses are off: leave on itc, itm or lm".into()));
+        };
+        let total = rest.iter().fold(first.shallow_clone(), |sum, loss| sum + *loss) * weight;
+        let own = self.params.gradient(&total)?;
+        *gradient = Some(match gradient.take() {
+            Some(sum) => sum + own,
+            None => own,
+        });
+        if let Some(features) = &losses.momentum {
+            self.enqueue(features);
+        }
+        let value = |loss: &Option<Tensor>| loss.as_ref().map_or(0.0, |loss| loss.double_value(&[]));
+        let drawn = losses.negatives.as_ref().map(|n| n.images.len() + n.texts.len());
+        Ok(StepReport {
+            itc: value(&losses.itc),
+            itm: value(&losses.itm),
+            lm: value(&losses.lm),
+            gradient_norm: 0.0,
+            temperature: self.params.get("temp").map_or(0.0, |temp| temp.double_value(&[])),
+            without_negative: drawn.map_or(0, |drawn| 2 * batch.image_ids.len() - drawn),
+        })
+    }
+
+    /// Takes a step against a gradient and returns the gradient's norm. Fails, and changes nothing, where it is not finite.
+    pub fn apply(&mut self, mut gradient: Tensor, learning_rate: f64) -> Result<f64> {
+        let norm = clip(&mut gradient, self.options.clip);
+        if !norm.is_finite() {
+            return Err(Error::Option(format!(
+                "the gradient of step {} is not finite: lower the learning rate, or clip the gradient",
+                self.steps()
+            )));
+        }
+        self.adamw.step(self.params.flat(), &gradient, learning_rate);
+        Ok(norm)
+    }
+
+    /// The losses of a batch. Negatives are drawn unless they are given.
+    pub(crate) fn losses(&self, batch: &Batch, alpha: f64, negatives: Option<Negatives>) -> Result<Losses> {
+        let med = Med::new(&self.config, &self.params, self.kind(), true);
+        let tokens = med.image_tokens(&batch.pixels);
+        let mut losses = Losses::default();
+        let temp = self.params.get("temp").ok_or_else(|| Error::Option("there is no parameter temp".into()))?;
+        let mut similarities = None;
+        if self.options.itc || self.options.itm {
+            let live = Features { images: med.image_features(&tokens), texts: med.text_features(&batch.texts) };
+            if self.options.itc {
+                let momentum = self.momentum_features(batch);
+                let with_queue = |own: &Tensor, queue: &Tensor| Tensor::cat(&[own, queue], 0);
+                let keys = Features {
+                    images: with_queue(&momentum.images, &self.queues.images),
+                    texts: with_queue(&momentum.texts, &self.queues.texts),
+                };
+                let (loss, found) = losses::itc(&live, &momentum, &keys, temp, alpha);
+                losses.itc = Some(loss);
+                losses.momentum = Some(momentum);
+                similarities = Some(found);
+            } else {
+                let image_to_text = live.images.matmul(&live.texts.transpose(0, 1)) / temp;
+                let text_to_image = image_to_text.transpose(0, 1);
+                similarities = Some(Similarities { image_to_text, text_to_image });
+            }
+        }
+        let encoder_kv = if self.options.itm || self.options.lm { Some(med.encoder_kv(&tokens)) } else { None };
+        if let (true, Some(kv), Some(similarities)) = (self.options.itm, &encoder_kv, &similarities) {
+            let negatives = negatives.unwrap_or_else(|| self.draw_negatives(batch, similarities));
+            losses.itm = Some(self.match_loss(&med, batch, kv, &negatives));
+            losses.negatives = Some(negatives);
+        }
+        losses.similarities = similarities;
+        if let (true, Some(kv)) = (self.options.lm, &encoder_kv) {
+            let own = med.decoder_kv(&tokens);
+            let logits = med.decoder_logits(&batch.texts, own.as_ref().unwrap_or(kv));
+            losses.lm = Some(losses::lm(&logits, &batch.texts.ids, &batch.texts.mask, self.options.prompt_tokens));
+        }
+        Ok(losses)
+    }
+
+    /// The pairs, each text with a wrong image, each image with a wrong text: one pass.
+    fn match_loss(&self, med: &Med<'_>, batch: &Batch, kv: &ImageKv, negatives: &Negatives) -> Tensor {
+        let rows = batch.image_ids.len() as i64;
+        let pairs = (0..rows).map(|i| (i, i));
+        let all = pairs.chain(negatives.images.iter().copied()).chain(negatives.texts.iter().copied());
+        let (texts, images): (Vec<i64>, Vec<i64>) = all.unzip();
+        let index = |rows: &[i64]| Tensor::from_slice(rows).to_device(self.device);
+        let logits = med.match_logits(&batch.texts.select(&index(&texts)), &kv.select(&index(&images)));
+        losses::itm(&logits, rows)
+    }
+
+    fn draw_negatives(&self, batch: &Batch, similarities: &Similarities) -> Negatives {
+        let ids = batch.texts.ids.to_device(Device::Cpu);
+        let texts: Vec<Vec<i64>> = (0..ids.size()[0]).map(|i| Vec::try_from(ids.get(i)).unwrap_or_default()).collect();
+        let same = losses::same_pairs(&batch.image_ids, &texts).to_device(self.device);
+        losses::negatives(similarities, &same, &mut generator(self.seed, self.steps(), Purpose::Negatives))
+    }
+
+    fn momentum_features(&self, batch: &Batch) -> Features {
+        no_grad(|| {
+            let med = Med::new(&self.config, &self.momentum, self.kind(), true);
+            let images = med.image_features(&med.image_tokens(&batch.pixels));
+            Features { images, texts: med.text_features(&batch.texts) }
+        })
+    }
+
+    /// The batch's momentum features take the place of the oldest.
+    fn enqueue(&mut self, features: &Features) {
+        let rows = features.images.size()[0];
+        if self.options.queue == 0 {
+            return;
+        }
+        for (queue, new) in [(&self.queues.images, &features.images), (&self.queues.texts, &features.texts)] {
+            no_grad(|| queue.narrow(0, self.queue_at, rows).copy_(new));
+        }
+        self.queue_at = (self.queue_at + rows) % self.options.queue;
+    }
+}
+
+fn initialise(params: &Params, seed: u64) -> Result<()> {
+    seed_torch(seed, 0, Purpose::Weights);
+    for name in params.names() {
+        let Some(leaf) = params.get(name) else { continue };
+        let shape = leaf.size();
+        let options = (Kind::Float, Device::Cpu);
+        let value = match () {
+            () if name == "temp" => Tensor::full(&shape, FIRST_TEMPERATURE, options),
+            () if name.ends_with("bias") => Tensor::zeros(&shape, options),
+            () if shape.len() == 1 => Tensor::ones(&shape, options),
+            () => Tensor::randn(&shape, options) * 0.02,
+        };
+        params.set(name, &value)?;
+    }
+    Ok(())
+}

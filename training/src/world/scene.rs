@@ -1,0 +1,249 @@
+//! What a scene is, and scenes drawn at random.
+
+use serde::{Deserialize, Serialize};
+
+use super::dice::Dice;
+use super::kinds::{
+    Background, Colour, Direction, Place, Shape, Size, Texture, UNSEEN_BACKGROUNDS, UNSEEN_SHAPES, UNSEEN_TEXTURES,
+    unseen_together,
+};
+
+/// One thing in a picture. Lengths are shares of the picture's side; y grows downwards.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Object {
+    /// What it is.
+    pub shape: Shape,
+    /// Its colour.
+    pub colour: Colour,
+    /// Its size by name.
+    pub size: Size,
+    /// Its pattern.
+    pub texture: Texture,
+    /// The middle, from the left.
+    pub x: f32,
+    /// The middle, from the top.
+    pub y: f32,
+    /// Half its width.
+    pub radius: f32,
+}
+
+/// All that is true of a picture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scene {
+    /// What is behind the things.
+    pub background: Background,
+    /// One to three things.
+    pub objects: Vec<Object>,
+    /// Seed of what no caption speaks of: tints, turns, where the clouds are.
+    pub look: u32,
+}
+
+/// Which scenes are likely.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Distribution {
+    /// All that people saw, alike often.
+    Human,
+    /// Everything, long-tailed: the kind of rank r is as frequent as 1 / (r + tail).
+    Web { tail: f64 },
+    /// Everything, alike often.
+    Even,
+}
+
+/// Between the middles of two columns lies 0.28; things move by 0.05 in theirs.
+const COLUMNS: [f32; 3] = [0.22, 0.5, 0.78];
+const JITTER: f32 = 0.05;
+/// Things in the same column are nearer than this, those in different ones farther.
+const APART: f32 = 0.14;
+/// Edges between the columns.
+const EDGES: [f32; 2] = [0.36, 0.64];
+/// Two middles are never nearer than this share of both radii.
+const CLEARANCE: f32 = 0.93;
+
+impl Object {
+    /// The one of the nine places it is in.
+    pub fn place(&self) -> Place {
+        use Place::*;
+        let third = |v: f32| usize::from(v > EDGES[0]) + usize::from(v > EDGES[1]);
+        let rows = [[TopLeft, Top, TopRight], [Left, Middle, Right], [BottomLeft, Bottom, BottomRight]];
+        rows[third(self.y)][third(self.x)]
+    }
+
+    /// Whether it is in this direction, seen from `other`.
+    pub fn is(&self, direction: Direction, other: &Self) -> bool {
+        match direction {
+            Direction::LeftOf => self.x + APART < other.x,
+            Direction::RightOf => other.x + APART < self.x,
+            Direction::Above => self.y + APART < other.y,
+            Direction::Below => other.y + APART < self.y,
+        }
+    }
+
+    /// Whether it is between two others, from left to right or from top to bottom.
+    pub fn is_between(&self, a: &Self, b: &Self) -> bool {
+        let lies = |towards: Direction| self.is(towards, a) && b.is(towards, self);
+        Direction::ALL.iter().any(|direction| lies(*direction))
+    }
+
+    fn is_clear_of(&self, other: &Self) -> bool {
+        let (dx, dy) = (self.x - other.x, self.y - other.y);
+        let least = CLEARANCE * (self.radius + other.radius);
+        dx * dx + dy * dy >= least * least
+    }
+}
+
+impl Distribution {
+    fn frequency(self, rank: usize, unseen: bool) -> f64 {
+        match self {
+            Self::Human if unseen => 0.0,
+            Self::Web { tail } => 1.0 / (rank as f64 + tail),
+            _ => 1.0,
+        }
+    }
+
+    fn one_of<T: Copy + PartialEq>(self, all: &[T], unseen: &[T], dice: &mut Dice) -> T {
+        let weight = |(rank, kind)| self.frequency(rank, unseen.contains(kind));
+        all[dice.weighted(all.iter().enumerate().map(weight))]
+    }
+
+    fn objects(self, dice: &mut Dice) -> usize {
+        let weights = match self {
+            Self::Web { .. } => [0.45, 0.35, 0.2],
+            _ => [0.3, 0.4, 0.3],
+        };
+        1 + dice.weighted(weights.into_iter())
+    }
+
+    /// A colour that is seen on the background. On the web each shape has favourite colours of its own.
+    fn colour(self, shape: Shape, background: Background, dice: &mut Dice) -> Colour {
+        let all = Colour::ALL;
+        let weight = |(rank, colour): (usize, &Colour)| {
+            let own_rank = (rank + shape as usize * 5) % all.len();
+            let visible = !background.hides().contains(colour);
+            let frequency = self.frequency(rank, unseen_together(shape, *colour)) * self.frequency(own_rank, false);
+            if visible { frequency } else { 0.0 }
+        };
+        all[dice.weighted(all.iter().enumerate().map(weight))]
+    }
+
+    fn texture(self, dice: &mut Dice) -> Texture {
+        const PLAIN: f64 = 0.4;
+        if dice.chance(PLAIN) { Texture::Plain } else { self.one_of(&Texture::ALL[1..], UNSEEN_TEXTURES, dice) }
+    }
+
+    fn object(self, background: Background, dice: &mut Dice) -> Object {
+        let shape = self.one_of(Shape::ALL, UNSEEN_SHAPES, dice);
+        let colour = self.colour(shape, background, dice);
+        Object { shape, colour, size: Size::Medium, texture: self.texture(dice), x: 0.5, y: 0.5, radius: 0.0 }
+    }
+
+    /// A thing that differs from all others in shape or colour, if it is soon found.
+    fn another(self, background: Background, others: &[Object], dice: &mut Dice) -> Option<Object> {
+        const TRIES: usize = 20;
+        let alike = |a: &Object, b: &Object| (a.shape, a.colour) == (b.shape, b.colour);
+        (0..TRIES)
+            .map(|_| self.object(background, dice))
+            .find(|object| !others.iter().any(|other| alike(object, other)))
+    }
+
+    /// A scene. Things of the same shape and colour are alike in all but their places.
+    pub(super) fn scene(self, dice: &mut Dice) -> Scene {
+        const TWIN: f64 = 0.15;
+        let background = self.one_of(Background::ALL, UNSEEN_BACKGROUNDS, dice);
+        let mut objects = vec![self.object(background, dice)];
+        let mut twins = vec![false];
+        for _ in 1..self.objects(dice) {
+            let last = objects[objects.len() - 1];
+            let another = if dice.chance(TWIN) { None } else { self.another(background, &objects, dice) };
+            twins.push(another.is_none());
+            objects.push(another.unwrap_or(last));
+        }
+        arrange(&mut objects, &twins, dice);
+        Scene { background, objects, look: dice.number() }
+    }
+}
+
+/// Gives every thing a size and a place, so that none hides another.
+fn arrange(objects: &mut [Object], twins: &[bool], dice: &mut Dice) {
+    const TRIES: usize = 200;
+    for _ in 0..TRIES {
+        let mut size = Size::Medium;
+        for (object, twin) in objects.iter_mut().zip(twins) {
+            size = if *twin { size } else { dice.pick(Size::ALL) };
+            put(object, size, [dice.below(3), dice.below(3)], dice);
+        }
+        let clear = |i: usize| objects[..i].iter().all(|other| objects[i].is_clear_of(other));
+        if (1..objects.len()).all(clear) {
+            return;
+        }
+    }
+    for (i, object) in objects.iter_mut().enumerate() {
+        put(object, Size::Small, [i % 2 * 2, i / 2 * 2], dice);
+    }
+}
+
+fn put(object: &mut Object, size: Size, [column, row]: [usize; 2], dice: &mut Dice) {
+    const MARGIN: f32 = 0.025;
+    let (least, most) = match size {
+        Size::Small => (0.14, 0.15),
+        Size::Medium => (0.19, 0.2),
+        Size::Big => (0.25, 0.27),
+    };
+    let radius = dice.between(least, most);
+    let mut near = |v: f32| (v + dice.between(-JITTER, JITTER)).clamp(radius + MARGIN, 1.0 - radius - MARGIN);
+    (object.x, object.y) = (near(COLUMNS[column]), near(COLUMNS[row]));
+    (object.size, object.radius) = (size, radius);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scenes(distribution: Distribution) -> impl Iterator<Item = Scene> {
+        (0..3000).map(move |i| distribution.scene(&mut Dice::new(1, 2, i)))
+    }
+
+    #[test]
+    fn places_and_directions_are_clear() {
+        for scene in scenes(Distribution::Even) {
+            for (i, a) in scene.objects.iter().enumerate() {
+                for v in [a.x, a.y] {
+                    let column = COLUMNS.iter().filter(|c| (v - **c).abs() < 0.08).count();
+                    assert_eq!(column, 1, "{v}");
+                }
+                for b in &scene.objects[..i] {
+                    let apart = [(a.x - b.x).abs(), (a.y - b.y).abs()];
+                    assert!(apart.iter().all(|d| !(0.13..0.15).contains(d)), "{apart:?}");
+                    assert!(a.is_clear_of(b));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_human_set_lacks_what_the_others_have() {
+        let unseen = |distribution| {
+            let mut found = [false; 4];
+            for scene in scenes(distribution) {
+                found[0] |= UNSEEN_BACKGROUNDS.contains(&scene.background);
+                for object in scene.objects {
+                    found[1] |= UNSEEN_SHAPES.contains(&object.shape);
+                    found[2] |= UNSEEN_TEXTURES.contains(&object.texture);
+                    found[3] |= unseen_together(object.shape, object.colour);
+                }
+            }
+            found
+        };
+        assert_eq!(unseen(Distribution::Human), [false; 4]);
+        assert_eq!(unseen(Distribution::Web { tail: 2.0 }), [true; 4]);
+        assert_eq!(unseen(Distribution::Even), [true; 4]);
+    }
+
+    #[test]
+    fn the_web_is_long_tailed() {
+        let count = |shape| {
+            scenes(Distribution::Web { tail: 2.0 }).flat_map(|s| s.objects).filter(|o| o.shape == shape).count()
+        };
+        let counts = [Shape::ALL[0], Shape::ALL[5], Shape::ALL[31]].map(count);
+        assert!(counts[0] > 2 * counts[1] && counts[1] > 2 * counts[2] && counts[2] > 20, "{counts:?}");
+    }
+}

@@ -1,0 +1,165 @@
+//! A world's sets as Parquet files.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{BinaryBuilder, BooleanBuilder, RecordBatch, StringBuilder};
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::parquet::arrow::ArrowWriter;
+use datafusion::parquet::basic::Compression;
+use datafusion::parquet::file::properties::WriterProperties;
+
+use super::{Split, World};
+use crate::error::{Error, Result};
+
+/// Texts of a row group.
+const GROUP: usize = 1000;
+
+impl std::str::FromStr for Split {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let all = [Self::Human, Self::Web, Self::Validation, Self::Test];
+        let found = all.into_iter().find(|split| split.name() == name);
+        found.ok_or_else(|| Error::Option(format!("set '{name}': use human, web, validation or test")))
+    }
+}
+
+/// Writes the first `pictures` of a set, a row a text, the texts of a picture next to each other, and returns how many texts
+/// there are.
+///
+/// Columns: `key` (of the picture), `image` (a PNG file), `text`; of the web also `kind` (what the text is), `wrong` (what a
+/// near-miss gets wrong) and `text_is_true`. The file appears whole or not at all.
+pub fn write(world: &World, split: Split, pictures: u64, path: &Path) -> Result<usize> {
+    let part = path.with_extension("parquet.part");
+    let file = File::create(&part).map_err(|e| Error::file(&part, e))?;
+    let mut rows = Rows::new(split);
+    let options = WriterProperties::builder().set_compression(Compression::ZSTD(Default::default())).build();
+    let failed = |e: &dyn std::fmt::Display| Error::file(&part, e);
+    let mut writer = ArrowWriter::try_new(file, Arc::clone(&rows.schema), Some(options)).map_err(|e| failed(&e))?;
+    let mut texts = 0;
+    for i in 0..pictures {
+        texts += rows.add(world, i).map_err(|e| failed(&e))?;
+        if rows.len >= GROUP || i + 1 == pictures {
+            let batch = rows.take().map_err(|e| failed(&e))?;
+            writer.write(&batch).and_then(|()| writer.flush()).map_err(|e| failed(&e))?;
+        }
+    }
+    writer.close().map_err(|e| failed(&e))?;
+    std::fs::rename(&part, path).map_err(|e| Error::file(path, e))?;
+    Ok(texts)
+}
+
+struct Rows {
+    split: Split,
+    schema: Arc<Schema>,
+    len: usize,
+    key: StringBuilder,
+    image: BinaryBuilder,
+    text: StringBuilder,
+    kind: StringBuilder,
+    wrong: StringBuilder,
+    is_true: BooleanBuilder,
+}
+
+impl Rows {
+    fn new(split: Split) -> Self {
+        let mut fields = vec![
+            Field::new("key", DataType::Utf8, false),
+            Field::new("image", DataType::Binary, false),
+            Field::new("text", DataType::Utf8, false),
+        ];
+        if matches!(split, Split::Web) {
+            fields.push(Field::new("kind", DataType::Utf8, false));
+            fields.push(Field::new("wrong", DataType::Utf8, true));
+            fields.push(Field::new("text_is_true", DataType::Boolean, false));
+        }
+        Self {
+            split,
+            schema: Arc::new(Schema::new(fields)),
+            len: 0,
+            key: Default::default(),
+            image: Default::default(),
+            text: Default::default(),
+            kind: Default::default(),
+            wrong: Default::default(),
+            is_true: Default::default(),
+        }
+    }
+
+    /// Adds a picture's texts; says how many.
+    fn add(&mut self, world: &World, i: u64) -> image::ImageResult<usize> {
+        let mut push = |key: &str, image: &[u8], text: &str| {
+            self.key.append_value(key);
+            self.image.append_value(image);
+            self.text.append_value(text);
+            self.len += 1;
+        };
+        match self.split {
+            Split::Web => {
+                let row = world.web(i)?;
+                push(&row.key, &row.image_png, &row.text);
+                self.kind.append_value(snake(&row.kind));
+                self.wrong.append_option(row.wrong.as_ref().map(snake));
+                self.is_true.append_value(row.is_true);
+                Ok(1)
+            }
+            split => {
+                let row = world.captioned(split, i)?;
+                row.captions.iter().for_each(|caption| push(&row.key, &row.image_png, caption));
+                Ok(row.captions.len())
+            }
+        }
+    }
+
+    fn take(&mut self) -> Result<RecordBatch, datafusion::arrow::error::ArrowError> {
+        self.len = 0;
+        let mut columns: Vec<datafusion::arrow::array::ArrayRef> =
+            vec![Arc::new(self.key.finish()), Arc::new(self.image.finish()), Arc::new(self.text.finish())];
+        if matches!(self.split, Split::Web) {
+            columns.push(Arc::new(self.kind.finish()));
+            columns.push(Arc::new(self.wrong.finish()));
+            columns.push(Arc::new(self.is_true.finish()));
+        }
+        RecordBatch::try_new(Arc::clone(&self.schema), columns)
+    }
+}
+
+/// A kind's name, as serde writes it.
+fn snake(kind: &impl serde::Serialize) -> String {
+    serde_json::to_value(kind).ok().and_then(|v| v.as_str().map(Into::into)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::AsArray;
+    use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+    use super::*;
+
+    #[test]
+    fn tables_hold_what_the_world_gives() {
+        let dir = tempfile::tempdir().unwrap();
+        let world = World::new(4, Default::default());
+        for (name, columns, texts) in [("web", 6, 1020), ("human", 3, 5100)] {
+            let path = dir.path().join(name);
+            assert_eq!(write(&world, name.parse().unwrap(), 1020, &path).unwrap(), texts);
+            let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&path).unwrap()).unwrap();
+            let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
+            assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), texts);
+            let first = &batches[0];
+            assert_eq!(first.num_columns(), columns);
+            let (image, text) = match name {
+                "web" => world.web(3).map(|row| (row.image_png, row.text)).unwrap(),
+                _ => world.human(0).map(|row| (row.image_png, row.captions[3].clone())).unwrap(),
+            };
+            assert_eq!(first.column(1).as_binary::<i32>().value(3), image);
+            assert_eq!(first.column(2).as_string::<i32>().value(3), text);
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "no .part is left");
+        assert!("train".parse::<Split>().unwrap_err().to_string().contains("human, web"));
+        let missing = dir.path().join("none/web.parquet");
+        assert!(write(&world, Split::Web, 1, &missing).unwrap_err().to_string().contains("none"));
+    }
+}
