@@ -137,10 +137,10 @@ impl<'p> Med<'p> {
             let heads = c.heads as i64;
             let qkv = qkv.view([batch, -1, 3, heads, width / heads]).permute([2, 0, 3, 1, 4]);
             let a = self.attention(&qkv.get(0), &qkv.get(1), &qkv.get(2), None, false);
-            x = x + self.drop_path(self.linear(&a, &format!("{layer}self_attn.projection")), i);
+            x = &x + self.drop_path(self.linear(&a, &format!("{layer}self_attn.projection")), i);
             let h = self.norm(&x, &format!("{layer}layer_norm2"), c.layer_norm_eps);
             let h = self.linear(&h, &format!("{layer}mlp.fc1")).gelu("none");
-            x = x + self.drop_path(self.linear(&h, &format!("{layer}mlp.fc2")), i);
+            x = &x + self.drop_path(self.linear(&h, &format!("{layer}mlp.fc2")), i);
         }
         self.norm(&x, "vision_model.post_layernorm", c.layer_norm_eps)
     }
