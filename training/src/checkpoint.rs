@@ -6,6 +6,8 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
+use capfilt_udfs::image::Preprocessor;
+
 use crate::config::MedConfig;
 use crate::error::{Error, Result};
 use crate::params::Params;
@@ -21,6 +23,19 @@ pub enum Export {
     Med,
 }
 
+impl std::str::FromStr for Export {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "captioner" => Ok(Self::Captioner),
+            "matcher" => Ok(Self::Matcher),
+            "med" => Ok(Self::Med),
+            _ => Err(Error::Option(format!("export.what '{name}': use med, captioner or matcher"))),
+        }
+    }
+}
+
 impl Export {
     /// config.json's name for it.
     pub fn architecture(self) -> &'static str {
@@ -28,6 +43,18 @@ impl Export {
             Self::Captioner => "BlipForConditionalGeneration",
             Self::Matcher => "BlipForImageTextRetrieval",
             Self::Med => "CapFiltMed",
+        }
+    }
+
+    /// Whether it cannot be made without this parameter.
+    pub fn needs(self, name: &str) -> bool {
+        match self {
+            // What the decoder shares is the encoder's; BLIP's projections and ITM head are not the decoder's.
+            Self::Captioner => {
+                !["vision_proj.", "text_proj.", "itm_head.", "temp"].iter().any(|part| name.starts_with(part))
+            }
+            Self::Matcher => !name.starts_with("text_decoder.") && name != "temp",
+            Self::Med => name != "temp",
         }
     }
 }
@@ -44,6 +71,7 @@ pub fn export(
     params: &Params,
     what: Export,
     tokenizer: &str,
+    preprocessor: &Preprocessor,
     kind: Kind,
 ) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(|e| Error::file(dir, e))?;
@@ -52,7 +80,7 @@ pub fn export(
         std::fs::write(&path, text).map_err(|e| Error::file(path, e))
     };
     write("config.json", format!("{:#}\n", config.json(what.architecture())))?;
-    write("preprocessor_config.json", format!("{:#}\n", preprocessor(config)))?;
+    write("preprocessor_config.json", format!("{:#}\n", preprocessor_json(preprocessor)))?;
     write("tokenizer.json", tokenizer.into())?;
     let generation = json!({
         "bos_token_id": config.text.bos_token_id,
@@ -69,21 +97,30 @@ pub fn export(
     std::fs::rename(&part, &whole).map_err(|e| Error::file(whole, e))
 }
 
-/// Image preprocessing: BLIP's, which is CLIP's mean and deviation.
-fn preprocessor(config: &MedConfig) -> Value {
-    let side = config.vision.image_size;
+fn preprocessor_json(p: &Preprocessor) -> Value {
     json!({
         "image_processor_type": "BlipImageProcessor",
         "do_convert_rgb": true,
         "do_normalize": true,
         "do_rescale": true,
         "do_resize": true,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "image_mean": p.mean.map(decimal),
+        "image_std": p.std.map(decimal),
         "resample": 3,
-        "rescale_factor": 1.0 / 255.0,
-        "size": { "height": side, "width": side },
+        "rescale_factor": decimal(p.rescale_factor),
+        "size": { "height": p.height, "width": p.width },
     })
+}
+
+/// The double that is written like the single.
+pub(crate) fn decimal(x: f32) -> f64 {
+    format!("{x:e}").parse().unwrap_or(f64::from(x))
+}
+
+/// Image preprocessing of a model from scratch: BLIP's, which has CLIP's mean and deviation.
+pub fn blip_preprocessor(side: usize) -> Result<Preprocessor> {
+    let text = json!({ "size": { "height": side, "width": side } }).to_string();
+    Preprocessor::from_json(&text).map_err(Error::Option)
 }
 
 /// The tensors of an export by name.
@@ -123,17 +160,94 @@ fn tensors(params: &Params, what: Export) -> BTreeMap<String, Tensor> {
 }
 
 /// Sets the parameters that the safetensors file of a checkpoint has, under our layout's names or a lone captioner's, and returns
-/// the names of those it lacks. Fails where a shape differs.
+/// the names of those it lacks. What the decoder has not of its own there is the encoder's; position embeddings of another image
+/// size are interpolated.
+///
+/// # Errors
+/// A file that cannot be read, another shape, and a decoder that shares less than the parameters do.
 pub fn import(path: &Path, params: &Params) -> Result<Vec<String>> {
     let tensors: BTreeMap<String, Tensor> =
         Tensor::read_safetensors(path).map_err(|e| Error::file(path, e))?.into_iter().collect();
+    let unshared = tensors.keys().find(|name| {
+        let tail = name.strip_prefix(DECODER);
+        params.get(name).is_none() && tail.is_some_and(|tail| tensors.contains_key(&format!("{ENCODER}{tail}")))
+    });
+    if let Some(name) = unshared {
+        let reason = format!(
+            "its decoder has {name} of its own, which would be lost: give the model.sharing that it was made with"
+        );
+        return Err(Error::file(path, reason));
+    }
     let mut missing = vec![];
     for name in params.names() {
-        let of_captioner = name.strip_prefix(ENCODER).map(|tail| format!("{DECODER}{tail}"));
-        match tensors.get(name).or_else(|| tensors.get(of_captioner.as_ref()?)) {
-            Some(tensor) => params.set(name, tensor).map_err(|e| Error::file(path, e))?,
+        let other = match (name.strip_prefix(ENCODER), name.strip_prefix(DECODER)) {
+            (Some(tail), _) => Some(format!("{DECODER}{tail}")),
+            (_, Some(tail)) => Some(format!("{ENCODER}{tail}")),
+            _ => None,
+        };
+        match tensors.get(name).or_else(|| tensors.get(other.as_ref()?)) {
+            Some(tensor) => set(params, name, tensor).map_err(|e| Error::file(path, e))?,
             None => missing.push(name.clone()),
         }
     }
     Ok(missing)
+}
+
+/// Sets a parameter from another model's, of float32, float16 or bfloat16.
+pub(crate) fn set(params: &Params, name: &str, tensor: &Tensor) -> Result<()> {
+    let tensor = tensor.to_kind(Kind::Float);
+    match params.get(name) {
+        Some(own) if name.ends_with("vision_model.embeddings.position_embedding") && own.size() != tensor.size() => {
+            params.set(name, &interpolate_positions(&tensor, own.size()[1])?)
+        }
+        _ => params.set(name, &tensor),
+    }
+}
+
+/// Position embeddings `[1, 1 + n * n, width]` of a square of patches for another square of `tokens` - 1 patches: bicubic, the
+/// class token's as it is (BLIP's `interpolate_pos_embed`).
+fn interpolate_positions(positions: &Tensor, tokens: i64) -> Result<Tensor> {
+    let side = |tokens: i64| {
+        let side = ((tokens - 1) as f64).sqrt().round() as i64;
+        (side * side == tokens - 1).then_some(side)
+    };
+    let size = positions.size();
+    let ([1, from, width], Some(to)) = (&size[..], side(tokens)) else {
+        return Err(Error::Option(format!("position embeddings of shape {size:?} cannot be interpolated")));
+    };
+    let Some(from) = side(*from) else {
+        return Err(Error::Option(format!(
+            "position embeddings of {from} tokens are no square of patches and a class token"
+        )));
+    };
+    let class = positions.narrow(1, 0, 1);
+    let patches = positions.narrow(1, 1, from * from).reshape([1, from, from, *width]).permute([0, 3, 1, 2]);
+    let patches = patches.upsample_bicubic2d([to, to], false, None::<f64>, None::<f64>);
+    Ok(Tensor::cat(&[class, patches.permute([0, 2, 3, 1]).reshape([1, to * to, *width])], 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+
+    #[test]
+    fn positions_are_interpolated_between_squares() {
+        let options = (Kind::Float, Device::Cpu);
+        let ramp = Tensor::arange(16, options).view([1, 16, 1]);
+        let positions = Tensor::cat(&[Tensor::full([1, 1, 1], 99.0, options), ramp], 1);
+        let larger = interpolate_positions(&positions, 65).unwrap();
+        assert_eq!(larger.size(), [1, 65, 1]);
+        assert_eq!(larger.double_value(&[0, 0, 0]), 99.0);
+        let at = |row: i64, column: i64| larger.double_value(&[0, 1 + row * 8 + column, 0]);
+        // What torch.nn.functional.interpolate(mode="bicubic", align_corners=False) gives.
+        let expected = [(3, 4, 6.890625), (4, 4, 8.515625), (4, 3, 8.109375), (0, 0, -0.52734375), (7, 1, 12.61328125)];
+        for (row, column, value) in expected {
+            assert!((at(row, column) - value).abs() < 1e-5, "{row} {column}: {}", at(row, column));
+        }
+        for (tensor, tokens) in [(&positions, 20), (&positions.narrow(1, 0, 15), 17)] {
+            assert!(interpolate_positions(tensor, tokens).unwrap_err().to_string().contains("position embeddings"));
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use capfilt_udfs::blip::{TextConfig, VisionConfig};
 use serde_json::{Value, json};
 
+use crate::checkpoint::decimal;
 use crate::error::{Error, Result};
 
 /// Which tensors the image-grounded decoder shares with the text encoder (paper, Table 3).
@@ -203,8 +204,6 @@ impl MedConfig {
     /// config.json, as `capfilt-udfs` and transformers read it.
     pub fn json(&self, architecture: &str) -> Value {
         let (v, t) = (&self.vision, &self.text);
-        // Six digits: 1e-12 in single precision is no round number in double.
-        let round = |x: f32| format!("{x:e}").parse::<f64>().unwrap_or(f64::from(x));
         json!({
             "architectures": [architecture],
             "model_type": "blip",
@@ -221,7 +220,7 @@ impl MedConfig {
                 "image_size": v.image_size,
                 "patch_size": v.patch_size,
                 "hidden_act": "gelu",
-                "layer_norm_eps": round(v.layer_norm_eps),
+                "layer_norm_eps": decimal(v.layer_norm_eps),
             },
             "text_config": {
                 "model_type": "blip_text_model",
@@ -234,7 +233,7 @@ impl MedConfig {
                 "max_position_embeddings": t.max_positions,
                 "projection_dim": self.projection,
                 "hidden_act": "gelu",
-                "layer_norm_eps": round(t.layer_norm_eps),
+                "layer_norm_eps": decimal(t.layer_norm_eps),
                 "bos_token_id": t.bos_token_id,
                 "eos_token_id": t.sep_token_id,
                 "sep_token_id": t.sep_token_id,

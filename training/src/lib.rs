@@ -4,13 +4,21 @@
 //! is drawn from (seed, step, purpose), which makes a resumed run equal to an undisturbed one.
 
 pub mod adamw;
+mod card;
 pub mod checkpoint;
 pub mod config;
+pub mod data;
 pub mod error;
+pub mod evaluate;
 pub mod losses;
 pub mod med;
 pub mod params;
+pub mod pretrained;
 pub mod random;
+pub mod report;
+pub mod run;
+pub mod settings;
+pub mod state;
 pub mod step;
 #[cfg(test)]
 mod tests;

@@ -29,15 +29,25 @@ pub struct Features {
     pub texts: Tensor,
 }
 
+/// `[B, K]`: which keys are of a row's image, by int64 ids `[B]` and `[K]`; each row sums to 1.
+pub fn same_image(rows: &Tensor, keys: &Tensor) -> Tensor {
+    let same = rows.unsqueeze(1).eq_tensor(&keys.unsqueeze(0)).to_kind(Kind::Float);
+    &same / same.sum_dim_intlist(-1, true, Kind::Float)
+}
+
 /// ITC. `momentum` are the momentum encoders' features of this batch, `keys` the same and the queues behind them. The targets are
-/// `alpha` times the momentum encoders' softmax and `1 - alpha` times the pairs of the batch.
-pub fn itc(live: &Features, momentum: &Features, keys: &Features, temp: &Tensor, alpha: f64) -> (Tensor, Similarities) {
+/// `alpha` times the momentum encoders' softmax and `1 - alpha` times `pairs` `[B, B + queue]`, the same in both directions.
+pub fn itc(
+    live: &Features,
+    momentum: &Features,
+    keys: &Features,
+    pairs: &Tensor,
+    temp: &Tensor,
+    alpha: f64,
+) -> (Tensor, Similarities) {
     let against = |queries: &Tensor, keys: &Tensor| queries.matmul(&keys.transpose(0, 1)) / temp;
     let targets = |queries: &Tensor, keys: &Tensor| {
-        no_grad(|| {
-            let pairs = Tensor::eye_m(queries.size()[0], keys.size()[0], (Kind::Float, queries.device()));
-            against(queries, keys).softmax(-1, Kind::Float) * alpha + pairs * (1.0 - alpha)
-        })
+        no_grad(|| against(queries, keys).softmax(-1, Kind::Float) * alpha + pairs * (1.0 - alpha))
     };
     let image_to_text = against(&live.images, &keys.texts);
     let text_to_image = against(&live.texts, &keys.images);

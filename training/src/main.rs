@@ -2,15 +2,145 @@
 
 mod cli;
 
-use anyhow::Context as _;
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use capfilt_training::checkpoint::export;
+use capfilt_training::data::Table;
+use capfilt_training::evaluate::{Evaluated, Items, captions, filter, retrieval};
+use capfilt_training::pretrained::start;
+use capfilt_training::run::{CHECKPOINT, train};
+use capfilt_training::settings::{DEFAULTS, Settings, TableSettings};
 use capfilt_training::world::{World, tables};
+use capfilt_udfs::blip::generate::{GenerationOptions, Strategy};
 use clap::Parser as _;
-use cli::{Cli, Command, WorldArgs};
+use cli::{Cli, Command, EvaluateArgs, ExportArgs, SettingsArgs, TrainArgs, WorldArgs};
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
+        Command::Pretrain(args) => run(&args, None),
+        Command::FinetuneCaptioner(args) => run(&args, Some("finetune-captioner")),
+        Command::FinetuneFilter(args) => run(&args, Some("finetune-filter")),
+        Command::Evaluate(args) => evaluate(&args),
+        Command::Export(args) => export_part(&args),
+        Command::Config(args) => config(&args),
         Command::World(args) => world(&args),
     }
+}
+
+fn put(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", text.trim_end())?;
+    Ok(out.flush()?)
+}
+
+fn settings(args: &SettingsArgs, command: Option<&'static str>, more: &[String]) -> anyhow::Result<Settings> {
+    let presets: Vec<&str> = command.into_iter().chain(args.preset.iter().map(String::as_str)).collect();
+    let changes: Vec<String> = more.iter().chain(&args.set).cloned().collect();
+    Ok(Settings::read(&presets, args.config.as_deref(), &changes)?)
+}
+
+fn config(args: &SettingsArgs) -> anyhow::Result<()> {
+    if args.preset.is_empty() && args.config.is_none() && args.set.is_empty() {
+        return put(DEFAULTS);
+    }
+    put(&settings(args, None, &[])?.toml()?)
+}
+
+fn run(args: &TrainArgs, command: Option<&'static str>) -> anyhow::Result<()> {
+    let mut settings = settings(&args.settings, command, &[])?;
+    if let Some(dir) = &args.start {
+        settings.model.start.clone_from(dir);
+    }
+    if !args.data.is_empty() {
+        let table = |path: &_| TableSettings { path: Clone::clone(path), query: String::new(), weight: 0.0 };
+        settings.data.tables = args.data.iter().map(table).collect();
+    }
+    if command.is_some() && settings.model.start.as_os_str().is_empty() {
+        bail!("finetuning starts from a checkpoint: give --start DIR");
+    }
+    let summary = train(&settings, &args.out)?;
+    let (steps, seconds) = (summary.steps, summary.seconds);
+    eprintln!("{steps} steps in {seconds:.0} s; itc {:.4}, itm {:.4}, lm {:.4}", summary.itc, summary.itm, summary.lm);
+    put(&args.out.join(CHECKPOINT).display().to_string())
+}
+
+fn table(path: &Path, query: String) -> anyhow::Result<Table> {
+    Ok(Table::open(&TableSettings { path: path.into(), query, weight: 0.0 })?)
+}
+
+fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
+    if args.retrieval.is_none() && args.captions.is_none() && args.filter.is_none() {
+        bail!("there is nothing to evaluate: give --retrieval, --captions or --filter with a table");
+    }
+    let of = Evaluated::open(&args.checkpoint, &args.device, args.threads, args.text_tokens, args.clean_text)?;
+    let items = |path: &Path, query| -> anyhow::Result<Items> {
+        let items = Items::read(&table(path, query)?, args.images, of.limits())?;
+        eprintln!(
+            "{}: {} texts of {} images, {} unusable",
+            path.display(),
+            items.texts(),
+            items.images(),
+            items.unusable
+        );
+        Ok(items)
+    };
+    let mut scores = serde_json::Map::new();
+    if let Some(path) = &args.retrieval {
+        let found = retrieval(&of, &items(path, String::new())?, args.rerank)?;
+        scores.insert("retrieval".into(), serde_json::to_value(found)?);
+    }
+    if let Some(path) = &args.captions {
+        let options = GenerationOptions {
+            strategy: if args.beams > 1 { Strategy::Beam } else { Strategy::Greedy },
+            num_beams: args.beams,
+            min_length: args.min_length,
+            max_length: args.max_length,
+            ..Default::default()
+        };
+        let (found, made) = captions(&of, &items(path, String::new())?, &options, &args.prompt)?;
+        scores.insert("captions".into(), serde_json::to_value(found)?);
+        if let Some(file) = &args.captions_out {
+            let lines: Result<Vec<String>, _> = made.iter().map(serde_json::to_string).collect();
+            std::fs::write(file, lines?.join("\n") + "\n").with_context(|| file.display().to_string())?;
+        }
+    }
+    if let Some(path) = &args.filter {
+        // A row's weight is its truth here.
+        let truth = format!("\"{}\"", args.truth.replace('"', "\"\""));
+        let query =
+            format!("SELECT image, text, CAST({truth} AS DOUBLE) AS weight FROM pairs WHERE {truth} IS NOT NULL");
+        let found = filter(&of, &items(path, query)?, args.threshold)?;
+        scores.insert("filter".into(), serde_json::to_value(found)?);
+    }
+    let json = serde_json::to_string_pretty(&scores)?;
+    if args.card {
+        capfilt_training::run::add_scores(&args.checkpoint, &json)?;
+    }
+    put(&json)
+}
+
+fn export_part(args: &ExportArgs) -> anyhow::Result<()> {
+    let changes = [
+        ("export.what", args.what.as_str()),
+        ("export.kind", &args.kind),
+        ("model.sharing", &args.sharing),
+        ("model.image_size", "0"),
+        ("loss.queue", "0"),
+        ("device", "cpu"),
+    ];
+    let mut settings = Settings::read(&[], None, &changes.map(|(key, value)| format!("{key}={value}")))?;
+    settings.model.start.clone_from(&args.checkpoint);
+    let (what, kind) = (settings.export_what()?, settings.export_kind()?);
+    let start = start(&settings)?;
+    let trainer = &start.trainer;
+    let missing: Vec<&str> = start.drawn.iter().map(String::as_str).filter(|name| what.needs(name)).collect();
+    if let Some(first) = missing.first() {
+        bail!("{}: it is no {}: it has no {first}", args.checkpoint.display(), args.what);
+    }
+    export(&args.out, trainer.config(), trainer.params(), what, &start.tokenizer_json, &start.preprocessor, kind)?;
+    put(&args.out.display().to_string())
 }
 
 fn world(args: &WorldArgs) -> anyhow::Result<()> {

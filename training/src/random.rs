@@ -15,6 +15,12 @@ pub enum Purpose {
     Dropout,
     /// Hard negatives.
     Negatives,
+    /// The order of pairs.
+    Shuffle,
+    /// Which of an image's texts.
+    Text,
+    /// Crop, flip and RandAugment.
+    Augment,
 }
 
 fn digest(seed: u64, step: u64, purpose: Purpose) -> [u8; 32] {
@@ -36,10 +42,21 @@ pub fn seed_torch(seed: u64, step: u64, purpose: Purpose) {
     tch::manual_seed(i64::from_le_bytes([a, b, c, d, e, f, g, h]));
 }
 
+/// From 0 up to and without 1.
+pub fn unit(rng: &mut impl Rng) -> f64 {
+    (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// From 0 up to and without `n`, which is not 0.
+pub fn below(n: usize, rng: &mut impl Rng) -> usize {
+    // Biased by less than n / 2^53.
+    ((unit(rng) * n as f64) as usize).min(n - 1)
+}
+
 /// An index drawn with these weights, which need not sum to 1; `None` where all are 0.
 pub fn draw(weights: &[f64], rng: &mut impl Rng) -> Option<usize> {
     let total: f64 = weights.iter().sum();
-    let mut at = (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64 * total;
+    let mut at = unit(rng) * total;
     let mut last = None;
     for (i, weight) in weights.iter().enumerate() {
         if *weight > 0.0 {

@@ -5,6 +5,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::adamw::{AdamW, AdamWOptions, clip};
 use crate::config::MedConfig;
+use crate::data::RawBatch;
 use crate::error::{Error, Result};
 use crate::losses::{self, Features, Negatives, Similarities};
 use crate::med::{ImageKv, Med, Texts};
@@ -20,7 +21,10 @@ pub struct StepOptions {
     pub itm: bool,
     /// Language modelling.
     pub lm: bool,
-    /// Of the momentum encoders: 0.995 in BLIP.
+    /// Whether all texts of an image are its matches in ITC, and similarities for ITM's negatives are live ones, as in BLIP's
+    /// finetuning for retrieval; else a text matches its own pair only.
+    pub by_image: bool,
+    /// Of the momentum encoders: 0.995 in BLIP. 0: there are none, and the keys are live features with their gradient, as in CLIP.
     pub momentum: f64,
     /// Features of each queue: 57,600 in BLIP. A multiple of the batch; 0 for none.
     pub queue: i64,
@@ -40,6 +44,7 @@ impl Default for StepOptions {
             itc: true,
             itm: true,
             lm: true,
+            by_image: false,
             momentum: 0.995,
             queue: 57_600,
             bfloat16: false,
@@ -78,6 +83,17 @@ pub struct StepReport {
     pub without_negative: usize,
 }
 
+impl StepReport {
+    /// Adds `weight` times a batch's losses; temperature as it is, counts whole.
+    pub(crate) fn add(&mut self, batch: &Self, weight: f64) {
+        self.itc += weight * batch.itc;
+        self.itm += weight * batch.itm;
+        self.lm += weight * batch.lm;
+        self.temperature = batch.temperature;
+        self.without_negative += batch.without_negative;
+    }
+}
+
 /// The losses of a batch as tensors; those that are off are `None`.
 #[derive(Debug, Default)]
 pub(crate) struct Losses {
@@ -104,8 +120,12 @@ pub struct Trainer {
     pub(crate) momentum: Params,
     /// `[queue, projection]` each, the oldest features at `queue_at`.
     pub(crate) queues: Features,
+    /// `[queue]`: whose features they are; -100 at the start, which is nobody.
+    pub(crate) queue_ids: Tensor,
     pub(crate) queue_at: i64,
     pub(crate) adamw: AdamW,
+    /// Batches that were accumulated for the step to come.
+    accumulated: u64,
     pub(crate) device: Device,
 }
 
@@ -119,15 +139,33 @@ impl Trainer {
         let params = Params::zeros(&config.shapes(), device, true);
         initialise(&params, seed)?;
         let momentum = Params::zeros(&config.momentum_shapes(), device, false);
-        momentum.follow(&params, 0.0);
         seed_torch(seed, 0, Purpose::Queues);
         let feature = || {
             let drawn = Tensor::randn([options.queue, config.projection as i64], (Kind::Float, Device::Cpu));
             (&drawn / drawn.norm_scalaropt_dim(2, [-1], true)).to_device(device)
         };
         let queues = Features { images: feature(), texts: feature() };
+        let queue_ids = Tensor::full([options.queue], -100, (Kind::Int64, device));
         let adamw = AdamW::new(params.flat(), options.adamw);
-        Ok(Self { config, options, seed, params, momentum, queues, queue_at: 0, adamw, device })
+        momentum.follow(&params, 0.0);
+        Ok(Self {
+            config,
+            options,
+            seed,
+            params,
+            momentum,
+            queues,
+            queue_ids,
+            queue_at: 0,
+            adamw,
+            accumulated: 0,
+            device,
+        })
+    }
+
+    /// Makes the momentum encoders equal to the model: to be called when weights were set from elsewhere.
+    pub fn begin_momentum(&self) {
+        self.momentum.follow(&self.params, 0.0);
     }
 
     /// The model's parameters.
@@ -143,6 +181,11 @@ impl Trainer {
     /// Steps taken.
     pub fn steps(&self) -> u64 {
         self.adamw.steps
+    }
+
+    /// Numbers the batches: each draws its own dropout and negatives.
+    fn batches(&self) -> u64 {
+        self.steps() << 16 | self.accumulated
     }
 
     fn kind(&self) -> Kind {
@@ -174,6 +217,21 @@ impl Trainer {
         Ok(())
     }
 
+    /// A prepared batch on the model's device, its texts padded to the longest.
+    pub fn batch(&self, raw: &RawBatch) -> Batch {
+        let side = self.config.vision.image_size as i64;
+        let pad = self.config.text.pad_token_id;
+        let (rows, length) = (raw.ids.len(), raw.ids.iter().map(|ids| ids.len()).max().unwrap_or(0));
+        let padded = raw.ids.iter().flat_map(|ids| {
+            let ids = ids.iter().copied().chain(std::iter::repeat(pad)).take(length);
+            ids.map(i64::from).collect::<Vec<_>>()
+        });
+        let ids = Tensor::from_slice(&padded.collect::<Vec<_>>()).view([rows as i64, length as i64]);
+        let pixels = Tensor::from_slice(&raw.pixels).view([rows as i64, 3, side, side]);
+        let texts = Texts::new(ids.to_device(self.device), pad);
+        Batch { pixels: pixels.to_device(self.device), texts, image_ids: raw.image_ids.clone() }
+    }
+
     /// One step. `alpha` is the share of the momentum encoders in ITC's targets.
     pub fn step(&mut self, batch: &Batch, learning_rate: f64, alpha: f64) -> Result<StepReport> {
         self.check(batch)?;
@@ -200,7 +258,7 @@ impl Trainer {
         if self.options.itc && gradient.is_none() {
             self.momentum.follow(&self.params, self.options.momentum);
         }
-        seed_torch(self.seed, self.steps(), Purpose::Dropout);
+        seed_torch(self.seed, self.batches(), Purpose::Dropout);
         let losses = self.losses(batch, alpha, None)?;
         let all: Vec<&Tensor> = [&losses.itc, &losses.itm, &losses.lm].into_iter().flatten().collect();
         let Some((first, rest)) = all.split_first() else {
@@ -213,8 +271,9 @@ impl Trainer {
             None => own,
         });
         if let Some(features) = &losses.momentum {
-            self.enqueue(features);
+            self.enqueue(features, &ids(batch, self.device));
         }
+        self.accumulated += 1;
         let value = |loss: &Option<Tensor>| loss.as_ref().map_or(0.0, |loss| loss.double_value(&[]));
         let drawn = losses.negatives.as_ref().map(|n| n.images.len() + n.texts.len());
         Ok(StepReport {
@@ -237,6 +296,7 @@ impl Trainer {
             )));
         }
         self.adamw.step(self.params.flat(), &gradient, learning_rate);
+        self.accumulated = 0;
         Ok(norm)
     }
 
@@ -250,17 +310,28 @@ impl Trainer {
         if self.options.itc || self.options.itm {
             let live = Features { images: med.image_features(&tokens), texts: med.text_features(&batch.texts) };
             if self.options.itc {
-                let momentum = self.momentum_features(batch);
+                let momentum = match self.options.momentum > 0.0 {
+                    true => self.momentum_features(batch),
+                    false => Features { images: live.images.shallow_clone(), texts: live.texts.shallow_clone() },
+                };
                 let with_queue = |own: &Tensor, queue: &Tensor| Tensor::cat(&[own, queue], 0);
                 let keys = Features {
                     images: with_queue(&momentum.images, &self.queues.images),
                     texts: with_queue(&momentum.texts, &self.queues.texts),
                 };
-                let (loss, found) = losses::itc(&live, &momentum, &keys, temp, alpha);
+                let pairs = match self.options.by_image {
+                    true => {
+                        let own = ids(batch, self.device);
+                        losses::same_image(&own, &with_queue(&own, &self.queue_ids))
+                    }
+                    false => Tensor::eye_m(keys_of(&live.images), keys_of(&keys.texts), (Kind::Float, self.device)),
+                };
+                let (loss, found) = losses::itc(&live, &momentum, &keys, &pairs, temp, alpha);
                 losses.itc = Some(loss);
                 losses.momentum = Some(momentum);
                 similarities = Some(found);
-            } else {
+            }
+            if !self.options.itc || self.options.by_image {
                 let image_to_text = live.images.matmul(&live.texts.transpose(0, 1)) / temp;
                 let text_to_image = image_to_text.transpose(0, 1);
                 similarities = Some(Similarities { image_to_text, text_to_image });
@@ -296,7 +367,7 @@ impl Trainer {
         let ids = batch.texts.ids.to_device(Device::Cpu);
         let texts: Vec<Vec<i64>> = (0..ids.size()[0]).map(|i| Vec::try_from(ids.get(i)).unwrap_or_default()).collect();
         let same = losses::same_pairs(&batch.image_ids, &texts).to_device(self.device);
-        losses::negatives(similarities, &same, &mut generator(self.seed, self.steps(), Purpose::Negatives))
+        losses::negatives(similarities, &same, &mut generator(self.seed, self.batches(), Purpose::Negatives))
     }
 
     fn momentum_features(&self, batch: &Batch) -> Features {
@@ -308,7 +379,7 @@ impl Trainer {
     }
 
     /// The batch's momentum features take the place of the oldest.
-    fn enqueue(&mut self, features: &Features) {
+    fn enqueue(&mut self, features: &Features, ids: &Tensor) {
         let rows = features.images.size()[0];
         if self.options.queue == 0 {
             return;
@@ -316,8 +387,19 @@ impl Trainer {
         for (queue, new) in [(&self.queues.images, &features.images), (&self.queues.texts, &features.texts)] {
             no_grad(|| queue.narrow(0, self.queue_at, rows).copy_(new));
         }
+        self.queue_ids.narrow(0, self.queue_at, rows).copy_(ids);
         self.queue_at = (self.queue_at + rows) % self.options.queue;
     }
+}
+
+/// Ids of the batch's images, `[B]`.
+fn ids(batch: &Batch, device: Device) -> Tensor {
+    let ids: Vec<i64> = batch.image_ids.iter().map(|id| *id as i64).collect();
+    Tensor::from_slice(&ids).to_device(device)
+}
+
+fn keys_of(features: &Tensor) -> i64 {
+    features.size()[0]
 }
 
 fn initialise(params: &Params, seed: u64) -> Result<()> {

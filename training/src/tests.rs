@@ -8,13 +8,13 @@ use tch::nn::OptimizerConfig;
 use tch::{Device, Kind, Tensor, nn};
 
 use crate::adamw::{AdamW, AdamWOptions, clip};
-use crate::checkpoint::{Export, export, import};
+use crate::checkpoint::{Export, blip_preprocessor, export, import};
 use crate::config::{MedConfig, Sharing, parameter_counts};
 use crate::losses::{self, Negatives};
 use crate::med::{Med, Texts};
 use crate::step::{Batch, StepOptions, Trainer};
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
@@ -315,7 +315,8 @@ fn exports_are_what_the_sql_functions_load() {
 
         for what in [Export::Captioner, Export::Matcher, Export::Med] {
             let dir = tempfile::tempdir().unwrap();
-            export(dir.path(), &trainer.config, &trainer.params, what, &tokenizer, Kind::Float).unwrap();
+            let preprocessor = blip_preprocessor(32).unwrap();
+            export(dir.path(), &trainer.config, &trainer.params, what, &tokenizer, &preprocessor, Kind::Float).unwrap();
             let checkpoint = std::sync::Arc::new(Checkpoint::open(dir.path()).unwrap());
             let inspection = capfilt_udfs::inspect(dir.path()).unwrap();
             assert!(inspection.unknown_tensors.is_empty(), "{what:?}: {:?}", inspection.unknown_tensors);

@@ -55,10 +55,42 @@ pub struct Tokenizer {
     max_positions: usize,
 }
 
+/// A tokenizer's numbers, as a model that is made for it needs them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpecialIds {
+    /// Rows of the word embedding.
+    pub vocab_size: usize,
+    /// [PAD].
+    pub pad: u32,
+    /// [SEP].
+    pub sep: u32,
+    /// [DEC]; the first id after the vocabulary where it has no such token, as BLIP adds it to BERT's.
+    pub dec: u32,
+    /// [ENC]; the id after [DEC] where the vocabulary has no such token.
+    pub enc: u32,
+}
+
+impl SpecialIds {
+    /// Reads them from a tokenizer.json with [PAD] and a template that puts [CLS] before a text and [SEP] behind.
+    pub fn read(path: &Path) -> Result<Self> {
+        let broken = |e: String| Error::checkpoint(path, e);
+        let inner = tokenizers::Tokenizer::from_file(path).map_err(|e| broken(e.to_string()))?;
+        let around = inner.encode_fast("", true).map_err(|e| broken(e.to_string()))?;
+        let [_, sep] = around.get_ids() else {
+            return Err(broken("its template does not put one token before a text and one behind".into()));
+        };
+        let Some(pad) = inner.token_to_id("[PAD]") else { return Err(broken("it has no token [PAD]".into())) };
+        let size = inner.get_vocab_size(true);
+        let dec = inner.token_to_id("[DEC]").unwrap_or(size as u32);
+        let enc = inner.token_to_id("[ENC]").unwrap_or(dec + 1);
+        Ok(Self { vocab_size: size.max(dec as usize + 1).max(enc as usize + 1), pad, sep: *sep, dec, enc })
+    }
+}
+
 impl Tokenizer {
     /// Reads tokenizer.json. [CLS] and [SEP] are what its template puts around a text, [DEC] is config.json's
     /// `bos_token_id`, and [ENC] the token of that name or, in checkpoints that Salesforce converted, the id after [DEC].
-    pub(crate) fn read(path: &Path, config: &TextConfig) -> Result<Self> {
+    pub fn read(path: &Path, config: &TextConfig) -> Result<Self> {
         let broken = |e: String| Error::checkpoint(path, e);
         let bytes = std::fs::read(path).map_err(|e| broken(e.to_string()))?;
         let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| broken(e.to_string()))?;

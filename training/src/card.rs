@@ -1,0 +1,113 @@
+//! The model card of an exported checkpoint: what it was trained on, with which settings, and how far its losses came.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::config::{MedConfig, parameter_counts};
+use crate::data::Table;
+use crate::error::{Error, Result};
+use crate::run::Summary;
+use crate::settings::Settings;
+
+/// File of the card.
+const CARD: &str = "README.md";
+
+/// Writes the card into a checkpoint's folder.
+pub(crate) fn write(
+    folder: &Path,
+    settings: &Settings,
+    config: &MedConfig,
+    tables: &[Arc<Table>],
+    summary: &Summary,
+) -> Result<()> {
+    let path = folder.join(CARD);
+    let text = card(settings, config, tables, summary)?;
+    std::fs::write(&path, text).map_err(|e| Error::file(path, e))
+}
+
+fn card(settings: &Settings, config: &MedConfig, tables: &[Arc<Table>], summary: &Summary) -> Result<String> {
+    let architecture = settings.export_what()?.architecture();
+    let (v, t) = (&config.vision, &config.text);
+    let mut card = format!(
+        "---\nlibrary_name: capfilt\ntags: [blip, image-text]\n---\n\n# {architecture}\n\n\
+         BLIP's model, trained by capfilt-train {}: {} million parameters in training; ViT of {} layers and width {}, \
+         {} x {} pixels in patches of {}; text transformer of {} layers and width {}, {} words.\n\n",
+        env!("CARGO_PKG_VERSION"),
+        parameter_counts(config).0 as f64 / 1e6,
+        v.layers,
+        v.width,
+        v.image_size,
+        v.image_size,
+        v.patch_size,
+        t.layers,
+        t.width,
+        t.vocab_size,
+    );
+    card.push_str("## Trained on\n\n| table | pairs | images | share | sha256 |\n|---|---|---|---|---|\n");
+    let total: f64 = tables.iter().map(|table| table.share()).sum();
+    for (table, named) in tables.iter().zip(&settings.data.tables) {
+        let query = if named.query.is_empty() { String::new() } else { format!(": `{}`", named.query.trim()) };
+        let share = 100.0 * table.share() / total;
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            card,
+            "| {}{} | {} | {} | {share:.1} % | {} |",
+            table.path().display(),
+            query.replace('|', "\\|"),
+            table.pairs,
+            table.images,
+            table.digest()?,
+        );
+    }
+    let _ = write!(
+        card,
+        "\n{} steps, {} pairs, {:.0} seconds; {} pairs were passed over because their image could not be used.\n\n\
+         ## Losses\n\nMeans of the last steps.\n\n| ITC | ITM | LM |\n|---|---|---|\n| {:.4} | {:.4} | {:.4} |\n\n\
+         ## Settings\n\n```toml\n{}```\n",
+        summary.steps,
+        summary.pairs,
+        summary.seconds,
+        summary.skipped,
+        summary.itc,
+        summary.itm,
+        summary.lm,
+        settings.toml()?,
+    );
+    Ok(card)
+}
+
+/// Adds a section, such as scores, to the card of a checkpoint; one of the same title is replaced.
+pub(crate) fn add_section(folder: &Path, title: &str, body: &str) -> Result<()> {
+    let path = folder.join(CARD);
+    let card = std::fs::read_to_string(&path).map_err(|e| Error::file(&path, e))?;
+    let heading = format!("## {title}\n");
+    let (before, after) = match card.split_once(&heading) {
+        Some((before, rest)) => (before, rest.find("\n## ").map_or("", |at| &rest[at + 1..])),
+        None => (card.as_str(), ""),
+    };
+    let text = format!(
+        "{}\n\n{heading}\n{}\n{}{after}",
+        before.trim_end(),
+        body.trim_end(),
+        if after.is_empty() { "" } else { "\n" }
+    );
+    std::fs::write(&path, text).map_err(|e| Error::file(path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sections_are_added_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(CARD);
+        std::fs::write(&path, "# Model\n\n## Losses\n\nx\n").unwrap();
+        add_section(dir.path(), "Scores", "one").unwrap();
+        add_section(dir.path(), "More", "three").unwrap();
+        add_section(dir.path(), "Scores", "two").unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "# Model\n\n## Losses\n\nx\n\n## Scores\n\ntwo\n\n## More\n\nthree\n");
+    }
+}

@@ -1,0 +1,182 @@
+//! Batches, decoded and augmented in threads ahead of the step.
+
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use capfilt_udfs::image::{Limits, Preprocessor, decode};
+use capfilt_udfs::text::{Tokenizer, clean};
+
+use super::augment::Augment;
+use super::sampler::{Pair, Sampler};
+use crate::error::{Error, Result};
+use crate::random::{Purpose, generator};
+
+/// How pairs are prepared.
+#[derive(Debug, Clone)]
+pub struct LoaderOptions {
+    /// Seed of the augmentation.
+    pub seed: u64,
+    /// What is done to pictures.
+    pub augment: Augment,
+    /// The encoder's input.
+    pub preprocessor: Preprocessor,
+    /// Limits of one image.
+    pub limits: Limits,
+    /// Tokens of a text at most.
+    pub text_tokens: usize,
+    /// BLIP's cleaning of captions.
+    pub clean_text: bool,
+    /// What each text starts with.
+    pub prompt: String,
+    /// Threads that decode.
+    pub threads: usize,
+    /// Pairs that are prepared ahead.
+    pub ahead: usize,
+}
+
+/// A pair, ready.
+#[derive(Debug, PartialEq)]
+struct Prepared {
+    /// Three planes of floats.
+    pixels: Vec<f32>,
+    ids: Arc<[u32]>,
+    image_id: u64,
+}
+
+/// Pairs of a step, without libtorch.
+#[derive(Debug, Default, PartialEq)]
+pub struct RawBatch {
+    /// `[B, 3, size, size]`.
+    pub pixels: Vec<f32>,
+    /// Token ids of each text, [CLS] first.
+    pub ids: Vec<Arc<[u32]>>,
+    /// Of each row.
+    pub image_ids: Vec<u64>,
+}
+
+/// What the threads give back for a pair.
+type Outcome = Result<Prepared, String>;
+
+/// A pair on its way: the receiving end of its outcome, or why there is none.
+type Promise = Result<Receiver<Outcome>>;
+
+/// Gives batches in the sampler's order.
+#[derive(Debug)]
+pub struct Loader {
+    promises: Receiver<Promise>,
+    /// Pairs taken so far, bad ones among them: where a resumed run goes on.
+    position: u64,
+    /// Pairs whose image could not be used.
+    skipped: u64,
+    last_reason: String,
+}
+
+/// So many bad images in a row are no accident.
+const MOST_BAD: u64 = 10_000;
+
+impl Loader {
+    /// Starts the threads. `position`: pairs that an earlier run has taken, of which `skipped` were bad.
+    pub fn start(
+        mut sampler: Sampler,
+        tokenizer: Arc<Tokenizer>,
+        options: LoaderOptions,
+        position: u64,
+        skipped: u64,
+    ) -> Result<Self> {
+        let (promise, promises) = sync_channel::<Promise>(options.ahead.max(1));
+        let (job, jobs) = sync_channel::<(Pair, SyncSender<Outcome>)>(options.ahead.max(1));
+        let jobs = Arc::new(Mutex::new(jobs));
+        let options = Arc::new(options);
+        for _ in 0..options.threads.max(1) {
+            let (jobs, tokenizer, options) = (Arc::clone(&jobs), Arc::clone(&tokenizer), Arc::clone(&options));
+            spawn("decode", move || {
+                loop {
+                    let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let Ok((pair, outcome)) = next else { return };
+                    // Nobody listens: the loader was dropped.
+                    let _ = outcome.send(prepare(&pair, &tokenizer, &options));
+                }
+            })?;
+        }
+        spawn("read", move || {
+            let mut feed = || -> Result<()> {
+                sampler.skip(position)?;
+                loop {
+                    let pair = sampler.draw()?;
+                    let (sender, receiver) = sync_channel(1);
+                    if job.send((pair, sender)).is_err() || promise.send(Ok(receiver)).is_err() {
+                        return Ok(());
+                    }
+                }
+            };
+            if let Err(error) = feed() {
+                let _ = promise.send(Err(error));
+            }
+        })?;
+        Ok(Self { promises, position, skipped, last_reason: String::new() })
+    }
+
+    /// Pairs taken, bad ones among them.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Pairs passed over because their image could not be used.
+    pub fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    /// Why the last of them could not; empty where there was none.
+    pub fn last_reason(&self) -> &str {
+        &self.last_reason
+    }
+
+    /// The next `rows` good pairs.
+    ///
+    /// # Errors
+    /// A table that cannot be read on, and thousands of bad images in a row.
+    pub fn batch(&mut self, rows: usize) -> Result<RawBatch> {
+        let mut batch = RawBatch::default();
+        let mut bad = 0;
+        while batch.ids.len() < rows {
+            let gone = || Error::Option("the thread that reads the tables has died".into());
+            let outcome = self.promises.recv().map_err(|_| gone())??.recv().map_err(|_| gone())?;
+            self.position += 1;
+            match outcome {
+                Ok(ready) => {
+                    bad = 0;
+                    batch.pixels.extend_from_slice(&ready.pixels);
+                    batch.ids.push(ready.ids);
+                    batch.image_ids.push(ready.image_id);
+                }
+                Err(reason) => {
+                    bad += 1;
+                    self.skipped += 1;
+                    if bad == MOST_BAD {
+                        return Err(Error::Option(format!(
+                            "{MOST_BAD} images in a row cannot be used; the last: {reason}"
+                        )));
+                    }
+                    self.last_reason = reason;
+                }
+            }
+        }
+        Ok(batch)
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+    let spawned = std::thread::Builder::new().name(format!("capfilt-{name}")).stack_size(8 << 20).spawn(work);
+    spawned.map(drop).map_err(|e| Error::Option(format!("cannot start a thread: {e}")))
+}
+
+fn prepare(pair: &Pair, tokenizer: &Tokenizer, options: &LoaderOptions) -> Outcome {
+    let image = decode(&pair.image, &options.limits).map_err(|e| e.to_string())?;
+    let rng = &mut generator(options.seed, pair.number, Purpose::Augment);
+    let bytes = options.augment.apply(&image, &pair.text, &options.preprocessor, rng).map_err(|e| e.to_string())?;
+    let mut pixels = vec![0.0; bytes.len()];
+    options.preprocessor.normalise_into(&bytes, &mut pixels);
+    let text = if options.clean_text { clean(&pair.text) } else { pair.text.to_string() };
+    let ids = tokenizer.itc_ids(&format!("{}{text}", options.prompt), options.text_tokens);
+    Ok(Prepared { pixels, ids, image_id: pair.image_id })
+}

@@ -1,0 +1,14 @@
+//! From pair tables to batches: read by SQL, mix, shuffle within a bounded buffer, decode and augment in threads.
+
+mod augment;
+mod loader;
+mod sampler;
+mod table;
+
+pub use augment::{Augment, speaks_of_sides};
+pub use loader::{Loader, LoaderOptions, RawBatch};
+pub use sampler::{Pair, Sampler};
+pub use table::{Row, Rows, Table};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,259 @@
+//! A pair table, read by SQL over Parquet.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, AsArray, RecordBatch};
+use datafusion::arrow::datatypes::{DataType, Float64Type};
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
+use futures::StreamExt as _;
+use sha2::{Digest, Sha256};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::error::{Error, Result};
+use crate::settings::TableSettings;
+
+/// Name of the files in a query.
+const PAIRS: &str = "pairs";
+
+/// Rows that are read at once.
+const BATCH: usize = 64;
+
+/// A pair of the table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// Encoded.
+    pub image: Arc<[u8]>,
+    /// Its text.
+    pub text: Arc<str>,
+    /// How often an epoch has it.
+    pub weight: f64,
+}
+
+/// A table of image and text.
+#[derive(Debug)]
+pub struct Table {
+    path: PathBuf,
+    sql: String,
+    /// Share of a mixture's samples; 0: as many as it has.
+    pub weight: f64,
+    /// Rows with image and text.
+    pub pairs: u64,
+    /// Sum of their weights.
+    pub size: f64,
+    /// Different images among them.
+    pub images: u64,
+    /// Rows without an image or text, which are passed over.
+    pub unusable: u64,
+}
+
+impl Table {
+    /// Opens Parquet files and counts what they hold; all of the query's images are read once for that.
+    ///
+    /// # Errors
+    /// Files that cannot be read, a query that fails or gives no image and text, and no row at all.
+    pub fn open(settings: &TableSettings) -> Result<Self> {
+        let path = settings.path.clone();
+        if !settings.weight.is_finite() || settings.weight < 0.0 {
+            return Err(Error::file(path, format!("weight {}: 0 or more", settings.weight)));
+        }
+        let runtime = runtime()?;
+        let mut table =
+            Self { sql: String::new(), weight: settings.weight, path, pairs: 0, size: 0.0, images: 0, unusable: 0 };
+        runtime.block_on(async {
+            let ctx = table.context().await?;
+            table.sql = table.select(&ctx, &settings.query).await?;
+            table.count(&ctx).await
+        })?;
+        if table.pairs == 0 || table.size <= 0.0 {
+            let reason = format!("there is no row to train on: {} without an image or text", table.unusable);
+            return Err(Error::file(&table.path, reason));
+        }
+        Ok(table)
+    }
+
+    /// Where its files are.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it adds to a mixture.
+    pub fn share(&self) -> f64 {
+        if self.weight > 0.0 { self.weight } else { self.size }
+    }
+
+    async fn context(&self) -> Result<SessionContext> {
+        // One partition: rows come in the order of the files.
+        let config = SessionConfig::new().with_target_partitions(1).with_batch_size(BATCH);
+        let ctx = SessionContext::new_with_config(config);
+        if !self.path.exists() {
+            return Err(Error::file(&self.path, "there is no such file or folder"));
+        }
+        let Some(path) = self.path.to_str() else {
+            return Err(Error::file(&self.path, "its name is no UTF-8"));
+        };
+        let options = ParquetReadOptions { file_extension: extension(&self.path), ..ParquetReadOptions::default() };
+        ctx.register_parquet(PAIRS, path, options).await.map_err(|e| self.failed(e))?;
+        Ok(ctx)
+    }
+
+    fn failed(&self, error: datafusion::error::DataFusionError) -> Error {
+        Error::file(&self.path, error.strip_backtrace())
+    }
+
+    /// The SELECT of image, text and weight.
+    async fn select(&self, ctx: &SessionContext, query: &str) -> Result<String> {
+        let query = match query.trim().trim_end_matches(';') {
+            "" => {
+                let schema = ctx.table(PAIRS).await.map_err(|e| self.failed(e))?.schema().clone();
+                let kept = schema.has_column_with_unqualified_name("kept");
+                format!("SELECT * FROM {PAIRS}{}", if kept { " WHERE kept" } else { "" })
+            }
+            query => query.into(),
+        };
+        let frame = ctx.sql(&query).await.map_err(|e| self.failed(e))?;
+        let field = |name: &str| frame.schema().field_with_unqualified_name(name).ok();
+        let (Some(image), Some(_)) = (field("image"), field("text")) else {
+            let names: Vec<&str> = frame.schema().fields().iter().map(|f| f.name().as_str()).collect();
+            return Err(Error::file(
+                &self.path,
+                format!(
+                    "there is no column image or text, but {}: give a query such as SELECT jpg AS image, caption AS text FROM pairs",
+                    names.join(", ")
+                ),
+            ));
+        };
+        let image = if matches!(image.data_type(), DataType::Struct(_)) { "image['bytes']" } else { "image" };
+        let weight = if field("weight").is_some() { "coalesce(CAST(weight AS DOUBLE), 1.0)" } else { "1.0" };
+        Ok(format!(
+            "SELECT arrow_cast({image}, 'BinaryView') AS image, arrow_cast(text, 'Utf8View') AS text, {weight} AS weight FROM ({query}) AS q"
+        ))
+    }
+
+    async fn count(&mut self, ctx: &SessionContext) -> Result<()> {
+        let usable = "image <> arrow_cast(X'', 'BinaryView') AND trim(text) <> ''";
+        let sql = format!(
+            "SELECT count(*) FILTER (WHERE {usable}) AS pairs, coalesce(sum(weight) FILTER (WHERE {usable}), 0.0) AS size, \
+             count(DISTINCT sha256(image)) FILTER (WHERE {usable}) AS images, count(*) AS rows, coalesce(min(weight), 0.0) AS least \
+             FROM ({}) AS r",
+            self.sql
+        );
+        let failed = |e| self.failed(e);
+        let batches = ctx.sql(&sql).await.map_err(failed)?.collect().await.map_err(failed)?;
+        let Some(batch) = batches.first() else { return Ok(()) };
+        let int = |i: usize| batch.column(i).as_primitive::<datafusion::arrow::datatypes::Int64Type>().value(0) as u64;
+        let float = |i: usize| batch.column(i).as_primitive::<Float64Type>().value(0);
+        if float(4) < 0.0 || !float(1).is_finite() {
+            return Err(Error::file(&self.path, format!("a weight is {} or not finite: 0 or more", float(4))));
+        }
+        (self.pairs, self.size, self.images, self.unusable) = (int(0), float(1), int(2), int(3) - int(0));
+        Ok(())
+    }
+
+    /// The rows with image and text, in the files' order, from the first on. Rows of one image that follow each other share its
+    /// bytes.
+    pub fn rows(&self) -> Result<Rows> {
+        let runtime = runtime()?;
+        let stream = runtime.block_on(async {
+            let ctx = self.context().await?;
+            let frame = ctx.sql(&self.sql).await.map_err(|e| self.failed(e))?;
+            frame.execute_stream().await.map_err(|e| self.failed(e))
+        })?;
+        Ok(Rows { path: self.path.clone(), stream, runtime, batch: None, at: 0, last: Arc::new([]) })
+    }
+
+    /// sha256 of the files' contents, in the order of their names: what a model card says was trained on.
+    pub fn digest(&self) -> Result<String> {
+        let mut files = vec![];
+        collect(&self.path, &mut files)?;
+        files.sort();
+        let mut hasher = Sha256::new();
+        for path in files {
+            let mut file = File::open(&path).map_err(|e| Error::file(&path, e))?;
+            let mut block = vec![0; 1 << 20];
+            loop {
+                match file.read(&mut block).map_err(|e| Error::file(&path, e))? {
+                    0 => break,
+                    n => hasher.update(&block[..n]),
+                }
+            }
+        }
+        Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect())
+    }
+}
+
+/// DataFusion wants to know what the files' names end in.
+fn extension(path: &Path) -> &str {
+    if path.is_dir() { ".parquet" } else { path.extension().and_then(|e| e.to_str()).unwrap_or("") }
+}
+
+fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    if !path.is_dir() {
+        files.push(path.into());
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(path).map_err(|e| Error::file(path, e))? {
+        let path = entry.map_err(|e| Error::file(path, e))?.path();
+        if path.is_dir() || path.extension().is_some_and(|e| e == "parquet") {
+            collect(&path, files)?;
+        }
+    }
+    Ok(())
+}
+
+fn runtime() -> Result<Runtime> {
+    let built = Builder::new_current_thread().enable_all().thread_stack_size(8 << 20).build();
+    built.map_err(|e| Error::Option(format!("cannot start a runtime: {e}")))
+}
+
+/// Iterator over a table's rows.
+pub struct Rows {
+    path: PathBuf,
+    stream: SendableRecordBatchStream,
+    runtime: Runtime,
+    batch: Option<RecordBatch>,
+    at: usize,
+    last: Arc<[u8]>,
+}
+
+impl Iterator for Rows {
+    type Item = Result<Row>;
+
+    fn next(&mut self) -> Option<Result<Row>> {
+        loop {
+            if self.batch.as_ref().is_none_or(|batch| self.at >= batch.num_rows()) {
+                let batch = match self.runtime.block_on(self.stream.next())? {
+                    Ok(batch) => batch,
+                    Err(e) => return Some(Err(Error::file(&self.path, e.strip_backtrace()))),
+                };
+                (self.batch, self.at) = (Some(batch), 0);
+                continue;
+            }
+            let batch = self.batch.as_ref()?;
+            let (images, texts) = (batch.column(0).as_binary_view(), batch.column(1).as_string_view());
+            let weights = batch.column(2).as_primitive::<Float64Type>();
+            let at = self.at;
+            self.at += 1;
+            if images.is_null(at) || texts.is_null(at) {
+                continue;
+            }
+            let (image, text) = (images.value(at), texts.value(at));
+            if image.is_empty() || text.trim().is_empty() {
+                continue;
+            }
+            if *self.last != *image {
+                self.last = image.into();
+            }
+            return Some(Ok(Row { image: Arc::clone(&self.last), text: text.into(), weight: weights.value(at) }));
+        }
+    }
+}
+
+impl std::fmt::Debug for Rows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Rows of {}", self.path.display())
+    }
+}

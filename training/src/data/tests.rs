@@ -1,0 +1,226 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use capfilt_udfs::blip::BlipConfig;
+use capfilt_udfs::image::{Limits, Preprocessor};
+use capfilt_udfs::text::Tokenizer;
+use datafusion::arrow::array::{
+    ArrayRef, BinaryArray, BooleanArray, Float32Array, RecordBatch, StringArray, StructArray,
+};
+use datafusion::parquet::arrow::ArrowWriter;
+
+use super::*;
+use crate::settings::{TableSettings, TextChoice};
+
+fn png(colour: u8) -> Vec<u8> {
+    let mut file = std::io::Cursor::new(vec![]);
+    image::RgbImage::from_pixel(8, 8, image::Rgb([colour, 40, 90]))
+        .write_to(&mut file, image::ImageFormat::Png)
+        .unwrap();
+    file.into_inner()
+}
+
+fn write(path: &Path, columns: Vec<(&str, ArrayRef)>) {
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+}
+
+fn pairs(path: &Path, images: &[Option<Vec<u8>>], texts: &[Option<&str>], more: Vec<(&str, ArrayRef)>) {
+    let images = BinaryArray::from_iter(images.iter().map(Option::as_deref));
+    let mut columns: Vec<(&str, ArrayRef)> =
+        vec![("image", Arc::new(images)), ("text", Arc::new(texts.iter().copied().collect::<StringArray>()))];
+    columns.extend(more);
+    write(path, columns);
+}
+
+fn open(path: &Path, query: &str, weight: f64) -> crate::Result<Table> {
+    Table::open(&TableSettings { path: path.into(), query: query.into(), weight })
+}
+
+/// `n` images with two texts each: "0 a", "0 b", "1 a" and so on.
+fn two_texts(path: &Path, n: u8) {
+    let images: Vec<_> = (0..2 * n).map(|i| Some(png(i / 2))).collect();
+    let texts: Vec<String> = (0..2 * n).map(|i| format!("{} {}", i / 2, if i % 2 == 0 { "a" } else { "b" })).collect();
+    pairs(path, &images, &texts.iter().map(|t| Some(t.as_str())).collect::<Vec<_>>(), vec![]);
+}
+
+#[test]
+fn a_table_is_read_as_its_columns_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pairs.parquet");
+    let images: Vec<_> = (0..5).map(|i| (i != 2).then(|| png(i / 2))).collect();
+    let texts = [Some("one"), Some("two"), Some("three"), Some(" "), Some("five")];
+    let kept = BooleanArray::from(vec![true, false, true, true, true]);
+    let weights = Float32Array::from(vec![Some(1.0), Some(1.0), None, None, Some(2.5)]);
+    let source = StringArray::from(vec!["web", "web", "web", "web", "synthetic"]);
+    pairs(
+        &path,
+        &images,
+        &texts,
+        vec![("kept", Arc::new(kept)), ("weight", Arc::new(weights)), ("source", Arc::new(source))],
+    );
+    let table = open(&path, "", 0.0).unwrap();
+    assert_eq!((table.pairs, table.images, table.unusable, table.size, table.share()), (2, 2, 2, 3.5, 3.5));
+    let rows: Vec<Row> = table.rows().unwrap().collect::<crate::Result<_>>().unwrap();
+    let read: Vec<(&str, f64)> = rows.iter().map(|row| (&*row.text, row.weight)).collect();
+    assert_eq!(read, [("one", 1.0), ("five", 2.5)]);
+    assert_eq!(*rows[1].image, *png(2));
+
+    let all = open(&path, "SELECT image, text FROM pairs;", 3.0).unwrap();
+    assert_eq!((all.pairs, all.images, all.share()), (3, 2, 3.0));
+    let rows: Vec<Row> = all.rows().unwrap().collect::<crate::Result<_>>().unwrap();
+    assert!(Arc::ptr_eq(&rows[0].image, &rows[1].image), "one image, one copy");
+    assert_eq!(table.digest().unwrap().len(), 64);
+
+    let none = open(&path, "SELECT * FROM pairs WHERE source = 'human'", 0.0).unwrap_err().to_string();
+    assert!(none.contains("no row to train on"), "{none}");
+    for (query, words) in [
+        ("SELECT text FROM pairs", "but text: give a query"),
+        ("SELECT nothing FROM pairs", "nothing"),
+        ("SELECT image, text, -1.0 AS weight FROM pairs", "a weight is -1"),
+    ] {
+        let error = open(&path, query, 0.0).unwrap_err().to_string();
+        assert!(error.contains(words) && error.contains("pairs.parquet"), "{error}");
+    }
+    assert!(open(&dir.path().join("none"), "", 0.0).unwrap_err().to_string().contains("no such file"));
+    std::fs::write(dir.path().join("broken.parquet"), "PAR1 no").unwrap();
+    assert!(open(&dir.path().join("broken.parquet"), "", 0.0).unwrap_err().to_string().contains("broken.parquet"));
+}
+
+#[test]
+fn a_folder_of_image_structs_is_a_table_too() {
+    let dir = tempfile::tempdir().unwrap();
+    for part in 0..3u8 {
+        let bytes: ArrayRef = Arc::new(BinaryArray::from_iter_values([png(part)]));
+        let paths: ArrayRef = Arc::new(StringArray::from(vec!["a.png"]));
+        let image = StructArray::try_from(vec![("bytes", bytes), ("path", paths)]).unwrap();
+        let text: ArrayRef = Arc::new(StringArray::from(vec![format!("text {part}")]));
+        write(&dir.path().join(format!("{part}.parquet")), vec![("image", Arc::new(image)), ("text", text)]);
+    }
+    let table = open(dir.path(), "", 0.0).unwrap();
+    let texts: Vec<String> = table.rows().unwrap().map(|row| row.unwrap().text.to_string()).collect();
+    assert_eq!((table.pairs, texts.join(",").as_str()), (3, "text 0,text 1,text 2"));
+}
+
+#[test]
+fn an_epoch_has_each_pair_once_in_another_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pairs.parquet");
+    two_texts(&path, 10);
+    let table = Arc::new(open(&path, "", 0.0).unwrap());
+    let draw = |seed, buffer, n| -> Vec<String> {
+        let mut sampler = Sampler::new(vec![Arc::clone(&table)], seed, TextChoice::All, buffer).unwrap();
+        (0..n).map(|_| sampler.draw().unwrap().text.to_string()).collect()
+    };
+    for buffer in [1, 7, 100] {
+        let texts = draw(1, buffer, 40);
+        for epoch in texts.chunks(20) {
+            assert_eq!(epoch.iter().collect::<BTreeSet<_>>().len(), 20, "{epoch:?}");
+        }
+        assert_eq!(buffer == 1, texts[..20] == texts[20..], "epochs differ where there is a buffer");
+        assert_eq!(texts, draw(1, buffer, 40));
+    }
+    assert_ne!(draw(1, 100, 20), draw(2, 100, 20));
+    // A resumed run goes on in the middle of an epoch.
+    let mut resumed = Sampler::new(vec![Arc::clone(&table)], 1, TextChoice::All, 7).unwrap();
+    resumed.skip(27).unwrap();
+    let rest: Vec<String> = (0..13).map(|_| resumed.draw().unwrap().text.to_string()).collect();
+    assert_eq!(rest, draw(1, 7, 40)[27..]);
+}
+
+#[test]
+fn one_text_of_an_image_is_drawn_each_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pairs.parquet");
+    two_texts(&path, 10);
+    let table = Arc::new(open(&path, "", 0.0).unwrap());
+    let mut sampler = Sampler::new(vec![table], 1, TextChoice::One, 100).unwrap();
+    let mut drawn = BTreeSet::new();
+    for _ in 0..8 {
+        let epoch: Vec<Pair> = (0..10).map(|_| sampler.draw().unwrap()).collect();
+        assert_eq!(epoch.iter().map(|p| p.image_id).collect::<BTreeSet<_>>().len(), 10);
+        drawn.extend(epoch.into_iter().map(|p| p.text));
+    }
+    assert_eq!(drawn.len(), 20, "both texts of each come");
+}
+
+#[test]
+fn mixtures_and_weights_have_their_shares() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (dir.path().join("a.parquet"), dir.path().join("b.parquet"));
+    two_texts(&a, 4);
+    let weights = Arc::new(Float32Array::from(vec![0.0, 0.5, 3.0]));
+    pairs(
+        &b,
+        &[Some(png(1)), Some(png(2)), Some(png(3))],
+        &[Some("x"), Some("y"), Some("z")],
+        vec![("weight", weights)],
+    );
+    let shares = |weight_a, weight_b| {
+        let tables = vec![Arc::new(open(&a, "", weight_a).unwrap()), Arc::new(open(&b, "", weight_b).unwrap())];
+        let mut sampler = Sampler::new(tables, 1, TextChoice::All, 8).unwrap();
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for _ in 0..1150 {
+            *counts.entry(sampler.draw().unwrap().text.to_string()).or_default() += 1;
+        }
+        counts
+    };
+    // 8 rows of weight 1 against a sum of 3.5.
+    let counts = shares(0.0, 0.0);
+    let b: usize = ["x", "y", "z"].iter().filter_map(|t| counts.get(*t)).sum();
+    assert_eq!((b, counts.get("x")), (350, None));
+    assert!((30..70).contains(&counts["y"]), "{counts:?}");
+    let counts = shares(1.0, 9.0);
+    assert_eq!(counts["y"] + counts["z"], 1035);
+}
+
+fn options(threads: usize) -> LoaderOptions {
+    LoaderOptions {
+        seed: 3,
+        augment: Augment { crop: [0.3, 1.0], flip: 0.5, randaugment: true },
+        preprocessor: Preprocessor { width: 8, height: 8, mean: [0.5; 3], std: [0.5; 3], rescale_factor: 1.0 / 255.0 },
+        limits: Limits::default(),
+        text_tokens: 6,
+        clean_text: true,
+        prompt: String::new(),
+        threads,
+        ahead: 5,
+    }
+}
+
+#[test]
+fn batches_are_the_same_however_many_threads_make_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pairs.parquet");
+    let images: Vec<_> = (0..20u8).map(|i| Some(if i % 5 == 0 { b"no image".to_vec() } else { png(i) })).collect();
+    let texts: Vec<String> = (0..20).map(|i| format!("A picture, of number {i}!")).collect();
+    pairs(&path, &images, &texts.iter().map(|t| Some(t.as_str())).collect::<Vec<_>>(), vec![]);
+    let table = Arc::new(open(&path, "", 0.0).unwrap());
+    let model = crate::tests::root().join("examples/models/matcher");
+    let config = BlipConfig::read(&model).unwrap();
+    let tokenizer = Arc::new(Tokenizer::read(&model.join("tokenizer.json"), &config.text).unwrap());
+    let loader = |threads, position, skipped| {
+        let sampler = Sampler::new(vec![Arc::clone(&table)], 1, TextChoice::All, 6).unwrap();
+        Loader::start(sampler, Arc::clone(&tokenizer), options(threads), position, skipped).unwrap()
+    };
+    let mut one = loader(1, 0, 0);
+    let first: Vec<RawBatch> = (0..8).map(|_| one.batch(4).unwrap()).collect();
+    // 32 good pairs of an epoch's 16 good and 4 bad ones.
+    assert_eq!(one.position(), 32 + one.skipped());
+    assert!((4..=8).contains(&one.skipped()) && !one.last_reason().is_empty());
+    let mut three = loader(3, 0, 0);
+    for batch in &first[..4] {
+        assert_eq!((&three.batch(4).unwrap(), batch.pixels.len()), (batch, 4 * 3 * 64));
+        assert!(batch.ids.iter().all(|ids| ids.len() <= 6));
+    }
+    // Dropped threads end; a new loader goes on where this one was.
+    let mut resumed = loader(2, three.position(), three.skipped());
+    for batch in &first[4..] {
+        assert_eq!(&resumed.batch(4).unwrap(), batch);
+    }
+    assert_eq!((resumed.position(), resumed.skipped()), (one.position(), one.skipped()));
+}

@@ -1,0 +1,255 @@
+//! A training run: tables in, checkpoint out; what was killed goes on where it was.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use capfilt_udfs::image::Limits;
+use serde::{Deserialize, Serialize};
+
+use crate::card;
+use crate::checkpoint::export;
+use crate::data::{Augment, Loader, LoaderOptions, Sampler, Table};
+use crate::error::{Error, Result};
+use crate::pretrained::{Start, start};
+use crate::report::{Line, Reporter};
+use crate::settings::{Each, Schedule, Settings, TextChoice, TrainSettings};
+use crate::state::{self, Progress};
+use crate::step::StepReport;
+
+/// Folder of the exported checkpoint in a run's folder.
+pub const CHECKPOINT: &str = "checkpoint";
+const SETTINGS: &str = "settings.toml";
+const DONE: &str = "done.json";
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Steps taken.
+    pub steps: u64,
+    /// Pairs trained on.
+    pub pairs: u64,
+    /// Pairs passed over because their image could not be used.
+    pub skipped: u64,
+    /// Means of the last tenth of the steps, at most 100.
+    pub itc: f64,
+    /// ITM.
+    pub itm: f64,
+    /// LM.
+    pub lm: f64,
+    /// Seconds of training.
+    pub seconds: f64,
+    /// Digest of the settings.
+    pub settings: String,
+}
+
+/// The learning rate of a step, and where its schedule stands.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    train: TrainSettings,
+    alpha: f64,
+    alpha_epochs: f64,
+    /// Steps of an epoch.
+    pub epoch_steps: f64,
+    /// Steps in all.
+    pub steps: u64,
+}
+
+impl Plan {
+    /// `pairs`: of an epoch, where the settings do not say.
+    pub fn new(settings: &Settings, pairs: f64) -> Self {
+        let train = settings.train.clone();
+        let pairs = if train.epoch_pairs > 0 { train.epoch_pairs as f64 } else { pairs };
+        let epoch_steps = (pairs / (settings.data.batch * settings.data.accumulate) as f64).max(1e-9);
+        let steps = if train.steps > 0 { train.steps } else { (train.epochs * epoch_steps).ceil().max(1.0) as u64 };
+        Self { train, alpha: settings.loss.alpha, alpha_epochs: settings.loss.alpha_epochs, epoch_steps, steps }
+    }
+
+    /// Epochs that lie behind a step.
+    pub fn epoch(&self, step: u64) -> f64 {
+        step as f64 / self.epoch_steps
+    }
+
+    /// The learning rate of a step; the first is 0.
+    pub fn learning_rate(&self, step: u64) -> f64 {
+        let t = &self.train;
+        if step < t.warmup_steps {
+            return t.warmup_lr + (t.lr - t.warmup_lr) * step as f64 / t.warmup_steps as f64;
+        }
+        let whole = |epochs: f64| if t.each == Each::Epoch { epochs.floor() } else { epochs };
+        let epoch = whole(self.epoch(step));
+        match t.schedule {
+            Schedule::Constant => t.lr,
+            Schedule::Exponential => (t.lr * t.decay.powf(epoch)).max(t.min_lr),
+            Schedule::Cosine => {
+                let share = (epoch / self.epoch(self.steps)).min(1.0);
+                t.min_lr + (t.lr - t.min_lr) * (1.0 + (std::f64::consts::PI * share).cos()) / 2.0
+            }
+        }
+    }
+
+    /// The share of the momentum encoders in ITC's targets.
+    pub fn alpha(&self, step: u64) -> f64 {
+        let ramp = if self.alpha_epochs > 0.0 { (self.epoch(step) / self.alpha_epochs).min(1.0) } else { 1.0 };
+        self.alpha * ramp
+    }
+}
+
+/// Trains, or goes on training, in the folder `out`, and exports. A run that has ended is left as it is.
+///
+/// # Errors
+/// Settings, tables and checkpoints that cannot be used, a folder that another run began with other settings, and a gradient that
+/// is not finite.
+pub fn train(settings: &Settings, out: &Path) -> Result<Summary> {
+    std::fs::create_dir_all(out).map_err(|e| Error::file(out, e))?;
+    let digest = settings.digest()?;
+    if let Some(done) = finished(out)? {
+        if done.settings != digest {
+            return Err(Error::file(out, "a run with other settings ended here (settings.toml): give another folder"));
+        }
+        eprintln!("{}: has ended after {} steps; nothing to do", out.display(), done.steps);
+        return Ok(done);
+    }
+    if settings.threads > 0 {
+        tch::set_num_threads(i32::try_from(settings.threads).unwrap_or(i32::MAX));
+    }
+    let mut began = start(settings)?;
+    if !began.drawn.is_empty() && !settings.model.start.as_os_str().is_empty() {
+        eprintln!("{}: not in the checkpoint, drawn anew: {}", out.display(), began.drawn.join(", "));
+    }
+    let tables = tables(settings)?;
+    let resumed = state::load(out, &mut began.trainer, &digest)?;
+    let settings_path = out.join(SETTINGS);
+    std::fs::write(&settings_path, settings.toml()?).map_err(|e| Error::file(settings_path, e))?;
+    let pairs = |table: &Arc<Table>| match settings.data.texts {
+        TextChoice::All => table.size,
+        TextChoice::One => table.images as f64,
+    };
+    let plan = Plan::new(settings, tables.iter().map(pairs).sum());
+    let summary = steps(settings, out, &mut began, &tables, &plan, resumed, digest)?;
+
+    let folder = out.join(CHECKPOINT);
+    let (what, kind) = (settings.export_what()?, settings.export_kind()?);
+    let Start { trainer, tokenizer_json, preprocessor, .. } = &began;
+    export(&folder, trainer.config(), trainer.params(), what, tokenizer_json, preprocessor, kind)?;
+    card::write(&folder, settings, trainer.config(), &tables, &summary)?;
+    // Written last: it says that all else is there.
+    let json = serde_json::to_string_pretty(&summary).map_err(|e| Error::file(out, e))?;
+    let part = out.join("done.part");
+    std::fs::write(&part, json).map_err(|e| Error::file(&part, e))?;
+    std::fs::rename(&part, out.join(DONE)).map_err(|e| Error::file(out, e))?;
+    state::clear(out)?;
+    Ok(summary)
+}
+
+/// Adds scores to the model card of a checkpoint, in place of earlier ones.
+pub fn add_scores(checkpoint: &Path, json: &str) -> Result<()> {
+    card::add_section(checkpoint, "Scores", &format!("```json\n{json}\n```"))
+}
+
+fn finished(out: &Path) -> Result<Option<Summary>> {
+    let path: PathBuf = out.join(DONE);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let json = std::fs::read_to_string(&path).map_err(|e| Error::file(&path, e))?;
+    serde_json::from_str(&json).map(Some).map_err(|e| Error::file(&path, e))
+}
+
+fn tables(settings: &Settings) -> Result<Vec<Arc<Table>>> {
+    if settings.data.tables.is_empty() {
+        return Err(Error::Option("there is nothing to train on: give --data PATH, or data.tables".into()));
+    }
+    let open = |table| {
+        let table = Table::open(table)?;
+        let (path, pairs, images) = (table.path().display(), table.pairs, table.images);
+        eprintln!("{path}: {pairs} pairs of {images} images; {} rows without an image or text", table.unusable);
+        Ok(Arc::new(table))
+    };
+    settings.data.tables.iter().map(open).collect()
+}
+
+fn loader(settings: &Settings, began: &Start, tables: &[Arc<Table>], position: u64, skipped: u64) -> Result<Loader> {
+    let d = &settings.data;
+    let sampler = Sampler::new(tables.to_vec(), settings.seed, d.texts, d.shuffle_buffer)?;
+    let options = LoaderOptions {
+        seed: settings.seed,
+        augment: Augment { crop: d.crop, flip: d.flip, randaugment: d.randaugment },
+        preprocessor: began.preprocessor.clone(),
+        limits: Limits { max_bytes: d.max_image_bytes, max_pixels: d.max_image_pixels },
+        text_tokens: d.text_tokens.min(began.trainer.config().text.max_positions),
+        clean_text: d.clean_text,
+        prompt: settings.loss.prompt.clone(),
+        threads: d.threads,
+        // A batch in the making, one that waits.
+        ahead: 2 * d.batch,
+    };
+    Loader::start(sampler, Arc::new(began.tokenizer.clone()), options, position, skipped)
+}
+
+/// All steps that are left.
+fn steps(
+    settings: &Settings,
+    out: &Path,
+    began: &mut Start,
+    tables: &[Arc<Table>],
+    plan: &Plan,
+    resumed: Option<Progress>,
+    digest: String,
+) -> Result<Summary> {
+    let first = resumed.as_ref().map_or(0, |p| p.steps);
+    let (position, skipped, before) = resumed.map_or((0, 0, 0.0), |p| (p.position, p.skipped, p.seconds));
+    let mut loader = loader(settings, began, tables, position, skipped)?;
+    let mut reporter = Reporter::open(out, first, plan.steps, settings.train.log_steps)?;
+    let trainer = &mut began.trainer;
+    let clock = Instant::now();
+    let (batch, parts) = (settings.data.batch, settings.data.accumulate);
+    for step in first..plan.steps {
+        let (rate, alpha) = (plan.learning_rate(step), plan.alpha(step));
+        let (mut gradient, mut report) = (None, StepReport::default());
+        for _ in 0..parts {
+            let ready = trainer.batch(&loader.batch(batch)?);
+            report.add(&trainer.accumulate(&ready, alpha, 1.0 / parts as f64, &mut gradient)?, 1.0 / parts as f64);
+        }
+        if let Some(gradient) = gradient {
+            report.gradient_norm = trainer.apply(gradient, rate)?;
+        }
+        let seconds = before + clock.elapsed().as_secs_f64();
+        reporter.step(&Line {
+            step: step + 1,
+            epoch: plan.epoch(step + 1),
+            itc: report.itc,
+            itm: report.itm,
+            lm: report.lm,
+            learning_rate: rate,
+            gradient_norm: report.gradient_norm,
+            temperature: report.temperature,
+            pairs: (step + 1) * (batch * parts) as u64,
+            skipped: loader.skipped(),
+            seconds,
+        })?;
+        if (step + 1) % settings.train.checkpoint_steps == 0 && step + 1 < plan.steps {
+            let (position, skipped, queue_at) = (loader.position(), loader.skipped(), trainer.queue_at);
+            let settings = digest.clone();
+            reporter.flush()?;
+            state::save(out, trainer, &Progress { steps: step + 1, position, skipped, queue_at, seconds, settings })?;
+        }
+    }
+    if loader.skipped() > 0 {
+        eprintln!("{} images could not be used; the last: {}", loader.skipped(), loader.last_reason());
+    }
+    let last = reporter.finish()?;
+    Ok(Summary {
+        steps: plan.steps,
+        pairs: plan.steps * (batch * parts) as u64,
+        skipped: loader.skipped(),
+        itc: last.itc,
+        itm: last.itm,
+        lm: last.lm,
+        seconds: before + clock.elapsed().as_secs_f64(),
+        settings: digest,
+    })
+}
+
+#[cfg(test)]
+mod tests;

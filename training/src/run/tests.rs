@@ -1,0 +1,144 @@
+use std::path::Path;
+
+use super::*;
+use crate::report::Line;
+use crate::world::{Split, World, tables};
+
+/// A MED of a few thousand parameters on a world of 24 pictures.
+fn settings(dir: &Path, changes: &[&str]) -> Settings {
+    let (table, tokenizer) = (dir.join("human.parquet"), dir.join("tokenizer.json"));
+    if !table.exists() {
+        tables::write(&World::new(1, Default::default()), Split::Human, 24, &table).unwrap();
+        std::fs::write(&tokenizer, crate::world::tokenizer().to_string()).unwrap();
+    }
+    let mut all = vec![
+        format!("data.tables=[{{ path = {:?} }}]", table.display().to_string()),
+        format!("model.tokenizer={}", tokenizer.display()),
+    ];
+    all.extend(
+        "device=cpu bfloat16=false threads=1 model.vision_width=16 model.vision_mlp_width=16 model.vision_layers=1 \
+         model.text_width=16 model.text_mlp_width=16 model.text_layers=1 model.vision_heads=2 model.text_heads=2 \
+         model.dropout=0.1 model.image_size=16 data.batch=6 data.shuffle_buffer=50 data.flip=0.5 data.randaugment=true \
+         loss.queue=12 loss.alpha=0.4 loss.momentum=0.9 train.steps=8 train.checkpoint_steps=3 train.log_steps=4 \
+         train.warmup_steps=2"
+            .split_whitespace()
+            .map(String::from),
+    );
+    all.extend(changes.iter().map(|c| c.to_string()));
+    Settings::read(&["tiny"], None, &all).unwrap()
+}
+
+fn lines(out: &Path) -> Vec<Line> {
+    let text = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    let read = |line: &str| Line { seconds: 0.0, ..serde_json::from_str(line).unwrap() };
+    text.lines().map(read).collect()
+}
+
+fn weights(out: &Path) -> Vec<u8> {
+    std::fs::read(out.join(CHECKPOINT).join("model.safetensors")).unwrap()
+}
+
+#[test]
+fn a_run_leaves_a_checkpoint_with_its_card() {
+    let dir = tempfile::tempdir().unwrap();
+    let (settings, out) = (settings(dir.path(), &["export.what=captioner"]), dir.path().join("run"));
+    let summary = train(&settings, &out).unwrap();
+    assert_eq!((summary.steps, summary.pairs, summary.skipped), (8, 48, 0));
+    assert!(summary.itc > 0.0 && summary.itm > 0.0 && summary.lm > 0.0);
+    let inspection = capfilt_udfs::inspect(&out.join(CHECKPOINT)).unwrap();
+    assert!(inspection.unknown_tensors.is_empty());
+    let card = std::fs::read_to_string(out.join(CHECKPOINT).join("README.md")).unwrap();
+    for words in
+        ["BlipForConditionalGeneration", "human.parquet | 120 | 24 | 100.0 %", "8 steps, 48 pairs", "lr = 0.001"]
+    {
+        assert!(card.contains(words), "{words}: {card}");
+    }
+    let names: Vec<String> =
+        std::fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(names.iter().all(|n| !n.starts_with("state-")) && names.iter().any(|n| n == "curves.svg"), "{names:?}");
+    // A run that has ended is left as it is; other settings need another folder.
+    let before = weights(&out);
+    assert_eq!(train(&settings, &out).unwrap(), summary);
+    assert_eq!(weights(&out), before);
+    let other = self::settings(dir.path(), &["seed=2"]);
+    assert!(train(&other, &out).unwrap_err().to_string().contains("give another folder"));
+}
+
+/// Long enough to be killed.
+fn long(dir: &Path, more: &str) -> Settings {
+    let changes = "train.steps=120 train.checkpoint_steps=4 train.log_steps=1";
+    settings(dir, &changes.split(' ').chain(more.split_whitespace()).collect::<Vec<_>>())
+}
+
+/// What the next test kills: this binary once more, with its folder in the environment.
+#[test]
+#[ignore = "another test runs and kills it"]
+fn the_run_that_is_killed() {
+    let dir = std::env::var_os("CAPFILT_TEST_DIR").unwrap();
+    let more = std::env::var("CAPFILT_TEST_SETTINGS").unwrap();
+    train(&long(Path::new(&dir), &more), &Path::new(&dir).join("killed")).unwrap();
+}
+
+#[test]
+fn a_killed_run_goes_on_as_if_undisturbed() {
+    for more in ["", "data.accumulate=2 loss.by_image=true data.texts=one"] {
+        let dir = tempfile::tempdir().unwrap();
+        let (killed, whole) = (dir.path().join("killed"), dir.path().join("whole"));
+        let settings = long(dir.path(), more);
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "run::tests::the_run_that_is_killed", "--ignored"])
+            .envs([("CAPFILT_TEST_DIR", dir.path().as_os_str()), ("CAPFILT_TEST_SETTINGS", more.as_ref())])
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let noted = || std::fs::read_to_string(killed.join("metrics.jsonl")).map_or(0, |text| text.lines().count());
+        let until = Instant::now() + std::time::Duration::from_secs(120);
+        while noted() < 10 && Instant::now() < until {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        // SIGKILL: nothing is tidied.
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(noted() >= 10 && !killed.join("done.json").exists(), "killed in the middle: {}", noted());
+        // What a kill in the middle of a write leaves.
+        std::fs::create_dir(killed.join("state-000000099.part")).unwrap();
+        let other = self::settings(dir.path(), &["train.steps=120", "train.lr=0.5"]);
+        let refused = train(&other, &killed).unwrap_err().to_string();
+        assert!(refused.contains("begun with other settings"), "{refused}");
+
+        train(&settings, &killed).unwrap();
+        train(&settings, &whole).unwrap();
+        let (resumed, undisturbed) = (lines(&killed), lines(&whole));
+        assert_eq!(undisturbed.len(), 120);
+        assert_eq!(resumed, undisturbed, "{more}: the same losses, step by step");
+        assert_eq!(weights(&killed), weights(&whole), "{more}");
+    }
+}
+
+#[test]
+fn schedules_are_blips() {
+    let plan = |changes: &[&str]| {
+        let changes: Vec<String> = changes.iter().map(|c| c.to_string()).collect();
+        Plan::new(&Settings::read(&[], None, &changes).unwrap(), 64_000.0)
+    };
+    let blip = plan(&[]);
+    assert_eq!((blip.steps, blip.epoch_steps), (20_000, 1000.0));
+    assert_eq!(blip.learning_rate(0), 1e-6);
+    assert!((blip.learning_rate(1500) - 1.505e-4).abs() < 1e-9);
+    assert!((blip.learning_rate(3000) - 3e-4 * 0.9f64.powi(3)).abs() < 1e-12);
+    assert_eq!(blip.learning_rate(4999), blip.learning_rate(4000));
+    assert_eq!((blip.alpha(0), blip.alpha(1000), blip.alpha(9000)), (0.0, 0.2, 0.4));
+    let cosine = plan(&[
+        "train.schedule=cosine",
+        "train.each=step",
+        "train.warmup_steps=0",
+        "train.steps=100",
+        "train.min_lr=0",
+    ]);
+    assert_eq!(cosine.learning_rate(0), 3e-4);
+    assert!((cosine.learning_rate(50) - 1.5e-4).abs() < 1e-9 && cosine.learning_rate(99) < 1e-6);
+    let epochs = plan(&["train.schedule=cosine", "train.warmup_steps=0", "train.epochs=5", "train.min_lr=0"]);
+    assert_eq!((epochs.steps, epochs.learning_rate(999)), (5000, 3e-4));
+    assert!(epochs.learning_rate(4999) > 2e-5, "the last epoch is trained at more than nothing");
+}

@@ -1,0 +1,441 @@
+//! What a run is told: presets/defaults.toml names and explains every key, a preset, a file and the command line change some.
+
+use std::path::{Path, PathBuf};
+
+use capfilt_udfs::blip::{TextConfig, VisionConfig};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use toml::{Table, Value};
+
+use crate::adamw::AdamWOptions;
+use crate::config::{MedConfig, Sharing};
+use crate::error::{Error, Result};
+use crate::step::StepOptions;
+
+/// Every key with its default and what it means.
+pub const DEFAULTS: &str = include_str!("../presets/defaults.toml");
+
+/// Presets by name; each changes some of the defaults.
+pub const PRESETS: [(&str, &str); 6] = [
+    ("base-129m", include_str!("../presets/base-129m.toml")),
+    ("base-14m", include_str!("../presets/base-14m.toml")),
+    ("finetune-captioner", include_str!("../presets/finetune-captioner.toml")),
+    ("finetune-filter", include_str!("../presets/finetune-filter.toml")),
+    ("large", include_str!("../presets/large.toml")),
+    ("tiny", include_str!("../presets/tiny.toml")),
+];
+
+/// All settings of a run. presets/defaults.toml explains each.
+#[allow(missing_docs)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    pub seed: u64,
+    pub device: String,
+    pub bfloat16: bool,
+    pub threads: usize,
+    pub model: ModelSettings,
+    pub data: DataSettings,
+    pub loss: LossSettings,
+    pub train: TrainSettings,
+    pub export: ExportSettings,
+}
+
+/// The model to train.
+#[allow(missing_docs)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSettings {
+    pub start: PathBuf,
+    pub vit: PathBuf,
+    pub bert: PathBuf,
+    pub tokenizer: PathBuf,
+    pub sharing: String,
+    pub image_size: usize,
+    pub patch_size: usize,
+    pub vision_width: usize,
+    pub vision_mlp_width: usize,
+    pub vision_layers: usize,
+    pub vision_heads: usize,
+    pub text_width: usize,
+    pub text_mlp_width: usize,
+    pub text_layers: usize,
+    pub text_heads: usize,
+    pub text_positions: usize,
+    pub projection: usize,
+    pub dropout: f64,
+    pub drop_path: f64,
+}
+
+/// One table of a mixture.
+#[allow(missing_docs)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TableSettings {
+    pub path: PathBuf,
+    #[serde(default)]
+    pub query: String,
+    #[serde(default)]
+    pub weight: f64,
+}
+
+/// Which texts of an image make a sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TextChoice {
+    /// Each, with the image, is one.
+    All,
+    /// One, drawn anew each time.
+    One,
+}
+
+/// What is trained on, and how it is prepared.
+#[allow(missing_docs)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSettings {
+    pub tables: Vec<TableSettings>,
+    pub texts: TextChoice,
+    pub batch: usize,
+    pub accumulate: usize,
+    pub shuffle_buffer: usize,
+    pub text_tokens: usize,
+    pub clean_text: bool,
+    pub crop: [f64; 2],
+    pub flip: f64,
+    pub randaugment: bool,
+    pub threads: usize,
+    pub max_image_bytes: u64,
+    pub max_image_pixels: u64,
+}
+
+/// The objectives.
+#[allow(missing_docs)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LossSettings {
+    pub itc: bool,
+    pub itm: bool,
+    pub lm: bool,
+    pub momentum: f64,
+    pub queue: i64,
+    pub alpha: f64,
+    pub alpha_epochs: f64,
+    pub by_image: bool,
+    pub prompt: String,
+}
+
+/// How the learning rate falls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// By a factor each epoch.
+    Exponential,
+    /// Along half a cosine.
+    Cosine,
+    /// Not at all.
+    Constant,
+}
+
+/// When it falls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Each {
+    /// At an epoch's end.
+    Epoch,
+    /// With each step.
+    Step,
+}
+
+/// Duration, schedule and optimiser.
+#[allow(missing_docs)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainSettings {
+    pub epochs: f64,
+    pub epoch_pairs: u64,
+    pub steps: u64,
+    pub lr: f64,
+    pub warmup_steps: u64,
+    pub warmup_lr: f64,
+    pub schedule: Schedule,
+    pub decay: f64,
+    pub min_lr: f64,
+    pub each: Each,
+    pub weight_decay: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub epsilon: f64,
+    pub clip: f64,
+    pub checkpoint_steps: u64,
+    pub log_steps: u64,
+}
+
+/// The result.
+#[allow(missing_docs)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExportSettings {
+    pub what: String,
+    pub kind: String,
+}
+
+impl Settings {
+    /// The defaults, changed by the named presets, then a file, then `changes` such as `train.lr=1e-4`, each in its order.
+    pub fn read(presets: &[&str], file: Option<&Path>, changes: &[String]) -> Result<Self> {
+        let mut table = parse(DEFAULTS, "presets/defaults.toml")?;
+        for name in presets {
+            let Some((_, text)) = PRESETS.iter().find(|(known, _)| known == name) else {
+                let known: Vec<&str> = PRESETS.iter().map(|(known, _)| *known).collect();
+                return Err(Error::Option(format!("preset '{name}': use one of {}", known.join(", "))));
+            };
+            merge(&mut table, parse(text, name)?);
+        }
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e))?;
+            merge(&mut table, parse(&text, &path.display().to_string())?);
+        }
+        for change in changes {
+            merge(&mut table, assignment(change)?);
+        }
+        let settings: Self =
+            table.try_into().map_err(|e| Error::Option(format!("settings: {}", e.to_string().trim_end())))?;
+        settings.validate()?;
+        Ok(settings)
+    }
+
+    fn validate(&self) -> Result<()> {
+        let wrong = |text: String| Err(Error::Option(text));
+        let (d, l, t) = (&self.data, &self.loss, &self.train);
+        if d.batch == 0 || d.accumulate == 0 || d.threads == 0 || d.shuffle_buffer == 0 {
+            return wrong("data.batch, accumulate, threads and shuffle_buffer must be 1 or more".into());
+        }
+        if !(0.0 < d.crop[0] && d.crop[0] <= d.crop[1] && d.crop[1] <= 1.0) {
+            return wrong(format!("data.crop {:?}: two shares, the first over 0, the second up to 1", d.crop));
+        }
+        if !(0.0..=1.0).contains(&d.flip) || !(0.0..=1.0).contains(&l.alpha) || !(0.0..=1.0).contains(&l.momentum) {
+            return wrong("data.flip, loss.alpha and loss.momentum must lie from 0 to 1".into());
+        }
+        if l.queue < 0 || (l.itc && l.queue % d.batch as i64 != 0) {
+            return wrong(format!("loss.queue {} is no multiple of data.batch {}", l.queue, d.batch));
+        }
+        if !(l.itc || l.itm || l.lm) {
+            return wrong("all losses are off: leave on loss.itc, loss.itm or loss.lm".into());
+        }
+        if d.text_tokens < 3 {
+            return wrong(format!("data.text_tokens {}: 3 or more", d.text_tokens));
+        }
+        let rates = [("lr", t.lr), ("warmup_lr", t.warmup_lr), ("min_lr", t.min_lr), ("weight_decay", t.weight_decay)];
+        for (name, value) in rates {
+            if !value.is_finite() || value < 0.0 {
+                return wrong(format!("train.{name} {value}: 0 or more"));
+            }
+        }
+        if t.log_steps == 0 || t.checkpoint_steps == 0 {
+            return wrong("train.log_steps and train.checkpoint_steps must be 1 or more".into());
+        }
+        if t.steps == 0 && (t.epochs.is_nan() || t.epochs <= 0.0) {
+            return wrong(format!("train.epochs {}: more than 0, or set train.steps", t.epochs));
+        }
+        self.export_kind()?;
+        self.export_what()?;
+        self.model.sharing.parse::<Sharing>().map(drop)
+    }
+
+    /// As TOML, for the run's folder.
+    pub fn toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|e| Error::Option(format!("settings: {e}")))
+    }
+
+    /// sha256 of what changes a result: all but the steps between checkpoints and between lines of progress, and threads of the
+    /// loader.
+    pub fn digest(&self) -> Result<String> {
+        let mut same = self.clone();
+        (same.train.checkpoint_steps, same.train.log_steps, same.data.threads) = (1, 1, 1);
+        Ok(Sha256::digest(same.toml()?).iter().map(|b| format!("{b:02x}")).collect())
+    }
+
+    /// What [`crate::step::Trainer`] is told. `prompt_tokens`: tokens of loss.prompt.
+    pub fn step_options(&self, prompt_tokens: i64) -> StepOptions {
+        let (l, t) = (&self.loss, &self.train);
+        StepOptions {
+            itc: l.itc,
+            itm: l.itm,
+            lm: l.lm,
+            by_image: l.by_image,
+            momentum: l.momentum,
+            queue: l.queue,
+            bfloat16: self.bfloat16,
+            clip: if t.clip > 0.0 { t.clip } else { f64::INFINITY },
+            prompt_tokens,
+            adamw: AdamWOptions { beta1: t.beta1, beta2: t.beta2, epsilon: t.epsilon, weight_decay: t.weight_decay },
+        }
+    }
+
+    /// The kind of the exported weights.
+    pub fn export_kind(&self) -> Result<tch::Kind> {
+        match self.export.kind.as_str() {
+            "float32" => Ok(tch::Kind::Float),
+            "float16" => Ok(tch::Kind::Half),
+            "bfloat16" => Ok(tch::Kind::BFloat16),
+            other => Err(Error::Option(format!("export.kind '{other}': use float32, float16 or bfloat16"))),
+        }
+    }
+
+    /// What is exported.
+    pub fn export_what(&self) -> Result<crate::checkpoint::Export> {
+        self.export.what.parse()
+    }
+
+    /// The device.
+    pub fn device(&self) -> Result<tch::Device> {
+        let cuda = tch::Cuda::device_count();
+        match self.device.as_str() {
+            "cpu" => Ok(tch::Device::Cpu),
+            "auto" => Ok(if cuda > 0 { tch::Device::Cuda(0) } else { tch::Device::Cpu }),
+            name => match name.strip_prefix("cuda:").and_then(|n| n.parse::<usize>().ok()) {
+                Some(n) if (n as i64) < cuda => Ok(tch::Device::Cuda(n)),
+                Some(_) => Err(Error::Option(format!("device '{name}': libtorch sees {cuda} GPUs"))),
+                None => Err(Error::Option(format!("device '{name}': use auto, cpu or cuda:N"))),
+            },
+        }
+    }
+}
+
+impl ModelSettings {
+    /// A model from scratch with a tokenizer's numbers.
+    pub fn config(&self, tokens: &capfilt_udfs::text::SpecialIds) -> Result<MedConfig> {
+        let vision = VisionConfig {
+            width: self.vision_width,
+            mlp_width: self.vision_mlp_width,
+            layers: self.vision_layers,
+            heads: self.vision_heads,
+            image_size: self.image_size,
+            patch_size: self.patch_size,
+            layer_norm_eps: 1e-5,
+        };
+        let text = TextConfig {
+            width: self.text_width,
+            encoder_width: self.vision_width,
+            mlp_width: self.text_mlp_width,
+            layers: self.text_layers,
+            heads: self.text_heads,
+            vocab_size: tokens.vocab_size,
+            max_positions: self.text_positions,
+            layer_norm_eps: 1e-12,
+            bos_token_id: tokens.dec,
+            sep_token_id: tokens.sep,
+            pad_token_id: tokens.pad,
+        };
+        let config = MedConfig {
+            vision,
+            text,
+            projection: self.projection,
+            sharing: self.sharing.parse()?,
+            enc_token_id: tokens.enc,
+            dropout: self.dropout,
+            drop_path: self.drop_path,
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+fn parse(text: &str, name: &str) -> Result<Table> {
+    text.parse().map_err(|e: toml::de::Error| Error::Option(format!("{name}: {}", e.to_string().trim_end())))
+}
+
+fn merge(into: &mut Table, from: Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new),
+            (_, value) => {
+                into.insert(key, value);
+            }
+        }
+    }
+}
+
+/// `a.b=value`; a value that is no TOML is a text.
+fn assignment(change: &str) -> Result<Table> {
+    let Some((key, value)) = change.split_once('=') else {
+        return Err(Error::Option(format!("--set {change}: give section.key=value")));
+    };
+    let (key, value) = (key.trim(), value.trim());
+    let quoted = || format!("{key} = {}", Value::String(value.into()));
+    match format!("{key} = {value}").parse::<Table>() {
+        Ok(table) => Ok(table),
+        Err(_) => parse(&quoted(), &format!("--set {change}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(presets: &[&str], changes: &[&str]) -> Result<Settings> {
+        Settings::read(presets, None, &changes.iter().map(|c| c.to_string()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn defaults_and_presets_are_whole() {
+        let defaults = read(&[], &[]).unwrap();
+        assert_eq!((defaults.train.lr, defaults.loss.queue, defaults.train.decay), (3e-4, 57_600, 0.9));
+        for (name, text) in PRESETS {
+            let changed = read(&[name], &[]).unwrap();
+            assert_ne!(changed, defaults, "{name}");
+            assert!(text.starts_with('#'), "{name} does not say what it is");
+        }
+        assert!(PRESETS.is_sorted());
+        // Each key has a comment somewhere above it in its group, and the file as written is what is read.
+        assert_eq!(Settings::read(&[], None, &[]).unwrap().toml().unwrap(), defaults.toml().unwrap());
+        let captioner = read(&["finetune-captioner", "tiny"], &[]).unwrap();
+        assert_eq!((captioner.loss.itc, captioner.model.image_size, captioner.data.accumulate), (false, 64, 1));
+    }
+
+    #[test]
+    fn the_command_line_has_the_last_word() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.toml");
+        std::fs::write(&path, "seed = 5\n[train]\nlr = 1e-2\nsteps = 7\n").unwrap();
+        let changes = ["train.lr=0.5", "model.start = a b", "loss.prompt='a picture of '"].map(String::from);
+        let settings = Settings::read(&["tiny"], Some(&path), &changes).unwrap();
+        assert_eq!((settings.seed, settings.train.lr, settings.train.steps), (5, 0.5, 7));
+        assert_eq!(
+            (settings.model.start.as_path(), settings.loss.prompt.as_str()),
+            (Path::new("a b"), "a picture of ")
+        );
+        assert_eq!(settings.model.vision_layers, 4);
+        let tables = read(&[], &["data.tables=[{ path = 'x', weight = 2.0 }]"]).unwrap().data.tables;
+        assert_eq!(tables, [TableSettings { path: "x".into(), query: String::new(), weight: 2.0 }]);
+    }
+
+    #[test]
+    fn the_digest_follows_what_changes_a_result() {
+        let digest = |changes: &[&str]| read(&["tiny"], changes).unwrap().digest().unwrap();
+        assert_eq!(digest(&[]), digest(&["train.checkpoint_steps=3", "data.threads=5"]));
+        assert_ne!(digest(&[]), digest(&["train.lr=3e-3"]));
+    }
+
+    #[test]
+    fn wrong_settings_are_named() {
+        let refused = |change: &str, words: &str| {
+            let error = read(&[], &[change]).unwrap_err().to_string();
+            assert!(error.contains(words), "{change}: {error}");
+        };
+        refused("train.learning_rate=1", "learning_rate");
+        refused("train.lr=fast", "lr");
+        refused("train.lr=-1", "train.lr -1");
+        refused("train.schedule=linear", "linear");
+        refused("data.batch=7", "loss.queue 57600 is no multiple of data.batch 7");
+        refused("data.crop=[0.5, 0.2]", "data.crop");
+        refused("model.sharing=some", "all-but-sa");
+        refused("export.what=all", "captioner");
+        refused("export.kind=int8", "float16");
+        refused("nonsense", "section.key=value");
+        assert!(read(&["huge"], &[]).unwrap_err().to_string().contains("base-14m"));
+        let missing = Settings::read(&[], Some(Path::new("none.toml")), &[]).unwrap_err().to_string();
+        assert!(missing.contains("none.toml"), "{missing}");
+        assert!(read(&[], &["device=tpu"]).unwrap().device().unwrap_err().to_string().contains("cuda:N"));
+    }
+}

@@ -1,0 +1,131 @@
+//! What a run needs to go on after it was killed, written whole or not at all.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tch::{Tensor, no_grad};
+
+use crate::error::{Error, Result};
+use crate::step::Trainer;
+
+/// Where a run stands, beside its tensors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Steps taken.
+    pub steps: u64,
+    /// Pairs that the sampler has given.
+    pub position: u64,
+    /// Of which the image could not be used.
+    pub skipped: u64,
+    /// Where the queues' oldest features lie.
+    pub queue_at: i64,
+    /// Seconds of training.
+    pub seconds: f64,
+    /// [`crate::settings::Settings::digest`]: with other settings the run cannot go on.
+    pub settings: String,
+}
+
+const PREFIX: &str = "state-";
+const TENSORS: &str = "tensors.safetensors";
+const PROGRESS: &str = "progress.json";
+
+/// Folders of states in a run's folder, the newest last, and what an interrupted write left.
+fn folders(run: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+    let (mut whole, mut parts) = (vec![], vec![]);
+    for entry in std::fs::read_dir(run).map_err(|e| Error::file(run, e))? {
+        let path = entry.map_err(|e| Error::file(run, e))?.path();
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        match name.strip_prefix(PREFIX) {
+            Some(tail) if tail.ends_with(".part") => parts.push(path),
+            Some(_) => whole.push(path),
+            None => {}
+        }
+    }
+    whole.sort();
+    Ok((whole, parts))
+}
+
+/// Writes a state beside the run's others, which are then removed.
+pub fn save(run: &Path, trainer: &Trainer, progress: &Progress) -> Result<()> {
+    let whole = run.join(format!("{PREFIX}{:09}", progress.steps));
+    let part = whole.with_extension("part");
+    let failed = |e| Error::file(&part, e);
+    if part.exists() {
+        std::fs::remove_dir_all(&part).map_err(failed)?;
+    }
+    std::fs::create_dir_all(&part).map_err(failed)?;
+    Tensor::write_safetensors(&tensors(trainer), part.join(TENSORS))?;
+    let json = serde_json::to_string_pretty(progress).map_err(|e| Error::file(&part, e))?;
+    std::fs::write(part.join(PROGRESS), json).map_err(failed)?;
+    for name in [TENSORS, PROGRESS] {
+        File::open(part.join(name)).and_then(|file| file.sync_all()).map_err(failed)?;
+    }
+    let (older, _) = folders(run)?;
+    if whole.exists() {
+        std::fs::remove_dir_all(&whole).map_err(|e| Error::file(&whole, e))?;
+    }
+    std::fs::rename(&part, &whole).map_err(failed)?;
+    File::open(run).and_then(|dir| dir.sync_all()).map_err(|e| Error::file(run, e))?;
+    older.iter().filter(|path| **path != whole).try_for_each(|path| remove(path))
+}
+
+/// Sets a trainer to the newest state of the run's folder; `None` where there is none.
+///
+/// # Errors
+/// A state that cannot be read or was made with other settings.
+pub fn load(run: &Path, trainer: &mut Trainer, settings: &str) -> Result<Option<Progress>> {
+    let (whole, parts) = folders(run)?;
+    parts.iter().try_for_each(|path| remove(path))?;
+    let Some(newest) = whole.last() else { return Ok(None) };
+    let path = newest.join(PROGRESS);
+    let json = std::fs::read_to_string(&path).map_err(|e| Error::file(&path, e))?;
+    let progress: Progress = serde_json::from_str(&json).map_err(|e| Error::file(&path, e))?;
+    if progress.settings != settings {
+        return Err(Error::file(
+            run,
+            "the run was begun with other settings (settings.toml there): give the same, or another folder",
+        ));
+    }
+    let path = newest.join(TENSORS);
+    let stored = Tensor::read_safetensors(&path).map_err(|e| Error::file(&path, e))?;
+    for (name, own) in tensors(trainer) {
+        let Some((_, tensor)) = stored.iter().find(|(stored, _)| *stored == name) else {
+            return Err(Error::file(&path, format!("it has no tensor {name}")));
+        };
+        if tensor.size() != own.size() {
+            return Err(Error::file(&path, format!("{name} has shape {:?}, not {:?}", tensor.size(), own.size())));
+        }
+        no_grad(|| own.shallow_clone().copy_(tensor));
+    }
+    trainer.queue_at = progress.queue_at;
+    trainer.adamw.steps = progress.steps;
+    Ok(Some(progress))
+}
+
+/// Removes all states: the run has ended.
+pub fn clear(run: &Path) -> Result<()> {
+    let (whole, parts) = folders(run)?;
+    whole.iter().chain(&parts).try_for_each(|path| remove(path))
+}
+
+fn remove(path: &Path) -> Result<()> {
+    std::fs::remove_dir_all(path).map_err(|e| Error::file(path, e))
+}
+
+/// The trainer's own tensors by name.
+fn tensors(trainer: &Trainer) -> Vec<(String, Tensor)> {
+    let mut all = vec![
+        ("parameters", trainer.params.flat()),
+        ("momentum", trainer.momentum.flat()),
+        ("adamw.mean", &trainer.adamw.mean),
+        ("adamw.square", &trainer.adamw.square),
+    ];
+    // safetensors has no empty tensors to speak of.
+    if trainer.options.queue > 0 {
+        all.push(("queue.images", &trainer.queues.images));
+        all.push(("queue.texts", &trainer.queues.texts));
+        all.push(("queue.ids", &trainer.queue_ids));
+    }
+    all.into_iter().map(|(name, tensor)| (name.to_string(), tensor.shallow_clone())).collect()
+}
