@@ -20,6 +20,9 @@ pub use captions::{CaptionScores, Captioned, captions};
 pub use filter::{FilterScores, filter};
 pub use retrieval::{Recalls, RetrievalScores, retrieval};
 
+/// What is done with a block of images: their numbers and embeddings.
+type Block<'f> = dyn FnMut(std::ops::Range<usize>, &[Embedding]) -> Result<()> + 'f;
+
 /// Images that are encoded in one call.
 const BATCH: usize = 16;
 
@@ -114,11 +117,7 @@ impl Evaluated {
     }
 
     /// Calls `with` for blocks of images: their numbers and embeddings.
-    fn blocks(
-        &self,
-        items: &Items,
-        with: &mut dyn FnMut(std::ops::Range<usize>, &[Embedding]) -> Result<()>,
-    ) -> Result<()> {
+    fn blocks(&self, items: &Items, with: &mut Block<'_>) -> Result<()> {
         for (i, images) in items.images.chunks(BATCH).enumerate() {
             let embeddings = self.encode(&images.iter().collect::<Vec<_>>())?;
             let first = i * BATCH;
