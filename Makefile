@@ -35,6 +35,13 @@ build: setup ## the capfilt command, with the profile of demo and tests
 	@echo "== compiling capfilt and DataFusion (some minutes on 2 cores the first time, seconds later)" >&2
 	@cargo build --locked --package capfilt
 
+build-training: setup setup-training ## capfilt and capfilt-train
+	@echo "== compiling capfilt, capfilt-train and DataFusion (some minutes on 2 cores the first time, seconds later)" >&2
+	@cargo build --locked --workspace
+
+reproduce: build-training ## the paper's Table 1 on a small world, three seeds: docs/reproduction.md; goes on where it was killed
+	@python3 examples/reproduce/reproduce.py --bin $(TARGET)/debug --page docs/reproduction.md
+
 demo: build ## caption and filter a noisy table of 1,512 pictures with the project's small models
 	@echo "== CapFilt over examples/web.parquet" >&2
 	@$(TARGET)/debug/capfilt run examples/web.parquet $(DEMO)/pairs --overwrite \
@@ -61,6 +68,6 @@ bench: setup ## speed and memory at BLIP-base's size; PEERS=1 also times transfo
 	@PEERS=$(PEERS) bash tests/bench/run.sh
 
 clean: ## everything that was built or installed
-	rm -rf target .deps $(DEMO)
+	rm -rf target .deps $(DEMO) reproduce-out
 
-.PHONY: help setup setup-training build demo test check docs bench clean
+.PHONY: help setup setup-training build build-training reproduce demo test check docs bench clean

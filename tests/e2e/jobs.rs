@@ -240,3 +240,34 @@ fn models_must_be_checkpoints() {
     assert!(message.contains("give --captioner DIR"), "{message}");
     assert!(!place.path("pairs").exists(), "a job that wrote nothing leaves nothing");
 }
+
+#[test]
+fn images_of_every_arrow_type_are_judged_alike() {
+    let place = Place::new();
+    let slice = place.slice();
+    let usable = "image_error(image) IS NULL AND text IS NOT NULL";
+    let copy = |name: &str, image: &str, rows: &str| {
+        let sql =
+            format!("COPY (SELECT id, {image} AS image, text FROM web WHERE {usable} AND {rows}) TO '{name}.parquet'");
+        place.ok(&["sql", "--table", &format!("web={slice}"), "-c", &sql]);
+        place.job_ok(&[&format!("{name}.parquet"), name]);
+        let ids = place.rows(name, "SELECT id, source, text, round(itm_score, 4) AS score, kept, image_sha256 FROM t");
+        assert!(!ids.is_empty(), "{name}");
+        ids
+    };
+    let few = format!("id IN (SELECT id FROM web WHERE {usable} ORDER BY id LIMIT 5)");
+    let plain = copy("plain", "image", &few);
+    for (name, kind) in [("large", "LargeBinary"), ("dictionary", "Dictionary(Int32, Binary)")] {
+        assert_eq!(copy(name, &format!("arrow_cast(image, '{kind}')"), &few), plain, "{kind}");
+    }
+    // All of one length: one image.
+    let one = format!("id = (SELECT min(id) FROM web WHERE {usable})");
+    let bytes = place.number(
+        slice,
+        &format!("SELECT octet_length(encode(image, 'hex')) / 2 FROM t WHERE {}", one.replace("FROM web", "FROM t")),
+    );
+    let fixed = copy("fixed", &format!("arrow_cast(arrow_cast(image, 'Binary'), 'FixedSizeBinary({bytes})')"), &one);
+    assert_eq!(fixed, plain[..2], "FixedSizeBinary");
+    let bytes_and_path = copy("struct", "named_struct('bytes', image, 'path', 'a.png')", &few);
+    assert_eq!(bytes_and_path, plain, "Hugging Face's struct");
+}
