@@ -67,7 +67,11 @@ docs: build ## docs/functions.md, from the code
 bench: setup ## speed and memory at BLIP-base's size; PEERS=1 also times transformers
 	@PEERS=$(PEERS) bash tests/bench/run.sh
 
+bench-training: setup setup-training ## a training step beside PyTorch's
+	@cargo build --locked --workspace --example step_time
+	@"$$(bash tests/bench/peers.sh)/bin/python" tests/bench/train_peers.py $(TARGET)/debug/examples/step_time
+
 clean: ## everything that was built or installed
 	rm -rf target .deps $(DEMO) reproduce-out
 
-.PHONY: help setup setup-training build build-training reproduce demo test check docs bench clean
+.PHONY: help setup setup-training build build-training reproduce demo test check docs bench bench-training clean

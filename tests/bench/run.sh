@@ -4,20 +4,11 @@
 set -eu -o pipefail
 cd "$(dirname "$0")/../.."
 
-peers=.deps/peers
-peers_version="torch 2.15.0, transformers 5.23.0"
 flags=("$@")
 
 if [ "${PEERS:-0}" = 1 ]; then
   flags+=(--peers)
-  if [ "$(cat "$peers/.version" 2>/dev/null)" != "$peers_version" ]; then
-    echo "== transformers and torch, into $peers (about 6 GB, once)" >&2
-    rm -rf "$peers"
-    python3 -m venv "$peers"
-    "$peers/bin/pip" install --quiet --disable-pip-version-check \
-      torch==2.15.0 transformers==5.23.0 safetensors numpy pillow
-    echo "$peers_version" >"$peers/.version"
-  fi
+  peers=$(bash tests/bench/peers.sh)
 fi
 
 # ours.json lies there; relative to here, as cargo takes it.

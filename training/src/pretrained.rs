@@ -203,3 +203,193 @@ fn import_bert(dir: &Path, params: &Params) -> Result<Vec<String>> {
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use capfilt_udfs::blip::generate::{GenerationOptions, Strategy};
+    use capfilt_udfs::blip::{Checkpoint, Embedding, GenerateRequest, Med as _, OrtMed, Precision};
+    use capfilt_udfs::image::{Limits, load};
+    use capfilt_udfs::text::ItmToken;
+    use serde_json::Value;
+    use tch::Device;
+
+    use super::*;
+    use crate::checkpoint::{Export, export};
+    use crate::tests::root;
+
+    fn settings(changes: &[String]) -> Settings {
+        let all: Vec<String> = ["model.image_size=0", "loss.queue=0", "device=cpu"]
+            .iter()
+            .map(|c| c.to_string())
+            .chain(changes.to_vec())
+            .collect();
+        Settings::read(&[], None, &all).unwrap()
+    }
+
+    /// Checkpoints that transformers wrote, imported and exported: what the SQL functions' engine makes of them is what
+    /// transformers makes of them (tests/fixtures/exported.py).
+    #[test]
+    fn exports_are_to_transformers_what_they_are_to_us() {
+        let golden = std::fs::read_to_string(root().join("tests/fixtures/exported.json")).unwrap();
+        let golden: Value = serde_json::from_str(&golden).unwrap();
+        let texts = |key: &str| -> Vec<String> { serde_json::from_value(golden[key].clone()).unwrap() };
+        let open = |name: &str, what: Export| {
+            let from = root().join("examples/models").join(name);
+            let began = start(&settings(&[format!("model.start={}", from.display())])).unwrap();
+            let lost: Vec<&String> = began.drawn.iter().filter(|name| what.needs(name)).collect();
+            assert!(lost.is_empty(), "{lost:?}");
+            let dir = tempfile::tempdir().unwrap();
+            let Start { trainer, tokenizer_json, preprocessor, .. } = &began;
+            export(dir.path(), trainer.config(), trainer.params(), what, tokenizer_json, preprocessor, Kind::Float)
+                .unwrap();
+            OrtMed::new(Arc::new(Checkpoint::open(dir.path()).unwrap()), "cpu", Precision::Fp32, 1).unwrap()
+        };
+        let encode = |med: &OrtMed| -> Vec<Embedding> {
+            let pixels: Vec<Vec<u8>> = texts("images")
+                .iter()
+                .map(|name| std::fs::read(root().join("tests/fixtures/images").join(name)).unwrap())
+                .map(|bytes| load(&bytes, &Limits::default(), med.preprocessor()).unwrap())
+                .collect();
+            med.encode(&pixels.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap()
+        };
+        let captioner = open("captioner", Export::Captioner);
+        let images = encode(&captioner);
+        let images: Vec<&Embedding> = images.iter().collect();
+        for (name, strategy) in [("greedy", Strategy::Greedy), ("beam", Strategy::Beam)] {
+            let options = GenerationOptions { strategy, ..GenerationOptions::default() };
+            let request = GenerateRequest { prompt: captioner.tokenizer().caption_prompt(""), key: [0; 32] };
+            let made = captioner.generate(&images, &vec![vec![request]; images.len()], &options, &|| false).unwrap();
+            let made: Vec<String> = made.iter().map(|ids| captioner.tokenizer().decode(&ids[0])).collect();
+            let theirs: Vec<String> = serde_json::from_value(golden["captions"][name].clone()).unwrap();
+            // transformers' tokenizer leaves blanks before punctuation.
+            let bare = |texts: &[String]| texts.iter().map(|t| t.replace(' ', "")).collect::<Vec<_>>();
+            assert_eq!(bare(&made), bare(&theirs), "{name}");
+        }
+        let matcher = open("matcher", Export::Matcher);
+        let images = encode(&matcher);
+        let images: Vec<&Embedding> = images.iter().collect();
+        let features = matcher.project(&images).unwrap();
+        for (t, text) in texts("texts").iter().enumerate() {
+            let ids = matcher.tokenizer().match_ids(text, 35, ItmToken::Enc);
+            let scores = matcher.match_texts(&images, &vec![vec![&*ids]; images.len()]).unwrap();
+            let feature = matcher.encode_texts(&[&matcher.tokenizer().itc_ids(text, 35)]).unwrap();
+            for (i, score) in scores.iter().enumerate() {
+                let itc: f32 = features[i].iter().zip(feature[0].iter()).map(|(a, b)| a * b).sum();
+                for (ours, theirs) in [(score[0], &golden["itm"][i][t]), (itc, &golden["itc"][i][t])] {
+                    let off = (f64::from(ours) - theirs.as_f64().unwrap()).abs();
+                    assert!(off < 1e-3, "{text}, image {i}: {ours} and {theirs}");
+                }
+            }
+        }
+    }
+
+    /// Hugging Face's ViT and BERT under their own names, old and new.
+    #[test]
+    fn vit_and_bert_find_their_places() {
+        let dir = tempfile::tempdir().unwrap();
+        let tokenizer = dir.path().join("tokenizer.json");
+        std::fs::write(&tokenizer, crate::world::tokenizer().to_string()).unwrap();
+        let (vit, bert) = (dir.path().join("vit"), dir.path().join("bert"));
+        let options = (Kind::Float, Device::Cpu);
+        let sizes = "model.vision_width=8 model.vision_mlp_width=12 model.vision_layers=2 model.vision_heads=2 model.image_size=32 \
+                     model.text_width=6 model.text_mlp_width=10 model.text_layers=1 model.text_heads=2 model.text_positions=9";
+        let mut changes: Vec<String> = sizes.split_whitespace().map(String::from).collect();
+        changes.push(format!("model.tokenizer={}", tokenizer.display()));
+        let write = |folder: &Path, tensors: &[(String, Vec<i64>)]| {
+            std::fs::create_dir_all(folder).unwrap();
+            let filled: Vec<(String, Tensor)> =
+                tensors.iter().map(|(name, shape)| (name.clone(), Tensor::randn(shape, options))).collect();
+            Tensor::write_safetensors(&filled, folder.join("model.safetensors")).unwrap();
+            filled.into_iter().collect::<Tensors>()
+        };
+        let both = |name: String, shape: Vec<i64>| {
+            [(format!("{name}.bias"), vec![shape[0]]), (format!("{name}.weight"), shape)]
+        };
+        let mut of_vit = vec![
+            ("vit.embeddings.cls_token".to_string(), vec![1, 1, 8]),
+            // 7 x 7 patches where 2 x 2 are wanted.
+            ("vit.embeddings.position_embeddings".into(), vec![1, 50, 8]),
+            ("vit.embeddings.patch_embeddings.projection.weight".into(), vec![8, 3, 16, 16]),
+            ("vit.embeddings.patch_embeddings.projection.bias".into(), vec![8]),
+            ("vit.layernorm.weight".into(), vec![8]),
+            ("vit.layernorm.bias".into(), vec![8]),
+        ];
+        for i in 0..2 {
+            let layer = format!("vit.encoder.layer.{i}.");
+            for (name, shape) in [
+                ("attention.attention.query", vec![8, 8]),
+                ("attention.attention.key", vec![8, 8]),
+                ("attention.attention.value", vec![8, 8]),
+                ("attention.output.dense", vec![8, 8]),
+                ("intermediate.dense", vec![12, 8]),
+                ("output.dense", vec![8, 12]),
+            ] {
+                of_vit.extend(both(format!("{layer}{name}"), shape));
+            }
+            for norm in ["layernorm_before", "layernorm_after"] {
+                of_vit.extend(["weight", "bias"].map(|tail| (format!("{layer}{norm}.{tail}"), vec![8])));
+            }
+        }
+        let mut of_bert = vec![
+            ("bert.embeddings.word_embeddings.weight".to_string(), vec![506, 6]),
+            ("bert.embeddings.position_embeddings.weight".into(), vec![20, 6]),
+            ("bert.embeddings.LayerNorm.gamma".into(), vec![6]),
+            ("bert.embeddings.LayerNorm.beta".into(), vec![6]),
+        ];
+        for (name, shape) in [
+            ("attention.self.query", vec![6, 6]),
+            ("attention.self.key", vec![6, 6]),
+            ("attention.self.value", vec![6, 6]),
+            ("attention.output.dense", vec![6, 6]),
+            ("intermediate.dense", vec![10, 6]),
+            ("output.dense", vec![6, 10]),
+        ] {
+            of_bert.extend(both(format!("bert.encoder.layer.0.{name}"), shape));
+        }
+        for norm in ["attention.output", "output"] {
+            of_bert.extend(
+                ["weight", "bias"].map(|tail| (format!("bert.encoder.layer.0.{norm}.LayerNorm.{tail}"), vec![6])),
+            );
+        }
+        let (of_vit, of_bert) = (write(&vit, &of_vit), write(&bert, &of_bert));
+        changes.push(format!("model.vit={}", vit.display()));
+        changes.push(format!("model.bert={}", bert.display()));
+        let began = start(&settings(&[&changes[..], &["model.image_size=32".into()]].concat())).unwrap();
+        let params = began.trainer.params();
+        let same = |own: &str, theirs: Tensor| {
+            let own = params.get(own).unwrap();
+            assert_eq!(own.size(), theirs.size());
+            assert!((own - theirs).abs().max().double_value(&[]) < 1e-6);
+        };
+        let layer = "vit.encoder.layer.1.attention.attention.".trim_start_matches("vit.");
+        let parts = ["query", "key", "value"].map(|part| of_vit[&format!("vit.{layer}{part}.weight")].shallow_clone());
+        same("vision_model.encoder.layers.1.self_attn.qkv.weight", Tensor::cat(&parts, 0));
+        same("vision_model.encoder.layers.0.mlp.fc2.bias", of_vit["vit.encoder.layer.0.output.dense.bias"].copy());
+        let query = &of_bert["bert.encoder.layer.0.attention.self.query.weight"];
+        same("text_encoder.encoder.layer.0.attention.self.query.weight", query.copy());
+        same("text_decoder.bert.encoder.layer.0.attention.self.query.weight", query.copy());
+        same("text_encoder.embeddings.LayerNorm.weight", of_bert["bert.embeddings.LayerNorm.gamma"].copy());
+        let words = params.get("text_encoder.embeddings.word_embeddings.weight").unwrap();
+        let known = &of_bert["bert.embeddings.word_embeddings.weight"];
+        assert!((words.narrow(0, 0, 506) - known).abs().max().double_value(&[]) < 1e-6);
+        // What neither has is drawn: cross-attention, heads, projections.
+        assert!(
+            began.drawn.iter().any(|name| name.contains("crossattention"))
+                && began.drawn.contains(&"vision_proj.weight".into())
+        );
+        assert!(
+            !began.drawn.iter().any(|name| name.contains("embeddings") || name.contains("self_attn")),
+            "{:?}",
+            began.drawn
+        );
+
+        std::fs::remove_file(bert.join("model.safetensors")).unwrap();
+        let error = start(&settings(&changes)).unwrap_err().to_string();
+        assert!(error.contains("bert"), "{error}");
+        changes.push(format!("model.start={}", vit.display()));
+        assert!(start(&settings(&changes)).unwrap_err().to_string().contains("exclude each other"));
+        assert!(start(&settings(&[])).unwrap_err().to_string().contains("model.tokenizer"));
+    }
+}

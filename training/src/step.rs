@@ -130,14 +130,15 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// From scratch: weights drawn from the seed as BERT's and ViT's are (normal, deviation 0.02, biases 0, norms 1).
+    /// From scratch: weights drawn from the seed as BERT's and ViT's are (normal, biases 0, norms 1), with their deviation of 0.02 at
+    /// their width of 768 and in proportion to 1 / sqrt(width) at others, so that a narrow model begins with as strong signals.
     pub fn new(config: MedConfig, options: StepOptions, seed: u64, device: Device) -> Result<Self> {
         config.validate()?;
         if options.queue < 0 || !(0.0..=1.0).contains(&options.momentum) {
             return Err(Error::Option("queue must not be negative, and momentum lie from 0 to 1".into()));
         }
         let params = Params::zeros(&config.shapes(), device, true);
-        initialise(&params, seed)?;
+        initialise(&params, &config, seed)?;
         let momentum = Params::zeros(&config.momentum_shapes(), device, false);
         seed_torch(seed, 0, Purpose::Queues);
         let feature = || {
@@ -402,17 +403,19 @@ fn keys_of(features: &Tensor) -> i64 {
     features.size()[0]
 }
 
-fn initialise(params: &Params, seed: u64) -> Result<()> {
+fn initialise(params: &Params, config: &MedConfig, seed: u64) -> Result<()> {
     seed_torch(seed, 0, Purpose::Weights);
     for name in params.names() {
         let Some(leaf) = params.get(name) else { continue };
         let shape = leaf.size();
         let options = (Kind::Float, Device::Cpu);
+        let width = if name.starts_with("vision") { config.vision.width } else { config.text.width };
+        let deviation = 0.02 * (768.0 / width as f64).sqrt();
         let value = match () {
             () if name == "temp" => Tensor::full(&shape, FIRST_TEMPERATURE, options),
             () if name.ends_with("bias") => Tensor::zeros(&shape, options),
             () if shape.len() == 1 => Tensor::ones(&shape, options),
-            () => Tensor::randn(&shape, options) * 0.02,
+            () => Tensor::randn(&shape, options) * deviation,
         };
         params.set(name, &value)?;
     }

@@ -44,14 +44,14 @@ pub struct Table {
     pub pairs: u64,
     /// Sum of their weights.
     pub size: f64,
-    /// Different images among them.
+    /// Runs of one image: rows of an image that follow each other count once.
     pub images: u64,
     /// Rows without an image or text, which are passed over.
     pub unusable: u64,
 }
 
 impl Table {
-    /// Opens Parquet files and counts what they hold; all of the query's images are read once for that.
+    /// Opens Parquet files and counts what they hold: the query's rows are read once for that.
     ///
     /// # Errors
     /// Files that cannot be read, a query that fails or gives no image and text, and no row at all.
@@ -63,11 +63,8 @@ impl Table {
         let runtime = runtime()?;
         let mut table =
             Self { sql: String::new(), weight: settings.weight, path, pairs: 0, size: 0.0, images: 0, unusable: 0 };
-        runtime.block_on(async {
-            let ctx = table.context().await?;
-            table.sql = table.select(&ctx, &settings.query).await?;
-            table.count(&ctx).await
-        })?;
+        table.sql = runtime.block_on(async { table.select(&table.context().await?, &settings.query).await })?;
+        table.count()?;
         if table.pairs == 0 || table.size <= 0.0 {
             let reason = format!("there is no row to train on: {} without an image or text", table.unusable);
             return Err(Error::file(&table.path, reason));
@@ -133,23 +130,21 @@ impl Table {
         ))
     }
 
-    async fn count(&mut self, ctx: &SessionContext) -> Result<()> {
-        let usable = "image <> arrow_cast(X'', 'BinaryView') AND trim(text) <> ''";
-        let sql = format!(
-            "SELECT count(*) FILTER (WHERE {usable}) AS pairs, coalesce(sum(weight) FILTER (WHERE {usable}), 0.0) AS size, \
-             count(DISTINCT sha256(image)) FILTER (WHERE {usable}) AS images, count(*) AS rows, coalesce(min(weight), 0.0) AS least \
-             FROM ({}) AS r",
-            self.sql
-        );
-        let failed = |e| self.failed(e);
-        let batches = ctx.sql(&sql).await.map_err(failed)?.collect().await.map_err(failed)?;
-        let Some(batch) = batches.first() else { return Ok(()) };
-        let int = |i: usize| batch.column(i).as_primitive::<datafusion::arrow::datatypes::Int64Type>().value(0) as u64;
-        let float = |i: usize| batch.column(i).as_primitive::<Float64Type>().value(0);
-        if float(4) < 0.0 || !float(1).is_finite() {
-            return Err(Error::file(&self.path, format!("a weight is {} or not finite: 0 or more", float(4))));
+    /// Reads all rows once, as a run will.
+    fn count(&mut self) -> Result<()> {
+        let mut rows = self.rows()?;
+        let mut last: Option<Arc<[u8]>> = None;
+        for row in rows.by_ref() {
+            let Row { image, weight, .. } = row?;
+            if !weight.is_finite() || weight < 0.0 {
+                return Err(Error::file(&self.path, format!("a weight is {weight}: 0 or more")));
+            }
+            self.pairs += 1;
+            self.size += weight;
+            self.images += u64::from(last.is_none_or(|last| !Arc::ptr_eq(&last, &image)));
+            last = Some(image);
         }
-        (self.pairs, self.size, self.images, self.unusable) = (int(0), float(1), int(2), int(3) - int(0));
+        self.unusable = rows.passed;
         Ok(())
     }
 
@@ -162,7 +157,7 @@ impl Table {
             let frame = ctx.sql(&self.sql).await.map_err(|e| self.failed(e))?;
             frame.execute_stream().await.map_err(|e| self.failed(e))
         })?;
-        Ok(Rows { path: self.path.clone(), stream, runtime, batch: None, at: 0, last: Arc::new([]) })
+        Ok(Rows { path: self.path.clone(), stream, runtime, batch: None, at: 0, last: Arc::new([]), passed: 0 })
     }
 
     /// sha256 of the files' contents, in the order of their names: what a model card says was trained on.
@@ -217,6 +212,8 @@ pub struct Rows {
     batch: Option<RecordBatch>,
     at: usize,
     last: Arc<[u8]>,
+    /// Rows without an image or text.
+    passed: u64,
 }
 
 impl Iterator for Rows {
@@ -237,13 +234,12 @@ impl Iterator for Rows {
             let weights = batch.column(2).as_primitive::<Float64Type>();
             let at = self.at;
             self.at += 1;
-            if images.is_null(at) || texts.is_null(at) {
+            let null = images.is_null(at) || texts.is_null(at);
+            if null || images.value(at).is_empty() || texts.value(at).trim().is_empty() {
+                self.passed += 1;
                 continue;
             }
             let (image, text) = (images.value(at), texts.value(at));
-            if image.is_empty() || text.trim().is_empty() {
-                continue;
-            }
             if *self.last != *image {
                 self.last = image.into();
             }
