@@ -390,7 +390,7 @@ mod tests {
         // Each key has a comment somewhere above it in its group, and the file as written is what is read.
         assert_eq!(Settings::read(&[], None, &[]).unwrap().toml().unwrap(), defaults.toml().unwrap());
         let captioner = read(&["finetune-captioner", "tiny"], &[]).unwrap();
-        assert_eq!((captioner.loss.itc, captioner.model.image_size, captioner.data.accumulate), (false, 64, 1));
+        assert_eq!((captioner.loss.itc, captioner.model.image_size, captioner.data.accumulate), (false, 48, 1));
     }
 
     #[test]
