@@ -4,6 +4,7 @@ mod cli;
 
 use std::io::Write as _;
 use std::path::Path;
+use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use capfilt_training::checkpoint::export;
@@ -17,8 +18,18 @@ use capfilt_udfs::blip::generate::{GenerationOptions, Strategy};
 use clap::Parser as _;
 use cli::{Cli, Command, EvaluateArgs, ExportArgs, SettingsArgs, TrainArgs, WorldArgs};
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::Pretrain(args) => run(&args, None),
         Command::FinetuneCaptioner(args) => run(&args, Some("finetune-captioner")),
         Command::FinetuneFilter(args) => run(&args, Some("finetune-filter")),
