@@ -119,6 +119,22 @@ fn losses_and_gradients_are_hugging_faces() {
 }
 
 #[test]
+fn itc_by_image_is_as_written_in_python() {
+    let golden = golden();
+    let (mut trainer, batch) = golden_trainer(&golden);
+    trainer.momentum.follow(&trainer.params, 0.995);
+    trainer.options.by_image = true;
+    trainer.queue_ids = golden["queue_ids"].copy();
+    let losses = trainer.losses(&batch, 0.3, None).unwrap();
+    assert_close(&losses.itc.unwrap(), &golden["itc_by_image"], 1e-5, "ITC by image");
+    let similarities = losses.similarities.unwrap();
+    assert_eq!(similarities.image_to_text.size(), [6, 6], "negatives are drawn among live features");
+    // A step notes whose features it queued.
+    trainer.step(&batch, 1e-4, 0.3).unwrap();
+    assert_eq!(Vec::<i64>::try_from(&trainer.queue_ids).unwrap()[..7], [0, 1, 2, 3, 1, 5, 9]);
+}
+
+#[test]
 fn features_and_logits_are_hugging_faces() {
     let golden = golden();
     let (trainer, batch) = golden_trainer(&golden);
