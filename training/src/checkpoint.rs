@@ -10,6 +10,7 @@ use capfilt_udfs::image::Preprocessor;
 
 use crate::config::MedConfig;
 use crate::error::{Error, Result};
+use crate::med::{DECODER, ENCODER};
 use crate::params::Params;
 
 /// What is exported of a MED.
@@ -59,8 +60,6 @@ impl Export {
     }
 }
 
-const ENCODER: &str = "text_encoder.";
-const DECODER: &str = "text_decoder.bert.";
 const WORDS: &str = "text_decoder.cls.predictions.decoder.";
 
 /// Writes a checkpoint into the folder `dir`, which is made. `tokenizer` is the text of a tokenizer.json; `kind` is Float, Half or

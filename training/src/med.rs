@@ -66,8 +66,8 @@ pub struct Med<'p> {
 }
 
 /// Either text transformer's part of the names.
-const ENCODER: &str = "text_encoder.";
-const DECODER: &str = "text_decoder.bert.";
+pub(crate) const ENCODER: &str = "text_encoder.";
+pub(crate) const DECODER: &str = "text_decoder.bert.";
 
 impl<'p> Med<'p> {
     /// `kind`: of products, Float or BFloat16. `train`: whether dropout and stochastic depth are on.

@@ -176,7 +176,7 @@ impl Table {
                 }
             }
         }
-        Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect())
+        Ok(hex::encode(hasher.finalize()))
     }
 }
 
