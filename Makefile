@@ -53,8 +53,9 @@ demo: build ## caption and filter a noisy table of 1,512 pictures with the proje
 TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run --no-fail-fast" || echo "cargo test --no-fail-fast") \
     --locked --workspace --lib --bins --tests
 
-test: setup setup-training ## all tests
+test: setup setup-training ## all tests, and that the benchmark runs
 	$(TEST)
+	cargo test --locked --workspace --bench blip -- --quick
 
 check: setup setup-training ## formatting, lints, generated documentation
 	cargo fmt --all --check

@@ -3,6 +3,8 @@
 #[cfg(unix)]
 mod ends;
 mod jobs;
+#[cfg(unix)]
+mod prompt;
 mod recipes;
 mod statements;
 

@@ -271,3 +271,50 @@ fn images_of_every_arrow_type_are_judged_alike() {
     let bytes_and_path = copy("struct", "named_struct('bytes', image, 'path', 'a.png')", &few);
     assert_eq!(bytes_and_path, plain, "Hugging Face's struct");
 }
+
+#[test]
+fn texts_of_every_plane_and_length_are_judged() {
+    // Every plane's ends and some between (unassigned, private and non-characters too), what terminals and tokenizers
+    // trip over, and lengths from nothing to 10,000 characters.
+    let plane =
+        |p: u32| (0..0x1_0000).step_by(0x0abd).filter_map(move |c| char::from_u32(p << 16 | c)).collect::<String>();
+    let mut texts: Vec<String> = (0..=16).map(plane).collect();
+    texts.extend((0..=16).map(|p| format!("a dog {}", char::from_u32(p << 16 | 0xffff).unwrap())));
+    texts.extend(
+        [
+            "\u{1}\u{7f}\u{85}",
+            "a\u{301}\u{327}\u{fe0f}",
+            "👩🏽‍🚀🏳️‍🌈",
+            "\u{202e}backwards",
+            "\u{feff}",
+            "[SEP] [MASK]",
+            "{{{'\";--",
+            "\n\t ",
+        ]
+        .map(str::to_owned),
+    );
+    texts.extend([String::new(), "word ".repeat(2_000), "x".repeat(10_000), "猫".repeat(10_000)]);
+
+    let place = Place::new();
+    let lines: String = texts
+        .iter()
+        .enumerate()
+        .map(|(id, text)| format!("{}\n", serde_json::json!({ "id": id, "text": text })))
+        .collect();
+    fs::write(place.path("texts.json"), lines).unwrap();
+    let copy = "COPY (SELECT t.id, w.image, t.text FROM t CROSS JOIN (SELECT image FROM w WHERE id = 1) AS w ORDER BY t.id) \
+                TO 'texts.parquet'";
+    place.ok(&["sql", "--table", "t=texts.json", "--table", &format!("w={}", web()), "-c", copy]);
+    place.job_ok(&["texts.parquet", "pairs"]);
+    let pairs = place.rows("pairs", "SELECT id, text, itm_score, error FROM t WHERE source = 'web'");
+    assert_eq!(pairs.len(), texts.len());
+    for (pair, text) in pairs.iter().zip(&texts) {
+        let score = pair["itm_score"].as_f64();
+        assert_eq!(pair["text"].as_str(), Some(text.as_str()), "nothing of a text is lost");
+        if text.trim().is_empty() {
+            assert!(pair["error"].is_string() || score.is_some(), "{pair}");
+        } else {
+            assert!(score.is_some_and(|s| (0.0..=1.0).contains(&s)), "{pair}");
+        }
+    }
+}

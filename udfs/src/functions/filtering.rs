@@ -4,18 +4,20 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, FixedSizeListArray, Float32Array};
+use datafusion::arrow::array::{ArrayRef, FixedSizeListArray, Float32Array, Float32Builder};
 use datafusion::arrow::buffer::NullBuffer;
 use datafusion::arrow::datatypes::{DataType, Field};
 use datafusion::common::{Result, exec_err, internal_err, plan_err};
 use datafusion::logical_expr::ColumnarValue;
 
 use super::call::{Call, Tasks, checkpoint, external};
+use super::image_arg::Digests;
 use super::options_arg::{Layered, OptionField, RowOptions};
 use super::udf::Plan;
 use crate::blip::projection_dim;
 use crate::config::settings::Key;
 use crate::engine::{ImageSource, Outcome, Task, Work};
+use crate::image::ImageError;
 use crate::text::{self, ItmToken};
 
 /// The options of a function of an image alone.
@@ -145,6 +147,44 @@ impl<'a> Filter<'a> {
     pub(crate) fn run(&mut self) -> Result<Vec<Outcome>> {
         self.tasks.run()
     }
+}
+
+/// A score for each row of a call on `(image, text [, options])`: `ask` hands over a row's work, and `read` makes a score
+/// of what became of it, or says why the image cannot be used.
+pub(crate) fn scores<'a, Asked>(
+    call: &'a Call<'a>,
+    known: &[OptionField],
+    ask: impl Fn(&mut Filter<'a>, usize, ImageSource<'a>, &'a str) -> Result<Asked>,
+    read: impl for<'o> Fn(&'o [Outcome], Asked) -> Result<Result<f32, &'o ImageError>>,
+) -> Result<ColumnarValue> {
+    let (images, texts) = (call.images(0)?, call.texts(1)?);
+    let mut filter = Filter::new(call, 2, known)?;
+    let mut digests = Digests::default();
+    let mut rows = Vec::with_capacity(call.rows);
+    for row in 0..call.rows {
+        let (Some(bytes), Some(text)) = (images.get(row), texts.get(row)) else {
+            rows.push(None);
+            continue;
+        };
+        let sha256 = digests.of(bytes);
+        rows.push(Some((sha256, ask(&mut filter, row, ImageSource { bytes, sha256 }, text)?)));
+    }
+    let outcomes = filter.run()?;
+    let mut scores = Float32Builder::with_capacity(call.rows);
+    for (row, asked) in rows.into_iter().enumerate() {
+        let score = match asked {
+            None => None,
+            Some((sha256, asked)) => match read(&outcomes, asked)? {
+                Ok(score) => Some(score),
+                Err(why) => {
+                    call.bad_image(row, &images, &sha256, why)?;
+                    None
+                }
+            },
+        };
+        scores.append_option(score);
+    }
+    Ok(ColumnarValue::Array(Arc::new(scores.finish())))
 }
 
 /// The vector of an outcome that must be one.

@@ -1,18 +1,14 @@
 //! `itc_score(image, text [, options])`.
 
-use std::sync::Arc;
-
-use datafusion::arrow::array::Float32Builder;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::Result;
 use datafusion::logical_expr::ColumnarValue;
 
 use super::call::{Call, planned_checkpoint};
-use super::filtering::{Filter, TEXT_OPTIONS, vector};
-use super::image_arg::Digests;
+use super::filtering::{TEXT_OPTIONS, scores, vector};
 use super::udf::{Arg, Plan, SqlFunction};
 use crate::config::settings::Key;
-use crate::engine::{ImageSource, Outcome};
+use crate::engine::Outcome;
 
 /// The cosine of an image's and a text's embedding.
 #[derive(Debug)]
@@ -35,35 +31,15 @@ impl SqlFunction for ItcScore {
     }
 
     fn invoke(call: &Call<'_>) -> Result<ColumnarValue> {
-        let (images, texts) = (call.images(0)?, call.texts(1)?);
-        let mut filter = Filter::new(call, 2, TEXT_OPTIONS)?;
-        let mut digests = Digests::default();
-        let mut rows = Vec::with_capacity(call.rows);
-        for row in 0..call.rows {
-            let (Some(bytes), Some(text)) = (images.get(row), texts.get(row)) else {
-                rows.push(None);
-                continue;
-            };
-            let sha256 = digests.of(bytes);
-            let image = filter.embed_image(row, ImageSource { bytes, sha256 })?;
-            rows.push(Some((sha256, image, filter.embed_text(row, text)?)));
-        }
-        let outcomes = filter.run()?;
-        let mut scores = Float32Builder::with_capacity(call.rows);
-        for (row, asked) in rows.iter().enumerate() {
-            let score = match asked {
-                None => None,
-                Some((sha256, image, text)) => match &outcomes[*image] {
-                    Outcome::BadImage(why) => {
-                        call.bad_image(row, &images, sha256, why)?;
-                        None
-                    }
-                    image => Some(dot(&vector(call, image)?, &vector(call, &outcomes[*text])?)),
-                },
-            };
-            scores.append_option(score);
-        }
-        Ok(ColumnarValue::Array(Arc::new(scores.finish())))
+        scores(
+            call,
+            TEXT_OPTIONS,
+            |filter, row, image, text| Ok((filter.embed_image(row, image)?, filter.embed_text(row, text)?)),
+            |outcomes, (image, text)| match &outcomes[image] {
+                Outcome::BadImage(why) => Ok(Err(why)),
+                image => Ok(Ok(dot(&vector(call, image)?, &vector(call, &outcomes[text])?))),
+            },
+        )
     }
 }
 

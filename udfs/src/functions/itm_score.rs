@@ -1,18 +1,14 @@
 //! `itm_score(image, text [, options])`.
 
-use std::sync::Arc;
-
-use datafusion::arrow::array::Float32Builder;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::Result;
 use datafusion::logical_expr::ColumnarValue;
 
 use super::call::{Call, planned_checkpoint};
-use super::filtering::{Filter, MATCH_OPTIONS};
-use super::image_arg::Digests;
+use super::filtering::{Filter, MATCH_OPTIONS, scores};
 use super::udf::{Arg, Plan, SqlFunction};
 use crate::config::settings::Key;
-use crate::engine::{ImageSource, Outcome};
+use crate::engine::Outcome;
 
 /// The filter's probability that a text matches an image.
 #[derive(Debug)]
@@ -33,32 +29,10 @@ impl SqlFunction for ItmScore {
     }
 
     fn invoke(call: &Call<'_>) -> Result<ColumnarValue> {
-        let (images, texts) = (call.images(0)?, call.texts(1)?);
-        let mut filter = Filter::new(call, 2, MATCH_OPTIONS)?;
-        let mut digests = Digests::default();
-        let mut rows = Vec::with_capacity(call.rows);
-        for row in 0..call.rows {
-            let (Some(bytes), Some(text)) = (images.get(row), texts.get(row)) else {
-                rows.push(None);
-                continue;
-            };
-            let sha256 = digests.of(bytes);
-            rows.push(Some((sha256, filter.match_text(row, ImageSource { bytes, sha256 }, text)?)));
-        }
-        let outcomes = filter.run()?;
-        let mut scores = Float32Builder::with_capacity(call.rows);
-        for (row, asked) in rows.iter().enumerate() {
-            let score = match asked.map(|(sha256, place)| (sha256, &outcomes[place])) {
-                None => None,
-                Some((_, Outcome::Score(score))) => Some(*score),
-                Some((sha256, Outcome::BadImage(why))) => {
-                    call.bad_image(row, &images, &sha256, why)?;
-                    None
-                }
-                Some(_) => return call.confused(),
-            };
-            scores.append_option(score);
-        }
-        Ok(ColumnarValue::Array(Arc::new(scores.finish())))
+        scores(call, MATCH_OPTIONS, Filter::match_text, |outcomes, place| match &outcomes[place] {
+            Outcome::Score(score) => Ok(Ok(*score)),
+            Outcome::BadImage(why) => Ok(Err(why)),
+            _ => call.confused(),
+        })
     }
 }

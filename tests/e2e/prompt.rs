@@ -1,0 +1,78 @@
+//! The prompt of `capfilt sql`, at a terminal.
+
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rexpect::session::{PtySession, spawn_command};
+
+use super::{Place, root, web};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A prompt over the web table.
+struct Prompt(PtySession);
+
+impl Prompt {
+    fn new(place: &Place) -> Self {
+        let mut command = place.command(&["sql", "--format", "csv", "--table", &format!("web={}", web())]);
+        for (setting, model) in [("captioner", "examples/models/captioner"), ("filter", "examples/models/matcher")] {
+            command.args(["--set", &format!("capfilt.{setting}={}", root(model))]);
+        }
+        // The terminal is all three streams.
+        command.stdin(Stdio::inherit()).env("TERM", "xterm").env("XDG_DATA_HOME", place.folder.path());
+        let terminal = spawn_command(command, Some(PATIENCE.as_millis() as u64)).unwrap();
+        let mut prompt = Self(terminal);
+        prompt.wait("capfilt> ");
+        prompt
+    }
+
+    fn wait(&mut self, words: &str) {
+        self.0.exp_string(words).unwrap_or_else(|e| panic!("waited for {words:?}: {e}"));
+    }
+
+    /// Sends a statement, whose echo says `'va' || 'lue='`, and returns the number after that.
+    fn number(&mut self, of: &str) -> u64 {
+        self.0.send_line(&format!("SELECT 'va' || 'lue=' || ({of}) || ';' AS answer;")).unwrap();
+        let (_, answer) = self.0.exp_regex("value=[0-9]+;").unwrap();
+        self.wait("capfilt> ");
+        answer.trim_start_matches("value=").trim_end_matches(';').parse().unwrap()
+    }
+}
+
+#[test]
+fn ctrl_c_stops_the_statement_and_no_more() {
+    let place = Place::new();
+    let mut prompt = Prompt::new(&place);
+    // Loads the models.
+    assert_eq!(prompt.number("SELECT count(itm_score(image, caption(image))) FROM web WHERE id = 1"), 1);
+    let encoded = "SELECT CAST(sum(images_encoded) AS BIGINT) FROM capfilt_stats()";
+    assert_eq!(prompt.number(encoded), 2);
+
+    let all = "SELECT count(itm_score(image, caption(image))) FROM web;";
+    prompt.0.send_line(all).unwrap();
+    // Long enough for some images, not for all 1,512.
+    sleep(Duration::from_secs(3));
+    prompt.0.send_control('c').unwrap();
+    let asked = Instant::now();
+    prompt.wait("cancelled");
+    assert!(asked.elapsed() < Duration::from_secs(20), "it must not finish its work first");
+    prompt.wait("capfilt> ");
+    let then = prompt.number(encoded);
+    assert!((3..2 * 1400).contains(&then), "{then} images were encoded");
+    sleep(Duration::from_secs(1));
+    assert_eq!(prompt.number(encoded), then, "the engine went on");
+
+    // A second statement goes on unharmed; Ctrl-C with none at work is no end, and an error is none either.
+    prompt.0.send_control('c').unwrap();
+    prompt.wait("capfilt> ");
+    prompt.0.send_line("SELECT nope;").unwrap();
+    prompt.wait("error: ");
+    prompt.wait("capfilt> ");
+    assert_eq!(prompt.number("SELECT count(itm_score(image, caption(image))) FROM web WHERE id IN (2, 3)"), 2);
+    prompt.0.send_line("\\q").unwrap();
+    prompt.0.exp_eof().unwrap();
+    // The library keeps its type of this to itself.
+    let ended = format!("{:?}", prompt.0.process().wait().unwrap());
+    assert!(ended.starts_with("Exited(") && ended.ends_with(", 0)"), "{ended}");
+}
