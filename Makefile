@@ -42,6 +42,9 @@ build-training: setup setup-training ## capfilt and capfilt-train
 reproduce: build-training ## the paper's Table 1 on a small world, three seeds: docs/reproduction.md; goes on where it was killed
 	@python3 examples/reproduce/reproduce.py --bin $(TARGET)/debug --page docs/reproduction.md
 
+reproduce-more: build-training ## beam against nucleus, several texts, two filters, two rounds on the same worlds, after reproduce
+	@python3 examples/reproduce/reproduce.py --bin $(TARGET)/debug --page docs/reproduction.md --more
+
 demo: build ## caption and filter a noisy table of 1,512 pictures with the project's small models
 	@echo "== CapFilt over examples/web.parquet" >&2
 	@$(TARGET)/debug/capfilt run examples/web.parquet $(DEMO)/pairs --overwrite \
@@ -75,4 +78,4 @@ bench-training: setup setup-training ## a training step beside PyTorch's
 clean: ## everything that was built or installed
 	rm -rf target .deps $(DEMO) reproduce-out
 
-.PHONY: help setup setup-training build build-training reproduce demo test check docs bench bench-training clean
+.PHONY: help setup setup-training build build-training reproduce reproduce-more demo test check docs bench bench-training clean

@@ -87,6 +87,8 @@ pub struct WebRow {
     pub image_png: Vec<u8>,
     /// What stood beside it.
     pub text: String,
+    /// What a person who looks closely would say of it.
+    pub truth: String,
     /// What the text is.
     pub kind: WebKind,
     /// What a near-miss gets wrong.
@@ -156,9 +158,11 @@ impl World {
 
     /// Row `i` of the large noisy set.
     pub fn web(&self, i: u64) -> ImageResult<WebRow> {
-        let (scene, kind, WebText { text, meaning, wrong }) = self.found(i);
+        let dice = &mut self.dice(Split::Web, i);
+        let (scene, kind, WebText { text, meaning, wrong }) = self.found(dice);
+        let truth = word(&tell(&scene, Detail::Full, dice), dice);
         let is_true = meaning.is_some_and(|meaning| meaning.describes(&scene));
-        Ok(WebRow { key: Split::Web.key(i), image_png: png(&scene)?, text, kind, wrong, is_true, scene })
+        Ok(WebRow { key: Split::Web.key(i), image_png: png(&scene)?, text, truth, kind, wrong, is_true, scene })
     }
 
     fn captioned(&self, split: Split, i: u64) -> ImageResult<HumanRow> {
@@ -200,8 +204,7 @@ impl World {
     }
 
     /// A scene and what stands beside it.
-    fn found(&self, i: u64) -> (Scene, WebKind, WebText) {
-        let dice = &mut self.dice(Split::Web, i);
+    fn found(&self, dice: &mut Dice) -> (Scene, WebKind, WebText) {
         let web = Distribution::Web { tail: self.config.web_tail };
         let scene = web.scene(dice);
         let kind = self.config.web_shares.kind(dice);

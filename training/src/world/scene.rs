@@ -105,14 +105,6 @@ impl Distribution {
         all[dice.weighted(all.iter().enumerate().map(weight))]
     }
 
-    fn objects(self, dice: &mut Dice) -> usize {
-        let weights = match self {
-            Self::Web { .. } => [0.45, 0.35, 0.2],
-            _ => [0.3, 0.4, 0.3],
-        };
-        1 + dice.weighted(weights.into_iter())
-    }
-
     /// A colour that is seen on the background. On the web each shape has favourite colours of its own.
     fn colour(self, shape: Shape, background: Background, dice: &mut Dice) -> Colour {
         let all = Colour::ALL;
@@ -148,10 +140,12 @@ impl Distribution {
     /// A scene. Things of the same shape and colour are alike in all but their places.
     pub(super) fn scene(self, dice: &mut Dice) -> Scene {
         const TWIN: f64 = 0.15;
+        /// How often there are no, one, two more things than the first.
+        const MORE: [f64; 3] = [0.5, 0.35, 0.15];
         let background = self.one_of(Background::ALL, UNSEEN_BACKGROUNDS, dice);
         let mut objects = vec![self.object(background, dice)];
         let mut twins = vec![false];
-        for _ in 1..self.objects(dice) {
+        for _ in 0..dice.weighted(MORE.into_iter()) {
             let last = objects[objects.len() - 1];
             let another = if dice.chance(TWIN) { None } else { self.another(background, &objects, dice) };
             twins.push(another.is_none());

@@ -30,7 +30,7 @@ impl std::str::FromStr for Split {
 /// there are.
 ///
 /// Columns: `key` (of the picture), `image` (a PNG file), `text`; of the web also `kind` (what the text is), `wrong` (what a
-/// near-miss gets wrong) and `text_is_true`. The file appears whole or not at all.
+/// near-miss gets wrong), `text_is_true` and `truth` (a caption that is true and says all). The file appears whole or not at all.
 pub fn write(world: &World, split: Split, pictures: u64, path: &Path) -> Result<usize> {
     let part = path.with_extension("parquet.part");
     let file = File::create(&part).map_err(|e| Error::file(&part, e))?;
@@ -61,6 +61,7 @@ struct Rows {
     kind: StringBuilder,
     wrong: StringBuilder,
     is_true: BooleanBuilder,
+    truth: StringBuilder,
 }
 
 impl Rows {
@@ -74,6 +75,7 @@ impl Rows {
             fields.push(Field::new("kind", DataType::Utf8, false));
             fields.push(Field::new("wrong", DataType::Utf8, true));
             fields.push(Field::new("text_is_true", DataType::Boolean, false));
+            fields.push(Field::new("truth", DataType::Utf8, false));
         }
         Self {
             split,
@@ -85,6 +87,7 @@ impl Rows {
             kind: Default::default(),
             wrong: Default::default(),
             is_true: Default::default(),
+            truth: Default::default(),
         }
     }
 
@@ -103,6 +106,7 @@ impl Rows {
                 self.kind.append_value(snake(&row.kind));
                 self.wrong.append_option(row.wrong.as_ref().map(snake));
                 self.is_true.append_value(row.is_true);
+                self.truth.append_value(&row.truth);
                 Ok(1)
             }
             split => {
@@ -121,6 +125,7 @@ impl Rows {
             columns.push(Arc::new(self.kind.finish()));
             columns.push(Arc::new(self.wrong.finish()));
             columns.push(Arc::new(self.is_true.finish()));
+            columns.push(Arc::new(self.truth.finish()));
         }
         RecordBatch::try_new(Arc::clone(&self.schema), columns)
     }
@@ -142,7 +147,7 @@ mod tests {
     fn tables_hold_what_the_world_gives() {
         let dir = tempfile::tempdir().unwrap();
         let world = World::new(4, Default::default());
-        for (name, columns, texts) in [("web", 6, 1020), ("human", 3, 5100)] {
+        for (name, columns, texts) in [("web", 7, 1020), ("human", 3, 5100)] {
             let path = dir.path().join(name);
             assert_eq!(write(&world, name.parse().unwrap(), 1020, &path).unwrap(), texts);
             let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&path).unwrap()).unwrap();

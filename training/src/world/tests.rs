@@ -59,7 +59,7 @@ fn web_texts_have_their_shares() {
     const ROWS: u64 = 5000;
     let mut counts = [0.0; 5];
     for i in 0..ROWS {
-        let (scene, kind, text) = world().found(i);
+        let (scene, kind, text) = world().found(&mut world().dice(Split::Web, i));
         counts[kind as usize] += 1.0 / ROWS as f64;
         assert!(text.text.split(' ').count() <= 30);
         assert_eq!(text.meaning.is_some_and(|meaning| meaning.describes(&scene)), kind == WebKind::True);
@@ -76,7 +76,7 @@ fn every_word_is_in_the_vocabulary() {
         for split in [Split::Human, Split::Test] {
             assert!(world().told(split, i).1.iter().all(|(_, caption)| known(caption)));
         }
-        let (_, _, text) = world().found(i);
+        let (_, _, text) = world().found(&mut world().dice(Split::Web, i));
         assert!(text.meaning.is_none() || known(&text.text), "{}", text.text);
         let spelt = |c: char| c == ' ' || tokens.contains(&c.to_string());
         assert!(text.text.chars().all(spelt), "{}", text.text);

@@ -66,10 +66,10 @@ pub(super) const GLUE: &[&str] =
 
 const NUMBERS: [&str; 5] = ["no", "one", "two", "three", "four"];
 
-/// Words the meaning, in one of many ways; tried again if it is longer than BLIP reads.
+/// Words the meaning, in one of many ways; tried again if it is long.
 pub(super) fn word(meaning: &Meaning, dice: &mut Dice) -> String {
     const TRIES: usize = 20;
-    const MOST_WORDS: usize = 30;
+    const MOST_WORDS: usize = 22;
     let mut caption = wording(meaning, dice);
     for _ in 0..TRIES {
         if caption.split(' ').count() <= MOST_WORDS {
