@@ -18,7 +18,7 @@ pub(crate) fn fixture(name: &str) -> PathBuf {
 }
 
 pub(crate) fn model(name: &str) -> String {
-    root().join("examples/models").join(name).to_str().unwrap().to_string()
+    root().join("tests/fixtures/models").join(name).to_str().unwrap().to_string()
 }
 
 /// An engine of the test's own.
@@ -26,7 +26,7 @@ pub(crate) fn engine(options: EngineOptions) -> Arc<Engine> {
     Engine::new(options, Box::new(blip::load))
 }
 
-/// A session on `engine` with the example models and the tables `web` (examples/web.parquet) and `pictures` (all fixtures).
+/// A session on `engine` with the example models and the tables `web` (tests/fixtures/web.parquet) and `pictures` (all fixtures).
 pub(crate) async fn session_on(engine: Arc<Engine>, partitions: usize, batch_size: usize) -> SessionContext {
     let config = SessionConfig::new()
         .with_information_schema(true)
@@ -38,7 +38,7 @@ pub(crate) async fn session_on(engine: Arc<Engine>, partitions: usize, batch_siz
         run(&ctx, &format!("SET capfilt.{setting} = '{}'", model(name))).await;
     }
     run(&ctx, "SET capfilt.device = 'cpu'").await;
-    let web = root().join("examples/web.parquet");
+    let web = root().join("tests/fixtures/web.parquet");
     ctx.register_parquet("web", web.to_str().unwrap(), ParquetReadOptions::default()).await.unwrap();
     ctx.register_batch("pictures", pictures()).unwrap();
     ctx

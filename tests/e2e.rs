@@ -28,7 +28,7 @@ fn root(path: &str) -> String {
 }
 
 fn web() -> String {
-    root("examples/web.parquet")
+    root("tests/fixtures/web.parquet")
 }
 
 /// A folder that the command runs in.
@@ -109,7 +109,7 @@ impl Place {
 
     /// `capfilt run` with the small checkpoints.
     fn job(&self, args: &[&str]) -> Vec<String> {
-        let models = [root("examples/models/captioner"), root("examples/models/matcher")];
+        let models = [root("tests/fixtures/models/captioner"), root("tests/fixtures/models/matcher")];
         let mut all: Vec<String> = vec!["run".into()];
         all.extend(args.iter().map(|a| (*a).to_owned()));
         all.extend(["--captioner".into(), models[0].clone(), "--filter".into(), models[1].clone()]);

@@ -13,7 +13,7 @@ fn root() -> PathBuf {
 }
 
 fn med(name: &str) -> OrtMed {
-    let checkpoint = Checkpoint::open(&root().join("examples/models").join(name)).unwrap();
+    let checkpoint = Checkpoint::open(&root().join("tests/fixtures/models").join(name)).unwrap();
     OrtMed::new(Arc::new(checkpoint), "cpu", Precision::Fp32, 0).unwrap()
 }
 
@@ -173,7 +173,7 @@ fn captions_equal_the_references_in_every_way_of_decoding() {
 fn batches_change_nothing() {
     for precision in [Precision::Fp32, Precision::Int8] {
         for name in ["captioner", "matcher"] {
-            let checkpoint = Checkpoint::open(&root().join("examples/models").join(name)).unwrap();
+            let checkpoint = Checkpoint::open(&root().join("tests/fixtures/models").join(name)).unwrap();
             let med = OrtMed::new(Arc::new(checkpoint), "cpu", precision, 0).unwrap();
             let pixels = golden("pixel_values");
             let each = 3 * 64 * 64;

@@ -1,6 +1,7 @@
 """The paper's Table 1 on a small world whose truth is known: does CapFilt help?
 
-For each seed: a world of its own, a MED pretrained on human and web pairs, captioner and filter finetuned from it on the human
+BLIP begins with a ViT that learned to see on ImageNet and with BERT. Here a MED learns once to name single things; every other one
+begins with its weights. For each seed: a world of its own, a MED pretrained on human and web pairs, captioner and filter finetuned from it on the human
 pairs, the web table CapFilt-ed in four ways, a new MED pretrained from the same initial weights on each for the same number of
 steps, all evaluated on pictures that no training saw. The ceiling is a MED that had a true text for every web picture. With
 --more also the paper's Table 2 (beam against nucleus) and three of its open directions: several synthetic texts a picture, two
@@ -84,10 +85,11 @@ class Run:
     """Stages of one seed. A small model is trained faster by one thread beside another than by two together, so each command has
     one, and as many run at once as there are cores."""
 
-    def __init__(self, args, seed, slots):
+    def __init__(self, args, seed, slots, begin=None):
         self.args = args
         self.seed = seed
         self.slots = slots
+        self.begin = begin
         self.dir = args.out / f"seed-{seed}"
         self.dir.mkdir(parents=True, exist_ok=True)
 
@@ -131,20 +133,29 @@ class Run:
             data = [word for table in tables for word in ("--data", table)]
             self.command(
                 name, "capfilt-train", command, "--preset", "tiny", "--out", place, *data,
-                "--set", f"seed={self.seed}", "--set", f"train.steps={steps}", "--set", "threads=1", "--set", "data.threads=1",
+                "--set", f"seed={self.seed}", "--set", f"train.steps={steps}", "--set", "threads=1", "--set", "data.threads=1", "--set", f"bfloat16={str(self.args.bfloat16).lower()}",
                 "--set", f"train.checkpoint_steps={self.args.checkpoint_steps}", *more,
             )
         return place / "checkpoint"
 
+    def things(self):
+        """The checkpoint that all others begin with: LM on pictures of one thing and its name."""
+        args = self.args
+        world = self.stage("world", lambda part: self.command(
+            "world", "capfilt-train", "world", "--out", part, "--seed", self.seed, "--things", args.things,
+            *(word for table in ("human", "web", "validation", "test") for word in (f"--{table}", 1))))
+        only_lm = [f"model.tokenizer={world}/tokenizer.json", "loss.itc=false", "loss.itm=false", f"threads={args.jobs}"]
+        return self.train(
+            "pretrain", "med", [world / "things.parquet"], args.things_steps, *(word for one in only_lm for word in ("--set", one)))
+
     def pretrain(self, variant, web):
-        """A MED from the seed's initial weights, on human pairs and a table of web pairs."""
+        """A MED from the common initial weights, on human pairs and a table of web pairs."""
         tables = [{"path": str(self.human), "weight": HUMAN_SHARE}, {"path": str(web), "weight": 1 - HUMAN_SHARE}]
         if variant == "ceiling":
             tables[1]["query"] = "SELECT image, truth AS text FROM pairs"
         inline = ", ".join("{ " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in table.items()) + " }" for table in tables)
-        settings = [f"model.tokenizer={self.world}/tokenizer.json", f"data.tables=[{inline}]"]
         return self.train(
-            "pretrain", f"med-{variant}", [], self.args.steps, *(word for setting in settings for word in ("--set", setting)))
+            "pretrain", f"med-{variant}", [], self.args.steps, "--start", self.begin, "--set", f"data.tables=[{inline}]")
 
     def captioner(self, name, med):
         return self.train("finetune-captioner", name, [self.human], self.args.captioner_steps, "--start", med)
@@ -164,7 +175,7 @@ class Run:
     def all(self):
         args = self.args
         self.world = self.stage("world", lambda part: self.command(
-            "world", "capfilt-train", "world", "--out", part, "--seed", self.seed,
+            "world", "capfilt-train", "world", "--out", part, "--seed", self.seed, "--things", 1,
             "--human", args.human, "--web", args.web, "--validation", args.test, "--test", args.test,
         ))
         self.human, self.web = self.world / "human.parquet", self.world / "web.parquet"
@@ -270,9 +281,10 @@ def page(args, results, more):
         "",
         "Made by `make reproduce` (examples/reproduce/reproduce.py); do not edit.",
         "",
-        f"Seeds {', '.join(map(str, seeds))}, each a world and initial weights of its own: {args.human} human pictures with five true "
+        f"Seeds {', '.join(map(str, seeds))}, each a world of its own: {args.human} human pictures with five true "
         f"captions each, {args.web} web pictures with the text beside them, {args.test} pictures of the {args.split} set. Every MED is "
-        f"pretrained for {args.steps} steps from the same initial weights; captioner and filter are finetuned for "
+        f"pretrained for {args.steps} steps of 64 pairs, {100 * HUMAN_SHARE:.0f} % of them human, from the same initial weights: those of "
+        f"a MED that learned for {args.things_steps} steps to name single things, as BLIP begins with ImageNet's ViT and with BERT; captioner and filter are finetuned for "
         f"{args.captioner_steps} and {args.filter_steps} steps from the MED of the first row, on the human pairs. The ceiling had a true "
         "text for every web picture. Zero-shot scores in percent (CIDEr-D: times 100): mean over the seeds, and the deviation of one "
         "seed.",
@@ -332,7 +344,10 @@ def main():
     parser.add_argument("--web", type=int, default=12000)
     parser.add_argument("--test", type=int, default=2000)
     parser.add_argument("--split", choices=["validation", "test"], default="test", help="settings are chosen on validation")
+    parser.add_argument("--things", type=int, default=20000, help="pictures of one thing")
+    parser.add_argument("--things-steps", type=int, default=3000)
     parser.add_argument("--steps", type=int, default=1000, help="of pretraining")
+    parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=False, help="faster where the processor has it")
     parser.add_argument("--captioner-steps", type=int, default=1500)
     parser.add_argument("--filter-steps", type=int, default=500)
     parser.add_argument("--checkpoint-steps", type=int, default=200)
@@ -342,8 +357,9 @@ def main():
     args = parser.parse_args()
     args.out, args.bin = args.out.resolve(), args.bin.resolve()
     slots = threading.Semaphore(args.jobs)
-    runs = [Run(args, seed, slots) for seed in args.seeds]
     try:
+        begin = Run(args, 0, slots).things()
+        runs = [Run(args, seed, slots, begin) for seed in args.seeds]
         results = at_once(*(run.all for run in runs))
         more = at_once(*(run.more for run in runs)) if args.more else None
     except Failed as failed:

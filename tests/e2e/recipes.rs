@@ -11,13 +11,13 @@ fn every_recipe_runs_as_it_stands() {
     let place = Place::new();
     let slice = place.slice();
     let filter = root("sql/filter_only.sql");
-    let matcher = root("examples/models/matcher");
+    let matcher = root("tests/fixtures/models/matcher");
     place.ok(&["run", slice, "filter", "--recipe", &filter, "--filter", &matcher]);
     assert_eq!(place.number("filter", "SELECT count(*) FROM t WHERE source = 'web'"), 40);
     assert_eq!(place.number("filter", "SELECT count(*) FROM t WHERE source <> 'web'"), 0);
 
     let caption = root("sql/caption_only.sql");
-    let captioner = root("examples/models/captioner");
+    let captioner = root("tests/fixtures/models/captioner");
     place.ok(&["run", slice, "caption", "--recipe", &caption, "--captioner", &captioner]);
     assert_eq!(
         place.number("caption", "SELECT count(*) FROM t WHERE itm_score IS NOT NULL OR kept <> (error IS NULL)"),

@@ -161,7 +161,7 @@ fn a_closed_pipe_is_no_failure() {
 #[test]
 fn a_checkpoint_is_inspected() {
     let place = Place::new();
-    let captioner = root("examples/models/captioner");
+    let captioner = root("tests/fixtures/models/captioner");
     assert!(!place.ok(&["model", "inspect", &captioner]).trim().is_empty());
     let json = place.ok(&["model", "inspect", &captioner, "--format", "json"]);
     assert!(serde_json::from_str::<Value>(&json).unwrap().is_object());

@@ -135,7 +135,7 @@ pub(crate) struct ExportArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct WorldArgs {
-    /// Folder for human.parquet, web.parquet, validation.parquet, test.parquet and tokenizer.json
+    /// Folder for human.parquet, things.parquet, web.parquet, validation.parquet, test.parquet and tokenizer.json
     #[arg(long)]
     pub(crate) out: PathBuf,
     /// Another seed, another world
@@ -144,6 +144,9 @@ pub(crate) struct WorldArgs {
     /// Pictures with clean captions, five each; they show a part of the world only
     #[arg(long, default_value_t = 3000)]
     pub(crate) human: u64,
+    /// Pictures of one thing with its name, to learn to see by
+    #[arg(long, default_value_t = 8000)]
+    pub(crate) things: u64,
     /// Pictures with the text that stood beside them
     #[arg(long, default_value_t = 16000)]
     pub(crate) web: u64,

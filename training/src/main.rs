@@ -156,7 +156,13 @@ fn export_part(args: &ExportArgs) -> anyhow::Result<()> {
 
 fn world(args: &WorldArgs) -> anyhow::Result<()> {
     let world = World::new(args.seed, Default::default());
-    let rows = [("human", args.human), ("web", args.web), ("validation", args.validation), ("test", args.test)];
+    let rows = [
+        ("human", args.human),
+        ("things", args.things),
+        ("web", args.web),
+        ("validation", args.validation),
+        ("test", args.test),
+    ];
     std::fs::create_dir_all(&args.out).with_context(|| format!("--out {}", args.out.display()))?;
     for (set, pictures) in rows {
         let path = args.out.join(format!("{set}.parquet"));

@@ -236,7 +236,7 @@ mod tests {
         let golden: Value = serde_json::from_str(&golden).unwrap();
         let texts = |key: &str| -> Vec<String> { serde_json::from_value(golden[key].clone()).unwrap() };
         let open = |name: &str, what: Export| {
-            let from = root().join("examples/models").join(name);
+            let from = root().join("tests/fixtures/models").join(name);
             let began = start(&settings(&[format!("model.start={}", from.display())])).unwrap();
             let lost: Vec<&String> = began.drawn.iter().filter(|name| what.needs(name)).collect();
             assert!(lost.is_empty(), "{lost:?}");

@@ -1,10 +1,11 @@
-//! What a run shows of itself: lines on the terminal, metrics.jsonl, a TensorBoard event file, and curves.svg.
+//! What a run shows of itself: a progress bar or lines on stderr, metrics.jsonl, a TensorBoard event file, and curves.svg.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
+use std::io::{self, BufRead as _, BufReader, BufWriter, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
+use indicatif::{ProgressBar, ProgressStyle};
 use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +62,8 @@ pub struct Reporter {
     steps: u64,
     every: u64,
     shown: (u64, Instant),
+    /// On a terminal; elsewhere there are lines.
+    bar: Option<ProgressBar>,
 }
 
 /// Steps that are held for the curves.
@@ -86,7 +89,13 @@ impl Reporter {
             write(&mut metrics, line).map_err(failed)?;
         }
         let events = Events::create(out)?;
-        Ok(Self { out: out.into(), metrics, events, lines, steps, every, shown: (first, Instant::now()) })
+        let bar = io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{bar:30} step {pos}/{len}  {msg}  {eta} left");
+            let bar = ProgressBar::new(steps).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.with_position(first)
+        });
+        bar.iter().for_each(ProgressBar::reset_eta);
+        Ok(Self { out: out.into(), metrics, events, lines, steps, every, shown: (first, Instant::now()), bar })
     }
 
     /// Notes a step.
@@ -101,8 +110,16 @@ impl Reporter {
                 n % 2 == 0
             });
         }
+        if let Some(bar) = &self.bar {
+            let seconds = self.shown.1.elapsed().as_secs_f64().max(1e-9);
+            let rate = (line.step - self.shown.0) as f64 * line.pairs as f64 / line.step.max(1) as f64 / seconds;
+            bar.set_message(format!("{}  {rate:.0} images/s", losses(line)));
+            bar.set_position(line.step);
+        }
         if line.step.is_multiple_of(self.every) || line.step == self.steps {
-            self.show(line);
+            if self.bar.is_none() {
+                self.show(line);
+            }
             for (tag, value) in line.values() {
                 self.events.scalar(line.step, tag, value as f32)?;
             }
@@ -116,17 +133,12 @@ impl Reporter {
         let rate = steps as f64 / took.max(1e-9);
         let pairs = rate * line.pairs as f64 / line.step.max(1) as f64;
         let left = (self.steps - line.step) as f64 / rate.max(1e-9);
-        let losses: Vec<String> = [("itc", line.itc), ("itm", line.itm), ("lm", line.lm)]
-            .iter()
-            .filter(|(_, value)| *value != 0.0)
-            .map(|(name, value)| format!("{name} {value:.4}"))
-            .collect();
         eprintln!(
             "step {}/{}  epoch {:.2}  {}  lr {:.2e}  {pairs:.0} images/s  {} left",
             line.step,
             self.steps,
             line.epoch,
-            losses.join("  "),
+            losses(line),
             line.learning_rate,
             duration(left),
         );
@@ -142,6 +154,7 @@ impl Reporter {
     /// Draws the curves and returns the mean losses of the last tenth of the steps, at most 100.
     pub fn finish(mut self) -> Result<Line> {
         self.flush()?;
+        self.bar.iter().for_each(ProgressBar::finish_and_clear);
         let n = (self.lines.len() / 10).clamp(1, 100).min(self.lines.len());
         let Some(last) = self.lines.last() else {
             return Err(Error::file(&self.out, "the run took no step"));
@@ -152,6 +165,14 @@ impl Reporter {
         curves(&self.lines, &path).map_err(|e| Error::file(path, e))?;
         Ok(summary)
     }
+}
+
+/// Those that are on.
+fn losses(line: &Line) -> String {
+    let all = [("itc", line.itc), ("itm", line.itm), ("lm", line.lm)];
+    let on: Vec<String> =
+        all.iter().filter(|(_, value)| *value != 0.0).map(|(name, value)| format!("{name} {value:.4}")).collect();
+    on.join("  ")
 }
 
 fn write(to: &mut impl std::io::Write, line: &Line) -> std::io::Result<()> {

@@ -306,7 +306,7 @@ fn parameters_count_as_in_table_3() {
 /// A model of the example models' vocabulary, exported and loaded by the SQL functions' own loader, computes what it did here.
 #[test]
 fn exports_are_what_the_sql_functions_load() {
-    let tokenizer = std::fs::read_to_string(root().join("examples/models/matcher/tokenizer.json")).unwrap();
+    let tokenizer = std::fs::read_to_string(root().join("tests/fixtures/models/matcher/tokenizer.json")).unwrap();
     for sharing in ["all", "all-but-ca", "all-but-sa", "none"] {
         let small = config();
         let text = TextConfig { vocab_size: 30524, bos_token_id: 30522, sep_token_id: 102, ..small.text.clone() };

@@ -200,7 +200,7 @@ fn batches_are_the_same_however_many_threads_make_them() {
     let texts: Vec<String> = (0..20).map(|i| format!("A picture, of number {i}!")).collect();
     pairs(&path, &images, &texts.iter().map(|t| Some(t.as_str())).collect::<Vec<_>>(), vec![]);
     let table = Arc::new(open(&path, "", 0.0).unwrap());
-    let model = crate::tests::root().join("examples/models/matcher");
+    let model = crate::tests::root().join("tests/fixtures/models/matcher");
     let config = BlipConfig::read(&model).unwrap();
     let tokenizer = Arc::new(Tokenizer::read(&model.join("tokenizer.json"), &config.text).unwrap());
     let loader = |threads, position, skipped| {

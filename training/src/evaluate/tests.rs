@@ -7,13 +7,13 @@ use crate::settings::TableSettings;
 use crate::tests::root;
 
 fn items(most: usize, query: &str) -> Items {
-    let path = root().join("examples/web.parquet");
+    let path = root().join("tests/fixtures/web.parquet");
     let table = Table::open(&TableSettings { path, query: query.into(), weight: 0.0 }).unwrap();
     Items::read(&table, most, &Limits::default()).unwrap()
 }
 
 fn model(name: &str) -> Evaluated {
-    Evaluated::open(&root().join("examples/models").join(name), "cpu", 1, 35, false).unwrap()
+    Evaluated::open(&root().join("tests/fixtures/models").join(name), "cpu", 1, 35, false).unwrap()
 }
 
 /// The example models on the example table: far above chance, and the same whichever way it is asked.

@@ -1,7 +1,8 @@
 //! A small world whose truth is known: pictures of one to three things, with what people and the web write under them.
 //!
-//! Four sets of rows. `human` is clean but sees a part of the world only: some shapes, patterns, backgrounds and pairs of
-//! shape and colour are neither shown nor named in it ([`UNSEEN_SHAPES`], [`unseen_together`] and so on). `web` is
+//! Five sets of rows. `human` is clean but sees a part of the world only: some shapes, patterns, backgrounds and pairs of
+//! shape and colour are neither shown nor named in it ([`UNSEEN_SHAPES`], [`unseen_together`] and so on). `things` are pictures of one
+//! thing of that part with its name, to learn to see by, as BLIP's vision encoder did on ImageNet. `web` is
 //! wider and long-tailed, and most of its texts are wrong. `validation` and `test` show everything alike often, and
 //! their captions say enough to tell a picture from almost all others.
 //!
@@ -111,6 +112,8 @@ pub enum Split {
     Validation,
     /// To judge by.
     Test,
+    /// One thing a picture, with its name.
+    Things,
 }
 
 impl Split {
@@ -120,6 +123,7 @@ impl Split {
             Self::Web => "web",
             Self::Validation => "validation",
             Self::Test => "test",
+            Self::Things => "things",
         }
     }
 
@@ -166,6 +170,12 @@ impl World {
     }
 
     fn captioned(&self, split: Split, i: u64) -> ImageResult<HumanRow> {
+        if matches!(split, Split::Things) {
+            let dice = &mut self.dice(split, i);
+            let scene = Distribution::Human.scene_of(1, dice);
+            let captions = vec![dice.usual(scene.objects[0].shape.words()).into()];
+            return Ok(HumanRow { key: split.key(i), image_png: png(&scene)?, captions, scene });
+        }
         let (scene, told) = self.told(split, i);
         let captions = told.into_iter().map(|(_, caption)| caption).collect();
         Ok(HumanRow { key: split.key(i), image_png: png(&scene)?, captions, scene })

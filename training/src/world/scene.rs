@@ -118,7 +118,7 @@ impl Distribution {
     }
 
     fn texture(self, dice: &mut Dice) -> Texture {
-        const PLAIN: f64 = 0.4;
+        const PLAIN: f64 = 0.55;
         if dice.chance(PLAIN) { Texture::Plain } else { self.one_of(&Texture::ALL[1..], UNSEEN_TEXTURES, dice) }
     }
 
@@ -137,15 +137,21 @@ impl Distribution {
             .find(|object| !others.iter().any(|other| alike(object, other)))
     }
 
-    /// A scene. Things of the same shape and colour are alike in all but their places.
+    /// A scene of one to three things.
     pub(super) fn scene(self, dice: &mut Dice) -> Scene {
-        const TWIN: f64 = 0.15;
         /// How often there are no, one, two more things than the first.
         const MORE: [f64; 3] = [0.5, 0.35, 0.15];
+        let more = dice.weighted(MORE.into_iter());
+        self.scene_of(1 + more, dice)
+    }
+
+    /// A scene of so many things. Those of the same shape and colour are alike in all but their places.
+    pub(super) fn scene_of(self, things: usize, dice: &mut Dice) -> Scene {
+        const TWIN: f64 = 0.15;
         let background = self.one_of(Background::ALL, UNSEEN_BACKGROUNDS, dice);
         let mut objects = vec![self.object(background, dice)];
         let mut twins = vec![false];
-        for _ in 0..dice.weighted(MORE.into_iter()) {
+        for _ in 1..things {
             let last = objects[objects.len() - 1];
             let another = if dice.chance(TWIN) { None } else { self.another(background, &objects, dice) };
             twins.push(another.is_none());
@@ -178,9 +184,9 @@ fn arrange(objects: &mut [Object], twins: &[bool], dice: &mut Dice) {
 fn put(object: &mut Object, size: Size, [column, row]: [usize; 2], dice: &mut Dice) {
     const MARGIN: f32 = 0.025;
     let (least, most) = match size {
-        Size::Small => (0.14, 0.15),
-        Size::Medium => (0.19, 0.2),
-        Size::Big => (0.25, 0.27),
+        Size::Small => (0.17, 0.18),
+        Size::Medium => (0.215, 0.225),
+        Size::Big => (0.26, 0.27),
     };
     let radius = dice.between(least, most);
     let mut near = |v: f32| (v + dice.between(-JITTER, JITTER)).clamp(radius + MARGIN, 1.0 - radius - MARGIN);
@@ -237,7 +243,7 @@ mod tests {
         let count = |shape| {
             scenes(Distribution::Web { tail: 2.0 }).flat_map(|s| s.objects).filter(|o| o.shape == shape).count()
         };
-        let counts = [Shape::ALL[0], Shape::ALL[5], Shape::ALL[31]].map(count);
+        let counts = [Shape::ALL[0], Shape::ALL[4], Shape::ALL[15]].map(count);
         assert!(counts[0] > 2 * counts[1] && counts[1] > 2 * counts[2] && counts[2] > 20, "{counts:?}");
     }
 }

@@ -20,9 +20,9 @@ impl std::str::FromStr for Split {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        let all = [Self::Human, Self::Web, Self::Validation, Self::Test];
+        let all = [Self::Human, Self::Web, Self::Validation, Self::Test, Self::Things];
         let found = all.into_iter().find(|split| split.name() == name);
-        found.ok_or_else(|| Error::Option(format!("set '{name}': use human, web, validation or test")))
+        found.ok_or_else(|| Error::Option(format!("set '{name}': use human, web, validation, test or things")))
     }
 }
 
@@ -147,7 +147,7 @@ mod tests {
     fn tables_hold_what_the_world_gives() {
         let dir = tempfile::tempdir().unwrap();
         let world = World::new(4, Default::default());
-        for (name, columns, texts) in [("web", 7, 1020), ("human", 3, 5100)] {
+        for (name, columns, texts) in [("web", 7, 1020), ("human", 3, 5100), ("things", 3, 1020)] {
             let path = dir.path().join(name);
             assert_eq!(write(&world, name.parse().unwrap(), 1020, &path).unwrap(), texts);
             let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&path).unwrap()).unwrap();

@@ -69,7 +69,7 @@ const NUMBERS: [&str; 5] = ["no", "one", "two", "three", "four"];
 /// Words the meaning, in one of many ways; tried again if it is long.
 pub(super) fn word(meaning: &Meaning, dice: &mut Dice) -> String {
     const TRIES: usize = 20;
-    const MOST_WORDS: usize = 22;
+    const MOST_WORDS: usize = 18;
     let mut caption = wording(meaning, dice);
     for _ in 0..TRIES {
         if caption.split(' ').count() <= MOST_WORDS {
@@ -92,15 +92,15 @@ fn wording(meaning: &Meaning, dice: &mut Dice) -> String {
     let mut frame = wording.dice.below(100);
     if !before.is_empty() {
         // "On the grass, there is a star", but not "on the grass, a picture of a star".
-        frame = frame * 7 / 10;
+        frame = frame * 84 / 100;
     }
     let sentence = match frame {
-        0..57 => body,
-        57..70 => {
+        0..75 => body,
+        75..84 => {
             let one = meaning.total.is_none() && (body.starts_with("a ") || body.starts_with("an "));
             format!("there {} {body}", if one { "is" } else { "are" })
         }
-        70..83 => format!("{} {body}", wording.dice.pick(SENTENCES)),
+        84..91 => format!("{} {body}", wording.dice.pick(SENTENCES)),
         _ => format!("{} {body}", wording.dice.usual(TITLES)),
     };
     format!("{before}{sentence}{after}")
@@ -130,7 +130,7 @@ impl<'a> Wording<'a> {
 
     /// What comes before and after the sentence for the background.
     fn background(&mut self, placed: bool) -> (String, String) {
-        const FIRST: f64 = 0.12;
+        const FIRST: f64 = 0.06;
         const BEHIND: f64 = 0.3;
         let Some(background) = self.meaning.background else { return Default::default() };
         if self.dice.chance(FIRST) {
@@ -196,7 +196,7 @@ impl<'a> Wording<'a> {
 
     /// A thing with its place.
     fn thing(&mut self, i: usize) -> String {
-        const OF_THE_PICTURE_TOO: f64 = 0.15;
+        const OF_THE_PICTURE_TOO: f64 = 0.08;
         let thing = self.meaning.things[i];
         let name = self.name(i, &thing);
         let Some(place) = thing.place else { return name };
@@ -211,7 +211,7 @@ impl<'a> Wording<'a> {
     fn name(&mut self, i: usize, thing: &Thing) -> String {
         const AFTER: f64 = 0.2;
         const COLOUR_AFTER: f64 = 0.08;
-        const FILLED: f64 = 0.05;
+        const FILLED: f64 = 0.03;
         let dice = &mut *self.dice;
         let mut before: Vec<&str> = Vec::new();
         let mut after = String::new();
@@ -248,7 +248,7 @@ impl<'a> Wording<'a> {
     }
 
     fn pose(&mut self) -> String {
-        const POSED: f64 = 0.12;
+        const POSED: f64 = 0.06;
         if self.dice.chance(POSED) { format!("{} ", self.dice.pick(POSES)) } else { String::new() }
     }
 }

@@ -253,7 +253,7 @@ fn make(dir: &Path, shape: &Shape, part: Part, seed: u64) -> Result<()> {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
         _ => {}
     }
-    let example = root().join("examples/models/captioner");
+    let example = root().join("tests/fixtures/models/captioner");
     for name in ["tokenizer.json", "tokenizer_config.json"] {
         fs::copy(example.join(name), dir.join(name))?;
     }

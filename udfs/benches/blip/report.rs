@@ -90,7 +90,7 @@ impl Report {
 
     pub(crate) fn sql(&mut self, sql: &Sql) -> Result<()> {
         self.line(&format!("\nSQL against the same tasks handed to the engine, fp32, best of {REPEATS}"))?;
-        for (name, side) in [("BLIP-base", &sql.base), ("examples/models", &sql.example)] {
+        for (name, side) in [("BLIP-base", &sql.base), ("tests/fixtures/models", &sql.example)] {
             let row = |seconds: f64| 1e3 * seconds / side.rows as f64;
             self.line(&format!(
                 "  {name}, {} rows: SQL {:.2} ms a row ({:.2} of CPU), engine {:.2} ({:.2}): {:+.1} %",
@@ -110,7 +110,7 @@ impl Report {
             share < 0.05,
         )?;
         let cpu = 1e3 * sql.example.cpu_per_row();
-        self.target("examples/models, CPU on top", &format!("{cpu:.3} ms a row"), "under 1 ms", cpu < 1.0)
+        self.target("tests/fixtures/models, CPU on top", &format!("{cpu:.3} ms a row"), "under 1 ms", cpu < 1.0)
     }
 
     pub(crate) fn memory(&mut self, precisions: &[Precision], figures: &[Value]) -> Result<()> {

@@ -129,7 +129,7 @@ struct Row {
 pub(crate) fn run(base: &Pair, options: &Options) -> Result<Sql> {
     let runtime = Runtime::new()?;
     let (few, many) = if options.quick { (3, 40) } else { (16, usize::MAX) };
-    let models = root().join("examples/models");
+    let models = root().join("tests/fixtures/models");
     let mut examples = runtime.block_on(example_rows())?;
     examples.truncate(many);
     let side = base.shape.image_size;
@@ -304,11 +304,11 @@ async fn kept(ctx: &SessionContext) -> Result<BTreeMap<(usize, String), f32>> {
     Ok(kept)
 }
 
-/// Pictures of examples/web.parquet that can be used, each once, with their texts.
+/// Pictures of tests/fixtures/web.parquet that can be used, each once, with their texts.
 async fn example_rows() -> Result<Vec<Row>> {
     let ctx = SessionContext::new();
     capfilt_udfs::register(&ctx)?;
-    let file = root().join("examples/web.parquet").canonicalize()?;
+    let file = root().join("tests/fixtures/web.parquet").canonicalize()?;
     ctx.register_parquet("web", file.to_string_lossy(), ParquetReadOptions::default()).await?;
     let query = "SELECT arrow_cast(image, 'Binary') AS image, arrow_cast(text, 'Utf8') AS text
                  FROM web WHERE text IS NOT NULL AND image_error(image) IS NULL ORDER BY id";

@@ -1,0 +1,149 @@
+"""The project's own small models, from nothing: a captioner and a filter for emoji and for the small world.
+
+usage: make.py [--out DIR] [--bin DIR]
+
+Openly licensed drawings of emoji come from npm packages (emoji.mjs), the world from `capfilt-train world`. A MED is pretrained on
+both, captioner and filter are finetuned from it apart from each other. The demo's table has what training never saw: another
+artist's drawings of the emoji, other pictures of the world. Every stage leaves a file or folder that is whole or not there, so a run
+that was killed goes on where it was. Needs Node.js with npm, Python's standard library and the two commands.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+
+PACKAGES = [
+    "sharp@0.34.5", "unicode-emoji-json@0.9.0", "@iconify-json/emojione@1.2.3", "@iconify-json/fluent-emoji@1.2.7",
+    "@iconify-json/fluent-emoji-flat@1.2.6", "@iconify-json/noto@1.2.9", "@iconify-json/noto-v1@1.2.5", "@iconify-json/openmoji@1.2.29",
+    "@iconify-json/twemoji@1.2.5",
+]
+
+# Of a MED that is a little wider than the preset.
+SIZES = [
+    "model.image_size=64", "model.vision_width=128", "model.vision_mlp_width=512", "model.text_width=128",
+    "model.text_mlp_width=512",
+]
+
+
+# Pictures of the world in the demo's table.
+WORLD_ROWS = 480
+
+
+class Work:
+    def __init__(self, args):
+        self.args = args
+        self.dir = args.out.resolve()
+        self.dir.mkdir(parents=True, exist_ok=True)
+
+    def run(self, *words, **more):
+        words = [str(word) for word in words]
+        print("$", *words, file=sys.stderr, flush=True)
+        subprocess.run(words, check=True, **more)
+
+    def capfilt(self, *words):
+        self.run(self.args.bin / "capfilt", *words)
+
+    def train(self, *words):
+        self.run(self.args.bin / "capfilt-train", *words, "--set", "bfloat16=" + str(self.args.bfloat16).lower())
+
+    def stage(self, name, work):
+        """Does `work(part)` unless it was done; `part` is moved to its place at the end."""
+        place, part = self.dir / name, self.dir / f"{name}.part"
+        if not place.exists():
+            shutil.rmtree(part, ignore_errors=True)
+            work(part)
+            os.replace(part, place)
+        return place
+
+    def emoji(self, part):
+        part.mkdir()
+        npm = self.dir / "npm"
+        npm.mkdir(exist_ok=True)
+        (npm / "package.json").write_text('{"private": true}\n')
+        self.run("npm", "install", "--silent", "--no-package-lock", "--no-audit", "--no-fund", *PACKAGES, cwd=npm)
+        self.run("node", HERE / "emoji.mjs", part, ROOT / "tests/fixtures/bad", cwd=npm)
+        for name in ("train", "validation", "web"):
+            self.capfilt(
+                "sql", "-c", f"CREATE EXTERNAL TABLE t STORED AS JSON LOCATION '{part}/{name}.jsonl'",
+                "-c", f"COPY (SELECT * EXCLUDE (image), decode(image, 'base64') AS image FROM t) TO '{part}/{name}.parquet'")
+
+    def tokenizer(self, part):
+        """The world's, and the words of the emoji's names behind them."""
+        tokenizer = json.loads((self.dir / "world/tokenizer.json").read_text())
+        vocabulary = tokenizer["model"]["vocab"]
+        for word in json.loads((self.dir / "emoji/words.json").read_text()):
+            vocabulary.setdefault(word, len(vocabulary))
+        part.write_text(json.dumps(tokenizer, ensure_ascii=False, indent=1) + "\n")
+
+    def settings(self, *settings):
+        return [word for setting in settings for word in ("--set", setting)]
+
+    def tables(self):
+        """Both in equal parts."""
+        inline = ", ".join(
+            "{ " + f"path = {json.dumps(str(self.dir / path))}, weight = 1.0" + " }" for path in ("emoji/train.parquet", "world/human.parquet"))
+        return self.settings(f"data.tables=[{inline}]")
+
+    def make(self):
+        args = self.args
+        self.stage("emoji", self.emoji)
+        self.stage("world", lambda part: self.run(
+            args.bin / "capfilt-train", "world", "--out", part, "--human", 4000, "--web", 4000, "--validation", 500, "--test", 500))
+        tokenizer = self.stage("tokenizer.json", self.tokenizer)
+        common = ["--preset", "tiny", *self.tables(), *self.settings("data.flip=0.5", "data.crop=[0.7, 1.0]", "data.threads=1")]
+        med, captioner, filter_ = (self.dir / name for name in ("med", "captioner", "filter"))
+        self.train(
+            "pretrain", *common, "--out", med,
+            *self.settings(*SIZES, f"model.tokenizer={tokenizer}", f"train.steps={args.steps}"))
+        finetune = [*common, "--start", med / "checkpoint", *self.settings("export.kind=float16", "model.image_size=0")]
+        self.train("finetune-captioner", *finetune, "--out", captioner, *self.settings(f"train.steps={args.captioner_steps}"))
+        self.train("finetune-filter", *finetune, "--out", filter_, *self.settings(f"train.steps={args.filter_steps}"))
+        self.table(self.dir / "web.parquet")
+        train = args.bin / "capfilt-train"
+        self.run(train, "evaluate", filter_ / "checkpoint", "--filter", self.dir / "web.parquet", "--card")
+        if args.install:
+            for name, run in (("captioner", captioner), ("filter", filter_)):
+                shutil.rmtree(HERE / name, ignore_errors=True)
+                shutil.copytree(run / "checkpoint", HERE / name)
+            shutil.copyfile(self.dir / "web.parquet", HERE.parent / "web.parquet")
+
+    def table(self, path):
+        """The demo's: emoji by an artist whose drawings training never saw, then pictures of the world's web."""
+        emoji, world = self.dir / "emoji/web.parquet", self.dir / "world/web.parquet"
+        self.capfilt("sql", "--table", f"emoji={emoji}", "--table", f"world={world}", "-c", f"""
+            COPY (
+                SELECT id, url, image, text, text_is_true FROM emoji
+                UNION ALL
+                SELECT (SELECT max(id) FROM emoji) + row_number() OVER (ORDER BY key), 'https://example.com/world/' || key || '.png', image,
+                       text, text_is_true
+                FROM (SELECT * FROM world ORDER BY key LIMIT {WORLD_ROWS})
+                ORDER BY id
+            ) TO '{path}'""")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "default-model-out")
+    parser.add_argument("--install", action="store_true", help="put models and table in the place of the project's")
+    parser.add_argument("--bin", type=Path, default=ROOT / "target/debug", help="folder of capfilt and capfilt-train")
+    parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=False, help="faster where the processor has it")
+    parser.add_argument("--steps", type=int, default=2000, help="of pretraining")
+    parser.add_argument("--captioner-steps", type=int, default=1500)
+    parser.add_argument("--filter-steps", type=int, default=1000)
+    args = parser.parse_args()
+    args.bin = args.bin.resolve()
+    try:
+        Work(args).make()
+    except subprocess.CalledProcessError as failed:
+        sys.exit(f"failed with {failed.returncode}: {' '.join(failed.cmd)}")
+
+
+if __name__ == "__main__":
+    main()
