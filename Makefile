@@ -45,10 +45,13 @@ reproduce: build-training ## the paper's Table 1 on a small world, three seeds: 
 reproduce-more: build-training ## beam against nucleus, several texts, two filters, two rounds on the same worlds, after reproduce
 	@python3 examples/reproduce/reproduce.py --bin $(TARGET)/debug --page docs/reproduction.md --more
 
+default-model: build-training ## train the small emoji and world models from nothing, into default-model-out (needs npm)
+	@python3 examples/models/make.py --bin $(TARGET)/debug
+
 demo: build ## caption and filter a noisy table of 1,512 pictures with the project's small models
-	@echo "== CapFilt over examples/web.parquet" >&2
-	@$(TARGET)/debug/capfilt run examples/web.parquet $(DEMO)/pairs --overwrite \
-	    --captioner examples/models/captioner --filter examples/models/matcher
+	@echo "== CapFilt over tests/fixtures/web.parquet" >&2
+	@$(TARGET)/debug/capfilt run tests/fixtures/web.parquet $(DEMO)/pairs --overwrite \
+	    --captioner tests/fixtures/models/captioner --filter tests/fixtures/models/matcher
 	@echo "== what it wrote, as SQL sees it" >&2
 	@$(TARGET)/debug/capfilt sql --table pairs=$(DEMO)/pairs -f examples/demo.sql
 
@@ -76,6 +79,6 @@ bench-training: setup setup-training ## a training step beside PyTorch's
 	@"$$(bash tests/bench/peers.sh)/bin/python" tests/bench/train_peers.py $(TARGET)/debug/examples/step_time
 
 clean: ## everything that was built or installed
-	rm -rf target .deps $(DEMO) reproduce-out
+	rm -rf target .deps $(DEMO) reproduce-out default-model-out
 
-.PHONY: help setup setup-training build build-training reproduce reproduce-more demo test check docs bench bench-training clean
+.PHONY: help setup setup-training build build-training reproduce reproduce-more default-model demo test check docs bench bench-training clean

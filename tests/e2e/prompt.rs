@@ -16,7 +16,9 @@ struct Prompt(PtySession);
 impl Prompt {
     fn new(place: &Place) -> Self {
         let mut command = place.command(&["sql", "--format", "csv", "--table", &format!("web={}", web())]);
-        for (setting, model) in [("captioner", "tests/fixtures/models/captioner"), ("filter", "tests/fixtures/models/matcher")] {
+        for (setting, model) in
+            [("captioner", "tests/fixtures/models/captioner"), ("filter", "tests/fixtures/models/matcher")]
+        {
             command.args(["--set", &format!("capfilt.{setting}={}", root(model))]);
         }
         // The terminal is all three streams.
