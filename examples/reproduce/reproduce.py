@@ -54,7 +54,7 @@ PAPER = {
 }
 
 # Of the samples of pretraining, how many are human pairs.
-HUMAN_SHARE = 0.25
+HUMAN_SHARE = 0.4
 
 # Name, and where it lies in evaluate's JSON.
 SCORES = {
@@ -133,7 +133,8 @@ class Run:
             data = [word for table in tables for word in ("--data", table)]
             self.command(
                 name, "capfilt-train", command, "--preset", "tiny", "--out", place, *data,
-                "--set", f"seed={self.seed}", "--set", f"train.steps={steps}", "--set", "threads=1", "--set", "data.threads=1", "--set", f"bfloat16={str(self.args.bfloat16).lower()}",
+                "--set", f"seed={self.seed}", "--set", f"train.steps={steps}", "--set", "threads=1", "--set", "data.threads=1",
+                "--set", f"bfloat16={str(self.args.bfloat16).lower()}",
                 "--set", f"train.checkpoint_steps={self.args.checkpoint_steps}", *more,
             )
         return place / "checkpoint"

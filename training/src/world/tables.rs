@@ -157,12 +157,13 @@ mod tests {
             assert_eq!(first.num_columns(), columns);
             let (image, text) = match name {
                 "web" => world.web(3).map(|row| (row.image_png, row.text)).unwrap(),
-                _ => world.human(0).map(|row| (row.image_png, row.captions[3].clone())).unwrap(),
+                "human" => world.human(0).map(|row| (row.image_png, row.captions[3].clone())).unwrap(),
+                _ => world.captioned(Split::Things, 3).map(|row| (row.image_png, row.captions[0].clone())).unwrap(),
             };
             assert_eq!(first.column(1).as_binary::<i32>().value(3), image);
             assert_eq!(first.column(2).as_string::<i32>().value(3), text);
         }
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "no .part is left");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3, "no .part is left");
         assert!("train".parse::<Split>().unwrap_err().to_string().contains("human, web"));
         let missing = dir.path().join("none/web.parquet");
         assert!(write(&world, Split::Web, 1, &missing).unwrap_err().to_string().contains("none"));

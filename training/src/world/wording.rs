@@ -66,18 +66,22 @@ pub(super) const GLUE: &[&str] =
 
 const NUMBERS: [&str; 5] = ["no", "one", "two", "three", "four"];
 
-/// Words the meaning, in one of many ways; tried again if it is long.
+/// Words the meaning, in one of many ways: the first that is short, else the shortest of some.
 pub(super) fn word(meaning: &Meaning, dice: &mut Dice) -> String {
     const TRIES: usize = 20;
     const MOST_WORDS: usize = 18;
-    let mut caption = wording(meaning, dice);
-    for _ in 0..TRIES {
-        if caption.split(' ').count() <= MOST_WORDS {
+    let words = |caption: &String| caption.split(' ').count();
+    let mut shortest = wording(meaning, dice);
+    for _ in 1..TRIES {
+        if words(&shortest) <= MOST_WORDS {
             break;
         }
-        caption = wording(meaning, dice);
+        let another = wording(meaning, dice);
+        if words(&another) < words(&shortest) {
+            shortest = another;
+        }
     }
-    caption
+    shortest
 }
 
 fn wording(meaning: &Meaning, dice: &mut Dice) -> String {
