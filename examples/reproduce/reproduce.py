@@ -1,8 +1,8 @@
 """The paper's Table 1 on a small world whose truth is known: does CapFilt help?
 
 BLIP begins with a ViT that learned to see on ImageNet and with BERT. Here a MED learns once to name single things; every other one
-begins with its weights. For each seed: a world of its own, a MED pretrained on human and web pairs, captioner and filter finetuned from it on the human
-pairs, the web table CapFilt-ed in four ways, a new MED pretrained from the same initial weights on each for the same number of
+begins with its weights. For each seed: a world of its own, a MED pretrained on human and web pairs, captioner and filter finetuned
+from it on the human pairs, the web table CapFilt-ed in four ways, a new MED pretrained from the same initial weights on each for the same number of
 steps, all evaluated on pictures that no training saw. The ceiling is a MED that had a true text for every web picture. With
 --more also the paper's Table 2 (beam against nucleus) and three of its open directions: several synthetic texts a picture, two
 rounds, the mean of two filters. Each stage leaves a folder or file that is whole or not there, so a run
@@ -342,15 +342,15 @@ def main():
     parser.add_argument("--bin", type=Path, default=ROOT / "target/debug", help="folder of capfilt and capfilt-train")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--human", type=int, default=3000)
-    parser.add_argument("--web", type=int, default=12000)
+    parser.add_argument("--web", type=int, default=10000)
     parser.add_argument("--test", type=int, default=2000)
     parser.add_argument("--split", choices=["validation", "test"], default="test", help="settings are chosen on validation")
     parser.add_argument("--things", type=int, default=20000, help="pictures of one thing")
     parser.add_argument("--things-steps", type=int, default=3000)
-    parser.add_argument("--steps", type=int, default=1000, help="of pretraining")
+    parser.add_argument("--steps", type=int, default=800, help="of pretraining")
     parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=False, help="faster where the processor has it")
     parser.add_argument("--captioner-steps", type=int, default=1500)
-    parser.add_argument("--filter-steps", type=int, default=500)
+    parser.add_argument("--filter-steps", type=int, default=800)
     parser.add_argument("--checkpoint-steps", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="commands that run at once, each with one thread")
     parser.add_argument("--more", action="store_true", help="the second table too")
