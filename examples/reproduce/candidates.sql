@@ -13,7 +13,16 @@ WITH candidates AS (
     FROM web
 ),
 scored AS (
-    SELECT *, itm_score(image, text) AS itm_score, image_error(image) AS error FROM candidates
+    SELECT
+        *,
+        itm_score(image, text) AS itm_score,
+        CASE
+            WHEN image_error(image) IS NOT NULL THEN image_error(image)
+            WHEN trim(text) <> '' THEN NULL
+            WHEN source = 'web' THEN 'no text'
+            ELSE 'no caption'
+        END AS error
+    FROM candidates
 )
 SELECT
     * EXCLUDE (image, source, text, itm_score, error),

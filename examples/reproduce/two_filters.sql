@@ -15,7 +15,12 @@ scored AS (
     SELECT
         *,
         CAST((itm_score(image, text) + itm_score(image, text, named_struct('model', $second))) / 2 AS REAL) AS itm_score,
-        image_error(image) AS error
+        CASE
+            WHEN image_error(image) IS NOT NULL THEN image_error(image)
+            WHEN trim(text) <> '' THEN NULL
+            WHEN source = 'web' THEN 'no text'
+            ELSE 'no caption'
+        END AS error
     FROM candidates
 )
 SELECT
