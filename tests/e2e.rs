@@ -4,8 +4,11 @@
 mod ends;
 mod jobs;
 #[cfg(unix)]
+mod kills;
+#[cfg(unix)]
 mod prompt;
 mod recipes;
+mod resume;
 mod statements;
 
 use std::fs;
@@ -19,8 +22,21 @@ use tempfile::TempDir;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// Every column of the pair table that the default recipe returns, after the web table's own.
-const PAIR_COLUMNS: [&str; 10] =
-    ["id", "url", "text_is_true", "image_sha256", "source", "text", "itm_score", "kept", "error", "image"];
+const PAIR_COLUMNS: [&str; 11] = [
+    "id",
+    "url",
+    "text_is_true",
+    "image_sha256",
+    "source",
+    "text",
+    "itm_score",
+    "kept",
+    "error",
+    "provenance",
+    "image",
+];
+/// Beside the parts of a table.
+const BOOKKEEPING: &str = "_capfilt";
 
 fn root(path: &str) -> String {
     let path = Path::new(ROOT).join(path);
@@ -133,12 +149,12 @@ impl Place {
         self.fails(1, &args.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    /// Starts a job over the whole web table, and waits until it has begun to write.
+    /// Starts a job over the whole web table, with units of 64 rows, and waits until some are done.
     fn started(&self, dest: &str) -> Child {
-        let args = self.job(&[&web(), dest]);
+        let args = self.job(&[&web(), dest, "--unit-rows", "64"]);
         let mut command = self.command(&args.iter().map(String::as_str).collect::<Vec<_>>());
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let temp = self.path(dest).join(".part-00000.parquet.tmp");
+        let temp = self.path(dest).join("_capfilt/shard-1-of-1/unit-00000000-000000000128.parquet");
         let patience = Instant::now();
         while !temp.exists() {
             assert!(child.try_wait().unwrap().is_none(), "the job ended before it could be stopped");
@@ -146,6 +162,11 @@ impl Place {
             std::thread::sleep(Duration::from_millis(2));
         }
         child
+    }
+
+    /// The table's own names in a folder.
+    fn parts(&self, folder: &str) -> Vec<String> {
+        self.names(folder).into_iter().filter(|name| name != BOOKKEEPING).collect()
     }
 
     /// Names in a folder, hidden ones too.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use capfilt::Budget;
 use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum};
 
 /// Caption and filter image-text tables with BLIP, in SQL.
@@ -101,7 +102,7 @@ pub(crate) enum Format {
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// A Parquet file, or a folder of Parquet files
+    /// A Parquet file, a folder of them (folders name=value give columns), or a glob in quotes
     pub(crate) source: PathBuf,
 
     /// Folder for the pair table
@@ -146,9 +147,33 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "OLD=NEW", value_parser = pair)]
     pub(crate) rename: Vec<(String, String)>,
 
-    /// Replace the pair table at DEST once the new one is whole; other files stay
-    #[arg(long)]
+    /// Begin anew, and replace the pair table at DEST once the new one is whole; other files stay
+    #[arg(long, conflicts_with = "update")]
     pub(crate) overwrite: bool,
+
+    /// Add what the source has got since the pair table at DEST was made
+    #[arg(long)]
+    pub(crate) update: bool,
+
+    /// Rows of the source that are written as a whole, and done again after a kill
+    #[arg(long, value_name = "N", default_value = "2048", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) unit_rows: u64,
+
+    /// Size at which a file of the pair table is ended
+    #[arg(long, value_name = "SIZE", default_value = "512MB", value_parser = size)]
+    pub(crate) file_size: u64,
+
+    /// Do part I of N: N processes share SOURCE and DEST
+    #[arg(long, value_name = "I/N", default_value = "1/1", value_parser = shard, conflicts_with = "overwrite")]
+    pub(crate) shard: (u64, u64),
+
+    /// Stop when more rows fail than this: a number, or a share such as 1%
+    #[arg(long, value_name = "N|P%")]
+    pub(crate) max_failed: Option<Budget>,
+
+    /// Which round of bootstrapping this is; it is noted in the table
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) round: u32,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -202,6 +227,21 @@ fn setting(text: &str) -> Result<(String, String), String> {
         return Err(format!("{name:?} is no setting's name: they begin with capfilt. or datafusion."));
     }
     Ok((name.to_owned(), value.to_owned()))
+}
+
+fn shard(text: &str) -> Result<(u64, u64), String> {
+    let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+    match parts {
+        Some((i, n)) if 1 <= i && i <= n => Ok((i, n)),
+        _ => Err("expected I/N, such as 1/4 for the first of four".to_owned()),
+    }
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    match capfilt_udfs::config::bytes(text) {
+        Some(bytes) if bytes > 0 => Ok(bytes),
+        _ => Err("expected a size such as 512MB, 2GiB or 1048576 (bytes)".to_owned()),
+    }
 }
 
 fn probability(text: &str) -> Result<String, String> {

@@ -1,11 +1,11 @@
 //! What goes to stderr: messages and progress.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use capfilt::{Source, Tally};
+use capfilt::Done;
 use indicatif::{ProgressBar, ProgressStyle};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
@@ -60,6 +60,7 @@ pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     started: Instant,
     last: RefCell<Instant>,
+    told: Cell<bool>,
 }
 
 impl Progress {
@@ -72,23 +73,32 @@ impl Progress {
             bar
         });
         let now = Instant::now();
-        Self { bar, started: now, last: RefCell::new(now) }
+        Self { bar, started: now, last: RefCell::new(now), told: Cell::new(false) }
     }
 
-    pub(crate) fn update(&self, source: &Source, tally: &Tally) {
+    pub(crate) fn update(&self, done: &Done<'_>) {
+        let Done { rows, before, tally, .. } = *done;
         let seconds = self.started.elapsed().as_secs_f64().max(1e-3);
-        let rate = tally.rows as f64 / seconds;
-        let doing = format!("{rate:.1} rows/s, {:.1} % kept", 100.0 * tally.share());
+        let rate = (tally.rows - before) as f64 / seconds;
+        let mut doing = format!("{rate:.1} rows/s, {:.1} % kept", 100.0 * tally.share());
+        if tally.failed > 0 {
+            doing += &format!(", {} failed", tally.failed);
+        }
         if let Some(bar) = &self.bar {
-            bar.set_length(source.rows());
+            bar.set_length(rows);
             bar.set_position(tally.rows);
             bar.set_message(doing);
-        } else if tally.rows == 0 {
-            say(&format!("{} rows to read", source.rows()));
+        } else if tally.rows == before {
+            if !self.told.replace(true) {
+                match before {
+                    0 => say(&format!("{rows} rows to read")),
+                    _ => say(&format!("going on after {before} of {rows} rows")),
+                }
+            }
         } else if self.last.borrow().elapsed() >= EVERY {
             self.last.replace(Instant::now());
-            let left = source.rows().saturating_sub(tally.rows) as f64 / rate;
-            say(&format!("{} of {} rows, {doing}, {left:.0} s to go", tally.rows, source.rows()));
+            let left = rows.saturating_sub(tally.rows) as f64 / rate;
+            say(&format!("{} of {rows} rows, {doing}, {left:.0} s to go", tally.rows));
         }
     }
 

@@ -5,20 +5,34 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::manifest::{Identity, Manifest, State};
+use crate::table::{self, BOOKKEEPING, MANIFEST};
 
-const LOCK: &str = ".capfilt.lock";
+const LOCK: &str = "lock";
+const PARTS: &str = "parts";
 
-/// A destination that this process alone writes to.
+/// A shard of a destination, which this process alone writes to.
 #[derive(Debug)]
 pub(crate) struct Dest {
     path: PathBuf,
+    /// What the job keeps there: `_capfilt/shard-1-of-1`.
+    folder: PathBuf,
     created: bool,
     /// Held while the job runs: the system lets go of it even when the process is killed.
     lock: File,
 }
 
-/// Says whether a job may write to `dest`, without changing anything.
-pub(crate) fn check(source: &Path, dest: &Path, overwrite: bool) -> Result<()> {
+/// What a job finds at its destination.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// Nothing of this job. `replaces`: a table that is to go when the new one is whole.
+    Nothing { replaces: bool },
+    /// This job, stopped, or finished and to be brought up to date.
+    Begun(Box<Manifest>),
+}
+
+/// Says whether source and destination are apart.
+pub(crate) fn check(source: &Path, dest: &Path) -> Result<()> {
     let real = real_path(dest);
     let from = real_path(source);
     if real == from {
@@ -34,70 +48,158 @@ pub(crate) fn check(source: &Path, dest: &Path, overwrite: bool) -> Result<()> {
         return Err(Error::dest(dest, "the source lies inside it: give another folder"));
     }
     match fs::metadata(dest) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(Error::dest(dest, e)),
-        Ok(meta) if !meta.is_dir() => return Err(Error::dest(dest, "it is a file: give a folder")),
-        Ok(_) => {}
+        Ok(meta) if !meta.is_dir() => Err(Error::dest(dest, "it is a file: give a folder")),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::dest(dest, e)),
+        _ => Ok(()),
     }
-    let names = names(dest)?;
-    let held = names.iter().filter(|name| !is_leftover(name)).count();
-    if held > 0 && !overwrite {
-        let files = if held == 1 { "1 file".to_owned() } else { format!("{held} files") };
-        return Err(Error::dest(dest, format!("it holds {files}: give --overwrite or another folder")));
-    }
-    let foreign: Vec<_> = names.iter().filter(|n| n.ends_with(".parquet") && !is_part(n)).map(String::as_str).collect();
-    if let Some(first) = foreign.first() {
-        let folder = dest.display();
-        log::warn!("{folder} holds {first}, which is no part of a pair table: it stays, and is read with the table");
-    }
-    Ok(())
 }
 
 impl Dest {
-    /// Makes the folder, locks it, and removes what a killed job left there.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
+    /// Makes the folder of shard `shard` of `shards` and locks it. Dropped before anything was written there, it goes again.
+    pub(crate) fn open(path: &Path, shard: u64, shards: u64) -> Result<Self> {
         let created = !path.exists();
-        fs::create_dir_all(path).map_err(|e| Error::write(path, &e))?;
-        let file = path.join(LOCK);
+        let folder = table::shard_folder(path, shard, shards);
+        fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, &e))?;
+        let file = folder.join(LOCK);
         let lock = File::create(&file).map_err(|e| Error::write(&file, &e))?;
         match lock.try_lock() {
             Ok(()) => {}
+            Err(TryLockError::WouldBlock) if shards > 1 => {
+                return Err(Error::dest(path, format!("another process is writing shard {shard} of {shards}")));
+            }
             Err(TryLockError::WouldBlock) => return Err(Error::dest(path, "another job is writing to it")),
             // A file system without locks: go on without.
             Err(TryLockError::Error(e)) => log::warn!("cannot lock {}: {e}", file.display()),
         }
-        for name in names(path)?.iter().filter(|name| is_leftover(name) && *name != LOCK) {
-            let leftover = path.join(name);
-            fs::remove_file(&leftover).map_err(|e| Error::write(&leftover, &e))?;
+        Ok(Self { path: path.to_owned(), folder, created, lock })
+    }
+
+    /// Looks at what is there, and refuses what this job must not touch.
+    pub(crate) fn look(&self, job: &Identity, overwrite: bool, update: bool) -> Result<Found> {
+        let own = Manifest::read(&self.manifest())?;
+        let all = table::manifests(&self.path)?;
+        let parts = self.parts()?;
+        if overwrite {
+            return Ok(Found::Nothing { replaces: !parts.is_empty() });
         }
-        Ok(Self { path: path.to_owned(), created, lock })
+        for other in &all {
+            if let Some(difference) = other.job.difference(job) {
+                let reason = format!("the job there is another one: {difference}: give --overwrite or another folder");
+                return Err(Error::dest(&self.path, reason));
+            }
+        }
+        match own {
+            Some(own) if own.state == State::Finished && !update => {
+                let reason = "its table is finished: give --update to add what is new in the source, --overwrite, or another folder";
+                Err(Error::dest(&self.path, reason))
+            }
+            Some(own) => Ok(Found::Begun(Box::new(own))),
+            // Other shards of this job are there.
+            None if !all.is_empty() => Ok(Found::Nothing { replaces: false }),
+            None => {
+                let held = names(&self.path)?.iter().filter(|name| *name != BOOKKEEPING).count();
+                if held > 0 {
+                    let files = if held == 1 { "1 file".to_owned() } else { format!("{held} files") };
+                    let reason = format!("it holds {files}: give --overwrite or another folder");
+                    return Err(Error::dest(&self.path, reason));
+                }
+                Ok(Found::Nothing { replaces: false })
+            }
+        }
     }
 
-    /// Name of part `number`, and of the file that becomes it when it is whole.
-    pub(crate) fn part(&self, number: usize) -> (PathBuf, PathBuf) {
-        let name = format!("part-{number:05}.parquet");
-        (self.path.join(&name), self.path.join(format!(".{name}.tmp")))
+    /// Removes what another job kept there, except for its table. Warns of files that are none of ours, but are read with them.
+    pub(crate) fn clear(&self) -> Result<()> {
+        let remove = |path: PathBuf| {
+            let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            gone.map_err(|e| Error::write(&path, &e))
+        };
+        for name in names(&self.folder)?.iter().filter(|name| *name != LOCK) {
+            remove(self.folder.join(name))?;
+        }
+        for name in names(&self.path)? {
+            if name.ends_with(".parquet") && !table::is_part(&name) {
+                let folder = self.path.display();
+                log::warn!(
+                    "{folder} holds {name}, which is no part of a pair table: it stays, and is read with the table"
+                );
+            }
+        }
+        Ok(())
     }
 
-    /// The parts that are there.
-    pub(crate) fn parts(&self) -> Result<Vec<PathBuf>> {
-        Ok(names(&self.path)?.iter().filter(|name| is_part(name)).map(|name| self.path.join(name)).collect())
+    /// Removes the bookkeeping of a table that this one replaces.
+    pub(crate) fn clear_other_shards(&self) -> Result<()> {
+        let folder = self.path.join(BOOKKEEPING);
+        for name in names(&folder)?.iter().map(|name| folder.join(name)).filter(|path| *path != self.folder) {
+            fs::remove_dir_all(&name).map_err(|e| Error::write(&name, &e))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn manifest(&self) -> PathBuf {
+        self.folder.join(MANIFEST)
+    }
+
+    /// A file in the shard's folder.
+    pub(crate) fn kept(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Names in the shard's folder.
+    pub(crate) fn kept_names(&self) -> Result<Vec<String>> {
+        names(&self.folder)
+    }
+
+    /// Where a part waits until all are there; the folder is made.
+    pub(crate) fn waiting(&self, part: &str) -> Result<PathBuf> {
+        let folder = self.folder.join(PARTS);
+        fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, &e))?;
+        Ok(folder.join(part))
+    }
+
+    /// Names of the parts that wait.
+    pub(crate) fn waiting_names(&self) -> Result<Vec<String>> {
+        let folder = self.folder.join(PARTS);
+        if folder.is_dir() { names(&folder) } else { Ok(Vec::new()) }
+    }
+
+    /// Where a part of the table is.
+    pub(crate) fn part(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Names of the parts that the table has.
+    pub(crate) fn parts(&self) -> Result<Vec<String>> {
+        Ok(names(&self.path)?.into_iter().filter(|name| table::is_part(name)).collect())
     }
 
     /// A renamed file is safe on disk only when its folder is.
     pub(crate) fn sync(&self) -> Result<()> {
-        File::open(&self.path).and_then(|folder| folder.sync_all()).map_err(|e| Error::write(&self.path, &e))
+        for folder in [&self.folder, &self.path] {
+            File::open(folder).and_then(|f| f.sync_all()).map_err(|e| Error::write(folder, &e))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the folder of waiting parts, which is empty.
+    pub(crate) fn end_waiting(&self) {
+        let _ = fs::remove_dir(self.folder.join(PARTS));
     }
 }
 
 impl Drop for Dest {
     fn drop(&mut self) {
-        let _ = fs::remove_file(self.path.join(LOCK));
-        let _ = self.lock.unlock();
-        if self.created {
-            // Goes only if it is empty: the job failed before it wrote anything.
-            let _ = fs::remove_dir(&self.path);
+        if !self.manifest().exists() {
+            // The job failed before it wrote anything: what it made goes, each folder only if it is empty.
+            let _ = fs::remove_file(self.folder.join(LOCK));
+            let _ = fs::remove_dir(&self.folder);
+            let _ = fs::remove_dir(self.path.join(BOOKKEEPING));
+            if self.created {
+                let _ = fs::remove_dir(&self.path);
+            }
         }
+        let _ = self.lock.unlock();
     }
 }
 
@@ -107,16 +209,6 @@ fn names(folder: &Path) -> Result<Vec<String>> {
         .map_err(read)?
         .map(|entry| entry.map(|e| e.file_name().to_string_lossy().into_owned()).map_err(read))
         .collect()
-}
-
-fn is_part(name: &str) -> bool {
-    let number = name.strip_prefix("part-").and_then(|n| n.strip_suffix(".parquet"));
-    number.is_some_and(|n| n.len() >= 5 && n.bytes().all(|b| b.is_ascii_digit()))
-}
-
-fn is_leftover(name: &str) -> bool {
-    let part = name.strip_prefix('.').and_then(|n| n.strip_suffix(".tmp"));
-    name == LOCK || part.is_some_and(is_part)
 }
 
 /// Where `path` is, also if its last parts do not exist yet.
@@ -134,22 +226,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_and_leftovers_are_known_by_name() {
-        assert!(is_part("part-00000.parquet") && is_part("part-123456.parquet"));
-        assert!(
-            !is_part("part-0.parquet") && !is_part("part-0000a.parquet") && !is_part("part-00000-c000.snappy.parquet")
-        );
-        assert!(is_leftover(".part-00000.parquet.tmp") && is_leftover(LOCK));
-        assert!(!is_leftover("part-00000.parquet") && !is_leftover(".x.tmp"));
-    }
-
-    #[test]
     fn one_job_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
-        let first = Dest::open(folder.path()).unwrap();
-        assert!(Dest::open(folder.path()).unwrap_err().to_string().contains("another job"));
+        let dest = folder.path().join("a/b");
+        let first = Dest::open(&dest, 1, 1).unwrap();
+        assert!(Dest::open(&dest, 1, 1).unwrap_err().to_string().contains("another job"));
         drop(first);
-        Dest::open(folder.path()).unwrap();
+        assert!(!dest.exists(), "what holds nothing goes");
+        let _one = Dest::open(&dest, 1, 2).unwrap();
+        let _two = Dest::open(&dest, 2, 2).unwrap();
+        assert!(Dest::open(&dest, 2, 2).unwrap_err().to_string().contains("shard 2 of 2"));
     }
 
     #[test]

@@ -43,6 +43,23 @@ pub enum Error {
     /// A query failed: its planning, an image under `on_error = 'fail'`, the engine.
     #[error("{}", message(.0))]
     Query(#[from] DataFusionError),
+    /// A checkpoint or a setting of the models.
+    #[error(transparent)]
+    Model(#[from] capfilt_udfs::Error),
+    /// More rows failed than may.
+    #[error(
+        "{failed} of {rows} rows cannot be used, and --max-failed allows {allowed}: look at the source, or allow more{reasons}"
+    )]
+    TooManyFailed {
+        /// Rows whose image or text cannot be used.
+        failed: u64,
+        /// Rows done.
+        rows: u64,
+        /// What was allowed.
+        allowed: String,
+        /// The commonest reasons, a line each.
+        reasons: String,
+    },
     /// The job was asked to stop.
     #[error("interrupted")]
     Interrupted,

@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 
 use anyhow::{Context as _, Result, anyhow};
-use capfilt::{CAPFILT_SQL, Images, Job, Recipe, run};
+use capfilt::{CAPFILT_SQL, Images, Job, Recipe, Stop, run};
 use tokio::sync::watch;
 
 use crate::cli::{ImageArg, RunArgs};
@@ -34,14 +34,23 @@ pub(crate) async fn main(args: &RunArgs) -> Result<()> {
         kept_only: args.kept_only,
         images,
         overwrite: args.overwrite,
+        update: args.update,
+        unit_rows: args.unit_rows,
+        file_bytes: args.file_size,
+        shard: args.shard,
+        max_failed: args.max_failed,
+        round: args.round,
     };
-    let (stop, stopped) = watch::channel(false);
+    let (stop, stopped) = watch::channel(Stop::No);
     let signalled = {
         let ctx = ctx.clone();
         async move {
             interrupt().await;
+            let _ = stop.send(Stop::AtUnit);
+            say("finishing the unit in hand; once more to stop at once (the unit is then done anew) ..");
+            interrupt().await;
             // First the wish, then the engine, or the job would take the engine's answer for a failure.
-            let _ = stop.send(true);
+            let _ = stop.send(Stop::Now);
             session::cancel(&ctx);
             say("stopping ..");
             // Kept, so that the wish stands.
@@ -50,7 +59,7 @@ pub(crate) async fn main(args: &RunArgs) -> Result<()> {
         }
     };
     let progress = Progress::new();
-    let update = |source: &_, tally: &_| progress.update(source, tally);
+    let update = |done: &capfilt::Done<'_>| progress.update(done);
     let ended = tokio::select! {
         ended = run(&ctx, &job, stopped, &update) => ended,
         () = signalled => return Ok(()),

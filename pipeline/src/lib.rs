@@ -1,20 +1,29 @@
 //! The batch job behind `capfilt run`: a noisy image-text table goes in, the pair table comes out.
 //!
-//! A job reads Parquet files in order, runs a recipe (one SELECT over the view `web`) on chunks of their rows, several chunks
-//! at a time so that the engine sees large batches, and writes the results in the order of the rows.
+//! A job reads the source's files in order, unit by unit, runs a recipe (one SELECT over the view `web`) on chunks of their rows,
+//! several chunks at a time so that the engine sees large batches, and writes the results in the order of the rows. A unit that
+//! is done stays done: the same job goes on after it, whatever stopped it.
 
+mod budget;
+mod crash;
 mod dest;
 mod error;
+mod manifest;
 mod params;
+mod provenance;
 mod recipe;
 mod run;
-mod sink;
 mod source;
+mod stage;
 mod summary;
+mod table;
+mod write;
 
+pub use budget::Budget;
 pub use error::{Error, Result, message};
 pub use params::Params;
 pub use recipe::{CAPFILT_SQL, PairColumn, Recipe};
-pub use run::{Failure, Images, Job, run};
+pub use run::{Done, Failure, Images, Job, Stop, run};
 pub use source::Source;
 pub use summary::{Count, Summary, Tally};
+pub use table::unfinished;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use datafusion::arrow::array::ArrayRef;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::Column;
@@ -17,6 +18,7 @@ use datafusion::sql::sqlparser::ast;
 
 use crate::error::{Error, Result, message};
 use crate::params::Params;
+use crate::provenance::{Provenance, decoding};
 use crate::source::Source;
 
 /// The recipe that runs where none is named: both texts of an image, each kept if the filter says so.
@@ -24,6 +26,8 @@ pub const CAPFILT_SQL: &str = include_str!("../../sql/capfilt.sql");
 
 /// What `web` is a view over.
 const ROWS: &str = "web_rows";
+/// What it has beside the source's columns.
+const PROVENANCE: &str = "web_rows.provenance";
 
 /// A column of the pair table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,11 +44,12 @@ enum Kind {
     Score,
     Verdict,
     Image,
+    Provenance,
 }
 
 impl PairColumn {
     /// The pair table's own columns, in their order; the source's others stand before them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::new("image_sha256", Kind::Text, true),
         Self::new("source", Kind::Text, true),
         Self::new("text", Kind::Text, true),
@@ -52,6 +57,7 @@ impl PairColumn {
         Self::new("itc_score", Kind::Score, false),
         Self::new("kept", Kind::Verdict, true),
         Self::new("error", Kind::Text, true),
+        Self::new("provenance", Kind::Provenance, true),
         Self::new("image", Kind::Image, true),
     ];
 
@@ -72,6 +78,7 @@ impl Kind {
             Self::Score => found.is_numeric(),
             Self::Verdict => *found == DataType::Boolean,
             Self::Image => is_binary(found),
+            Self::Provenance => *found == Provenance::data_type(),
         }
     }
 
@@ -81,6 +88,7 @@ impl Kind {
             Self::Score => DataType::Float32,
             Self::Verdict => DataType::Boolean,
             Self::Image => DataType::BinaryView,
+            Self::Provenance => Provenance::data_type(),
         }
     }
 
@@ -90,6 +98,7 @@ impl Kind {
             Self::Score => "a number",
             Self::Verdict => "Boolean",
             Self::Image => "bytes",
+            Self::Provenance => "as web has it",
         }
     }
 }
@@ -118,7 +127,9 @@ pub(crate) struct Planned {
     state: SessionState,
     /// Optimised, over an empty table in the place of the rows.
     plan: LogicalPlan,
+    /// The source's columns, and the provenance.
     rows: SchemaRef,
+    decoding: Option<String>,
 }
 
 impl Recipe {
@@ -134,7 +145,10 @@ impl Recipe {
     /// Plans the recipe over `source`.
     pub(crate) async fn plan(&self, ctx: &SessionContext, source: &Source, columns: &Columns<'_>) -> Result<Planned> {
         let failed = |e: DataFusionError| self.wrong(message(&e));
-        let empty = Arc::new(MemTable::try_new(Arc::clone(source.schema()), vec![vec![]])?);
+        let mut fields: Vec<Field> = source.schema().fields().iter().map(|f| f.as_ref().clone()).collect();
+        fields.push(Field::new(PROVENANCE, Provenance::data_type(), false));
+        let schema = Arc::new(Schema::new(fields));
+        let empty = Arc::new(MemTable::try_new(Arc::clone(&schema), vec![vec![]])?);
         let rows = LogicalPlanBuilder::scan(ROWS, provider_as_source(empty), None)?;
         let view = rows.project(web(source.schema(), columns)?)?.build()?;
         ctx.register_table("web", Arc::new(ViewTable::new(view, None)))?;
@@ -149,12 +163,13 @@ impl Recipe {
         }
         let mut statement = Statement::Statement(query);
         self.params.bind(&mut statement)?;
+        let decoding = decoding(&statement);
         let state = ctx.state();
         let plan = state.statement_to_plan(statement).await.map_err(failed)?;
         self.check_row_wise(&plan)?;
         let plan = self.pairs(plan)?;
         let plan = state.optimize(&plan).map_err(failed)?;
-        Ok(Planned { name: self.name.clone(), state, plan, rows: Arc::clone(source.schema()) })
+        Ok(Planned { name: self.name.clone(), state, plan, rows: schema, decoding })
     }
 
     /// A recipe runs on some rows at a time. What looks at several rows would answer for those rows only, and be wrong without
@@ -205,7 +220,9 @@ impl Recipe {
                 if pair.required {
                     let names: Vec<_> = schema.fields().iter().map(|f| f.name().as_str()).collect();
                     let returned = names.join(", ");
-                    return Err(self.wrong(format!("it returns no column {}, only {returned}", pair.name)));
+                    let hint =
+                        if pair.kind == Kind::Provenance { " (web has it; SELECT * takes it along)" } else { "" };
+                    return Err(self.wrong(format!("it returns no column {}{hint}, only {returned}", pair.name)));
                 }
                 continue;
             };
@@ -230,9 +247,17 @@ impl Planned {
         self.plan.schema().as_arrow().clone()
     }
 
-    /// Runs the recipe on `rows`. The pairs come in the order of the rows: there is one partition, and nothing that reorders.
-    pub(crate) async fn run(&self, rows: RecordBatch) -> Result<Vec<RecordBatch>> {
+    /// The calls of the captioner.
+    pub(crate) fn decoding(&self) -> Option<String> {
+        self.decoding.clone()
+    }
+
+    /// Runs the recipe on `rows` of the source. The pairs come in the order of the rows: there is one partition, and nothing that
+    /// reorders.
+    pub(crate) async fn run(&self, rows: &RecordBatch, provenance: ArrayRef) -> Result<Vec<RecordBatch>> {
         let count = rows.num_rows();
+        let columns = rows.columns().iter().cloned().chain([provenance]).collect();
+        let rows = RecordBatch::try_new(Arc::clone(&self.rows), columns).map_err(|e| Error::Internal(e.to_string()))?;
         let table = Arc::new(MemTable::try_new(Arc::clone(&self.rows), vec![vec![rows]])?);
         let source = provider_as_source(table);
         let plan = self.plan.clone().transform_down(|node| {
@@ -319,6 +344,7 @@ fn web(schema: &Schema, columns: &Columns<'_>) -> Result<Vec<Expr>> {
     if let Some(path) = path.filter(|_| !names.contains(&"image_path")) {
         exprs.push(path.alias("image_path"));
     }
+    exprs.push(Expr::Column(Column::new_unqualified(PROVENANCE)).alias("provenance"));
     Ok(exprs)
 }
 

@@ -5,19 +5,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use datafusion::arrow::record_batch::RecordBatch;
+use capfilt_udfs::CapfiltOptions;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::prelude::SessionContext;
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 use tokio::sync::watch;
 
-use crate::dest::{self, Dest};
+use crate::budget::Budget;
+use crate::dest::{self, Dest, Found};
 use crate::error::{Error, Result};
+use crate::manifest::{Identity, Manifest, State};
+use crate::provenance::Provenance;
 use crate::recipe::{Columns, Planned, Recipe};
-use crate::sink::{FILE_BYTES, Layout, Sink};
-use crate::source::{Chunk, Source};
+use crate::source::{Chunk, Position, Source, Units};
+use crate::stage::{End, Pairs, Stage, Written};
 use crate::summary::{Summary, Tally};
+use crate::write::Format;
 
 /// Which pairs carry their image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +37,7 @@ pub enum Images {
 /// What to do.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// A Parquet file or a folder of them.
+    /// A Parquet file, a folder of them, or a glob.
     pub source: PathBuf,
     /// A folder.
     pub dest: PathBuf,
@@ -51,6 +55,42 @@ pub struct Job {
     pub images: Images,
     /// Replace the pair table at the destination.
     pub overwrite: bool,
+    /// Add what the source has got since the table was made.
+    pub update: bool,
+    /// Rows of the source that are written whole, and done anew after a kill.
+    pub unit_rows: u64,
+    /// Size from which on a file of the table is ended, bytes.
+    pub file_bytes: u64,
+    /// This process's shard, from 1, and how many there are.
+    pub shard: (u64, u64),
+    /// How many rows may fail.
+    pub max_failed: Option<Budget>,
+    /// Which round of bootstrapping it is, from 1.
+    pub round: u32,
+}
+
+/// How a job is asked to end before it is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// It is not.
+    No,
+    /// After the unit in hand.
+    AtUnit,
+    /// At once.
+    Now,
+}
+
+/// How far a job is.
+#[derive(Debug)]
+pub struct Done<'a> {
+    /// Rows of the source that are this job's.
+    pub rows: u64,
+    /// Those among them that an earlier run has done.
+    pub before: u64,
+    /// Bytes of the source.
+    pub bytes: u64,
+    /// All that is done.
+    pub tally: &'a Tally,
 }
 
 /// A job that failed, and what it leaves.
@@ -58,8 +98,8 @@ pub struct Job {
 pub struct Failure {
     /// Why.
     pub error: Error,
-    /// Files that are whole and in their place.
-    pub files: Vec<PathBuf>,
+    /// Rows that are done and need not be done again, and all rows.
+    pub done: (u64, u64),
     /// The old table, which was to be replaced, is as it was.
     pub untouched: bool,
 }
@@ -67,70 +107,128 @@ pub struct Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.error)?;
-        let name = |path: &PathBuf| path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        match (self.files.as_slice(), self.files.last()) {
-            ([], _) if self.untouched => write!(f, "\n  the table that was there is as it was"),
-            ([only], _) => write!(f, "\n  one finished file remains: {}", only.display()),
-            ([first, ..], Some(last)) => {
-                let count = self.files.len();
-                write!(f, "\n  {count} finished files remain: {} to {}", first.display(), name(last))
-            }
-            _ => Ok(()),
+        let (done, all) = self.done;
+        if done > 0 {
+            write!(f, "\n  {done} of {all} rows are done: the same command goes on from there")?;
         }
+        if self.untouched {
+            write!(f, "\n  the table that was there is as it was")?;
+        }
+        Ok(())
     }
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { error, files: Vec::new(), untouched: false }
+        Self { error, done: (0, 0), untouched: false }
+    }
+}
+
+impl Job {
+    fn units(&self) -> Units {
+        let (shard, shards) = self.shard;
+        Units { rows: self.unit_rows, shard: shard - 1, shards }
+    }
+
+    fn identity(&self, ctx: &SessionContext) -> Result<Identity> {
+        let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned().unwrap_or_default();
+        Ok(Identity {
+            engine: concat!("capfilt ", env!("CARGO_PKG_VERSION")).to_owned(),
+            recipe: self.recipe.annotated(),
+            models: options.provenance()?,
+            round: self.round,
+            image_column: self.image_column.clone(),
+            text_column: self.text_column.clone(),
+            renames: self.renames.iter().cloned().collect(),
+            kept_only: self.kept_only,
+            images: format!("{:?}", self.images).to_lowercase(),
+            unit_rows: self.unit_rows,
+            file_bytes: self.file_bytes,
+            shards: self.shard.1,
+        })
+    }
+
+    /// The manifest to go on with, whether there is something to go on from, and whether it is on disk as it is.
+    fn manifest(&self, found: Found, identity: Identity, source: &mut Source) -> Result<(Manifest, bool, bool)> {
+        let root = std::path::absolute(&self.source).unwrap_or_else(|_| self.source.clone());
+        let mut manifest = match found {
+            Found::Nothing { replaces } => {
+                return Ok((Manifest::new(self.shard.0, identity, root, source.records(), replaces), false, false));
+            }
+            Found::Begun(manifest) => *manifest,
+        };
+        source.reorder(&manifest.files)?;
+        let new = source.files() - manifest.files.len();
+        if new == 0 {
+            return Ok((manifest, true, true));
+        }
+        if !self.update {
+            let name = source.name(manifest.files.len());
+            let more = if new > 1 { format!(" and {} more", new - 1) } else { String::new() };
+            let reason = format!("{name}{more} came since the job began: give --update, which takes it in");
+            return Err(Error::source(&self.source, reason));
+        }
+        manifest.files = source.records();
+        manifest.state = State::Running;
+        Ok((manifest, true, false))
     }
 }
 
 /// Runs `job` in `ctx`, which has the functions and their settings.
 ///
-/// `progress` hears of the source once (its rows), then of every chunk that is done. `stop` set to true ends the job: what is
-/// not whole is removed.
+/// `progress` hears of every chunk that is done. `stop` ends the job early; what is done stays, and the same job goes on from
+/// there.
 pub async fn run(
     ctx: &SessionContext,
     job: &Job,
-    mut stop: watch::Receiver<bool>,
-    progress: &dyn Fn(&Source, &Tally),
+    stop: watch::Receiver<Stop>,
+    progress: &dyn Fn(&Done<'_>),
 ) -> Result<Summary, Failure> {
     let started = Instant::now();
-    let source = Arc::new(Source::open(&job.source)?);
-    dest::check(&job.source, &job.dest, job.overwrite)?;
+    let mut source = Source::open(&job.source)?;
+    dest::check(source.path_given(), &job.dest)?;
     let workers = one_partition(ctx);
     let columns = Columns { image: &job.image_column, text: &job.text_column, renames: &job.renames };
-    let planned = Arc::new(job.recipe.plan(ctx, &source, &columns).await?);
+    let planned = job.recipe.plan(ctx, &source, &columns).await?;
+    let identity = job.identity(ctx)?;
 
-    let dest = Dest::open(&job.dest)?;
-    let replaces = job.overwrite && !dest.parts()?.is_empty();
-    let (images, kept_only, overwrite) = (job.images, job.kept_only, job.overwrite);
-    let layout = Layout { images, kept_only, overwrite, file_bytes: FILE_BYTES };
-    let sink = Sink::open(dest, &planned.schema(), source.written_schema(), layout)?;
+    let dest = Dest::open(&job.dest, job.shard.0, job.shard.1)?;
+    let found = dest.look(&identity, job.overwrite, job.update)?;
+    let (manifest, begun, saved) = job.manifest(found, identity, &mut source)?;
+    let untouched = manifest.replaces;
+    let about = serde_json::to_string(&manifest.job).map_err(|e| Error::Internal(e.to_string()))?;
+    let format = Format::new(&planned.schema(), source.written_schema(), job.images, job.kept_only, &about)?;
+    let provenance = Provenance::new(&manifest.job, planned.decoding());
+    let units = job.units();
+    let (stage, left) = Stage::open(dest, format, units, manifest, begun, saved)?;
 
-    let rows = ctx.copied_config().batch_size();
-    let mut tally = Tally::default();
-    progress(&source, &tally);
-    let pumped = tokio::select! {
-        biased;
-        _ = stop.wait_for(|stop| *stop) => Err(Error::Interrupted),
-        done = pump(&source, &planned, &sink, workers, rows, &mut tally, progress) => done,
+    let source = Arc::new(source);
+    let before = left.tally.rows;
+    let rows = before + source.rows_of(&units, left.next);
+    let work = Arc::new(Work { planned, provenance, source: Arc::clone(&source) });
+    let mut pump =
+        Pump { work, stage: &stage, workers, tally: left.tally, before, rows, progress, budget: job.max_failed };
+    let batch = ctx.copied_config().batch_size();
+    let pumped = pump.run(source.read(units, left.next, batch), &stop).await;
+    let tally = std::mem::take(&mut pump.tally);
+    let end = match &pumped {
+        Ok(end) => *end,
+        Err(_) => End::Broken,
     };
-    let whole = matches!(pumped, Ok(true));
-    let (written, closed) = sink.close(whole).await;
-    // The sink's own error is why the pump stopped, if it says that the sink did.
+    let (written, closed) = stage.close(end).await;
+    let Written { files, bytes, pairs, rows: done } = written;
+    // The stage's own error is why the pump stopped, if it says that the stage did.
     let error = match (pumped, closed) {
-        (Ok(_), Ok(())) => {
+        (Ok(End::Whole), Ok(())) => {
             let elapsed = started.elapsed();
-            let (files, bytes, pairs) = (written.files, written.bytes, written.pairs);
-            return Ok(Summary { tally, files_read: source.files(), files, bytes, pairs, elapsed });
+            return Ok(Summary { tally, files_read: source.files(), files, bytes, pairs, before, elapsed });
         }
+        (Ok(_), Ok(())) => Error::Interrupted,
         (Ok(_), Err(error)) | (Err(error), _) => error,
     };
     // A cancelled engine fails its queries; the cause is the wish to stop.
-    let error = if *stop.borrow() { Error::Interrupted } else { error };
-    Err(Failure { error, untouched: replaces && written.files.is_empty(), files: written.files })
+    let error = if *stop.borrow() == Stop::Now { Error::Interrupted } else { error };
+    Err(Failure { error, untouched, done: (done, rows) })
 }
 
 /// The session's partitions become chunks under way: a chunk is planned with one partition, which keeps its rows in order.
@@ -144,48 +242,101 @@ fn one_partition(ctx: &SessionContext) -> usize {
     workers.max(2)
 }
 
-/// Moves every chunk from the source through the recipe to the sink. False: the sink has stopped.
-async fn pump(
-    source: &Arc<Source>,
-    planned: &Arc<Planned>,
-    sink: &Sink,
+/// What turns rows into pairs.
+struct Work {
+    planned: Planned,
+    provenance: Provenance,
+    source: Arc<Source>,
+}
+
+impl Work {
+    async fn on(self: Arc<Self>, chunk: Chunk) -> Result<Pairs> {
+        let Chunk { unit, row, rows } = chunk;
+        let count = rows.num_rows();
+        let provenance = self.provenance.of(self.source.name(unit.file), row, count);
+        let batches = self.planned.run(&rows, provenance).await?;
+        let tally = Tally::of(count as u64, &batches);
+        Ok(Pairs { unit, row, rows: count as u64, batches, tally })
+    }
+}
+
+/// Moves every chunk from the source through the recipe to the stage.
+struct Pump<'a> {
+    work: Arc<Work>,
+    stage: &'a Stage,
     workers: usize,
-    rows: usize,
-    tally: &mut Tally,
-    progress: &dyn Fn(&Source, &Tally),
-) -> Result<bool> {
-    let mut chunks = source.read(rows);
-    let mut ended = false;
-    let mut under_way = FuturesOrdered::new();
-    loop {
-        tokio::select! {
-            biased;
-            Some(done) = under_way.next() => {
-                let (file, rows, pairs) = flatten(done)?;
-                tally.add(rows, &pairs);
-                progress(source, tally);
-                for batch in pairs {
-                    if !sink.write(file, batch).await {
-                        return Ok(false);
-                    }
+    tally: Tally,
+    before: u64,
+    rows: u64,
+    progress: &'a dyn Fn(&Done<'_>),
+    budget: Option<Budget>,
+}
+
+impl Pump<'_> {
+    async fn run(
+        &mut self,
+        mut chunks: tokio::sync::mpsc::Receiver<Result<Chunk>>,
+        stop: &watch::Receiver<Stop>,
+    ) -> Result<End> {
+        self.tell();
+        let mut under_way = FuturesOrdered::new();
+        let mut last: Option<Position> = None;
+        let mut end = None;
+        let mut stop_now = std::pin::pin!({
+            let mut stop = stop.clone();
+            async move {
+                if stop.wait_for(|stop| *stop == Stop::Now).await.is_err() {
+                    // Nobody is left who could ask.
+                    std::future::pending::<()>().await;
                 }
             }
-            chunk = chunks.recv(), if !ended && under_way.len() < workers => match chunk {
-                Some(chunk) => under_way.push_back(SpawnedTask::spawn(work(Arc::clone(planned), chunk?)).join()),
-                None => ended = true,
-            },
-            else => return Ok(true),
+        });
+        loop {
+            if let Some(end) = end
+                && under_way.is_empty()
+            {
+                if end == End::Whole {
+                    self.check_budget(true)?;
+                }
+                return Ok(end);
+            }
+            tokio::select! {
+                biased;
+                () = &mut stop_now => return Err(Error::Interrupted),
+                Some(done) = under_way.next() => {
+                    let pairs: Pairs = flatten(done)?;
+                    self.tally.merge(&pairs.tally);
+                    self.tell();
+                    self.check_budget(false)?;
+                    if !self.stage.write(pairs).await {
+                        return Ok(End::Broken);
+                    }
+                }
+                chunk = chunks.recv(), if end.is_none() && under_way.len() < self.workers => match chunk.transpose()? {
+                    Some(chunk) if *stop.borrow() != Stop::No && last != Some(chunk.unit) => end = Some(End::AtUnit),
+                    Some(chunk) => {
+                        last = Some(chunk.unit);
+                        under_way.push_back(SpawnedTask::spawn(Arc::clone(&self.work).on(chunk)).join());
+                    }
+                    None => end = Some(End::Whole),
+                },
+            }
+        }
+    }
+
+    fn tell(&self) {
+        let bytes = self.work.source.bytes();
+        (self.progress)(&Done { rows: self.rows, before: self.before, bytes, tally: &self.tally });
+    }
+
+    fn check_budget(&self, at_end: bool) -> Result<()> {
+        match self.budget {
+            Some(budget) if budget.is_spent(&self.tally, at_end) => Err(budget.error(&self.tally)),
+            _ => Ok(()),
         }
     }
 }
 
-type Done = (usize, u64, Vec<RecordBatch>);
-
-async fn work(planned: Arc<Planned>, chunk: Chunk) -> Result<Done> {
-    let rows = chunk.rows.num_rows() as u64;
-    Ok((chunk.file, rows, planned.run(chunk.rows).await?))
-}
-
-fn flatten<E: fmt::Display>(done: Result<Result<Done>, E>) -> Result<Done> {
+fn flatten<E: fmt::Display>(done: Result<Result<Pairs>, E>) -> Result<Pairs> {
     done.unwrap_or_else(|e| Err(Error::Internal(format!("a task ended: {e}"))))
 }

@@ -1,6 +1,6 @@
 //! The session that statements and recipes run in.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use capfilt::{Params, message};
@@ -80,7 +80,8 @@ fn extension(path: &Path) -> Option<String> {
 fn kind_in(folder: &Path) -> Result<Option<String>> {
     let mut entries = std::fs::read_dir(folder)?.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>()?;
     entries.sort();
-    for path in entries {
+    let bookkeeping = |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(['.', '_']));
+    for path in entries.into_iter().filter(|path| !bookkeeping(path)) {
         let kind = if path.is_dir() { kind_in(&path)? } else { extension(&path) };
         if let Some("parquet" | "csv" | "json" | "jsonl" | "ndjson") = kind.as_deref() {
             return Ok(kind);

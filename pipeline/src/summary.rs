@@ -8,12 +8,13 @@ use std::time::Duration;
 use datafusion::arrow::array::{Array, AsArray};
 use datafusion::arrow::datatypes::Float32Type;
 use datafusion::arrow::record_batch::RecordBatch;
+use serde::{Deserialize, Serialize};
 
 /// More distinct reasons than this are counted together: a message may hold what is different in every row.
 const REASONS: usize = 1000;
 
 /// Pairs of one source.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Count {
     /// All of them.
     pub pairs: u64,
@@ -25,6 +26,13 @@ pub struct Count {
 }
 
 impl Count {
+    fn merge(&mut self, other: &Self) {
+        self.pairs += other.pairs;
+        self.kept += other.kept;
+        self.scored += other.scored;
+        self.scores += other.scores;
+    }
+
     /// Share of the pairs that is kept.
     pub fn share(&self) -> f64 {
         if self.pairs == 0 { 0.0 } else { self.kept as f64 / self.pairs as f64 }
@@ -37,7 +45,7 @@ impl Count {
 }
 
 /// What a job has done so far.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tally {
     /// Rows of the source.
     pub rows: u64,
@@ -45,6 +53,8 @@ pub struct Tally {
     pub web: Count,
     /// Pairs with a caption.
     pub synthetic: Count,
+    /// Rows whose image or text cannot be used.
+    pub failed: u64,
     reasons: HashMap<String, u64>,
 }
 
@@ -55,14 +65,14 @@ pub(crate) fn texts<'a>(batch: &'a RecordBatch, name: &str) -> impl Iterator<Ite
 
 impl Tally {
     /// Counts the pairs of `rows` rows.
-    pub(crate) fn add(&mut self, rows: u64, pairs: &[RecordBatch]) {
-        self.rows += rows;
+    pub(crate) fn of(rows: u64, pairs: &[RecordBatch]) -> Self {
+        let mut tally = Self { rows, ..Self::default() };
         for batch in pairs {
             let kept = batch.column_by_name("kept").and_then(|c| c.as_boolean_opt());
             let scores = batch.column_by_name("itm_score").and_then(|c| c.as_primitive_opt::<Float32Type>());
             for (row, (source, error)) in texts(batch, "source").zip(texts(batch, "error")).enumerate() {
                 let synthetic = source == Some("synthetic");
-                let count = if synthetic { &mut self.synthetic } else { &mut self.web };
+                let count = if synthetic { &mut tally.synthetic } else { &mut tally.web };
                 count.pairs += 1;
                 count.kept += u64::from(kept.is_some_and(|k| k.is_valid(row) && k.value(row)));
                 if let Some(score) = scores.filter(|s| s.is_valid(row)) {
@@ -71,19 +81,28 @@ impl Tally {
                 }
                 // An image that fails does so for each of its texts; it is one failure.
                 if let Some(error) = error.filter(|e| !synthetic || *e == "no caption") {
-                    self.reason(error);
+                    tally.failed += 1;
+                    tally.reason(error, 1);
                 }
             }
         }
+        tally
     }
 
-    fn reason(&mut self, reason: &str) {
+    /// Adds what another has counted.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.rows += other.rows;
+        self.failed += other.failed;
+        self.web.merge(&other.web);
+        self.synthetic.merge(&other.synthetic);
+        other.reasons.iter().for_each(|(reason, count)| self.reason(reason, *count));
+    }
+
+    fn reason(&mut self, reason: &str, more: u64) {
         let reason = if self.reasons.len() < REASONS || self.reasons.contains_key(reason) { reason } else { "other" };
         match self.reasons.get_mut(reason) {
-            Some(count) => *count += 1,
-            None => {
-                self.reasons.insert(reason.to_owned(), 1);
-            }
+            Some(count) => *count += more,
+            None => drop(self.reasons.insert(reason.to_owned(), more)),
         }
     }
 
@@ -114,6 +133,8 @@ pub struct Summary {
     pub bytes: u64,
     /// Rows written.
     pub pairs: u64,
+    /// Rows of the source that an earlier run had done.
+    pub before: u64,
     /// Time taken.
     pub elapsed: Duration,
 }
@@ -148,7 +169,9 @@ impl fmt::Display for Summary {
         let megabytes = self.bytes as f64 / 1e6;
         writeln!(f, "wrote      {} pairs in {} ({megabytes:.1} MB)", self.pairs, files(self.files.len()))?;
         let seconds = self.elapsed.as_secs_f64();
-        write!(f, "took       {seconds:.1} s, {:.1} images/s", *rows as f64 / seconds.max(1e-3))
+        let now = rows - self.before;
+        write!(f, "took       {seconds:.1} s, {:.1} images/s", now as f64 / seconds.max(1e-3))?;
+        if self.before > 0 { write!(f, "; {} rows were done before", self.before) } else { Ok(()) }
     }
 }
 
@@ -167,9 +190,11 @@ mod tests {
     fn reasons_are_sorted_and_bounded() {
         let mut tally = Tally::default();
         for n in 0..2 * REASONS {
-            tally.reason(&format!("reason {n}"));
+            tally.reason(&format!("reason {n}"), 1);
         }
-        tally.reason("reason 7");
+        let mut more = Tally::default();
+        more.reason("reason 7", 1);
+        tally.merge(&more);
         let reasons = tally.reasons();
         assert_eq!(reasons.len(), REASONS + 1);
         assert_eq!(reasons[0], ("other", REASONS as u64));
@@ -184,6 +209,7 @@ mod tests {
             files: vec![],
             bytes: 0,
             pairs: 0,
+            before: 0,
             elapsed: Duration::ZERO,
         };
         assert!(summary.to_string().starts_with("read       0 rows in 1 file\nwrote      0 pairs in 0 files"));

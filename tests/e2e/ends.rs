@@ -1,42 +1,59 @@
 //! Jobs that end before they are done.
 
 use std::fs;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use super::{Place, text, web};
+use super::kills::same_table;
+use super::{BOOKKEEPING, Place, text, web};
 
 #[test]
-fn a_killed_job_leaves_nothing_that_looks_whole() {
+fn a_stopped_job_finishes_its_unit_and_goes_on() {
     let place = Place::new();
-    let mut child = place.started("pairs");
-    child.kill().unwrap();
-    child.wait().unwrap();
-    // No part was begun under its own name.
-    assert!(place.names("pairs").iter().all(|name| name.starts_with('.')), "{:?}", place.names("pairs"));
-    // What is left stops no one, and goes.
-    let slice = place.slice();
-    place.job_ok(&[slice, "pairs"]);
-    assert_eq!(place.names("pairs"), ["part-00000.parquet"]);
+    place.job_ok(&[&web(), "whole"]);
+    for signal in ["INT", "TERM"] {
+        let dest = format!("pairs-{signal}");
+        let child = place.started(&dest);
+        let busy = place.job_fails(&[&web(), &dest, "--unit-rows", "64"]);
+        assert!(busy.contains("another job is writing to it"), "{busy}");
+        let unfinished = place.job_fails(&[&dest, "next"]);
+        assert!(unfinished.contains("unfinished pair table"), "{unfinished}");
+        send(signal, &child);
+        let output = child.wait_with_output().unwrap();
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(message.contains("finishing the unit in hand") && message.contains("error: interrupted"), "{message}");
+        assert!(message.contains("of 1512 rows are done: the same command goes on from there"), "{message}");
+        assert_eq!(place.names(&dest), [BOOKKEEPING], "no part of the table is to be seen");
+        let left = place.names(&format!("{dest}/{BOOKKEEPING}/shard-1-of-1"));
+        assert!(left.iter().all(|name| !name.ends_with(".tmp")), "{left:?}");
+        let said = place.job_ok(&[&web(), &dest, "--unit-rows", "64"]);
+        assert!(said.contains("going on after") && said.contains("read       1512 rows"), "{said}");
+        same_table(&place, "whole", &dest);
+    }
 }
 
 #[test]
-fn an_interrupted_job_cleans_up() {
-    for signal in ["INT", "TERM"] {
-        let place = Place::new();
-        let child = place.started("pairs");
-        let busy = place.job_fails(&[&web(), "pairs"]);
-        assert!(busy.contains("another job is writing to it"), "{busy}");
-        let sent = Command::new("sh").args(["-c", &format!("kill -{signal} {}", child.id())]).status().unwrap();
-        assert!(sent.success());
-        let asked = Instant::now();
-        let output = child.wait_with_output().unwrap();
-        assert!(asked.elapsed() < Duration::from_secs(20), "it must not finish its work first");
-        let message = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{message}");
-        assert!(message.contains("error: interrupted"), "{message}");
-        assert!(place.names("pairs").is_empty(), "{:?}", place.names("pairs"));
-    }
+fn a_second_signal_stops_at_once() {
+    let place = Place::new();
+    let child = place.started("pairs");
+    send("INT", &child);
+    std::thread::sleep(Duration::from_millis(100));
+    send("INT", &child);
+    let asked = Instant::now();
+    let output = child.wait_with_output().unwrap();
+    assert!(asked.elapsed() < Duration::from_secs(20), "it must not finish its work first");
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("error: interrupted"), "{message}");
+    let said = place.job_ok(&[&web(), "pairs", "--unit-rows", "64"]);
+    assert!(said.contains("going on after"), "{said}");
+    assert_eq!(place.number("pairs", "SELECT count(*) FROM t"), 3024);
+}
+
+fn send(signal: &str, child: &Child) {
+    let sent = Command::new("sh").args(["-c", &format!("kill -{signal} {}", child.id())]).status().unwrap();
+    assert!(sent.success());
 }
 
 #[test]
@@ -51,7 +68,8 @@ fn a_full_disk_is_named_and_cleaned_up() {
     let message = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(
-        message.contains("part-00000.parquet") && message.contains("cannot write: the file would exceed"),
+        message.contains("unit-00000000-000000000000.parquet")
+            && message.contains("cannot write: the file would exceed"),
         "{message}"
     );
     assert!(!place.path("pairs").exists(), "{:?}", place.names("pairs"));

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::{PAIR_COLUMNS, Place, ids, web};
+use super::{BOOKKEEPING, PAIR_COLUMNS, Place, ids, web};
 
 #[test]
 fn a_job_writes_the_pair_table() {
@@ -12,7 +12,9 @@ fn a_job_writes_the_pair_table() {
     let slice = place.slice();
     let said = place.job_ok(&[slice, "pairs"]);
     assert!(said.contains("read       40 rows in 1 file"), "{said}");
-    assert_eq!(place.names("pairs"), ["part-00000.parquet"], "and nothing temporary");
+    assert_eq!(place.names("pairs"), [BOOKKEEPING, "part-00000.parquet"]);
+    let kept = place.names("pairs/_capfilt/shard-1-of-1");
+    assert_eq!(kept, ["lock", "manifest.json"], "and nothing temporary");
 
     let columns = place.rows("pairs", "SELECT column_name FROM information_schema.columns WHERE table_name = 't'");
     let columns: Vec<_> = columns.iter().map(|row| row["column_name"].as_str().unwrap()).collect();
@@ -118,9 +120,15 @@ fn a_folder_is_read_file_by_file() {
     fs::write(place.path("in/notes.txt"), "no table").unwrap();
     let said = place.job_ok(&["in", "pairs"]);
     assert!(said.contains("read       40 rows in 2 files"), "{said}");
-    assert_eq!(place.names("pairs"), ["part-00000.parquet", "part-00001.parquet"]);
-    assert_eq!(place.number("pairs/part-00000.parquet", "SELECT count(*) FROM t WHERE id % 2 = 0"), 0);
-    assert_eq!(place.number("pairs", "SELECT count(*) FROM t WHERE source = 'web'"), 40);
+    assert_eq!(place.parts("pairs"), ["part-00000.parquet"], "small files are joined");
+    let rows = place.rows("pairs", "SELECT provenance['file'] AS file, id % 2 AS odd FROM t WHERE source = 'web'");
+    assert_eq!(rows.len(), 40);
+    let odd = rows.iter().filter(|row| row["odd"] == 1).count();
+    assert!(rows[..odd].iter().all(|row| row["file"] == "a.parquet" && row["odd"] == 1), "in the order of the files");
+    assert!(rows[odd..].iter().all(|row| row["file"] == "b.parquet" && row["odd"] == 0));
+    place.job_ok(&["in", "cut", "--unit-rows", "10", "--file-size", "1"]);
+    assert_eq!(place.parts("cut").len(), odd.div_ceil(10) + (40 - odd).div_ceil(10), "a file for each unit");
+    assert_eq!(place.rows("cut", "SELECT id, text FROM t"), place.rows("pairs", "SELECT id, text FROM t"));
 }
 
 #[test]
@@ -172,6 +180,9 @@ fn names_of_the_pair_table_are_taken() {
     let place = Place::new();
     place.slice();
     place.ok(&["sql", "-c", "COPY (SELECT *, 'x' AS source, true AS kept FROM 'slice.parquet') TO 'taken.parquet'"]);
+    place.ok(&["sql", "-c", "COPY (SELECT *, 'x' AS provenance FROM 'slice.parquet') TO 'from.parquet'"]);
+    let message = place.job_fails(&["from.parquet", "pairs"]);
+    assert!(message.contains("--rename provenance="), "{message}");
     let message = place.job_fails(&["taken.parquet", "pairs"]);
     assert!(message.contains("--rename source="), "{message}");
     let message = place.job_fails(&["taken.parquet", "pairs", "--rename", "source=crawl"]);
@@ -189,16 +200,17 @@ fn a_destination_that_holds_data_is_refused() {
     fs::write(place.path("pairs/mine.txt"), "mine").unwrap();
     let message = place.job_fails(&[slice, "pairs"]);
     assert!(message.contains("holds 1 file: give --overwrite or another folder"), "{message}");
+    assert_eq!(place.names("pairs"), ["mine.txt"], "what is refused leaves nothing");
     fs::copy(place.path(slice), place.path("pairs/part-00003.parquet")).unwrap();
     place.job_ok(&[slice, "pairs", "--overwrite"]);
-    assert_eq!(place.names("pairs"), ["mine.txt", "part-00000.parquet"], "old parts go, others' files stay");
+    assert_eq!(place.parts("pairs"), ["mine.txt", "part-00000.parquet"], "old parts go, others' files stay");
     assert_eq!(place.number("pairs/part-00000.parquet", "SELECT count(*) FROM t"), 80);
 
     // A job that fails leaves the old table as it was.
     let before = fs::read(place.path("pairs/part-00000.parquet")).unwrap();
     let message = place.job_fails(&[slice, "pairs", "--overwrite", "--set", "capfilt.on_error=fail"]);
     assert!(message.contains("as it was"), "{message}");
-    assert_eq!(place.names("pairs"), ["mine.txt", "part-00000.parquet"]);
+    assert_eq!(place.parts("pairs"), ["mine.txt", "part-00000.parquet"]);
     assert!(before == fs::read(place.path("pairs/part-00000.parquet")).unwrap());
 }
 

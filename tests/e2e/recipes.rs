@@ -102,11 +102,14 @@ fn a_recipe_can_be_read_and_run_again() {
 fn what_is_no_recipe_is_refused() {
     let place = Place::new();
     let slice = place.slice();
-    let rest = "'h' AS image_sha256, 'web' AS source, text, 1.0 AS itm_score, true AS kept, NULL AS error, image";
+    let rest =
+        "'h' AS image_sha256, 'web' AS source, text, 1.0 AS itm_score, true AS kept, NULL AS error, provenance, image";
     let cases = [
         ("SELECT 1; SELECT 2", "one SELECT"),
         ("DROP TABLE web", "one SELECT"),
         ("SELECT id FROM web", "no column image_sha256"),
+        (&format!("SELECT id, {} FROM web", rest.replace("provenance, ", "")), "no column provenance (web has it"),
+        (&format!("SELECT id, {} FROM web", rest.replace("provenance", "1 AS provenance")), "must be as web has it"),
         ("SELECT * FROM web LIMIT 3", "LIMIT"),
         ("SELECT * FROM web ORDER BY id", "ORDER BY"),
         ("SELECT count(*) FROM web", "aggregate"),

@@ -1,5 +1,6 @@
 //! `SET capfilt.x = ..`: the settings of a session, and the live handles that its functions share.
 
+mod provenance;
 pub(crate) mod settings;
 
 use std::any::Any;
@@ -14,6 +15,9 @@ use crate::blip::Precision;
 use crate::engine::{Client, Engine};
 use crate::image::Limits;
 use settings::{Key, SETTINGS, Value, hint};
+
+pub use provenance::Provenance;
+pub use settings::bytes;
 
 static DEFAULTS: LazyLock<Vec<Option<Value>>> =
     LazyLock::new(|| SETTINGS.iter().map(|s| s.default.and_then(|text| s.kind.parse(text))).collect());

@@ -38,7 +38,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use engine::Client;
 
 pub use blip::{Inspection, inspect};
-pub use config::CapfiltOptions;
+pub use config::{CapfiltOptions, Provenance};
 pub use error::{Error, Result};
 
 /// Rows of a batch in [`session`]: with DataFusion's 8192 images of a batch, hours would pass before a LIMIT's first row.

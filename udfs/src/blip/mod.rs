@@ -9,7 +9,7 @@ pub mod generate;
 mod graph;
 mod quant;
 mod registry;
-mod runtime;
+pub(crate) mod runtime;
 pub mod session;
 mod weights;
 

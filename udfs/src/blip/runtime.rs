@@ -26,6 +26,16 @@ pub(crate) enum Device {
     Cuda(i32),
 }
 
+impl Device {
+    /// What results may differ between.
+    pub(crate) fn kind(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda(_) => "cuda",
+        }
+    }
+}
+
 impl std::fmt::Display for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -257,7 +257,7 @@ fn is_string(data_type: &DataType) -> bool {
 }
 
 /// `512MB`, `2GiB`, `1.5 GB`, `1048576` in bytes.
-fn bytes(text: &str) -> Option<u64> {
+pub fn bytes(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let number: f64 = text[..digits].parse().ok()?;
     let unit = match text[digits..].trim_start().to_ascii_lowercase().as_str() {

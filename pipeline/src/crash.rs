@@ -1,0 +1,20 @@
+//! Where tests kill a job: nowhere else, and in no optimised build.
+
+/// Kills the process as `kill -9` does where the environment asks for it: `CAPFILT_KILL_AT=manifest:3` at the third passing of
+/// the point `manifest`.
+#[cfg(debug_assertions)]
+pub(crate) fn point(name: &str) {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static PASSED: AtomicU64 = AtomicU64::new(0);
+    let Ok(asked) = std::env::var("CAPFILT_KILL_AT") else { return };
+    let Some((wanted, count)) = asked.split_once(':') else { return };
+    if wanted == name && Some(PASSED.fetch_add(1, Ordering::Relaxed) + 1) == count.parse().ok() {
+        let pid = std::process::id().to_string();
+        let _ = std::process::Command::new("kill").args(["-9", &pid]).status();
+        std::process::abort();
+    }
+}
+
+/// Nothing.
+#[cfg(not(debug_assertions))]
+pub(crate) fn point(_: &str) {}

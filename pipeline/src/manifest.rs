@@ -1,0 +1,227 @@
+//! What a job writes down beside its table, to go on after it was stopped and never to mix two tables.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use capfilt_udfs::Provenance;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::crash;
+use crate::error::{Error, Result};
+use crate::source::{FileRecord, Position};
+use crate::summary::Tally;
+
+const FORMAT: u32 = 1;
+
+/// Everything that decides what the table holds. Two jobs that differ in it do not share a table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    /// Name and version of this program.
+    pub(crate) engine: String,
+    /// The recipe with the values of its parameters.
+    pub(crate) recipe: String,
+    #[serde(flatten)]
+    pub(crate) models: Provenance,
+    /// Which round of bootstrapping it is, from 1.
+    pub(crate) round: u32,
+    pub(crate) image_column: String,
+    pub(crate) text_column: String,
+    pub(crate) renames: BTreeMap<String, String>,
+    pub(crate) kept_only: bool,
+    pub(crate) images: String,
+    pub(crate) unit_rows: u64,
+    pub(crate) file_bytes: u64,
+    pub(crate) shards: u64,
+}
+
+impl Identity {
+    /// 16 hex digits that stand for it.
+    pub(crate) fn digest(&self) -> String {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        hex::encode(&Sha256::digest(&json)[..8])
+    }
+
+    /// How another job differs, in words; `None` where it does not.
+    pub(crate) fn difference(&self, other: &Self) -> Option<String> {
+        if self == other {
+            return None;
+        }
+        let [before, now] = [self, other].map(|one| {
+            let mut flat = BTreeMap::new();
+            flatten("", &serde_json::to_value(one).unwrap_or_default(), &mut flat);
+            flat
+        });
+        let names: std::collections::BTreeSet<_> = before.keys().chain(now.keys()).collect();
+        let differs = names.into_iter().filter(|name| before.get(*name) != now.get(*name)).map(|name| {
+            if name == "recipe" {
+                return "the recipe or a parameter of it".to_owned();
+            }
+            let [b, n] = [&before, &now].map(|of| of.get(name).map_or("nothing", |v| short(v)));
+            format!("{name} was {b} and is {n}")
+        });
+        Some(differs.collect::<Vec<_>>().join("; "))
+    }
+}
+
+fn flatten(prefix: &str, value: &Value, out: &mut BTreeMap<String, String>) {
+    match value {
+        Value::Object(map) => {
+            for (name, value) in map {
+                let name = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+                flatten(&name, value, out);
+            }
+        }
+        Value::Null => {}
+        Value::String(text) => drop(out.insert(prefix.to_owned(), text.clone())),
+        other => drop(out.insert(prefix.to_owned(), other.to_string())),
+    }
+}
+
+/// A digest is known by its beginning.
+fn short(text: &str) -> &str {
+    let digest = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    if digest { &text[..12] } else { text }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum State {
+    /// Rows are missing.
+    Running,
+    /// All rows are there, and the parts go to their places.
+    Placing,
+    /// The table is whole.
+    Finished,
+}
+
+/// A file of the table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Part {
+    pub(crate) name: String,
+    pub(crate) pairs: u64,
+    pub(crate) bytes: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    format: u32,
+    pub(crate) state: State,
+    /// The number of this process's shard, from 1.
+    pub(crate) shard: u64,
+    pub(crate) job: Identity,
+    /// Where the source was when the job began.
+    pub(crate) source: PathBuf,
+    pub(crate) files: Vec<FileRecord>,
+    /// A table that was there goes when this one is whole.
+    pub(crate) replaces: bool,
+    pub(crate) parts: Vec<Part>,
+    /// Rows before it are in the parts.
+    pub(crate) done: Position,
+    /// What the parts hold.
+    pub(crate) tally: Tally,
+}
+
+impl Manifest {
+    pub(crate) fn new(shard: u64, job: Identity, source: PathBuf, files: Vec<FileRecord>, replaces: bool) -> Self {
+        let (parts, done, tally) = (Vec::new(), Position::default(), Tally::default());
+        Self { format: FORMAT, state: State::Running, shard, job, source, files, replaces, parts, done, tally }
+    }
+
+    /// Reads a manifest; `None` where there is none.
+    pub(crate) fn read(path: &Path) -> Result<Option<Self>> {
+        let text = match fs::read(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::dest(path, e)),
+        };
+        let broken = |e: &dyn std::fmt::Display| {
+            Error::dest(path, format!("not a manifest of this version of capfilt ({e}): give another folder"))
+        };
+        let format = serde_json::from_slice::<Value>(&text).map_err(|e| broken(&e))?["format"].as_u64();
+        if format != Some(u64::from(FORMAT)) {
+            return Err(broken(&format!("its format is {format:?}, and {FORMAT} is known")));
+        }
+        serde_json::from_slice(&text).map(Some).map_err(|e| broken(&e))
+    }
+
+    /// Writes it whole or not at all.
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_vec_pretty(self).map_err(|e| Error::Internal(e.to_string()))?;
+        let temp = path.with_extension("json.tmp");
+        let write = || {
+            let mut file = File::create(&temp)?;
+            file.write_all(&text[..text.len() / 2])?;
+            crash::point("manifest");
+            file.write_all(&text[text.len() / 2..])?;
+            file.sync_all()?;
+            fs::rename(&temp, path)?;
+            File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+        };
+        write().map_err(|e| Error::write(path, &e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> Identity {
+        let models = Provenance {
+            captioner: Some("a1".repeat(32)),
+            filter: None,
+            device: Some("cpu".to_owned()),
+            settings: BTreeMap::from([("seed".to_owned(), "0".to_owned())]),
+        };
+        Identity {
+            engine: "capfilt 0".to_owned(),
+            recipe: "SELECT 1".to_owned(),
+            models,
+            round: 1,
+            image_column: "image".to_owned(),
+            text_column: "text".to_owned(),
+            renames: BTreeMap::new(),
+            kept_only: false,
+            images: "kept".to_owned(),
+            unit_rows: 10,
+            file_bytes: 1,
+            shards: 1,
+        }
+    }
+
+    #[test]
+    fn a_difference_is_named() {
+        let first = identity();
+        assert_eq!(first.difference(&identity()), None);
+        let mut other = identity();
+        other.models.captioner = Some("b2".repeat(32));
+        other.models.filter = Some("f".to_owned());
+        other.models.settings.insert("seed".to_owned(), "7".to_owned());
+        let said = first.difference(&other).unwrap();
+        assert_eq!(
+            said,
+            "captioner was a1a1a1a1a1a1 and is b2b2b2b2b2b2; filter was nothing and is f; settings.seed was 0 and is 7"
+        );
+        assert_ne!(first.digest(), other.digest());
+    }
+
+    #[test]
+    fn a_manifest_is_read_as_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("manifest.json");
+        assert!(Manifest::read(&path).unwrap().is_none());
+        let mut manifest = Manifest::new(1, identity(), "/x".into(), vec![], true);
+        manifest.parts.push(Part { name: "p".to_owned(), pairs: 1, bytes: 2 });
+        manifest.write(&path).unwrap();
+        let got = Manifest::read(&path).unwrap().unwrap();
+        assert_eq!((got.job, got.parts, got.replaces), (identity(), manifest.parts, true));
+        for broken in ["", "{}", "{\"format\": 2}", "{\"format\": 1}"] {
+            fs::write(&path, broken).unwrap();
+            let said = Manifest::read(&path).unwrap_err().to_string();
+            assert!(said.contains("not a manifest") && said.contains("manifest.json"), "{said}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Where each pair comes from: a struct column that tells it beside the pair.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{
+    ArrayRef, Int32Array, Int64Array, StringViewArray, StringViewBuilder, StructArray, UInt64Array,
+};
+use datafusion::arrow::datatypes::{DataType, Field, Fields};
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::{self, Expr, visit_expressions};
+
+use crate::manifest::Identity;
+
+/// What is the same for all pairs of a job.
+#[derive(Debug, Clone)]
+pub(crate) struct Provenance {
+    job: String,
+    captioner: Option<String>,
+    filter: Option<String>,
+    decoding: Option<String>,
+    seed: Option<u64>,
+    engine: String,
+    round: i32,
+}
+
+impl Provenance {
+    /// Of a job whose recipe calls the captioner with `decoding`.
+    pub(crate) fn new(job: &Identity, decoding: Option<String>) -> Self {
+        let models = &job.models;
+        Self {
+            job: job.digest(),
+            captioner: models.captioner.clone(),
+            filter: models.filter.clone(),
+            decoding,
+            seed: models.settings.get("seed").and_then(|seed| seed.parse().ok()),
+            engine: job.engine.clone(),
+            round: i32::try_from(job.round).unwrap_or(i32::MAX),
+        }
+    }
+
+    /// The struct's type: the source's file and row (from 0), the round, the job's digest, the models' sha256, the call that
+    /// made the synthetic text, the seed, the program.
+    pub(crate) fn data_type() -> DataType {
+        DataType::Struct(fields())
+    }
+
+    /// Of `rows` rows of `file` from number `row` on.
+    pub(crate) fn of(&self, file: &str, row: u64, rows: usize) -> ArrayRef {
+        let text = |value: Option<&str>| -> ArrayRef { Arc::new(repeat(value, rows)) };
+        let first = i64::try_from(row).unwrap_or(i64::MAX);
+        let columns: Vec<ArrayRef> = vec![
+            text(Some(file)),
+            Arc::new((0..rows as i64).map(|n| first.saturating_add(n)).collect::<Int64Array>()),
+            Arc::new(Int32Array::from_value(self.round, rows)),
+            text(Some(&self.job)),
+            text(self.captioner.as_deref()),
+            text(self.filter.as_deref()),
+            text(self.decoding.as_deref()),
+            Arc::new(std::iter::repeat_n(self.seed, rows).collect::<UInt64Array>()),
+            text(Some(&self.engine)),
+        ];
+        Arc::new(StructArray::new(fields(), columns, None))
+    }
+}
+
+fn fields() -> Fields {
+    let text = |name: &str| Field::new(name, DataType::Utf8View, true);
+    vec![
+        text("file"),
+        Field::new("row", DataType::Int64, true),
+        Field::new("round", DataType::Int32, true),
+        text("job"),
+        text("captioner"),
+        text("filter"),
+        text("decoding"),
+        Field::new("seed", DataType::UInt64, true),
+        text("engine"),
+    ]
+    .into()
+}
+
+/// One copy of the text for all rows.
+fn repeat(value: Option<&str>, rows: usize) -> StringViewArray {
+    let mut builder = StringViewBuilder::with_capacity(rows).with_deduplicate_strings();
+    for _ in 0..rows {
+        builder.append_option(value);
+    }
+    builder.finish()
+}
+
+/// The calls of caption and captions in a statement, as SQL.
+pub(crate) fn decoding(statement: &Statement) -> Option<String> {
+    let Statement::Statement(statement) = statement else { return None };
+    let mut calls: Vec<String> = Vec::new();
+    let _ = visit_expressions(statement.as_ref(), |expr| {
+        if let Expr::Function(function) = expr
+            && is_captioner(&function.name)
+        {
+            let call = function.to_string();
+            if !calls.contains(&call) {
+                calls.push(call);
+            }
+        }
+        ControlFlow::<()>::Continue(())
+    });
+    (!calls.is_empty()).then(|| calls.join("; "))
+}
+
+fn is_captioner(name: &ast::ObjectName) -> bool {
+    ["caption", "captions"].iter().any(|known| name.to_string().eq_ignore_ascii_case(known))
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::sql::parser::DFParser;
+
+    use super::*;
+
+    #[test]
+    fn calls_of_the_captioner_are_found() {
+        let of = |sql: &str| decoding(&DFParser::parse_sql(sql).unwrap()[0]);
+        let call = "caption(image, named_struct('strategy', 'nucleus', 'top_p', 0.9))";
+        let sql = format!("WITH c AS (SELECT unnest([{call}, 'x']) AS text FROM web) SELECT *, {call} FROM c");
+        assert_eq!(of(&sql).as_deref(), Some(call));
+        assert_eq!(of("SELECT itm_score(image, text) FROM web"), None);
+    }
+}

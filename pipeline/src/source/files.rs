@@ -1,0 +1,105 @@
+//! Which files a source is.
+
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::table;
+
+/// The folder that names are counted from, and the files below it, sorted.
+pub(super) fn find(path: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
+    let text = path.to_string_lossy();
+    if !path.exists() && text.contains(['*', '?', '[']) {
+        return matching(path, &text);
+    }
+    let meta = fs::metadata(path).map_err(|e| Error::source(path, e))?;
+    if !meta.is_dir() {
+        let folder = path.parent().map(Path::to_owned).unwrap_or_default();
+        return Ok((folder, vec![path.to_owned()]));
+    }
+    if let Some(reason) = table::unfinished(path)? {
+        return Err(Error::source(path, reason));
+    }
+    let mut files = Vec::new();
+    collect(path, &mut files)?;
+    files.sort();
+    Ok((path.to_owned(), files))
+}
+
+fn matching(path: &Path, pattern: &str) -> Result<(PathBuf, Vec<PathBuf>)> {
+    let found = glob::glob(pattern).map_err(|e| Error::source(path, format!("not a pattern: {e}")))?;
+    let mut files = Vec::new();
+    for entry in found {
+        let entry = entry.map_err(|e| Error::source(e.path().to_owned(), e.error()))?;
+        if is_bookkeeping(&entry) {
+            continue;
+        }
+        if entry.is_dir() {
+            collect(&entry, &mut files)?;
+        } else {
+            files.push(entry);
+        }
+    }
+    files.sort();
+    files.dedup();
+    if files.is_empty() {
+        return Err(Error::source(path, "nothing matches this pattern"));
+    }
+    let magic = |part: &Component<'_>| part.as_os_str().to_string_lossy().contains(['*', '?', '[']);
+    let root = path.components().take_while(|part| !magic(part)).collect();
+    Ok((root, files))
+}
+
+/// Names that begin with a dot or an underscore.
+fn is_bookkeeping(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(['.', '_']))
+}
+
+/// Every `.parquet` below `folder` that is not bookkeeping.
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(|e| Error::source(folder, e))? {
+        let path = entry.map_err(|e| Error::source(folder, e))?.path();
+        if is_bookkeeping(&path) {
+            continue;
+        }
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet")) {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// Columns and values of the folders `name=value` between `root` and the file, as Hive writes them.
+pub(super) fn partitions(root: &Path, file: &Path) -> Result<Vec<(String, Option<String>)>> {
+    let below = file.strip_prefix(root).unwrap_or(file);
+    let folders = below.parent().into_iter().flat_map(Path::components);
+    let mut found: Vec<(String, Option<String>)> = Vec::new();
+    for folder in folders {
+        let folder = folder.as_os_str().to_string_lossy().into_owned();
+        let Some((name, value)) = folder.split_once('=') else { continue };
+        let plain = |text: &str| {
+            let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
+            decoded.map(|t| t.into_owned()).map_err(|e| Error::source(file, format!("its folder {folder}: {e}")))
+        };
+        let value = if value == "__HIVE_DEFAULT_PARTITION__" { None } else { Some(plain(value)?) };
+        found.push((plain(name)?, value));
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_tell_columns() {
+        let root = Path::new("/data/a=1/table");
+        let of = |file: &str| partitions(root, &root.join(file)).unwrap();
+        assert!(of("x.parquet").is_empty());
+        let some = |name: &str, value: &str| (name.to_owned(), Some(value.to_owned()));
+        assert_eq!(of("split=train/day=a%2Fb/x.parquet"), [some("split", "train"), some("day", "a/b")]);
+        assert_eq!(of("day=__HIVE_DEFAULT_PARTITION__/x.parquet"), [("day".to_owned(), None)]);
+    }
+}

@@ -1,0 +1,241 @@
+//! What a job reads: files of one kind, in the order of their names, cut into units.
+
+mod files;
+mod parquet;
+mod schema;
+mod unit;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, ArrayRef, StringViewArray, new_null_array};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::record_batch::RecordBatch;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::error::{Error, Result};
+
+pub(crate) use schema::recorded;
+pub(crate) use unit::{Position, Units};
+
+/// Files of one schema.
+#[derive(Debug)]
+pub struct Source {
+    given: PathBuf,
+    root: PathBuf,
+    files: Vec<SourceFile>,
+    /// As the rows are read: texts and images as views, so that a second copy of an image is 16 bytes.
+    schema: SchemaRef,
+    /// As the first file says.
+    written: SchemaRef,
+}
+
+#[derive(Debug)]
+struct SourceFile {
+    path: PathBuf,
+    record: FileRecord,
+    /// Columns that the path tells: `split=train`.
+    partitions: Vec<(String, Option<String>)>,
+}
+
+/// What is kept of a source's file, to know it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FileRecord {
+    /// Its path below the source; its name where the source is that file.
+    pub(crate) name: String,
+    /// Its size, bytes.
+    pub(crate) bytes: u64,
+    /// sha256 of its footer, 16 hex digits.
+    pub(crate) stamp: String,
+    pub(crate) rows: u64,
+}
+
+/// Some rows of one unit, in the order of the source.
+pub(crate) struct Chunk {
+    /// Where the unit begins.
+    pub(crate) unit: Position,
+    /// The first row's number in its file.
+    pub(crate) row: u64,
+    pub(crate) rows: RecordBatch,
+}
+
+impl Source {
+    /// Opens a file, a folder of files at any depth, or what a glob matches, and reads the footers. A folder `name=value` below
+    /// the source gives its files a column.
+    pub fn open(path: &Path) -> Result<Self> {
+        let (root, paths) = files::find(path)?;
+        let mut files = Vec::with_capacity(paths.len());
+        let mut merged: Option<(Vec<Field>, SchemaRef)> = None;
+        for path in paths {
+            let (record, written) = parquet::look(&root, &path)?;
+            let partitions = files::partitions(&root, &path)?;
+            let these = schema::with_partitions(&schema::as_views(&written), &partitions)
+                .map_err(|reason| Error::source(&path, reason))?;
+            match &mut merged {
+                None => {
+                    merged = Some((these.fields().iter().map(|f| f.as_ref().clone()).collect(), written));
+                }
+                Some((fields, _)) => schema::merge(fields, &these).map_err(|reason| {
+                    let first: &SourceFile = &files[0];
+                    Error::source(&path, format!("{reason} those of {}: convert one of them", first.path.display()))
+                })?,
+            }
+            files.push(SourceFile { path, record, partitions });
+        }
+        let Some((fields, written)) = merged else {
+            return Err(Error::source(path, "the folder holds no .parquet file"));
+        };
+        Ok(Self { given: path.to_owned(), root, files, schema: Arc::new(Schema::new(fields)), written })
+    }
+
+    /// Number of files.
+    pub fn files(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> u64 {
+        self.files.iter().map(|file| file.record.rows).sum()
+    }
+
+    /// The files' size, bytes.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.record.bytes).sum()
+    }
+
+    /// The file or folder that nothing may be written to. Of a glob, the folder that its files lie in.
+    pub(crate) fn path_given(&self) -> &Path {
+        if self.given.exists() { &self.given } else { &self.root }
+    }
+
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    pub(crate) fn written_schema(&self) -> &SchemaRef {
+        &self.written
+    }
+
+    /// The name of file number `file`, below the source.
+    pub(crate) fn name(&self, file: usize) -> &str {
+        &self.files[file].record.name
+    }
+
+    pub(crate) fn records(&self) -> Vec<FileRecord> {
+        self.files.iter().map(|file| file.record.clone()).collect()
+    }
+
+    /// Puts the files in the order of `known`, which comes first; what it does not name follows in the order of the names. Errors
+    /// where a known file is gone or has changed.
+    pub(crate) fn reorder(&mut self, known: &[FileRecord]) -> Result<()> {
+        let mut files: Vec<Option<SourceFile>> = std::mem::take(&mut self.files).into_iter().map(Some).collect();
+        for record in known {
+            let found = files.iter_mut().find(|file| file.as_ref().is_some_and(|f| f.record.name == record.name));
+            let Some(file) = found.and_then(Option::take) else {
+                return Err(Error::source(self.root.join(&record.name), "it was part of the source, and is gone"));
+            };
+            if file.record != *record {
+                return Err(Error::source(
+                    &file.path,
+                    "it has changed since rows of it were written: give --overwrite or another folder",
+                ));
+            }
+            self.files.push(file);
+        }
+        self.files.extend(files.into_iter().flatten());
+        Ok(())
+    }
+
+    /// How many rows `units` has from `from` on.
+    pub(crate) fn rows_of(&self, units: &Units, from: Position) -> u64 {
+        (from.file..self.files.len())
+            .map(|file| {
+                let all = self.files[file].record.rows;
+                units.ranges(from.within(file), all).map(|(_, rows)| rows).sum::<u64>()
+            })
+            .sum()
+    }
+
+    /// Reads the rows of `units` in order from `from` on, on a thread of their own, at most a few chunks of at most `rows` rows
+    /// ahead.
+    pub(crate) fn read(self: &Arc<Self>, units: Units, from: Position, rows: usize) -> mpsc::Receiver<Result<Chunk>> {
+        let (sender, receiver) = mpsc::channel(2);
+        let this = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            for file in from.file..this.files.len() {
+                let mut send = |chunk: Result<Chunk>| sender.blocking_send(chunk).is_ok();
+                if let Err(error) = this.read_file(file, &units, from.within(file), rows, &mut send) {
+                    // Nobody listens any more: the job has failed elsewhere.
+                    let _ = sender.blocking_send(Err(error));
+                    return;
+                }
+            }
+        });
+        receiver
+    }
+
+    /// Sends the chunks of a file; ends early when `send` says that nobody listens.
+    fn read_file(
+        &self,
+        file: usize,
+        units: &Units,
+        from: u64,
+        most: usize,
+        send: &mut dyn FnMut(Result<Chunk>) -> bool,
+    ) -> Result<()> {
+        let source = &self.files[file];
+        let ranges: Vec<(u64, u64)> =
+            units.ranges(from, source.record.rows).filter(|(start, _)| units.mine(file, *start)).collect();
+        if ranges.is_empty() {
+            return Ok(());
+        }
+        let broken = |e: &dyn std::fmt::Display| Error::source(&source.path, format!("cannot read: {e}"));
+        let mut batches = parquet::read(&source.path, &ranges, most).map_err(|e| broken(&e))?;
+        let mut rest: Option<RecordBatch> = None;
+        for (start, rows) in ranges {
+            let unit = Position { file, row: units.start_of(start) };
+            let mut row = start;
+            while row < start + rows {
+                let batch = match rest.take() {
+                    Some(batch) => batch,
+                    None => match batches.next() {
+                        Some(batch) => self.shape(batch.map_err(|e| broken(&e))?, source).map_err(|e| broken(&e))?,
+                        None => return Err(broken(&"it has fewer rows than its footer says")),
+                    },
+                };
+                let left = usize::try_from(start + rows - row).unwrap_or(usize::MAX);
+                let taken = left.min(batch.num_rows());
+                if taken < batch.num_rows() {
+                    rest = Some(batch.slice(taken, batch.num_rows() - taken));
+                }
+                let rows = batch.slice(0, taken);
+                if !send(Ok(Chunk { unit, row, rows })) {
+                    return Ok(());
+                }
+                row += taken as u64;
+            }
+        }
+        Ok(())
+    }
+
+    /// A file's batch with the columns that its path tells.
+    fn shape(
+        &self,
+        batch: RecordBatch,
+        file: &SourceFile,
+    ) -> Result<RecordBatch, datafusion::arrow::error::ArrowError> {
+        let mut columns = batch.columns().to_vec();
+        for (_, value) in &file.partitions {
+            let column: ArrayRef = match value {
+                Some(value) => {
+                    Arc::new(std::iter::repeat_n(Some(value.as_str()), batch.num_rows()).collect::<StringViewArray>())
+                }
+                None => new_null_array(&DataType::Utf8View, batch.num_rows()),
+            };
+            debug_assert_eq!(column.len(), batch.num_rows());
+            columns.push(column);
+        }
+        RecordBatch::try_new(Arc::clone(&self.schema), columns)
+    }
+}

@@ -1,0 +1,93 @@
+//! Rows of a Parquet file.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::Path;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
+};
+use datafusion::parquet::errors::ParquetError;
+use sha2::{Digest as _, Sha256};
+
+use super::{FileRecord, schema};
+use crate::error::{Error, Result};
+
+/// Batches of large images have fewer rows, so that about this much is read at once.
+const BATCH_BYTES: u64 = 64 << 20;
+
+/// What the footer says.
+pub(super) fn look(root: &Path, path: &Path) -> Result<(FileRecord, SchemaRef)> {
+    let mut file = File::open(path).map_err(|e| Error::source(path, e))?;
+    let broken = |e: &dyn std::fmt::Display| Error::source(path, format!("not a Parquet file, or a broken one: {e}"));
+    let footer = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| broken(&e))?;
+    let rows = u64::try_from(footer.metadata().file_metadata().num_rows()).unwrap_or(0);
+    let bytes = file.metadata().map_err(|e| Error::source(path, e))?.len();
+    let stamp = footer_digest(&mut file, bytes).map_err(|e| broken(&e))?;
+    let name = path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned();
+    Ok((FileRecord { name, bytes, stamp, rows }, Arc::clone(footer.schema())))
+}
+
+/// The footer tells sizes, places and statistics of all that is in the file; a copy of the file has the same.
+fn footer_digest(file: &mut File, bytes: u64) -> std::io::Result<String> {
+    let mut tail = [0; 8];
+    file.seek(SeekFrom::Start(bytes.saturating_sub(8)))?;
+    file.read_exact(&mut tail)?;
+    let length = u64::from(u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]));
+    let mut footer = Vec::new();
+    file.seek(SeekFrom::Start(bytes.saturating_sub(8 + length)))?;
+    file.take(length).read_to_end(&mut footer)?;
+    Ok(hex::encode(&Sha256::digest(&footer)[..8]))
+}
+
+/// The rows of `ranges` (first row and number of rows, sorted), in batches of at most `most` rows that may span two ranges.
+pub(super) fn read(
+    path: &Path,
+    ranges: &[(u64, u64)],
+    most: usize,
+) -> Result<impl Iterator<Item = Result<RecordBatch, ArrowError>> + use<>, ParquetError> {
+    let file = File::open(path)?;
+    let footer = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())?;
+    let bytes: i64 = footer.metadata().row_groups().iter().map(|group| group.total_byte_size()).sum();
+    let rows = footer.metadata().file_metadata().num_rows();
+    let options = ArrowReaderOptions::new().with_schema(Arc::new(schema::as_views(footer.schema())));
+    let reader = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)?
+        .with_batch_size(batch_rows(bytes.unsigned_abs(), rows.unsigned_abs(), most))
+        .with_row_selection(selection(ranges))
+        .build()?;
+    Ok(reader)
+}
+
+fn batch_rows(bytes: u64, rows: u64, most: usize) -> usize {
+    let row = (bytes / rows.max(1)).max(1);
+    usize::try_from(BATCH_BYTES / row).unwrap_or(most).clamp(1, most)
+}
+
+fn selection(ranges: &[(u64, u64)]) -> RowSelection {
+    let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    let mut at = 0;
+    let mut selectors = Vec::new();
+    for (start, rows) in ranges {
+        selectors.push(RowSelector::skip(count(start - at)));
+        selectors.push(RowSelector::select(count(*rows)));
+        at = start + rows;
+    }
+    RowSelection::from(selectors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_of_large_images_are_short() {
+        assert_eq!(batch_rows(1000, 10, 64), 64);
+        assert_eq!(batch_rows(100 << 30, 1000, 64), 1);
+        assert_eq!(batch_rows(10 * (8 << 20), 10, 64), 8);
+        assert_eq!(batch_rows(0, 0, 64), 64);
+    }
+}

@@ -1,0 +1,79 @@
+//! Units: what a job writes whole, and does anew if it did not.
+
+use serde::{Deserialize, Serialize};
+
+/// A row of the source.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct Position {
+    /// Number of its file.
+    pub(crate) file: usize,
+    /// Its number in the file, from 0.
+    pub(crate) row: u64,
+}
+
+impl Position {
+    /// The first row at or after it in `file`, which does not come before its own.
+    pub(crate) fn within(self, file: usize) -> u64 {
+        if file == self.file { self.row } else { 0 }
+    }
+}
+
+/// How a source is cut: every `rows` rows of a file are a unit. Of `shards` processes number `shard` (from 0) has its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Units {
+    pub(crate) rows: u64,
+    pub(crate) shard: u64,
+    pub(crate) shards: u64,
+}
+
+impl Units {
+    /// Where the unit of `row` begins.
+    pub(crate) fn start_of(&self, row: u64) -> u64 {
+        row / self.rows * self.rows
+    }
+
+    /// Whether the unit that begins at `start` is this shard's. Files begin with another shard each, so that small ones are shared too.
+    pub(crate) fn mine(&self, file: usize, start: u64) -> bool {
+        (start / self.rows + file as u64) % self.shards == self.shard
+    }
+
+    /// First row and number of rows of what is left of each unit from row `from` of a file of `all` rows.
+    pub(crate) fn ranges(&self, from: u64, all: u64) -> impl Iterator<Item = (u64, u64)> + use<> {
+        let Self { rows, .. } = *self;
+        let mut start = from;
+        std::iter::from_fn(move || {
+            let at = start;
+            let end = ((at / rows + 1) * rows).min(all);
+            start = end;
+            (at < all).then_some((at, end - at))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_cut_from_anywhere() {
+        let units = Units { rows: 10, shard: 0, shards: 1 };
+        assert_eq!(units.ranges(0, 25).collect::<Vec<_>>(), [(0, 10), (10, 10), (20, 5)]);
+        assert_eq!(units.ranges(7, 12).collect::<Vec<_>>(), [(7, 3), (10, 2)]);
+        assert!(units.ranges(25, 25).next().is_none() && units.ranges(0, 0).next().is_none());
+        assert_eq!(units.start_of(17), 10);
+    }
+
+    #[test]
+    fn shards_share_without_overlap() {
+        let all: Vec<(usize, u64)> = (0..3).flat_map(|file| (0..7).map(move |unit| (file, unit * 10))).collect();
+        let mut seen = Vec::new();
+        for shard in 0..4 {
+            let units = Units { rows: 10, shard, shards: 4 };
+            let mine: Vec<_> = all.iter().copied().filter(|(file, start)| units.mine(*file, *start)).collect();
+            assert!((4..=7).contains(&mine.len()), "{mine:?}");
+            seen.extend(mine);
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, all);
+    }
+}

@@ -1,0 +1,373 @@
+//! Writes the pair table on a thread of its own: a file for each unit, and parts of the table made of them.
+//!
+//! A unit is done when its file has its name. Units are joined to parts of a good size as soon as they suffice for one; what has
+//! become of them is in the manifest. When all rows are done the parts go to their places. Whatever of this is cut off is found
+//! and ended, or removed, by the next run.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::crash;
+use crate::dest::Dest;
+use crate::error::{Error, Result};
+use crate::manifest::{Manifest, Part, State};
+use crate::source::{Position, Units};
+use crate::summary::Tally;
+use crate::table;
+use crate::write::{Format, PairFile};
+
+const UNIT_KEY: &str = "capfilt.unit";
+/// Pairs that are moved at a time when units are joined; their images are in memory together.
+const JOIN_ROWS: usize = 64;
+
+/// What has been written.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    /// The table's files, if it is whole.
+    pub(crate) files: Vec<PathBuf>,
+    pub(crate) bytes: u64,
+    pub(crate) pairs: u64,
+    /// Rows of the source that need not be done again.
+    pub(crate) rows: u64,
+}
+
+/// How the writing ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// All rows were written.
+    Whole,
+    /// The last unit is complete, others are missing.
+    AtUnit,
+    /// In the middle of something.
+    Broken,
+}
+
+/// The pairs of some rows of a unit.
+pub(crate) struct Pairs {
+    pub(crate) unit: Position,
+    /// The first row and the number of rows.
+    pub(crate) row: u64,
+    pub(crate) rows: u64,
+    pub(crate) batches: Vec<RecordBatch>,
+    pub(crate) tally: Tally,
+}
+
+enum Message {
+    Pairs(Pairs),
+    End(End),
+}
+
+/// The thread's end that the job holds. Dropped, it stops the thread.
+pub(crate) struct Stage {
+    sender: mpsc::Sender<Message>,
+    thread: JoinHandle<(Written, Result<()>)>,
+}
+
+/// What an earlier run has left to go on from.
+#[derive(Debug, Default)]
+pub(crate) struct Left {
+    /// Rows before it are done.
+    pub(crate) next: Position,
+    pub(crate) tally: Tally,
+}
+
+impl Stage {
+    /// Goes on with `manifest`; without `begun` it is a new job's. `saved` says that it is on disk as it is.
+    pub(crate) fn open(
+        dest: Dest,
+        format: Format,
+        units: Units,
+        manifest: Manifest,
+        begun: bool,
+        saved: bool,
+    ) -> Result<(Self, Left)> {
+        let mut writer = Writer { dest, format, units, manifest, saved, done: Vec::new(), open: None };
+        let left = writer.restore(begun)?;
+        let (sender, mut receiver) = mpsc::channel(4);
+        let thread = tokio::task::spawn_blocking(move || {
+            let ended = writer.work(&mut receiver);
+            // What the writer had open goes, before the job hears of the end.
+            writer.open = None;
+            (writer.written(), ended)
+        });
+        Ok((Self { sender, thread }, left))
+    }
+
+    /// Writes pairs. False: the thread has failed, and `close` says why.
+    pub(crate) async fn write(&self, pairs: Pairs) -> bool {
+        self.sender.send(Message::Pairs(pairs)).await.is_ok()
+    }
+
+    /// Ends as told. What has been written comes back in any case.
+    pub(crate) async fn close(self, end: End) -> (Written, Result<()>) {
+        let _ = self.sender.send(Message::End(end)).await;
+        drop(self.sender);
+        match self.thread.await {
+            Ok(ended) => ended,
+            Err(e) => (Written::default(), Err(Error::Internal(format!("the writing thread ended: {e}")))),
+        }
+    }
+}
+
+/// A unit's file as its metadata tells.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct UnitRecord {
+    unit: Position,
+    /// The row after its last.
+    end: Position,
+    tally: Tally,
+}
+
+/// A unit that is done.
+#[derive(Debug)]
+struct Unit {
+    record: UnitRecord,
+    path: PathBuf,
+    pairs: u64,
+    bytes: u64,
+}
+
+struct OpenUnit {
+    record: UnitRecord,
+    file: PairFile,
+}
+
+struct Writer {
+    dest: Dest,
+    format: Format,
+    units: Units,
+    manifest: Manifest,
+    saved: bool,
+    /// Units that are done, and in no part.
+    done: Vec<Unit>,
+    open: Option<OpenUnit>,
+}
+
+impl Writer {
+    /// Finds what an earlier run has done, and removes what it had begun.
+    fn restore(&mut self, begun: bool) -> Result<Left> {
+        if !begun {
+            self.dest.clear()?;
+            return Ok(Left::default());
+        }
+        let known = |name: &String| self.manifest.parts.iter().any(|part| part.name == *name);
+        for name in self.dest.waiting_names()?.iter().filter(|name| !known(name)) {
+            remove(&self.dest.waiting(name)?)?;
+        }
+        for name in self.dest.kept_names()? {
+            let path = self.dest.kept(&name);
+            if name.ends_with(".tmp") {
+                remove(&path)?;
+            } else if name.starts_with("unit-") {
+                let unit = read_unit(&path)?;
+                if unit.record.unit < self.manifest.done { remove(&path)? } else { self.done.push(unit) }
+            }
+        }
+        self.done.sort_by_key(|unit| unit.record.unit);
+        let mut left = Left { next: self.manifest.done, tally: self.manifest.tally.clone() };
+        for Unit { record, .. } in &self.done {
+            left.next = record.end;
+            left.tally.merge(&record.tally);
+        }
+        Ok(left)
+    }
+
+    fn work(&mut self, messages: &mut mpsc::Receiver<Message>) -> Result<()> {
+        let ended = loop {
+            match messages.blocking_recv() {
+                Some(Message::Pairs(pairs)) => {
+                    if let Err(error) = self.write(pairs) {
+                        break Err(error);
+                    }
+                }
+                Some(Message::End(End::Whole)) => break self.end_unit().and_then(|()| self.finish()),
+                Some(Message::End(End::AtUnit)) => break self.end_unit(),
+                Some(Message::End(End::Broken)) | None => break Ok(()),
+            }
+        };
+        // No sender may wait for a thread that has stopped.
+        messages.close();
+        ended
+    }
+
+    fn written(&self) -> Written {
+        let (pairs, bytes) =
+            (self.manifest.parts.iter().map(|p| p.pairs).sum(), self.manifest.parts.iter().map(|p| p.bytes).sum());
+        let whole = self.manifest.state == State::Finished;
+        let files = self.manifest.parts.iter().filter(|_| whole).map(|part| self.dest.part(&part.name)).collect();
+        let rows = self.manifest.tally.rows + self.done.iter().map(|unit| unit.record.tally.rows).sum::<u64>();
+        Written { files, bytes, pairs, rows }
+    }
+
+    fn write(&mut self, pairs: Pairs) -> Result<()> {
+        if self.open.as_ref().is_some_and(|open| open.record.unit != pairs.unit) {
+            self.end_unit()?;
+        }
+        let open = match &mut self.open {
+            Some(open) => open,
+            none => {
+                let Position { file, row } = pairs.unit;
+                let file = self.format.create(&self.dest.kept(&format!("unit-{file:08}-{row:012}.parquet.tmp")))?;
+                let record = UnitRecord { unit: pairs.unit, end: pairs.unit, tally: Tally::default() };
+                none.insert(OpenUnit { record, file })
+            }
+        };
+        for batch in pairs.batches {
+            open.file.write(&self.format.shape(batch)?)?;
+        }
+        open.record.end.row = pairs.row + pairs.rows;
+        open.record.tally.merge(&pairs.tally);
+        crash::point("pairs");
+        if open.record.end.row >= pairs.unit.row + self.units.rows {
+            self.end_unit()?;
+        }
+        Ok(())
+    }
+
+    /// The open unit is done.
+    fn end_unit(&mut self) -> Result<()> {
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        self.begin()?;
+        let record = serde_json::to_string(&open.record).map_err(|e| Error::Internal(e.to_string()))?;
+        open.file.note(UNIT_KEY, record);
+        let (temp, pairs) = (open.file.path().to_owned(), open.file.pairs);
+        crash::point("unit");
+        let bytes = open.file.end()?;
+        let path = temp.with_extension("");
+        fs::rename(&temp, &path).map_err(|e| Error::write(&path, &e))?;
+        self.dest.sync()?;
+        self.done.push(Unit { record: open.record, path, pairs, bytes });
+        crash::point("unit-done");
+        let bytes: u64 = self.done.iter().map(|unit| unit.bytes).sum();
+        if bytes >= self.manifest.job.file_bytes { self.end_part() } else { Ok(()) }
+    }
+
+    /// From now on there is something to go on with.
+    fn begin(&mut self) -> Result<()> {
+        if !self.saved {
+            if self.manifest.replaces {
+                self.dest.clear_other_shards()?;
+            }
+            self.save()?;
+            self.saved = true;
+        }
+        Ok(())
+    }
+
+    fn save(&self) -> Result<()> {
+        self.manifest.write(&self.dest.manifest())
+    }
+
+    /// Makes a part of the units that are done.
+    fn end_part(&mut self) -> Result<()> {
+        let name = table::part_name(self.manifest.parts.len(), self.manifest.shard, self.manifest.job.shards);
+        let path = self.dest.waiting(&name)?;
+        let temp = self.dest.kept(&format!("{name}.tmp"));
+        let (pairs, bytes) = match self.done.as_slice() {
+            // As it is, under a second name: the first goes when the manifest knows.
+            [unit] => {
+                match fs::hard_link(&unit.path, &path) {
+                    Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                        fs::copy(&unit.path, &temp).map_err(|e| Error::write(&temp, &e))?;
+                        fs::rename(&temp, &path).map_err(|e| Error::write(&path, &e))?;
+                    }
+                    _ => {}
+                }
+                (unit.pairs, unit.bytes)
+            }
+            units => {
+                let mut part = self.format.create(&temp)?;
+                for unit in units {
+                    self.copy(&unit.path, &mut part)?;
+                }
+                let pairs = part.pairs;
+                crash::point("part");
+                let bytes = part.end()?;
+                fs::rename(&temp, &path).map_err(|e| Error::write(&path, &e))?;
+                (pairs, bytes)
+            }
+        };
+        self.dest.sync()?;
+        crash::point("part-done");
+        for unit in &self.done {
+            self.manifest.tally.merge(&unit.record.tally);
+            self.manifest.done = unit.record.end;
+        }
+        self.manifest.parts.push(Part { name, pairs, bytes });
+        self.begin()?;
+        self.save()?;
+        crash::point("part-saved");
+        self.done.drain(..).try_for_each(|unit| remove(&unit.path))
+    }
+
+    fn copy(&self, from: &Path, part: &mut PairFile) -> Result<()> {
+        let broken = |e: &dyn std::fmt::Display| Error::dest(from, format!("cannot read: {e}"));
+        let file = File::open(from).map_err(|e| broken(&e))?;
+        let options = ArrowReaderOptions::new().with_schema(Arc::clone(&self.format.schema));
+        let reader = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)
+            .and_then(|builder| builder.with_batch_size(JOIN_ROWS).build());
+        for batch in reader.map_err(|e| broken(&e))? {
+            part.write(&batch.map_err(|e| broken(&e))?)?;
+        }
+        Ok(())
+    }
+
+    /// Every row is done: the table appears.
+    fn finish(&mut self) -> Result<()> {
+        // A table without rows is a table still.
+        if !self.done.is_empty() || self.manifest.parts.is_empty() {
+            self.end_part()?;
+        }
+        self.manifest.state = State::Placing;
+        self.save()?;
+        for part in &self.manifest.parts {
+            crash::point("place");
+            let (from, to) = (self.dest.waiting(&part.name)?, self.dest.part(&part.name));
+            // What an earlier run has put in its place is there already.
+            if from.exists() {
+                fs::rename(&from, &to).map_err(|e| Error::write(&to, &e))?;
+            }
+        }
+        if self.manifest.replaces {
+            let new = |name: &String| self.manifest.parts.iter().any(|part| part.name == *name);
+            for name in self.dest.parts()?.iter().filter(|name| !new(name)) {
+                remove(&self.dest.part(name))?;
+            }
+        }
+        self.dest.sync()?;
+        self.dest.end_waiting();
+        self.manifest.state = State::Finished;
+        self.manifest.replaces = false;
+        self.save()
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::write(path, &e)),
+        _ => Ok(()),
+    }
+}
+
+fn read_unit(path: &Path) -> Result<Unit> {
+    let broken = |e: &dyn std::fmt::Display| Error::dest(path, format!("not a unit of this job ({e}): remove it"));
+    let file = File::open(path).map_err(|e| broken(&e))?;
+    let bytes = file.metadata().map_err(|e| broken(&e))?.len();
+    let footer = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| broken(&e))?;
+    let meta = footer.metadata().file_metadata();
+    let notes = meta.key_value_metadata().into_iter().flatten();
+    let record = notes.filter(|note| note.key == UNIT_KEY).find_map(|note| note.value.as_deref());
+    let record = serde_json::from_str(record.unwrap_or_default()).map_err(|e| broken(&e))?;
+    let pairs = u64::try_from(meta.num_rows()).unwrap_or(0);
+    Ok(Unit { record, path: path.to_owned(), pairs, bytes })
+}

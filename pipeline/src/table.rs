@@ -1,0 +1,84 @@
+//! How a pair table's folder is laid out.
+//!
+//! Beside the table's parts there is `_capfilt/`, which readers of tables pass over: a folder for each shard of the job, with its
+//! manifest, and while it runs the units that are done and the parts made of them. The parts go to their places when all are there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::manifest::{Manifest, State};
+
+/// Folder of what a job keeps beside its table.
+pub(crate) const BOOKKEEPING: &str = "_capfilt";
+pub(crate) const MANIFEST: &str = "manifest.json";
+
+/// Folder of shard `shard` (from 1) of `shards`.
+pub(crate) fn shard_folder(table: &Path, shard: u64, shards: u64) -> PathBuf {
+    table.join(BOOKKEEPING).join(format!("shard-{shard}-of-{shards}"))
+}
+
+/// The manifests of all shards that have begun, by the names of their folders.
+pub(crate) fn manifests(table: &Path) -> Result<Vec<Manifest>> {
+    let folder = table.join(BOOKKEEPING);
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let read = |e| Error::dest(&folder, e);
+    let mut paths = fs::read_dir(&folder)
+        .map_err(read)?
+        .map(|entry| entry.map(|e| e.path().join(MANIFEST)).map_err(read))
+        .collect::<Result<Vec<_>>>()?;
+    paths.sort();
+    paths.iter().filter_map(|path| Manifest::read(path).transpose()).collect()
+}
+
+/// Says why a pair table must not be read yet: a shard of it has not ended. `None` for a whole one, and for what is none.
+pub fn unfinished(table: &Path) -> Result<Option<String>> {
+    let manifests = manifests(table)?;
+    let Some(first) = manifests.first() else { return Ok(None) };
+    let (all, begun) = (first.job.shards, manifests.len() as u64);
+    let running: Vec<_> =
+        manifests.iter().filter(|m| m.state != State::Finished).map(|m| m.shard.to_string()).collect();
+    let why = match (running.as_slice(), all) {
+        ([], _) if begun >= all => return Ok(None),
+        ([], _) => format!("only {begun} of its {all} shards have begun"),
+        (_, 1) => "its job has not ended".to_owned(),
+        (some, _) => format!("shard {} of {all} has not ended", some.join(", ")),
+    };
+    Ok(Some(format!("an unfinished pair table: {why}; run the same capfilt run again, and it goes on")))
+}
+
+/// Whether `name` is a part's.
+pub(crate) fn is_part(name: &str) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let Some(middle) = name.strip_prefix("part-").and_then(|n| n.strip_suffix(".parquet")) else { return false };
+    let (shard, number) = middle.rsplit_once('-').map_or((None, middle), |(shard, number)| (Some(shard), number));
+    let shard_is = shard.is_none_or(|shard| shard.split_once("of").is_some_and(|(i, n)| digits(i) && digits(n)));
+    shard_is && number.len() >= 5 && digits(number)
+}
+
+/// Name of part `number` of a shard.
+pub(crate) fn part_name(number: usize, shard: u64, shards: u64) -> String {
+    if shards == 1 {
+        format!("part-{number:05}.parquet")
+    } else {
+        format!("part-{shard}of{shards}-{number:05}.parquet")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_known_by_name() {
+        for (number, shard, shards) in [(0, 1, 1), (123_456, 1, 1), (7, 3, 12)] {
+            assert!(is_part(&part_name(number, shard, shards)));
+        }
+        for name in ["part-0.parquet", "part-0000a.parquet", "part-00000-c000.snappy.parquet", "part-of-00000.parquet"]
+        {
+            assert!(!is_part(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Writes pairs to a Parquet file.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use datafusion::arrow::array::{AsArray, BooleanArray};
+use datafusion::arrow::compute::{filter_record_batch, not, nullif};
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::parquet::arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions};
+use datafusion::parquet::arrow::{ARROW_SCHEMA_META_KEY, encode_arrow_schema};
+use datafusion::parquet::basic::{Compression, ZstdLevel};
+use datafusion::parquet::file::metadata::KeyValue;
+use datafusion::parquet::file::properties::{EnabledStatistics, WriterProperties};
+use datafusion::parquet::schema::types::ColumnPath;
+
+use crate::error::{Error, Result};
+use crate::run::Images;
+use crate::source::recorded;
+
+/// A reader holds a row group's images in memory, and the writer its pages.
+const ROW_GROUP_BYTES: usize = 64 << 20;
+/// An image and its copy share a page, or the second is stored whole: pages are large beside an image.
+const IMAGE_PAGE_BYTES: usize = 8 << 20;
+
+/// Key of the job's description in the metadata of its files.
+pub(crate) const JOB_KEY: &str = "capfilt.job";
+
+/// What is written of each pair, and how.
+#[derive(Debug, Clone)]
+pub(crate) struct Format {
+    /// As the pairs are in memory.
+    pub(crate) schema: SchemaRef,
+    properties: WriterProperties,
+    images: Images,
+    kept_only: bool,
+}
+
+impl Format {
+    /// For pairs of `schema`, which come from a source that recorded `source`; `job` describes the job.
+    pub(crate) fn new(schema: &Schema, source: &Schema, images: Images, kept_only: bool, job: &str) -> Result<Self> {
+        let drop_image = images == Images::None;
+        let fields = schema.fields().iter().filter(|f| !(drop_image && f.name() == "image")).map(|field| {
+            let nullable = field.is_nullable() || field.name() == "image";
+            field.as_ref().clone().with_nullable(nullable)
+        });
+        let schema = Schema::new(fields.collect::<Vec<Field>>());
+        let level = ZstdLevel::try_new(3).map_err(|e| Error::Internal(e.to_string()))?;
+        let image = ColumnPath::from("image");
+        let properties = WriterProperties::builder()
+            .set_created_by(concat!("capfilt ", env!("CARGO_PKG_VERSION")).to_owned())
+            .set_compression(Compression::ZSTD(level))
+            .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
+            .set_key_value_metadata(Some(vec![
+                // Arrays are written as views, to save a copy of each image; what readers are told is the plain type.
+                KeyValue::new(ARROW_SCHEMA_META_KEY.to_owned(), encode_arrow_schema(&recorded(&schema, source))),
+                KeyValue::new(JOB_KEY.to_owned(), job.to_owned()),
+            ]))
+            // Images repeat only side by side, where zstd sees them; no query asks for the least image.
+            .set_column_dictionary_enabled(image.clone(), false)
+            .set_column_statistics_enabled(image.clone(), EnabledStatistics::None)
+            .set_column_data_page_size_limit(image, IMAGE_PAGE_BYTES)
+            .build();
+        Ok(Self { schema: Arc::new(schema), properties, images, kept_only })
+    }
+
+    /// The pairs and columns that are asked for.
+    pub(crate) fn shape(&self, pairs: RecordBatch) -> Result<RecordBatch> {
+        self.try_shape(pairs).map_err(|e| Error::Internal(e.to_string()))
+    }
+
+    fn try_shape(&self, pairs: RecordBatch) -> Result<RecordBatch, ArrowError> {
+        let kept = pairs.column_by_name("kept").and_then(|c| c.as_boolean_opt()).cloned();
+        let kept = kept.ok_or_else(|| ArrowError::SchemaError("no column kept".to_owned()))?;
+        let columns = self.schema.fields().iter().map(|field| {
+            let column = pairs.column_by_name(field.name());
+            let column = column.ok_or_else(|| ArrowError::SchemaError(format!("no column {}", field.name())))?;
+            if field.name() == "image" && self.images == Images::Kept {
+                let dropped: BooleanArray = not(&kept)?;
+                return nullif(column, &dropped);
+            }
+            Ok(Arc::clone(column))
+        });
+        let shaped = RecordBatch::try_new(Arc::clone(&self.schema), columns.collect::<Result<_, _>>()?)?;
+        if self.kept_only { filter_record_batch(&shaped, &kept) } else { Ok(shaped) }
+    }
+
+    /// Begins a file at `path`.
+    pub(crate) fn create(&self, path: &Path) -> Result<PairFile> {
+        let file = File::create(path).map_err(|e| Error::write(path, &e))?;
+        let options = ArrowWriterOptions::new().with_properties(self.properties.clone()).with_skip_arrow_metadata(true);
+        let writer = ArrowWriter::try_new_with_options(file, Arc::clone(&self.schema), options);
+        Ok(PairFile { writer: writer.map_err(|e| Error::write_parquet(path, &e))?, path: path.to_owned(), pairs: 0 })
+    }
+}
+
+/// A file that is being written. Dropped before it is ended, it is removed.
+pub(crate) struct PairFile {
+    writer: ArrowWriter<File>,
+    path: PathBuf,
+    pub(crate) pairs: u64,
+}
+
+impl PairFile {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Adds pairs of the format's schema.
+    pub(crate) fn write(&mut self, pairs: &RecordBatch) -> Result<()> {
+        self.pairs += pairs.num_rows() as u64;
+        self.writer.write(pairs).map_err(|e| Error::write_parquet(&self.path, &e))
+    }
+
+    /// Notes `value` in the file's metadata.
+    pub(crate) fn note(&mut self, key: &str, value: String) {
+        self.writer.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
+    }
+
+    /// Ends the file, which is then safe on disk; its size in bytes comes back. It stays under its name.
+    pub(crate) fn end(mut self) -> Result<u64> {
+        self.writer.finish().map_err(|e| Error::write_parquet(&self.path, &e))?;
+        self.writer.inner().sync_all().map_err(|e| Error::write(&self.path, &e))?;
+        self.path = PathBuf::new();
+        Ok(self.writer.bytes_written() as u64)
+    }
+}
+
+impl Drop for PairFile {
+    fn drop(&mut self) {
+        if self.path.as_os_str().is_empty() {
+            return;
+        }
+        if let Err(e) = std::fs::remove_file(&self.path) {
+            log::warn!("cannot remove {}: {e}", self.path.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{Array as _, ArrayRef, BinaryViewArray, StringArray};
+    use datafusion::arrow::datatypes::DataType;
+    use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+    use super::*;
+
+    /// Bytes that no codec makes smaller, other for each seed.
+    fn noise(seed: u64, length: usize) -> Vec<u8> {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()[4]
+        };
+        (0..length).map(|_| next()).collect()
+    }
+
+    /// Two texts for each image; the second of each is dropped.
+    fn pairs(images: &[Vec<u8>]) -> RecordBatch {
+        let image: BinaryViewArray = images.iter().flat_map(|i| [Some(i), Some(i)]).collect();
+        let kept: BooleanArray = images.iter().flat_map(|_| [Some(true), Some(false)]).collect();
+        let text: StringArray = images.iter().flat_map(|_| [Some("web"), Some("synthetic")]).collect();
+        let columns: [(&str, ArrayRef); 3] =
+            [("source", Arc::new(text)), ("kept", Arc::new(kept)), ("image", Arc::new(image))];
+        RecordBatch::try_from_iter(columns).unwrap()
+    }
+
+    /// Writes the pairs; the file's rows and size come back.
+    fn written(batches: &[RecordBatch], images: Images, kept_only: bool) -> (RecordBatch, Schema, u64) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pairs.parquet");
+        let source = Schema::new(vec![Field::new("image", DataType::LargeBinary, true)]);
+        let format = Format::new(&batches[0].schema(), &source, images, kept_only, "{}").unwrap();
+        let mut file = format.create(&path).unwrap();
+        for batch in batches {
+            file.write(&format.shape(batch.clone()).unwrap()).unwrap();
+        }
+        let bytes = file.end().unwrap();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&path).unwrap()).unwrap();
+        let schema = reader.schema().as_ref().clone();
+        let rows: Vec<_> = reader.build().unwrap().collect::<Result<_, _>>().unwrap();
+        (datafusion::arrow::compute::concat_batches(&rows[0].schema(), &rows).unwrap(), schema, bytes)
+    }
+
+    #[test]
+    fn dropped_pairs_carry_no_image() {
+        let batch = pairs(&[noise(1, 100)]);
+        let (rows, schema, _) = written(std::slice::from_ref(&batch), Images::Kept, false);
+        // What other readers are told: the source's own type, and no views.
+        assert_eq!(schema.field_with_name("image").unwrap().data_type(), &DataType::LargeBinary);
+        let images = rows.column_by_name("image").unwrap().as_binary::<i64>();
+        assert_eq!(images.value(0), batch.column_by_name("image").unwrap().as_binary_view().value(0));
+        assert!(images.is_null(1));
+        assert_eq!(written(std::slice::from_ref(&batch), Images::Kept, true).0.num_rows(), 1);
+        assert!(written(&[batch], Images::None, false).0.column_by_name("image").is_none());
+    }
+
+    #[test]
+    fn the_second_copy_of_an_image_costs_little() {
+        let images: Vec<_> = (0..24).map(|n| noise(n, 300_000)).collect();
+        let batches: Vec<_> = images.chunks(8).map(pairs).collect();
+        let (_, _, bytes) = written(&batches, Images::All, false);
+        let share = bytes as f64 / (24 * 300_000) as f64;
+        assert!(share < 1.1, "{share}");
+    }
+
+    #[test]
+    fn what_is_not_ended_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pairs.parquet");
+        let batch = pairs(&[noise(1, 100)]);
+        let format = Format::new(&batch.schema(), &batch.schema(), Images::All, false, "{}").unwrap();
+        drop(format.create(&path).unwrap());
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,147 @@
+//! Jobs that are killed as `kill -9` does it, wherever that hurts most, and started again until they end.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
+
+use super::{BOOKKEEPING, Place, text};
+
+/// The points where a job can be killed (pipeline/src/crash.rs), and how often each is passed before it is.
+const KILLS: [(&str, u64); 40] = [
+    // While captions are written, and a file is open.
+    ("pairs", 1),
+    ("pairs", 2),
+    ("pairs", 3),
+    ("pairs", 5),
+    ("pairs", 4),
+    ("pairs", 6),
+    // The unit's file is whole, and has not its name yet; or just got it.
+    ("unit", 1),
+    ("unit-done", 1),
+    ("unit", 2),
+    ("unit-done", 2),
+    ("unit", 3),
+    ("unit-done", 3),
+    // The manifest is half written.
+    ("manifest", 1),
+    ("manifest", 1),
+    ("manifest", 2),
+    ("manifest", 1),
+    // Units are joined: the part is written, or has its name, or the manifest knows it and the units are still there.
+    ("part", 1),
+    ("part-done", 1),
+    ("part-saved", 1),
+    ("part", 1),
+    ("part-done", 1),
+    ("part-saved", 1),
+    ("part", 2),
+    ("part-done", 2),
+    ("part-saved", 2),
+    ("pairs", 4),
+    ("unit", 1),
+    ("unit-done", 1),
+    ("manifest", 1),
+    ("part-saved", 1),
+    ("pairs", 7),
+    ("unit", 2),
+    ("manifest", 2),
+    ("part-saved", 1),
+    ("part", 1),
+    ("part-done", 1),
+    // The parts go to their places.
+    ("place", 1),
+    ("place", 2),
+    ("place", 1),
+    ("place", 1),
+];
+
+/// A job without models, so that 40 runs take no time: what survives kills is the same code.
+fn job<'a>(dest: &'a str, recipe: &'a str) -> [&'a str; 9] {
+    ["run", "web", dest, "--recipe", recipe, "--unit-rows", "7", "--file-size", "20kB"]
+}
+
+const RECIPE: &str = "SELECT * EXCLUDE (image, text, candidate), encode(sha256(image), 'hex') AS image_sha256, \
+    candidate['source'] AS source, candidate['text'] AS text, octet_length(encode(image, 'hex')) % 1000 / 1000.0 AS itm_score, \
+    id % 2 = 0 AS kept, image_error(image) AS error, image \
+    FROM (SELECT *, unnest([named_struct('source', 'web', 'text', text), \
+    named_struct('source', 'synthetic', 'text', encode(sha256(image), 'hex'))]) AS candidate FROM web)";
+
+#[test]
+fn a_job_survives_forty_kills() {
+    let place = Place::new();
+    place.slice();
+    // Several files, so that units end at a file's end too: 160 rows, 26 units.
+    let copies = "COPY (SELECT * FROM 'slice.parquet') TO 'web/a.parquet'; \
+                  COPY (SELECT * REPLACE (id + 10000 AS id) FROM 'slice.parquet') TO 'web/b.parquet'; \
+                  COPY (SELECT * REPLACE (id + 20000 AS id) FROM 'slice.parquet') TO 'web/c.parquet'; \
+                  COPY (SELECT * REPLACE (id + 30000 AS id) FROM 'slice.parquet') TO 'web/d.parquet'";
+    place.ok(&["sql", "-c", copies]);
+    fs::write(place.path("recipe.sql"), RECIPE).unwrap();
+    let whole = place.run(&job("whole", "recipe.sql"));
+    assert!(whole.status.success(), "{}", text(&whole.stderr));
+    assert!(place.parts("whole").len() > 3, "{:?}", place.parts("whole"));
+
+    let mut killed = 0;
+    for (point, count) in KILLS {
+        let mut command = place.command(&job("pairs", "recipe.sql"));
+        let batch = ["--set", "datafusion.execution.batch_size=3"];
+        let output = command.args(batch).env("CAPFILT_KILL_AT", format!("{point}:{count}")).output().unwrap();
+        let said = text(&output.stderr);
+        if output.status.signal() == Some(9) {
+            killed += 1;
+            continue;
+        }
+        // It came to its end before the point was passed so often.
+        assert!(output.status.success(), "{point}:{count}: {said}");
+        assert!(killed >= 30, "only {killed} kills before the job ended");
+        fs::remove_dir_all(place.path("pairs")).unwrap();
+    }
+    assert!(killed >= 36, "{killed}");
+    let last = place.run(&job("pairs", "recipe.sql"));
+    assert!(last.status.success(), "{}", text(&last.stderr));
+    same_table(&place, "whole", "pairs");
+    assert_eq!(place.names(&format!("pairs/{BOOKKEEPING}/shard-1-of-1")), ["lock", "manifest.json"]);
+    assert_eq!(place.parts("pairs"), place.parts("whole"));
+}
+
+#[test]
+fn a_table_that_is_replaced_survives_kills() {
+    let place = Place::new();
+    let slice = place.slice();
+    fs::create_dir(place.path("web")).unwrap();
+    fs::copy(place.path(slice), place.path("web/a.parquet")).unwrap();
+    fs::write(place.path("recipe.sql"), RECIPE).unwrap();
+    fs::write(place.path("other.sql"), RECIPE.replace("id % 2 = 0", "id % 2 = 1")).unwrap();
+    place.ok(&job("whole", "other.sql"));
+    place.ok(&job("pairs", "recipe.sql"));
+    let before = place.rows("pairs", "SELECT id, source, kept FROM t");
+    let killed = |args: &[&str], at: &str| {
+        let output = place.command(args).env("CAPFILT_KILL_AT", at).output().unwrap();
+        assert_eq!(output.status.signal(), Some(9), "{at}: {}", text(&output.stderr));
+    };
+    let anew = [&job("pairs", "other.sql")[..], &["--overwrite"]].concat();
+    for at in ["pairs:1", "manifest:1", "unit-done:2"] {
+        killed(&anew, at);
+        assert_eq!(
+            place.rows("pairs", "SELECT id, source, kept FROM t"),
+            before,
+            "the old table until the new one is whole"
+        );
+    }
+    // Without --overwrite it goes on with the new one.
+    killed(&job("pairs", "other.sql"), "place:2");
+    place.ok(&job("pairs", "other.sql"));
+    same_table(&place, "whole", "pairs");
+    assert_eq!(place.parts("pairs"), place.parts("whole"));
+}
+
+/// Two tables hold the same pairs in the same order.
+#[track_caller]
+pub(crate) fn same_table(place: &Place, one: &str, other: &str) {
+    let query = "SELECT id, source, text, kept, error, round(itm_score, 4) AS score, image_sha256, \
+                 provenance['file'] AS file, provenance['row'] AS row, encode(sha256(image), 'hex') AS image FROM t";
+    let [one, other] = [one, other].map(|table| place.rows(table, query));
+    assert_eq!(one.len(), other.len());
+    for (a, b) in one.iter().zip(&other) {
+        assert_eq!(a, b);
+    }
+}

@@ -1,0 +1,154 @@
+//! Jobs that go on: after a stop, with what the source has got since, in shards.
+
+use std::fs;
+
+use super::{BOOKKEEPING, Place, text};
+
+const UNITS: [&str; 2] = ["--unit-rows", "7"];
+
+/// Two files of a source, `web/a.parquet` and `web/c.parquet`.
+fn source(place: &Place) {
+    place.slice();
+    let copies = "COPY (SELECT * FROM 'slice.parquet' WHERE id % 3 = 0) TO 'web/a.parquet'; \
+                  COPY (SELECT * FROM 'slice.parquet' WHERE id % 3 = 1) TO 'web/c.parquet'; \
+                  COPY (SELECT * FROM 'slice.parquet' WHERE id % 3 = 2) TO 'later/b.parquet'";
+    place.ok(&["sql", "-c", copies]);
+}
+
+#[test]
+fn another_job_is_refused_with_the_difference() {
+    let place = Place::new();
+    source(&place);
+    place.job_ok(&["web", "pairs"]);
+    let finished = place.job_fails(&["web", "pairs"]);
+    assert!(finished.contains("finished: give --update"), "{finished}");
+    for (args, difference) in [
+        (&["--min-itm", "0.7"][..], "the recipe or a parameter"),
+        (&["--set", "capfilt.seed=7"], "settings.seed was 0 and is 7"),
+        (&["--set", "capfilt.precision=int8"], "settings.precision was fp32 and is int8"),
+        (&["--image", "none"], "images was kept and is none"),
+        (&["--unit-rows", "3"], "unit_rows was 2048 and is 3"),
+        (&["--shard", "1/2"], "shards was 1 and is 2"),
+        (&["--round", "2"], "round was 1 and is 2"),
+    ] {
+        let message = place.job_fails(&[&["web", "pairs", "--update"], args].concat());
+        assert!(message.contains(difference), "{args:?}: {message}");
+    }
+    // What changes speed alone is no difference.
+    let said = place.job_ok(&["web", "pairs", "--update", "--set", "capfilt.threads=1", "--set", "capfilt.device=cpu"]);
+    assert!(said.contains("going on after"), "{said}");
+    let models = super::root("tests/fixtures/models/matcher");
+    let message = place.fails(1, &["run", "web", "pairs", "--update", "--filter", &models, "--captioner", &models]);
+    assert!(message.contains("captioner was ") && message.contains(" and is "), "{message}");
+}
+
+#[test]
+fn what_is_new_in_the_source_is_added() {
+    let place = Place::new();
+    source(&place);
+    place.job_ok(&[&["web", "pairs"][..], &UNITS].concat());
+    let before = fs::read(place.path("pairs/part-00000.parquet")).unwrap();
+    let rows = place.number("pairs", "SELECT count(*) FROM t");
+
+    let same = place.job_ok(&[&["web", "pairs", "--update"][..], &UNITS].concat());
+    assert!(same.contains("0.0 images/s"), "{same}");
+
+    fs::copy(place.path("later/b.parquet"), place.path("web/b.parquet")).unwrap();
+    place.job_ok(&[&["web", "pairs", "--update"][..], &UNITS].concat());
+    assert!(before == fs::read(place.path("pairs/part-00000.parquet")).unwrap(), "what was there is not touched");
+    assert_eq!(place.number("pairs", "SELECT count(*) FROM t"), 80);
+    assert_eq!(
+        place.number("pairs", "SELECT count(DISTINCT id) FROM t"),
+        place.number("slice.parquet", "SELECT count(DISTINCT id) FROM t")
+    );
+    assert!(rows < 80);
+    assert_eq!(place.parts("pairs").len(), 2);
+
+    // A source whose old part changed is another one.
+    fs::copy(place.path("slice.parquet"), place.path("web/a.parquet")).unwrap();
+    let message = place.job_fails(&[&["web", "pairs", "--update"][..], &UNITS].concat());
+    assert!(message.contains("a.parquet") && message.contains("it has changed"), "{message}");
+    fs::remove_file(place.path("web/a.parquet")).unwrap();
+    let message = place.job_fails(&[&["web", "pairs", "--update"][..], &UNITS].concat());
+    assert!(message.contains("a.parquet") && message.contains("is gone"), "{message}");
+}
+
+#[test]
+fn shards_share_a_table() {
+    let place = Place::new();
+    source(&place);
+    place.job_ok(&["web", "whole"]);
+    for shard in ["2/3", "3/3"] {
+        place.job_ok(&[&["web", "pairs", "--shard", shard][..], &UNITS].concat());
+    }
+    let message = place.job_fails(&["pairs", "next"]);
+    assert!(message.contains("only 2 of its 3 shards have begun"), "{message}");
+    let message = place.job_fails(&[&["web", "pairs", "--shard", "1/3", "--min-itm", "0.9"][..], &UNITS].concat());
+    assert!(message.contains("the recipe or a parameter"), "{message}");
+    place.job_ok(&[&["web", "pairs", "--shard", "1/3"][..], &UNITS].concat());
+    assert_eq!(place.parts("pairs"), ["part-1of3-00000.parquet", "part-2of3-00000.parquet", "part-3of3-00000.parquet"]);
+    let query = "SELECT id, source, text, kept, round(itm_score, 4) AS score FROM t ORDER BY id, provenance['file'], provenance['row'], source";
+    assert_eq!(place.rows("pairs", query), place.rows("whole", query));
+    let wrong = place.fails(2, &["run", "web", "pairs", "--shard", "4/3"]);
+    assert!(wrong.contains("expected I/N"), "{wrong}");
+}
+
+#[test]
+fn a_budget_stops_a_job_that_goes_wrong() {
+    let place = Place::new();
+    let slice = place.slice();
+    let message = place.job_fails(&[
+        slice,
+        "pairs",
+        "--max-failed",
+        "3",
+        "--unit-rows",
+        "4",
+        "--set",
+        "datafusion.execution.batch_size=1",
+    ]);
+    assert!(message.contains("4 of ") && message.contains("--max-failed allows 3"), "{message}");
+    assert!(message.contains("no image") || message.contains("truncated"), "the reasons are named: {message}");
+    // It goes on with a larger budget, and ends below it.
+    let said = place.job_ok(&[slice, "pairs", "--max-failed", "30%", "--unit-rows", "4"]);
+    assert!(said.contains("unusable   12 rows"), "{said}");
+    let message = place.job_fails(&[slice, "share", "--max-failed", "29%"]);
+    assert!(message.contains("12 of 40 rows cannot be used, and --max-failed allows 29 %"), "{message}");
+    assert!(place.fails(2, &["run", slice, "x", "--max-failed", "some"]).contains("100 or 1%"));
+}
+
+#[test]
+fn folders_and_globs_are_sources() {
+    let place = Place::new();
+    place.slice();
+    let copies = "COPY (SELECT * FROM 'slice.parquet' WHERE id % 2 = 0) TO 'web/day=1/lang=d%2Fe/a.parquet'; \
+                  COPY (SELECT * FROM 'slice.parquet' WHERE id % 2 = 1) TO 'web/day=2/lang=__HIVE_DEFAULT_PARTITION__/a.parquet'";
+    place.ok(&["sql", "-c", copies]);
+    let said = place.job_ok(&["web", "pairs"]);
+    assert!(said.contains("read       40 rows in 2 files"), "{said}");
+    let wrong =
+        "SELECT count(*) FROM t WHERE (day = '1') <> (id % 2 = 0) OR (lang IS NULL) <> (id % 2 = 1) OR lang <> 'd/e'";
+    assert_eq!(place.number("pairs", wrong), 0);
+    let said = place.job_ok(&["web/day=[12]/*/*.parquet", "globbed"]);
+    assert!(said.contains("read       40 rows in 2 files"), "{said}");
+    assert!(place.job_fails(&["web/*/nothing*", "x"]).contains("nothing matches"));
+    place.ok(&["sql", "-c", "COPY (SELECT *, 1 AS day FROM 'slice.parquet') TO 'twice/day=1/a.parquet'"]);
+    assert!(place.job_fails(&["twice", "x"]).contains("one of its own"));
+    assert!(!place.path("x").exists());
+}
+
+#[test]
+fn a_broken_manifest_is_named() {
+    let place = Place::new();
+    source(&place);
+    place.job_ok(&["web", "pairs"]);
+    let manifest = place.path("pairs").join(BOOKKEEPING).join("shard-1-of-1/manifest.json");
+    let whole = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, &whole[..whole.len() / 2]).unwrap();
+    let output = place.run(&["run", "web", "pairs", "--update"]);
+    let message = text(&output.stderr);
+    assert!(
+        !output.status.success() && message.contains("manifest.json") && message.contains("not a manifest"),
+        "{message}"
+    );
+}

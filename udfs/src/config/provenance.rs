@@ -1,0 +1,97 @@
+//! What decides a session's results, for the record of how a table was made.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::CapfiltOptions;
+use super::settings::{Key, SETTINGS};
+use crate::blip::{Checkpoint, checkpoint_dir, runtime};
+use crate::error::Result;
+
+/// What decides a session's results: the models' content, the kind of device, and the settings, without those that change
+/// speed or memory alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// sha256 of the captioner's weights, configuration, tokenizer and preprocessing; `None` where none is set.
+    pub captioner: Option<String>,
+    /// The same of the filter.
+    pub filter: Option<String>,
+    /// cpu or cuda; `None` where no model is set.
+    pub device: Option<String>,
+    /// Settings by name (without `capfilt.`), as SHOW prints them.
+    pub settings: BTreeMap<String, String>,
+}
+
+impl CapfiltOptions {
+    /// Reads the checkpoints that are set, from end to end. Errors where one is broken or the device cannot be used.
+    pub fn provenance(&self) -> Result<Provenance> {
+        let captioner = self.text(Key::Captioner).map(digest).transpose()?;
+        let filter = match self.text(Key::Filter) {
+            same if same.is_some() && same == self.text(Key::Captioner) => captioner.clone(),
+            other => other.map(digest).transpose()?,
+        };
+        let device = match (&captioner, &filter) {
+            (None, None) => None,
+            _ => Some(runtime::device(self.device())?.kind().to_owned()),
+        };
+        let settings = SETTINGS.iter().filter(|s| s.key.changes_results());
+        let settings = settings.filter_map(|s| Some((s.name.to_owned(), self.value(s.key)?.to_string()))).collect();
+        Ok(Provenance { captioner, filter, device, settings })
+    }
+}
+
+fn digest(name: &str) -> Result<String> {
+    Ok(hex::encode(Checkpoint::open(Path::new(&checkpoint_dir(name)?))?.digest()?))
+}
+
+impl Key {
+    /// Whether two values can give two results. The models and the device are recorded by what they turn out to be.
+    fn changes_results(self) -> bool {
+        !matches!(
+            self,
+            Self::Captioner
+                | Self::Filter
+                | Self::Device
+                | Self::Threads
+                | Self::MaxBatchImages
+                | Self::MemoryLimit
+                | Self::MemoLimit
+                | Self::OnError
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn speed_is_no_result() {
+        let of = |options: &CapfiltOptions| options.provenance().unwrap();
+        let plain = of(&CapfiltOptions::new());
+        assert_eq!(plain.device, None);
+        assert_eq!(of(&CapfiltOptions::new().with("threads", "1").unwrap().with("memo_limit", "1MB").unwrap()), plain);
+        let other = of(&CapfiltOptions::new().with("seed", "7").unwrap());
+        assert_ne!(other, plain);
+        assert_eq!(other.settings["seed"], "7");
+        assert_eq!(plain.settings.get("top_p"), None, "what is unset is the checkpoint's");
+    }
+
+    #[test]
+    fn a_model_is_its_content() {
+        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/models/matcher");
+        let of = |path: &str| CapfiltOptions::new().with("filter", path).unwrap().provenance().unwrap();
+        let digest = crate::inspect(Path::new(model)).unwrap().digest;
+        let got = of(model);
+        assert_eq!(got.filter, Some(digest));
+        assert!(got.device.is_some() && got.captioner.is_none());
+        let copy = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(model).unwrap() {
+            let from = entry.unwrap().path();
+            std::fs::copy(&from, copy.path().join(from.file_name().unwrap())).unwrap();
+        }
+        assert_eq!(of(copy.path().to_str().unwrap()), got);
+    }
+}
