@@ -15,8 +15,8 @@ const REASONS: usize = 5;
 pub enum Budget {
     /// So many rows.
     Rows(u64),
-    /// This share of the rows, from 0 to 1; judged after a thousand.
-    Share(f64),
+    /// So many per cent of the rows, from 0 to 100; judged after a thousand.
+    Percent(f64),
 }
 
 impl FromStr for Budget {
@@ -27,7 +27,7 @@ impl FromStr for Budget {
         match text.strip_suffix('%') {
             None => text.parse().map(Self::Rows).map_err(|_| wrong()),
             Some(share) => match share.trim().parse::<f64>() {
-                Ok(share) if (0.0..=100.0).contains(&share) => Ok(Self::Share(share / 100.0)),
+                Ok(share) if (0.0..=100.0).contains(&share) => Ok(Self::Percent(share)),
                 _ => Err(wrong()),
             },
         }
@@ -38,8 +38,8 @@ impl Budget {
     pub(crate) fn is_spent(self, tally: &Tally, at_end: bool) -> bool {
         match self {
             Self::Rows(most) => tally.failed > most,
-            Self::Share(most) => {
-                (at_end || tally.rows >= JUDGED_FROM) && tally.failed as f64 > most * tally.rows as f64
+            Self::Percent(most) => {
+                (at_end || tally.rows >= JUDGED_FROM) && 100.0 * tally.failed as f64 > most * tally.rows as f64
             }
         }
     }
@@ -47,7 +47,7 @@ impl Budget {
     pub(crate) fn error(self, tally: &Tally) -> Error {
         let allowed = match self {
             Self::Rows(rows) => rows.to_string(),
-            Self::Share(share) => format!("{} %", share * 100.0),
+            Self::Percent(share) => format!("{share} %"),
         };
         let reasons =
             tally.reasons().into_iter().take(REASONS).map(|(reason, n)| format!("\n  {n:>8} {reason}")).collect();
@@ -62,7 +62,7 @@ mod tests {
     #[test]
     fn a_budget_is_rows_or_a_share() {
         assert_eq!("100".parse(), Ok(Budget::Rows(100)));
-        assert_eq!("2.5%".parse(), Ok(Budget::Share(0.025)));
+        assert_eq!("2.5%".parse(), Ok(Budget::Percent(2.5)));
         for wrong in ["", "-1", "1.5", "x%", "101%", "-1 %"] {
             assert!(wrong.parse::<Budget>().is_err(), "{wrong}");
         }
@@ -72,7 +72,7 @@ mod tests {
             tally
         };
         assert!(Budget::Rows(1).is_spent(&tally(10, 2), false) && !Budget::Rows(2).is_spent(&tally(10, 2), true));
-        let share = Budget::Share(0.01);
+        let share = Budget::Percent(1.0);
         assert!(!share.is_spent(&tally(999, 999), false) && share.is_spent(&tally(999, 999), true));
         assert!(share.is_spent(&tally(1000, 11), false) && !share.is_spent(&tally(1000, 10), false));
         assert!(!share.is_spent(&tally(0, 0), true));

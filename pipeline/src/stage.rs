@@ -179,6 +179,8 @@ impl Writer {
             left.next = record.end;
             left.tally.merge(&record.tally);
         }
+        // A kill may have come between the last unit of a part and the part.
+        self.end_part_if_large()?;
         Ok(left)
     }
 
@@ -237,17 +239,21 @@ impl Writer {
     /// The open unit is done.
     fn end_unit(&mut self) -> Result<()> {
         let Some(mut open) = self.open.take() else { return Ok(()) };
-        self.begin()?;
         let record = serde_json::to_string(&open.record).map_err(|e| Error::Internal(e.to_string()))?;
         open.file.note(UNIT_KEY, record);
         let (temp, pairs) = (open.file.path().to_owned(), open.file.pairs);
         crash::point("unit");
         let bytes = open.file.end()?;
+        self.begin()?;
         let path = temp.with_extension("");
         fs::rename(&temp, &path).map_err(|e| Error::write(&path, &e))?;
         self.dest.sync()?;
         self.done.push(Unit { record: open.record, path, pairs, bytes });
         crash::point("unit-done");
+        self.end_part_if_large()
+    }
+
+    fn end_part_if_large(&mut self) -> Result<()> {
         let bytes: u64 = self.done.iter().map(|unit| unit.bytes).sum();
         if bytes >= self.manifest.job.file_bytes { self.end_part() } else { Ok(()) }
     }

@@ -56,7 +56,7 @@ const KILLS: [(&str, u64); 40] = [
 
 /// A job without models, so that 40 runs take no time: what survives kills is the same code.
 fn job<'a>(dest: &'a str, recipe: &'a str) -> [&'a str; 9] {
-    ["run", "web", dest, "--recipe", recipe, "--unit-rows", "7", "--file-size", "20kB"]
+    ["run", "web", dest, "--recipe", recipe, "--unit-rows", "3", "--file-size", "40kB"]
 }
 
 const RECIPE: &str = "SELECT * EXCLUDE (image, text, candidate), encode(sha256(image), 'hex') AS image_sha256, \
@@ -69,7 +69,7 @@ const RECIPE: &str = "SELECT * EXCLUDE (image, text, candidate), encode(sha256(i
 fn a_job_survives_forty_kills() {
     let place = Place::new();
     place.slice();
-    // Several files, so that units end at a file's end too: 160 rows, 26 units.
+    // Several files, so that units end at a file's end too: 160 rows, 56 units.
     let copies = "COPY (SELECT * FROM 'slice.parquet') TO 'web/a.parquet'; \
                   COPY (SELECT * REPLACE (id + 10000 AS id) FROM 'slice.parquet') TO 'web/b.parquet'; \
                   COPY (SELECT * REPLACE (id + 20000 AS id) FROM 'slice.parquet') TO 'web/c.parquet'; \
@@ -83,7 +83,7 @@ fn a_job_survives_forty_kills() {
     let mut killed = 0;
     for (point, count) in KILLS {
         let mut command = place.command(&job("pairs", "recipe.sql"));
-        let batch = ["--set", "datafusion.execution.batch_size=3"];
+        let batch = ["--set", "datafusion.execution.batch_size=2"];
         let output = command.args(batch).env("CAPFILT_KILL_AT", format!("{point}:{count}")).output().unwrap();
         let said = text(&output.stderr);
         if output.status.signal() == Some(9) {

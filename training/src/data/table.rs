@@ -92,6 +92,9 @@ impl Table {
         let Some(path) = self.path.to_str() else {
             return Err(Error::file(&self.path, "its name is no UTF-8"));
         };
+        if let Some(reason) = capfilt::unfinished(&self.path).map_err(|e| Error::file(&self.path, e))? {
+            return Err(Error::file(&self.path, reason));
+        }
         let options = ParquetReadOptions { file_extension: extension(&self.path), ..ParquetReadOptions::default() };
         ctx.register_parquet(PAIRS, path, options).await.map_err(|e| self.failed(e))?;
         Ok(ctx)

@@ -107,6 +107,34 @@ fn a_folder_of_image_structs_is_a_table_too() {
 }
 
 #[test]
+fn a_table_that_capfilt_has_not_finished_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    pairs(&dir.path().join("part-00000.parquet"), &[Some(png(1))], &[Some("one")], vec![]);
+    let manifest = |state: &str| {
+        let folder = dir.path().join("_capfilt/shard-1-of-1");
+        std::fs::create_dir_all(&folder).unwrap();
+        let job = "\"engine\": \"\", \"recipe\": \"\", \"settings\": {}, \"round\": 1, \"image_column\": \"\", \"text_column\": \"\", \
+                   \"renames\": {}, \"kept_only\": false, \"images\": \"\", \"unit_rows\": 1, \"file_bytes\": 1, \"shards\": 1";
+        let tally = "{\"rows\": 0, \"failed\": 0, \"reasons\": {}, \"web\": C, \"synthetic\": C}"
+            .replace('C', "{\"pairs\": 0, \"kept\": 0, \"scored\": 0, \"scores\": 0.0}");
+        let text = format!(
+            "{{\"format\": 1, \"state\": \"{state}\", \"shard\": 1, \"job\": {{{job}}}, \"source\": \"\", \"files\": [], \
+             \"replaces\": false, \"parts\": [], \"done\": {{\"file\": 0, \"row\": 0}}, \"tally\": {tally}}}"
+        );
+        std::fs::write(folder.join("manifest.json"), text).unwrap();
+    };
+    manifest("running");
+    let error = open(dir.path(), "", 0.0).unwrap_err().to_string();
+    assert!(error.contains("unfinished pair table") && error.contains("capfilt run"), "{error}");
+    manifest("finished");
+    let table = open(dir.path(), "", 0.0).unwrap();
+    assert_eq!(table.pairs, 1);
+    let digest = table.digest().unwrap();
+    std::fs::remove_dir_all(dir.path().join("_capfilt")).unwrap();
+    assert_eq!(table.digest().unwrap(), digest, "the table is its parts");
+}
+
+#[test]
 fn an_epoch_has_each_pair_once_in_another_order() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("pairs.parquet");
