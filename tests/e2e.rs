@@ -8,6 +8,7 @@ mod kills;
 #[cfg(unix)]
 mod prompt;
 mod recipes;
+mod report;
 mod resume;
 mod statements;
 

@@ -19,6 +19,8 @@ pub(crate) enum Command {
     Sql(SqlArgs),
     /// Run a recipe over Parquet files and write the pair table
     Run(Box<RunArgs>),
+    /// Make a page that shows what a run did: numbers, scores, a gallery of images and texts
+    Report(ReportArgs),
     /// Look at a checkpoint
     #[command(subcommand)]
     Model(ModelCommand),
@@ -174,6 +176,24 @@ pub(crate) struct RunArgs {
     /// Which round of bootstrapping this is; it is noted in the table
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) round: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// A pair table that `capfilt run` has finished
+    pub(crate) table: PathBuf,
+
+    /// File for the page; - is standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+
+    /// Most images in the gallery
+    #[arg(long, value_name = "N", default_value = "1000")]
+    pub(crate) images: usize,
+
+    /// Where the source is now, for pictures that the table left out [default: where it was]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) source: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

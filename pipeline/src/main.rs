@@ -11,7 +11,7 @@ mod sql;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, FromArgMatches as _};
 
 use cli::{Cli, Command, InspectFormat, ModelCommand};
@@ -59,6 +59,16 @@ fn dispatch(cli: Cli, scripts: Vec<cli::Script>) -> Result<()> {
             let ended = runtime.block_on(job::main(&args));
             leave(runtime);
             ended
+        }
+        Command::Report(args) => {
+            let options = capfilt::ReportOptions { images: args.images, source: args.source };
+            let page = runtime()?.block_on(capfilt::report(&args.table, &options))?;
+            if args.output.as_os_str() == "-" {
+                return put(&page, "");
+            }
+            std::fs::write(&args.output, &page).with_context(|| format!("-o {}", args.output.display()))?;
+            console::say(&format!("wrote {} ({:.1} MB)", args.output.display(), page.len() as f64 / 1e6));
+            Ok(())
         }
         Command::Model(ModelCommand::Inspect { dir, format }) => {
             let model = capfilt_udfs::inspect(&dir)?;

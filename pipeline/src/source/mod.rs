@@ -8,7 +8,8 @@ mod unit;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, ArrayRef, StringViewArray, new_null_array};
+use datafusion::arrow::array::{ArrayRef, AsArray as _, StringViewArray, new_null_array};
+use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
@@ -219,6 +220,30 @@ impl Source {
         Ok(())
     }
 
+    /// The images of some rows of a file, whose numbers are sorted; `None` where there is none.
+    pub(crate) fn images(
+        &self,
+        file: usize,
+        column: &str,
+        rows: &[u64],
+        each: &mut dyn FnMut(Option<&[u8]>),
+    ) -> Result<()> {
+        let source = &self.files[file];
+        let broken = |e: &dyn std::fmt::Display| Error::source(&source.path, format!("cannot read: {e}"));
+        let ranges: Vec<(u64, u64)> = rows.iter().map(|row| (*row, 1)).collect();
+        for batch in parquet::read(&source.path, &ranges, rows.len().clamp(1, 64)).map_err(|e| broken(&e))? {
+            let batch = batch.map_err(|e| broken(&e))?;
+            let found = batch.column_by_name(column).ok_or_else(|| broken(&format!("there is no column {column}")))?;
+            let bytes = match found.as_struct_opt() {
+                Some(parts) => parts.column_by_name("bytes").unwrap_or(found),
+                None => found,
+            };
+            let bytes = cast(bytes, &DataType::BinaryView).map_err(|e| broken(&e))?;
+            bytes.as_binary_view().iter().for_each(&mut *each);
+        }
+        Ok(())
+    }
+
     /// A file's batch with the columns that its path tells.
     fn shape(
         &self,
@@ -233,7 +258,6 @@ impl Source {
                 }
                 None => new_null_array(&DataType::Utf8View, batch.num_rows()),
             };
-            debug_assert_eq!(column.len(), batch.num_rows());
             columns.push(column);
         }
         RecordBatch::try_new(Arc::clone(&self.schema), columns)

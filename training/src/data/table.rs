@@ -194,7 +194,12 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         return Ok(());
     }
     for entry in std::fs::read_dir(path).map_err(|e| Error::file(path, e))? {
-        let path = entry.map_err(|e| Error::file(path, e))?.path();
+        let entry = entry.map_err(|e| Error::file(path, e))?;
+        if entry.file_name().to_string_lossy().starts_with(['.', '_']) {
+            // Bookkeeping, as of a job beside its table.
+            continue;
+        }
+        let path = entry.path();
         if path.is_dir() || path.extension().is_some_and(|e| e == "parquet") {
             collect(&path, files)?;
         }

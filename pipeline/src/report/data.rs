@@ -1,0 +1,156 @@
+//! What the page is given, as JSON.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::gallery::Gallery;
+use super::queries::Numbers;
+use crate::manifest::Manifest;
+
+/// All of it. The page's script knows these names.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    title: String,
+    job: Job,
+    totals: Totals,
+    sources: Vec<SourceRow>,
+    funnel: Vec<Step>,
+    threshold: Option<f32>,
+    histograms: Vec<Histogram>,
+    failures: Vec<Reason>,
+    captions: Vec<Text>,
+    images: Vec<Image>,
+    /// Image and pair of it.
+    near: Vec<(usize, usize)>,
+    sample: Sample,
+}
+
+#[derive(Debug, Serialize)]
+struct Job {
+    source: String,
+    sql: String,
+    captioner: Option<String>,
+    filter: Option<String>,
+    engine: String,
+    settings: BTreeMap<String, String>,
+    state: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Totals {
+    rows: u64,
+    pairs: u64,
+    kept: u64,
+    files: usize,
+    bytes: u64,
+    seconds: Option<f64>,
+}
+
+/// The texts of one source.
+#[derive(Debug, Serialize)]
+pub(super) struct SourceRow {
+    pub(super) source: String,
+    pub(super) pairs: u64,
+    pub(super) kept: u64,
+    pub(super) scored: u64,
+    pub(super) mean_itm: Option<f32>,
+}
+
+#[derive(Debug, Serialize)]
+struct Step {
+    label: &'static str,
+    count: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Histogram {
+    pub(super) source: String,
+    /// Pairs by score, in bins of equal width from 0 to 1.
+    pub(super) counts: Vec<u64>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Reason {
+    pub(super) reason: String,
+    pub(super) count: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Text {
+    pub(super) text: String,
+    pub(super) count: u64,
+}
+
+/// An image of the gallery with its texts.
+#[derive(Debug, Serialize)]
+pub(super) struct Image {
+    /// A data URI.
+    pub(super) src: Option<String>,
+    pub(super) key: String,
+    pub(super) sha256: Option<String>,
+    pub(super) pairs: Vec<Pair>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Pair {
+    pub(super) source: String,
+    pub(super) text: Option<String>,
+    pub(super) itm: Option<f32>,
+    pub(super) itc: Option<f32>,
+    pub(super) kept: bool,
+    pub(super) error: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Sample {
+    images: usize,
+    of: u64,
+}
+
+impl Report {
+    pub(super) fn new(title: String, manifests: &[Manifest], numbers: Numbers, gallery: Gallery) -> Self {
+        let (job, source) = (&manifests[0].job, manifests[0].source.display().to_string());
+        let all = |of: fn(&SourceRow) -> u64| numbers.sources.iter().map(of).sum::<u64>();
+        let (pairs, kept, scored) = (all(|s| s.pairs), all(|s| s.kept), all(|s| s.scored));
+        let rows: u64 = manifests.iter().map(|m| m.tally.rows).sum();
+        let failed: u64 = manifests.iter().map(|m| m.tally.failed).sum();
+        let parts = || manifests.iter().flat_map(|m| &m.parts);
+        let step = |label, count| Step { label, count };
+        Self {
+            title,
+            job: Job {
+                source,
+                sql: job.recipe.clone(),
+                captioner: job.models.captioner.clone(),
+                filter: job.models.filter.clone(),
+                engine: job.engine.clone(),
+                settings: job.models.settings.iter().map(|(k, v)| (format!("capfilt.{k}"), v.clone())).collect(),
+                state: "finished",
+            },
+            totals: Totals {
+                rows,
+                pairs,
+                kept,
+                files: parts().count(),
+                bytes: parts().map(|p| p.bytes).sum(),
+                seconds: None,
+            },
+            funnel: vec![
+                step("rows read", rows),
+                step("usable rows", rows - failed),
+                step("pairs", pairs),
+                step("scored", scored),
+                step("kept", kept),
+            ],
+            sources: numbers.sources,
+            threshold: numbers.threshold,
+            histograms: numbers.histograms,
+            failures: numbers.failures,
+            captions: numbers.captions,
+            sample: Sample { images: gallery.images.len(), of: numbers.images },
+            images: gallery.images,
+            near: gallery.near,
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The images that the page shows, with their texts.
+
+use std::collections::HashMap;
+
+use datafusion::arrow::array::{Array, AsArray, GenericStringArray};
+use datafusion::arrow::datatypes::{Float32Type, Int64Type};
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::prelude::SessionContext;
+use futures::StreamExt as _;
+
+use super::ReportOptions;
+use super::data::{Image, Pair};
+use super::queries::PAIRS;
+use super::thumbnail;
+use crate::error::Result;
+use crate::manifest::Manifest;
+use crate::source::Source;
+
+/// Pairs nearest the threshold.
+const NEAR: usize = 60;
+/// Columns that may name a row for a reader, the best first.
+const NAMES: [&str; 7] = ["id", "key", "__key__", "uid", "sample_id", "url", "image_path"];
+
+/// The gallery.
+#[derive(Debug)]
+pub(super) struct Gallery {
+    pub(super) images: Vec<Image>,
+    /// Image and pair of it.
+    pub(super) near: Vec<(usize, usize)>,
+}
+
+/// A row of the source: its file and number.
+type Key = (String, i64);
+
+/// Takes about `options.images` of the `all` images, evenly and each time the same, and those nearest the threshold.
+pub(super) async fn gallery(
+    ctx: &SessionContext,
+    job: &Manifest,
+    options: &ReportOptions,
+    threshold: Option<f32>,
+    all: u64,
+) -> Result<Gallery> {
+    let schema = ctx.table(PAIRS).await?.schema().clone();
+    let has = |name: &str| schema.has_column_with_unqualified_name(name);
+    let name = NAMES.iter().find(|name| has(name)).map_or_else(
+        || "concat(provenance['file'], ' row ', provenance['row'])".to_owned(),
+        |name| format!("concat('{name}=', \"{name}\")"),
+    );
+    let itc = if has("itc_score") { "itc_score" } else { "CAST(NULL AS REAL)" };
+    let image = if has("image") { "arrow_cast(image, 'Binary')" } else { "arrow_cast(NULL, 'Binary')" };
+    let mut chosen = sampled(options.images, all);
+    if let Some(threshold) = threshold {
+        chosen += &nearest_rows(ctx, threshold).await?;
+    }
+    let sql = format!(
+        "SELECT arrow_cast(provenance['file'], 'Utf8'), provenance['row'], arrow_cast({name}, 'Utf8'), \
+         arrow_cast(image_sha256, 'Utf8'), arrow_cast(source, 'Utf8'), arrow_cast(text, 'Utf8'), itm_score, {itc}, kept, \
+         arrow_cast(error, 'Utf8'), {image} FROM {PAIRS} WHERE {chosen}"
+    );
+    let mut found = Found::default();
+    let mut batches = ctx.sql(&sql).await?.execute_stream().await?;
+    while let Some(batch) = batches.next().await {
+        found.add(&batch?);
+    }
+    if let Err(error) = found.fill(job, options) {
+        log::warn!("pictures that the table left out cannot be shown: {error}");
+    }
+    let near = threshold.map(|threshold| nearest(&found.images, threshold)).unwrap_or_default();
+    Ok(Gallery { images: found.images, near })
+}
+
+/// A condition on rows. The digest of an image is as good as a die, and the same each time.
+fn sampled(images: usize, all: u64) -> String {
+    if images as u64 >= all {
+        return "true".to_owned();
+    }
+    let share = images as f64 / all as f64;
+    let bound = (share * 2f64.powi(32)) as u32;
+    format!("image_sha256 < '{bound:08x}'")
+}
+
+/// A further condition: the rows of the pairs nearest the threshold.
+async fn nearest_rows(ctx: &SessionContext, threshold: f32) -> Result<String> {
+    let sql = format!(
+        "SELECT arrow_cast(provenance['file'], 'Utf8'), provenance['row'] FROM {PAIRS} WHERE itm_score IS NOT NULL \
+         ORDER BY abs(itm_score - {threshold}) LIMIT {NEAR}"
+    );
+    let mut condition = String::new();
+    for batch in ctx.sql(&sql).await?.collect().await? {
+        let (files, numbers) = (texts(&batch, 0), batch.column(1).as_primitive::<Int64Type>());
+        for (file, number) in files.iter().zip(numbers) {
+            let (file, number) = (file.unwrap_or_default().replace('\'', "''"), number.unwrap_or_default());
+            condition += &format!(" OR (provenance['row'] = {number} AND provenance['file'] = '{file}')");
+        }
+    }
+    Ok(condition)
+}
+
+fn nearest(images: &[Image], threshold: f32) -> Vec<(usize, usize)> {
+    let pairs = images.iter().enumerate().flat_map(|(i, image)| {
+        let scored = image.pairs.iter().enumerate();
+        scored.filter_map(move |(p, pair)| Some(((pair.itm? - threshold).abs(), (i, p))))
+    });
+    let mut pairs: Vec<(f32, (usize, usize))> = pairs.collect();
+    pairs.sort_by(|a, b| a.0.total_cmp(&b.0));
+    pairs.into_iter().take(NEAR).map(|(_, place)| place).collect()
+}
+
+fn texts(batch: &RecordBatch, column: usize) -> &GenericStringArray<i32> {
+    batch.column(column).as_string()
+}
+
+/// The images in the order of the table.
+#[derive(Default)]
+struct Found {
+    images: Vec<Image>,
+    keys: Vec<Key>,
+}
+
+impl Found {
+    /// Adds pairs; those of one image follow each other.
+    fn add(&mut self, batch: &RecordBatch) {
+        let text = |column: usize, row: usize| {
+            let column = texts(batch, column);
+            column.is_valid(row).then(|| column.value(row).to_owned())
+        };
+        let score = |column: usize, row: usize| {
+            let column = batch.column(column).as_primitive::<Float32Type>();
+            (column.is_valid(row) && column.value(row).is_finite()).then(|| column.value(row))
+        };
+        let numbers = batch.column(1).as_primitive::<Int64Type>();
+        let (kept, bytes) = (batch.column(8).as_boolean(), batch.column(10).as_binary::<i32>());
+        for row in 0..batch.num_rows() {
+            let key = (text(0, row).unwrap_or_default(), numbers.value(row));
+            if self.keys.last() != Some(&key) {
+                self.keys.push(key);
+                let name = text(2, row).unwrap_or_default();
+                self.images.push(Image { src: None, key: name, sha256: text(3, row), pairs: Vec::new() });
+            }
+            let Some(image) = self.images.last_mut() else { return };
+            if image.src.is_none() && bytes.is_valid(row) {
+                image.src = thumbnail::data_uri(bytes.value(row));
+            }
+            image.pairs.push(Pair {
+                source: text(4, row).unwrap_or_default(),
+                text: text(5, row),
+                itm: score(6, row),
+                itc: score(7, row),
+                kept: kept.is_valid(row) && kept.value(row),
+                error: text(9, row),
+            });
+        }
+    }
+
+    /// Takes the pictures that the table left out (those of dropped pairs) from the source.
+    fn fill(&mut self, job: &Manifest, options: &ReportOptions) -> Result<()> {
+        let mut missing: HashMap<&str, Vec<(u64, usize)>> = HashMap::new();
+        for (place, (image, (file, row))) in self.images.iter().zip(&self.keys).enumerate() {
+            if let (None, Ok(row)) = (&image.src, u64::try_from(*row)) {
+                missing.entry(file).or_default().push((row, place));
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let mut source = Source::open(options.source.as_deref().unwrap_or(&job.source))?;
+        source.reorder(&job.files)?;
+        let mut pictures = Vec::new();
+        for (file, mut rows) in missing {
+            let Some(number) = job.files.iter().position(|record| record.name == file) else { continue };
+            rows.sort_unstable();
+            let numbers: Vec<u64> = rows.iter().map(|(row, _)| *row).collect();
+            let mut places = rows.iter().map(|(_, place)| *place);
+            source.images(number, &job.job.image_column, &numbers, &mut |bytes| {
+                if let (Some(place), Some(bytes)) = (places.next(), bytes) {
+                    pictures.push((place, thumbnail::data_uri(bytes)));
+                }
+            })?;
+        }
+        for (place, picture) in pictures {
+            self.images[place].src = picture;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_has_its_share() {
+        assert_eq!(sampled(10, 10), "true");
+        assert_eq!(sampled(1, 4), "image_sha256 < '40000000'");
+    }
+
+    #[test]
+    fn the_nearest_come_first() {
+        let pair = |itm| Pair { source: String::new(), text: None, itm, itc: None, kept: false, error: None };
+        let image = |itm: [Option<f32>; 2]| {
+            let pairs = itm.map(pair).into();
+            Image { src: None, key: String::new(), sha256: None, pairs }
+        };
+        let images = [image([Some(0.9), None]), image([Some(0.45), Some(0.51)])];
+        assert_eq!(nearest(&images, 0.5), [(1, 1), (1, 0), (0, 0)]);
+    }
+}

@@ -1,0 +1,93 @@
+//! `capfilt report`: one page that shows what a job did, to open in a browser or to send.
+
+mod data;
+mod gallery;
+mod queries;
+mod thumbnail;
+
+use std::path::{Path, PathBuf};
+
+use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
+
+use crate::error::{Error, Result};
+use crate::table;
+
+/// The page, but for its data.
+const PAGE: &str = include_str!("page.html");
+const DATA: &str = "{{DATA}}";
+
+/// What the page shows.
+#[derive(Debug, Clone)]
+pub struct ReportOptions {
+    /// Most images of the gallery.
+    pub images: usize,
+    /// Where the source is now, for the images that the table left out; where it was, unless given.
+    pub source: Option<PathBuf>,
+}
+
+/// Makes the page of a pair table: self-contained HTML, in which no text of the table is markup or script.
+///
+/// # Errors
+/// Where the folder is no pair table that `capfilt run` has made.
+pub async fn report(path: &Path, options: &ReportOptions) -> Result<String> {
+    let manifests = table::manifests(path)?;
+    let Some(first) = manifests.first() else {
+        return Err(Error::dest(path, "there is no pair table of capfilt run: give the DEST of one"));
+    };
+    if let Some(reason) = table::unfinished(path)? {
+        return Err(Error::dest(path, reason));
+    }
+    let config = SessionConfig::new().with_target_partitions(1).with_batch_size(64);
+    let ctx = SessionContext::new_with_config(config);
+    let location = path.to_string_lossy();
+    ctx.register_parquet(queries::PAIRS, location.as_ref(), ParquetReadOptions::default()).await?;
+    let numbers = queries::numbers(&ctx, &manifests).await?;
+    let gallery = gallery::gallery(&ctx, first, options, numbers.threshold, numbers.images).await?;
+    let title = path.file_name().map_or_else(|| "pairs".to_owned(), |name| name.to_string_lossy().into_owned());
+    let data = data::Report::new(title, &manifests, numbers, gallery);
+    let json = serde_json::to_string(&data).map_err(|e| Error::Internal(e.to_string()))?;
+    // Once: a text may hold the same mark.
+    Ok(PAGE.replacen(DATA, &escaped(&json), 1))
+}
+
+/// JSON that can stand inside a script element, whatever its texts hold.
+fn escaped(json: &str) -> String {
+    let mut out = String::with_capacity(json.len() + json.len() / 64);
+    for c in json.chars() {
+        match c {
+            '<' => out.push_str("\\u003c"),
+            '>' => out.push_str("\\u003e"),
+            '&' => out.push_str("\\u0026"),
+            '\u{2028}' => out.push_str("\\u2028"),
+            '\u{2029}' => out.push_str("\\u2029"),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_ends_the_script() {
+        let hostile = "</script><img src=x onerror=alert(1)>&amp;\u{2028}{{DATA}}";
+        let json = serde_json::to_string(hostile).unwrap();
+        let page = PAGE.replacen(DATA, &escaped(&json), 1);
+        assert_eq!(PAGE.matches(DATA).count(), 1);
+        assert_eq!(page.matches("</script>").count(), PAGE.matches("</script>").count());
+        assert!(!page.contains("<img src=x"));
+        assert_eq!(serde_json::from_str::<String>(&escaped(&json)).unwrap(), hostile);
+    }
+
+    #[test]
+    fn the_page_loads_nothing_from_elsewhere() {
+        assert!(PAGE.contains("default-src 'none'"));
+        for outside in ["http://", "https://", "@import", "url("] {
+            let found = PAGE.replace("http://www.w3.org/2000/svg", "");
+            assert!(!found.contains(outside), "{outside}");
+        }
+        assert!(!PAGE.contains("innerHTML") && !PAGE.contains("document.write") && !PAGE.contains("eval("));
+    }
+}

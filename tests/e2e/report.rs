@@ -1,0 +1,116 @@
+//! `capfilt report`: its data, and the page in a browser.
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::{Place, text};
+
+const HOSTILE: &str =
+    "</script><script>document.title = 'owned'</script><img src=x onerror=\"document.title = 'owned'\">{{DATA}}";
+
+/// A job over the slice, some of whose texts and whose folder are hostile; the page comes back.
+fn page(place: &Place, dest: &str) -> String {
+    place.slice();
+    let hostile = HOSTILE.replace('\'', "''");
+    let copy = format!(
+        "COPY (SELECT id, image, CASE WHEN id % 3 = 0 THEN '{hostile}' ELSE text END AS text, '{hostile}' AS url FROM 'slice.parquet') \
+         TO 'hostile.parquet'"
+    );
+    place.ok(&["sql", "-c", &copy]);
+    place.job_ok(&["hostile.parquet", dest]);
+    place.ok(&["report", dest, "-o", "report.html"]);
+    fs::read_to_string(place.path("report.html")).unwrap()
+}
+
+fn data(page: &str) -> Value {
+    let start = page.find("id=\"data\">").unwrap() + "id=\"data\">".len();
+    let end = start + page[start..].find("</script>").unwrap();
+    serde_json::from_str(&page[start..end]).unwrap()
+}
+
+#[test]
+fn a_report_tells_what_the_table_holds() {
+    let place = Place::new();
+    let page = page(&place, "pairs");
+    let data = data(&page);
+    let number = |sql: &str| place.number("pairs", sql);
+    assert_eq!(data["totals"]["rows"], 40);
+    assert_eq!(data["totals"]["pairs"], 80);
+    assert_eq!(data["totals"]["kept"], number("SELECT count(*) FROM t WHERE kept"));
+    for (source, of) in [("web", 0), ("synthetic", 1)] {
+        let wanted = number(&format!("SELECT count(itm_score) FROM t WHERE source = '{source}'"));
+        let bins = data["histograms"][of]["counts"].as_array().unwrap();
+        assert_eq!(data["histograms"][of]["source"], source);
+        assert_eq!((bins.len(), bins.iter().map(|n| n.as_i64().unwrap()).sum::<i64>()), (40, wanted));
+        assert_eq!(data["sources"][of]["source"], source);
+    }
+    let failures: i64 = data["failures"].as_array().unwrap().iter().map(|f| f["count"].as_i64().unwrap()).sum();
+    assert_eq!(failures, 12);
+    assert!((data["threshold"].as_f64().unwrap() - 0.5).abs() < 1e-9);
+
+    let images = data["images"].as_array().unwrap();
+    assert_eq!(images.len(), 40, "every row of a small table");
+    let texts: Vec<_> = images.iter().map(|image| image["pairs"].as_array().unwrap().len()).collect();
+    assert_eq!(texts, [2; 40]);
+    // The pictures of dropped pairs are not in the table; they are taken from the source.
+    let unseen = images.iter().filter(|image| image["src"].is_null()).count();
+    let broken = place.number("hostile.parquet", "SELECT count(*) FROM t WHERE image_error(image) IS NOT NULL");
+    assert_eq!(unseen as i64, broken, "only what is broken has no picture");
+    let near = data["near"].as_array().unwrap();
+    let distance = |place: &Value| {
+        let pair = &images[place[0].as_u64().unwrap() as usize]["pairs"][place[1].as_u64().unwrap() as usize];
+        (pair["itm"].as_f64().unwrap() - 0.5).abs()
+    };
+    assert!(near.len() > 10 && near.windows(2).all(|two| distance(&two[0]) <= distance(&two[1])));
+
+    // A gallery is a sample of a larger table, the same each time.
+    place.ok(&["report", "pairs", "-o", "few.html", "--images", "5"]);
+    let few = fs::read_to_string(place.path("few.html")).unwrap();
+    assert!(self::data(&few)["images"].as_array().unwrap().len() <= 40);
+    place.ok(&["report", "pairs", "-o", "again.html", "--images", "5"]);
+    assert!(few == fs::read_to_string(place.path("again.html")).unwrap());
+
+    // Without the source: without those pictures, and with a word of it.
+    fs::remove_file(place.path("hostile.parquet")).unwrap();
+    let output = place.run(&["report", "pairs", "-o", "report.html"]);
+    assert!(output.status.success() && text(&output.stderr).contains("cannot be shown"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn what_is_no_finished_table_has_no_report() {
+    let place = Place::new();
+    place.slice();
+    let message = place.fails(1, &["report", ".", "-o", "report.html"]);
+    assert!(message.contains("no pair table of capfilt run"), "{message}");
+    assert!(place.fails(1, &["report", "nowhere", "-o", "report.html"]).contains("nowhere"));
+}
+
+/// In Chromium, where there is one: `make test` says where there is none.
+#[test]
+fn no_text_runs_as_script_in_a_browser() {
+    let Some(chromium) = ["chromium", "chromium-browser", "google-chrome"]
+        .into_iter()
+        .find(|name| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success()))
+    else {
+        eprintln!("skipped: there is no chromium");
+        return;
+    };
+    let place = Place::new();
+    page(&place, "<b>pairs");
+    let page = format!("file://{}", place.path("report.html").display());
+    let output = Command::new(chromium)
+        .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000", "--dump-dom", &page])
+        .env("HOME", place.folder.path())
+        .output()
+        .unwrap();
+    let dom = text(&output.stdout);
+    assert!(dom.contains("data-ready=\"true\""), "{}", text(&output.stderr));
+    assert!(!dom.contains("data-error"));
+    assert!(!dom.contains("<title>owned") && dom.contains("80 of 80 pairs"), "{}", &dom[..2000.min(dom.len())]);
+    // The texts are there, as texts.
+    let body = &dom[dom.find("id=\"cards\"").unwrap()..];
+    assert!(body.contains("&lt;/script&gt;&lt;script&gt;") && !body.contains("<img src=\"x\""));
+    assert_eq!(body.matches("class=\"card").count(), 40);
+}
