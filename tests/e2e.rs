@@ -11,6 +11,7 @@ mod recipes;
 mod report;
 mod resume;
 mod statements;
+mod webdataset;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -78,7 +78,7 @@ pub(crate) struct SqlArgs {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Vec<PathBuf>,
 
-    /// A table: a Parquet, CSV or JSON file, or a folder of one kind
+    /// A table: a Parquet, WebDataset (.tar), CSV or JSON file, or a folder of one kind
     #[arg(long, value_name = "NAME=PATH", value_parser = pair)]
     pub(crate) table: Vec<(String, String)>,
 
@@ -104,7 +104,7 @@ pub(crate) enum Format {
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// A Parquet file, a folder of them (folders name=value give columns), or a glob in quotes
+    /// A Parquet or WebDataset (.tar) file, a folder of them (folders name=value give columns), or a glob in quotes
     pub(crate) source: PathBuf,
 
     /// Folder for the pair table
@@ -148,6 +148,10 @@ pub(crate) struct RunArgs {
     /// Another name for a column of the source
     #[arg(long, value_name = "OLD=NEW", value_parser = pair)]
     pub(crate) rename: Vec<(String, String)>,
+
+    /// What files the pair table is made of
+    #[arg(long, value_enum, default_value = "parquet")]
+    pub(crate) format: PartsArg,
 
     /// Begin anew, and replace the pair table at DEST once the new one is whole; other files stay
     #[arg(long, conflicts_with = "update")]
@@ -204,6 +208,14 @@ pub(crate) enum ImageArg {
     All,
     /// No pair: the column is left out
     None,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum PartsArg {
+    /// Parquet
+    Parquet,
+    /// Tar files with a sample for each pair: image, txt, json
+    Webdataset,
 }
 
 /// Where statements come from.

@@ -3,10 +3,10 @@
 use std::io::{self, Write as _};
 
 use anyhow::{Context as _, Result, anyhow};
-use capfilt::{CAPFILT_SQL, Images, Job, Recipe, Stop, run};
+use capfilt::{CAPFILT_SQL, Images, Job, Parts, Recipe, Stop, run};
 use tokio::sync::watch;
 
-use crate::cli::{ImageArg, RunArgs};
+use crate::cli::{ImageArg, PartsArg, RunArgs};
 use crate::console::{Progress, say};
 use crate::session;
 
@@ -33,6 +33,10 @@ pub(crate) async fn main(args: &RunArgs) -> Result<()> {
         renames: args.rename.clone(),
         kept_only: args.kept_only,
         images,
+        parts: match args.format {
+            PartsArg::Parquet => Parts::Parquet,
+            PartsArg::Webdataset => Parts::WebDataset,
+        },
         overwrite: args.overwrite,
         update: args.update,
         unit_rows: args.unit_rows,

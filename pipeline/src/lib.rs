@@ -18,6 +18,7 @@ mod source;
 mod stage;
 mod summary;
 mod table;
+mod webdataset;
 mod write;
 
 pub use budget::Budget;
@@ -29,3 +30,5 @@ pub use run::{Done, Failure, Images, Job, Stop, run};
 pub use source::Source;
 pub use summary::{Count, Summary, Tally};
 pub use table::unfinished;
+pub use webdataset::register_webdataset;
+pub use write::Parts;

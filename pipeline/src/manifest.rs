@@ -33,6 +33,8 @@ pub(crate) struct Identity {
     pub(crate) renames: BTreeMap<String, String>,
     pub(crate) kept_only: bool,
     pub(crate) images: String,
+    /// What the table's files end in.
+    pub(crate) format: String,
     pub(crate) unit_rows: u64,
     pub(crate) file_bytes: u64,
     pub(crate) shards: u64,
@@ -186,6 +188,7 @@ mod tests {
             renames: BTreeMap::new(),
             kept_only: false,
             images: "kept".to_owned(),
+            format: "parquet".to_owned(),
             unit_rows: 10,
             file_bytes: 1,
             shards: 1,

@@ -21,7 +21,7 @@ use crate::recipe::{Columns, Planned, Recipe};
 use crate::source::{Chunk, Position, Source, Units};
 use crate::stage::{End, Pairs, Stage, Written};
 use crate::summary::{Summary, Tally};
-use crate::write::Format;
+use crate::write::{Format, Parts};
 
 /// Which pairs carry their image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub enum Images {
 /// What to do.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// A Parquet file, a folder of them, or a glob.
+    /// A Parquet or WebDataset (tar) file, a folder of them, or a glob.
     pub source: PathBuf,
     /// A folder.
     pub dest: PathBuf,
@@ -53,6 +53,8 @@ pub struct Job {
     pub kept_only: bool,
     /// Which pairs carry their image.
     pub images: Images,
+    /// What files the pair table is made of.
+    pub parts: Parts,
     /// Replace the pair table at the destination.
     pub overwrite: bool,
     /// Add what the source has got since the table was made.
@@ -142,6 +144,7 @@ impl Job {
             renames: self.renames.iter().cloned().collect(),
             kept_only: self.kept_only,
             images: format!("{:?}", self.images).to_lowercase(),
+            format: self.parts.extension().to_owned(),
             unit_rows: self.unit_rows,
             file_bytes: self.file_bytes,
             shards: self.shard.1,
@@ -197,7 +200,7 @@ pub async fn run(
     let (manifest, begun, saved) = job.manifest(found, identity, &mut source)?;
     let untouched = manifest.replaces;
     let about = serde_json::to_string(&manifest.job).map_err(|e| Error::Internal(e.to_string()))?;
-    let format = Format::new(&planned.schema(), source.written_schema(), job.images, job.kept_only, &about)?;
+    let format = Format::new(&planned.schema(), source.written_schema(), job.images, job.kept_only, job.parts, &about)?;
     let provenance = Provenance::new(&manifest.job, planned.decoding());
     let units = job.units();
     let (stage, left) = Stage::open(dest, format, units, manifest, begun, saved)?;

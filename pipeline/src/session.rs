@@ -19,6 +19,7 @@ pub(crate) fn readable(error: &DataFusionError) -> anyhow::Error {
 pub(crate) async fn open(args: &SessionArgs) -> Result<SessionContext> {
     // So that FROM 'file.parquet' works.
     let ctx = capfilt_udfs::session(SessionConfig::new()).map_err(|e| readable(&e))?.enable_url_table();
+    capfilt::register_webdataset(&ctx).map_err(|e| readable(&e))?;
     for (option, value) in [("captioner", &args.captioner), ("filter", &args.filter)] {
         if let Some(value) = value {
             set(&ctx, &format!("capfilt.{option}"), value).await.with_context(|| format!("--{option} {value}"))?;
@@ -67,7 +68,12 @@ pub(crate) async fn register(ctx: &SessionContext, name: &str, path: &str) -> Re
             ctx.register_json(name, path, JsonReadOptions::default().file_extension(&ext)).await
         }
         Some("parquet") => ctx.register_parquet(name, path, ParquetReadOptions::default()).await,
-        _ => bail!("its name must end in .parquet, .csv, .json, .jsonl or .ndjson"),
+        Some("tar") => {
+            let (name, path) = (name.replace('"', "\"\""), path.replace('\'', "''"));
+            let sql = format!("CREATE EXTERNAL TABLE \"{name}\" STORED AS WEBDATASET LOCATION '{path}'");
+            ctx.sql(&sql).await.map(drop)
+        }
+        _ => bail!("its name must end in .parquet, .tar, .csv, .json, .jsonl or .ndjson"),
     }
     .map_err(|e| readable(&e))
 }
@@ -83,7 +89,7 @@ fn kind_in(folder: &Path) -> Result<Option<String>> {
     let bookkeeping = |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(['.', '_']));
     for path in entries.into_iter().filter(|path| !bookkeeping(path)) {
         let kind = if path.is_dir() { kind_in(&path)? } else { extension(&path) };
-        if let Some("parquet" | "csv" | "json" | "jsonl" | "ndjson") = kind.as_deref() {
+        if let Some("parquet" | "tar" | "csv" | "json" | "jsonl" | "ndjson") = kind.as_deref() {
             return Ok(kind);
         }
     }

@@ -24,7 +24,7 @@ use crate::manifest::{Manifest, Part, State};
 use crate::source::{Position, Units};
 use crate::summary::Tally;
 use crate::table;
-use crate::write::{Format, PairFile};
+use crate::write::{Format, PairFile, PartFile, Parts};
 
 const UNIT_KEY: &str = "capfilt.unit";
 /// Pairs that are moved at a time when units are joined; their images are in memory together.
@@ -276,12 +276,14 @@ impl Writer {
 
     /// Makes a part of the units that are done.
     fn end_part(&mut self) -> Result<()> {
-        let name = table::part_name(self.manifest.parts.len(), self.manifest.shard, self.manifest.job.shards);
+        let extension = self.format.parts.extension();
+        let name =
+            table::part_name(self.manifest.parts.len(), self.manifest.shard, self.manifest.job.shards, extension);
         let path = self.dest.waiting(&name)?;
         let temp = self.dest.kept(&format!("{name}.tmp"));
         let (pairs, bytes) = match self.done.as_slice() {
             // As it is, under a second name: the first goes when the manifest knows.
-            [unit] => {
+            [unit] if self.format.parts == Parts::Parquet => {
                 match fs::hard_link(&unit.path, &path) {
                     Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
                         fs::copy(&unit.path, &temp).map_err(|e| Error::write(&temp, &e))?;
@@ -292,15 +294,14 @@ impl Writer {
                 (unit.pairs, unit.bytes)
             }
             units => {
-                let mut part = self.format.create(&temp)?;
+                let mut part = self.format.create_part(&temp)?;
                 for unit in units {
                     self.copy(&unit.path, &mut part)?;
                 }
-                let pairs = part.pairs;
                 crash::point("part");
-                let bytes = part.end()?;
+                let written = part.end()?;
                 fs::rename(&temp, &path).map_err(|e| Error::write(&path, &e))?;
-                (pairs, bytes)
+                written
             }
         };
         self.dest.sync()?;
@@ -316,7 +317,7 @@ impl Writer {
         self.done.drain(..).try_for_each(|unit| remove(&unit.path))
     }
 
-    fn copy(&self, from: &Path, part: &mut PairFile) -> Result<()> {
+    fn copy(&self, from: &Path, part: &mut PartFile) -> Result<()> {
         let broken = |e: &dyn std::fmt::Display| Error::dest(from, format!("cannot read: {e}"));
         let file = File::open(from).map_err(|e| broken(&e))?;
         let options = ArrowReaderOptions::new().with_schema(Arc::clone(&self.format.schema));

@@ -52,19 +52,18 @@ pub fn unfinished(table: &Path) -> Result<Option<String>> {
 /// Whether `name` is a part's.
 pub(crate) fn is_part(name: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let Some(middle) = name.strip_prefix("part-").and_then(|n| n.strip_suffix(".parquet")) else { return false };
+    let Some((middle, "parquet" | "tar")) = name.strip_prefix("part-").and_then(|n| n.rsplit_once('.')) else {
+        return false;
+    };
     let (shard, number) = middle.rsplit_once('-').map_or((None, middle), |(shard, number)| (Some(shard), number));
     let shard_is = shard.is_none_or(|shard| shard.split_once("of").is_some_and(|(i, n)| digits(i) && digits(n)));
     shard_is && number.len() >= 5 && digits(number)
 }
 
 /// Name of part `number` of a shard.
-pub(crate) fn part_name(number: usize, shard: u64, shards: u64) -> String {
-    if shards == 1 {
-        format!("part-{number:05}.parquet")
-    } else {
-        format!("part-{shard}of{shards}-{number:05}.parquet")
-    }
+pub(crate) fn part_name(number: usize, shard: u64, shards: u64, extension: &str) -> String {
+    let shard = if shards == 1 { String::new() } else { format!("{shard}of{shards}-") };
+    format!("part-{shard}{number:05}.{extension}")
 }
 
 #[cfg(test)]
@@ -74,7 +73,7 @@ mod tests {
     #[test]
     fn parts_are_known_by_name() {
         for (number, shard, shards) in [(0, 1, 1), (123_456, 1, 1), (7, 3, 12)] {
-            assert!(is_part(&part_name(number, shard, shards)));
+            assert!(["parquet", "tar"].iter().all(|kind| is_part(&part_name(number, shard, shards, kind))));
         }
         for name in ["part-0.parquet", "part-0000a.parquet", "part-00000-c000.snappy.parquet", "part-of-00000.parquet"]
         {

@@ -1,6 +1,7 @@
-//! Writes pairs to a Parquet file.
+//! Writes pairs to files.
 
 use std::fs::File;
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use datafusion::parquet::schema::types::ColumnPath;
 use crate::error::{Error, Result};
 use crate::run::Images;
 use crate::source::recorded;
+use crate::webdataset::{Names, Shard};
 
 /// A reader holds a row group's images in memory, and the writer its pages.
 const ROW_GROUP_BYTES: usize = 64 << 20;
@@ -36,11 +38,39 @@ pub(crate) struct Format {
     properties: WriterProperties,
     images: Images,
     kept_only: bool,
+    /// What the table's files are.
+    pub(crate) parts: Parts,
+}
+
+/// What files a pair table is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parts {
+    /// Parquet.
+    Parquet,
+    /// WebDataset: tar files with a sample for each pair.
+    WebDataset,
+}
+
+impl Parts {
+    /// What the files' names end in.
+    pub(crate) fn extension(self) -> &'static str {
+        match self {
+            Self::Parquet => "parquet",
+            Self::WebDataset => "tar",
+        }
+    }
 }
 
 impl Format {
     /// For pairs of `schema`, which come from a source that recorded `source`; `job` describes the job.
-    pub(crate) fn new(schema: &Schema, source: &Schema, images: Images, kept_only: bool, job: &str) -> Result<Self> {
+    pub(crate) fn new(
+        schema: &Schema,
+        source: &Schema,
+        images: Images,
+        kept_only: bool,
+        parts: Parts,
+        job: &str,
+    ) -> Result<Self> {
         let drop_image = images == Images::None;
         let fields = schema.fields().iter().filter(|f| !(drop_image && f.name() == "image")).map(|field| {
             let nullable = field.is_nullable() || field.name() == "image";
@@ -63,7 +93,7 @@ impl Format {
             .set_column_statistics_enabled(image.clone(), EnabledStatistics::None)
             .set_column_data_page_size_limit(image, IMAGE_PAGE_BYTES)
             .build();
-        Ok(Self { schema: Arc::new(schema), properties, images, kept_only })
+        Ok(Self { schema: Arc::new(schema), properties, images, kept_only, parts })
     }
 
     /// The pairs and columns that are asked for.
@@ -87,7 +117,19 @@ impl Format {
         if self.kept_only { filter_record_batch(&shaped, &kept) } else { Ok(shaped) }
     }
 
-    /// Begins a file at `path`.
+    /// Begins a file of the table at `path`.
+    pub(crate) fn create_part(&self, path: &Path) -> Result<PartFile> {
+        Ok(match self.parts {
+            Parts::Parquet => PartFile::Parquet(Box::new(self.create(path)?)),
+            Parts::WebDataset => {
+                let file = File::create(path).map_err(|e| Error::write(path, &e))?;
+                let shard = Shard::new(BufWriter::new(file), Names::Provenance);
+                PartFile::WebDataset { shard: Box::new(shard), path: path.to_owned(), pairs: 0 }
+            }
+        })
+    }
+
+    /// Begins a Parquet file at `path`.
     pub(crate) fn create(&self, path: &Path) -> Result<PairFile> {
         let file = File::create(path).map_err(|e| Error::write(path, &e))?;
         let options = ArrowWriterOptions::new().with_properties(self.properties.clone()).with_skip_arrow_metadata(true);
@@ -96,7 +138,41 @@ impl Format {
     }
 }
 
-/// A file that is being written. Dropped before it is ended, it is removed.
+/// A file of the table that is being written.
+pub(crate) enum PartFile {
+    Parquet(Box<PairFile>),
+    WebDataset { shard: Box<Shard<BufWriter<File>>>, path: PathBuf, pairs: u64 },
+}
+
+impl PartFile {
+    /// Adds pairs of the format's schema.
+    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        match self {
+            Self::Parquet(file) => file.write(batch),
+            Self::WebDataset { shard, path, pairs } => {
+                *pairs += batch.num_rows() as u64;
+                shard.write(batch).map_err(|e| Error::write(path, &e))
+            }
+        }
+    }
+
+    /// Ends the file, which is then safe on disk; its pairs and its size in bytes come back.
+    pub(crate) fn end(self) -> Result<(u64, u64)> {
+        match self {
+            Self::Parquet(file) => Ok((file.pairs, file.end()?)),
+            Self::WebDataset { shard, path, pairs } => {
+                let end = || {
+                    let file = shard.end()?.into_inner().map_err(|e| e.into_error())?;
+                    file.sync_all()?;
+                    Ok(file.metadata()?.len())
+                };
+                Ok((pairs, end().map_err(|e| Error::write(&path, &e))?))
+            }
+        }
+    }
+}
+
+/// A Parquet file that is being written. Dropped before it is ended, it is removed.
 pub(crate) struct PairFile {
     writer: ArrowWriter<File>,
     path: PathBuf,
@@ -174,7 +250,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pairs.parquet");
         let source = Schema::new(vec![Field::new("image", DataType::LargeBinary, true)]);
-        let format = Format::new(&batches[0].schema(), &source, images, kept_only, "{}").unwrap();
+        let format = Format::new(&batches[0].schema(), &source, images, kept_only, Parts::Parquet, "{}").unwrap();
         let mut file = format.create(&path).unwrap();
         for batch in batches {
             file.write(&format.shape(batch.clone()).unwrap()).unwrap();
@@ -213,7 +289,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pairs.parquet");
         let batch = pairs(&[noise(1, 100)]);
-        let format = Format::new(&batch.schema(), &batch.schema(), Images::All, false, "{}").unwrap();
+        let format = Format::new(&batch.schema(), &batch.schema(), Images::All, false, Parts::Parquet, "{}").unwrap();
         drop(format.create(&path).unwrap());
         assert!(!path.exists());
     }

@@ -37,6 +37,9 @@ pub async fn report(path: &Path, options: &ReportOptions) -> Result<String> {
     if let Some(reason) = table::unfinished(path)? {
         return Err(Error::dest(path, reason));
     }
+    if first.job.format != "parquet" {
+        return Err(Error::dest(path, format!("a report is made of Parquet, and this table is {}", first.job.format)));
+    }
     let config = SessionConfig::new().with_target_partitions(1).with_batch_size(64);
     let ctx = SessionContext::new_with_config(config);
     let location = path.to_string_lossy();

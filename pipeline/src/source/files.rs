@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
+use super::Kind;
 use crate::error::{Error, Result};
 use crate::table;
 
@@ -55,7 +56,7 @@ fn is_bookkeeping(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(['.', '_']))
 }
 
-/// Every `.parquet` below `folder` that is not bookkeeping.
+/// Every file of a known kind below `folder` that is not bookkeeping.
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(|e| Error::source(folder, e))? {
         let path = entry.map_err(|e| Error::source(folder, e))?.path();
@@ -64,7 +65,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         }
         if path.is_dir() {
             collect(&path, files)?;
-        } else if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet")) {
+        } else if Kind::of(&path).is_some() {
             files.push(path);
         }
     }

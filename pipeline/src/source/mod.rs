@@ -3,6 +3,7 @@
 mod files;
 mod parquet;
 mod schema;
+mod tar;
 mod unit;
 
 use std::path::{Path, PathBuf};
@@ -20,16 +21,53 @@ use crate::error::{Error, Result};
 pub(crate) use schema::recorded;
 pub(crate) use unit::{Position, Units};
 
-/// Files of one schema.
+/// Files of one kind and schema.
 #[derive(Debug)]
 pub struct Source {
     given: PathBuf,
     root: PathBuf,
+    kind: Kind,
     files: Vec<SourceFile>,
     /// As the rows are read: texts and images as views, so that a second copy of an image is 16 bytes.
     schema: SchemaRef,
     /// As the first file says.
     written: SchemaRef,
+}
+
+/// What files are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Parquet,
+    WebDataset,
+}
+
+type Batches = Box<dyn Iterator<Item = Result<RecordBatch, String>>>;
+
+impl Kind {
+    /// By what the name ends in.
+    fn of(path: &Path) -> Option<Self> {
+        match path.extension()?.to_string_lossy().to_ascii_lowercase().as_str() {
+            "parquet" => Some(Self::Parquet),
+            "tar" => Some(Self::WebDataset),
+            _ => None,
+        }
+    }
+
+    /// Rows and fingerprint of a file, and its schema as written.
+    fn look(self, root: &Path, path: &Path) -> Result<(FileRecord, SchemaRef)> {
+        match self {
+            Self::Parquet => parquet::look(root, path),
+            Self::WebDataset => tar::look(root, path),
+        }
+    }
+
+    /// The rows of `ranges` (first row and number of rows, sorted), in batches of at most `most` rows that may span two ranges.
+    fn read(self, path: &Path, ranges: &[(u64, u64)], most: usize) -> Result<Batches, String> {
+        match self {
+            Self::Parquet => parquet::read(path, ranges, most),
+            Self::WebDataset => tar::read(path, ranges, most),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -47,7 +85,7 @@ pub(crate) struct FileRecord {
     pub(crate) name: String,
     /// Its size, bytes.
     pub(crate) bytes: u64,
-    /// sha256 of its footer, 16 hex digits.
+    /// Digest of its footer or of its members' headers, 16 hex digits.
     pub(crate) stamp: String,
     pub(crate) rows: u64,
 }
@@ -68,8 +106,16 @@ impl Source {
         let (root, paths) = files::find(path)?;
         let mut files = Vec::with_capacity(paths.len());
         let mut merged: Option<(Vec<Field>, SchemaRef)> = None;
+        // A single file is what its name says, and Parquet where that says nothing.
+        let kind = paths.first().and_then(|path| Kind::of(path)).unwrap_or(Kind::Parquet);
         for path in paths {
-            let (record, written) = parquet::look(&root, &path)?;
+            if Kind::of(&path).is_some_and(|other| other != kind) {
+                let reason = format!(
+                    "a source is of one kind, and this file is not {kind:?} as the others: give one of the kinds"
+                );
+                return Err(Error::source(&path, reason));
+            }
+            let (record, written) = kind.look(&root, &path)?;
             let partitions = files::partitions(&root, &path)?;
             let these = schema::with_partitions(&schema::as_views(&written), &partitions)
                 .map_err(|reason| Error::source(&path, reason))?;
@@ -85,9 +131,9 @@ impl Source {
             files.push(SourceFile { path, record, partitions });
         }
         let Some((fields, written)) = merged else {
-            return Err(Error::source(path, "the folder holds no .parquet file"));
+            return Err(Error::source(path, "the folder holds no .parquet and no .tar file"));
         };
-        Ok(Self { given: path.to_owned(), root, files, schema: Arc::new(Schema::new(fields)), written })
+        Ok(Self { given: path.to_owned(), root, kind, files, schema: Arc::new(Schema::new(fields)), written })
     }
 
     /// Number of files.
@@ -192,7 +238,7 @@ impl Source {
             return Ok(());
         }
         let broken = |e: &dyn std::fmt::Display| Error::source(&source.path, format!("cannot read: {e}"));
-        let mut batches = parquet::read(&source.path, &ranges, most).map_err(|e| broken(&e))?;
+        let mut batches = self.kind.read(&source.path, &ranges, most).map_err(|e| broken(&e))?;
         let mut rest: Option<RecordBatch> = None;
         for (start, rows) in ranges {
             let unit = Position { file, row: units.start_of(start) };
@@ -231,7 +277,7 @@ impl Source {
         let source = &self.files[file];
         let broken = |e: &dyn std::fmt::Display| Error::source(&source.path, format!("cannot read: {e}"));
         let ranges: Vec<(u64, u64)> = rows.iter().map(|row| (*row, 1)).collect();
-        for batch in parquet::read(&source.path, &ranges, rows.len().clamp(1, 64)).map_err(|e| broken(&e))? {
+        for batch in self.kind.read(&source.path, &ranges, rows.len().clamp(1, 64)).map_err(|e| broken(&e))? {
             let batch = batch.map_err(|e| broken(&e))?;
             let found = batch.column_by_name(column).ok_or_else(|| broken(&format!("there is no column {column}")))?;
             let bytes = match found.as_struct_opt() {

@@ -6,15 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::arrow::error::ArrowError;
-use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
+    RowSelector,
 };
 use datafusion::parquet::errors::ParquetError;
 use sha2::{Digest as _, Sha256};
 
-use super::{FileRecord, schema};
+use super::{Batches, FileRecord, schema};
 use crate::error::{Error, Result};
 
 /// Batches of large images have fewer rows, so that about this much is read at once.
@@ -44,22 +43,22 @@ fn footer_digest(file: &mut File, bytes: u64) -> std::io::Result<String> {
     Ok(hex::encode(&Sha256::digest(&footer)[..8]))
 }
 
-/// The rows of `ranges` (first row and number of rows, sorted), in batches of at most `most` rows that may span two ranges.
-pub(super) fn read(
-    path: &Path,
-    ranges: &[(u64, u64)],
-    most: usize,
-) -> Result<impl Iterator<Item = Result<RecordBatch, ArrowError>> + use<>, ParquetError> {
+/// The rows of `ranges`, as [`super::Kind::read`] has them.
+pub(super) fn read(path: &Path, ranges: &[(u64, u64)], most: usize) -> Result<Batches, String> {
+    let reader = open(path, ranges, most).map_err(|e| e.to_string())?;
+    Ok(Box::new(reader.map(|batch| batch.map_err(|e| e.to_string()))))
+}
+
+fn open(path: &Path, ranges: &[(u64, u64)], most: usize) -> Result<ParquetRecordBatchReader, ParquetError> {
     let file = File::open(path)?;
     let footer = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())?;
     let bytes: i64 = footer.metadata().row_groups().iter().map(|group| group.total_byte_size()).sum();
     let rows = footer.metadata().file_metadata().num_rows();
     let options = ArrowReaderOptions::new().with_schema(Arc::new(schema::as_views(footer.schema())));
-    let reader = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)?
+    ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)?
         .with_batch_size(batch_rows(bytes.unsigned_abs(), rows.unsigned_abs(), most))
         .with_row_selection(selection(ranges))
-        .build()?;
-    Ok(reader)
+        .build()
 }
 
 fn batch_rows(bytes: u64, rows: u64, most: usize) -> usize {

@@ -1,0 +1,25 @@
+//! WebDataset: tar files whose members of one name before the first dot are a sample. As a source of jobs, as a format of the pair
+//! table, and as `STORED AS WEBDATASET` in SQL.
+
+mod format;
+mod read;
+mod write;
+
+use std::sync::Arc;
+
+use datafusion::error::DataFusionError;
+use datafusion::prelude::SessionContext;
+
+pub(crate) use read::{count, samples, schema};
+pub(crate) use write::{Names, Shard};
+
+/// Lets SQL read and write WebDataset: `CREATE EXTERNAL TABLE .. STORED AS WEBDATASET`, `COPY .. TO 'x.tar'`.
+pub fn register_webdataset(ctx: &SessionContext) -> Result<(), DataFusionError> {
+    let state = ctx.state_ref();
+    let mut state = state.write();
+    for name in format::NAMES {
+        state.register_file_format(Arc::new(format::WebDatasetFactory::new(name)), true)?;
+        state.table_factories_mut().insert(name.to_ascii_uppercase(), Arc::new(format::WebDatasetTables));
+    }
+    Ok(())
+}
