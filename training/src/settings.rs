@@ -122,6 +122,7 @@ pub struct LossSettings {
     pub alpha: f64,
     pub alpha_epochs: f64,
     pub by_image: bool,
+    pub hard_negatives: bool,
     pub prompt: String,
 }
 
@@ -261,6 +262,7 @@ impl Settings {
             itm: l.itm,
             lm: l.lm,
             by_image: l.by_image,
+            hard_negatives: l.hard_negatives,
             momentum: l.momentum,
             queue: l.queue,
             bfloat16: self.bfloat16,

@@ -24,6 +24,8 @@ pub struct StepOptions {
     /// Whether all texts of an image are its matches in ITC, and similarities for ITM's negatives are live ones, as in BLIP's
     /// finetuning for retrieval; else a text matches its own pair only.
     pub by_image: bool,
+    /// Whether ITM's negatives are drawn by their similarity, as BLIP does; else each is as likely as the other.
+    pub hard_negatives: bool,
     /// Of the momentum encoders: 0.995 in BLIP. 0: there are none, and the keys are live features with their gradient, as in CLIP.
     pub momentum: f64,
     /// Features of each queue: 57,600 in BLIP. A multiple of the batch; 0 for none.
@@ -45,6 +47,7 @@ impl Default for StepOptions {
             itm: true,
             lm: true,
             by_image: false,
+            hard_negatives: true,
             momentum: 0.995,
             queue: 57_600,
             bfloat16: false,
@@ -368,6 +371,14 @@ impl Trainer {
         let ids = batch.texts.ids.to_device(Device::Cpu);
         let texts: Vec<Vec<i64>> = (0..ids.size()[0]).map(|i| Vec::try_from(ids.get(i)).unwrap_or_default()).collect();
         let same = losses::same_pairs(&batch.image_ids, &texts).to_device(self.device);
+        let even;
+        let similarities = if self.options.hard_negatives {
+            similarities
+        } else {
+            let zeros = same.zeros_like().to_kind(Kind::Float);
+            even = Similarities { image_to_text: zeros.shallow_clone(), text_to_image: zeros };
+            &even
+        };
         losses::negatives(similarities, &same, &mut generator(self.seed, self.batches(), Purpose::Negatives))
     }
 
