@@ -54,12 +54,15 @@ demo: build ## caption and filter a noisy table of 1,512 pictures with the proje
 	    --captioner tests/fixtures/models/captioner --filter tests/fixtures/models/matcher
 	@echo "== what it wrote, as SQL sees it" >&2
 	@$(TARGET)/debug/capfilt sql --table pairs=$(DEMO)/pairs -f examples/demo.sql
+	@$(TARGET)/debug/capfilt report $(DEMO)/pairs -o $(DEMO)/report.html
 
 # One invocation's flags for every test run, so that they share one build.
 TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run --no-fail-fast" || echo "cargo test --no-fail-fast") \
     --locked --workspace --lib --bins --tests
 
 test: setup setup-training ## all tests, and that the benchmark runs
+	@for b in chromium chromium-browser google-chrome; do command -v $$b >/dev/null && exit 0; done; \
+	    echo "== there is no chromium: the test of the report's page in a browser is skipped" >&2
 	$(TEST)
 	cargo test --locked --workspace --bench blip -- --quick
 

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::array::{AsArray as _, Int64Array};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Int64Type};
 use datafusion::common::{DataFusionError, Result, internal_err, plan_err};
 use datafusion::logical_expr::ColumnarValue;
 
@@ -63,6 +65,12 @@ impl<'a> Call<'a> {
 
     pub(crate) fn images(&self, i: usize) -> Result<ImageArg<'a>> {
         ImageArg::new(self.arg(i)?)
+    }
+
+    /// Whole numbers, one for each row.
+    pub(crate) fn integers(&self, i: usize) -> Result<Int64Array> {
+        let array = self.arg(i)?.to_array(self.rows)?;
+        Ok(cast(&array, &DataType::Int64)?.as_primitive::<Int64Type>().clone())
     }
 
     pub(crate) fn texts(&self, i: usize) -> Result<TextArg<'a>> {

@@ -11,9 +11,11 @@ mod decoding;
 mod embed_image;
 mod embed_text;
 mod filtering;
+mod hamming;
 mod image_arg;
 mod image_error;
 mod image_info;
+mod image_phash;
 mod itc_score;
 mod itm_score;
 mod options_arg;
@@ -107,8 +109,10 @@ functions![
     captions::Captions,
     embed_image::EmbedImage,
     embed_text::EmbedText,
+    hamming::Hamming,
     image_error::ImageError,
     image_info::ImageInfo,
+    image_phash::ImagePhash,
     itc_score::ItcScore,
     itm_score::ItmScore,
 ];

@@ -42,6 +42,8 @@ pub(crate) enum Arg {
     Text,
     /// A number of captions.
     Count,
+    /// A perceptual hash, and the name that tells it from another.
+    Hash(&'static str),
     Options(&'static [OptionField]),
 }
 
@@ -51,6 +53,7 @@ impl Arg {
             Self::Image => "image",
             Self::Text => "text",
             Self::Count => "n",
+            Self::Hash(name) => name,
             Self::Options(_) => "options",
         }
     }
@@ -64,6 +67,7 @@ impl Arg {
             }
             Self::Text => "A string".into(),
             Self::Count => format!("How many captions, from 1 to {MAX_COUNT}"),
+            Self::Hash(_) => "64 bits, as image_phash returns them".into(),
             Self::Options(fields) => {
                 let names: Vec<&str> = fields.iter().map(|f| f.name()).collect();
                 format!("A struct of {}; a field that is missing or NULL is not given", names.join(", "))
@@ -78,6 +82,8 @@ impl Arg {
             Self::Text => text_arg::check_type(function, given)?,
             Self::Options(fields) => options_arg::check_type(function, fields, given)?,
             Self::Count if given.is_integer() || *given == DataType::Null => return Ok(DataType::Int64),
+            Self::Hash(_) if given.is_integer() || *given == DataType::Null => return Ok(DataType::Int64),
+            Self::Hash(name) => return plan_err!("{function}: argument {name} must be a whole number, not {given}"),
             Self::Count => return plan_err!("{function}: argument n must be a whole number, not {given}"),
         }
         Ok(given.clone())

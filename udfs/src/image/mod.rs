@@ -11,6 +11,7 @@ mod decode;
 mod gif;
 mod info;
 mod jpeg;
+mod phash;
 mod preprocess;
 mod resample;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod webp;
 
 pub use decode::{Rgb8, check, decode, load};
 pub use info::{ImageInfo, info};
+pub use phash::phash;
 pub use preprocess::Preprocessor;
 
 /// The longest side that is decoded. The web's formats end at 65,535; only PNG and TIFF go further, and there a strip
