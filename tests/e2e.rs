@@ -10,6 +10,8 @@ mod prompt;
 mod recipes;
 mod report;
 mod resume;
+#[cfg(unix)]
+mod select;
 mod statements;
 mod webdataset;
 

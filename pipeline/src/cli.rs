@@ -19,6 +19,8 @@ pub(crate) enum Command {
     Sql(SqlArgs),
     /// Run a recipe over Parquet files and write the pair table
     Run(Box<RunArgs>),
+    /// Choose anew what a finished pair table keeps, by its stored scores and without a model
+    Select(SelectArgs),
     /// Make a page that shows what a run did: numbers, scores, a gallery of images and texts
     Report(ReportArgs),
     /// Look at a checkpoint
@@ -183,6 +185,39 @@ pub(crate) struct RunArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct SelectArgs {
+    /// A pair table that `capfilt run` has finished
+    pub(crate) table: PathBuf,
+
+    /// Folder for the new pair table
+    pub(crate) dest: PathBuf,
+
+    /// Least match probability of a kept pair
+    #[arg(long, value_name = "P", default_value = "0", value_parser = score)]
+    pub(crate) min_itm: f32,
+
+    /// The same for one source: --min-itm-of web=0.6
+    #[arg(long, value_name = "SOURCE=P", value_parser = source_score)]
+    pub(crate) min_itm_of: Vec<(String, f32)>,
+
+    /// Keep the best share of all scored pairs: 0.3 for the best 30 %
+    #[arg(long, value_name = "F", value_parser = share)]
+    pub(crate) keep_fraction: Option<f64>,
+
+    /// Leave dropped pairs out
+    #[arg(long)]
+    pub(crate) kept_only: bool,
+
+    /// Where the source is now, for images that the table left out [default: where it was]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) source: Option<PathBuf>,
+
+    /// Begin anew, and replace the pair table at DEST once the new one is whole
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ReportArgs {
     /// A pair table that `capfilt run` has finished
     pub(crate) table: PathBuf,
@@ -274,6 +309,19 @@ fn size(text: &str) -> Result<u64, String> {
         Some(bytes) if bytes > 0 => Ok(bytes),
         _ => Err("expected a size such as 512MB, 2GiB or 1048576 (bytes)".to_owned()),
     }
+}
+
+fn score(text: &str) -> Result<f32, String> {
+    probability(text)?.parse().map_err(|e| format!("{e}"))
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    probability(text)?.parse().map_err(|e| format!("{e}"))
+}
+
+fn source_score(text: &str) -> Result<(String, f32), String> {
+    let (source, least) = pair(text)?;
+    Ok((source, score(&least)?))
 }
 
 fn probability(text: &str) -> Result<String, String> {

@@ -60,6 +60,21 @@ fn dispatch(cli: Cli, scripts: Vec<cli::Script>) -> Result<()> {
             leave(runtime);
             ended
         }
+        Command::Select(args) => {
+            let select = capfilt::Select {
+                table: args.table,
+                dest: args.dest,
+                min_itm: args.min_itm,
+                min_itm_of: args.min_itm_of,
+                keep_fraction: args.keep_fraction,
+                kept_only: args.kept_only,
+                source: args.source,
+                overwrite: args.overwrite,
+            };
+            let summary = runtime()?.block_on(select.run())?;
+            console::say(&format!("{summary}\ntable      {}", select.dest.display()));
+            Ok(())
+        }
         Command::Report(args) => {
             let options = capfilt::ReportOptions { images: args.images, source: args.source };
             let page = runtime()?.block_on(capfilt::report(&args.table, &options))?;

@@ -104,6 +104,24 @@ fn a_job_survives_forty_kills() {
 }
 
 #[test]
+fn captions_and_scores_survive_kills() {
+    let place = Place::new();
+    let slice = place.slice();
+    place.job_ok(&[slice, "whole"]);
+    let args = place.job(&[slice, "pairs", "--unit-rows", "7", "--set", "datafusion.execution.batch_size=3"]);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    // Between two chunks, while others are captioned; with a unit's file half written; with the manifest half written.
+    for at in ["pairs:1", "manifest:1", "pairs:4", "unit:1", "pairs:5"] {
+        let output = place.command(&args).env("CAPFILT_KILL_AT", at).output().unwrap();
+        assert_eq!(output.status.signal(), Some(9), "{at}: {}", text(&output.stderr));
+    }
+    let last = place.run(&args);
+    let said = text(&last.stderr);
+    assert!(last.status.success() && said.contains("going on after"), "{said}");
+    same_table(&place, "whole", "pairs");
+}
+
+#[test]
 fn a_table_that_is_replaced_survives_kills() {
     let place = Place::new();
     let slice = place.slice();

@@ -1,0 +1,245 @@
+//! `capfilt select`: other thresholds on a finished pair table, by its stored scores, without a model.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, BinaryViewBuilder, BooleanArray, StringViewArray};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Float32Type, Int64Type};
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
+use sha2::{Digest as _, Sha256};
+
+use crate::dest::{self, Dest, Found};
+use crate::error::{Error, Result};
+use crate::manifest::{Identity, Manifest};
+use crate::run::Images;
+use crate::source::{Chunk, Source, Units};
+use crate::stage::{End, Pairs, Stage, Written};
+use crate::summary::{Summary, Tally};
+use crate::table;
+use crate::write::{Format, Parts};
+
+/// Rows that are judged at a time.
+const ROWS: usize = 64;
+
+/// What to keep.
+#[derive(Debug, Clone)]
+pub struct Select {
+    /// A pair table that a job has finished.
+    pub table: PathBuf,
+    /// Folder for the new one.
+    pub dest: PathBuf,
+    /// Least match probability of a kept pair.
+    pub min_itm: f32,
+    /// The same for the texts of one source, in place of `min_itm`.
+    pub min_itm_of: Vec<(String, f32)>,
+    /// Keep the best share of all scored pairs, from 0 to 1; who ties with the last of them stays.
+    pub keep_fraction: Option<f64>,
+    /// Leave dropped pairs out.
+    pub kept_only: bool,
+    /// Where the job's source is now, for images that the table left out; where it was, unless given.
+    pub source: Option<PathBuf>,
+    /// Begin anew, and replace the table at the destination.
+    pub overwrite: bool,
+}
+
+impl Select {
+    /// Sets `kept` anew for every pair. A pair that is kept now and carried no image gets it from the source, checked by its sha256.
+    ///
+    /// # Errors
+    /// A table that is not finished or not of Parquet; images that are missing and that the source no longer has.
+    pub async fn run(&self) -> Result<Summary> {
+        let started = Instant::now();
+        let manifests = table::manifests(&self.table)?;
+        let Some(first) = manifests.first() else {
+            return Err(Error::dest(&self.table, "there is no pair table of capfilt run: give the DEST of one"));
+        };
+        if first.job.format != "parquet" {
+            return Err(Error::dest(&self.table, "its files are no Parquet: write the table with --format parquet"));
+        }
+        // An unfinished table is refused here.
+        let mut parts = Source::open(&self.table)?;
+        dest::check(parts.path_given(), &self.dest)?;
+        let fraction = match self.keep_fraction {
+            Some(share) => Some(self.score_at(share).await?),
+            None => None,
+        };
+        let identity = self.identity(&first.job);
+        let images = match first.job.images.as_str() {
+            "all" => Images::All,
+            "none" => Images::None,
+            _ => Images::Kept,
+        };
+        let dest = Dest::open(&self.dest, 1, 1)?;
+        let root = std::path::absolute(&first.source).unwrap_or_else(|_| first.source.clone());
+        let (manifest, begun) = match dest.look(&identity, self.overwrite, false)? {
+            Found::Nothing { replaces } => (Manifest::new(1, identity, root, parts.records(), replaces), false),
+            Found::Begun(manifest) => {
+                parts.reorder(&manifest.files)?;
+                (*manifest, true)
+            }
+        };
+        let about = serde_json::to_string(&manifest.job).map_err(|e| Error::Internal(e.to_string()))?;
+        let schema = parts.schema();
+        let format = Format::new(schema, parts.written_schema(), images, self.kept_only, Parts::Parquet, &about)?;
+        let units = Units { rows: manifest.job.unit_rows, shard: 0, shards: 1 };
+        let (stage, left) = Stage::open(dest, format, units, manifest, begun, begun)?;
+
+        let parts = Arc::new(parts);
+        let mut tally = left.tally;
+        let before = tally.rows;
+        let mut pictures = Pictures { select: self, job: first, source: None };
+        let mut chunks = parts.read(units, left.next, ROWS);
+        let mut ended = Ok(End::Whole);
+        while let Some(chunk) = chunks.recv().await {
+            let pairs = chunk.and_then(|chunk| self.judge(chunk, fraction, images, &mut pictures));
+            let pairs = match pairs {
+                Ok(pairs) => pairs,
+                Err(error) => {
+                    ended = Err(error);
+                    break;
+                }
+            };
+            tally.merge(&pairs.tally);
+            if !stage.write(pairs).await {
+                ended = Ok(End::Broken);
+                break;
+            }
+        }
+        let (Written { files, bytes, pairs, .. }, closed) = stage.close(*ended.as_ref().unwrap_or(&End::Broken)).await;
+        ended?;
+        closed?;
+        let elapsed = started.elapsed();
+        Ok(Summary { tally, files_read: parts.files(), files, bytes, pairs, before, elapsed })
+    }
+
+    /// The old job's, and what is selected of it.
+    fn identity(&self, job: &Identity) -> Identity {
+        let mut words = vec![format!("min_itm = {}", self.min_itm)];
+        words.extend(self.min_itm_of.iter().map(|(source, least)| format!("min_itm of {source} = {least}")));
+        words.extend(self.keep_fraction.map(|share| format!("keep_fraction = {share}")));
+        // The report reads the threshold from the recipe's comments; the first one counts.
+        let recipe = format!("-- selected: {}\n-- $min_itm = {}\n{}", words.join(", "), self.min_itm, job.recipe);
+        Identity { recipe, kept_only: self.kept_only, shards: 1, ..job.clone() }
+    }
+
+    /// The score of the last pair of the best share.
+    async fn score_at(&self, share: f64) -> Result<f32> {
+        let ctx = SessionContext::new_with_config(SessionConfig::new());
+        let location = self.table.to_string_lossy();
+        ctx.register_parquet("pairs", location.as_ref(), ParquetReadOptions::default()).await?;
+        let sql = format!(
+            "SELECT min(itm_score) FROM (SELECT itm_score, row_number() OVER (ORDER BY itm_score DESC) AS place, count(*) OVER () AS n \
+             FROM pairs WHERE itm_score IS NOT NULL AND error IS NULL) WHERE place <= ceil({share} * n)"
+        );
+        let found = ctx.sql(&sql).await?.collect().await?;
+        let score = found.first().and_then(|batch| batch.column(0).as_primitive_opt::<Float32Type>().cloned());
+        // Nothing is scored, or nothing is to be kept.
+        Ok(score.filter(|score| score.len() == 1 && score.is_valid(0)).map_or(f32::INFINITY, |score| score.value(0)))
+    }
+
+    fn judge(&self, chunk: Chunk, fraction: Option<f32>, images: Images, pictures: &mut Pictures<'_>) -> Result<Pairs> {
+        let Chunk { unit, row, rows } = chunk;
+        let wrong = |what: &str| Error::dest(&self.table, format!("it has no column {what} as capfilt run writes it"));
+        let column = |name: &str| rows.column_by_name(name).ok_or_else(|| wrong(name));
+        let (sources, errors) = (strings(column("source")?)?, strings(column("error")?)?);
+        let scores = column("itm_score")?.as_primitive_opt::<Float32Type>().ok_or_else(|| wrong("itm_score"))?;
+        let kept: BooleanArray = (0..rows.num_rows())
+            .map(|i| {
+                let own = self.min_itm_of.iter().find(|(source, _)| source == sources.value(i));
+                let least = own.map_or(self.min_itm, |(_, least)| *least).max(fraction.unwrap_or(f32::NEG_INFINITY));
+                Some(errors.is_null(i) && scores.is_valid(i) && scores.value(i) >= least)
+            })
+            .collect();
+        let image = match rows.column_by_name("image") {
+            Some(image) if images == Images::Kept => Some(pictures.fill(&rows, image, &kept)?),
+            _ => None,
+        };
+        let columns =
+            rows.schema_ref().fields().iter().zip(rows.columns()).map(|(field, column)| match field.name().as_str() {
+                "kept" => Arc::new(kept.clone()) as ArrayRef,
+                "image" => image.clone().unwrap_or_else(|| Arc::clone(column)),
+                _ => Arc::clone(column),
+            });
+        let internal = |e: datafusion::arrow::error::ArrowError| Error::Internal(e.to_string());
+        let pairs = RecordBatch::try_new(rows.schema(), columns.collect()).map_err(internal)?;
+        let webs = sources.iter().filter(|source| *source == Some("web")).count() as u64;
+        let counted = RecordBatch::try_from_iter([
+            ("source", cast(&sources, &DataType::Utf8).map_err(internal)?),
+            ("error", cast(&errors, &DataType::Utf8).map_err(internal)?),
+            ("kept", Arc::new(kept) as ArrayRef),
+            ("itm_score", Arc::new(scores.clone()) as ArrayRef),
+        ]);
+        let tally = Tally::of(webs, &[counted.map_err(internal)?]);
+        Ok(Pairs { unit, row, rows: pairs.num_rows() as u64, batches: vec![pairs], tally })
+    }
+}
+
+fn strings(column: &ArrayRef) -> Result<StringViewArray> {
+    Ok(cast(column, &DataType::Utf8View).map_err(|e| Error::Internal(e.to_string()))?.as_string_view().clone())
+}
+
+/// Images that the table left out, from the job's source.
+struct Pictures<'a> {
+    select: &'a Select,
+    job: &'a Manifest,
+    source: Option<Source>,
+}
+
+impl Pictures<'_> {
+    /// The column of images, with those of kept pairs that lack one.
+    fn fill(&mut self, rows: &RecordBatch, image: &ArrayRef, kept: &BooleanArray) -> Result<ArrayRef> {
+        let images = image.as_binary_view();
+        let missing: Vec<usize> = (0..rows.num_rows()).filter(|i| kept.value(*i) && images.is_null(*i)).collect();
+        if missing.is_empty() {
+            return Ok(Arc::clone(image));
+        }
+        let wrong = || Error::dest(&self.select.table, "its column provenance is not as capfilt run writes it");
+        let from = rows.column_by_name("provenance").and_then(|p| p.as_struct_opt()).ok_or_else(wrong)?;
+        let files = strings(from.column_by_name("file").ok_or_else(wrong)?)?;
+        let numbers = from.column_by_name("row").and_then(|n| n.as_primitive_opt::<Int64Type>()).ok_or_else(wrong)?;
+        let digests = strings(rows.column_by_name("image_sha256").ok_or_else(wrong)?)?;
+        let mut builder = BinaryViewBuilder::with_capacity(rows.num_rows());
+        for i in 0..rows.num_rows() {
+            match missing.contains(&i) {
+                false if images.is_null(i) => builder.append_null(),
+                false => builder.append_value(images.value(i)),
+                true => {
+                    let number = u64::try_from(numbers.value(i)).map_err(|_| wrong())?;
+                    builder.append_value(self.picture(files.value(i), number, digests.value(i))?);
+                }
+            }
+        }
+        Ok(Arc::new(builder.finish()))
+    }
+
+    fn picture(&mut self, file: &str, row: u64, digest: &str) -> Result<Vec<u8>> {
+        let place = self.select.source.clone().unwrap_or_else(|| self.job.source.clone());
+        let lost = |why: String| {
+            let reason = format!(
+                "the pair of {file}, row {row}, is kept now, and the table left its image out ({why}): give --source, or write the \
+                 table with --image all"
+            );
+            Error::source(&place, reason)
+        };
+        let source = match &mut self.source {
+            Some(source) => source,
+            none => {
+                let mut source = Source::open(&place).map_err(|e| lost(e.to_string()))?;
+                source.reorder(&self.job.files).map_err(|e| lost(e.to_string()))?;
+                none.insert(source)
+            }
+        };
+        let number = self.job.files.iter().position(|record| record.name == file);
+        let number = number.ok_or_else(|| lost("the source never had such a file".to_owned()))?;
+        let mut found = None;
+        source.images(number, &self.job.job.image_column, &[row], &mut |bytes| found = bytes.map(<[u8]>::to_vec))?;
+        let bytes = found.ok_or_else(|| lost("there is none in the source".to_owned()))?;
+        if hex::encode(Sha256::digest(&bytes)) != digest {
+            return Err(lost("the source has another one there".to_owned()));
+        }
+        Ok(bytes)
+    }
+}

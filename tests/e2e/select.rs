@@ -1,0 +1,65 @@
+//! `capfilt select`: a finished table under other thresholds.
+
+use std::fs;
+
+use super::{BOOKKEEPING, Place};
+
+#[test]
+fn thresholds_can_be_chosen_anew() {
+    let place = Place::new();
+    let slice = place.slice();
+    place.job_ok(&[slice, "pairs"]);
+    place.job_ok(&[slice, "loose", "--min-itm", "0.1"]);
+    // As if the job had run with the other threshold: images of pairs that were dropped come from the source.
+    place.ok(&["select", "pairs", "selected", "--min-itm", "0.1"]);
+    super::kills::same_table(&place, "loose", "selected");
+    assert_eq!(place.number("selected", "SELECT count(*) FROM t WHERE kept <> (image IS NOT NULL)"), 0);
+    assert!(place.fails(1, &["select", "pairs", "selected", "--min-itm", "0.1"]).contains("finished"));
+    place.ok(&[
+        "select",
+        "pairs",
+        "selected",
+        "--min-itm-of",
+        "web=0.9",
+        "--min-itm-of",
+        "synthetic=0.3",
+        "--overwrite",
+    ]);
+    let wrong = "SELECT count(*) FROM t WHERE kept <> (error IS NULL AND itm_score >= CASE source WHEN 'web' THEN 0.9 ELSE 0.3 END)";
+    assert_eq!(place.number("selected", wrong), 0);
+
+    place.ok(&["select", "pairs", "best", "--keep-fraction", "0.25", "--kept-only"]);
+    let scored = place.number("pairs", "SELECT count(*) FROM t WHERE error IS NULL AND itm_score IS NOT NULL");
+    let best = place.number("best", "SELECT count(*) FROM t");
+    assert!(best >= (scored + 3) / 4 && best <= scored / 4 + 3, "{best} of {scored}");
+    let least = "SELECT CAST(1e6 * min(itm_score) AS BIGINT) FROM t";
+    let above =
+        format!("SELECT count(*) FROM t WHERE error IS NULL AND 1e6 * itm_score >= {}", place.number("best", least));
+    assert_eq!(place.number("pairs", &above), best);
+    // It is a pair table as others are.
+    place.ok(&["report", "selected", "-o", "report.html"]);
+}
+
+#[test]
+fn an_image_that_is_gone_is_named() {
+    let place = Place::new();
+    let slice = place.slice();
+    place.job_ok(&[slice, "pairs"]);
+    fs::rename(place.path(slice), place.path("moved.parquet")).unwrap();
+    let message = place.fails(1, &["select", "pairs", "selected", "--min-itm", "0"]);
+    assert!(message.contains("left its image out") && message.contains("give --source"), "{message}");
+    // A source that is renamed is another one: its files are known by name.
+    fs::create_dir(place.path("elsewhere")).unwrap();
+    fs::rename(place.path("moved.parquet"), place.path("elsewhere/slice.parquet")).unwrap();
+    place.ok(&["select", "pairs", "selected", "--min-itm", "0", "--source", "elsewhere/slice.parquet"]);
+    assert_eq!(place.number("selected", "SELECT count(*) FROM t WHERE kept AND image IS NULL"), 0);
+    // What needs no image needs no source.
+    fs::remove_file(place.path("elsewhere/slice.parquet")).unwrap();
+    place.ok(&["select", "pairs", "strict", "--min-itm", "0.9"]);
+    assert!(place.fails(1, &["select", "elsewhere", "x"]).contains("no pair table"));
+    let manifest = format!("pairs/{BOOKKEEPING}/shard-1-of-1/manifest.json");
+    let text = fs::read_to_string(place.path(&manifest)).unwrap().replace("\"finished\"", "\"running\"");
+    fs::write(place.path(&manifest), text).unwrap();
+    assert!(place.fails(1, &["select", "pairs", "x"]).contains("unfinished"));
+    assert!(place.fails(2, &["select", "pairs", "x", "--keep-fraction", "30"]).contains("from 0 to 1"));
+}
