@@ -284,7 +284,7 @@ def page(args, results, more):
         "",
         f"Seeds {', '.join(map(str, seeds))}, each a world of its own: {args.human} human pictures with five true "
         f"captions each, {args.web} web pictures with the text beside them, {args.test} pictures of the {args.split} set. Every MED is "
-        f"pretrained for {args.steps} steps of 64 pairs, {100 * HUMAN_SHARE:.0f} % of them human, from the same initial weights: those of "
+        f"pretrained in {'bfloat16' if args.bfloat16 else 'float32'} for {args.steps} steps of 64 pairs, {100 * HUMAN_SHARE:.0f} % of them human, from the same initial weights: those of "
         f"a MED that learned for {args.things_steps} steps to name single things, as BLIP begins with ImageNet's ViT and with BERT; captioner and filter are finetuned for "
         f"{args.captioner_steps} and {args.filter_steps} steps from the MED of the first row, on the human pairs. The ceiling had a true "
         "text for every web picture. Zero-shot scores in percent (CIDEr-D: times 100): mean over the seeds, and the deviation of one "
