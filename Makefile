@@ -66,6 +66,16 @@ test: setup setup-training ## all tests, and that the benchmark runs
 	$(TEST)
 	cargo test --locked --workspace --bench blip -- --quick
 
+READERS := .deps/readers/.installed
+$(READERS): Makefile
+	@echo "== pyarrow, DuckDB, datasets and webdataset into .deps/readers (once)" >&2
+	@rm -rf .deps/readers && python3 -m venv .deps/readers
+	@.deps/readers/bin/python -m pip install --quiet --disable-pip-version-check pyarrow==26.* duckdb==2.* datasets==5.* webdataset==1.*
+	@touch $@
+
+test-readers: build $(READERS) ## that others read what capfilt writes: pyarrow, DuckDB, datasets, webdataset
+	@.deps/readers/bin/python tests/readers/check.py $(TARGET)/debug/capfilt
+
 check: setup setup-training ## formatting, lints, generated documentation
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
