@@ -18,6 +18,8 @@ pub(crate) struct Dest {
     /// What the job keeps there: `_capfilt/shard-1-of-1`.
     folder: PathBuf,
     created: bool,
+    /// Which of how many, from 1.
+    shard: (u64, u64),
     /// Held while the job runs: the system lets go of it even when the process is killed.
     lock: File,
 }
@@ -27,6 +29,8 @@ pub(crate) struct Dest {
 pub(crate) enum Found {
     /// Nothing of this job. `replaces`: a table that is to go when the new one is whole.
     Nothing { replaces: bool },
+    /// Other shards of this job, one of which this is the manifest of.
+    Shards(Box<Manifest>),
     /// This job, stopped, or finished and to be brought up to date.
     Begun(Box<Manifest>),
 }
@@ -71,16 +75,27 @@ impl Dest {
             // A file system without locks: go on without.
             Err(TryLockError::Error(e)) => log::warn!("cannot lock {}: {e}", file.display()),
         }
-        Ok(Self { path: path.to_owned(), folder, created, lock })
+        Ok(Self { path: path.to_owned(), folder, created, shard: (shard, shards), lock })
     }
 
     /// Looks at what is there, and refuses what this job must not touch.
     pub(crate) fn look(&self, job: &Identity, overwrite: bool, update: bool) -> Result<Found> {
-        let own = Manifest::read(&self.manifest())?;
-        let all = table::manifests(&self.path)?;
+        let all = match table::manifests(&self.path) {
+            // What cannot be read can be replaced still.
+            Err(_) if overwrite => Vec::new(),
+            all => all?,
+        };
+        let own = all.iter().find(|m| m.shard == self.shard.0 && m.job.shards == self.shard.1).cloned();
         let parts = self.parts()?;
         if overwrite {
-            return Ok(Found::Nothing { replaces: !parts.is_empty() });
+            self.check_alone()?;
+            // What this replacement has done before it was stopped is not to be done again.
+            let same =
+                own.filter(|own| own.state != State::Finished && own.replaces && own.job.difference(job).is_none());
+            return Ok(match same {
+                Some(own) => Found::Begun(Box::new(own)),
+                None => Found::Nothing { replaces: !parts.is_empty() || !all.is_empty() },
+            });
         }
         for other in &all {
             if let Some(difference) = other.job.difference(job) {
@@ -94,8 +109,7 @@ impl Dest {
                 Err(Error::dest(&self.path, reason))
             }
             Some(own) => Ok(Found::Begun(Box::new(own))),
-            // Other shards of this job are there.
-            None if !all.is_empty() => Ok(Found::Nothing { replaces: false }),
+            None if let Some(first) = all.into_iter().next() => Ok(Found::Shards(Box::new(first))),
             None => {
                 let held = names(&self.path)?.iter().filter(|name| *name != BOOKKEEPING).count();
                 if held > 0 {
@@ -114,7 +128,9 @@ impl Dest {
             let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             gone.map_err(|e| Error::write(&path, &e))
         };
-        for name in names(&self.folder)?.iter().filter(|name| *name != LOCK) {
+        // The manifest of a table that is whole stays with it until the new one's takes its place.
+        let whole = self.begun().is_some_and(|manifest| manifest.state == State::Finished);
+        for name in names(&self.folder)?.iter().filter(|name| *name != LOCK && !(whole && *name == MANIFEST)) {
             remove(self.folder.join(name))?;
         }
         for name in names(&self.path)? {
@@ -137,6 +153,24 @@ impl Dest {
         Ok(())
     }
 
+    /// Refuses to replace what another process is writing.
+    fn check_alone(&self) -> Result<()> {
+        let folder = self.path.join(BOOKKEEPING);
+        for shard in names(&folder)?.iter().map(|name| folder.join(name)).filter(|shard| *shard != self.folder) {
+            if let Ok(file) = File::open(shard.join(LOCK))
+                && matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+            {
+                return Err(Error::dest(&self.path, "a shard of another job is writing to it"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The manifest that is there, if it can be read.
+    pub(crate) fn begun(&self) -> Option<Manifest> {
+        Manifest::read(&self.manifest()).ok().flatten()
+    }
+
     pub(crate) fn manifest(&self) -> PathBuf {
         self.folder.join(MANIFEST)
     }
@@ -149,6 +183,23 @@ impl Dest {
     /// Names in the shard's folder.
     pub(crate) fn kept_names(&self) -> Result<Vec<String>> {
         names(&self.folder)
+    }
+
+    /// Refuses to write beside shards of another job, or of this one over another source.
+    pub(crate) fn agree(&self, manifest: &Manifest) -> Result<()> {
+        for other in table::manifests(&self.path)?.iter().filter(|other| other.shard != manifest.shard) {
+            if let Some(difference) = other.job.difference(&manifest.job) {
+                let reason = format!("shard {} there is of another job: {difference}", other.shard);
+                return Err(Error::dest(&self.path, reason));
+            }
+            // One may have been brought up to date before the other.
+            let both = other.files.len().min(manifest.files.len());
+            if other.files[..both] != manifest.files[..both] {
+                let reason = format!("shard {} there has another source: give all shards the same files", other.shard);
+                return Err(Error::dest(&self.path, reason));
+            }
+        }
+        Ok(())
     }
 
     /// Where a part waits until all are there; the folder is made.
@@ -176,7 +227,11 @@ impl Dest {
 
     /// A renamed file is safe on disk only when its folder is.
     pub(crate) fn sync(&self) -> Result<()> {
-        for folder in [&self.folder, &self.path] {
+        let parts = self.folder.join(PARTS);
+        for folder in [&self.folder, &parts, &self.path] {
+            if folder == &parts && !parts.is_dir() {
+                continue;
+            }
             File::open(folder).and_then(|f| f.sync_all()).map_err(|e| Error::write(folder, &e))?;
         }
         Ok(())

@@ -13,7 +13,7 @@ use futures::stream::FuturesOrdered;
 use tokio::sync::watch;
 
 use crate::budget::Budget;
-use crate::dest::{self, Dest, Found};
+use crate::dest::{Dest, Found};
 use crate::error::{Error, Result};
 use crate::manifest::{Identity, Manifest, State};
 use crate::provenance::Provenance;
@@ -158,6 +158,11 @@ impl Job {
             Found::Nothing { replaces } => {
                 return Ok((Manifest::new(self.shard.0, identity, root, source.records(), replaces), false, false));
             }
+            Found::Shards(other) => {
+                source.reorder(&other.files)?;
+                let manifest = Manifest::new(self.shard.0, identity, root, source.records(), false);
+                return Ok((manifest, false, false));
+            }
             Found::Begun(manifest) => *manifest,
         };
         source.reorder(&manifest.files)?;
@@ -189,7 +194,7 @@ pub async fn run(
 ) -> Result<Summary, Failure> {
     let started = Instant::now();
     let mut source = Source::open(&job.source)?;
-    dest::check(source.path_given(), &job.dest)?;
+    source.check_apart(&job.dest)?;
     let workers = one_partition(ctx);
     let columns = Columns { image: &job.image_column, text: &job.text_column, renames: &job.renames };
     let planned = job.recipe.plan(ctx, &source, &columns).await?;
@@ -198,7 +203,7 @@ pub async fn run(
     let dest = Dest::open(&job.dest, job.shard.0, job.shard.1)?;
     let found = dest.look(&identity, job.overwrite, job.update)?;
     let (manifest, begun, saved) = job.manifest(found, identity, &mut source)?;
-    let untouched = manifest.replaces;
+    let replaces = manifest.replaces;
     let about = serde_json::to_string(&manifest.job).map_err(|e| Error::Internal(e.to_string()))?;
     let format = Format::new(&planned.schema(), source.written_schema(), job.images, job.kept_only, job.parts, &about)?;
     let provenance = Provenance::new(&manifest.job, planned.decoding());
@@ -219,7 +224,8 @@ pub async fn run(
         Err(_) => End::Broken,
     };
     let (written, closed) = stage.close(end).await;
-    let Written { files, bytes, pairs, rows: done } = written;
+    let Written { files, bytes, pairs, rows: done, placing } = written;
+    let untouched = replaces && !placing;
     // The stage's own error is why the pump stopped, if it says that the stage did.
     let error = match (pumped, closed) {
         (Ok(End::Whole), Ok(())) => {
@@ -299,6 +305,10 @@ impl Pump<'_> {
                 && under_way.is_empty()
             {
                 if end == End::Whole {
+                    // A reader that ended early is not one that read all.
+                    if self.tally.rows < self.rows {
+                        return Err(Error::Internal("the reading thread ended before the source did".to_owned()));
+                    }
                     self.check_budget(true)?;
                 }
                 return Ok(end);

@@ -11,7 +11,7 @@ use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 use sha2::{Digest as _, Sha256};
 
-use crate::dest::{self, Dest, Found};
+use crate::dest::{Dest, Found};
 use crate::error::{Error, Result};
 use crate::manifest::{Identity, Manifest};
 use crate::run::Images;
@@ -61,7 +61,7 @@ impl Select {
         }
         // An unfinished table is refused here.
         let mut parts = Source::open(&self.table)?;
-        dest::check(parts.path_given(), &self.dest)?;
+        parts.check_apart(&self.dest)?;
         let fraction = match self.keep_fraction {
             Some(share) => Some(self.score_at(share).await?),
             None => None,
@@ -76,8 +76,12 @@ impl Select {
         let root = std::path::absolute(&first.source).unwrap_or_else(|_| first.source.clone());
         let (manifest, begun) = match dest.look(&identity, self.overwrite, false)? {
             Found::Nothing { replaces } => (Manifest::new(1, identity, root, parts.records(), replaces), false),
+            Found::Shards(_) => return Err(Error::dest(&self.dest, "shards of a job are there: give another folder")),
             Found::Begun(manifest) => {
                 parts.reorder(&manifest.files)?;
+                if parts.files() != manifest.files.len() {
+                    return Err(Error::dest(&self.table, "it has grown since this selection began: give --overwrite"));
+                }
                 (*manifest, true)
             }
         };
@@ -87,6 +91,8 @@ impl Select {
         let units = Units { rows: manifest.job.unit_rows, shard: 0, shards: 1 };
         let (stage, left) = Stage::open(dest, format, units, manifest, begun, begun)?;
 
+        let rows = parts.rows_of(&units, left.next);
+        let mut read = 0;
         let parts = Arc::new(parts);
         let mut tally = left.tally;
         let before = tally.rows;
@@ -103,10 +109,14 @@ impl Select {
                 }
             };
             tally.merge(&pairs.tally);
+            read += pairs.rows;
             if !stage.write(pairs).await {
                 ended = Ok(End::Broken);
                 break;
             }
+        }
+        if matches!(ended, Ok(End::Whole)) && read < rows {
+            ended = Err(Error::Internal("the reading thread ended before the table did".to_owned()));
         }
         let (Written { files, bytes, pairs, .. }, closed) = stage.close(*ended.as_ref().unwrap_or(&End::Broken)).await;
         ended?;
@@ -226,14 +236,9 @@ impl Pictures<'_> {
         };
         let source = match &mut self.source {
             Some(source) => source,
-            none => {
-                let mut source = Source::open(&place).map_err(|e| lost(e.to_string()))?;
-                source.reorder(&self.job.files).map_err(|e| lost(e.to_string()))?;
-                none.insert(source)
-            }
+            none => none.insert(Source::open(&place).map_err(|e| lost(e.to_string()))?),
         };
-        let number = self.job.files.iter().position(|record| record.name == file);
-        let number = number.ok_or_else(|| lost("the source never had such a file".to_owned()))?;
+        let number = source.number(file).ok_or_else(|| lost("the source has no such file".to_owned()))?;
         let mut found = None;
         source.images(number, &self.job.job.image_column, &[row], &mut |bytes| found = bytes.map(<[u8]>::to_vec))?;
         let bytes = found.ok_or_else(|| lost("there is none in the source".to_owned()))?;

@@ -39,6 +39,8 @@ pub(crate) struct Written {
     pub(crate) pairs: u64,
     /// Rows of the source that need not be done again.
     pub(crate) rows: u64,
+    /// Parts of an old table may have been replaced.
+    pub(crate) placing: bool,
 }
 
 /// How the writing ends.
@@ -157,23 +159,43 @@ impl Writer {
     /// Finds what an earlier run has done, and removes what it had begun.
     fn restore(&mut self, begun: bool) -> Result<Left> {
         if !begun {
+            let stopped = self.dest.begun().is_some_and(|manifest| manifest.state != State::Finished);
             self.dest.clear()?;
+            if stopped {
+                // Its table may be half in place: it must not be taken for a whole one.
+                self.begin()?;
+            }
             return Ok(Left::default());
         }
         let known = |name: &String| self.manifest.parts.iter().any(|part| part.name == *name);
         for name in self.dest.waiting_names()?.iter().filter(|name| !known(name)) {
             remove(&self.dest.waiting(name)?)?;
         }
+        let mut units = Vec::new();
         for name in self.dest.kept_names()? {
             let path = self.dest.kept(&name);
             if name.ends_with(".tmp") {
                 remove(&path)?;
             } else if name.starts_with("unit-") {
-                let unit = read_unit(&path)?;
-                if unit.record.unit < self.manifest.done { remove(&path)? } else { self.done.push(unit) }
+                units.push(path);
             }
         }
-        self.done.sort_by_key(|unit| unit.record.unit);
+        // By their names, which is the source's order.
+        units.sort();
+        let mut broken = false;
+        for path in units {
+            match read_unit(&path) {
+                Ok(unit) if unit.record.unit < self.manifest.done => remove(&path)?,
+                Ok(unit) if !broken => self.done.push(unit),
+                Ok(_) => remove(&path)?,
+                Err(error) => {
+                    // What comes after it is done anew too: units follow each other.
+                    log::warn!("{error}; it and what follows are done anew");
+                    broken = true;
+                    remove(&path)?;
+                }
+            }
+        }
         let mut left = Left { next: self.manifest.done, tally: self.manifest.tally.clone() };
         for Unit { record, .. } in &self.done {
             left.next = record.end;
@@ -208,7 +230,8 @@ impl Writer {
         let whole = self.manifest.state == State::Finished;
         let files = self.manifest.parts.iter().filter(|_| whole).map(|part| self.dest.part(&part.name)).collect();
         let rows = self.manifest.tally.rows + self.done.iter().map(|unit| unit.record.tally.rows).sum::<u64>();
-        Written { files, bytes, pairs, rows }
+        let placing = self.manifest.state != State::Running;
+        Written { files, bytes, pairs, rows, placing }
     }
 
     fn write(&mut self, pairs: Pairs) -> Result<()> {
@@ -265,6 +288,8 @@ impl Writer {
                 self.dest.clear_other_shards()?;
             }
             self.save()?;
+            // Another shard may have begun in the meantime: of two that differ, the later sees it.
+            self.dest.agree(&self.manifest)?;
             self.saved = true;
         }
         Ok(())
@@ -287,6 +312,7 @@ impl Writer {
                 match fs::hard_link(&unit.path, &path) {
                     Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
                         fs::copy(&unit.path, &temp).map_err(|e| Error::write(&temp, &e))?;
+                        File::open(&temp).and_then(|f| f.sync_all()).map_err(|e| Error::write(&temp, &e))?;
                         fs::rename(&temp, &path).map_err(|e| Error::write(&path, &e))?;
                     }
                     _ => {}
@@ -340,9 +366,11 @@ impl Writer {
         for part in &self.manifest.parts {
             crash::point("place");
             let (from, to) = (self.dest.waiting(&part.name)?, self.dest.part(&part.name));
-            // What an earlier run has put in its place is there already.
             if from.exists() {
                 fs::rename(&from, &to).map_err(|e| Error::write(&to, &e))?;
+            } else if fs::metadata(&to).map(|meta| meta.len()).ok() != Some(part.bytes) {
+                // Not even an earlier run has put it in its place.
+                return Err(Error::dest(&to, "this part of the table is lost: give --overwrite"));
             }
         }
         if self.manifest.replaces {
@@ -367,7 +395,7 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 fn read_unit(path: &Path) -> Result<Unit> {
-    let broken = |e: &dyn std::fmt::Display| Error::dest(path, format!("not a unit of this job ({e}): remove it"));
+    let broken = |e: &dyn std::fmt::Display| Error::dest(path, format!("not a unit of this job: {e}"));
     let file = File::open(path).map_err(|e| broken(&e))?;
     let bytes = file.metadata().map_err(|e| broken(&e))?.len();
     let footer = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| broken(&e))?;

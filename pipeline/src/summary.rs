@@ -75,7 +75,7 @@ impl Tally {
                 let count = if synthetic { &mut tally.synthetic } else { &mut tally.web };
                 count.pairs += 1;
                 count.kept += u64::from(kept.is_some_and(|k| k.is_valid(row) && k.value(row)));
-                if let Some(score) = scores.filter(|s| s.is_valid(row)) {
+                if let Some(score) = scores.filter(|s| s.is_valid(row) && s.value(row).is_finite()) {
                     count.scored += 1;
                     count.scores += f64::from(score.value(row));
                 }

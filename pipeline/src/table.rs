@@ -40,6 +40,13 @@ pub fn unfinished(table: &Path) -> Result<Option<String>> {
     let (all, begun) = (first.job.shards, manifests.len() as u64);
     let running: Vec<_> =
         manifests.iter().filter(|m| m.state != State::Finished).map(|m| m.shard.to_string()).collect();
+    if let Some(other) = manifests.iter().find(|m| m.job != first.job || m.files != first.files) {
+        let shards = (first.shard, other.shard);
+        return Ok(Some(format!(
+            "its shards {} and {} are of two jobs or two sources: run both with --update, or write it anew",
+            shards.0, shards.1
+        )));
+    }
     let why = match (running.as_slice(), all) {
         ([], _) if begun >= all => return Ok(None),
         ([], _) => format!("only {begun} of its {all} shards have begun"),

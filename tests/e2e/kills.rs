@@ -145,11 +145,29 @@ fn a_table_that_is_replaced_survives_kills() {
             "the old table until the new one is whole"
         );
     }
-    // Without --overwrite it goes on with the new one.
-    killed(&job("pairs", "other.sql"), "place:2");
+    // It goes on with the new one, with --overwrite and without.
+    let output = place.command(&anew).env("CAPFILT_KILL_AT", "place:2").output().unwrap();
+    assert!(text(&output.stderr).contains("going on after"), "{}", text(&output.stderr));
+    assert_eq!(output.status.signal(), Some(9));
     place.ok(&job("pairs", "other.sql"));
     same_table(&place, "whole", "pairs");
     assert_eq!(place.parts("pairs"), place.parts("whole"));
+}
+
+#[test]
+fn a_replacement_that_did_nothing_leaves_the_table_whole() {
+    let place = Place::new();
+    let slice = place.slice();
+    fs::create_dir(place.path("web")).unwrap();
+    fs::copy(place.path(slice), place.path("web/a.parquet")).unwrap();
+    fs::write(place.path("recipe.sql"), RECIPE).unwrap();
+    fs::write(place.path("other.sql"), RECIPE.replace("id % 2 = 0", "id % 2 = 1")).unwrap();
+    place.ok(&job("pairs", "recipe.sql"));
+    let anew = [&job("pairs", "other.sql")[..], &["--overwrite"]].concat();
+    let output = place.command(&anew).env("CAPFILT_KILL_AT", "pairs:1").output().unwrap();
+    assert_eq!(output.status.signal(), Some(9));
+    place.ok(&["report", "pairs", "-o", "report.html"]);
+    place.ok(&[&job("pairs", "recipe.sql")[..], &["--update"]].concat());
 }
 
 /// Two tables hold the same pairs in the same order.

@@ -94,6 +94,46 @@ fn shards_share_a_table() {
 }
 
 #[test]
+fn shards_of_two_sources_are_no_table() {
+    let place = Place::new();
+    source(&place);
+    place.job_ok(&[&["web", "pairs", "--shard", "1/2"][..], &UNITS].concat());
+    fs::copy(place.path("later/b.parquet"), place.path("web/b.parquet")).unwrap();
+    place.job_ok(&[&["web", "pairs", "--shard", "2/2"][..], &UNITS].concat());
+    let message = place.job_fails(&["pairs", "next"]);
+    assert!(message.contains("two sources") && message.contains("--update"), "{message}");
+    place.job_ok(&[&["web", "pairs", "--shard", "1/2", "--update"][..], &UNITS].concat());
+    assert_eq!(place.number("pairs", "SELECT count(*) FROM t"), 80);
+    assert_eq!(
+        place.number("pairs", "SELECT count(DISTINCT concat(provenance['file'], ' ', provenance['row'])) FROM t"),
+        40
+    );
+    place.ok(&["report", "pairs", "-o", "report.html"]);
+
+    // A job of one process takes the place of all shards.
+    place.job_ok(&["web", "pairs", "--overwrite"]);
+    assert_eq!(place.parts("pairs"), ["part-00000.parquet"]);
+    place.ok(&["report", "pairs", "-o", "report.html"]);
+}
+
+#[test]
+fn a_unit_that_broke_is_done_anew() {
+    let place = Place::new();
+    let slice = place.slice();
+    place.job_ok(&[slice, "whole"]);
+    let args = place.job(&[slice, "pairs", "--unit-rows", "7"]);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let output = place.command(&args).env("CAPFILT_KILL_AT", "unit:4").output().unwrap();
+    assert!(!output.status.success());
+    let folder = place.path("pairs").join(BOOKKEEPING).join("shard-1-of-1");
+    fs::write(folder.join("unit-00000000-000000000007.parquet"), "PAR1 no").unwrap();
+    let said = place.job_ok(&[slice, "pairs", "--unit-rows", "7"]);
+    assert!(said.contains("done anew") && said.contains("going on after 7 of 40 rows"), "{said}");
+    let query = "SELECT id, source, text, kept, round(itm_score, 4) AS score FROM t";
+    assert_eq!(place.rows("pairs", query), place.rows("whole", query));
+}
+
+#[test]
 fn a_budget_stops_a_job_that_goes_wrong() {
     let place = Place::new();
     let slice = place.slice();
@@ -131,6 +171,27 @@ fn folders_and_globs_are_sources() {
     assert_eq!(place.number("pairs", wrong), 0);
     let said = place.job_ok(&["web/day=[12]/*/*.parquet", "globbed"]);
     assert!(said.contains("read       40 rows in 2 files"), "{said}");
+    assert!(place.job_fails(&["**/*.parquet", "here"]).contains("pattern matches"));
+    let said = place.job_ok(&["*.parquet", "here"]);
+    assert!(said.contains("read       40 rows in 1 file"), "{said}");
+    fs::write(place.path("pairs/_capfilt/shard-1-of-1/unit-0.parquet"), "no unit").unwrap();
+    let said = place.job_ok(&[
+        "pairs/**/*.parquet",
+        "again",
+        "--rename",
+        "source=s",
+        "--rename",
+        "itm_score=i",
+        "--rename",
+        "kept=k",
+        "--rename",
+        "error=e",
+        "--rename",
+        "provenance=p",
+        "--rename",
+        "image_sha256=h",
+    ]);
+    assert!(said.contains("read       80 rows in 1 file"), "bookkeeping is no source: {said}");
     assert!(place.job_fails(&["web/*/nothing*", "x"]).contains("nothing matches"));
     place.ok(&["sql", "-c", "COPY (SELECT *, 1 AS day FROM 'slice.parquet') TO 'twice/day=1/a.parquet'"]);
     assert!(place.job_fails(&["twice", "x"]).contains("one of its own"));

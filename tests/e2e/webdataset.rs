@@ -60,6 +60,12 @@ fn shards_are_a_source() {
         place.rows(table, &query)
     };
     assert_eq!(by("tar", "CAST(key AS BIGINT)"), by("parquet", "id"));
+    // From shards to shards nothing is lost either: the sample's own json stands within the pair's.
+    place.job_ok(&["shards", "again", "--format", "webdataset"]);
+    assert_eq!(
+        place.number("again", "SELECT count(*) FROM t WHERE json LIKE '%\"kept\":%' AND json LIKE '%\"json\":%'"),
+        80
+    );
     let truncated = &fs::read(place.path("shards/a.tar")).unwrap()[..5000];
     fs::write(place.path("shards/a.tar"), truncated).unwrap();
     let message = place.job_fails(&["shards", "other"]);

@@ -7,6 +7,7 @@ use datafusion::arrow::datatypes::{Float32Type, Int64Type};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::prelude::SessionContext;
 use futures::StreamExt as _;
+use sha2::{Digest as _, Sha256};
 
 use super::ReportOptions;
 use super::data::{Image, Pair};
@@ -163,16 +164,17 @@ impl Found {
         if missing.is_empty() {
             return Ok(());
         }
-        let mut source = Source::open(options.source.as_deref().unwrap_or(&job.source))?;
-        source.reorder(&job.files)?;
+        let source = Source::open(options.source.as_deref().unwrap_or(&job.source))?;
         let mut pictures = Vec::new();
         for (file, mut rows) in missing {
-            let Some(number) = job.files.iter().position(|record| record.name == file) else { continue };
+            let Some(number) = source.number(file) else { continue };
             rows.sort_unstable();
             let numbers: Vec<u64> = rows.iter().map(|(row, _)| *row).collect();
             let mut places = rows.iter().map(|(_, place)| *place);
             source.images(number, &job.job.image_column, &numbers, &mut |bytes| {
-                if let (Some(place), Some(bytes)) = (places.next(), bytes) {
+                if let (Some(place), Some(bytes)) = (places.next(), bytes)
+                    && Some(hex::encode(Sha256::digest(bytes))) == self.images[place].sha256
+                {
                     pictures.push((place, thumbnail::data_uri(bytes)));
                 }
             })?;

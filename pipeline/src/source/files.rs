@@ -18,21 +18,41 @@ pub(super) fn find(path: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
         return Ok((folder, vec![path.to_owned()]));
     }
-    if let Some(reason) = table::unfinished(path)? {
-        return Err(Error::source(path, reason));
-    }
     let mut files = Vec::new();
     collect(path, &mut files)?;
     files.sort();
-    Ok((path.to_owned(), files))
+    if files.is_empty()
+        && let Some(reason) = table::unfinished(path)?
+    {
+        return Err(Error::source(path, reason));
+    }
+    Ok((path.to_owned(), whole(files)?))
+}
+
+/// Refuses files that are parts of an unfinished pair table.
+fn whole(files: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
+    let mut last = None;
+    for folder in files.iter().filter_map(|file| file.parent()) {
+        if last != Some(folder)
+            && let Some(reason) = table::unfinished(folder)?
+        {
+            return Err(Error::source(folder, reason));
+        }
+        last = Some(folder);
+    }
+    Ok(files)
 }
 
 fn matching(path: &Path, pattern: &str) -> Result<(PathBuf, Vec<PathBuf>)> {
+    let magic = |part: &Component<'_>| part.as_os_str().to_string_lossy().contains(['*', '?', '[']);
+    let root: PathBuf = path.components().take_while(|part| !magic(part)).collect();
+    let root = if root.as_os_str().is_empty() { PathBuf::from(".") } else { root };
     let found = glob::glob(pattern).map_err(|e| Error::source(path, format!("not a pattern: {e}")))?;
     let mut files = Vec::new();
     for entry in found {
         let entry = entry.map_err(|e| Error::source(e.path().to_owned(), e.error()))?;
-        if is_bookkeeping(&entry) {
+        let below = entry.strip_prefix(&root).unwrap_or(&entry);
+        if below.components().any(|part| is_bookkeeping(Path::new(part.as_os_str()))) {
             continue;
         }
         if entry.is_dir() {
@@ -46,9 +66,7 @@ fn matching(path: &Path, pattern: &str) -> Result<(PathBuf, Vec<PathBuf>)> {
     if files.is_empty() {
         return Err(Error::source(path, "nothing matches this pattern"));
     }
-    let magic = |part: &Component<'_>| part.as_os_str().to_string_lossy().contains(['*', '?', '[']);
-    let root = path.components().take_while(|part| !magic(part)).collect();
-    Ok((root, files))
+    Ok((root, whole(files)?))
 }
 
 /// Names that begin with a dot or an underscore.

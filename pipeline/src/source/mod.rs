@@ -16,6 +16,7 @@ use datafusion::arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use crate::dest;
 use crate::error::{Error, Result};
 
 pub(crate) use schema::recorded;
@@ -151,9 +152,21 @@ impl Source {
         self.files.iter().map(|file| file.record.bytes).sum()
     }
 
-    /// The file or folder that nothing may be written to. Of a glob, the folder that its files lie in.
-    pub(crate) fn path_given(&self) -> &Path {
-        if self.given.exists() { &self.given } else { &self.root }
+    /// Refuses a destination that is part of the source, or that the source is part of.
+    pub(crate) fn check_apart(&self, dest: &Path) -> Result<()> {
+        if self.given.exists() {
+            return dest::check(&self.given, dest);
+        }
+        self.files.iter().try_for_each(|file| dest::check(&file.path, dest))?;
+        let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let pattern = glob::Pattern::new(&whole(&self.given).to_string_lossy());
+        if pattern.is_ok_and(|pattern| pattern.matches_path(&whole(dest).join("part-00000.parquet"))) {
+            return Err(Error::dest(
+                dest,
+                "the source's pattern matches what would be written there: give another folder",
+            ));
+        }
+        Ok(())
     }
 
     pub(crate) fn schema(&self) -> &SchemaRef {
@@ -167,6 +180,11 @@ impl Source {
     /// The name of file number `file`, below the source.
     pub(crate) fn name(&self, file: usize) -> &str {
         &self.files[file].record.name
+    }
+
+    /// The number of the file `name`.
+    pub(crate) fn number(&self, name: &str) -> Option<usize> {
+        self.files.iter().position(|file| file.record.name == name)
     }
 
     pub(crate) fn records(&self) -> Vec<FileRecord> {
@@ -199,7 +217,8 @@ impl Source {
         (from.file..self.files.len())
             .map(|file| {
                 let all = self.files[file].record.rows;
-                units.ranges(from.within(file), all).map(|(_, rows)| rows).sum::<u64>()
+                let mine = units.ranges(from.within(file), all).filter(|(start, _)| units.mine(file, *start));
+                mine.map(|(_, rows)| rows).sum::<u64>()
             })
             .sum()
     }
@@ -248,7 +267,7 @@ impl Source {
                     Some(batch) => batch,
                     None => match batches.next() {
                         Some(batch) => self.shape(batch.map_err(|e| broken(&e))?, source).map_err(|e| broken(&e))?,
-                        None => return Err(broken(&"it has fewer rows than its footer says")),
+                        None => return Err(broken(&"it has fewer rows than it had when the job began")),
                     },
                 };
                 let left = usize::try_from(start + rows - row).unwrap_or(usize::MAX);
@@ -284,7 +303,12 @@ impl Source {
                 Some(parts) => parts.column_by_name("bytes").unwrap_or(found),
                 None => found,
             };
-            let bytes = cast(bytes, &DataType::BinaryView).map_err(|e| broken(&e))?;
+            // FixedSizeBinary becomes a view by way of Binary only.
+            let bytes = match bytes.data_type() {
+                DataType::FixedSizeBinary(_) => cast(bytes, &DataType::Binary).map_err(|e| broken(&e))?,
+                _ => Arc::clone(bytes),
+            };
+            let bytes = cast(&bytes, &DataType::BinaryView).map_err(|e| broken(&e))?;
             bytes.as_binary_view().iter().for_each(&mut *each);
         }
         Ok(())

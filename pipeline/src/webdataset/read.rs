@@ -146,6 +146,7 @@ impl Batches {
             if sample.as_ref().is_none_or(|sample| sample.key != key) {
                 if let Some(done) = sample.take() {
                     if !self.add(number, done) {
+                        self.send();
                         return Ok(());
                     }
                     number += 1;
@@ -280,6 +281,8 @@ mod tests {
         assert!(all[2].column(1).is_null(1) && all[2].column(2).is_null(1));
         assert_eq!(all[2].column(3).as_string_view().value(1), "{}");
         assert_eq!(keys(&read(&bytes, &[(1, 2), (4, 1)], 10).unwrap()), ["001", "002", "004"]);
+        assert_eq!(keys(&read(&bytes, &[(0, 3)], 2).unwrap()), ["000", "001", "002"]);
+        assert_eq!(keys(&read(&bytes, &[(1, 1)], 10).unwrap()), ["001"]);
 
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.tar");

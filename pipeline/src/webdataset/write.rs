@@ -36,16 +36,17 @@ impl<W: Write> Shard<W> {
     /// Adds a sample for each row: the columns image and text as members of their own, what else there is as json.
     pub(crate) fn write(&mut self, batch: &RecordBatch) -> io::Result<()> {
         let find = |names: &[&str]| names.iter().find_map(|name| batch.schema_ref().index_of(name).ok());
-        let (image, text, json) =
-            (find(&["image", "jpg", "png", "webp"]), find(&["text", "txt", "caption"]), find(&["json"]));
-        let key = if matches!(self.names, Names::Column) { find(&["key", "__key__"]) } else { None };
+        let pairs = matches!(self.names, Names::Provenance);
+        let (image, text) = (find(&["image", "jpg", "png", "webp"]), find(&["text", "txt", "caption"]));
+        let key = if pairs { None } else { find(&["key", "__key__"]) };
+        // A sample's json is its json, where there is nothing else to be told; beside other columns it is one of them.
+        let alone = batch.num_columns() == 1 + [image, text, key].iter().flatten().count();
+        let json = if alone { find(&["json"]) } else { None };
         let images = image.map(|at| binaries(batch.column(at))).transpose().map_err(wrong)?;
         let column = |at: Option<usize>| at.map(|at| strings(batch.column(at))).transpose().map_err(wrong);
         let (texts, jsons, keys) = (column(text)?, column(json)?, column(key)?);
-        let rest: Vec<usize> = (0..batch.num_columns())
-            .filter(|at| ![image, text, json, key].contains(&Some(*at)))
-            .filter(|at| !(json.is_some() && batch.schema_ref().field(*at).name() == "json"))
-            .collect();
+        let rest: Vec<usize> =
+            (0..batch.num_columns()).filter(|at| ![image, text, json, key].contains(&Some(*at))).collect();
         let others =
             if rest.is_empty() { Vec::new() } else { lines(&batch.project(&rest).map_err(wrong)?).map_err(wrong)? };
         for row in 0..batch.num_rows() {
@@ -53,6 +54,7 @@ impl<W: Write> Shard<W> {
                 Names::Provenance => self.pair_name(batch, row),
                 Names::Column => keys.as_ref().and_then(|keys| keys.is_valid(row).then(|| plain(keys.value(row)))),
             };
+            let name = name.filter(|name| !name.is_empty() && !name.ends_with('/'));
             let name = name.unwrap_or_else(|| format!("{:09}", self.samples));
             self.samples += 1;
             if let Some(bytes) = images.as_ref().filter(|i| i.is_valid(row)).map(|i| i.value(row)) {
