@@ -12,9 +12,10 @@ use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 use crate::error::{Error, Result};
 use crate::table;
 
-/// The page, but for its data.
+/// The page, but for its style, script and data.
 const PAGE: &str = include_str!("page.html");
-const DATA: &str = "{{DATA}}";
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
 
 /// What the page shows.
 #[derive(Debug, Clone)]
@@ -49,8 +50,13 @@ pub async fn report(path: &Path, options: &ReportOptions) -> Result<String> {
     let title = path.file_name().map_or_else(|| "pairs".to_owned(), |name| name.to_string_lossy().into_owned());
     let data = data::Report::new(title, &manifests, numbers, gallery);
     let json = serde_json::to_string(&data).map_err(|e| Error::Internal(e.to_string()))?;
-    // Once: a text may hold the same mark.
-    Ok(PAGE.replacen(DATA, &escaped(&json), 1))
+    Ok(page(&json))
+}
+
+/// The page with its data. These come last, and once: a text may hold one of the marks.
+fn page(json: &str) -> String {
+    let page = PAGE.replacen("{{STYLE}}", STYLE.trim_end(), 1).replacen("{{SCRIPT}}", SCRIPT.trim_end(), 1);
+    page.replacen("{{DATA}}", &escaped(json), 1)
 }
 
 /// JSON that can stand inside a script element, whatever its texts hold.
@@ -77,8 +83,8 @@ mod tests {
     fn no_text_ends_the_script() {
         let hostile = "</script><img src=x onerror=alert(1)>&amp;\u{2028}{{DATA}}";
         let json = serde_json::to_string(hostile).unwrap();
-        let page = PAGE.replacen(DATA, &escaped(&json), 1);
-        assert_eq!(PAGE.matches(DATA).count(), 1);
+        let page = page(&json);
+        assert_eq!(page.matches("{{").count(), 1, "the text's own");
         assert_eq!(page.matches("</script>").count(), PAGE.matches("</script>").count());
         assert!(!page.contains("<img src=x"));
         assert_eq!(serde_json::from_str::<String>(&escaped(&json)).unwrap(), hostile);
@@ -86,11 +92,12 @@ mod tests {
 
     #[test]
     fn the_page_loads_nothing_from_elsewhere() {
-        assert!(PAGE.contains("default-src 'none'"));
+        let page = page("{}");
+        assert!(page.contains("default-src 'none'"));
         for outside in ["http://", "https://", "@import", "url("] {
-            let found = PAGE.replace("http://www.w3.org/2000/svg", "");
+            let found = page.replace("http://www.w3.org/2000/svg", "");
             assert!(!found.contains(outside), "{outside}");
         }
-        assert!(!PAGE.contains("innerHTML") && !PAGE.contains("document.write") && !PAGE.contains("eval("));
+        assert!(!page.contains("innerHTML") && !page.contains("document.write") && !page.contains("eval("));
     }
 }

@@ -159,8 +159,10 @@ impl Source {
         }
         self.files.iter().try_for_each(|file| dest::check(&file.path, dest))?;
         let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        // As the files were found: * is one name.
+        let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
         let pattern = glob::Pattern::new(&whole(&self.given).to_string_lossy());
-        if pattern.is_ok_and(|pattern| pattern.matches_path(&whole(dest).join("part-00000.parquet"))) {
+        if pattern.is_ok_and(|pattern| pattern.matches_path_with(&whole(dest).join("part-00000.parquet"), options)) {
             return Err(Error::dest(
                 dest,
                 "the source's pattern matches what would be written there: give another folder",
