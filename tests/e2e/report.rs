@@ -101,7 +101,15 @@ fn no_text_runs_as_script_in_a_browser() {
     page(&place, "<b>pairs");
     let page = format!("file://{}", place.path("report.html").display());
     let output = Command::new(chromium)
-        .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000", "--dump-dom", &page])
+        .args([
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--virtual-time-budget=10000",
+            "--dump-dom",
+            &page,
+        ])
         .env("HOME", place.folder.path())
         .output()
         .unwrap();
