@@ -10,6 +10,7 @@ mod dest;
 mod error;
 mod manifest;
 mod params;
+mod pictures;
 mod provenance;
 mod recipe;
 mod report;

@@ -4,16 +4,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, BinaryViewBuilder, BooleanArray, StringViewArray};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, BinaryViewArray, BooleanArray, StringViewArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Float32Type, Int64Type};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
-use sha2::{Digest as _, Sha256};
 
 use crate::dest::{Dest, Found};
 use crate::error::{Error, Result};
 use crate::manifest::{Identity, Manifest};
+use crate::pictures::{Pictures, Wanted};
 use crate::run::Images;
 use crate::source::{Chunk, Source, Units};
 use crate::stage::{End, Pairs, Stage, Written};
@@ -96,7 +96,7 @@ impl Select {
         let parts = Arc::new(parts);
         let mut tally = left.tally;
         let before = tally.rows;
-        let mut pictures = Pictures { select: self, job: first, source: None };
+        let mut pictures = Fill { select: self, job: first, source: None };
         let mut chunks = parts.read(units, left.next, ROWS);
         let mut ended = Ok(End::Whole);
         while let Some(chunk) = chunks.recv().await {
@@ -150,7 +150,7 @@ impl Select {
         Ok(score.filter(|score| score.len() == 1 && score.is_valid(0)).map_or(f32::INFINITY, |score| score.value(0)))
     }
 
-    fn judge(&self, chunk: Chunk, fraction: Option<f32>, images: Images, pictures: &mut Pictures<'_>) -> Result<Pairs> {
+    fn judge(&self, chunk: Chunk, fraction: Option<f32>, images: Images, pictures: &mut Fill<'_>) -> Result<Pairs> {
         let Chunk { unit, row, rows } = chunk;
         let wrong = |what: &str| Error::dest(&self.table, format!("it has no column {what} as capfilt run writes it"));
         let column = |name: &str| rows.column_by_name(name).ok_or_else(|| wrong(name));
@@ -191,14 +191,14 @@ fn strings(column: &ArrayRef) -> Result<StringViewArray> {
     Ok(cast(column, &DataType::Utf8View).map_err(|e| Error::Internal(e.to_string()))?.as_string_view().clone())
 }
 
-/// Images that the table left out, from the job's source.
-struct Pictures<'a> {
+/// Gives kept pairs the images that the table left out.
+struct Fill<'a> {
     select: &'a Select,
     job: &'a Manifest,
-    source: Option<Source>,
+    source: Option<Pictures>,
 }
 
-impl Pictures<'_> {
+impl Fill<'_> {
     /// The column of images, with those of kept pairs that lack one.
     fn fill(&mut self, rows: &RecordBatch, image: &ArrayRef, kept: &BooleanArray) -> Result<ArrayRef> {
         let images = image.as_binary_view();
@@ -211,40 +211,36 @@ impl Pictures<'_> {
         let files = strings(from.column_by_name("file").ok_or_else(wrong)?)?;
         let numbers = from.column_by_name("row").and_then(|n| n.as_primitive_opt::<Int64Type>()).ok_or_else(wrong)?;
         let digests = strings(rows.column_by_name("image_sha256").ok_or_else(wrong)?)?;
-        let mut builder = BinaryViewBuilder::with_capacity(rows.num_rows());
-        for i in 0..rows.num_rows() {
-            match missing.contains(&i) {
-                false if images.is_null(i) => builder.append_null(),
-                false => builder.append_value(images.value(i)),
-                true => {
-                    let number = u64::try_from(numbers.value(i)).map_err(|_| wrong())?;
-                    builder.append_value(self.picture(files.value(i), number, digests.value(i))?);
-                }
-            }
-        }
-        Ok(Arc::new(builder.finish()))
-    }
-
-    fn picture(&mut self, file: &str, row: u64, digest: &str) -> Result<Vec<u8>> {
-        let place = self.select.source.clone().unwrap_or_else(|| self.job.source.clone());
-        let lost = |why: String| {
+        let wanted = missing.iter().map(|i| {
+            let row = u64::try_from(numbers.value(*i)).map_err(|_| wrong())?;
+            Ok(Wanted { file: files.value(*i), row, sha256: digests.value(*i) })
+        });
+        let wanted = wanted.collect::<Result<Vec<_>>>()?;
+        let place = self.select.source.as_ref().unwrap_or(&self.job.source);
+        let lost = |one: &Wanted<'_>, why: &str| {
             let reason = format!(
-                "the pair of {file}, row {row}, is kept now, and the table left its image out ({why}): give --source, or write the \
-                 table with --image all"
+                "the pair of {}, row {}, is kept now, and the table left its image out ({why}): give --source, or write the table \
+                 with --image all",
+                one.file, one.row
             );
-            Error::source(&place, reason)
+            Error::source(place, reason)
         };
         let source = match &mut self.source {
             Some(source) => source,
-            none => none.insert(Source::open(&place).map_err(|e| lost(e.to_string()))?),
+            none => {
+                let opened = Pictures::open(place, &self.job.job.image_column);
+                none.insert(opened.map_err(|e| lost(&wanted[0], &e.to_string()))?)
+            }
         };
-        let number = source.number(file).ok_or_else(|| lost("the source has no such file".to_owned()))?;
-        let mut found = None;
-        source.images(number, &self.job.job.image_column, &[row], &mut |bytes| found = bytes.map(<[u8]>::to_vec))?;
-        let bytes = found.ok_or_else(|| lost("there is none in the source".to_owned()))?;
-        if hex::encode(Sha256::digest(&bytes)) != digest {
-            return Err(lost("the source has another one there".to_owned()));
+        let mut found: Vec<Option<Vec<u8>>> = vec![None; rows.num_rows()];
+        source.find(&wanted, &mut |number, bytes| found[missing[number]] = Some(bytes.to_vec()))?;
+        if let Some(number) = missing.iter().position(|i| found[*i].is_none()) {
+            return Err(lost(&wanted[number], "the source has it no more, or another one in its place"));
         }
-        Ok(bytes)
+        let all = found.iter().enumerate().map(|(i, found)| match found {
+            Some(bytes) => Some(bytes.as_slice()),
+            None => images.is_valid(i).then(|| images.value(i)),
+        });
+        Ok(Arc::new(all.collect::<BinaryViewArray>()))
     }
 }

@@ -121,14 +121,20 @@ fn captions_and_scores_survive_kills() {
     same_table(&place, "whole", "pairs");
 }
 
-#[test]
-fn a_table_that_is_replaced_survives_kills() {
+/// A place with a source and two recipes over it.
+fn two_jobs() -> Place {
     let place = Place::new();
     let slice = place.slice();
     fs::create_dir(place.path("web")).unwrap();
     fs::copy(place.path(slice), place.path("web/a.parquet")).unwrap();
     fs::write(place.path("recipe.sql"), RECIPE).unwrap();
     fs::write(place.path("other.sql"), RECIPE.replace("id % 2 = 0", "id % 2 = 1")).unwrap();
+    place
+}
+
+#[test]
+fn a_table_that_is_replaced_survives_kills() {
+    let place = two_jobs();
     place.ok(&job("whole", "other.sql"));
     place.ok(&job("pairs", "recipe.sql"));
     let before = place.rows("pairs", "SELECT id, source, kept FROM t");
@@ -156,12 +162,7 @@ fn a_table_that_is_replaced_survives_kills() {
 
 #[test]
 fn a_replacement_that_did_nothing_leaves_the_table_whole() {
-    let place = Place::new();
-    let slice = place.slice();
-    fs::create_dir(place.path("web")).unwrap();
-    fs::copy(place.path(slice), place.path("web/a.parquet")).unwrap();
-    fs::write(place.path("recipe.sql"), RECIPE).unwrap();
-    fs::write(place.path("other.sql"), RECIPE.replace("id % 2 = 0", "id % 2 = 1")).unwrap();
+    let place = two_jobs();
     place.ok(&job("pairs", "recipe.sql"));
     let anew = [&job("pairs", "other.sql")[..], &["--overwrite"]].concat();
     let output = place.command(&anew).env("CAPFILT_KILL_AT", "pairs:1").output().unwrap();

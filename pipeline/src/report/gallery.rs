@@ -1,13 +1,10 @@
 //! The images that the page shows, with their texts.
 
-use std::collections::HashMap;
-
 use datafusion::arrow::array::{Array, AsArray, GenericStringArray};
 use datafusion::arrow::datatypes::{Float32Type, Int64Type};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::prelude::SessionContext;
 use futures::StreamExt as _;
-use sha2::{Digest as _, Sha256};
 
 use super::ReportOptions;
 use super::data::{Image, Pair};
@@ -15,7 +12,7 @@ use super::queries::PAIRS;
 use super::thumbnail;
 use crate::error::Result;
 use crate::manifest::Manifest;
-use crate::source::Source;
+use crate::pictures::{Pictures, Wanted};
 
 /// Pairs nearest the threshold.
 const NEAR: usize = 60;
@@ -155,30 +152,18 @@ impl Found {
 
     /// Takes the pictures that the table left out (those of dropped pairs) from the source.
     fn fill(&mut self, job: &Manifest, options: &ReportOptions) -> Result<()> {
-        let mut missing: HashMap<&str, Vec<(u64, usize)>> = HashMap::new();
-        for (place, (image, (file, row))) in self.images.iter().zip(&self.keys).enumerate() {
-            if let (None, Ok(row)) = (&image.src, u64::try_from(*row)) {
-                missing.entry(file).or_default().push((row, place));
-            }
-        }
-        if missing.is_empty() {
+        let rows = self.images.iter().zip(&self.keys).enumerate();
+        let missing = rows.filter_map(|(place, (image, (file, row)))| {
+            let (None, Ok(row), Some(sha256)) = (&image.src, u64::try_from(*row), &image.sha256) else { return None };
+            Some((place, Wanted { file, row, sha256 }))
+        });
+        let (places, wanted): (Vec<usize>, Vec<Wanted<'_>>) = missing.unzip();
+        if wanted.is_empty() {
             return Ok(());
         }
-        let source = Source::open(options.source.as_deref().unwrap_or(&job.source))?;
+        let source = Pictures::open(options.source.as_deref().unwrap_or(&job.source), &job.job.image_column)?;
         let mut pictures = Vec::new();
-        for (file, mut rows) in missing {
-            let Some(number) = source.number(file) else { continue };
-            rows.sort_unstable();
-            let numbers: Vec<u64> = rows.iter().map(|(row, _)| *row).collect();
-            let mut places = rows.iter().map(|(_, place)| *place);
-            source.images(number, &job.job.image_column, &numbers, &mut |bytes| {
-                if let (Some(place), Some(bytes)) = (places.next(), bytes)
-                    && Some(hex::encode(Sha256::digest(bytes))) == self.images[place].sha256
-                {
-                    pictures.push((place, thumbnail::data_uri(bytes)));
-                }
-            })?;
-        }
+        source.find(&wanted, &mut |number, bytes| pictures.push((places[number], thumbnail::data_uri(bytes))))?;
         for (place, picture) in pictures {
             self.images[place].src = picture;
         }
