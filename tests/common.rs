@@ -34,6 +34,7 @@ pub(crate) async fn session_on(engine: Arc<Engine>, partitions: usize, batch_siz
         .with_batch_size(batch_size);
     let ctx = SessionContext::new_with_config(config);
     capfilt_udfs::register_with(&ctx, CapfiltOptions::default().with_engine(engine)).unwrap();
+    capfilt::register_fetch(&ctx).unwrap();
     for (setting, name) in [("captioner", "captioner"), ("filter", "matcher")] {
         run(&ctx, &format!("SET capfilt.{setting} = '{}'", model(name))).await;
     }

@@ -4,5 +4,5 @@
 fn functions_md_is_fresh() {
     let path = crate::common::root().join("docs/functions.md");
     let page = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(page == capfilt_udfs::docs::functions_markdown(), "docs/functions.md is stale: run make docs");
+    assert!(page == capfilt::functions_markdown(), "docs/functions.md is stale: run make docs");
 }

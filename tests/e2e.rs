@@ -2,6 +2,7 @@
 
 #[cfg(unix)]
 mod ends;
+mod fetch;
 mod jobs;
 #[cfg(unix)]
 mod kills;

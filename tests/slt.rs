@@ -91,6 +91,7 @@ files!(
     cider,
     embed_image,
     embed_text,
+    fetch_url,
     hamming,
     image_error,
     image_info,

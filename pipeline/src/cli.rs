@@ -17,7 +17,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run SQL: statements from -c, -f or standard input, or a prompt
     Sql(SqlArgs),
-    /// Run a recipe over Parquet files and write the pair table
+    /// Run a recipe over a table of images and texts, and write the pair table
     Run(Box<RunArgs>),
     /// Choose anew what a finished pair table keeps, by its stored scores and without a model
     Select(SelectArgs),
@@ -106,7 +106,8 @@ pub(crate) enum Format {
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// A Parquet or WebDataset (.tar) file, a folder of them (folders name=value give columns), or a glob in quotes
+    /// A Parquet, WebDataset (.tar), CSV or JSON lines file, a folder of them (folders name=value give columns), a folder of
+    /// images with texts beside them (a.jpg, a.txt), or a glob in quotes
     pub(crate) source: PathBuf,
 
     /// Folder for the pair table
@@ -126,6 +127,14 @@ pub(crate) struct RunArgs {
     /// Column of the images
     #[arg(long, value_name = "NAME", default_value = "image")]
     pub(crate) image_column: String,
+
+    /// Column of the images' URLs, in place of the images; they are fetched (SET fetch.* has deadlines and limits)
+    #[arg(long, value_name = "NAME", conflicts_with = "image_column")]
+    pub(crate) url_column: Option<String>,
+
+    /// Column of the images' files, in place of the images; paths begin at the source's folder
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["image_column", "url_column"])]
+    pub(crate) path_column: Option<String>,
 
     /// Column of the texts
     #[arg(long, value_name = "NAME", default_value = "text")]
@@ -162,6 +171,10 @@ pub(crate) struct RunArgs {
     /// Add what the source has got since the pair table at DEST was made
     #[arg(long)]
     pub(crate) update: bool,
+
+    /// Do again the rows of a finished table whose image could not be fetched or read
+    #[arg(long, conflicts_with_all = ["overwrite", "update", "kept_only"])]
+    pub(crate) retry_failed: bool,
 
     /// Rows of the source that are written as a whole, and done again after a kill
     #[arg(long, value_name = "N", default_value = "2048", value_parser = clap::value_parser!(u64).range(1..))]

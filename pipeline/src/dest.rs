@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::manifest::{Identity, Manifest, State};
+use crate::run::Again;
 use crate::table::{self, BOOKKEEPING, MANIFEST};
 
 const LOCK: &str = "lock";
@@ -79,7 +80,8 @@ impl Dest {
     }
 
     /// Looks at what is there, and refuses what this job must not touch.
-    pub(crate) fn look(&self, job: &Identity, overwrite: bool, update: bool) -> Result<Found> {
+    pub(crate) fn look(&self, job: &Identity, again: Again) -> Result<Found> {
+        let overwrite = again == Again::Overwrite;
         let all = match table::manifests(&self.path) {
             // What cannot be read can be replaced still.
             Err(_) if overwrite => Vec::new(),
@@ -104,9 +106,23 @@ impl Dest {
             }
         }
         match own {
-            Some(own) if own.state == State::Finished && !update => {
-                let reason = "its table is finished: give --update to add what is new in the source, --overwrite, or another folder";
+            Some(own) if own.state == State::Finished && again == Again::No => {
+                let reason = "its table is finished: give --update to add what is new in the source, --retry-failed to do failed \
+                              rows again, --overwrite, or another folder";
                 Err(Error::dest(&self.path, reason))
+            }
+            Some(own) if again == Again::RetryFailed => match (own.state, own.replaces) {
+                (State::Finished, _) => Ok(Found::Nothing { replaces: true }),
+                // An earlier try that was stopped.
+                (_, true) => Ok(Found::Begun(Box::new(own))),
+                (_, false) => {
+                    let reason =
+                        "its table is not finished: end it first, with the same command without --retry-failed";
+                    Err(Error::dest(&self.path, reason))
+                }
+            },
+            None if again == Again::RetryFailed => {
+                Err(Error::dest(&self.path, "there is no table whose failed rows could be done again"))
             }
             Some(own) => Ok(Found::Begun(Box::new(own))),
             None if let Some(first) = all.into_iter().next() => Ok(Found::Shards(Box::new(first))),

@@ -21,6 +21,9 @@ pub enum Error {
     /// A column is missing, has the wrong type, or bears a name that is taken.
     #[error("{0}")]
     Column(String),
+    /// An option that cannot be followed.
+    #[error("{0}")]
+    Option(String),
     /// The destination cannot be written to, or must not be.
     #[error("destination {}: {reason}", path.display())]
     Dest {

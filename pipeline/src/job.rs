@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 
 use anyhow::{Context as _, Result, anyhow};
-use capfilt::{CAPFILT_SQL, Images, Job, Parts, Recipe, Stop, run};
+use capfilt::{Again, CAPFILT_SQL, ImageIs, Images, Job, Parts, Recipe, Stop, run};
 use tokio::sync::watch;
 
 use crate::cli::{ImageArg, PartsArg, RunArgs};
@@ -24,11 +24,17 @@ pub(crate) async fn main(args: &RunArgs) -> Result<()> {
         ImageArg::All => Images::All,
         ImageArg::None => Images::None,
     };
+    let (image_column, image_is) = match (&args.url_column, &args.path_column) {
+        (Some(url), _) => (url, ImageIs::Url),
+        (_, Some(path)) => (path, ImageIs::Path),
+        (None, None) => (&args.image_column, ImageIs::Bytes),
+    };
     let job = Job {
         source: args.source.clone(),
         dest: args.dest.clone(),
         recipe,
-        image_column: args.image_column.clone(),
+        image_column: image_column.clone(),
+        image_is,
         text_column: args.text_column.clone(),
         renames: args.rename.clone(),
         kept_only: args.kept_only,
@@ -37,8 +43,12 @@ pub(crate) async fn main(args: &RunArgs) -> Result<()> {
             PartsArg::Parquet => Parts::Parquet,
             PartsArg::Webdataset => Parts::WebDataset,
         },
-        overwrite: args.overwrite,
-        update: args.update,
+        again: match args {
+            RunArgs { overwrite: true, .. } => Again::Overwrite,
+            RunArgs { update: true, .. } => Again::Update,
+            RunArgs { retry_failed: true, .. } => Again::RetryFailed,
+            _ => Again::No,
+        },
         unit_rows: args.unit_rows,
         file_bytes: args.file_size,
         shard: args.shard,

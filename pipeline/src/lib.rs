@@ -7,7 +7,11 @@
 mod budget;
 mod crash;
 mod dest;
+mod earlier;
 mod error;
+#[cfg(feature = "fetch")]
+mod fetch;
+mod load;
 mod manifest;
 mod params;
 mod pictures;
@@ -25,13 +29,25 @@ mod write;
 
 pub use budget::Budget;
 pub use error::{Error, Result, message};
+#[cfg(feature = "fetch")]
+pub use fetch::{FetchOptions, register_fetch};
+pub use load::ImageIs;
 pub use params::Params;
 pub use recipe::{CAPFILT_SQL, PairColumn, Recipe};
 pub use report::{ReportOptions, report};
-pub use run::{Done, Failure, Images, Job, Stop, run};
+pub use run::{Again, Done, Failure, Images, Job, Stop, run};
 pub use select::Select;
 pub use source::Source;
 pub use summary::{Count, Summary, Tally};
 pub use table::unfinished;
 pub use webdataset::register_webdataset;
 pub use write::Parts;
+
+/// docs/functions.md: every SQL function and setting, in Markdown.
+pub fn functions_markdown() -> String {
+    #[allow(unused_mut, reason = "without fetch there is nothing to add")]
+    let mut page = capfilt_udfs::docs::functions_markdown();
+    #[cfg(feature = "fetch")]
+    page.push_str(&fetch::markdown());
+    page
+}

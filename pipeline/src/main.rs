@@ -93,7 +93,7 @@ fn dispatch(cli: Cli, scripts: Vec<cli::Script>) -> Result<()> {
             };
             put(text.trim_end(), "\n")
         }
-        Command::Docs => put(&capfilt_udfs::docs::functions_markdown(), ""),
+        Command::Docs => put(&capfilt::functions_markdown(), ""),
     }
 }
 

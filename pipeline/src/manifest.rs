@@ -29,6 +29,8 @@ pub(crate) struct Identity {
     /// Which round of bootstrapping it is, from 1.
     pub(crate) round: u32,
     pub(crate) image_column: String,
+    /// `bytes`, `url` or `path`.
+    pub(crate) image_is: String,
     pub(crate) text_column: String,
     pub(crate) renames: BTreeMap<String, String>,
     pub(crate) kept_only: bool,
@@ -184,6 +186,7 @@ mod tests {
             models,
             round: 1,
             image_column: "image".to_owned(),
+            image_is: "bytes".to_owned(),
             text_column: "text".to_owned(),
             renames: BTreeMap::new(),
             kept_only: false,

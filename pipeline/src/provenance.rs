@@ -45,13 +45,14 @@ impl Provenance {
         DataType::Struct(fields())
     }
 
-    /// Of `rows` rows of `file` from number `row` on.
-    pub(crate) fn of(&self, file: &str, row: u64, rows: usize) -> ArrayRef {
+    /// Of the rows of `file` with these numbers.
+    pub(crate) fn of(&self, file: &str, numbers: &[u64]) -> ArrayRef {
+        let rows = numbers.len();
         let text = |value: Option<&str>| -> ArrayRef { Arc::new(repeat(value, rows)) };
-        let first = i64::try_from(row).unwrap_or(i64::MAX);
+        let number = |n: &u64| i64::try_from(*n).unwrap_or(i64::MAX);
         let columns: Vec<ArrayRef> = vec![
             text(Some(file)),
-            Arc::new((0..rows as i64).map(|n| first.saturating_add(n)).collect::<Int64Array>()),
+            Arc::new(numbers.iter().map(number).collect::<Int64Array>()),
             Arc::new(Int32Array::from_value(self.round, rows)),
             text(Some(&self.job)),
             text(self.captioner.as_deref()),

@@ -17,6 +17,7 @@ use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast;
 
 use crate::error::{Error, Result, message};
+use crate::load::ImageIs;
 use crate::params::Params;
 use crate::provenance::{Provenance, decoding};
 use crate::source::Source;
@@ -26,8 +27,9 @@ pub const CAPFILT_SQL: &str = include_str!("../../sql/capfilt.sql");
 
 /// What `web` is a view over.
 const ROWS: &str = "web_rows";
-/// What it has beside the source's columns.
+/// What it has beside the source's columns: where a row is from, and its image where the source only names it.
 const PROVENANCE: &str = "web_rows.provenance";
+const LOADED: &str = "web_rows.image";
 
 /// A column of the pair table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +119,7 @@ pub struct Recipe {
 /// Which columns hold images and texts, and what others are called.
 pub(crate) struct Columns<'a> {
     pub(crate) image: &'a str,
+    pub(crate) image_is: ImageIs,
     pub(crate) text: &'a str,
     pub(crate) renames: &'a [(String, String)],
 }
@@ -146,6 +149,9 @@ impl Recipe {
     pub(crate) async fn plan(&self, ctx: &SessionContext, source: &Source, columns: &Columns<'_>) -> Result<Planned> {
         let failed = |e: DataFusionError| self.wrong(message(&e));
         let mut fields: Vec<Field> = source.schema().fields().iter().map(|f| f.as_ref().clone()).collect();
+        if columns.image_is != ImageIs::Bytes {
+            fields.push(Field::new(LOADED, DataType::BinaryView, true));
+        }
         fields.push(Field::new(PROVENANCE, Provenance::data_type(), false));
         let schema = Arc::new(Schema::new(fields));
         let empty = Arc::new(MemTable::try_new(Arc::clone(&schema), vec![vec![]])?);
@@ -254,9 +260,14 @@ impl Planned {
 
     /// Runs the recipe on `rows` of the source. The pairs come in the order of the rows: there is one partition, and nothing that
     /// reorders.
-    pub(crate) async fn run(&self, rows: &RecordBatch, provenance: ArrayRef) -> Result<Vec<RecordBatch>> {
+    pub(crate) async fn run(
+        &self,
+        rows: &RecordBatch,
+        images: Option<ArrayRef>,
+        provenance: ArrayRef,
+    ) -> Result<Vec<RecordBatch>> {
         let count = rows.num_rows();
-        let columns = rows.columns().iter().cloned().chain([provenance]).collect();
+        let columns = rows.columns().iter().cloned().chain(images).chain([provenance]).collect();
         let rows = RecordBatch::try_new(Arc::clone(&self.rows), columns).map_err(|e| Error::Internal(e.to_string()))?;
         let table = Arc::new(MemTable::try_new(Arc::clone(&self.rows), vec![vec![rows]])?);
         let source = provider_as_source(table);
@@ -296,9 +307,22 @@ fn web(schema: &Schema, columns: &Columns<'_>) -> Result<Vec<Expr>> {
             ))
         })
     };
-    let image = find(columns.image, "image", "--image-column")?;
+    let loaded = columns.image_is != ImageIs::Bytes;
+    let image = match columns.image_is {
+        ImageIs::Bytes => find(columns.image, "image", "--image-column")?,
+        ImageIs::Url => find(columns.image, "URL", "--url-column")?,
+        ImageIs::Path => find(columns.image, "path", "--path-column")?,
+    };
     let text = find(columns.text, "text", "--text-column")?;
-    let (bytes, path) = image_bytes(image)?;
+    let (bytes, path) = if loaded {
+        if !is_text(image.data_type()) {
+            let (name, found) = (image.name(), plain(image.data_type()));
+            return Err(Error::Column(format!("column {name} is {found}, and a URL or path must be Utf8")));
+        }
+        (Expr::Column(Column::new_unqualified(LOADED)), None)
+    } else {
+        image_bytes(image)?
+    };
     if !is_text(text.data_type()) {
         let (name, found) = (text.name(), plain(text.data_type()));
         return Err(Error::Column(format!(
@@ -308,7 +332,7 @@ fn web(schema: &Schema, columns: &Columns<'_>) -> Result<Vec<Expr>> {
     for (old, _) in columns.renames {
         find(old, "other", "--rename OLD=")
             .map_err(|_| Error::Column(format!("--rename {old}=..: the source has no column {old}")))?;
-        if old == columns.image || old == columns.text {
+        if (old == columns.image && !loaded) || old == columns.text {
             return Err(Error::Column(format!(
                 "--rename {old}=..: the image and text columns get their names from the pair table"
             )));
@@ -319,7 +343,7 @@ fn web(schema: &Schema, columns: &Columns<'_>) -> Result<Vec<Expr>> {
     for field in schema.fields() {
         let name = field.name().as_str();
         let column = Expr::Column(Column::new_unqualified(name));
-        if name == columns.image {
+        if name == columns.image && !loaded {
             exprs.push(bytes.clone().alias("image"));
         } else if name == columns.text {
             exprs.push(cast(column, DataType::Utf8View).alias("text"));
@@ -339,6 +363,9 @@ fn web(schema: &Schema, columns: &Columns<'_>) -> Result<Vec<Expr>> {
             names.push(new);
             exprs.push(column.alias(new));
         }
+    }
+    if loaded {
+        exprs.push(bytes.alias("image"));
     }
     // A struct is taken apart; the path in it may be the only key that the rows have.
     if let Some(path) = path.filter(|_| !names.contains(&"image_path")) {

@@ -14,7 +14,9 @@ use tokio::sync::watch;
 
 use crate::budget::Budget;
 use crate::dest::{Dest, Found};
+use crate::earlier::{Earlier, merge};
 use crate::error::{Error, Result};
+use crate::load::{ImageIs, Loaded, Loader, mark};
 use crate::manifest::{Identity, Manifest, State};
 use crate::provenance::Provenance;
 use crate::recipe::{Columns, Planned, Recipe};
@@ -37,14 +39,16 @@ pub enum Images {
 /// What to do.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// A Parquet or WebDataset (tar) file, a folder of them, or a glob.
+    /// A Parquet, WebDataset (tar), CSV or JSON lines file, a folder of them or of images, or a glob.
     pub source: PathBuf,
     /// A folder.
     pub dest: PathBuf,
     /// What runs.
     pub recipe: Recipe,
-    /// The source's image column.
+    /// The source's column of images, or of their URLs or paths.
     pub image_column: String,
+    /// Which of these it is.
+    pub image_is: ImageIs,
     /// The source's text column.
     pub text_column: String,
     /// Other columns, and what they are called in the pair table.
@@ -55,10 +59,8 @@ pub struct Job {
     pub images: Images,
     /// What files the pair table is made of.
     pub parts: Parts,
-    /// Replace the pair table at the destination.
-    pub overwrite: bool,
-    /// Add what the source has got since the table was made.
-    pub update: bool,
+    /// What to do where the destination has a table.
+    pub again: Again,
     /// Rows of the source that are written whole, and done anew after a kill.
     pub unit_rows: u64,
     /// Size from which on a file of the table is ended, bytes.
@@ -69,6 +71,19 @@ pub struct Job {
     pub max_failed: Option<Budget>,
     /// Which round of bootstrapping it is, from 1.
     pub round: u32,
+}
+
+/// What to do where there is a table already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// Refuse, or go on where it is unfinished.
+    No,
+    /// Replace it.
+    Overwrite,
+    /// Add what the source has got since.
+    Update,
+    /// Do the rows again whose image could not be had.
+    RetryFailed,
 }
 
 /// How a job is asked to end before it is done.
@@ -140,6 +155,7 @@ impl Job {
             models: options.provenance()?,
             round: self.round,
             image_column: self.image_column.clone(),
+            image_is: format!("{:?}", self.image_is).to_lowercase(),
             text_column: self.text_column.clone(),
             renames: self.renames.iter().cloned().collect(),
             kept_only: self.kept_only,
@@ -149,6 +165,29 @@ impl Job {
             file_bytes: self.file_bytes,
             shards: self.shard.1,
         })
+    }
+
+    /// The parts of the table whose failed rows are to be done again.
+    fn retried(&self, dest: &Dest, source: &mut Source) -> Result<Vec<PathBuf>> {
+        let refuse = |why: &str| Err(Error::dest(&self.dest, format!("--retry-failed {why}")));
+        if self.kept_only {
+            return refuse("finds failed rows by their pairs, and --kept-only leaves them out");
+        }
+        if self.parts != Parts::Parquet {
+            return refuse("is for tables of Parquet files");
+        }
+        if self.shard.1 != 1 {
+            return refuse("is for tables of one shard");
+        }
+        if let Some(manifest) = dest.begun() {
+            source.reorder(&manifest.files)?;
+            if source.files() > manifest.files.len() {
+                return refuse("is for the rows that the table has, and the source has new files: give --update first");
+            }
+        }
+        let mut names = dest.parts()?;
+        names.sort();
+        Ok(names.iter().map(|name| dest.part(name)).collect())
     }
 
     /// The manifest to go on with, whether there is something to go on from, and whether it is on disk as it is.
@@ -170,7 +209,7 @@ impl Job {
         if new == 0 {
             return Ok((manifest, true, true));
         }
-        if !self.update {
+        if self.again != Again::Update {
             let name = source.name(manifest.files.len());
             let more = if new > 1 { format!(" and {} more", new - 1) } else { String::new() };
             let reason = format!("{name}{more} came since the job began: give --update, which takes it in");
@@ -196,28 +235,34 @@ pub async fn run(
     let mut source = Source::open(&job.source)?;
     source.check_apart(&job.dest)?;
     let workers = one_partition(ctx);
-    let columns = Columns { image: &job.image_column, text: &job.text_column, renames: &job.renames };
+    let columns =
+        Columns { image: &job.image_column, image_is: job.image_is, text: &job.text_column, renames: &job.renames };
     let planned = job.recipe.plan(ctx, &source, &columns).await?;
     let identity = job.identity(ctx)?;
+    let loader = Loader::new(ctx, job.image_is, &job.image_column, source.root())?;
 
     let dest = Dest::open(&job.dest, job.shard.0, job.shard.1)?;
-    let found = dest.look(&identity, job.overwrite, job.update)?;
+    let found = dest.look(&identity, job.again)?;
+    let parts = if job.again == Again::RetryFailed { job.retried(&dest, &mut source)? } else { Vec::new() };
     let (manifest, begun, saved) = job.manifest(found, identity, &mut source)?;
     let replaces = manifest.replaces;
     let about = serde_json::to_string(&manifest.job).map_err(|e| Error::Internal(e.to_string()))?;
     let format = Format::new(&planned.schema(), source.written_schema(), job.images, job.kept_only, job.parts, &about)?;
     let provenance = Provenance::new(&manifest.job, planned.decoding());
     let units = job.units();
+    let pairs = Arc::clone(&format.schema);
     let (stage, left) = Stage::open(dest, format, units, manifest, begun, saved)?;
 
     let source = Arc::new(source);
     let before = left.tally.rows;
     let rows = before + source.rows_of(&units, left.next);
+    let retry = job.again == Again::RetryFailed;
+    let earlier = retry.then(|| Earlier::new(Arc::clone(&source), pairs, parts));
     let work = Arc::new(Work { planned, provenance, source: Arc::clone(&source) });
     let mut pump =
         Pump { work, stage: &stage, workers, tally: left.tally, before, rows, progress, budget: job.max_failed };
     let batch = ctx.copied_config().batch_size();
-    let pumped = pump.run(source.read(units, left.next, batch), &stop).await;
+    let pumped = pump.run(loader.load(source.read(units, left.next, batch), earlier), &stop).await;
     let tally = std::mem::take(&mut pump.tally);
     let end = match &pumped {
         Ok(end) => *end,
@@ -259,13 +304,17 @@ struct Work {
 }
 
 impl Work {
-    async fn on(self: Arc<Self>, chunk: Chunk) -> Result<Pairs> {
-        let Chunk { unit, row, rows } = chunk;
-        let count = rows.num_rows();
-        let provenance = self.provenance.of(self.source.name(unit.file), row, count);
-        let batches = self.planned.run(&rows, provenance).await?;
-        let tally = Tally::of(count as u64, &batches);
-        Ok(Pairs { unit, row, rows: count as u64, batches, tally })
+    async fn on(self: Arc<Self>, loaded: Loaded) -> Result<Pairs> {
+        let Loaded { chunk: Chunk { unit, row, count, rows, numbers, earlier, .. }, images, problems } = loaded;
+        let made = if numbers.is_empty() {
+            Vec::new()
+        } else {
+            let provenance = self.provenance.of(self.source.name(unit.file), &numbers);
+            mark(self.planned.run(&rows, images, provenance).await?, &problems)?
+        };
+        let batches = merge(made, earlier)?;
+        let tally = Tally::of(count, &batches);
+        Ok(Pairs { unit, row, rows: count, batches, tally })
     }
 }
 
@@ -284,7 +333,7 @@ struct Pump<'a> {
 impl Pump<'_> {
     async fn run(
         &mut self,
-        mut chunks: tokio::sync::mpsc::Receiver<Result<Chunk>>,
+        mut chunks: tokio::sync::mpsc::Receiver<Result<Loaded>>,
         stop: &watch::Receiver<Stop>,
     ) -> Result<End> {
         self.tell();
@@ -326,10 +375,10 @@ impl Pump<'_> {
                     }
                 }
                 chunk = chunks.recv(), if end.is_none() && under_way.len() < self.workers => match chunk.transpose()? {
-                    Some(chunk) if *stop.borrow() != Stop::No && last != Some(chunk.unit) => end = Some(End::AtUnit),
-                    Some(chunk) => {
-                        last = Some(chunk.unit);
-                        under_way.push_back(SpawnedTask::spawn(Arc::clone(&self.work).on(chunk)).join());
+                    Some(next) if *stop.borrow() != Stop::No && last != Some(next.chunk.unit) => end = Some(End::AtUnit),
+                    Some(next) => {
+                        last = Some(next.chunk.unit);
+                        under_way.push_back(SpawnedTask::spawn(Arc::clone(&self.work).on(next)).join());
                     }
                     None => end = Some(End::Whole),
                 },

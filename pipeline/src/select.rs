@@ -14,7 +14,7 @@ use crate::dest::{Dest, Found};
 use crate::error::{Error, Result};
 use crate::manifest::{Identity, Manifest};
 use crate::pictures::{Pictures, Wanted};
-use crate::run::Images;
+use crate::run::{Again, Images};
 use crate::source::{Chunk, Source, Units};
 use crate::stage::{End, Pairs, Stage, Written};
 use crate::summary::{Summary, Tally};
@@ -74,7 +74,7 @@ impl Select {
         };
         let dest = Dest::open(&self.dest, 1, 1)?;
         let root = std::path::absolute(&first.source).unwrap_or_else(|_| first.source.clone());
-        let (manifest, begun) = match dest.look(&identity, self.overwrite, false)? {
+        let (manifest, begun) = match dest.look(&identity, if self.overwrite { Again::Overwrite } else { Again::No })? {
             Found::Nothing { replaces } => (Manifest::new(1, identity, root, parts.records(), replaces), false),
             Found::Shards(_) => return Err(Error::dest(&self.dest, "shards of a job are there: give another folder")),
             Found::Begun(manifest) => {
@@ -151,7 +151,7 @@ impl Select {
     }
 
     fn judge(&self, chunk: Chunk, fraction: Option<f32>, images: Images, pictures: &mut Fill<'_>) -> Result<Pairs> {
-        let Chunk { unit, row, rows } = chunk;
+        let Chunk { unit, row, rows, .. } = chunk;
         let wrong = |what: &str| Error::dest(&self.table, format!("it has no column {what} as capfilt run writes it"));
         let column = |name: &str| rows.column_by_name(name).ok_or_else(|| wrong(name));
         let (sources, errors) = (strings(column("source")?)?, strings(column("error")?)?);
@@ -228,6 +228,9 @@ impl Fill<'_> {
         let source = match &mut self.source {
             Some(source) => source,
             none => {
+                if self.job.job.image_is != "bytes" {
+                    return Err(lost(&wanted[0], &format!("it came by its {}", self.job.job.image_is)));
+                }
                 let opened = Pictures::open(place, &self.job.job.image_column);
                 none.insert(opened.map_err(|e| lost(&wanted[0], &e.to_string()))?)
             }

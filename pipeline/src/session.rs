@@ -20,6 +20,8 @@ pub(crate) async fn open(args: &SessionArgs) -> Result<SessionContext> {
     // So that FROM 'file.parquet' works.
     let ctx = capfilt_udfs::session(SessionConfig::new()).map_err(|e| readable(&e))?.enable_url_table();
     capfilt::register_webdataset(&ctx).map_err(|e| readable(&e))?;
+    #[cfg(feature = "fetch")]
+    capfilt::register_fetch(&ctx).map_err(|e| readable(&e))?;
     for (option, value) in [("captioner", &args.captioner), ("filter", &args.filter)] {
         if let Some(value) = value {
             set(&ctx, &format!("capfilt.{option}"), value).await.with_context(|| format!("--{option} {value}"))?;

@@ -3,6 +3,7 @@
 use std::fmt::{self, Write};
 
 use crate::config::settings::{Kind, SETTINGS};
+pub use crate::functions::SECTION;
 use crate::functions::{OptionField, Page, pages, stats};
 
 /// The page of functions and settings, in Markdown. The same at every call.

@@ -40,6 +40,7 @@ use engine::Client;
 pub use blip::{Inspection, inspect};
 pub use config::{CapfiltOptions, Provenance};
 pub use error::{Error, Result};
+pub use query::current_query;
 
 /// Rows of a batch in [`session`]: with DataFusion's 8192 images of a batch, hours would pass before a LIMIT's first row.
 pub const BATCH_SIZE: usize = 64;

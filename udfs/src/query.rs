@@ -31,8 +31,9 @@ thread_local! {
     static CURRENT: RefCell<Option<CancelToken>> = const { RefCell::new(None) };
 }
 
-/// The token of the query that this thread works for now; `None` outside of one, and while a query is planned.
-pub(crate) fn current_token() -> Option<CancelToken> {
+/// The token of the query that this thread works for now, which is cancelled when the query ends; `None` outside of one, and
+/// while a query is planned. A function of another crate has it if its documentation is in [`crate::docs::SECTION`].
+pub fn current_query() -> Option<CancelToken> {
     CURRENT.with_borrow(Clone::clone)
 }
 

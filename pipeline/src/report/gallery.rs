@@ -158,7 +158,8 @@ impl Found {
             Some((place, Wanted { file, row, sha256 }))
         });
         let (places, wanted): (Vec<usize>, Vec<Wanted<'_>>) = missing.unzip();
-        if wanted.is_empty() {
+        // What has to be fetched again may be another picture, or gone: a page is made without the network.
+        if wanted.is_empty() || job.job.image_is != "bytes" {
             return Ok(());
         }
         let source = Pictures::open(options.source.as_deref().unwrap_or(&job.source), &job.job.image_column)?;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use super::Kind;
+use super::{Kind, images};
 use crate::error::{Error, Result};
 use crate::table;
 
@@ -88,6 +88,31 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The folder and those below it that hold images, sorted.
+pub(super) fn image_folders(root: &Path) -> Result<Vec<PathBuf>> {
+    let mut folders = Vec::new();
+    let mut left = vec![root.to_owned()];
+    while let Some(folder) = left.pop() {
+        let mut holds = false;
+        for entry in fs::read_dir(&folder).map_err(|e| Error::source(&folder, e))? {
+            let path = entry.map_err(|e| Error::source(&folder, e))?.path();
+            if is_bookkeeping(&path) {
+                continue;
+            }
+            if path.is_dir() {
+                left.push(path);
+            } else {
+                holds |= images::is_image(&path);
+            }
+        }
+        if holds {
+            folders.push(folder);
+        }
+    }
+    folders.sort();
+    Ok(folders)
 }
 
 /// Columns and values of the folders `name=value` between `root` and the file, as Hive writes them.

@@ -1,11 +1,15 @@
 //! What a job reads: files of one kind, in the order of their names, cut into units.
 
 mod files;
+mod images;
 mod parquet;
 mod schema;
 mod tar;
+mod text;
 mod unit;
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,6 +24,7 @@ use crate::dest;
 use crate::error::{Error, Result};
 
 pub(crate) use schema::recorded;
+use text::Text;
 pub(crate) use unit::{Position, Units};
 
 /// Files of one kind and schema.
@@ -40,6 +45,21 @@ pub struct Source {
 enum Kind {
     Parquet,
     WebDataset,
+    Text(Text),
+    /// Folders of images.
+    Images,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Parquet => "Parquet",
+            Self::WebDataset => "WebDataset",
+            Self::Text(Text::Csv) => "CSV",
+            Self::Text(Text::JsonLines) => "JSON lines",
+            Self::Images => "an image",
+        })
+    }
 }
 
 type Batches = Box<dyn Iterator<Item = Result<RecordBatch, String>>>;
@@ -50,6 +70,8 @@ impl Kind {
         match path.extension()?.to_string_lossy().to_ascii_lowercase().as_str() {
             "parquet" => Some(Self::Parquet),
             "tar" => Some(Self::WebDataset),
+            "csv" => Some(Self::Text(Text::Csv)),
+            "jsonl" | "ndjson" => Some(Self::Text(Text::JsonLines)),
             _ => None,
         }
     }
@@ -59,14 +81,18 @@ impl Kind {
         match self {
             Self::Parquet => parquet::look(root, path),
             Self::WebDataset => tar::look(root, path),
+            Self::Text(text) => text.look(root, path),
+            Self::Images => images::look(root, path),
         }
     }
 
     /// The rows of `ranges` (first row and number of rows, sorted), in batches of at most `most` rows that may span two ranges.
-    fn read(self, path: &Path, ranges: &[(u64, u64)], most: usize) -> Result<Batches, String> {
+    fn read(self, path: &Path, written: &Schema, ranges: &[(u64, u64)], most: usize) -> Result<Batches, String> {
         match self {
             Self::Parquet => parquet::read(path, ranges, most),
             Self::WebDataset => tar::read(path, ranges, most),
+            Self::Text(text) => text.read(path, written, ranges, most),
+            Self::Images => images::read(path, ranges, most),
         }
     }
 }
@@ -75,6 +101,8 @@ impl Kind {
 struct SourceFile {
     path: PathBuf,
     record: FileRecord,
+    /// As the file says.
+    written: SchemaRef,
     /// Columns that the path tells: `split=train`.
     partitions: Vec<(String, Option<String>)>,
 }
@@ -95,9 +123,16 @@ pub(crate) struct FileRecord {
 pub(crate) struct Chunk {
     /// Where the unit begins.
     pub(crate) unit: Position,
-    /// The first row's number in its file.
+    /// The first row's number in its file, and how many rows it stands for.
     pub(crate) row: u64,
+    pub(crate) count: u64,
+    /// What is to be done, and each row's number in the file.
     pub(crate) rows: RecordBatch,
+    pub(crate) numbers: Vec<u64>,
+    /// Why rows are not to be done, by their number; they are given no image.
+    pub(crate) problems: BTreeMap<u64, String>,
+    /// Pairs of the other rows, which a table had already; with the number of the row.
+    pub(crate) earlier: Vec<(u64, RecordBatch)>,
 }
 
 impl Source {
@@ -105,36 +140,52 @@ impl Source {
     /// the source gives its files a column.
     pub fn open(path: &Path) -> Result<Self> {
         let (root, paths) = files::find(path)?;
-        let mut files = Vec::with_capacity(paths.len());
-        let mut merged: Option<(Vec<Field>, SchemaRef)> = None;
+        if paths.is_empty() {
+            return Self::of(path, root.clone(), files::image_folders(&root)?, Kind::Images);
+        }
         // A single file is what its name says, and Parquet where that says nothing.
         let kind = paths.first().and_then(|path| Kind::of(path)).unwrap_or(Kind::Parquet);
+        Self::of(path, root, paths, kind)
+    }
+
+    fn of(path: &Path, root: PathBuf, paths: Vec<PathBuf>, kind: Kind) -> Result<Self> {
+        let mut files = Vec::with_capacity(paths.len());
+        let mut merged: Option<(Vec<Field>, SchemaRef)> = None;
         for path in paths {
             if Kind::of(&path).is_some_and(|other| other != kind) {
                 let reason = format!(
-                    "a source is of one kind, and this file is not {kind:?} as the others: give one of the kinds"
+                    "a source is of one kind, and this file is not {kind} as the others: give one of the kinds"
                 );
                 return Err(Error::source(&path, reason));
             }
             let (record, written) = kind.look(&root, &path)?;
-            let partitions = files::partitions(&root, &path)?;
+            let partitions = match kind {
+                // A folder tells its own columns too.
+                Kind::Images => files::partitions(&root, &path.join("image"))?,
+                _ => files::partitions(&root, &path)?,
+            };
             let these = schema::with_partitions(&schema::as_views(&written), &partitions)
                 .map_err(|reason| Error::source(&path, reason))?;
             match &mut merged {
                 None => {
-                    merged = Some((these.fields().iter().map(|f| f.as_ref().clone()).collect(), written));
+                    merged = Some((these.fields().iter().map(|f| f.as_ref().clone()).collect(), Arc::clone(&written)));
                 }
                 Some((fields, _)) => schema::merge(fields, &these).map_err(|reason| {
                     let first: &SourceFile = &files[0];
                     Error::source(&path, format!("{reason} those of {}: convert one of them", first.path.display()))
                 })?,
             }
-            files.push(SourceFile { path, record, partitions });
+            files.push(SourceFile { path, record, written, partitions });
         }
         let Some((fields, written)) = merged else {
-            return Err(Error::source(path, "the folder holds no .parquet and no .tar file"));
+            return Err(Error::source(path, "the folder holds no .parquet, .tar, .csv or .jsonl file, and no image"));
         };
         Ok(Self { given: path.to_owned(), root, kind, files, schema: Arc::new(Schema::new(fields)), written })
+    }
+
+    /// The folder that file names are counted from.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Number of files.
@@ -259,7 +310,7 @@ impl Source {
             return Ok(());
         }
         let broken = |e: &dyn std::fmt::Display| Error::source(&source.path, format!("cannot read: {e}"));
-        let mut batches = self.kind.read(&source.path, &ranges, most).map_err(|e| broken(&e))?;
+        let mut batches = self.kind.read(&source.path, &source.written, &ranges, most).map_err(|e| broken(&e))?;
         let mut rest: Option<RecordBatch> = None;
         for (start, rows) in ranges {
             let unit = Position { file, row: units.start_of(start) };
@@ -278,10 +329,13 @@ impl Source {
                     rest = Some(batch.slice(taken, batch.num_rows() - taken));
                 }
                 let rows = batch.slice(0, taken);
-                if !send(Ok(Chunk { unit, row, rows })) {
+                let count = taken as u64;
+                let numbers = (row..row + count).collect();
+                if !send(Ok(Chunk { unit, row, count, rows, numbers, problems: BTreeMap::new(), earlier: Vec::new() }))
+                {
                     return Ok(());
                 }
-                row += taken as u64;
+                row += count;
             }
         }
         Ok(())
@@ -298,7 +352,9 @@ impl Source {
         let source = &self.files[file];
         let broken = |e: &dyn std::fmt::Display| Error::source(&source.path, format!("cannot read: {e}"));
         let ranges: Vec<(u64, u64)> = rows.iter().map(|row| (*row, 1)).collect();
-        for batch in self.kind.read(&source.path, &ranges, rows.len().clamp(1, 64)).map_err(|e| broken(&e))? {
+        for batch in
+            self.kind.read(&source.path, &source.written, &ranges, rows.len().clamp(1, 64)).map_err(|e| broken(&e))?
+        {
             let batch = batch.map_err(|e| broken(&e))?;
             let found = batch.column_by_name(column).ok_or_else(|| broken(&format!("there is no column {column}")))?;
             let bytes = match found.as_struct_opt() {

@@ -113,7 +113,7 @@ fn a_table_that_capfilt_has_not_finished_is_refused() {
     let manifest = |state: &str| {
         let folder = dir.path().join("_capfilt/shard-1-of-1");
         std::fs::create_dir_all(&folder).unwrap();
-        let job = "\"engine\": \"\", \"recipe\": \"\", \"settings\": {}, \"round\": 1, \"image_column\": \"\", \"text_column\": \"\", \
+        let job = "\"engine\": \"\", \"recipe\": \"\", \"settings\": {}, \"round\": 1, \"image_column\": \"\", \"image_is\": \"bytes\", \"text_column\": \"\", \
                    \"renames\": {}, \"kept_only\": false, \"images\": \"\", \"format\": \"\", \"unit_rows\": 1, \"file_bytes\": 1, \"shards\": 1";
         let tally = "{\"rows\": 0, \"failed\": 0, \"reasons\": {}, \"web\": C, \"synthetic\": C}"
             .replace('C', "{\"pairs\": 0, \"kept\": 0, \"scored\": 0, \"scores\": 0.0}");

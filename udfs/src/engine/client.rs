@@ -18,6 +18,11 @@ impl CancelToken {
         self.0.store(true, Ordering::Release);
     }
 
+    /// Whether `other` is this one, and no other of the same state.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Whether it was cancelled.
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Acquire)

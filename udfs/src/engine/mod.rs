@@ -353,7 +353,7 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
 }
 
 /// Blocks without starving a multi-threaded tokio runtime. On a runtime of one thread `block_in_place` panics.
-fn blocking<T>(f: impl FnOnce() -> T) -> T {
+pub fn blocking<T>(f: impl FnOnce() -> T) -> T {
     use tokio::runtime::{Handle, RuntimeFlavor};
     match Handle::try_current() {
         Ok(runtime) if runtime.runtime_flavor() == RuntimeFlavor::MultiThread => tokio::task::block_in_place(f),

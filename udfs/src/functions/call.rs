@@ -173,7 +173,7 @@ impl<'a> Tasks<'a> {
     pub(crate) fn run(&mut self) -> Result<Vec<Outcome>> {
         let (call, session) = (self.call, self.call.session);
         // Planning evaluates constants outside of any query.
-        let client = match query::current_token() {
+        let client = match query::current_query() {
             Some(token) => session.client().with_token(token),
             None => session.client().clone(),
         };

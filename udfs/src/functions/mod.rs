@@ -33,6 +33,7 @@ use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
 use crate::config::CapfiltOptions;
 pub(crate) use options_arg::OptionField;
+pub use udf::SECTION;
 use udf::{Arg, SqlFunction, Udf};
 
 /// What the documentation says of a function.

@@ -138,7 +138,7 @@ pub(crate) fn syntax<F: SqlFunction>() -> String {
 }
 
 /// The documentation's section; the planner knows our functions by it.
-pub(crate) const SECTION: DocSection = DocSection { include: true, label: "CapFilt Functions", description: None };
+pub const SECTION: DocSection = DocSection { include: true, label: "CapFilt Functions", description: None };
 
 fn documentation<F: SqlFunction>() -> Documentation {
     let mut doc = Documentation::builder(SECTION, F::DESCRIPTION, syntax::<F>()).with_sql_example(F::EXAMPLE);

@@ -1,0 +1,136 @@
+//! `--retry-failed`: the pairs of a finished table, of which those of failed rows are made anew.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use datafusion::arrow::array::UInt64Array;
+use datafusion::arrow::array::{Array as _, AsArray as _};
+use datafusion::arrow::compute::take_record_batch;
+use datafusion::arrow::datatypes::{Int64Type, SchemaRef};
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::parquet::arrow::arrow_reader::{
+    ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
+
+use crate::error::{Error, Result};
+use crate::source::{Chunk, Source};
+
+/// Pairs that are read at a time; their images are in memory together.
+const ROWS: usize = 64;
+/// What another try would not mend.
+const FINAL: [&str; 3] = ["no text", "no caption", "no image"];
+
+/// The pairs of a table, in the order of the source's rows.
+pub(crate) struct Earlier {
+    source: Arc<Source>,
+    schema: SchemaRef,
+    parts: VecDeque<PathBuf>,
+    open: Option<(PathBuf, ParquetRecordBatchReader)>,
+    /// Pairs that were read, each of one row: its file's number and its own.
+    ahead: VecDeque<((usize, u64), RecordBatch)>,
+}
+
+impl Earlier {
+    /// Reads `parts`, whose pairs have `schema` and came from `source`.
+    pub(crate) fn new(source: Arc<Source>, schema: SchemaRef, parts: Vec<PathBuf>) -> Self {
+        Self { source, schema, parts: parts.into(), open: None, ahead: VecDeque::new() }
+    }
+
+    /// Leaves in `chunk` the rows that failed; the others' pairs come with it.
+    pub(crate) fn split(&mut self, mut chunk: Chunk) -> Result<Chunk> {
+        let file = chunk.unit.file;
+        let (first, last) = (chunk.row, chunk.row + chunk.rows.num_rows() as u64);
+        let mut pairs: BTreeMap<u64, Vec<RecordBatch>> = BTreeMap::new();
+        while let Some((at, pair)) = self.next()? {
+            if at >= (file, last) {
+                self.ahead.push_front((at, pair));
+                break;
+            }
+            if at >= (file, first) {
+                pairs.entry(at.1).or_default().push(pair);
+            }
+        }
+        let failed: BTreeSet<u64> =
+            (first..last).filter(|row| pairs.get(row).is_none_or(|pairs| pairs.iter().any(may_mend))).collect();
+        let places: UInt64Array = failed.iter().map(|row| row - first).collect();
+        chunk.rows = take_record_batch(&chunk.rows, &places).map_err(|e| Error::Internal(e.to_string()))?;
+        pairs.retain(|row, _| !failed.contains(row));
+        chunk.earlier = pairs.into_iter().flat_map(|(row, pairs)| pairs.into_iter().map(move |p| (row, p))).collect();
+        chunk.numbers = failed.into_iter().collect();
+        Ok(chunk)
+    }
+
+    fn next(&mut self) -> Result<Option<((usize, u64), RecordBatch)>> {
+        loop {
+            if let Some(pair) = self.ahead.pop_front() {
+                return Ok(Some(pair));
+            }
+            let (path, reader) = match &mut self.open {
+                Some(open) => open,
+                none => match self.parts.pop_front() {
+                    Some(path) => {
+                        let reader = open(&path, &self.schema)?;
+                        none.insert((path, reader))
+                    }
+                    None => return Ok(None),
+                },
+            };
+            let broken = |e: &dyn std::fmt::Display| Error::dest(path.as_path(), format!("cannot read: {e}"));
+            match reader.next() {
+                None => self.open = None,
+                Some(batch) => {
+                    let batch = batch.map_err(|e| broken(&e))?;
+                    for (row, at) in rows(&batch, &self.source).map_err(|e| broken(&e))?.into_iter().enumerate() {
+                        self.ahead.push_back((at, batch.slice(row, 1)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn open(path: &PathBuf, schema: &SchemaRef) -> Result<ParquetRecordBatchReader> {
+    let broken = |e: &dyn std::fmt::Display| Error::dest(path, format!("cannot read: {e}"));
+    let file = File::open(path).map_err(|e| broken(&e))?;
+    let options = ArrowReaderOptions::new().with_schema(Arc::clone(schema));
+    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options);
+    builder.and_then(|builder| builder.with_batch_size(ROWS).build()).map_err(|e| broken(&e))
+}
+
+/// File and row of each pair.
+fn rows(batch: &RecordBatch, source: &Source) -> Result<Vec<(usize, u64)>, String> {
+    let provenance = batch.column_by_name("provenance").and_then(|p| p.as_struct_opt()).ok_or("no provenance")?;
+    let files = provenance.column_by_name("file").and_then(|f| f.as_string_view_opt()).ok_or("no provenance.file")?;
+    let rows = provenance.column_by_name("row").and_then(|r| r.as_primitive_opt::<Int64Type>());
+    let rows = rows.ok_or("no provenance.row")?;
+    let at = |(file, row): (Option<&str>, Option<i64>)| {
+        let file = source.number(file.unwrap_or_default()).ok_or("a pair is of a file that is not in the source")?;
+        Ok((file, row.and_then(|row| u64::try_from(row).ok()).ok_or("a pair has no row")?))
+    };
+    files.iter().zip(rows.iter()).map(at).collect()
+}
+
+/// Whether the pair has an error that another try may not find.
+fn may_mend(pair: &RecordBatch) -> bool {
+    let errors = pair.column_by_name("error").and_then(|errors| errors.as_string_opt::<i32>());
+    errors.is_some_and(|errors| errors.is_valid(0) && !FINAL.contains(&errors.value(0)))
+}
+
+/// The pairs of both in the order of their rows.
+pub(crate) fn merge(made: Vec<RecordBatch>, earlier: Vec<(u64, RecordBatch)>) -> Result<Vec<RecordBatch>> {
+    if earlier.is_empty() {
+        return Ok(made);
+    }
+    let mut all = earlier;
+    for batch in made {
+        let rows = batch.column_by_name("provenance").and_then(|p| p.as_struct_opt());
+        let rows = rows.and_then(|p| p.column_by_name("row")).and_then(|r| r.as_primitive_opt::<Int64Type>());
+        let rows = rows.ok_or_else(|| Error::Internal("pairs without provenance".to_owned()))?;
+        all.extend((0..batch.num_rows()).map(|i| (rows.value(i).unsigned_abs(), batch.slice(i, 1))));
+    }
+    // Stable: the pairs of a row stay in their order.
+    all.sort_by_key(|(row, _)| *row);
+    Ok(all.into_iter().map(|(_, pair)| pair).collect())
+}

@@ -1,0 +1,239 @@
+//! Images that the source only names: by a URL, or by a path.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use capfilt_udfs::engine::blocking;
+use datafusion::arrow::array::{
+    Array as _, ArrayRef, AsArray as _, BinaryViewBuilder, BooleanArray, Int64Array, StringArray,
+};
+use datafusion::arrow::buffer::Buffer;
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Int64Type};
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::common::runtime::SpawnedTask;
+use datafusion::prelude::SessionContext;
+use futures::StreamExt as _;
+use futures::stream::FuturesOrdered;
+use tokio::sync::mpsc::{self, Receiver};
+
+use crate::earlier::Earlier;
+use crate::error::{Error, Result};
+use crate::source::Chunk;
+
+/// Rows of a chunk under way have their images in memory together; this many chunks are at most.
+const MOST_CHUNKS: usize = 16;
+
+/// What the image column of a source holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageIs {
+    /// The image's bytes, or a struct with them.
+    Bytes,
+    /// Its URL; it is fetched.
+    Url,
+    /// Where its file is, from the source's folder on.
+    Path,
+}
+
+/// Some rows with their images.
+pub(crate) struct Loaded {
+    pub(crate) chunk: Chunk,
+    /// The images, where the source has only their names.
+    pub(crate) images: Option<ArrayRef>,
+    /// Why a row has none, by its number in the file.
+    pub(crate) problems: BTreeMap<u64, String>,
+}
+
+/// Where images come from.
+pub(crate) enum Loader {
+    /// The source itself.
+    Source,
+    /// Files below a folder, named in a column.
+    Files { root: PathBuf, column: String },
+    /// The web, by URLs in a column.
+    #[cfg(feature = "fetch")]
+    Web { fetcher: Arc<crate::fetch::Fetcher>, column: String, query: capfilt_udfs::engine::CancelToken, chunks: usize },
+}
+
+impl Loader {
+    pub(crate) fn new(ctx: &SessionContext, is: ImageIs, column: &str, root: &Path) -> Result<Self> {
+        match is {
+            ImageIs::Bytes => Ok(Self::Source),
+            ImageIs::Path => Ok(Self::Files { root: root.to_owned(), column: column.to_owned() }),
+            #[cfg(feature = "fetch")]
+            ImageIs::Url => {
+                let fetcher = crate::fetch::fetcher(ctx).map_err(Error::Option)?;
+                let rows = ctx.copied_config().batch_size().max(1);
+                // Enough rows that all slots are busy while the oldest chunk waits for its slowest URL.
+                let chunks = (2 * fetcher.concurrency()).div_ceil(rows).clamp(2, MOST_CHUNKS);
+                let query = capfilt_udfs::engine::CancelToken::new();
+                Ok(Self::Web { fetcher, column: column.to_owned(), query, chunks })
+            }
+            #[cfg(not(feature = "fetch"))]
+            ImageIs::Url => {
+                let _ = ctx;
+                Err(Error::Option(
+                    "this capfilt is built without the feature fetch, which --url-column needs".to_owned(),
+                ))
+            }
+        }
+    }
+
+    fn chunks(&self) -> usize {
+        match self {
+            #[cfg(feature = "fetch")]
+            Self::Web { chunks, .. } => *chunks,
+            _ => 2,
+        }
+    }
+
+    /// Loads the images of what comes, in its order, some chunks ahead; of rows that `earlier` lacks, where it is given.
+    pub(crate) fn load(
+        self,
+        mut chunks: Receiver<Result<Chunk>>,
+        mut earlier: Option<Earlier>,
+    ) -> Receiver<Result<Loaded>> {
+        let (sender, receiver) = mpsc::channel(1);
+        let this = Arc::new(self);
+        tokio::spawn(async move {
+            let mut under_way = FuturesOrdered::new();
+            let mut more = true;
+            loop {
+                tokio::select! {
+                    Some(loaded) = under_way.next() => {
+                        let loaded = match loaded {
+                            Ok(loaded) => loaded,
+                            Err(e) => Err(Error::Internal(format!("a task ended: {e}"))),
+                        };
+                        // Where nobody listens, the job has ended elsewhere.
+                        if sender.send(loaded).await.is_err() {
+                            return;
+                        }
+                    }
+                    chunk = chunks.recv(), if more && under_way.len() < this.chunks() => match chunk {
+                        Some(chunk) => {
+                            let chunk = match &mut earlier {
+                                Some(earlier) => blocking(|| chunk.and_then(|chunk| earlier.split(chunk))),
+                                None => chunk,
+                            };
+                            let this = Arc::clone(&this);
+                            under_way.push_back(SpawnedTask::spawn(async move { this.on(chunk?).await }).join());
+                        }
+                        None => more = false,
+                    },
+                    else => return,
+                }
+            }
+        });
+        receiver
+    }
+
+    async fn on(&self, chunk: Chunk) -> Result<Loaded> {
+        let mut problems = chunk.problems.clone();
+        let images = match self {
+            Self::Source => None,
+            Self::Files { root, column } => {
+                let names = texts(&chunk, column)?;
+                let mut all = Vec::with_capacity(names.len());
+                for (row, name) in chunk.numbers.iter().copied().zip(&names) {
+                    all.push(match name {
+                        None => None,
+                        Some(name) => match tokio::fs::read(root.join(name)).await {
+                            Ok(bytes) => Some(Bytes::from(bytes)),
+                            Err(e) => {
+                                problems.insert(row, format!("file: {e}"));
+                                None
+                            }
+                        },
+                    });
+                }
+                Some(images(all)?)
+            }
+            #[cfg(feature = "fetch")]
+            Self::Web { fetcher, column, query, .. } => {
+                let urls = texts(&chunk, column)?;
+                let begun = fetcher.begin(urls.iter().flatten().cloned(), Some(query)).map_err(Error::Internal)?;
+                let mut begun = begun.into_iter();
+                let mut all = Vec::with_capacity(urls.len());
+                for (row, url) in chunk.numbers.iter().copied().zip(&urls) {
+                    let Some(one) = url.as_ref().and_then(|_| begun.next()) else {
+                        all.push(None);
+                        continue;
+                    };
+                    let fetched = one.end().await;
+                    if let Some(error) = &fetched.error {
+                        problems.insert(row, format!("fetch: {error}"));
+                    }
+                    all.push(fetched.bytes.clone());
+                }
+                Some(images(all)?)
+            }
+        };
+        Ok(Loaded { chunk, images, problems })
+    }
+}
+
+fn texts(chunk: &Chunk, column: &str) -> Result<Vec<Option<String>>> {
+    let broken = |e: &dyn std::fmt::Display| Error::Internal(format!("column {column}: {e}"));
+    let found = chunk.rows.column_by_name(column).ok_or_else(|| broken(&"it is not there"))?;
+    let found = cast(found, &DataType::Utf8View).map_err(|e| broken(&e))?;
+    Ok(found.as_string_view().iter().map(|text| text.map(str::to_owned)).collect())
+}
+
+/// The bytes as they are, without a copy.
+pub(crate) fn images(all: impl IntoIterator<Item = Option<Bytes>>) -> Result<ArrayRef> {
+    let mut builder = BinaryViewBuilder::new();
+    for bytes in all {
+        match bytes {
+            Some(bytes) => {
+                let length =
+                    u32::try_from(bytes.len()).map_err(|_| Error::Internal("an image of over 4 GB".to_owned()))?;
+                let block = builder.append_block(Buffer::from(bytes));
+                builder.try_append_view(block, 0, length).map_err(|e| Error::Internal(e.to_string()))?;
+            }
+            None => builder.append_null(),
+        }
+    }
+    Ok(Arc::new(builder.finish()))
+}
+
+/// Pairs of rows with a problem are dropped, and the problem is their error.
+pub(crate) fn mark(pairs: Vec<RecordBatch>, problems: &BTreeMap<u64, String>) -> Result<Vec<RecordBatch>> {
+    if problems.is_empty() {
+        return Ok(pairs);
+    }
+    let broken = |e: &dyn std::fmt::Display| Error::Internal(format!("pairs of a row with a problem: {e}"));
+    pairs
+        .into_iter()
+        .map(|batch| {
+            let part = |name: &str| batch.column_by_name(name).ok_or_else(|| broken(&format!("no column {name}")));
+            let provenance = part("provenance")?.as_struct_opt().and_then(|p| p.column_by_name("row"));
+            let rows: &Int64Array = provenance
+                .and_then(|rows| rows.as_primitive_opt::<Int64Type>())
+                .ok_or_else(|| broken(&"no provenance"))?;
+            let problem = |row: usize| u64::try_from(rows.value(row)).ok().and_then(|n| problems.get(&n));
+            let errors = part("error")?.as_string_opt::<i32>().ok_or_else(|| broken(&"error is no text"))?;
+            let kept = part("kept")?.as_boolean_opt().ok_or_else(|| broken(&"kept is no verdict"))?;
+            let errors: StringArray = (0..batch.num_rows())
+                .map(|row| match problem(row) {
+                    Some(problem) => Some(problem.as_str()),
+                    None => errors.is_valid(row).then(|| errors.value(row)),
+                })
+                .collect();
+            let kept: BooleanArray =
+                (0..batch.num_rows()).map(|row| Some(kept.value(row) && problem(row).is_none())).collect();
+            let schema = batch.schema();
+            let columns = schema.fields().iter().zip(batch.columns()).map(|(field, column)| -> ArrayRef {
+                match field.name().as_str() {
+                    "error" => Arc::new(errors.clone()),
+                    "kept" => Arc::new(kept.clone()),
+                    _ => Arc::clone(column),
+                }
+            });
+            let columns = columns.collect();
+            RecordBatch::try_new(Arc::clone(&schema), columns).map_err(|e| broken(&e))
+        })
+        .collect()
+}
