@@ -1,5 +1,6 @@
 //! The command as a user runs it: the binary, in a folder of its own, over real pictures and small real checkpoints.
 
+mod delta;
 #[cfg(unix)]
 mod ends;
 mod fetch;
@@ -13,6 +14,7 @@ mod report;
 mod resume;
 #[cfg(unix)]
 mod select;
+mod sources;
 mod statements;
 mod webdataset;
 

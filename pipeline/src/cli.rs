@@ -106,8 +106,8 @@ pub(crate) enum Format {
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// A Parquet, WebDataset (.tar), CSV or JSON lines file, a folder of them (folders name=value give columns), a folder of
-    /// images with texts beside them (a.jpg, a.txt), or a glob in quotes
+    /// A Parquet, WebDataset (.tar), CSV or JSON lines file, a folder of them (folders name=value give columns), a Delta table, a
+    /// folder of images with texts beside them (a.jpg, a.txt), or a glob in quotes
     pub(crate) source: PathBuf,
 
     /// Folder for the pair table
@@ -135,6 +135,10 @@ pub(crate) struct RunArgs {
     /// Column of the images' files, in place of the images; paths begin at the source's folder
     #[arg(long, value_name = "NAME", conflicts_with_all = ["image_column", "url_column"])]
     pub(crate) path_column: Option<String>,
+
+    /// Version of a Delta table: a number, or a time such as '2026-01-31 12:00:00' (UTC) [default: the latest]
+    #[arg(long, value_name = "VERSION|TIME")]
+    pub(crate) source_version: Option<String>,
 
     /// Column of the texts
     #[arg(long, value_name = "NAME", default_value = "text")]
@@ -264,6 +268,8 @@ pub(crate) enum PartsArg {
     Parquet,
     /// Tar files with a sample for each pair: image, txt, json
     Webdataset,
+    /// A Delta table: Parquet and a log, to which each run adds a version
+    Delta,
 }
 
 /// Where statements come from.

@@ -2,15 +2,22 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IsTerminal as _, Write as _};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use capfilt::Done;
+use capfilt::{Done, Tally};
+use capfilt_udfs::engine::ModelStats;
 use indicatif::{ProgressBar, ProgressStyle};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 /// A plain line this often, where there is no terminal.
 const EVERY: Duration = Duration::from_secs(10);
+
+/// What the engine's seconds are spent on, as [`Spent::stages`] has them.
+const STAGES: [&str; 4] = ["vision", "captions", "scores", "decoding"];
+
+/// What the session's engine has done up to now, by model.
+pub(crate) type Stats = Arc<dyn Fn() -> Vec<ModelStats> + Send + Sync>;
 
 /// The bar that is on the screen: a message must not be written through it.
 static BAR: OnceLock<ProgressBar> = OnceLock::new();
@@ -61,33 +68,34 @@ pub(crate) struct Progress {
     started: Instant,
     last: RefCell<Instant>,
     told: Cell<bool>,
+    stats: Stats,
+    /// What the engine had done when the job began.
+    earlier: Spent,
 }
 
 impl Progress {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(stats: Stats) -> Self {
         let bar = io::stderr().is_terminal().then(|| {
             let bar = BAR.get_or_init(|| ProgressBar::new(0)).clone();
-            let style = ProgressStyle::with_template("{bar:30} {pos}/{len} rows  {msg}  ETA {eta}");
+            let style = ProgressStyle::with_template("{bar:20} {pos}/{len} rows  {msg}  ETA {eta}\n{prefix}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
         let now = Instant::now();
-        Self { bar, started: now, last: RefCell::new(now), told: Cell::new(false) }
+        let earlier = Spent::of(&stats());
+        Self { bar, started: now, last: RefCell::new(now), told: Cell::new(false), stats, earlier }
     }
 
     pub(crate) fn update(&self, done: &Done<'_>) {
         let Done { rows, before, tally, .. } = *done;
-        let seconds = self.started.elapsed().as_secs_f64().max(1e-3);
-        let rate = (tally.rows - before) as f64 / seconds;
-        let mut doing = format!("{rate:.1} rows/s, {:.1} % kept", 100.0 * tally.share());
-        if tally.failed > 0 {
-            doing += &format!(", {} failed", tally.failed);
-        }
+        let seconds = self.started.elapsed().as_secs_f64();
         if let Some(bar) = &self.bar {
+            let spent = self.spent();
             bar.set_length(rows);
             bar.set_position(tally.rows);
-            bar.set_message(doing);
+            bar.set_message(doing(tally, before, seconds, &spent));
+            bar.set_prefix(spent.shares());
         } else if tally.rows == before {
             if !self.told.replace(true) {
                 match before {
@@ -97,8 +105,7 @@ impl Progress {
             }
         } else if self.last.borrow().elapsed() >= EVERY {
             self.last.replace(Instant::now());
-            let left = rows.saturating_sub(tally.rows) as f64 / rate;
-            say(&format!("{} of {rows} rows, {doing}, {left:.0} s to go", tally.rows));
+            say(&lines(done, seconds, &self.spent()));
         }
     }
 
@@ -106,5 +113,140 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+
+    fn spent(&self) -> Spent {
+        Spent::of(&(self.stats)()).since(&self.earlier)
+    }
+}
+
+/// What is said where there is no terminal: how far the job is, and below it where the time goes.
+fn lines(done: &Done<'_>, seconds: f64, spent: &Spent) -> String {
+    let Done { rows, before, tally, .. } = *done;
+    let left = rows.saturating_sub(tally.rows) as f64 / rate(tally.rows - before, seconds);
+    let doing = doing(tally, before, seconds, spent);
+    let line = format!("{} of {rows} rows, {doing}, {left:.0} s to go", tally.rows);
+    let shares = spent.shares();
+    if shares.is_empty() { line } else { format!("{line}\n  {shares}") }
+}
+
+/// How fast, and with what result.
+fn doing(tally: &Tally, before: u64, seconds: f64, spent: &Spent) -> String {
+    let mut doing = format!("{:.1} rows/s", rate(tally.rows - before, seconds));
+    if spent.images > 0 {
+        doing += &format!(", {:.1} images/s", rate(spent.images, seconds));
+    }
+    doing += &format!(", {:.1} % kept", 100.0 * tally.share());
+    if tally.failed > 0 {
+        doing += &format!(", {} failed", tally.failed);
+    }
+    doing
+}
+
+fn rate(count: u64, seconds: f64) -> f64 {
+    count as f64 / seconds.max(1e-3)
+}
+
+/// What the engine did, over all models.
+#[derive(Debug, Clone, Copy, Default)]
+struct Spent {
+    /// That went through a vision encoder.
+    images: u64,
+    memo_hits: u64,
+    /// Seconds, by [`STAGES`].
+    stages: [f64; STAGES.len()],
+}
+
+impl Spent {
+    fn of(models: &[ModelStats]) -> Self {
+        let mut all = Self::default();
+        for model in models {
+            all.images += model.images_encoded;
+            all.memo_hits += model.memo_hits;
+            let stages = [model.encode_seconds, model.generate_seconds, model.score_seconds, model.decode_seconds];
+            all.stages.iter_mut().zip(stages).for_each(|(sum, seconds)| *sum += seconds);
+        }
+        all
+    }
+
+    fn since(mut self, earlier: &Self) -> Self {
+        self.images = self.images.saturating_sub(earlier.images);
+        self.memo_hits = self.memo_hits.saturating_sub(earlier.memo_hits);
+        self.stages.iter_mut().zip(earlier.stages).for_each(|(sum, before)| *sum = (*sum - before).max(0.0));
+        self
+    }
+
+    /// Where the time goes, and how often none was needed; nothing where no model ran.
+    fn shares(&self) -> String {
+        let all: f64 = self.stages.iter().sum();
+        if all <= 0.0 {
+            return String::new();
+        }
+        let shares = STAGES.iter().zip(self.stages).map(|(name, seconds)| (name, 100.0 * seconds / all));
+        let shares = shares.filter(|(_, share)| *share >= 0.5).map(|(name, share)| format!("{name} {share:.0} %"));
+        let mut words = shares.collect::<Vec<_>>().join(", ");
+        if self.memo_hits > 0 {
+            words += &format!("; {} memo hits", self.memo_hits);
+        }
+        words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A model that has encoded 12 images in 41 seconds, and so on.
+    fn model() -> ModelStats {
+        ModelStats {
+            checkpoint: "models/captioner".into(),
+            device: "cpu".to_owned(),
+            precision: capfilt_udfs::blip::Precision::Fp32,
+            images_encoded: 12,
+            captions: 12,
+            tokens_decoded: 99,
+            texts_scored: 24,
+            texts_encoded: 0,
+            memo_hits: 3,
+            decode_seconds: 4.0,
+            encode_seconds: 41.0,
+            generate_seconds: 38.0,
+            score_seconds: 17.0,
+            wait_seconds: 1000.0,
+            weight_bytes: 1,
+        }
+    }
+
+    fn tally(rows: u64, failed: u64) -> Tally {
+        let mut tally = Tally::default();
+        (tally.rows, tally.failed) = (rows, failed);
+        (tally.web.pairs, tally.web.kept) = (rows, rows / 2);
+        tally
+    }
+
+    #[test]
+    fn the_engines_time_has_shares() {
+        let spent = Spent::of(&[model()]);
+        assert_eq!(spent.shares(), "vision 41 %, captions 38 %, scores 17 %, decoding 4 %; 3 memo hits");
+        let twice = Spent::of(&[model(), model()]);
+        assert_eq!(twice.images, 24);
+        assert_eq!(twice.since(&spent).shares(), spent.shares(), "what was there before the job is not its own");
+        assert_eq!(spent.since(&spent).shares(), "");
+        let captioner = ModelStats { score_seconds: 0.1, memo_hits: 0, ..model() };
+        assert_eq!(Spent::of(&[captioner]).shares(), "vision 49 %, captions 46 %, decoding 5 %");
+    }
+
+    #[test]
+    fn lines_are_short() {
+        let said = |tally: &Tally, spent: &Spent| {
+            let (rows, before) = (12_000_000, 1_000_000);
+            lines(&Done { rows, before, bytes: 1, tally }, 100_000.0, spent)
+        };
+        let few = said(&tally(1_100_000, 0), &Spent::default());
+        assert_eq!(few, "1100000 of 12000000 rows, 1.0 rows/s, 50.0 % kept, 10900000 s to go");
+        let spent = Spent { images: 240_000_000, memo_hits: 12_000_000, ..Spent::of(&[model()]) };
+        let many = said(&tally(11_000_000, 1_234_567), &spent);
+        assert!(many.contains("100.0 rows/s, 2400.0 images/s, 50.0 % kept, 1234567 failed, 10000 s to go\n  vision"));
+        assert!(many.lines().count() == 2 && many.lines().all(|line| line.len() <= 120), "{many}");
     }
 }

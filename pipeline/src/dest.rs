@@ -150,7 +150,7 @@ impl Dest {
             remove(self.folder.join(name))?;
         }
         for name in names(&self.path)? {
-            if name.ends_with(".parquet") && !table::is_part(&name) {
+            if name.ends_with(".parquet") && !table::is_part(&name) && !table::is_delta(&self.path) {
                 let folder = self.path.display();
                 log::warn!(
                     "{folder} holds {name}, which is no part of a pair table: it stays, and is read with the table"
@@ -189,6 +189,11 @@ impl Dest {
 
     pub(crate) fn manifest(&self) -> PathBuf {
         self.folder.join(MANIFEST)
+    }
+
+    /// The table's folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// A file in the shard's folder.

@@ -1,9 +1,10 @@
 //! `capfilt run`.
 
-use std::io::{self, Write as _};
-
 use anyhow::{Context as _, Result, anyhow};
 use capfilt::{Again, CAPFILT_SQL, ImageIs, Images, Job, Parts, Recipe, Stop, run};
+use capfilt_udfs::CapfiltOptions;
+use std::io::{self, Write as _};
+use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::cli::{ImageArg, PartsArg, RunArgs};
@@ -35,6 +36,7 @@ pub(crate) async fn main(args: &RunArgs) -> Result<()> {
         recipe,
         image_column: image_column.clone(),
         image_is,
+        source_version: args.source_version.clone(),
         text_column: args.text_column.clone(),
         renames: args.rename.clone(),
         kept_only: args.kept_only,
@@ -42,6 +44,7 @@ pub(crate) async fn main(args: &RunArgs) -> Result<()> {
         parts: match args.format {
             PartsArg::Parquet => Parts::Parquet,
             PartsArg::Webdataset => Parts::WebDataset,
+            PartsArg::Delta => Parts::Delta,
         },
         again: match args {
             RunArgs { overwrite: true, .. } => Again::Overwrite,
@@ -72,7 +75,8 @@ pub(crate) async fn main(args: &RunArgs) -> Result<()> {
             drop(stop);
         }
     };
-    let progress = Progress::new();
+    let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned().unwrap_or_default();
+    let progress = Progress::new(Arc::new(move || options.engine().stats()));
     let update = |done: &capfilt::Done<'_>| progress.update(done);
     let ended = tokio::select! {
         ended = run(&ctx, &job, stopped, &update) => ended,

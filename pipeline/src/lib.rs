@@ -6,6 +6,8 @@
 
 mod budget;
 mod crash;
+#[cfg(feature = "delta")]
+mod delta;
 mod dest;
 mod earlier;
 mod error;
@@ -42,6 +44,39 @@ pub use summary::{Count, Summary, Tally};
 pub use table::unfinished;
 pub use webdataset::register_webdataset;
 pub use write::Parts;
+
+/// Makes a Parquet file, a folder of them, or a Delta table (at a version or time, if one is given) known to SQL as `name`.
+pub async fn register_pairs(
+    ctx: &datafusion::prelude::SessionContext,
+    name: &str,
+    path: &std::path::Path,
+    version: Option<&str>,
+) -> Result<()> {
+    if table::is_delta(path) {
+        #[cfg(feature = "delta")]
+        {
+            let at = version.map(str::parse).transpose().map_err(|e: String| Error::source(path, e))?;
+            return delta::register(ctx, name, path, at.as_ref()).await;
+        }
+        #[cfg(not(feature = "delta"))]
+        return Err(Error::source(path, "it is a Delta table, and this capfilt is built without the feature delta"));
+    }
+    if version.is_some() {
+        return Err(Error::source(path, "it is no Delta table, which alone has versions"));
+    }
+    let location = path.to_string_lossy();
+    ctx.register_parquet(name, location.as_ref(), Default::default()).await?;
+    Ok(())
+}
+
+/// The version that a Delta table has (at a version or time, if one is given) and its files; `None` where `path` is none.
+pub fn delta_files(path: &std::path::Path, version: Option<&str>) -> Result<Option<(u64, Vec<std::path::PathBuf>)>> {
+    if !table::is_delta(path) && version.is_none() {
+        return Ok(None);
+    }
+    let source = Source::open_at(path, version)?;
+    Ok(source.version().map(|version| (version, source.paths())))
+}
 
 /// docs/functions.md: every SQL function and setting, in Markdown.
 pub fn functions_markdown() -> String {

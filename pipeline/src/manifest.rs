@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use capfilt_udfs::Provenance;
 use serde::{Deserialize, Serialize};
@@ -12,8 +13,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::crash;
 use crate::error::{Error, Result};
-use crate::source::{FileRecord, Position};
+use crate::source::{FileRecord, Position, Source};
 use crate::summary::Tally;
+use crate::table;
+use crate::write::Parts;
 
 const FORMAT: u32 = 1;
 
@@ -35,7 +38,7 @@ pub(crate) struct Identity {
     pub(crate) renames: BTreeMap<String, String>,
     pub(crate) kept_only: bool,
     pub(crate) images: String,
-    /// What the table's files end in.
+    /// What the table is: `parquet`, `webdataset`, `delta`.
     pub(crate) format: String,
     pub(crate) unit_rows: u64,
     pub(crate) file_bytes: u64,
@@ -119,10 +122,22 @@ pub(crate) struct Manifest {
     pub(crate) job: Identity,
     /// Where the source was when the job began.
     pub(crate) source: PathBuf,
+    /// The source's version, where it is a Delta table.
+    #[serde(default)]
+    pub(crate) source_version: Option<u64>,
     pub(crate) files: Vec<FileRecord>,
     /// A table that was there goes when this one is whole.
     pub(crate) replaces: bool,
     pub(crate) parts: Vec<Part>,
+    /// In the names of a Delta table's parts, of which old ones stay.
+    #[serde(default)]
+    pub(crate) run: String,
+    /// How many of the parts are in the Delta log.
+    #[serde(default)]
+    pub(crate) committed: usize,
+    /// The application's number of the commit that is next, or under way.
+    #[serde(default)]
+    pub(crate) commit: Option<i64>,
     /// Rows before it are in the parts.
     pub(crate) done: Position,
     /// What the parts hold.
@@ -130,9 +145,36 @@ pub(crate) struct Manifest {
 }
 
 impl Manifest {
-    pub(crate) fn new(shard: u64, job: Identity, source: PathBuf, files: Vec<FileRecord>, replaces: bool) -> Self {
-        let (parts, done, tally) = (Vec::new(), Position::default(), Tally::default());
-        Self { format: FORMAT, state: State::Running, shard, job, source, files, replaces, parts, done, tally }
+    pub(crate) fn new(shard: u64, job: Identity, source: &Source, root: PathBuf, replaces: bool) -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            format: FORMAT,
+            state: State::Running,
+            shard,
+            job,
+            source: root,
+            source_version: source.version(),
+            files: source.records(),
+            replaces,
+            parts: Vec::new(),
+            run: format!("{:x}", since.as_micros()),
+            committed: 0,
+            commit: None,
+            done: Position::default(),
+            tally: Tally::default(),
+        }
+    }
+
+    /// The name of the part that comes next.
+    pub(crate) fn next_part(&self, parts: Parts) -> String {
+        let run = (parts == Parts::Delta).then_some(self.run.as_str());
+        table::part_name(self.parts.len(), self.shard, self.job.shards, run, parts.extension())
+    }
+
+    /// The application that a Delta log knows this shard of the job by.
+    #[cfg(feature = "delta")]
+    pub(crate) fn application(&self) -> String {
+        format!("capfilt-{}-{}-of-{}", self.job.digest(), self.shard, self.job.shards)
     }
 
     /// Reads a manifest; `None` where there is none.
@@ -219,7 +261,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("manifest.json");
         assert!(Manifest::read(&path).unwrap().is_none());
-        let mut manifest = Manifest::new(1, identity(), "/x".into(), vec![], true);
+        let source = folder.path().join("source.csv");
+        fs::write(&source, "id\n1\n").unwrap();
+        let source = Source::open(&source).unwrap();
+        let mut manifest = Manifest::new(1, identity(), &source, "/x".into(), true);
         manifest.parts.push(Part { name: "p".to_owned(), pairs: 1, bytes: 2 });
         manifest.write(&path).unwrap();
         let got = Manifest::read(&path).unwrap().unwrap();

@@ -3,9 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{
-    ArrayRef, Int32Array, Int64Array, StringViewArray, StringViewBuilder, StructArray, UInt64Array,
-};
+use datafusion::arrow::array::{ArrayRef, Int32Array, Int64Array, StringViewArray, StringViewBuilder, StructArray};
 use datafusion::arrow::datatypes::{DataType, Field, Fields};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{self, Expr, visit_expressions};
@@ -19,7 +17,8 @@ pub(crate) struct Provenance {
     captioner: Option<String>,
     filter: Option<String>,
     decoding: Option<String>,
-    seed: Option<u64>,
+    /// As its bits are: SQL and Delta have signed numbers only.
+    seed: Option<i64>,
     engine: String,
     round: i32,
 }
@@ -33,7 +32,7 @@ impl Provenance {
             captioner: models.captioner.clone(),
             filter: models.filter.clone(),
             decoding,
-            seed: models.settings.get("seed").and_then(|seed| seed.parse().ok()),
+            seed: models.settings.get("seed").and_then(|seed| seed.parse::<u64>().ok()).map(u64::cast_signed),
             engine: job.engine.clone(),
             round: i32::try_from(job.round).unwrap_or(i32::MAX),
         }
@@ -58,7 +57,7 @@ impl Provenance {
             text(self.captioner.as_deref()),
             text(self.filter.as_deref()),
             text(self.decoding.as_deref()),
-            Arc::new(std::iter::repeat_n(self.seed, rows).collect::<UInt64Array>()),
+            Arc::new(std::iter::repeat_n(self.seed, rows).collect::<Int64Array>()),
             text(Some(&self.engine)),
         ];
         Arc::new(StructArray::new(fields(), columns, None))
@@ -75,7 +74,7 @@ fn fields() -> Fields {
         text("captioner"),
         text("filter"),
         text("decoding"),
-        Field::new("seed", DataType::UInt64, true),
+        Field::new("seed", DataType::Int64, true),
         text("engine"),
     ]
     .into()

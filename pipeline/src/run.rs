@@ -23,6 +23,7 @@ use crate::recipe::{Columns, Planned, Recipe};
 use crate::source::{Chunk, Position, Source, Units};
 use crate::stage::{End, Pairs, Stage, Written};
 use crate::summary::{Summary, Tally};
+use crate::table;
 use crate::write::{Format, Parts};
 
 /// Which pairs carry their image.
@@ -49,6 +50,9 @@ pub struct Job {
     pub image_column: String,
     /// Which of these it is.
     pub image_is: ImageIs,
+    /// Which version of a Delta table is the source: a number or a time; the latest, or the one that an unfinished job began
+    /// with, where there is none.
+    pub source_version: Option<String>,
     /// The source's text column.
     pub text_column: String,
     /// Other columns, and what they are called in the pair table.
@@ -160,7 +164,7 @@ impl Job {
             renames: self.renames.iter().cloned().collect(),
             kept_only: self.kept_only,
             images: format!("{:?}", self.images).to_lowercase(),
-            format: self.parts.extension().to_owned(),
+            format: format!("{:?}", self.parts).to_lowercase(),
             unit_rows: self.unit_rows,
             file_bytes: self.file_bytes,
             shards: self.shard.1,
@@ -193,14 +197,14 @@ impl Job {
     /// The manifest to go on with, whether there is something to go on from, and whether it is on disk as it is.
     fn manifest(&self, found: Found, identity: Identity, source: &mut Source) -> Result<(Manifest, bool, bool)> {
         let root = std::path::absolute(&self.source).unwrap_or_else(|_| self.source.clone());
+        let new = |source: &Source, replaces| Manifest::new(self.shard.0, identity, source, root, replaces);
         let mut manifest = match found {
             Found::Nothing { replaces } => {
-                return Ok((Manifest::new(self.shard.0, identity, root, source.records(), replaces), false, false));
+                return Ok((new(source, replaces), false, false));
             }
             Found::Shards(other) => {
                 source.reorder(&other.files)?;
-                let manifest = Manifest::new(self.shard.0, identity, root, source.records(), false);
-                return Ok((manifest, false, false));
+                return Ok((new(source, false), false, false));
             }
             Found::Begun(manifest) => *manifest,
         };
@@ -216,6 +220,7 @@ impl Job {
             return Err(Error::source(&self.source, reason));
         }
         manifest.files = source.records();
+        manifest.source_version = source.version();
         manifest.state = State::Running;
         Ok((manifest, true, false))
     }
@@ -232,7 +237,11 @@ pub async fn run(
     progress: &dyn Fn(&Done<'_>),
 ) -> Result<Summary, Failure> {
     let started = Instant::now();
-    let mut source = Source::open(&job.source)?;
+    let version = match &job.source_version {
+        Some(version) => Some(version.clone()),
+        None => table::begun_with(&job.dest, job.again)?,
+    };
+    let mut source = Source::open_at(&job.source, version.as_deref())?;
     source.check_apart(&job.dest)?;
     let workers = one_partition(ctx);
     let columns =
@@ -248,6 +257,20 @@ pub async fn run(
     let replaces = manifest.replaces;
     let about = serde_json::to_string(&manifest.job).map_err(|e| Error::Internal(e.to_string()))?;
     let format = Format::new(&planned.schema(), source.written_schema(), job.images, job.kept_only, job.parts, &about)?;
+    #[cfg(feature = "delta")]
+    if job.parts == Parts::Delta {
+        crate::delta::check_schema(&job.dest, &format.recorded)?;
+    }
+    #[cfg(not(feature = "delta"))]
+    if job.parts == Parts::Delta {
+        return Err(Error::Option(
+            "this capfilt is built without the feature delta, which --format delta needs".to_owned(),
+        )
+        .into());
+    }
+    if job.parts != Parts::Delta && table::is_delta(&job.dest) {
+        return Err(Error::dest(&job.dest, "it is a Delta table: give --format delta or another folder").into());
+    }
     let provenance = Provenance::new(&manifest.job, planned.decoding());
     let units = job.units();
     let pairs = Arc::clone(&format.schema);
@@ -312,8 +335,12 @@ impl Work {
             let provenance = self.provenance.of(self.source.name(unit.file), &numbers);
             mark(self.planned.run(&rows, images, provenance).await?, &problems)?
         };
+        let mut all: Vec<u64> = earlier.iter().map(|(row, _)| *row).collect();
+        all.dedup();
+        let earlier_rows = all.len() as u64;
         let batches = merge(made, earlier)?;
-        let tally = Tally::of(count, &batches);
+        let rows = numbers.len() as u64 + earlier_rows;
+        let tally = Tally::of(rows, &batches);
         Ok(Pairs { unit, row, rows: count, batches, tally })
     }
 }

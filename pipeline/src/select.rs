@@ -8,7 +8,7 @@ use datafusion::arrow::array::{Array, ArrayRef, AsArray, BinaryViewArray, Boolea
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Float32Type, Int64Type};
 use datafusion::arrow::record_batch::RecordBatch;
-use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
+use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::dest::{Dest, Found};
 use crate::error::{Error, Result};
@@ -56,8 +56,11 @@ impl Select {
         let Some(first) = manifests.first() else {
             return Err(Error::dest(&self.table, "there is no pair table of capfilt run: give the DEST of one"));
         };
-        if first.job.format != "parquet" {
-            return Err(Error::dest(&self.table, "its files are no Parquet: write the table with --format parquet"));
+        if first.job.format == "webdataset" {
+            return Err(Error::dest(
+                &self.table,
+                "its files are no Parquet: write the table with --format parquet or delta",
+            ));
         }
         // An unfinished table is refused here.
         let mut parts = Source::open(&self.table)?;
@@ -75,7 +78,7 @@ impl Select {
         let dest = Dest::open(&self.dest, 1, 1)?;
         let root = std::path::absolute(&first.source).unwrap_or_else(|_| first.source.clone());
         let (manifest, begun) = match dest.look(&identity, if self.overwrite { Again::Overwrite } else { Again::No })? {
-            Found::Nothing { replaces } => (Manifest::new(1, identity, root, parts.records(), replaces), false),
+            Found::Nothing { replaces } => (Manifest::new(1, identity, &parts, root, replaces), false),
             Found::Shards(_) => return Err(Error::dest(&self.dest, "shards of a job are there: give another folder")),
             Found::Begun(manifest) => {
                 parts.reorder(&manifest.files)?;
@@ -132,14 +135,14 @@ impl Select {
         words.extend(self.keep_fraction.map(|share| format!("keep_fraction = {share}")));
         // The report reads the threshold from the recipe's comments; the first one counts.
         let recipe = format!("-- selected: {}\n-- $min_itm = {}\n{}", words.join(", "), self.min_itm, job.recipe);
-        Identity { recipe, kept_only: self.kept_only, shards: 1, ..job.clone() }
+        let format = "parquet".to_owned();
+        Identity { recipe, kept_only: self.kept_only, format, shards: 1, ..job.clone() }
     }
 
     /// The score of the last pair of the best share.
     async fn score_at(&self, share: f64) -> Result<f32> {
         let ctx = SessionContext::new_with_config(SessionConfig::new());
-        let location = self.table.to_string_lossy();
-        ctx.register_parquet("pairs", location.as_ref(), ParquetReadOptions::default()).await?;
+        crate::register_pairs(&ctx, "pairs", &self.table, None).await?;
         let sql = format!(
             "SELECT min(itm_score) FROM (SELECT itm_score, row_number() OVER (ORDER BY itm_score DESC) AS place, count(*) OVER () AS n \
              FROM pairs WHERE itm_score IS NOT NULL AND error IS NULL) WHERE place <= ceil({share} * n)"

@@ -69,6 +69,9 @@ pub(crate) async fn register(ctx: &SessionContext, name: &str, path: &str) -> Re
             let ext = format!(".{ext}");
             ctx.register_json(name, path, JsonReadOptions::default().file_extension(&ext)).await
         }
+        Some("parquet") if local.join("_delta_log").is_dir() => {
+            return Ok(capfilt::register_pairs(ctx, name, local, None).await?);
+        }
         Some("parquet") => ctx.register_parquet(name, path, ParquetReadOptions::default()).await,
         Some("tar") => {
             let (name, path) = (name.replace('"', "\"\""), path.replace('\'', "''"));

@@ -18,12 +18,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::crash;
+#[cfg(feature = "delta")]
+use crate::delta;
 use crate::dest::Dest;
 use crate::error::{Error, Result};
 use crate::manifest::{Manifest, Part, State};
 use crate::source::{Position, Units};
 use crate::summary::Tally;
-use crate::table;
 use crate::write::{Format, PairFile, PartFile, Parts};
 
 const UNIT_KEY: &str = "capfilt.unit";
@@ -301,14 +302,12 @@ impl Writer {
 
     /// Makes a part of the units that are done.
     fn end_part(&mut self) -> Result<()> {
-        let extension = self.format.parts.extension();
-        let name =
-            table::part_name(self.manifest.parts.len(), self.manifest.shard, self.manifest.job.shards, extension);
+        let name = self.manifest.next_part(self.format.parts);
         let path = self.dest.waiting(&name)?;
         let temp = self.dest.kept(&format!("{name}.tmp"));
         let (pairs, bytes) = match self.done.as_slice() {
             // As it is, under a second name: the first goes when the manifest knows.
-            [unit] if self.format.parts == Parts::Parquet => {
+            [unit] if self.format.parts != Parts::WebDataset => {
                 match fs::hard_link(&unit.path, &path) {
                     Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
                         fs::copy(&unit.path, &temp).map_err(|e| Error::write(&temp, &e))?;
@@ -362,6 +361,11 @@ impl Writer {
             self.end_part()?;
         }
         self.manifest.state = State::Placing;
+        #[cfg(feature = "delta")]
+        if self.format.parts == Parts::Delta && self.manifest.commit.is_none() {
+            let last = delta::transaction_version(self.dest.path(), &self.manifest.application())?;
+            self.manifest.commit = Some(last.unwrap_or(0) + 1);
+        }
         self.save()?;
         for part in &self.manifest.parts {
             crash::point("place");
@@ -380,10 +384,39 @@ impl Writer {
             }
         }
         self.dest.sync()?;
+        #[cfg(feature = "delta")]
+        self.commit()?;
         self.dest.end_waiting();
         self.manifest.state = State::Finished;
         self.manifest.replaces = false;
+        self.manifest.commit = None;
+        self.manifest.committed = self.manifest.parts.len();
         self.save()
+    }
+
+    /// Names the new parts in the Delta log, in one commit that is made once, however often it is tried.
+    #[cfg(feature = "delta")]
+    fn commit(&self) -> Result<()> {
+        let Some(app_version) = self.manifest.commit else { return Ok(()) };
+        let new = self.manifest.parts[self.manifest.committed..].iter();
+        let files: Vec<_> =
+            new.map(|part| delta::Added { name: part.name.clone(), bytes: part.bytes, rows: part.pairs }).collect();
+        let about = serde_json::to_string(&self.manifest.job).map_err(|e| Error::Internal(e.to_string()))?;
+        crash::point("delta");
+        let version = delta::commit(
+            self.dest.path(),
+            &delta::Commit {
+                schema: &self.format.recorded,
+                files: &files,
+                app_id: &self.manifest.application(),
+                app_version,
+                replace: self.manifest.replaces,
+                about: &about,
+            },
+        )?;
+        crash::point("delta-done");
+        log::info!("{}: version {version} of the Delta table", self.dest.path().display());
+        Ok(())
     }
 }
 

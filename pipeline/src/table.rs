@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::manifest::{Manifest, State};
+use crate::run::Again;
 
 /// Folder of what a job keeps beside its table.
 pub(crate) const BOOKKEEPING: &str = "_capfilt";
@@ -31,6 +32,23 @@ pub(crate) fn manifests(table: &Path) -> Result<Vec<Manifest>> {
         .collect::<Result<Vec<_>>>()?;
     paths.sort();
     paths.iter().filter_map(|path| Manifest::read(path).transpose()).collect()
+}
+
+/// Folder of a Delta table's log.
+pub(crate) const DELTA_LOG: &str = "_delta_log";
+
+/// Whether the folder is a Delta table.
+pub(crate) fn is_delta(path: &Path) -> bool {
+    path.join(DELTA_LOG).is_dir()
+}
+
+/// The source's version that an unfinished job at `dest` began with, where it is to go on.
+pub(crate) fn begun_with(dest: &Path, again: Again) -> Result<Option<String>> {
+    if matches!(again, Again::Overwrite | Again::Update) {
+        return Ok(None);
+    }
+    let version = manifests(dest)?.into_iter().find_map(|manifest| manifest.source_version);
+    Ok(version.map(|version| version.to_string()))
 }
 
 /// Says why a pair table must not be read yet: a shard of it has not ended. `None` for a whole one, and for what is none.
@@ -67,10 +85,14 @@ pub(crate) fn is_part(name: &str) -> bool {
     shard_is && number.len() >= 5 && digits(number)
 }
 
-/// Name of part `number` of a shard.
-pub(crate) fn part_name(number: usize, shard: u64, shards: u64, extension: &str) -> String {
+/// Name of part `number` of a shard; of a Delta table's `run`, where one is given: it is then none of [`is_part`]'s, since the log
+/// alone says what becomes of it.
+pub(crate) fn part_name(number: usize, shard: u64, shards: u64, run: Option<&str>, extension: &str) -> String {
     let shard = if shards == 1 { String::new() } else { format!("{shard}of{shards}-") };
-    format!("part-{shard}{number:05}.{extension}")
+    match run {
+        None => format!("part-{shard}{number:05}.{extension}"),
+        Some(run) => format!("delta-{run}-{shard}{number:05}.{extension}"),
+    }
 }
 
 #[cfg(test)]
@@ -80,8 +102,9 @@ mod tests {
     #[test]
     fn parts_are_known_by_name() {
         for (number, shard, shards) in [(0, 1, 1), (123_456, 1, 1), (7, 3, 12)] {
-            assert!(["parquet", "tar"].iter().all(|kind| is_part(&part_name(number, shard, shards, kind))));
+            assert!(["parquet", "tar"].iter().all(|kind| is_part(&part_name(number, shard, shards, None, kind))));
         }
+        assert!(!is_part(&part_name(0, 1, 1, Some("5f"), "parquet")));
         for name in ["part-0.parquet", "part-0000a.parquet", "part-00000-c000.snappy.parquet", "part-of-00000.parquet"]
         {
             assert!(!is_part(name), "{name}");

@@ -35,6 +35,9 @@ pub(crate) const JOB_KEY: &str = "capfilt.job";
 pub(crate) struct Format {
     /// As the pairs are in memory.
     pub(crate) schema: SchemaRef,
+    /// As readers are told.
+    #[cfg_attr(not(feature = "delta"), expect(dead_code, reason = "the Delta log tells it"))]
+    pub(crate) recorded: Schema,
     properties: WriterProperties,
     images: Images,
     kept_only: bool,
@@ -49,13 +52,15 @@ pub enum Parts {
     Parquet,
     /// WebDataset: tar files with a sample for each pair.
     WebDataset,
+    /// Parquet, and a Delta log that names them.
+    Delta,
 }
 
 impl Parts {
     /// What the files' names end in.
     pub(crate) fn extension(self) -> &'static str {
         match self {
-            Self::Parquet => "parquet",
+            Self::Parquet | Self::Delta => "parquet",
             Self::WebDataset => "tar",
         }
     }
@@ -77,6 +82,7 @@ impl Format {
             field.as_ref().clone().with_nullable(nullable)
         });
         let schema = Schema::new(fields.collect::<Vec<Field>>());
+        let recorded = recorded(&schema, source);
         let level = ZstdLevel::try_new(3).map_err(|e| Error::Internal(e.to_string()))?;
         let image = ColumnPath::from("image");
         let properties = WriterProperties::builder()
@@ -85,7 +91,7 @@ impl Format {
             .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
             .set_key_value_metadata(Some(vec![
                 // Arrays are written as views, to save a copy of each image; what readers are told is the plain type.
-                KeyValue::new(ARROW_SCHEMA_META_KEY.to_owned(), encode_arrow_schema(&recorded(&schema, source))),
+                KeyValue::new(ARROW_SCHEMA_META_KEY.to_owned(), encode_arrow_schema(&recorded)),
                 KeyValue::new(JOB_KEY.to_owned(), job.to_owned()),
             ]))
             // Images repeat only side by side, where zstd sees them; no query asks for the least image.
@@ -93,7 +99,7 @@ impl Format {
             .set_column_statistics_enabled(image.clone(), EnabledStatistics::None)
             .set_column_data_page_size_limit(image, IMAGE_PAGE_BYTES)
             .build();
-        Ok(Self { schema: Arc::new(schema), properties, images, kept_only, parts })
+        Ok(Self { schema: Arc::new(schema), recorded, properties, images, kept_only, parts })
     }
 
     /// The pairs and columns that are asked for.
@@ -120,7 +126,7 @@ impl Format {
     /// Begins a file of the table at `path`.
     pub(crate) fn create_part(&self, path: &Path) -> Result<PartFile> {
         Ok(match self.parts {
-            Parts::Parquet => PartFile::Parquet(Box::new(self.create(path)?)),
+            Parts::Parquet | Parts::Delta => PartFile::Parquet(Box::new(self.create(path)?)),
             Parts::WebDataset => {
                 let file = File::create(path).map_err(|e| Error::write(path, &e))?;
                 let shard = Shard::new(BufWriter::new(file), Names::Provenance);

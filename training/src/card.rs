@@ -52,8 +52,9 @@ fn card(settings: &Settings, config: &MedConfig, tables: &[Arc<Table>], summary:
         // Writing to a String cannot fail.
         let _ = writeln!(
             card,
-            "| {}{} | {} | {} | {share:.1} % | {} |",
+            "| {}{}{} | {} | {} | {share:.1} % | {} |",
             table.path().display(),
+            table.version().map(|version| format!(", version {version}")).unwrap_or_default(),
             query.replace('|', "\\|"),
             table.pairs,
             table.images,

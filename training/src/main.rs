@@ -65,7 +65,8 @@ fn run(args: &TrainArgs, command: Option<&'static str>) -> anyhow::Result<()> {
         settings.model.start.clone_from(dir);
     }
     if !args.data.is_empty() {
-        let table = |path: &_| TableSettings { path: Clone::clone(path), query: String::new(), weight: 0.0 };
+        let table =
+            |path: &_| TableSettings { path: Clone::clone(path), version: None, query: String::new(), weight: 0.0 };
         settings.data.tables = args.data.iter().map(table).collect();
     }
     if command.is_some() && settings.model.start.as_os_str().is_empty() {
@@ -78,7 +79,7 @@ fn run(args: &TrainArgs, command: Option<&'static str>) -> anyhow::Result<()> {
 }
 
 fn table(path: &Path, query: String) -> anyhow::Result<Table> {
-    Ok(Table::open(&TableSettings { path: path.into(), query, weight: 0.0 })?)
+    Ok(Table::open(&TableSettings { path: path.into(), version: None, query, weight: 0.0 })?)
 }
 
 fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {

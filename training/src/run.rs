@@ -95,6 +95,22 @@ impl Plan {
     }
 }
 
+/// With the versions of Delta tables that the run began with, or else the latest ones: a run sees one version of each.
+fn pinned(settings: &Settings, out: &Path) -> Result<Settings> {
+    let mut settings = settings.clone();
+    let begun = std::fs::read_to_string(out.join(SETTINGS)).ok().and_then(|text| text.parse::<toml::Table>().ok());
+    let before = begun.as_ref().and_then(|begun| begun.get("data")?.get("tables")?.as_array());
+    for (place, table) in settings.data.tables.iter_mut().enumerate().filter(|(_, table)| table.version.is_none()) {
+        let version = before.and_then(|tables| tables.get(place)?.get("version")?.as_str().map(str::to_owned));
+        let latest = || capfilt::delta_files(&table.path, None).map_err(|e| Error::file(&table.path, e));
+        table.version = match version {
+            Some(version) => Some(version),
+            None => latest()?.map(|(version, _)| version.to_string()),
+        };
+    }
+    Ok(settings)
+}
+
 /// Trains, or goes on training, in the folder `out`, and exports. A run that has ended is left as it is.
 ///
 /// # Errors
@@ -117,10 +133,11 @@ pub fn train(settings: &Settings, out: &Path) -> Result<Summary> {
     if !began.drawn.is_empty() && !settings.model.start.as_os_str().is_empty() {
         eprintln!("{}: not in the checkpoint, drawn anew: {}", out.display(), began.drawn.join(", "));
     }
-    let tables = tables(settings)?;
+    let pinned = pinned(settings, out)?;
+    let tables = tables(&pinned)?;
     let resumed = state::load(out, &mut began.trainer, &digest)?;
     let settings_path = out.join(SETTINGS);
-    std::fs::write(&settings_path, settings.toml()?).map_err(|e| Error::file(settings_path, e))?;
+    std::fs::write(&settings_path, pinned.toml()?).map_err(|e| Error::file(settings_path, e))?;
     let pairs = |table: &Arc<Table>| match settings.data.texts {
         TextChoice::All => table.size,
         TextChoice::One => table.images as f64,

@@ -75,6 +75,9 @@ pub struct ModelSettings {
 #[serde(deny_unknown_fields)]
 pub struct TableSettings {
     pub path: PathBuf,
+    /// Of a Delta table: a number or a time; without one the latest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     #[serde(default)]
     pub query: String,
     #[serde(default)]
@@ -423,7 +426,7 @@ mod tests {
         );
         assert_eq!(settings.model.vision_layers, 4);
         let tables = read(&[], &["data.tables=[{ path = 'x', weight = 2.0 }]"]).unwrap().data.tables;
-        assert_eq!(tables, [TableSettings { path: "x".into(), query: String::new(), weight: 2.0 }]);
+        assert_eq!(tables, [TableSettings { path: "x".into(), version: None, query: String::new(), weight: 2.0 }]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod thumbnail;
 
 use std::path::{Path, PathBuf};
 
-use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
+use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::error::{Error, Result};
 use crate::table;
@@ -38,13 +38,12 @@ pub async fn report(path: &Path, options: &ReportOptions) -> Result<String> {
     if let Some(reason) = table::unfinished(path)? {
         return Err(Error::dest(path, reason));
     }
-    if first.job.format != "parquet" {
+    if first.job.format == "webdataset" {
         return Err(Error::dest(path, format!("a report is made of Parquet, and this table is {}", first.job.format)));
     }
     let config = SessionConfig::new().with_target_partitions(1).with_batch_size(64);
     let ctx = SessionContext::new_with_config(config);
-    let location = path.to_string_lossy();
-    ctx.register_parquet(queries::PAIRS, location.as_ref(), ParquetReadOptions::default()).await?;
+    crate::register_pairs(&ctx, queries::PAIRS, path, None).await?;
     let numbers = queries::numbers(&ctx, &manifests).await?;
     let gallery = gallery::gallery(&ctx, first, options, numbers.threshold, numbers.images).await?;
     let title = path.file_name().map_or_else(|| "pairs".to_owned(), |name| name.to_string_lossy().into_owned());

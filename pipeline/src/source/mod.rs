@@ -14,14 +14,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, AsArray as _, StringViewArray, new_null_array};
-use datafusion::arrow::compute::cast;
+use datafusion::arrow::compute::{CastOptions, cast, cast_with_options, filter_record_batch};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::dest;
 use crate::error::{Error, Result};
+use crate::table;
 
 pub(crate) use schema::recorded;
 use text::Text;
@@ -34,6 +36,8 @@ pub struct Source {
     root: PathBuf,
     kind: Kind,
     files: Vec<SourceFile>,
+    /// Of a Delta table.
+    version: Option<u64>,
     /// As the rows are read: texts and images as views, so that a second copy of an image is 16 bytes.
     schema: SchemaRef,
     /// As the first file says.
@@ -103,8 +107,10 @@ struct SourceFile {
     record: FileRecord,
     /// As the file says.
     written: SchemaRef,
-    /// Columns that the path tells: `split=train`.
+    /// Columns that the path tells, `split=train`, or the log of a Delta table.
     partitions: Vec<(String, Option<String>)>,
+    /// Numbers of rows that are there no more, sorted: a Delta table's.
+    deleted: Vec<u64>,
 }
 
 /// What is kept of a source's file, to know it again.
@@ -139,6 +145,20 @@ impl Source {
     /// Opens a file, a folder of files at any depth, or what a glob matches, and reads the footers. A folder `name=value` below
     /// the source gives its files a column.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_at(path, None)
+    }
+
+    /// The same for a version of a Delta table: its number, or a time.
+    pub fn open_at(path: &Path, version: Option<&str>) -> Result<Self> {
+        if table::is_delta(path) {
+            return Self::delta(path, version);
+        }
+        if version.is_some() {
+            return Err(Error::source(
+                path,
+                "it is no Delta table, which alone has versions: leave --source-version out",
+            ));
+        }
         let (root, paths) = files::find(path)?;
         if paths.is_empty() {
             return Self::of(path, root.clone(), files::image_folders(&root)?, Kind::Images);
@@ -175,12 +195,49 @@ impl Source {
                     Error::source(&path, format!("{reason} those of {}: convert one of them", first.path.display()))
                 })?,
             }
-            files.push(SourceFile { path, record, written, partitions });
+            files.push(SourceFile { path, record, written, partitions, deleted: Vec::new() });
         }
         let Some((fields, written)) = merged else {
             return Err(Error::source(path, "the folder holds no .parquet, .tar, .csv or .jsonl file, and no image"));
         };
-        Ok(Self { given: path.to_owned(), root, kind, files, schema: Arc::new(Schema::new(fields)), written })
+        Ok(Self {
+            given: path.to_owned(),
+            root,
+            kind,
+            files,
+            version: None,
+            schema: Arc::new(Schema::new(fields)),
+            written,
+        })
+    }
+
+    #[cfg(not(feature = "delta"))]
+    fn delta(path: &Path, _: Option<&str>) -> Result<Self> {
+        Err(Error::source(path, "it is a Delta table, and this capfilt is built without the feature delta"))
+    }
+
+    #[cfg(feature = "delta")]
+    fn delta(path: &Path, version: Option<&str>) -> Result<Self> {
+        if let Some(reason) = table::unfinished(path)? {
+            return Err(Error::source(path, reason));
+        }
+        let at = version.map(str::parse).transpose().map_err(|e: String| Error::source(path, e))?;
+        let found = crate::delta::snapshot(path, at.as_ref())?;
+        let root = std::fs::canonicalize(path).map_err(|e| Error::source(path, e))?;
+        let schema = Arc::new(schema::as_views(&found.schema));
+        let files = found.files.into_iter().map(|file| {
+            let (record, written) = Kind::Parquet.look(&root, &file.path)?;
+            let deleted = file.deleted.unwrap_or_default();
+            Ok(SourceFile { path: file.path, record, written, partitions: file.partitions, deleted })
+        });
+        let files = files.collect::<Result<Vec<_>>>()?;
+        let (given, version, written) = (path.to_owned(), Some(found.version), found.schema);
+        Ok(Self { given, root, kind: Kind::Parquet, files, version, schema, written })
+    }
+
+    /// The version of a Delta table.
+    pub fn version(&self) -> Option<u64> {
+        self.version
     }
 
     /// The folder that file names are counted from.
@@ -193,9 +250,14 @@ impl Source {
         self.files.len()
     }
 
+    /// Where the files are.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.files.iter().map(|file| file.path.clone()).collect()
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> u64 {
-        self.files.iter().map(|file| file.record.rows).sum()
+        self.files.iter().map(|file| file.record.rows - file.deleted.len() as u64).sum()
     }
 
     /// The files' size, bytes.
@@ -271,7 +333,7 @@ impl Source {
             .map(|file| {
                 let all = self.files[file].record.rows;
                 let mine = units.ranges(from.within(file), all).filter(|(start, _)| units.mine(file, *start));
-                mine.map(|(_, rows)| rows).sum::<u64>()
+                mine.map(|(start, rows)| rows - self.files[file].deleted_in(start, rows)).sum::<u64>()
             })
             .sum()
     }
@@ -328,9 +390,8 @@ impl Source {
                 if taken < batch.num_rows() {
                     rest = Some(batch.slice(taken, batch.num_rows() - taken));
                 }
-                let rows = batch.slice(0, taken);
                 let count = taken as u64;
-                let numbers = (row..row + count).collect();
+                let (rows, numbers) = source.left_of(batch.slice(0, taken), row).map_err(|e| broken(&e))?;
                 if !send(Ok(Chunk { unit, row, count, rows, numbers, problems: BTreeMap::new(), earlier: Vec::new() }))
                 {
                     return Ok(());
@@ -372,22 +433,43 @@ impl Source {
         Ok(())
     }
 
-    /// A file's batch with the columns that its path tells.
-    fn shape(
-        &self,
-        batch: RecordBatch,
-        file: &SourceFile,
-    ) -> Result<RecordBatch, datafusion::arrow::error::ArrowError> {
-        let mut columns = batch.columns().to_vec();
-        for (_, value) in &file.partitions {
-            let column: ArrayRef = match value {
-                Some(value) => {
-                    Arc::new(std::iter::repeat_n(Some(value.as_str()), batch.num_rows()).collect::<StringViewArray>())
+    /// A file's batch as all of them are: with the columns that its path tells, and in a Delta table NULL for those that came later.
+    fn shape(&self, batch: RecordBatch, file: &SourceFile) -> Result<RecordBatch, ArrowError> {
+        let rows = batch.num_rows();
+        let column = |field: &Arc<Field>| -> Result<ArrayRef, ArrowError> {
+            let told = file.partitions.iter().find(|(name, _)| name == field.name());
+            let column: ArrayRef = match (told, batch.column_by_name(field.name())) {
+                (Some((_, Some(value))), _) => {
+                    Arc::new(std::iter::repeat_n(Some(value.as_str()), rows).collect::<StringViewArray>())
                 }
-                None => new_null_array(&DataType::Utf8View, batch.num_rows()),
+                (Some((_, None)), _) | (None, None) => new_null_array(field.data_type(), rows),
+                (None, Some(column)) => Arc::clone(column),
             };
-            columns.push(column);
-        }
+            if column.data_type() == field.data_type() {
+                return Ok(column);
+            }
+            cast_with_options(&column, field.data_type(), &CastOptions { safe: false, ..CastOptions::default() })
+        };
+        let columns = self.schema.fields().iter().map(column).collect::<Result<_, _>>()?;
         RecordBatch::try_new(Arc::clone(&self.schema), columns)
+    }
+}
+
+impl SourceFile {
+    /// How many of `rows` rows from number `start` on are there no more.
+    fn deleted_in(&self, start: u64, rows: u64) -> u64 {
+        let before = |row: u64| self.deleted.partition_point(|deleted| *deleted < row);
+        (before(start + rows) - before(start)) as u64
+    }
+
+    /// The rows of a batch that are still there, with their numbers; the first one is number `row`.
+    fn left_of(&self, batch: RecordBatch, row: u64) -> Result<(RecordBatch, Vec<u64>), ArrowError> {
+        let numbers = row..row + batch.num_rows() as u64;
+        if self.deleted.is_empty() {
+            return Ok((batch, numbers.collect()));
+        }
+        let there: Vec<bool> = numbers.clone().map(|n| self.deleted.binary_search(&n).is_err()).collect();
+        let left = numbers.zip(&there).filter(|(_, there)| **there).map(|(n, _)| n).collect();
+        Ok((filter_record_batch(&batch, &there.into())?, left))
     }
 }

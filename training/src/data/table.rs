@@ -37,6 +37,8 @@ pub struct Row {
 #[derive(Debug)]
 pub struct Table {
     path: PathBuf,
+    /// Of a Delta table: the same for as long as it is open.
+    version: Option<u64>,
     sql: String,
     /// Share of a mixture's samples; 0: as many as it has.
     pub weight: f64,
@@ -61,8 +63,17 @@ impl Table {
             return Err(Error::file(path, format!("weight {}: 0 or more", settings.weight)));
         }
         let runtime = runtime()?;
-        let mut table =
-            Self { sql: String::new(), weight: settings.weight, path, pairs: 0, size: 0.0, images: 0, unusable: 0 };
+        let found = capfilt::delta_files(&path, settings.version.as_deref()).map_err(|e| Error::file(&path, e))?;
+        let mut table = Self {
+            version: found.map(|(version, _)| version),
+            sql: String::new(),
+            weight: settings.weight,
+            path,
+            pairs: 0,
+            size: 0.0,
+            images: 0,
+            unusable: 0,
+        };
         table.sql = runtime.block_on(async { table.select(&table.context().await?, &settings.query).await })?;
         table.count()?;
         if table.pairs == 0 || table.size <= 0.0 {
@@ -75,6 +86,11 @@ impl Table {
     /// Where its files are.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The version of a Delta table.
+    pub fn version(&self) -> Option<u64> {
+        self.version
     }
 
     /// What it adds to a mixture.
@@ -94,6 +110,10 @@ impl Table {
         };
         if let Some(reason) = capfilt::unfinished(&self.path).map_err(|e| Error::file(&self.path, e))? {
             return Err(Error::file(&self.path, reason));
+        }
+        if let Some(version) = self.version {
+            let known = capfilt::register_pairs(&ctx, PAIRS, &self.path, Some(&version.to_string())).await;
+            return known.map(|()| ctx).map_err(|e| Error::file(&self.path, e));
         }
         let options = ParquetReadOptions { file_extension: extension(&self.path), ..ParquetReadOptions::default() };
         ctx.register_parquet(PAIRS, path, options).await.map_err(|e| self.failed(e))?;
@@ -165,9 +185,17 @@ impl Table {
 
     /// sha256 of the files' contents, in the order of their names: what a model card says was trained on.
     pub fn digest(&self) -> Result<String> {
-        let mut files = vec![];
-        collect(&self.path, &mut files)?;
-        files.sort();
+        let version = self.version.map(|version| version.to_string());
+        let found = capfilt::delta_files(&self.path, version.as_deref()).map_err(|e| Error::file(&self.path, e))?;
+        let files = match found {
+            Some((_, files)) => files,
+            None => {
+                let mut files = vec![];
+                collect(&self.path, &mut files)?;
+                files.sort();
+                files
+            }
+        };
         let mut hasher = Sha256::new();
         for path in files {
             let mut file = File::open(&path).map_err(|e| Error::file(&path, e))?;

@@ -38,7 +38,7 @@ fn pairs(path: &Path, images: &[Option<Vec<u8>>], texts: &[Option<&str>], more: 
 }
 
 fn open(path: &Path, query: &str, weight: f64) -> crate::Result<Table> {
-    Table::open(&TableSettings { path: path.into(), query: query.into(), weight })
+    Table::open(&TableSettings { path: path.into(), version: None, query: query.into(), weight })
 }
 
 /// `n` images with two texts each: "0 a", "0 b", "1 a" and so on.

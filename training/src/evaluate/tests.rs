@@ -8,7 +8,7 @@ use crate::tests::root;
 
 fn items(most: usize, query: &str) -> Items {
     let path = root().join("tests/fixtures/web.parquet");
-    let table = Table::open(&TableSettings { path, query: query.into(), weight: 0.0 }).unwrap();
+    let table = Table::open(&TableSettings { path, version: None, query: query.into(), weight: 0.0 }).unwrap();
     Items::read(&table, most, &Limits::default()).unwrap()
 }
 

@@ -1,0 +1,486 @@
+//! Delta tables: the files that one has at a version, and files of ours that become a version of one.
+//!
+//! The log is read and written by deltalake-core. The files that it names are read and written as all others are.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use datafusion::arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
+use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
+use datafusion::prelude::SessionContext;
+use deltalake_core::kernel::engine::arrow_conversion::{TryFromArrow as _, TryFromKernel as _};
+use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties, TransactionError};
+use deltalake_core::kernel::{Action, Add, StructType, Transaction};
+use deltalake_core::operations::create::CreateBuilder;
+use deltalake_core::protocol::{DeltaOperation, SaveMode};
+use deltalake_core::table::state::DeltaTableState;
+use deltalake_core::{DeltaTable, DeltaTableBuilder, DeltaTableError};
+use serde_json::{Value, json};
+use url::Url;
+
+use crate::error::{Error, Result};
+use crate::table::{DELTA_LOG, is_delta};
+
+/// What a table may ask of its readers.
+const READ: [&str; 5] = ["columnMapping", "deletionVectors", "timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"];
+/// Beginnings of the settings that rule what rows a table takes.
+const RULES: [&str; 4] = ["delta.constraints.", "delta.generationExpression", "delta.identity.", "delta.invariants"];
+/// How often a commit is tried in all where others come first.
+const TRIES: usize = 20;
+
+/// What went wrong; the callers name the table.
+type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+/// Which version of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum At {
+    Version(u64),
+    /// The last one of that time or before: RFC 3339, or `YYYY-MM-DD HH:MM:SS` in UTC.
+    Time(String),
+}
+
+/// A table at one version.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) version: u64,
+    /// With the partition columns, which the files lack.
+    pub(crate) schema: SchemaRef,
+    /// In the order of their names.
+    pub(crate) files: Vec<DeltaFile>,
+}
+
+#[derive(Debug)]
+pub(crate) struct DeltaFile {
+    pub(crate) path: PathBuf,
+    /// Its path below the table.
+    pub(crate) name: String,
+    /// As the log writes them, in the order of the partition columns.
+    pub(crate) partitions: Vec<(String, Option<String>)>,
+    /// Numbers of the rows that a deletion vector removes, sorted.
+    pub(crate) deleted: Option<Vec<u64>>,
+}
+
+/// Files that become a version of a table.
+#[derive(Debug)]
+pub(crate) struct Commit<'a> {
+    /// Of the files, as their readers see it.
+    pub(crate) schema: &'a Schema,
+    pub(crate) files: &'a [Added],
+    pub(crate) app_id: &'a str,
+    /// A commit counts where this is above that of the application's last.
+    pub(crate) app_version: i64,
+    /// The files that the table has go.
+    pub(crate) replace: bool,
+    /// JSON that describes the job.
+    pub(crate) about: &'a str,
+}
+
+/// A file that is in the table's folder already.
+#[derive(Debug)]
+pub(crate) struct Added {
+    pub(crate) name: String,
+    pub(crate) bytes: u64,
+    pub(crate) rows: u64,
+}
+
+impl FromStr for At {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(version) => Ok(Self::Version(version)),
+            Err(_) => parse_time(text).map(|_| Self::Time(text.to_owned())),
+        }
+    }
+}
+
+/// Milliseconds since 1970.
+fn parse_time(text: &str) -> Result<i64, String> {
+    let wrong = |_| format!("{text:?} is neither a version nor a time: give 12 or \"2025-01-31 12:00:00\" (UTC)");
+    string_to_timestamp_nanos(text).map(|nanos| nanos.div_euclid(1_000_000)).map_err(wrong)
+}
+
+fn millis(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// The table at `at`, or as it is now.
+pub(crate) fn snapshot(path: &Path, at: Option<&At>) -> Result<Snapshot> {
+    apart(|| read(path, at)).and_then(|read| read.map_err(|e| Error::source(path, e)))
+}
+
+/// The version of the last commit of `app_id`.
+pub(crate) fn transaction_version(table: &Path, app_id: &str) -> Result<Option<i64>> {
+    let version = || async {
+        match load(table).await? {
+            Some(opened) => recorded(&opened, app_id).await,
+            None => Ok(None),
+        }
+    };
+    apart(version).and_then(|version| version.map_err(|e| Error::dest(table, e)))
+}
+
+/// Refuses columns that a Delta table cannot have.
+pub(crate) fn check_schema(table: &Path, schema: &Schema) -> Result<()> {
+    delta_schema(schema).map(drop).map_err(|e| Error::dest(table, e))
+}
+
+/// Makes files the next version of a table, or the first of a new one. It is one file of the log, of which a kill leaves all or
+/// nothing. Of what the log has already nothing is done, and the latest version comes back.
+pub(crate) fn commit(table: &Path, new: &Commit<'_>) -> Result<u64> {
+    apart(|| write(table, new)).and_then(|version| version.map_err(|e| Error::dest(table, e)))
+}
+
+/// Runs the library on a thread and a runtime of its own: its callers may stand on any thread.
+fn apart<T: Send, F: Future<Output = T>>(work: impl FnOnce() -> F + Send) -> Result<T> {
+    let run = || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        Ok(runtime.map_err(|e| Error::Internal(e.to_string()))?.block_on(work()))
+    };
+    let ended = std::thread::scope(|scope| scope.spawn(run).join());
+    ended.unwrap_or_else(|_| Err(Error::Internal("a thread of the Delta library panicked".to_owned())))
+}
+
+/// Makes the table at `at` known to SQL.
+pub(crate) async fn register(ctx: &SessionContext, name: &str, path: &Path, at: Option<&At>) -> Result<()> {
+    let root = fs::canonicalize(path).map_err(|e| Error::source(path, e))?;
+    let known = || async {
+        let mut table = load(&root).await?.ok_or("no Delta table: its _delta_log holds no version")?;
+        let version = match at {
+            Some(At::Version(version)) => *version,
+            Some(At::Time(time)) => version_at(&root, time)?,
+            None => return Ok(table),
+        };
+        table.load_version(version).await?;
+        Ok::<_, Failed>(table)
+    };
+    let table = apart(known).and_then(|table| table.map_err(|e| Error::source(path, e)))?;
+    let provider = table.table_provider().with_session(Arc::new(ctx.state())).await?;
+    ctx.register_table(name, provider)?;
+    Ok(())
+}
+
+/// The newest version; `None` where there is none yet.
+async fn load(path: &Path) -> Result<Option<DeltaTable>, DeltaTableError> {
+    if !is_delta(path) {
+        return Ok(None);
+    }
+    match builder(path)?.load().await {
+        // Whoever made the folder was killed before the first version.
+        Err(DeltaTableError::NotATable(_)) => Ok(None),
+        loaded => loaded.map(Some),
+    }
+}
+
+fn builder(path: &Path) -> Result<DeltaTableBuilder, DeltaTableError> {
+    let url = Url::from_directory_path(fs::canonicalize(path).map_err(DeltaTableError::generic)?);
+    DeltaTableBuilder::from_url(url.map_err(|()| DeltaTableError::InvalidTableLocation(path.display().to_string()))?)
+}
+
+async fn recorded(table: &DeltaTable, app_id: &str) -> Result<Option<i64>, DeltaTableError> {
+    table.snapshot()?.transaction_version(&table.log_store(), app_id).await
+}
+
+async fn read(path: &Path, at: Option<&At>) -> Result<Snapshot, Failed> {
+    let root = fs::canonicalize(path)?;
+    let mut table = load(&root).await?.ok_or("no Delta table: its _delta_log holds no version")?;
+    let latest = table.version().unwrap_or_default();
+    let version = match at {
+        None => latest,
+        Some(At::Version(version)) => *version,
+        Some(At::Time(time)) => version_at(&root, time)?,
+    };
+    if version > latest {
+        return Err(format!("there is no version {version} of the Delta table: the latest is {latest}").into());
+    }
+    let lost =
+        |e: DeltaTableError| format!("version {version} can no longer be read, give a later one up to {latest}: {e}");
+    table.load_version(version).await.map_err(lost)?;
+    let state = table.snapshot()?;
+    check_readable(state)?;
+    let schema = Arc::new(Schema::try_from_kernel(&*state.schema())?);
+    let partition_columns = state.metadata().partition_columns().to_vec();
+    let has_vectors = state.log_data().into_iter().any(|file| file.deletion_vector_descriptor().is_some());
+    let mut vectors = if has_vectors { deleted_rows(&table).await? } else { HashMap::new() };
+    let mut files = Vec::new();
+    for file in state.log_data() {
+        let name = file.path().into_owned();
+        if name.contains(":/") {
+            return Err(format!("its file {name} is not in its folder: make a deep clone of the table").into());
+        }
+        let place = root.join(&name);
+        if !place.is_file() {
+            return Err(format!("version {version} has the file {name}, which is gone: give a later version").into());
+        }
+        let deleted = vectors.remove(&place);
+        if deleted.is_none() && file.deletion_vector_descriptor().is_some() {
+            return Err(format!("the deletion vector of its file {name} cannot be found").into());
+        }
+        let values = file.partition_values_map();
+        // An empty text is NULL too, says the protocol.
+        let value = |column: &String| values.get(column).cloned().flatten().filter(|value| !value.is_empty());
+        let partitions = partition_columns.iter().map(|column| (column.clone(), value(column))).collect();
+        files.push(DeltaFile { path: place, name, partitions, deleted });
+    }
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(Snapshot { version, schema, files })
+}
+
+/// The last version that was committed at `time` or before.
+fn version_at(root: &Path, time: &str) -> Result<u64, Failed> {
+    let wanted = parse_time(time)?;
+    let mut commits = Vec::new();
+    for entry in fs::read_dir(root.join(DELTA_LOG))? {
+        let path = entry?.path();
+        let number = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json"));
+        if let Some(version) = number.filter(|n| n.len() == 20).and_then(|n| n.parse::<u64>().ok()) {
+            commits.push((version, committed(&path)?));
+        }
+    }
+    commits.sort_unstable();
+    let (mut found, mut last) = (None, i64::MIN);
+    for (version, at) in &commits {
+        // Clocks go back at times, versions do not.
+        last = last.saturating_add(1).max(*at);
+        if last <= wanted {
+            found = Some(*version);
+        }
+    }
+    let first = commits.first().map_or(0, |(version, _)| *version);
+    found.ok_or_else(|| format!("version {first}, the oldest in its log, is younger than {time}").into())
+}
+
+/// When a commit was made, milliseconds: what it says itself where the table has it so, and else its file.
+fn committed(path: &Path) -> io::Result<i64> {
+    let file = File::open(path)?;
+    let modified = file.metadata()?.modified()?;
+    let mut first = String::new();
+    BufReader::new(file).read_line(&mut first)?;
+    let first: Value = serde_json::from_str(&first).unwrap_or_default();
+    Ok(first["commitInfo"]["inCommitTimestamp"].as_i64().unwrap_or_else(|| millis(modified)))
+}
+
+/// Says why the files are not what their readers see.
+fn check_readable(state: &DeltaTableState) -> Result<(), String> {
+    let mode = state.metadata().configuration().get("delta.columnMapping.mode");
+    if let Some(mode) = mode.filter(|mode| *mode != "none") {
+        return Err(format!("its columns are mapped (delta.columnMapping.mode = {mode}): write it anew without"));
+    }
+    let mut features = state.protocol().reader_features().unwrap_or_default().iter().map(ToString::to_string);
+    match features.find(|feature| !READ.contains(&feature.as_str())) {
+        Some(feature) => Err(format!("it has the Delta feature {feature}, which capfilt lacks: write it anew without")),
+        None => Ok(()),
+    }
+}
+
+/// The rows that deletion vectors remove, by file.
+async fn deleted_rows(table: &DeltaTable) -> Result<HashMap<PathBuf, Vec<u64>>, Failed> {
+    let session = SessionContext::new().state();
+    let mut found = HashMap::new();
+    for vector in table.table_provider().build().await?.deletion_vectors(&session).await? {
+        let path = Url::parse(&vector.filepath)?.to_file_path();
+        let rows = (0..).zip(&vector.keep_mask).filter(|(_, kept)| !**kept).map(|(row, _)| row).collect();
+        found.insert(path.map_err(|()| format!("its file {} is not on this machine", vector.filepath))?, rows);
+    }
+    Ok(found)
+}
+
+/// The schema that readers of a Delta table see whose files have `schema`.
+fn delta_schema(schema: &Schema) -> Result<Schema, Failed> {
+    let fields = schema.fields().iter().map(|field| delta_field(field.name(), field)).collect::<Result<Fields, _>>()?;
+    Ok(Schema::try_from_kernel(&StructType::try_from_arrow(&Schema::new(fields))?)?)
+}
+
+/// The field without what tells one way of keeping its values from another. The library itself would also take types that Delta
+/// lacks, UInt64 as Int64.
+fn delta_field(name: &str, field: &Field) -> Result<Field, String> {
+    use DataType::*;
+    let lacks = |what: &DataType| {
+        format!("column {name} is {what}, which Delta tables do not have: cast it in the recipe, or leave it out")
+    };
+    let data_type = match field.data_type() {
+        same @ (Boolean | Int8 | Int16 | Int32 | Int64 | Float32 | Float64 | Date32) => same.clone(),
+        same @ Decimal128(_, 0..) => same.clone(),
+        Utf8 | LargeUtf8 | Utf8View => Utf8,
+        Binary | LargeBinary | BinaryView => Binary,
+        // Files keep an instant the same way, whatever zone it is shown in.
+        Timestamp(TimeUnit::Millisecond | TimeUnit::Microsecond, zone) => {
+            Timestamp(TimeUnit::Microsecond, zone.as_ref().map(|_| "UTC".into()))
+        }
+        Struct(parts) => {
+            let parts = parts.iter().map(|part| delta_field(&format!("{name}.{}", part.name()), part));
+            Struct(parts.collect::<Result<Fields, _>>()?)
+        }
+        List(item) | LargeList(item) | ListView(item) | LargeListView(item) | FixedSizeList(item, _) => {
+            List(Arc::new(delta_field(&format!("{name}[]"), item)?))
+        }
+        Map(entries, sorted) => {
+            let entries = delta_field(name, entries)?;
+            let Struct(parts) = entries.data_type() else { return Err(lacks(field.data_type())) };
+            let parts = Schema::new(parts.clone());
+            // Of a time without a zone in a map the library would not tell the log, and then not read it.
+            let unzoned = |part: &&Field| matches!(part.data_type(), Timestamp(_, None));
+            let odd_key = parts.fields().first().is_none_or(|key| key.data_type().is_nested());
+            if odd_key || parts.flattened_fields().iter().any(unzoned) {
+                return Err(lacks(field.data_type()));
+            }
+            Map(Arc::new(entries), *sorted)
+        }
+        other => return Err(lacks(other)),
+    };
+    Ok(Field::new(field.name(), data_type, field.is_nullable()))
+}
+
+async fn write(table: &Path, new: &Commit<'_>) -> Result<u64, Failed> {
+    let schema = delta_schema(new.schema)?;
+    let adds = new.files.iter().map(|file| add(table, file)).collect::<Result<Vec<_>, _>>()?;
+    for _ in 0..TRIES {
+        let done = match load(table).await? {
+            None => create(table, &schema, new, adds.clone()).await.map(|()| None),
+            Some(opened) => {
+                let state = opened.snapshot()?;
+                if recorded(&opened, new.app_id).await?.is_some_and(|last| last >= new.app_version) {
+                    Ok(Some(state.version()))
+                } else {
+                    check_fits(state, &schema, new)?;
+                    append(&opened, new, adds.clone()).await.map(Some)
+                }
+            }
+        };
+        match done {
+            // The next turn finds it in the log, or another writer's table.
+            Ok(None) => {}
+            Ok(Some(version)) => {
+                sync(table, version)?;
+                return Ok(version);
+            }
+            Err(error) if is_conflict(&error) => log::info!("{}: once more, after {error}", table.display()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err("other writers of the Delta table are faster each time: run the same again".into())
+}
+
+fn add(table: &Path, file: &Added) -> Result<Action, String> {
+    let modified = fs::metadata(table.join(&file.name)).and_then(|meta| meta.modified());
+    Ok(Action::Add(Add {
+        path: file.name.clone(),
+        size: i64::try_from(file.bytes).unwrap_or(i64::MAX),
+        modification_time: millis(modified.map_err(|e| format!("cannot look at its file {}: {e}", file.name))?),
+        data_change: true,
+        stats: Some(json!({ "numRecords": file.rows }).to_string()),
+        ..Add::default()
+    }))
+}
+
+fn properties(new: &Commit<'_>) -> CommitProperties {
+    let about = serde_json::from_str(new.about).unwrap_or_else(|_| Value::from(new.about));
+    CommitProperties::default()
+        .with_metadata([("capfilt".to_owned(), about)])
+        .with_application_transaction(Transaction::new(new.app_id, new.app_version))
+}
+
+/// The first version. Does nothing where another writer has made one.
+async fn create(table: &Path, schema: &Schema, new: &Commit<'_>, adds: Vec<Action>) -> Result<(), DeltaTableError> {
+    let columns = StructType::try_from_arrow(schema)?;
+    CreateBuilder::new()
+        .with_log_store(builder(table)?.build_storage()?)
+        .with_columns(columns.fields().cloned())
+        .with_save_mode(SaveMode::Ignore)
+        .with_actions(adds)
+        // Tried anew, the library would give these columns to another writer's table.
+        .with_commit_properties(properties(new).with_max_retries(0))
+        .await
+        .map(drop)
+}
+
+async fn append(table: &DeltaTable, new: &Commit<'_>, adds: Vec<Action>) -> Result<u64, DeltaTableError> {
+    let state = table.snapshot()?;
+    let (mut actions, mut properties, mut mode) = (adds, properties(new), SaveMode::Append);
+    if new.replace {
+        actions.extend(state.log_data().into_iter().map(|file| Action::Remove(file.remove_action(true))));
+        // Tried anew, the library would leave what others have added in the meantime.
+        properties = properties.with_max_retries(0);
+        mode = SaveMode::Overwrite;
+    }
+    let operation = DeltaOperation::Write { mode, partition_by: None, predicate: None };
+    let commit = CommitBuilder::from(properties).with_actions(actions);
+    let prepared = commit.build(Some(state), table.log_store(), operation).into_prepared_commit_future().await?;
+    let committed = prepared.await?;
+    let version = committed.version;
+    // It is in the log; the checkpoint that may be due is for speed only.
+    if let Err(error) = committed.await {
+        log::warn!("{}: committed, but the log could not be tidied: {error}", table.table_url());
+    }
+    Ok(version)
+}
+
+fn is_conflict(error: &DeltaTableError) -> bool {
+    use TransactionError::{CommitConflict, MaxCommitAttempts};
+    matches!(error, DeltaTableError::Transaction { source: CommitConflict(_) | MaxCommitAttempts(_) })
+}
+
+/// The library leaves it to the system when a commit is safe on disk.
+fn sync(table: &Path, version: u64) -> io::Result<()> {
+    let log = table.join(DELTA_LOG);
+    match File::open(log.join(format!("{version:020}.json"))) {
+        // A checkpoint has taken its place.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        commit => commit?.sync_all()?,
+    }
+    File::open(&log)?.sync_all()?;
+    File::open(table)?.sync_all()
+}
+
+/// Says why the files cannot be the table's.
+fn check_fits(state: &DeltaTableState, schema: &Schema, new: &Commit<'_>) -> Result<(), Failed> {
+    check_readable(state)?;
+    let metadata = state.metadata();
+    if let [column, ..] = metadata.partition_columns() {
+        return Err(format!("the table is partitioned by {column}, and capfilt's is not: give another folder").into());
+    }
+    let old = Schema::try_from_kernel(&*state.schema())?;
+    let mut settings = metadata.configuration().keys().chain(old.fields().iter().flat_map(|f| f.metadata().keys()));
+    if let Some(rule) = settings.find(|key| RULES.iter().any(|rule| key.starts_with(*rule))) {
+        return Err(format!("the table has the rule {rule}, which capfilt does not check: give another folder").into());
+    }
+    let known: HashSet<String> = state.log_data().into_iter().map(|file| file.path().into_owned()).collect();
+    if let Some(file) = new.files.iter().find(|file| known.contains(&file.name)) {
+        return Err(format!("its file {} is in the Delta log already", file.name).into());
+    }
+    Ok(fits("", old.fields(), schema.fields())?)
+}
+
+fn fits(parent: &str, old: &Fields, new: &Fields) -> Result<(), String> {
+    if let Some(field) = new.iter().find(|field| old.find(field.name()).is_none()) {
+        return Err(format!("the table has no column {parent}{}: leave it out, or give another folder", field.name()));
+    }
+    old.iter().try_for_each(|field| {
+        let name = format!("{parent}{}", field.name());
+        match new.find(field.name()) {
+            Some((_, new)) => field_fits(&name, field, new),
+            None => Err(format!("the table has a column {name}: select it in the recipe, or give another folder")),
+        }
+    })
+}
+
+fn field_fits(name: &str, old: &Field, new: &Field) -> Result<(), String> {
+    use DataType::{List, Map, Struct};
+    if new.is_nullable() && !old.is_nullable() {
+        return Err(format!("column {name} may be NULL, and the table's must not: give another folder"));
+    }
+    match (old.data_type(), new.data_type()) {
+        (Struct(old), Struct(new)) => fits(&format!("{name}."), old, new),
+        (List(old), List(new)) | (Map(old, _), Map(new, _)) => field_fits(name, old, new),
+        (old, new) if old == new => Ok(()),
+        (old, new) => Err(format!("column {name} is {new}, and the table's is {old}: cast it in the recipe")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,97 @@
+use datafusion::arrow::array::{ArrayRef, Int64Array};
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::parquet::arrow::ArrowWriter;
+
+use super::*;
+
+fn schema(n: DataType) -> Schema {
+    Schema::new(vec![Field::new("n", n, true)])
+}
+
+fn file(folder: &Path, name: &str) -> Added {
+    let path = folder.join(name);
+    let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..30));
+    let batch = RecordBatch::try_from_iter_with_nullable([("n", column, true)]).unwrap();
+    let mut writer = ArrowWriter::try_new(File::create(&path).unwrap(), batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    Added { name: name.to_owned(), bytes: fs::metadata(&path).unwrap().len(), rows: 30 }
+}
+
+fn put(folder: &Path, name: &str, app_version: i64, replace: bool, n: DataType) -> Result<u64> {
+    let files = [file(folder, name)];
+    let about = r#"{"recipe": "r.sql"}"#;
+    commit(folder, &Commit { schema: &schema(n), files: &files, app_id: "job", app_version, replace, about })
+}
+
+fn names(folder: &Path, at: &str) -> Result<Vec<String>> {
+    let found = snapshot(folder, Some(&at.parse().unwrap()))?;
+    Ok(found.files.into_iter().map(|file| file.name).collect())
+}
+
+#[test]
+fn a_commit_counts_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    assert!(!is_delta(path));
+    assert_eq!(transaction_version(path, "job").unwrap(), None);
+    for (name, app_version, replace, version) in [
+        ("a b.parquet", 1, false, 0),
+        ("a b.parquet", 1, false, 0),
+        ("c.parquet", 2, false, 1),
+        ("d.parquet", 3, true, 2),
+    ] {
+        assert_eq!(put(path, name, app_version, replace, DataType::Int64).unwrap(), version);
+    }
+    assert_eq!(transaction_version(path, "job").unwrap(), Some(3));
+    assert_eq!(names(path, "0").unwrap(), ["a b.parquet"]);
+    assert_eq!(names(path, "1").unwrap(), ["a b.parquet", "c.parquet"]);
+    assert_eq!(names(path, "2200-01-01 00:00:00").unwrap(), ["d.parquet"]);
+    assert!(names(path, "1999-01-01T00:00:00Z").unwrap_err().to_string().contains("oldest"));
+    assert!(names(path, "3").unwrap_err().to_string().contains("the latest is 2"));
+    fs::remove_file(path.join("a b.parquet")).unwrap();
+    assert!(names(path, "1").unwrap_err().to_string().contains("gone"));
+    let error = put(path, "e.parquet", 4, false, DataType::Utf8).unwrap_err();
+    assert!(error.to_string().contains("column n is Utf8, and the table's is Int64"), "{error}");
+}
+
+#[test]
+fn types_that_delta_lacks_are_refused() {
+    let check = |data_type: DataType| check_schema(Path::new("t"), &schema(data_type)).map_err(|e| e.to_string());
+    let list = |data_type| DataType::LargeList(Arc::new(Field::new("item", data_type, true)));
+    let error = check(list(DataType::UInt64)).unwrap_err();
+    assert!(error.contains("column n[] is UInt64, which Delta tables do not have"), "{error}");
+    assert!(check(DataType::Timestamp(TimeUnit::Nanosecond, None)).is_err());
+    check(list(DataType::BinaryView)).unwrap();
+}
+
+/// The vector is an example of the protocol's.
+#[test]
+fn deleted_rows_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let field = |name: &str, kind: &str| json!({"name": name, "type": kind, "nullable": true, "metadata": {}});
+    let schema = json!({"type": "struct", "fields": [field("n", "long"), field("split", "string")]}).to_string();
+    let features = ["deletionVectors"];
+    let vector = json!({"storageType": "i", "sizeInBytes": 44, "cardinality": 6,
+        "pathOrInlineDv": "^Bg9^0rr910000000000iXQKl0rr91000f55c8Xg0@@D72lkbi5=-{L"});
+    let log = [
+        json!({"protocol": {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": features,
+            "writerFeatures": features}}),
+        json!({"metaData": {"id": "t", "format": {"provider": "parquet", "options": {}}, "schemaString": schema,
+            "partitionColumns": ["split"], "configuration": {}, "createdTime": 0}}),
+        json!({"add": {"path": "split=a%2520b/x.parquet", "partitionValues": {"split": "a b"}, "size": 1,
+            "modificationTime": 0, "dataChange": true, "stats": "{\"numRecords\":30}", "deletionVector": vector}}),
+    ];
+    fs::create_dir_all(path.join(DELTA_LOG)).unwrap();
+    fs::create_dir_all(path.join("split=a%20b")).unwrap();
+    file(path, "split=a%20b/x.parquet");
+    fs::write(path.join(DELTA_LOG).join(format!("{:020}.json", 0)), log.map(|line| line.to_string()).join("\n"))
+        .unwrap();
+    let found = snapshot(path, None).unwrap();
+    assert_eq!(found.files[0].deleted.as_deref(), Some([3, 4, 7, 11, 18, 29].as_slice()));
+    assert_eq!(found.files[0].partitions, [("split".to_owned(), Some("a b".to_owned()))]);
+    assert_eq!(found.schema.field(1).data_type(), &DataType::Utf8);
+    let error = put(path, "e.parquet", 1, false, DataType::Int64).unwrap_err();
+    assert!(error.to_string().contains("partitioned by split"), "{error}");
+}

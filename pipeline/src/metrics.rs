@@ -1,0 +1,301 @@
+//! `--metrics-addr`: a job's numbers for Prometheus, at /metrics.
+
+use std::fmt::{Display, Write as _};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+use capfilt::{Done, Tally};
+use capfilt_udfs::engine::ModelStats;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use crate::console::{Stats, say};
+
+/// A request and its answer take no longer.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Bytes of a request at most.
+const REQUEST_BYTES: usize = 8 << 10;
+/// Connections at a time; others wait.
+const CONNECTIONS: usize = 32;
+/// Reasons of failed rows that are told.
+const REASONS: usize = 20;
+
+const FOUND: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8";
+const NOT_FOUND: &str = "HTTP/1.1 404 Not Found";
+
+type Model<T> = (&'static str, &'static str, fn(&ModelStats) -> T);
+
+/// What a model has done: name, meaning, value.
+const COUNTS: [Model<u64>; 5] = [
+    ("images_encoded", "Images that went through the vision encoder", |m| m.images_encoded),
+    ("captions", "Captions generated", |m| m.captions),
+    ("tokens_decoded", "Tokens of these captions", |m| m.tokens_decoded),
+    ("texts_scored", "Texts matched with an image", |m| m.texts_scored),
+    ("memo_hits", "Results that were remembered and not computed again", |m| m.memo_hits),
+];
+
+/// What its time goes to.
+const STAGES: [(&str, fn(&ModelStats) -> f64); 5] = [
+    ("decode", |m| m.decode_seconds),
+    ("encode", |m| m.encode_seconds),
+    ("generate", |m| m.generate_seconds),
+    ("score", |m| m.score_seconds),
+    ("wait", |m| m.wait_seconds),
+];
+
+/// A server that knows how far the job is.
+pub(crate) struct Metrics(Arc<Shared>);
+
+struct Shared {
+    started: Instant,
+    told: Mutex<Told>,
+    stats: Stats,
+}
+
+/// What the job told last.
+#[derive(Debug, Clone, Default)]
+struct Told {
+    rows: u64,
+    before: u64,
+    bytes: u64,
+    tally: Tally,
+}
+
+impl Metrics {
+    /// Serves at `address`, until the runtime ends.
+    pub(crate) async fn serve(address: &str, stats: Stats) -> Result<Self> {
+        let failed = |e: io::Error| {
+            anyhow!("--metrics-addr {address}: {e}: give HOST:PORT of this machine, such as 127.0.0.1:9464, or port 0")
+        };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let bound = listener.local_addr().map_err(failed)?;
+        say(&format!("metrics at http://{bound}/metrics"));
+        let shared = Arc::new(Shared { started: Instant::now(), told: Mutex::default(), stats });
+        tokio::spawn(accept(listener, Arc::clone(&shared)));
+        Ok(Self(shared))
+    }
+
+    /// Hears how far the job is.
+    pub(crate) fn update(&self, done: &Done<'_>) {
+        let told = Told { rows: done.rows, before: done.before, bytes: done.bytes, tally: done.tally.clone() };
+        *self.0.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let shared = Arc::clone(&shared);
+                tokio::spawn(async move {
+                    // Who hangs up or is too slow gets no answer: that is no concern of the job.
+                    let _ = timeout(DEADLINE, answer(stream, &shared)).await;
+                    drop(slot);
+                });
+            }
+            // Too many open files, mostly: that passes.
+            Err(_) => sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+async fn answer(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+    let mut request = Vec::new();
+    let mut part = [0_u8; 1024];
+    while !is_whole(&request) && request.len() < REQUEST_BYTES {
+        match stream.read(&mut part).await? {
+            0 => return Ok(()),
+            read => request.extend_from_slice(&part[..read]),
+        }
+    }
+    let (head, body) = if asks_for_metrics(&request) { (FOUND, shared.page()) } else { (NOT_FOUND, String::new()) };
+    let answer = format!("{head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await
+}
+
+/// A request ends with an empty line.
+fn is_whole(request: &[u8]) -> bool {
+    request.windows(4).any(|end| end == b"\r\n\r\n") || request.windows(2).any(|end| end == b"\n\n")
+}
+
+/// Whether it is `GET /metrics`, with headers and a query of any kind.
+fn asks_for_metrics(request: &[u8]) -> bool {
+    let line = request.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let Ok(line) = std::str::from_utf8(line) else { return false };
+    let words: Vec<_> = line.split_ascii_whitespace().collect();
+    let [method, target, version] = words.as_slice() else { return false };
+    let path = target.split_once('?').map_or(*target, |(path, _)| path);
+    is_whole(request) && *method == "GET" && path == "/metrics" && version.starts_with("HTTP/1.")
+}
+
+impl Shared {
+    fn page(&self) -> String {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        page(&told, &(self.stats)(), self.started.elapsed())
+    }
+}
+
+fn page(told: &Told, models: &[ModelStats], elapsed: Duration) -> String {
+    let Told { rows, before, bytes, tally } = told;
+    let mut page = Page(String::new());
+    page.one("rows_total", "gauge", "Rows of the source that are this job's", rows);
+    page.one("rows_done", "counter", "Rows that are done, those of earlier runs among them", tally.rows);
+    page.one("rows_done_before", "gauge", "Rows that an earlier run had done", before);
+    page.one("failed_rows", "counter", "Rows whose image or text cannot be used", tally.failed);
+    page.one("source_bytes", "gauge", "Bytes of the source's files", bytes);
+    page.one("elapsed_seconds", "gauge", "Seconds since the job began", elapsed.as_secs_f64());
+    page.head("pairs", "counter", "Pairs of an image and a text, by the text's source and by verdict");
+    for (source, count) in [("web", tally.web), ("synthetic", tally.synthetic)] {
+        for (verdict, pairs) in [("kept", count.kept), ("dropped", count.pairs.saturating_sub(count.kept))] {
+            page.value("pairs", &[("source", source), ("verdict", verdict)], pairs);
+        }
+    }
+    page.head("failed", "counter", "Failed rows by the commonest reasons");
+    for (reason, rows) in tally.reasons().into_iter().take(REASONS) {
+        page.value("failed", &[("reason", reason)], rows);
+    }
+    let labels: Vec<[String; 3]> = models.iter().map(|model| labels(model, models)).collect();
+    let labels = |model: usize| {
+        let [name, device, precision] = &labels[model];
+        [("model", name.as_str()), ("device", device.as_str()), ("precision", precision.as_str())]
+    };
+    for (name, meaning, of) in COUNTS {
+        page.head(name, "counter", meaning);
+        for (n, model) in models.iter().enumerate() {
+            page.value(name, &labels(n), of(model));
+        }
+    }
+    page.head("stage_seconds", "counter", "Seconds by what they are spent on; decode and wait are summed over threads");
+    for (n, model) in models.iter().enumerate() {
+        for (stage, of) in STAGES {
+            page.value("stage_seconds", &[&labels(n)[..], &[("stage", stage)]].concat(), of(model));
+        }
+    }
+    page.0
+}
+
+/// A model's folder, device and precision. Where two folders of one name are in use, it is the whole path.
+fn labels(model: &ModelStats, all: &[ModelStats]) -> [String; 3] {
+    let name = model.checkpoint.file_name();
+    let alike = |other: &ModelStats| other.checkpoint != model.checkpoint && other.checkpoint.file_name() == name;
+    let name = match name {
+        Some(name) if !all.iter().any(alike) => name.to_string_lossy().into_owned(),
+        _ => model.checkpoint.display().to_string(),
+    };
+    [name, model.device.clone(), model.precision.to_string()]
+}
+
+/// Text in Prometheus' format. A `String` takes all that is written to it.
+struct Page(String);
+
+impl Page {
+    fn head(&mut self, name: &str, kind: &str, meaning: &str) {
+        let _ = writeln!(self.0, "# HELP capfilt_{name} {meaning}\n# TYPE capfilt_{name} {kind}");
+    }
+
+    fn one(&mut self, name: &str, kind: &str, meaning: &str, value: impl Display) {
+        self.head(name, kind, meaning);
+        self.value(name, &[], value);
+    }
+
+    fn value(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let _ = writeln!(self.0, "capfilt_{name}{labels} {value}");
+    }
+}
+
+fn escaped(label: &str) -> String {
+    label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use capfilt_udfs::blip::Precision;
+
+    use super::*;
+
+    fn model(checkpoint: &str, device: &str) -> ModelStats {
+        ModelStats {
+            checkpoint: checkpoint.into(),
+            device: device.to_owned(),
+            precision: Precision::Int8,
+            images_encoded: 12,
+            captions: 0,
+            tokens_decoded: 0,
+            texts_scored: 24,
+            texts_encoded: 0,
+            memo_hits: 3,
+            decode_seconds: 0.25,
+            encode_seconds: 41.5,
+            generate_seconds: 0.0,
+            score_seconds: 17.0,
+            wait_seconds: 1.0,
+            weight_bytes: 1,
+        }
+    }
+
+    #[test]
+    fn a_page_has_all_numbers() {
+        let mut tally = Tally::default();
+        (tally.rows, tally.failed) = (10, 2);
+        (tally.web.pairs, tally.web.kept) = (10, 4);
+        let told = Told { rows: 40, before: 3, bytes: 1000, tally };
+        let page = page(&told, &[model("/models/a \"b\"\\c\nd/", "cuda:0")], Duration::from_millis(1500));
+        for line in [
+            "capfilt_rows_total 40",
+            "capfilt_rows_done 10",
+            "capfilt_rows_done_before 3",
+            "capfilt_failed_rows 2",
+            "capfilt_source_bytes 1000",
+            "capfilt_elapsed_seconds 1.5",
+            "capfilt_pairs{source=\"web\",verdict=\"dropped\"} 6",
+            "capfilt_pairs{source=\"synthetic\",verdict=\"kept\"} 0",
+            "# TYPE capfilt_failed counter",
+            r#"capfilt_images_encoded{model="a \"b\"\\c\nd",device="cuda:0",precision="int8"} 12"#,
+            r#"capfilt_stage_seconds{model="a \"b\"\\c\nd",device="cuda:0",precision="int8",stage="encode"} 41.5"#,
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line}:\n{page}");
+        }
+        assert!(page.ends_with('\n'));
+    }
+
+    #[test]
+    fn models_are_told_apart() {
+        let models = [model("/coco/model", "cpu"), model("/flickr/model", "cpu"), model("/x/other", "cpu")];
+        let names = models.each_ref().map(|one| labels(one, &models)[0].clone());
+        assert_eq!(names, ["/coco/model", "/flickr/model", "other"]);
+        // Twice the same, on two devices, have one name.
+        let models = [model("/x/model", "cpu"), model("/x/model", "cuda:0")];
+        assert_eq!(labels(&models[0], &models)[0], "model");
+        assert_eq!(labels(&model("/", "cpu"), &[])[0], "/");
+    }
+
+    #[test]
+    fn one_request_is_answered() {
+        for request in ["GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "GET /metrics?a=b HTTP/1.0\n\n"] {
+            assert!(asks_for_metrics(request.as_bytes()), "{request}");
+        }
+        for request in [
+            "",
+            "\r\n\r\n",
+            "GET /metrics HTTP/1.1\r\nHost: x",
+            "GET /metrics\r\n\r\n",
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET /metrics/ HTTP/1.1\r\n\r\n",
+            "POST /metrics HTTP/1.1\r\n\r\n",
+            "GET /metrics FTP/1.1\r\n\r\n",
+            "GET /metrics HTTP/1.1 x\r\n\r\n",
+        ] {
+            assert!(!asks_for_metrics(request.as_bytes()), "{request}");
+        }
+        assert!(!asks_for_metrics(b"\xff\xfe /metrics HTTP/1.1\r\n\r\n"));
+    }
+}

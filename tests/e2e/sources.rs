@@ -1,0 +1,109 @@
+//! What a job reads besides Parquet and WebDataset.
+
+use std::fs;
+
+use super::{Place, root};
+
+/// A recipe without models: the image's sha256 and the text come out as they went in.
+const RECIPE: &str = "SELECT * EXCLUDE (image, text), encode(sha256(image), 'hex') AS image_sha256, 'web' AS source, text, \
+                      1.0 AS itm_score, image_error(image) IS NULL AS kept, image_error(image) AS error, image FROM web";
+
+const CAT: &str = "tests/fixtures/images/emoji_cat_face_google.png";
+const FOX: &str = "tests/fixtures/images/emoji_fox_twitter.png";
+
+fn place() -> Place {
+    let place = Place::new();
+    fs::write(place.path("recipe.sql"), RECIPE).unwrap();
+    place
+}
+
+fn run<'a>(source: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&["run", source, "pairs", "--recipe", "recipe.sql"][..], more].concat()
+}
+
+/// A column of the pair table as text.
+fn column(place: &Place, expr: &str) -> Vec<String> {
+    let rows = place.rows("pairs", &format!("SELECT coalesce(CAST({expr} AS VARCHAR), 'NULL') AS v FROM t"));
+    rows.iter().map(|row| row["v"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn texts_with_paths_are_sources() {
+    for (name, lines) in [
+        ("web.csv", "id,path,text\n1,cat.png,\"a cat, smiling\"\n2,fox.png,a fox\n3,lost.png,nobody\n4,,no path\n"),
+        (
+            "web.jsonl",
+            "{\"id\": 1, \"path\": \"cat.png\", \"text\": \"a cat, smiling\"}\n{\"id\": 2, \"path\": \"fox.png\", \"text\": \"a fox\"}\n\
+             {\"id\": 3, \"path\": \"lost.png\", \"text\": \"nobody\"}\n\n{\"id\": 4, \"text\": \"no path\"}\n",
+        ),
+    ] {
+        let place = place();
+        fs::create_dir(place.path("data")).unwrap();
+        fs::copy(root(CAT), place.path("data/cat.png")).unwrap();
+        fs::copy(root(FOX), place.path("data/fox.png")).unwrap();
+        fs::write(place.path("data").join(name), lines).unwrap();
+        let source = format!("data/{name}");
+        place.ok(&run(&source, &["--path-column", "path", "--unit-rows", "3"]));
+        assert_eq!(column(&place, "id"), ["1", "2", "3", "4"], "{name}");
+        assert_eq!(column(&place, "text"), ["a cat, smiling", "a fox", "nobody", "no path"]);
+        assert_eq!(column(&place, "kept"), ["true", "true", "false", "false"]);
+        let errors = column(&place, "error");
+        assert_eq!((errors[0].as_str(), errors[3].as_str()), ("NULL", "no image"));
+        assert!(errors[2].starts_with("file: No such file"), "{errors:?}");
+        let sizes = [CAT, FOX].map(|file| fs::metadata(root(file)).unwrap().len().to_string());
+        assert_eq!(column(&place, "octet_length(encode(image, 'hex')) / 2")[..2], sizes);
+        assert_eq!(place.number("pairs", "SELECT max(provenance['row']) FROM t"), 3);
+
+        // Columns are asked for by their options.
+        let said = place.fails(1, &["run", &source, "other", "--recipe", "recipe.sql"]);
+        assert!(said.contains("no image column") && said.contains("path"), "{said}");
+        let said = place.fails(1, &["run", &source, "other", "--recipe", "recipe.sql", "--path-column", "id"]);
+        assert!(said.contains("a URL or path must be Utf8"), "{said}");
+        // Another text in a file that is done is another source.
+        fs::write(place.path("data").join(name), lines.replace("smiling", "asleep!")).unwrap();
+        let said = place.fails(1, &run(&source, &["--path-column", "path", "--unit-rows", "3", "--update"]));
+        assert!(said.contains("has changed"), "{said}");
+    }
+}
+
+#[test]
+fn a_broken_line_is_named() {
+    let place = place();
+    fs::write(place.path("a.csv"), "id,text\n1,x\n2\n").unwrap();
+    let said = place.fails(1, &run("a.csv", &["--path-column", "id"]));
+    assert!(said.contains("a.csv") && said.contains("line"), "{said}");
+    fs::write(place.path("a.jsonl"), "{\"id\": 1}\n{\"id\": \n").unwrap();
+    let said = place.fails(1, &run("a.jsonl", &["--path-column", "id"]));
+    assert!(said.contains("a.jsonl") && said.contains("JSON"), "{said}");
+    fs::write(place.path("empty.csv"), "").unwrap();
+    assert!(place.fails(1, &run("empty.csv", &[])).contains("no columns"));
+}
+
+#[test]
+fn a_folder_of_images_is_a_source() {
+    let place = place();
+    for folder in ["pictures", "pictures/style=flat", "pictures/.hidden", "pictures/texts"] {
+        fs::create_dir(place.path(folder)).unwrap();
+    }
+    fs::write(place.path("pictures/texts/readme.txt"), "no image here").unwrap();
+    fs::copy(root(FOX), place.path("pictures/.hidden/no.png")).unwrap();
+    fs::remove_dir_all(place.path("pictures/style=flat")).unwrap();
+    fs::copy(root(CAT), place.path("pictures/b.PNG")).unwrap();
+    fs::copy(root(FOX), place.path("pictures/a.jpg")).unwrap();
+    fs::write(place.path("pictures/a.txt"), "a fox\n").unwrap();
+    fs::write(place.path("pictures/c.webp"), "no image at all").unwrap();
+    place.ok(&run("pictures", &[]));
+    assert_eq!(column(&place, "key"), ["a.jpg", "b.PNG", "c.webp"]);
+    assert_eq!(column(&place, "text"), ["a fox", "NULL", "NULL"]);
+    assert_eq!(column(&place, "kept"), ["true", "true", "false"]);
+
+    // Folders tell columns here too; a text that came later is a change.
+    fs::create_dir_all(place.path("more/style=flat")).unwrap();
+    fs::copy(root(CAT), place.path("more/style=flat/cat.png")).unwrap();
+    place.ok(&["run", "more", "flat", "--recipe", "recipe.sql"]);
+    assert_eq!(place.number("flat", "SELECT count(*) FROM t WHERE style = 'flat' AND kept"), 1);
+    fs::write(place.path("pictures/b.txt"), "a cat").unwrap();
+    assert!(place.fails(1, &run("pictures", &["--update"])).contains("has changed"));
+    let said = place.fails(1, &run("pictures/texts", &[]));
+    assert!(said.contains("no image"), "{said}");
+}
