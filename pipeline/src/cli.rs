@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use capfilt::Budget;
+use capfilt::{Agreement, Budget};
 use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum};
 
 /// Caption and filter image-text tables with BLIP, in SQL.
@@ -52,13 +52,13 @@ pub(crate) enum InspectFormat {
 /// What both `sql` and `run` take.
 #[derive(Debug, Args)]
 pub(crate) struct SessionArgs {
-    /// Checkpoint folder of the captioner (short for --set capfilt.captioner=DIR)
+    /// Checkpoint folder of the captioner (short for --set capfilt.captioner=DIR); a job takes several
     #[arg(long, value_name = "DIR")]
-    pub(crate) captioner: Option<String>,
+    pub(crate) captioner: Vec<String>,
 
-    /// Checkpoint folder of the filter (short for --set capfilt.filter=DIR)
+    /// Checkpoint folder of the filter (short for --set capfilt.filter=DIR); a job takes several
     #[arg(long, value_name = "DIR")]
-    pub(crate) filter: Option<String>,
+    pub(crate) filter: Vec<String>,
 
     /// A setting, as SET makes it: capfilt.device=cpu
     #[arg(long, value_name = "SETTING=VALUE", value_parser = setting)]
@@ -119,6 +119,26 @@ pub(crate) struct RunArgs {
     /// Least match probability of a kept pair: $min_itm
     #[arg(long, value_name = "P", default_value = "0.5", value_parser = probability)]
     pub(crate) min_itm: String,
+
+    /// The same for one source: --min-itm-of web=0.6
+    #[arg(long, value_name = "SOURCE=P", value_parser = source_score, conflicts_with = "recipe")]
+    pub(crate) min_itm_of: Vec<(String, f32)>,
+
+    /// Synthetic texts of an image, by each captioner; all that pass are kept
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u64).range(1..=64), conflicts_with = "recipe")]
+    pub(crate) candidates: u64,
+
+    /// Of an image's synthetic texts that pass keep the best alone
+    #[arg(long, conflicts_with = "recipe")]
+    pub(crate) best: bool,
+
+    /// What several filters say together
+    #[arg(long, value_enum, default_value = "mean", conflicts_with = "recipe")]
+    pub(crate) combine: CombineArg,
+
+    /// ITC as a cheap first stage: below LOW a text is dropped, from HIGH on it is kept, between them ITM is asked
+    #[arg(long, value_name = "LOW,HIGH", allow_hyphen_values = true, conflicts_with = "recipe")]
+    pub(crate) agreement: Option<Agreement>,
 
     /// What a caption goes on from, and does not contain: $prompt (BLIP's COCO captioners want 'a picture of ')
     #[arg(long, value_name = "TEXT", default_value = "", allow_hyphen_values = true)]
@@ -260,6 +280,18 @@ pub(crate) enum ImageArg {
     All,
     /// No pair: the column is left out
     None,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum CombineArg {
+    /// The mean of their scores is judged
+    Mean,
+    /// The least score is
+    Min,
+    /// The greatest is
+    Max,
+    /// Each judges, and more than half must keep
+    Vote,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -1,13 +1,13 @@
 //! `capfilt run`.
 
 use anyhow::{Context as _, Result, anyhow};
-use capfilt::{Again, CAPFILT_SQL, ImageIs, Images, Job, Parts, Recipe, Stop, run};
+use capfilt::{Again, Combine, Compose, ImageIs, Images, Job, Parts, Recipe, Stop, run};
 use capfilt_udfs::CapfiltOptions;
 use std::io::{self, Write as _};
 use std::sync::Arc;
 use tokio::sync::watch;
 
-use crate::cli::{ImageArg, PartsArg, RunArgs};
+use crate::cli::{CombineArg, ImageArg, PartsArg, RunArgs};
 use crate::console::{Progress, say};
 use crate::session;
 
@@ -57,6 +57,8 @@ pub(crate) async fn main(args: &RunArgs) -> Result<()> {
         shard: args.shard,
         max_failed: args.max_failed,
         round: args.round,
+        captioners: args.session.captioner.iter().skip(1).cloned().collect(),
+        filters: args.session.filter.iter().skip(1).cloned().collect(),
     };
     let (stop, stopped) = watch::channel(Stop::No);
     let signalled = {
@@ -100,8 +102,25 @@ fn as_options(text: String) -> String {
 }
 
 fn recipe(args: &RunArgs) -> Result<Recipe> {
+    let models = &args.session;
     let (name, sql) = match &args.recipe {
-        None => ("capfilt.sql".to_owned(), CAPFILT_SQL.to_owned()),
+        None => {
+            let compose = Compose {
+                candidates: usize::try_from(args.candidates)?,
+                captioners: models.captioner.len().max(1),
+                filters: models.filter.len().max(1),
+                combine: match args.combine {
+                    CombineArg::Mean => Combine::Mean,
+                    CombineArg::Min => Combine::Min,
+                    CombineArg::Max => Combine::Max,
+                    CombineArg::Vote => Combine::Vote,
+                },
+                best: args.best,
+                agreement: args.agreement,
+                min_itm_of: args.min_itm_of.clone(),
+            };
+            ("capfilt.sql".to_owned(), compose.sql())
+        }
         Some(file) => {
             let name = file.display().to_string();
             let sql = std::fs::read_to_string(file).with_context(|| format!("--recipe {name}"))?;
@@ -111,6 +130,11 @@ fn recipe(args: &RunArgs) -> Result<Recipe> {
     let mut params = session::params(&args.session);
     params.set_default("min_itm", &args.min_itm);
     params.set_text_default("prompt", &args.prompt);
+    for (role, models) in [("captioner", &models.captioner), ("filter", &models.filter)] {
+        for (n, model) in models.iter().enumerate().skip(1) {
+            params.set_text_default(&format!("{role}_{}", n + 1), model);
+        }
+    }
     Ok(Recipe { name, sql, params })
 }
 

@@ -5,6 +5,7 @@
 //! is done stays done: the same job goes on after it, whatever stopped it.
 
 mod budget;
+mod compose;
 mod crash;
 #[cfg(feature = "delta")]
 mod delta;
@@ -30,6 +31,7 @@ mod webdataset;
 mod write;
 
 pub use budget::Budget;
+pub use compose::{Agreement, Combine, Compose};
 pub use error::{Error, Result, message};
 #[cfg(feature = "fetch")]
 pub use fetch::{FetchOptions, register_fetch};

@@ -29,6 +29,11 @@ pub(crate) struct Identity {
     pub(crate) recipe: String,
     #[serde(flatten)]
     pub(crate) models: Provenance,
+    /// sha256 of further captioners and filters.
+    #[serde(default)]
+    pub(crate) captioners: Vec<String>,
+    #[serde(default)]
+    pub(crate) filters: Vec<String>,
     /// Which round of bootstrapping it is, from 1.
     pub(crate) round: u32,
     pub(crate) image_column: String,
@@ -227,6 +232,8 @@ mod tests {
             recipe: "SELECT 1".to_owned(),
             models,
             round: 1,
+            captioners: Vec::new(),
+            filters: Vec::new(),
             image_column: "image".to_owned(),
             image_is: "bytes".to_owned(),
             text_column: "text".to_owned(),

@@ -29,8 +29,8 @@ impl Provenance {
         let models = &job.models;
         Self {
             job: job.digest(),
-            captioner: models.captioner.clone(),
-            filter: models.filter.clone(),
+            captioner: together(models.captioner.as_ref(), &job.captioners),
+            filter: together(models.filter.as_ref(), &job.filters),
             decoding,
             seed: models.settings.get("seed").and_then(|seed| seed.parse::<u64>().ok()).map(u64::cast_signed),
             engine: job.engine.clone(),
@@ -62,6 +62,12 @@ impl Provenance {
         ];
         Arc::new(StructArray::new(fields(), columns, None))
     }
+}
+
+/// All digests, in the order of the models.
+fn together(first: Option<&String>, others: &[String]) -> Option<String> {
+    let all: Vec<&str> = first.into_iter().chain(others).map(String::as_str).collect();
+    (!all.is_empty()).then(|| all.join(";"))
 }
 
 fn fields() -> Fields {

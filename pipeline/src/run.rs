@@ -75,6 +75,10 @@ pub struct Job {
     pub max_failed: Option<Budget>,
     /// Which round of bootstrapping it is, from 1.
     pub round: u32,
+    /// Captioners that the recipe calls beside the session's: `$captioner_2` and so on.
+    pub captioners: Vec<String>,
+    /// Filters that the recipe calls beside the session's: `$filter_2` and so on.
+    pub filters: Vec<String>,
 }
 
 /// What to do where there is a table already.
@@ -157,6 +161,8 @@ impl Job {
             engine: concat!("capfilt ", env!("CARGO_PKG_VERSION")).to_owned(),
             recipe: self.recipe.annotated(),
             models: options.provenance()?,
+            captioners: digests(&options, "captioner", &self.captioners)?,
+            filters: digests(&options, "filter", &self.filters)?,
             round: self.round,
             image_column: self.image_column.clone(),
             image_is: format!("{:?}", self.image_is).to_lowercase(),
@@ -306,6 +312,15 @@ pub async fn run(
     // A cancelled engine fails its queries; the cause is the wish to stop.
     let error = if *stop.borrow() == Stop::Now { Error::Interrupted } else { error };
     Err(Failure { error, untouched, done: (done, rows) })
+}
+
+/// What models beside the session's are.
+fn digests(options: &CapfiltOptions, role: &str, models: &[String]) -> Result<Vec<String>> {
+    let digest = |model: &String| {
+        let of = options.clone().with(role, model)?.provenance()?;
+        Ok(if role == "filter" { of.filter } else { of.captioner }.unwrap_or_default())
+    };
+    models.iter().map(digest).collect()
 }
 
 /// The session's partitions become chunks under way: a chunk is planned with one partition, which keeps its rows in order.

@@ -22,8 +22,8 @@ pub(crate) async fn open(args: &SessionArgs) -> Result<SessionContext> {
     capfilt::register_webdataset(&ctx).map_err(|e| readable(&e))?;
     #[cfg(feature = "fetch")]
     capfilt::register_fetch(&ctx).map_err(|e| readable(&e))?;
-    for (option, value) in [("captioner", &args.captioner), ("filter", &args.filter)] {
-        if let Some(value) = value {
+    for (option, values) in [("captioner", &args.captioner), ("filter", &args.filter)] {
+        if let Some(value) = values.first() {
             set(&ctx, &format!("capfilt.{option}"), value).await.with_context(|| format!("--{option} {value}"))?;
         }
     }

@@ -3,7 +3,7 @@
 use std::io::{self, BufWriter, IsTerminal as _, Read as _, Write};
 use std::path::Path;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use capfilt::Params;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{DFParser, Statement};
@@ -19,6 +19,11 @@ use crate::session::{self, readable};
 pub(crate) fn main(runtime: &Runtime, args: &SqlArgs, mut scripts: Vec<Script>) -> Result<()> {
     let params = session::params(&args.session);
     let ctx = runtime.block_on(async {
+        for (option, values) in [("captioner", &args.session.captioner), ("filter", &args.session.filter)] {
+            if values.len() > 1 {
+                bail!("capfilt sql takes one --{option}: name others in the calls, named_struct('model', DIR)");
+            }
+        }
         let ctx = session::open(&args.session).await?;
         for (name, path) in &args.table {
             session::register(&ctx, name, path).await.with_context(|| format!("--table {name}={path}"))?;

@@ -1,0 +1,231 @@
+//! The recipe that the options of `capfilt run` ask for: several captions an image, several captioners and filters, a cheap first
+//! stage. Without any of them it is sql/capfilt.sql.
+
+use std::fmt::Write as _;
+use std::str::FromStr;
+
+use crate::recipe::CAPFILT_SQL;
+
+/// How the scores of several filters make one verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Combine {
+    /// Their mean is judged.
+    #[default]
+    Mean,
+    /// The least is.
+    Min,
+    /// The greatest is.
+    Max,
+    /// Each judges, and more than half must keep; the score is the mean.
+    Vote,
+}
+
+/// ITC below the first value drops a text, from the second on keeps it; ITM is asked between them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Agreement {
+    /// Below it a text is dropped.
+    pub low: f64,
+    /// From it on a text is kept.
+    pub high: f64,
+}
+
+impl FromStr for Agreement {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once(',').and_then(|(low, high)| Some((low.parse().ok()?, high.parse().ok()?)));
+        match parts {
+            Some((low, high)) if (-1.0..=high).contains(&low) && high <= 1.0 => Ok(Self { low, high }),
+            _ => Err("expected LOW,HIGH: two cosines from -1 to 1, such as 0.2,0.4".to_owned()),
+        }
+    }
+}
+
+/// What the recipe is made of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Compose {
+    /// Synthetic texts of each captioner for an image.
+    pub candidates: usize,
+    /// Captioners; those after the first are the parameters `$captioner_2` and so on.
+    pub captioners: usize,
+    /// Filters; those after the first are the parameters `$filter_2` and so on.
+    pub filters: usize,
+    /// What several filters say.
+    pub combine: Combine,
+    /// Of an image's synthetic texts that pass keep the best alone.
+    pub best: bool,
+    /// A cheap first stage.
+    pub agreement: Option<Agreement>,
+    /// Least probability of a match for texts of one source, in place of `$min_itm`.
+    pub min_itm_of: Vec<(String, f32)>,
+}
+
+impl Default for Compose {
+    fn default() -> Self {
+        Self {
+            candidates: 1,
+            captioners: 1,
+            filters: 1,
+            combine: Combine::Mean,
+            best: false,
+            agreement: None,
+            min_itm_of: Vec::new(),
+        }
+    }
+}
+
+impl Compose {
+    /// The SQL of the recipe.
+    pub fn sql(&self) -> String {
+        if *self == Self::default() {
+            return CAPFILT_SQL.to_owned();
+        }
+        // Writing to a string does not fail.
+        let mut sql = String::new();
+        let _ = self.write(&mut sql);
+        sql
+    }
+
+    fn write(&self, sql: &mut String) -> std::fmt::Result {
+        let synthetic = self.candidates * self.captioners;
+        let captions: Vec<String> = (1..=self.captioners).map(|n| self.captions(n)).collect();
+        let numbers: Vec<String> =
+            (1..=self.captioners).map(|n| format!("array_repeat({n}, {})", self.candidates)).collect();
+        writeln!(sql, "-- CapFilt (Li et al. 2022) as the options of capfilt run ask for it.\n")?;
+        writeln!(sql, "WITH texts AS (\n    SELECT\n        *,\n        array_concat(\n            [text],")?;
+        writeln!(sql, "            {}\n        ) AS texts\n    FROM web\n),", captions.join(",\n            "))?;
+        writeln!(sql, "candidates AS (\n    SELECT\n        * EXCLUDE (text, texts),")?;
+        writeln!(sql, "        unnest(array_prepend('web', array_repeat('synthetic', {synthetic}))) AS source,")?;
+        if self.captioners > 1 {
+            // Whose text it is; NULL for the web's.
+            let numbers = numbers.join(", ");
+            writeln!(sql, "        unnest(array_concat([CAST(NULL AS BIGINT)], {numbers})) AS captioner,")?;
+        }
+        if self.best {
+            let scores: Vec<_> = (2..=synthetic + 1).map(|n| self.score(&format!("texts[{n}]"))).collect();
+            writeln!(sql, "        array_max([\n            {}\n        ]) AS best,", scores.join(",\n            "))?;
+        }
+        writeln!(sql, "        unnest(texts) AS text\n    FROM texts\n),")?;
+        writeln!(sql, "judged AS (\n    SELECT\n        *,")?;
+        if self.agreement.is_some() {
+            writeln!(sql, "        itc_score(image, text) AS itc_score,")?;
+        }
+        writeln!(sql, "        -- NULL where all is well.\n        CASE")?;
+        writeln!(sql, "            WHEN image_error(image) IS NOT NULL THEN image_error(image)")?;
+        writeln!(sql, "            WHEN trim(text) <> '' THEN NULL\n            WHEN source = 'web' THEN 'no text'")?;
+        writeln!(sql, "            ELSE 'no caption'\n        END AS error\n    FROM candidates\n),")?;
+        let score = self.score("text");
+        let score = match self.agreement {
+            Some(Agreement { low, high }) => {
+                format!("CASE WHEN itc_score >= {low:?} AND itc_score < {high:?} THEN {score} END")
+            }
+            None => score,
+        };
+        writeln!(sql, "scored AS (\n    SELECT\n        *,\n        {score} AS itm_score\n    FROM judged\n)")?;
+        let own = if self.agreement.is_some() { ", itc_score" } else { "" };
+        let best = if self.best { ", best" } else { "" };
+        writeln!(sql, "SELECT\n    * EXCLUDE (image, source, text, itm_score{own}{best}, error),")?;
+        writeln!(
+            sql,
+            "    encode(sha256(image), 'hex') AS image_sha256,\n    source,\n    text,\n    itm_score{own},"
+        )?;
+        writeln!(
+            sql,
+            "    error IS NULL AND coalesce({}, false) AS kept,\n    error,\n    image\nFROM scored",
+            self.verdict()
+        )
+    }
+
+    fn captions(&self, captioner: usize) -> String {
+        let model = if captioner > 1 { format!(", 'model', $captioner_{captioner}") } else { String::new() };
+        let n = self.candidates;
+        // An image that cannot be used has a row for each caption that it might have had.
+        format!(
+            "coalesce(captions(image, {n}, named_struct('strategy', 'nucleus', 'top_p', 0.9, 'repetition_penalty', 1.1, \
+             'min_length', 5, 'prompt', $prompt{model})), array_repeat(CAST(NULL AS VARCHAR), {n}))"
+        )
+    }
+
+    fn scores(&self, text: &str) -> Vec<String> {
+        (1..=self.filters)
+            .map(|n| match n {
+                1 => format!("itm_score(image, {text})"),
+                n => format!("itm_score(image, {text}, named_struct('model', $filter_{n}))"),
+            })
+            .collect()
+    }
+
+    fn score(&self, text: &str) -> String {
+        let scores = self.scores(text);
+        match (scores.as_slice(), self.combine) {
+            ([one], _) => one.clone(),
+            (_, Combine::Min) => format!("least({})", scores.join(", ")),
+            (_, Combine::Max) => format!("greatest({})", scores.join(", ")),
+            (_, Combine::Mean | Combine::Vote) => format!("CAST(({}) / {} AS REAL)", scores.join(" + "), scores.len()),
+        }
+    }
+
+    fn verdict(&self) -> String {
+        let mut least = "$min_itm".to_owned();
+        if !self.min_itm_of.is_empty() {
+            let cases: String = self
+                .min_itm_of
+                .iter()
+                .map(|(source, least)| format!(" WHEN '{}' THEN {least:?}", source.replace('\'', "''")))
+                .collect();
+            least = format!("CASE source{cases} ELSE $min_itm END");
+        }
+        let mut passes = if self.filters > 1 && self.combine == Combine::Vote {
+            let votes = self.scores("text").iter().map(|s| format!("CAST({s} >= {least} AS INT)")).collect::<Vec<_>>();
+            format!("2 * ({}) > {}", votes.join(" + "), self.filters)
+        } else {
+            format!("itm_score >= {least}")
+        };
+        if self.best {
+            passes = format!("{passes} AND (source = 'web' OR itm_score >= best)");
+        }
+        match self.agreement {
+            Some(Agreement { low, high }) if self.combine == Combine::Vote && self.filters > 1 => {
+                format!(
+                    "CASE WHEN itc_score >= {low:?} AND itc_score < {high:?} THEN {passes} ELSE itc_score >= {high:?} END"
+                )
+            }
+            Some(Agreement { high, .. }) => format!("itc_score >= {high:?} OR ({passes})"),
+            None => passes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::sql::parser::DFParser;
+
+    use super::*;
+
+    #[test]
+    fn without_options_it_is_the_papers() {
+        assert_eq!(Compose::default().sql(), CAPFILT_SQL);
+    }
+
+    #[test]
+    fn every_combination_is_sql() {
+        for combine in [Combine::Mean, Combine::Min, Combine::Max, Combine::Vote] {
+            for agreement in [None, Some(Agreement { low: -0.5, high: 0.5 })] {
+                for (candidates, captioners, filters, best) in [(2, 1, 1, false), (1, 2, 2, true), (5, 2, 3, true)] {
+                    let min_itm_of = vec![("web".to_owned(), 0.25), ("it's".to_owned(), 1.0)];
+                    let made = Compose { candidates, captioners, filters, combine, best, agreement, min_itm_of };
+                    let sql = made.sql();
+                    assert_eq!(DFParser::parse_sql(&sql).unwrap_or_else(|e| panic!("{e}:\n{sql}")).len(), 1);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_agreement_is_two_cosines() {
+        assert_eq!("0.2,0.4".parse(), Ok(Agreement { low: 0.2, high: 0.4 }));
+        for wrong in ["", "0.2", "0.4,0.2", "0,2", "nan,1"] {
+            assert!(wrong.parse::<Agreement>().is_err(), "{wrong}");
+        }
+    }
+}
