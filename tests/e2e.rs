@@ -14,6 +14,8 @@ mod recipes;
 mod report;
 mod resume;
 #[cfg(unix)]
+mod rounds;
+#[cfg(unix)]
 mod select;
 mod sources;
 mod statements;

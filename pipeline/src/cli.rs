@@ -19,6 +19,8 @@ pub(crate) enum Command {
     Sql(SqlArgs),
     /// Run a recipe over a table of images and texts, and write the pair table
     Run(Box<RunArgs>),
+    /// Caption, filter and train in rounds, each with the models of the one before
+    Rounds(Box<crate::rounds::RoundsArgs>),
     /// Choose anew what a finished pair table keeps, by its stored scores and without a model
     Select(SelectArgs),
     /// Make a page that shows what a run did: numbers, scores, a gallery of images and texts

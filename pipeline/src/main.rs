@@ -5,6 +5,7 @@ mod console;
 mod job;
 mod print;
 mod prompt;
+mod rounds;
 mod session;
 mod sql;
 
@@ -60,6 +61,7 @@ fn dispatch(cli: Cli, scripts: Vec<cli::Script>) -> Result<()> {
             leave(runtime);
             ended
         }
+        Command::Rounds(args) => rounds::main(&runtime()?, &args),
         Command::Select(args) => {
             let select = capfilt::Select {
                 table: args.table,

@@ -60,7 +60,7 @@ fn each_run_is_a_version() {
         place.ok(&run("pairs", &dest, &[&again[..], &renames].concat()));
         let wanted = if even { "id % 2 = 0" } else { "id % 2 = 1" };
         let found = place.number(&dest, &format!("SELECT count(*) FROM t WHERE kept = ({wanted})"));
-        assert_eq!(found, i64::try_from(rows).unwrap(), "{version}");
+        assert_eq!(found, i64::from(rows), "{version}");
     }
     place.ok(&["select", "pairs", "some", "--min-itm", "0.5"]);
     assert_eq!(place.number("some", "SELECT count(*) FROM t"), 80);
