@@ -19,6 +19,8 @@ mod rounds;
 mod select;
 mod sources;
 mod statements;
+#[cfg(unix)]
+mod watching;
 mod webdataset;
 
 use std::fs;

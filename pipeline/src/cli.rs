@@ -174,6 +174,17 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) print_sql: bool,
 
+    /// Run the recipe on a sample of N rows [64 where N is not given]: say what the job would keep, and how long and how large it
+    /// would be. Nothing is written
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "64",
+        value_parser = clap::value_parser!(u16).range(8..=4096),
+        conflicts_with_all = ["print_sql", "retry_failed", "metrics_addr"])]
+    pub(crate) dry_run: Option<u16>,
+
+    /// Serve the job's numbers for Prometheus at http://HOST:PORT/metrics; port 0 is one that is free
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) metrics_addr: Option<String>,
+
     /// Leave dropped pairs out
     #[arg(long)]
     pub(crate) kept_only: bool,

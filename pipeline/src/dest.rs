@@ -21,8 +21,8 @@ pub(crate) struct Dest {
     created: bool,
     /// Which of how many, from 1.
     shard: (u64, u64),
-    /// Held while the job runs: the system lets go of it even when the process is killed.
-    lock: File,
+    /// Held while the job runs: the system lets go of it even when the process is killed. None where nothing is written.
+    lock: Option<File>,
 }
 
 /// What a job finds at its destination.
@@ -76,7 +76,13 @@ impl Dest {
             // A file system without locks: go on without.
             Err(TryLockError::Error(e)) => log::warn!("cannot lock {}: {e}", file.display()),
         }
-        Ok(Self { path: path.to_owned(), folder, created, shard: (shard, shards), lock })
+        Ok(Self { path: path.to_owned(), folder, created, shard: (shard, shards), lock: Some(lock) })
+    }
+
+    /// The same to look at: nothing is made, locked or removed.
+    pub(crate) fn peek(path: &Path, shard: u64, shards: u64) -> Self {
+        let folder = table::shard_folder(path, shard, shards);
+        Self { path: path.to_owned(), folder, created: false, shard: (shard, shards), lock: None }
     }
 
     /// Looks at what is there, and refuses what this job must not touch.
@@ -266,6 +272,7 @@ impl Dest {
 
 impl Drop for Dest {
     fn drop(&mut self) {
+        let Some(lock) = &self.lock else { return };
         if !self.manifest().exists() {
             // The job failed before it wrote anything: what it made goes, each folder only if it is empty.
             let _ = fs::remove_file(self.folder.join(LOCK));
@@ -275,16 +282,18 @@ impl Drop for Dest {
                 let _ = fs::remove_dir(&self.path);
             }
         }
-        let _ = self.lock.unlock();
+        let _ = lock.unlock();
     }
 }
 
+/// None where there is no folder.
 fn names(folder: &Path) -> Result<Vec<String>> {
     let read = |e: io::Error| Error::dest(folder, e);
-    fs::read_dir(folder)
-        .map_err(read)?
-        .map(|entry| entry.map(|e| e.file_name().to_string_lossy().into_owned()).map_err(read))
-        .collect()
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(read)?,
+    };
+    entries.map(|entry| entry.map(|e| e.file_name().to_string_lossy().into_owned()).map_err(read)).collect()
 }
 
 /// Where `path` is, also if its last parts do not exist yet.

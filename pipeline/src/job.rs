@@ -1,14 +1,16 @@
 //! `capfilt run`.
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use capfilt::{Again, Combine, Compose, ImageIs, Images, Job, Parts, Recipe, Stop, run};
 use capfilt_udfs::CapfiltOptions;
+use datafusion::prelude::SessionContext;
 use std::io::{self, Write as _};
 use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::cli::{CombineArg, ImageArg, PartsArg, RunArgs};
-use crate::console::{Progress, say};
+use crate::console::{Progress, Stats, say};
+use crate::metrics::Metrics;
 use crate::session;
 
 /// Runs the job, or prints its SQL.
@@ -60,6 +62,15 @@ pub(crate) async fn main(args: &RunArgs) -> Result<()> {
         captioners: args.session.captioner.iter().skip(1).cloned().collect(),
         filters: args.session.filter.iter().skip(1).cloned().collect(),
     };
+    if let Some(sample) = args.dry_run {
+        return estimate(&ctx, &job, sample.into()).await;
+    }
+    let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned().unwrap_or_default();
+    let stats: Stats = Arc::new(move || options.engine().stats());
+    let metrics = match &args.metrics_addr {
+        Some(address) => Some(Metrics::serve(address, Arc::clone(&stats)).await?),
+        None => None,
+    };
     let (stop, stopped) = watch::channel(Stop::No);
     let signalled = {
         let ctx = ctx.clone();
@@ -77,9 +88,13 @@ pub(crate) async fn main(args: &RunArgs) -> Result<()> {
             drop(stop);
         }
     };
-    let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned().unwrap_or_default();
-    let progress = Progress::new(Arc::new(move || options.engine().stats()));
-    let update = |done: &capfilt::Done<'_>| progress.update(done);
+    let progress = Progress::new(stats);
+    let update = |done: &capfilt::Done<'_>| {
+        progress.update(done);
+        if let Some(metrics) = &metrics {
+            metrics.update(done);
+        }
+    };
     let ended = tokio::select! {
         ended = run(&ctx, &job, stopped, &update) => ended,
         () = signalled => return Ok(()),
@@ -92,6 +107,21 @@ pub(crate) async fn main(args: &RunArgs) -> Result<()> {
         }
         Err(failure) => Err(anyhow!(as_options(failure.to_string()))),
     }
+}
+
+/// What the job would do.
+async fn estimate(ctx: &SessionContext, job: &Job, sample: usize) -> Result<()> {
+    say("running the recipe on a sample; nothing is written ..");
+    let estimate = tokio::select! {
+        estimate = capfilt::dry_run(ctx, job, sample) => estimate.map_err(|e| anyhow!(as_options(e.to_string())))?,
+        () = interrupt() => {
+            session::cancel(ctx);
+            bail!("interrupted");
+        }
+    };
+    let mut out = io::stdout().lock();
+    writeln!(out, "{estimate}")?;
+    Ok(out.flush()?)
 }
 
 /// The functions ask for a SET; here that is an option.

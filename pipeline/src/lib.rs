@@ -10,6 +10,7 @@ mod crash;
 #[cfg(feature = "delta")]
 mod delta;
 mod dest;
+mod dry_run;
 mod earlier;
 mod error;
 #[cfg(feature = "fetch")]
@@ -32,6 +33,7 @@ mod write;
 
 pub use budget::Budget;
 pub use compose::{Agreement, Combine, Compose};
+pub use dry_run::{Estimate, dry_run};
 pub use error::{Error, Result, message};
 #[cfg(feature = "fetch")]
 pub use fetch::{FetchOptions, register_fetch};

@@ -3,6 +3,7 @@
 mod cli;
 mod console;
 mod job;
+mod metrics;
 mod print;
 mod prompt;
 mod rounds;

@@ -38,8 +38,11 @@ const COUNTS: [Model<u64>; 5] = [
     ("memo_hits", "Results that were remembered and not computed again", |m| m.memo_hits),
 ];
 
+/// Name of a stage, and its seconds.
+type Share = (&'static str, fn(&ModelStats) -> f64);
+
 /// What its time goes to.
-const STAGES: [(&str, fn(&ModelStats) -> f64); 5] = [
+const STAGES: [Share; 5] = [
     ("decode", |m| m.decode_seconds),
     ("encode", |m| m.encode_seconds),
     ("generate", |m| m.generate_seconds),

@@ -150,7 +150,7 @@ impl From<Error> for Failure {
 }
 
 impl Job {
-    fn units(&self) -> Units {
+    pub(crate) fn units(&self) -> Units {
         let (shard, shards) = self.shard;
         Units { rows: self.unit_rows, shard: shard - 1, shards }
     }
@@ -201,7 +201,12 @@ impl Job {
     }
 
     /// The manifest to go on with, whether there is something to go on from, and whether it is on disk as it is.
-    fn manifest(&self, found: Found, identity: Identity, source: &mut Source) -> Result<(Manifest, bool, bool)> {
+    pub(crate) fn manifest(
+        &self,
+        found: Found,
+        identity: Identity,
+        source: &mut Source,
+    ) -> Result<(Manifest, bool, bool)> {
         let root = std::path::absolute(&self.source).unwrap_or_else(|_| self.source.clone());
         let new = |source: &Source, replaces| Manifest::new(self.shard.0, identity, source, root, replaces);
         let mut manifest = match found {
@@ -230,6 +235,58 @@ impl Job {
         manifest.state = State::Running;
         Ok((manifest, true, false))
     }
+
+    /// Opens the source and plans the recipe.
+    pub(crate) async fn prepare(&self, ctx: &SessionContext) -> Result<Prepared> {
+        let version = match &self.source_version {
+            Some(version) => Some(version.clone()),
+            None => table::begun_with(&self.dest, self.again)?,
+        };
+        let source = Source::open_at(&self.source, version.as_deref())?;
+        source.check_apart(&self.dest)?;
+        let workers = one_partition(ctx);
+        let columns = Columns {
+            image: &self.image_column,
+            image_is: self.image_is,
+            text: &self.text_column,
+            renames: &self.renames,
+        };
+        let planned = self.recipe.plan(ctx, &source, &columns).await?;
+        let identity = self.identity(ctx)?;
+        let loader = Loader::new(ctx, self.image_is, &self.image_column, source.root())?;
+        Ok(Prepared { source, workers, planned, identity, loader })
+    }
+
+    /// How the pairs are written.
+    pub(crate) fn format(&self, planned: &Planned, source: &Source, manifest: &Manifest) -> Result<Format> {
+        let about = serde_json::to_string(&manifest.job).map_err(|e| Error::Internal(e.to_string()))?;
+        let written = source.written_schema();
+        let format = Format::new(&planned.schema(), written, self.images, self.kept_only, self.parts, &about)?;
+        #[cfg(feature = "delta")]
+        if self.parts == Parts::Delta {
+            crate::delta::check_schema(&self.dest, &format.recorded)?;
+        }
+        #[cfg(not(feature = "delta"))]
+        if self.parts == Parts::Delta {
+            return Err(Error::Option(
+                "this capfilt is built without the feature delta, which --format delta needs".to_owned(),
+            ));
+        }
+        if self.parts != Parts::Delta && table::is_delta(&self.dest) {
+            return Err(Error::dest(&self.dest, "it is a Delta table: give --format delta or another folder"));
+        }
+        Ok(format)
+    }
+}
+
+/// What a job needs before its destination is looked at.
+pub(crate) struct Prepared {
+    pub(crate) source: Source,
+    /// Chunks that are under way together.
+    pub(crate) workers: usize,
+    pub(crate) planned: Planned,
+    pub(crate) identity: Identity,
+    pub(crate) loader: Loader,
 }
 
 /// Runs `job` in `ctx`, which has the functions and their settings.
@@ -243,40 +300,13 @@ pub async fn run(
     progress: &dyn Fn(&Done<'_>),
 ) -> Result<Summary, Failure> {
     let started = Instant::now();
-    let version = match &job.source_version {
-        Some(version) => Some(version.clone()),
-        None => table::begun_with(&job.dest, job.again)?,
-    };
-    let mut source = Source::open_at(&job.source, version.as_deref())?;
-    source.check_apart(&job.dest)?;
-    let workers = one_partition(ctx);
-    let columns =
-        Columns { image: &job.image_column, image_is: job.image_is, text: &job.text_column, renames: &job.renames };
-    let planned = job.recipe.plan(ctx, &source, &columns).await?;
-    let identity = job.identity(ctx)?;
-    let loader = Loader::new(ctx, job.image_is, &job.image_column, source.root())?;
-
+    let Prepared { mut source, workers, planned, identity, loader } = job.prepare(ctx).await?;
     let dest = Dest::open(&job.dest, job.shard.0, job.shard.1)?;
     let found = dest.look(&identity, job.again)?;
     let parts = if job.again == Again::RetryFailed { job.retried(&dest, &mut source)? } else { Vec::new() };
     let (manifest, begun, saved) = job.manifest(found, identity, &mut source)?;
     let replaces = manifest.replaces;
-    let about = serde_json::to_string(&manifest.job).map_err(|e| Error::Internal(e.to_string()))?;
-    let format = Format::new(&planned.schema(), source.written_schema(), job.images, job.kept_only, job.parts, &about)?;
-    #[cfg(feature = "delta")]
-    if job.parts == Parts::Delta {
-        crate::delta::check_schema(&job.dest, &format.recorded)?;
-    }
-    #[cfg(not(feature = "delta"))]
-    if job.parts == Parts::Delta {
-        return Err(Error::Option(
-            "this capfilt is built without the feature delta, which --format delta needs".to_owned(),
-        )
-        .into());
-    }
-    if job.parts != Parts::Delta && table::is_delta(&job.dest) {
-        return Err(Error::dest(&job.dest, "it is a Delta table: give --format delta or another folder").into());
-    }
+    let format = job.format(&planned, &source, &manifest)?;
     let provenance = Provenance::new(&manifest.job, planned.decoding());
     let units = job.units();
     let pairs = Arc::clone(&format.schema);
@@ -335,14 +365,14 @@ fn one_partition(ctx: &SessionContext) -> usize {
 }
 
 /// What turns rows into pairs.
-struct Work {
-    planned: Planned,
-    provenance: Provenance,
-    source: Arc<Source>,
+pub(crate) struct Work {
+    pub(crate) planned: Planned,
+    pub(crate) provenance: Provenance,
+    pub(crate) source: Arc<Source>,
 }
 
 impl Work {
-    async fn on(self: Arc<Self>, loaded: Loaded) -> Result<Pairs> {
+    pub(crate) async fn on(self: Arc<Self>, loaded: Loaded) -> Result<Pairs> {
         let Loaded { chunk: Chunk { unit, row, count, rows, numbers, earlier, .. }, images, problems } = loaded;
         let made = if numbers.is_empty() {
             Vec::new()
@@ -441,6 +471,6 @@ impl Pump<'_> {
     }
 }
 
-fn flatten<E: fmt::Display>(done: Result<Result<Pairs>, E>) -> Result<Pairs> {
+pub(crate) fn flatten<E: fmt::Display>(done: Result<Result<Pairs>, E>) -> Result<Pairs> {
     done.unwrap_or_else(|e| Err(Error::Internal(format!("a task ended: {e}"))))
 }

@@ -427,6 +427,23 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
+/// What an earlier run has left, as [`Stage::open`] finds it, with nothing touched.
+pub(crate) fn left(dest: &Dest, manifest: &Manifest) -> Result<Left> {
+    let mut left = Left { next: manifest.done, tally: manifest.tally.clone() };
+    let mut names = dest.kept_names()?;
+    names.retain(|name| name.starts_with("unit-") && !name.ends_with(".tmp"));
+    names.sort();
+    for name in names {
+        // What follows one that is broken is done anew.
+        let Ok(Unit { record, .. }) = read_unit(&dest.kept(&name)) else { break };
+        if record.unit >= manifest.done {
+            left.next = record.end;
+            left.tally.merge(&record.tally);
+        }
+    }
+    Ok(left)
+}
+
 fn read_unit(path: &Path) -> Result<Unit> {
     let broken = |e: &dyn std::fmt::Display| Error::dest(path, format!("not a unit of this job: {e}"));
     let file = File::open(path).map_err(|e| broken(&e))?;

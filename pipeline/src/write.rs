@@ -1,7 +1,7 @@
 //! Writes pairs to files.
 
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::parquet::arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions};
 use datafusion::parquet::arrow::{ARROW_SCHEMA_META_KEY, encode_arrow_schema};
 use datafusion::parquet::basic::{Compression, ZstdLevel};
+use datafusion::parquet::errors::ParquetError;
 use datafusion::parquet::file::metadata::KeyValue;
 use datafusion::parquet::file::properties::{EnabledStatistics, WriterProperties};
 use datafusion::parquet::schema::types::ColumnPath;
@@ -138,9 +139,14 @@ impl Format {
     /// Begins a Parquet file at `path`.
     pub(crate) fn create(&self, path: &Path) -> Result<PairFile> {
         let file = File::create(path).map_err(|e| Error::write(path, &e))?;
+        let writer = self.writer(file).map_err(|e| Error::write_parquet(path, &e))?;
+        Ok(PairFile { writer, path: path.to_owned(), pairs: 0 })
+    }
+
+    /// Writes Parquet to `to`.
+    pub(crate) fn writer<W: io::Write + Send>(&self, to: W) -> Result<ArrowWriter<W>, ParquetError> {
         let options = ArrowWriterOptions::new().with_properties(self.properties.clone()).with_skip_arrow_metadata(true);
-        let writer = ArrowWriter::try_new_with_options(file, Arc::clone(&self.schema), options);
-        Ok(PairFile { writer: writer.map_err(|e| Error::write_parquet(path, &e))?, path: path.to_owned(), pairs: 0 })
+        ArrowWriter::try_new_with_options(to, Arc::clone(&self.schema), options)
     }
 }
 

@@ -233,7 +233,7 @@ fn a_source_must_be_parquet() {
     fs::create_dir(place.path("empty")).unwrap();
     fs::write(place.path("junk.parquet"), "PAR1 and no more").unwrap();
     assert!(place.job_fails(&["missing.parquet", "pairs"]).contains("missing.parquet"));
-    assert!(place.job_fails(&["empty", "pairs"]).contains("no .parquet and no .tar file"));
+    assert!(place.job_fails(&["empty", "pairs"]).contains("no .parquet, .tar, .csv or .jsonl file"));
     assert!(place.job_fails(&["junk.parquet", "pairs"]).contains("not a Parquet file"));
     place.ok(&["sql", "-c", "COPY (SELECT 1 AS a) TO 'mix/a.parquet'; COPY (SELECT 'x' AS a) TO 'mix/b.parquet'"]);
     let message = place.job_fails(&["mix", "pairs"]);

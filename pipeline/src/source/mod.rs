@@ -365,16 +365,28 @@ impl Source {
         most: usize,
         send: &mut dyn FnMut(Result<Chunk>) -> bool,
     ) -> Result<()> {
-        let source = &self.files[file];
-        let ranges: Vec<(u64, u64)> =
-            units.ranges(from, source.record.rows).filter(|(start, _)| units.mine(file, *start)).collect();
+        let all = self.files[file].record.rows;
+        let ranges: Vec<(u64, u64)> = units.ranges(from, all).filter(|(start, _)| units.mine(file, *start)).collect();
+        self.read_ranges(file, units, &ranges, most, send)
+    }
+
+    /// Sends the rows of `ranges` of a file (first row and number of rows, sorted), in chunks that lie in one range each.
+    pub(crate) fn read_ranges(
+        &self,
+        file: usize,
+        units: &Units,
+        ranges: &[(u64, u64)],
+        most: usize,
+        send: &mut dyn FnMut(Result<Chunk>) -> bool,
+    ) -> Result<()> {
         if ranges.is_empty() {
             return Ok(());
         }
+        let source = &self.files[file];
         let broken = |e: &dyn std::fmt::Display| Error::source(&source.path, format!("cannot read: {e}"));
-        let mut batches = self.kind.read(&source.path, &source.written, &ranges, most).map_err(|e| broken(&e))?;
+        let mut batches = self.kind.read(&source.path, &source.written, ranges, most).map_err(|e| broken(&e))?;
         let mut rest: Option<RecordBatch> = None;
-        for (start, rows) in ranges {
+        for &(start, rows) in ranges {
             let unit = Position { file, row: units.start_of(start) };
             let mut row = start;
             while row < start + rows {

@@ -1,0 +1,235 @@
+//! Jobs that are watched: `--metrics-addr`, and `--dry-run` before one.
+
+mod dry_run;
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Place, root, text};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+const SCRAPE: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: text/plain;version=0.0.4\r\n\r\n";
+/// Rows of [`watched`]'s source before the one that it waits for.
+const BEFORE: u64 = 7;
+
+/// A job that is killed when the test is over.
+struct Watched {
+    child: Child,
+    address: String,
+    /// What it says after the first lines.
+    rest: thread::JoinHandle<String>,
+}
+
+/// Starts a job over a few pictures, the last of which is a pipe: all other rows are done while it is not written to.
+fn watched(place: &Place) -> Watched {
+    let pictures = ["emoji_cat_face_google", "emoji_house_twitter", "emoji_pizza_twitter", "emoji_red_heart_google"];
+    for name in pictures.iter().chain(&["emoji_fox_twitter"]) {
+        fs::copy(root(&format!("tests/fixtures/images/{name}.png")), place.path(&format!("{name}.png"))).unwrap();
+    }
+    let mut rows: Vec<_> = pictures.iter().map(|name| (format!("{name}.png"), Some("a picture"))).collect();
+    // The same again, a file that is not there, and a picture without a text.
+    rows.push(rows[0].clone());
+    rows.push(("missing.png".to_owned(), Some("nothing")));
+    rows.push(("emoji_fox_twitter.png".to_owned(), None));
+    rows.push(("pipe.png".to_owned(), Some("late")));
+    let lines = rows.iter().map(|(file, text)| format!("{}\n", serde_json::json!({ "file": file, "text": text })));
+    fs::write(place.path("web.jsonl"), lines.collect::<String>()).unwrap();
+    assert!(Command::new("mkfifo").arg(place.path("pipe.png")).status().unwrap().success());
+
+    let args = ["web.jsonl", "pairs", "--path-column", "file", "--unit-rows", "1", "--metrics-addr", "127.0.0.1:0"];
+    let args = place.job(&args);
+    let mut command = place.command(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap());
+    let mut first = String::new();
+    while !first.contains("/metrics") {
+        assert!(said.read_line(&mut first).unwrap() > 0, "{first}");
+    }
+    let (_, address) = first.split_once("http://").unwrap();
+    let address = address.split_once("/metrics").unwrap().0.to_owned();
+    let rest = thread::spawn(move || {
+        let mut rest = String::new();
+        said.read_to_string(&mut rest).unwrap();
+        rest
+    });
+    Watched { child, address, rest }
+}
+
+impl Watched {
+    /// What comes back on a connection of its own. Who is refused may be cut off.
+    fn answer(&self, request: &[u8]) -> String {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let _ = stream.write_all(request).and_then(|()| stream.shutdown(Shutdown::Write));
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        text(&answer)
+    }
+
+    fn scrape(&self) -> String {
+        let answer = self.answer(SCRAPE);
+        let (head, page) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer:?}"));
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+        assert!(head.contains("Content-Type: text/plain; version=0.0.4"), "{head}");
+        assert!(head.contains(&format!("Content-Length: {}", page.len())), "{head}");
+        page.to_owned()
+    }
+
+    /// The numbers when all rows are done but the one that is waited for.
+    fn waiting(&mut self) -> String {
+        let patience = Instant::now();
+        loop {
+            let page = self.scrape();
+            if value(&page, "capfilt_rows_done") == BEFORE as f64 {
+                return page;
+            }
+            assert!(self.child.try_wait().unwrap().is_none(), "the job ended");
+            assert!(patience.elapsed() < PATIENCE, "{page}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Lets the job go on to its end; all that it said comes back.
+    fn end(mut self, place: &Place) -> String {
+        fs::write(place.path("pipe.png"), fs::read(place.path("emoji_fox_twitter.png")).unwrap()).unwrap();
+        let ended = self.child.wait().unwrap();
+        let said = std::mem::replace(&mut self.rest, thread::spawn(String::new)).join().unwrap();
+        assert!(ended.success(), "{said}");
+        said
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The sum of a metric's values whose labels contain `of`.
+fn sum(page: &str, name: &str, of: &str) -> f64 {
+    let lines = page.lines().filter(|line| line.starts_with(&format!("{name}{{")) && line.contains(of));
+    lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+}
+
+fn value(page: &str, name: &str) -> f64 {
+    let line = page.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+    line.unwrap_or_else(|| panic!("no {name}:\n{page}")).parse().unwrap()
+}
+
+#[test]
+fn a_job_tells_its_numbers() {
+    let place = Place::new();
+    let mut job = watched(&place);
+    let page = job.waiting();
+    for (name, wanted) in [("rows_total", 8.0), ("rows_done", 7.0), ("rows_done_before", 0.0), ("failed_rows", 2.0)] {
+        assert_eq!(value(&page, &format!("capfilt_{name}")), wanted, "{page}");
+    }
+    assert_eq!(value(&page, "capfilt_source_bytes"), fs::metadata(place.path("web.jsonl")).unwrap().len() as f64);
+    assert!(value(&page, "capfilt_elapsed_seconds") > 0.0);
+    for source in ["web", "synthetic"] {
+        assert_eq!(sum(&page, "capfilt_pairs", &format!("source=\"{source}\"")), BEFORE as f64, "{page}");
+    }
+    assert_eq!(sum(&page, "capfilt_failed", "reason=\"no text\""), 1.0, "{page}");
+    assert_eq!(sum(&page, "capfilt_failed", "reason=\"file: "), 1.0, "{page}");
+    // Five pictures, of which one came twice.
+    assert_eq!(sum(&page, "capfilt_captions", "model=\"captioner\""), 5.0, "{page}");
+    for model in ["captioner", "matcher"] {
+        let model = format!("model=\"{model}\",device=\"");
+        assert_eq!(sum(&page, "capfilt_images_encoded", &model), 5.0, "{page}");
+        assert!(sum(&page, "capfilt_memo_hits", &model) >= 1.0, "{page}");
+        for stage in ["decode", "encode", "generate", "score", "wait"] {
+            let lines =
+                page.lines().filter(|line| line.contains(&model) && line.contains(&format!("stage=\"{stage}\"")));
+            assert_eq!(lines.count(), 1, "{page}");
+        }
+    }
+    assert!(sum(&page, "capfilt_stage_seconds", "stage=\"encode\"") > 0.0, "{page}");
+    assert!(sum(&page, "capfilt_tokens_decoded", "fp32") > 0.0 && sum(&page, "capfilt_texts_scored", "fp32") > 0.0);
+
+    // Every value has its metric's name, meaning and type before it, and no series is there twice.
+    let (mut known, mut series) = (String::new(), Vec::new());
+    for line in page.lines() {
+        match line.split(' ').collect::<Vec<_>>()[..] {
+            ["#", "HELP", name, ..] => known = name.to_owned(),
+            ["#", "TYPE", name, "gauge" | "counter"] => assert_eq!(name, known),
+            _ => {
+                let (name, _) = line.split_once(['{', ' ']).unwrap();
+                assert_eq!(name, known, "{line}");
+                series.push(line.rsplit_once(' ').unwrap().0);
+            }
+        }
+    }
+    let all = series.len();
+    series.sort_unstable();
+    series.dedup();
+    assert_eq!(series.len(), all, "{page}");
+
+    let said = job.end(&place);
+    assert!(said.contains("read       8 rows in 1 file") && said.contains("unusable   2 rows"), "{said}");
+    assert_eq!(place.number("pairs", "SELECT count(*) FROM t"), 16);
+}
+
+#[test]
+fn whoever_asks_for_metrics_the_job_goes_on() {
+    let place = Place::new();
+    let mut job = watched(&place);
+    job.waiting();
+    // One who never finishes asking.
+    let started = Instant::now();
+    let mut slow = TcpStream::connect(&job.address).unwrap();
+    slow.write_all(b"GET /metrics HTTP/1.1\r\n").unwrap();
+    let garbage: [&[u8]; 10] = [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET /metrics/more HTTP/1.1\r\n\r\n",
+        b"POST /metrics HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc",
+        b"HEAD /metrics HTTP/1.1\r\n\r\n",
+        b"GET /metrics\r\n\r\n",
+        b"\r\n\r\n",
+        b"\0\xff\xfe\x80 \xc3\x28\r\n\r\n",
+        b"",
+        b"GET /metr",
+        &[b'x'; 100_000],
+    ];
+    for request in garbage {
+        let answer = job.answer(request);
+        let (start, whole) =
+            (text(&request[..request.len().min(40)]), request.ends_with(b"\n") || request.ends_with(b"c"));
+        assert!(answer.starts_with("HTTP/1.1 404 ") || (answer.is_empty() && !whole), "{start:?}: {answer}");
+        assert!(!answer.contains("capfilt_"), "{start:?}: {answer}");
+        assert_eq!(value(&job.scrape(), "capfilt_rows_done"), BEFORE as f64);
+    }
+    thread::scope(|scope| {
+        let both = [0, 1].map(|_| scope.spawn(|| value(&job.scrape(), "capfilt_rows_total")));
+        assert!(both.into_iter().all(|rows| rows.join().unwrap() == 8.0));
+    });
+    // Those who are connected and say nothing leave room for others.
+    let silent: Vec<_> = (0..20).map(|_| TcpStream::connect(&job.address).unwrap()).collect();
+    let asked = Instant::now();
+    job.scrape();
+    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    drop(silent);
+    slow.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut answer = Vec::new();
+    let _ = slow.read_to_end(&mut answer);
+    assert!(answer.is_empty() && started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+    let said = job.end(&place);
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+#[test]
+fn an_address_that_cannot_be_had_is_named() {
+    let place = Place::new();
+    let slice = place.slice();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = (taken.local_addr().unwrap().to_string(), taken);
+    for address in [taken.0.as_str(), "nonsense", "127.0.0.1", "127.0.0.1:99999", "192.0.2.1:9464"] {
+        let message = place.job_fails(&[slice, "pairs", "--metrics-addr", address]);
+        assert!(message.contains(&format!("--metrics-addr {address}: ")) && message.contains("HOST:PORT"), "{message}");
+        assert!(!message.contains("rows to read") && !place.path("pairs").exists(), "{message}");
+    }
+}
