@@ -1,6 +1,7 @@
 //! The command as a user runs it: the binary, in a folder of its own, over real pictures and small real checkpoints.
 
 mod compose;
+mod dedupe;
 mod delta;
 #[cfg(unix)]
 mod ends;

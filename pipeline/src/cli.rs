@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use capfilt::{Agreement, Budget};
+use capfilt::{Agreement, Budget, Dedupe};
 use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum};
 
 /// Caption and filter image-text tables with BLIP, in SQL.
@@ -196,6 +196,11 @@ pub(crate) struct RunArgs {
     /// Another name for a column of the source
     #[arg(long, value_name = "OLD=NEW", value_parser = pair)]
     pub(crate) rename: Vec<(String, String)>,
+
+    /// Find rows that repeat an earlier one first, and spare the models: exact (the same image and text), near (pictures that look
+    /// alike too), near=BITS (perceptual hashes that differ in at most so many of 64 bits; near is 6)
+    #[arg(long, value_name = "HOW", conflicts_with_all = ["url_column", "path_column"])]
+    pub(crate) dedupe: Option<Dedupe>,
 
     /// What files the pair table is made of
     #[arg(long, value_enum, default_value = "parquet")]

@@ -4,9 +4,10 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::dedupe;
 use crate::error::{Error, Result};
 use crate::manifest::{Identity, Manifest, State};
-use crate::run::Again;
+use crate::prepare::Again;
 use crate::table::{self, BOOKKEEPING, MANIFEST};
 
 const LOCK: &str = "lock";
@@ -152,7 +153,9 @@ impl Dest {
         };
         // The manifest of a table that is whole stays with it until the new one's takes its place.
         let whole = self.begun().is_some_and(|manifest| manifest.state == State::Finished);
-        for name in names(&self.folder)?.iter().filter(|name| *name != LOCK && !(whole && *name == MANIFEST)) {
+        // So do the hashes of a job that was stopped before its first unit; they say themselves what they are of.
+        let stays = |name: &str| name == LOCK || name == dedupe::FOLDER || (whole && name == MANIFEST);
+        for name in names(&self.folder)?.iter().filter(|name| !stays(name)) {
             remove(self.folder.join(name))?;
         }
         for name in names(&self.path)? {

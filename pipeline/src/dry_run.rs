@@ -19,8 +19,9 @@ use tokio::sync::mpsc;
 use crate::dest::Dest;
 use crate::error::{Error, Result};
 use crate::load::Loader;
+use crate::prepare::{Again, Job, Prepared};
 use crate::provenance::Provenance;
-use crate::run::{Again, Job, Prepared, Work, flatten};
+use crate::run::{Work, flatten};
 use crate::source::{Chunk, FileRecord, Position, Source, Units};
 use crate::stage::{self, Left, Pairs};
 use crate::summary::Tally;
@@ -213,7 +214,7 @@ async fn pairs(work: &Arc<Work>, loader: Loader, chunks: Vec<Chunk>, workers: us
         }
     }
     drop(sender);
-    let mut loaded = loader.load(receiver, None);
+    let mut loaded = loader.load(receiver, None, None);
     let mut under_way = FuturesOrdered::new();
     let mut made = Vec::new();
     let mut more = true;

@@ -16,6 +16,7 @@ use datafusion::parquet::arrow::arrow_reader::{
 
 use crate::error::{Error, Result};
 use crate::source::{Chunk, Source};
+use crate::summary::DUPLICATE;
 
 /// Pairs that are read at a time; their images are in memory together.
 const ROWS: usize = 64;
@@ -115,7 +116,10 @@ fn rows(batch: &RecordBatch, source: &Source) -> Result<Vec<(usize, u64)>, Strin
 /// Whether the pair has an error that another try may not find.
 fn may_mend(pair: &RecordBatch) -> bool {
     let errors = pair.column_by_name("error").and_then(|errors| errors.as_string_opt::<i32>());
-    errors.is_some_and(|errors| errors.is_valid(0) && !FINAL.contains(&errors.value(0)))
+    errors.is_some_and(|errors| {
+        let error = errors.value(0);
+        errors.is_valid(0) && !FINAL.contains(&error) && !error.starts_with(DUPLICATE)
+    })
 }
 
 /// The pairs of both in the order of their rows.

@@ -59,6 +59,7 @@ pub(crate) async fn main(args: &RunArgs) -> Result<()> {
         shard: args.shard,
         max_failed: args.max_failed,
         round: args.round,
+        dedupe: args.dedupe,
         captioners: args.session.captioner.iter().skip(1).cloned().collect(),
         filters: args.session.filter.iter().skip(1).cloned().collect(),
     };

@@ -7,6 +7,7 @@
 mod budget;
 mod compose;
 mod crash;
+mod dedupe;
 #[cfg(feature = "delta")]
 mod delta;
 mod dest;
@@ -19,6 +20,7 @@ mod load;
 mod manifest;
 mod params;
 mod pictures;
+mod prepare;
 mod provenance;
 mod recipe;
 mod report;
@@ -33,15 +35,17 @@ mod write;
 
 pub use budget::Budget;
 pub use compose::{Agreement, Combine, Compose};
+pub use dedupe::Dedupe;
 pub use dry_run::{Estimate, dry_run};
 pub use error::{Error, Result, message};
 #[cfg(feature = "fetch")]
 pub use fetch::{FetchOptions, register_fetch};
 pub use load::ImageIs;
 pub use params::Params;
+pub use prepare::{Again, Images, Job};
 pub use recipe::{CAPFILT_SQL, PairColumn, Recipe};
 pub use report::{ReportOptions, report};
-pub use run::{Again, Done, Failure, Images, Job, Stop, run};
+pub use run::{Done, Failure, Stop, run};
 pub use select::Select;
 pub use source::Source;
 pub use summary::{Count, Summary, Tally};

@@ -19,6 +19,7 @@ use futures::StreamExt as _;
 use futures::stream::FuturesOrdered;
 use tokio::sync::mpsc::{self, Receiver};
 
+use crate::dedupe::Duplicates;
 use crate::earlier::Earlier;
 use crate::error::{Error, Result};
 use crate::source::Chunk;
@@ -89,10 +90,11 @@ impl Loader {
         }
     }
 
-    /// Loads the images of what comes, in its order, some chunks ahead; of rows that `earlier` lacks, where it is given.
+    /// Loads the images of what comes, in its order, some chunks ahead: not of `duplicates`, and of rows that `earlier` lacks alone.
     pub(crate) fn load(
         self,
         mut chunks: Receiver<Result<Chunk>>,
+        mut duplicates: Option<Duplicates>,
         mut earlier: Option<Earlier>,
     ) -> Receiver<Result<Loaded>> {
         let (sender, receiver) = mpsc::channel(1);
@@ -114,10 +116,16 @@ impl Loader {
                     }
                     chunk = chunks.recv(), if more && under_way.len() < this.chunks() => match chunk {
                         Some(chunk) => {
-                            let chunk = match &mut earlier {
-                                Some(earlier) => blocking(|| chunk.and_then(|chunk| earlier.split(chunk))),
-                                None => chunk,
-                            };
+                            let chunk = blocking(|| {
+                                let mut chunk = chunk?;
+                                if let Some(duplicates) = &mut duplicates {
+                                    duplicates.mark(&mut chunk)?;
+                                }
+                                match &mut earlier {
+                                    Some(earlier) => earlier.split(chunk),
+                                    None => Ok(chunk),
+                                }
+                            });
                             let this = Arc::clone(&this);
                             under_way.push_back(SpawnedTask::spawn(async move { this.on(chunk?).await }).join());
                         }

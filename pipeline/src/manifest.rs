@@ -43,6 +43,9 @@ pub(crate) struct Identity {
     pub(crate) renames: BTreeMap<String, String>,
     pub(crate) kept_only: bool,
     pub(crate) images: String,
+    /// Which rows repeat an earlier one.
+    #[serde(default)]
+    pub(crate) dedupe: Option<String>,
     /// What the table is: `parquet`, `webdataset`, `delta`.
     pub(crate) format: String,
     pub(crate) unit_rows: u64,
@@ -233,6 +236,7 @@ mod tests {
             models,
             round: 1,
             captioners: Vec::new(),
+            dedupe: None,
             filters: Vec::new(),
             image_column: "image".to_owned(),
             image_is: "bytes".to_owned(),

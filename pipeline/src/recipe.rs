@@ -16,6 +16,7 @@ use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast;
 
+use crate::dedupe::with_nulls;
 use crate::error::{Error, Result, message};
 use crate::load::ImageIs;
 use crate::params::Params;
@@ -120,6 +121,8 @@ pub struct Recipe {
 pub(crate) struct Columns<'a> {
     pub(crate) image: &'a str,
     pub(crate) image_is: ImageIs,
+    /// The image of any row may be left out: it repeats another.
+    pub(crate) dedupe: bool,
     pub(crate) text: &'a str,
     pub(crate) renames: &'a [(String, String)],
 }
@@ -148,7 +151,11 @@ impl Recipe {
     /// Plans the recipe over `source`.
     pub(crate) async fn plan(&self, ctx: &SessionContext, source: &Source, columns: &Columns<'_>) -> Result<Planned> {
         let failed = |e: DataFusionError| self.wrong(message(&e));
-        let mut fields: Vec<Field> = source.schema().fields().iter().map(|f| f.as_ref().clone()).collect();
+        let of = match columns.dedupe {
+            true => with_nulls(source.schema(), columns.image),
+            false => source.schema().as_ref().clone(),
+        };
+        let mut fields: Vec<Field> = of.fields().iter().map(|f| f.as_ref().clone()).collect();
         if columns.image_is != ImageIs::Bytes {
             fields.push(Field::new(LOADED, DataType::BinaryView, true));
         }
@@ -156,7 +163,7 @@ impl Recipe {
         let schema = Arc::new(Schema::new(fields));
         let empty = Arc::new(MemTable::try_new(Arc::clone(&schema), vec![vec![]])?);
         let rows = LogicalPlanBuilder::scan(ROWS, provider_as_source(empty), None)?;
-        let view = rows.project(web(source.schema(), columns)?)?.build()?;
+        let view = rows.project(web(&of, columns)?)?.build()?;
         ctx.register_table("web", Arc::new(ViewTable::new(view, None)))?;
 
         let mut statements = DFParser::parse_sql(&self.sql).map_err(failed)?;

@@ -14,7 +14,7 @@ use crate::dest::{Dest, Found};
 use crate::error::{Error, Result};
 use crate::manifest::{Identity, Manifest};
 use crate::pictures::{Pictures, Wanted};
-use crate::run::{Again, Images};
+use crate::prepare::{Again, Images};
 use crate::source::{Chunk, Source, Units};
 use crate::stage::{End, Pairs, Stage, Written};
 use crate::summary::{Summary, Tally};

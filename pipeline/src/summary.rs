@@ -10,6 +10,9 @@ use datafusion::arrow::datatypes::Float32Type;
 use datafusion::arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
 
+/// How the error of a row begins that repeats an earlier one.
+pub(crate) const DUPLICATE: &str = "duplicate of ";
+
 /// More distinct reasons than this are counted together: a message may hold what is different in every row.
 const REASONS: usize = 1000;
 
@@ -55,6 +58,9 @@ pub struct Tally {
     pub synthetic: Count,
     /// Rows whose image or text cannot be used.
     pub failed: u64,
+    /// Rows that repeat an earlier one.
+    #[serde(default)]
+    pub duplicates: u64,
     reasons: HashMap<String, u64>,
 }
 
@@ -81,8 +87,12 @@ impl Tally {
                 }
                 // An image that fails does so for each of its texts; it is one failure.
                 if let Some(error) = error.filter(|e| !synthetic || *e == "no caption") {
-                    tally.failed += 1;
-                    tally.reason(error, 1);
+                    if error.starts_with(DUPLICATE) {
+                        tally.duplicates += 1;
+                    } else {
+                        tally.failed += 1;
+                        tally.reason(error, 1);
+                    }
                 }
             }
         }
@@ -93,6 +103,7 @@ impl Tally {
     pub(crate) fn merge(&mut self, other: &Self) {
         self.rows += other.rows;
         self.failed += other.failed;
+        self.duplicates += other.duplicates;
         self.web.merge(&other.web);
         self.synthetic.merge(&other.synthetic);
         other.reasons.iter().for_each(|(reason, count)| self.reason(reason, *count));
@@ -152,6 +163,9 @@ impl fmt::Display for Summary {
                 Some(mean) => writeln!(f, ", mean score {mean:.3}")?,
                 None => writeln!(f)?,
             }
+        }
+        if self.tally.duplicates > 0 {
+            writeln!(f, "duplicates {} rows repeat an earlier one", self.tally.duplicates)?;
         }
         let reasons = self.tally.reasons();
         if !reasons.is_empty() {

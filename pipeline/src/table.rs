@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::manifest::{Manifest, State};
-use crate::run::Again;
+use crate::prepare::Again;
 
 /// Folder of what a job keeps beside its table.
 pub(crate) const BOOKKEEPING: &str = "_capfilt";

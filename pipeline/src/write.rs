@@ -19,7 +19,7 @@ use datafusion::parquet::file::properties::{EnabledStatistics, WriterProperties}
 use datafusion::parquet::schema::types::ColumnPath;
 
 use crate::error::{Error, Result};
-use crate::run::Images;
+use crate::prepare::Images;
 use crate::source::recorded;
 use crate::webdataset::{Names, Shard};
 

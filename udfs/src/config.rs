@@ -116,8 +116,8 @@ impl CapfiltOptions {
         self.text(Key::OnError) == Some("fail")
     }
 
-    /// What an image may be before it is decoded.
-    pub(crate) fn image_limits(&self) -> Limits {
+    /// What an image may be before it is decoded: `max_image_bytes` and `max_image_pixels`.
+    pub fn image_limits(&self) -> Limits {
         let limit = |key| self.integer(key).unwrap_or(u64::MAX);
         Limits { max_bytes: limit(Key::MaxImageBytes), max_pixels: limit(Key::MaxImagePixels) }
     }

@@ -34,8 +34,11 @@ pub(super) struct Numbers {
 pub(super) async fn numbers(ctx: &SessionContext, manifests: &[Manifest]) -> Result<Numbers> {
     let mut tally = Tally::default();
     manifests.iter().for_each(|manifest| tally.merge(&manifest.tally));
-    let failures =
+    let mut failures: Vec<Reason> =
         tally.reasons().into_iter().map(|(reason, count)| Reason { reason: reason.to_owned(), count }).collect();
+    if tally.duplicates > 0 {
+        failures.push(Reason { reason: "duplicate of an earlier row".to_owned(), count: tally.duplicates });
+    }
     Ok(Numbers {
         sources: sources(ctx).await?,
         histograms: histograms(ctx).await?,

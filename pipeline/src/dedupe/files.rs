@@ -1,0 +1,223 @@
+//! Files beside the table, and sorting them on disk.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array as _, ArrayRef, AsArray as _, UInt64Array};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::common::Column;
+use datafusion::error::DataFusionError;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::logical_expr::Expr;
+use datafusion::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use datafusion::parquet::arrow::arrow_writer::ArrowWriter;
+use datafusion::parquet::basic::{Compression, ZstdLevel};
+use datafusion::parquet::file::metadata::KeyValue;
+use datafusion::parquet::file::properties::{EnabledStatistics, WriterProperties};
+use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
+use futures::StreamExt as _;
+use url::Url;
+
+use crate::error::{Error, Result, message};
+
+/// What sorting may hold in memory; the rest goes to disk.
+const MEMORY: usize = 1 << 30;
+/// Threads that sort; each has its share of the memory.
+const MOST_THREADS: usize = 8;
+/// Pairs that are written at a time.
+const ROWS: usize = 8192;
+/// Key of the note in a file's metadata.
+const NOTE: &str = "capfilt.dedupe";
+
+/// The columns of a file of pairs.
+pub(super) const LEFT: &str = "left";
+pub(super) const RIGHT: &str = "right";
+
+/// The note of a file that is whole; `None` where there is none.
+pub(super) fn note(path: &Path) -> Option<String> {
+    let file = File::open(path).ok()?;
+    let footer = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).ok()?;
+    let notes = footer.metadata().file_metadata().key_value_metadata()?;
+    notes.iter().find(|note| note.key == NOTE)?.value.clone()
+}
+
+/// A Parquet file that gets its name when it is whole.
+pub(super) struct NewFile {
+    writer: ArrowWriter<File>,
+    temp: PathBuf,
+    path: PathBuf,
+}
+
+impl NewFile {
+    pub(super) fn create(path: &Path, schema: &SchemaRef, note: Option<&str>) -> Result<Self> {
+        let temp = path.with_extension("parquet.tmp");
+        let file = File::create(&temp).map_err(|e| Error::write(&temp, &e))?;
+        // Hashes are all different.
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_dictionary_enabled(false)
+            .set_statistics_enabled(EnabledStatistics::None)
+            .set_key_value_metadata(note.map(|note| vec![KeyValue::new(NOTE.to_owned(), note.to_owned())]))
+            .build();
+        let writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties));
+        Ok(Self { writer: writer.map_err(|e| Error::write_parquet(&temp, &e))?, temp, path: path.to_owned() })
+    }
+
+    pub(super) fn write(&mut self, rows: &RecordBatch) -> Result<()> {
+        self.writer.write(rows).map_err(|e| Error::write_parquet(&self.temp, &e))
+    }
+
+    /// Ends the file, which is then safe on disk.
+    pub(super) fn end(mut self) -> Result<()> {
+        self.writer.finish().map_err(|e| Error::write_parquet(&self.temp, &e))?;
+        let sync = || {
+            self.writer.inner().sync_all()?;
+            fs::rename(&self.temp, &self.path)?;
+            File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+        };
+        sync().map_err(|e| Error::write(&self.path, &e))
+    }
+}
+
+/// A file of pairs of numbers.
+pub(super) struct PairFile {
+    file: NewFile,
+    schema: SchemaRef,
+    left: Vec<u64>,
+    right: Vec<u64>,
+}
+
+impl PairFile {
+    pub(super) fn create(path: &Path, note: Option<&str>) -> Result<Self> {
+        let schema = pair_schema();
+        let file = NewFile::create(path, &schema, note)?;
+        Ok(Self { file, schema, left: Vec::new(), right: Vec::new() })
+    }
+
+    pub(super) fn push(&mut self, left: u64, right: u64) -> Result<()> {
+        self.left.push(left);
+        self.right.push(right);
+        if self.left.len() < ROWS { Ok(()) } else { self.flush() }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let column = |numbers: &mut Vec<u64>| -> ArrayRef { Arc::new(UInt64Array::from(std::mem::take(numbers))) };
+        let (left, right) = (column(&mut self.left), column(&mut self.right));
+        let rows = RecordBatch::try_new(Arc::clone(&self.schema), vec![left, right]);
+        self.file.write(&rows.map_err(|e| Error::Internal(e.to_string()))?)
+    }
+
+    /// Ends the file, which is then safe on disk.
+    pub(super) fn end(mut self) -> Result<()> {
+        self.flush()?;
+        self.file.end()
+    }
+}
+
+fn pair_schema() -> SchemaRef {
+    let field = |name: &str| Field::new(name, DataType::UInt64, false);
+    Arc::new(Schema::new(vec![field(LEFT), field(RIGHT)]))
+}
+
+/// The numbers of a column.
+pub(super) fn numbers(rows: &RecordBatch, column: usize) -> Result<&UInt64Array> {
+    let found = rows.columns().get(column).and_then(|column| column.as_primitive_opt::<UInt64Type>());
+    found.filter(|found| found.null_count() == 0).ok_or_else(|| wrong(&format!("column {column} is no number")))
+}
+
+/// The numbers of the first two columns.
+pub(super) fn pairs_of(rows: &RecordBatch) -> Result<Vec<(u64, u64)>> {
+    let (left, right) = (numbers(rows, 0)?, numbers(rows, 1)?);
+    Ok(left.values().iter().copied().zip(right.values().iter().copied()).collect())
+}
+
+/// A file of ours that is not as we write it.
+pub(super) fn wrong(what: &str) -> Error {
+    Error::Internal(format!("a file of --dedupe is not as it was written: {what}"))
+}
+
+pub(super) fn column(name: &str) -> Expr {
+    Expr::Column(Column::new_unqualified(name))
+}
+
+/// Sorts files with bounded memory.
+pub(super) struct Sorter {
+    ctx: SessionContext,
+    folder: PathBuf,
+}
+
+impl Sorter {
+    /// What does not fit in memory goes to a folder in `folder`.
+    pub(super) fn new(folder: &Path) -> Result<Self> {
+        let spill = folder.join("spill");
+        fs::create_dir_all(&spill).map_err(|e| Error::write(&spill, &e))?;
+        let disk = DiskManagerBuilder::default()
+            .with_mode(DiskManagerMode::Directories(vec![spill]))
+            .with_max_temp_directory_size(u64::MAX);
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(FairSpillPool::new(MEMORY)))
+            .with_disk_manager_builder(disk)
+            .build_arc()?;
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+        let config = SessionConfig::new().with_target_partitions(threads);
+        Ok(Self { ctx: SessionContext::new_with_config_rt(config, runtime), folder: folder.to_owned() })
+    }
+
+    /// Two columns of `files`, which have `schema`, sorted by both, of the rows that `filter` names. There is one file at least.
+    pub(super) async fn sorted(
+        &self,
+        files: &[PathBuf],
+        schema: &Schema,
+        filter: Option<Expr>,
+        columns: [&str; 2],
+    ) -> Result<Sorted> {
+        // As URLs, in which no character of a path stands for others.
+        let urls = files.iter().map(|file| {
+            let url = std::path::absolute(file).ok().and_then(|path| Url::from_file_path(path).ok());
+            url.map(String::from).ok_or_else(|| Error::dest(file, "its path is none that can be read from"))
+        });
+        let urls = urls.collect::<Result<Vec<String>>>()?;
+        let begin = async {
+            let rows = self.ctx.read_parquet(urls, ParquetReadOptions::default().schema(schema)).await?;
+            let rows = match filter {
+                Some(filter) => rows.filter(filter)?,
+                None => rows,
+            };
+            let order = columns.iter().map(|name| column(name).sort(true, false)).collect();
+            rows.select_columns(&columns)?.sort(order)?.execute_stream().await
+        };
+        let stream = begin.await.map_err(|e| failed(&self.folder, &e))?;
+        Ok(Sorted { stream, folder: self.folder.clone() })
+    }
+
+    /// The same for files of pairs.
+    pub(super) async fn pairs(&self, files: &[PathBuf], columns: [&str; 2]) -> Result<Sorted> {
+        self.sorted(files, &pair_schema(), None, columns).await
+    }
+}
+
+/// Rows in their order.
+pub(super) struct Sorted {
+    stream: SendableRecordBatchStream,
+    folder: PathBuf,
+}
+
+impl Sorted {
+    pub(super) async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        self.stream.next().await.transpose().map_err(|e| failed(&self.folder, &e))
+    }
+
+    /// The next rows, where both columns are numbers.
+    pub(super) async fn pairs(&mut self) -> Result<Option<Vec<(u64, u64)>>> {
+        self.next().await?.map(|rows| pairs_of(&rows)).transpose()
+    }
+}
+
+fn failed(folder: &Path, error: &DataFusionError) -> Error {
+    Error::dest(folder, format!("--dedupe cannot sort its hashes there: {}", message(error)))
+}

@@ -1,0 +1,261 @@
+//! The first pass: a hash of each row.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use capfilt_udfs::engine::blocking;
+use capfilt_udfs::image::phash;
+use datafusion::arrow::array::{
+    Array as _, ArrayRef, AsArray as _, BinaryViewArray, FixedSizeBinaryBuilder, UInt64Array,
+};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::common::runtime::SpawnedTask;
+use futures::StreamExt as _;
+use futures::stream::FuturesOrdered;
+use sha2::{Digest as _, Sha256};
+
+use super::files::{self, NewFile};
+use super::{Dedupe, Look, Pass};
+use crate::crash;
+use crate::error::{Error, Result};
+use crate::source::{Chunk, Position, Units};
+
+/// What the names of the files begin with.
+pub(super) const PREFIX: &str = "hashes-";
+/// The row's number.
+pub(super) const AT: &str = "at";
+/// Of the image's bytes and the text; NULL where there is no image, and where its looks decide.
+pub(super) const KEY: &str = "key";
+/// Of what the image looks like; NULL where that does not matter, or it cannot be decoded.
+pub(super) const LOOKS: &str = "looks";
+
+/// Rows that are hashed at a time.
+const ROWS: usize = 64;
+/// All rows, each file as a whole.
+const ALL: Units = Units { rows: u64::MAX, shard: 0, shards: 1 };
+
+pub(super) fn schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new(AT, DataType::UInt64, false),
+        Field::new(KEY, DataType::FixedSizeBinary(32), true),
+        Field::new(LOOKS, DataType::UInt64, true),
+    ]))
+}
+
+/// The hashes of some rows.
+struct Hashed {
+    file: usize,
+    /// How many rows of the file they stand for.
+    count: u64,
+    rows: RecordBatch,
+}
+
+/// A file of hashes that is being written.
+struct Open {
+    file: usize,
+    count: u64,
+    new: NewFile,
+}
+
+impl Pass<'_> {
+    /// Hashes the files of the source, in their order, but for the first ones that are hashed. The files with the hashes come back.
+    pub(super) async fn hash(&self, tell: &dyn Fn(u64)) -> Result<Vec<PathBuf>> {
+        let records = self.source.records();
+        let how = if self.look.how == Dedupe::Exact { "exact" } else { "near" };
+        let notes = records.iter().zip(&self.starts);
+        let notes = notes.map(|(record, start)| self.note(how.to_owned(), std::slice::from_ref(record), *start));
+        let notes = notes.collect::<Result<Vec<String>>>()?;
+        let is_whole =
+            |file: &usize| records[*file].rows == 0 || files::note(&self.path(*file)).as_ref() == Some(&notes[*file]);
+        let first = (0..records.len()).find(|file| !is_whole(file)).unwrap_or(records.len());
+        self.hash_from(Position { file: first, row: 0 }, &notes, tell).await?;
+        Ok((0..records.len()).filter(|file| records[*file].rows > 0).map(|file| self.path(file)).collect())
+    }
+
+    fn path(&self, file: usize) -> PathBuf {
+        self.folder.join(format!("{PREFIX}{file:08}.parquet"))
+    }
+
+    async fn hash_from(&self, from: Position, notes: &[String], tell: &dyn Fn(u64)) -> Result<()> {
+        let mut done = self.source.rows() - self.source.rows_of(&ALL, from);
+        tell(done);
+        let workers = std::thread::available_parallelism().map_or(2, usize::from);
+        let mut chunks = self.source.read(ALL, from, ROWS);
+        let mut under_way = FuturesOrdered::new();
+        let mut more = true;
+        let mut open: Option<Open> = None;
+        loop {
+            tokio::select! {
+                biased;
+                Some(hashed) = under_way.next() => {
+                    let hashed: Result<Hashed> = match hashed {
+                        Ok(hashed) => hashed,
+                        Err(e) => Err(Error::Internal(format!("a task ended: {e}"))),
+                    };
+                    let Hashed { file, count, rows } = hashed?;
+                    if let Some(before) = open.take_if(|open| open.file != file) {
+                        self.end(before)?;
+                    }
+                    let open = match &mut open {
+                        Some(open) => open,
+                        none => {
+                            let new = NewFile::create(&self.path(file), &schema(), Some(&notes[file]))?;
+                            none.insert(Open { file, count: 0, new })
+                        }
+                    };
+                    open.new.write(&rows)?;
+                    open.count += count;
+                    done += rows.num_rows() as u64;
+                    tell(done);
+                }
+                chunk = chunks.recv(), if more && under_way.len() < workers => match chunk.transpose()? {
+                    Some(chunk) => {
+                        let (look, start) = (Arc::clone(&self.look), self.starts[chunk.unit.file]);
+                        under_way.push_back(SpawnedTask::spawn_blocking(move || hash(&chunk, start, &look)).join());
+                    }
+                    None => more = false,
+                },
+                else => break,
+            }
+        }
+        open.map_or(Ok(()), |last| self.end(last))?;
+        if done < self.source.rows() {
+            return Err(Error::Internal("the reading thread ended before the source did".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn end(&self, Open { file, count, new }: Open) -> Result<()> {
+        if count != self.starts[file + 1] - self.starts[file] {
+            let name = self.source.name(file);
+            return Err(Error::Internal(format!("{count} rows of {name} were hashed, and it has others")));
+        }
+        crash::point("hashes");
+        blocking(|| new.end())?;
+        crash::point("hashes-done");
+        Ok(())
+    }
+}
+
+/// The hashes of a chunk's rows; the first row of its file is number `start`.
+fn hash(chunk: &Chunk, start: u64, look: &Look) -> Result<Hashed> {
+    let internal = |e: &dyn std::fmt::Display| Error::Internal(format!("hashes: {e}"));
+    let images = bytes_of(&chunk.rows, &look.image_column)?;
+    let texts = cast(find(&chunk.rows, &look.text_column)?, &DataType::Utf8View).map_err(|e| internal(&e))?;
+    let texts = texts.as_string_view();
+    let near = look.how != Dedupe::Exact;
+    let count = chunk.numbers.len();
+    let mut keys = FixedSizeBinaryBuilder::with_capacity(count, 32);
+    let mut looks = Vec::with_capacity(count);
+    for (image, text) in images.iter().zip(texts) {
+        let Some(image) = image else {
+            keys.append_null();
+            looks.push(None);
+            continue;
+        };
+        let seen = if near { phash(image, &look.limits).ok() } else { None };
+        looks.push(seen.map(i64::cast_unsigned));
+        if seen.is_some() {
+            keys.append_null();
+        } else {
+            keys.append_value(key(image, text)).map_err(|e| internal(&e))?;
+        }
+    }
+    let at: UInt64Array = chunk.numbers.iter().map(|number| start + number).collect();
+    let columns: Vec<ArrayRef> =
+        vec![Arc::new(at), Arc::new(keys.finish()), Arc::new(looks.into_iter().collect::<UInt64Array>())];
+    let rows = RecordBatch::try_new(schema(), columns).map_err(|e| internal(&e))?;
+    Ok(Hashed { file: chunk.unit.file, count: chunk.count, rows })
+}
+
+/// Of an image and its text, or the lack of one.
+fn key(image: &[u8], text: Option<&str>) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    digest.update(Sha256::digest(image));
+    if let Some(text) = text {
+        digest.update([1_u8]);
+        digest.update(text.as_bytes());
+    }
+    digest.finalize().into()
+}
+
+fn find<'a>(rows: &'a RecordBatch, column: &str) -> Result<&'a ArrayRef> {
+    rows.column_by_name(column).ok_or_else(|| Error::Column(format!("the source has no column {column:?}")))
+}
+
+/// The images' bytes.
+fn bytes_of(rows: &RecordBatch, column: &str) -> Result<BinaryViewArray> {
+    let found = find(rows, column)?;
+    let bytes = match found.as_struct_opt() {
+        Some(parts) => parts.column_by_name("bytes").unwrap_or(found),
+        None => found,
+    };
+    let wrong = |e: &dyn std::fmt::Display| {
+        Error::Column(format!("column {column}: --dedupe takes images as bytes or a struct {{bytes, path}}: {e}"))
+    };
+    let plain = match bytes.data_type() {
+        DataType::BinaryView | DataType::Binary | DataType::LargeBinary => Arc::clone(bytes),
+        // These become views by way of Binary only.
+        DataType::FixedSizeBinary(_) | DataType::Dictionary(..) => {
+            cast(bytes, &DataType::Binary).map_err(|e| wrong(&e))?
+        }
+        other => return Err(wrong(&format!("it is {other}"))),
+    };
+    let views = cast(&plain, &DataType::BinaryView).map_err(|e| wrong(&e))?;
+    Ok(views.as_binary_view().clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use capfilt_udfs::image::Limits;
+    use datafusion::arrow::array::{BinaryArray, StringArray};
+
+    use super::*;
+
+    #[test]
+    fn equal_rows_have_equal_keys() {
+        let rows = [
+            (Some("a"), Some("x")),
+            (Some("a"), Some("x")),
+            (Some("a"), Some("y")),
+            (Some("a"), None),
+            (Some("a"), None),
+            (Some("a"), Some("")),
+            (Some("b"), Some("x")),
+            (None, Some("x")),
+        ];
+        let image: ArrayRef = Arc::new(rows.iter().map(|(image, _)| image.map(str::as_bytes)).collect::<BinaryArray>());
+        let text: ArrayRef = Arc::new(rows.iter().map(|(_, text)| *text).collect::<StringArray>());
+        let rows = RecordBatch::try_from_iter_with_nullable([("image", image, true), ("text", text, true)]).unwrap();
+        let chunk = Chunk {
+            unit: Position { file: 3, row: 0 },
+            row: 10,
+            count: 8,
+            rows,
+            numbers: (10..18).collect(),
+            problems: BTreeMap::new(),
+            earlier: Vec::new(),
+        };
+        let (image_column, text_column) = ("image".to_owned(), "text".to_owned());
+        // Nothing of it is a picture: keys decide either way.
+        for how in [Dedupe::Exact, Dedupe::Near(6)] {
+            let look = Look {
+                how,
+                image_column: image_column.clone(),
+                text_column: text_column.clone(),
+                limits: Limits::default(),
+            };
+            let hashed = hash(&chunk, 100, &look).unwrap();
+            assert_eq!((hashed.file, hashed.count), (3, 8));
+            assert_eq!(files::numbers(&hashed.rows, 0).unwrap().values().to_vec(), (110..118).collect::<Vec<u64>>());
+            let keys: Vec<_> = hashed.rows.column(1).as_fixed_size_binary().iter().collect();
+            assert_eq!((keys[0], keys[3], keys[7]), (keys[1], keys[4], None));
+            assert_eq!(keys.iter().flatten().collect::<BTreeSet<_>>().len(), 5);
+            assert_eq!(hashed.rows.column(2).null_count(), 8);
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! `--dedupe`: rows that repeat an earlier one are found before any model runs.
+//!
+//! A first pass over the source writes a hash of each row beside the table, one file for each file of the source; a file that is
+//! whole stays so, whatever stops the job. The hashes are then sorted on disk, where equal ones meet; pictures that merely look
+//! alike are found by a part of their hash that is equal ([`pairs`]). Beside a gigabyte or two, what is held in memory is 16 bytes
+//! for each picture that looks the same as none before it.
+//!
+//! A row's number is counted through all files here, in the source's order: `at`.
+
+mod files;
+mod hashes;
+mod pairs;
+mod repeats;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use capfilt_udfs::image::Limits;
+use datafusion::arrow::array::{Array as _, ArrayRef, AsArray as _, BooleanArray, StructArray};
+use datafusion::arrow::compute::nullif;
+use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema};
+use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use serde::Serialize;
+use tokio::sync::watch;
+
+use self::files::{PairFile, Sorter};
+use crate::crash;
+use crate::error::{Error, Result};
+use crate::run::Stop;
+use crate::source::{Chunk, FileRecord, Source};
+
+/// Bits in which pictures may differ where none are given.
+const BITS: u32 = 6;
+/// With more, pictures that have nothing in common begin to be taken for one.
+const MOST_BITS: u32 = 12;
+
+/// The folder beside the table, in that of its shard.
+pub(crate) const FOLDER: &str = "dedupe";
+const DUPLICATES: &str = "duplicates.parquet";
+
+/// Which rows repeat an earlier one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dedupe {
+    /// Those with the same bytes of an image and the same text.
+    Exact,
+    /// Those too whose perceptual hash differs from an earlier picture's in at most so many of its 64 bits, whatever their text.
+    Near(u32),
+}
+
+impl FromStr for Dedupe {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bits = |bits: &str| bits.parse().ok().filter(|bits| *bits <= MOST_BITS);
+        match (text, text.strip_prefix("near=").and_then(bits)) {
+            ("exact", _) => Ok(Self::Exact),
+            ("near", _) => Ok(Self::Near(BITS)),
+            (_, Some(bits)) => Ok(Self::Near(bits)),
+            _ => Err(format!("{text:?} is none of: exact, near, near=BITS, with 0 to {MOST_BITS} bits")),
+        }
+    }
+}
+
+impl fmt::Display for Dedupe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact => f.write_str("exact"),
+            Self::Near(bits) => write!(f, "near={bits}"),
+        }
+    }
+}
+
+/// What to look for, and where.
+#[derive(Debug, Clone)]
+pub(crate) struct Look {
+    pub(crate) how: Dedupe,
+    /// The column of images: bytes, or a struct with them.
+    pub(crate) image_column: String,
+    pub(crate) text_column: String,
+    /// What the models refuse is no picture here either.
+    pub(crate) limits: Limits,
+}
+
+/// The pass over a source.
+struct Pass<'a> {
+    look: Arc<Look>,
+    source: &'a Arc<Source>,
+    /// The number of each file's first row, and last that of all rows.
+    starts: Vec<u64>,
+    folder: &'a Path,
+}
+
+/// What a file beside the table was made of, to know it again.
+#[derive(Serialize)]
+struct Note<'a> {
+    engine: &'a str,
+    how: String,
+    image_column: &'a str,
+    text_column: &'a str,
+    limits: [u64; 2],
+    /// Of a Delta table, whose rows may go.
+    version: Option<u64>,
+    start: u64,
+    files: &'a [FileRecord],
+}
+
+impl Pass<'_> {
+    /// The note of a file about `files`, the first of whose rows is number `start`.
+    fn note(&self, how: String, files: &[FileRecord], start: u64) -> Result<String> {
+        let Look { image_column, text_column, limits, .. } = &*self.look;
+        let note = Note {
+            engine: concat!("capfilt ", env!("CARGO_PKG_VERSION")),
+            how,
+            image_column,
+            text_column,
+            limits: [limits.max_bytes, limits.max_pixels],
+            version: self.source.version(),
+            start,
+            files,
+        };
+        serde_json::to_string(&note).map_err(|e| Error::Internal(e.to_string()))
+    }
+
+    /// Writes the duplicates, by their number, unless they are there.
+    async fn run(&self, tell: &dyn Fn(u64)) -> Result<()> {
+        let found = self.folder.join(DUPLICATES);
+        let note = self.note(self.look.how.to_string(), &self.source.records(), 0)?;
+        if files::note(&found).as_ref() == Some(&note) {
+            tell(self.source.rows());
+            return Ok(());
+        }
+        fs::create_dir_all(self.folder).map_err(|e| Error::write(self.folder, &e))?;
+        tidy(self.folder)?;
+        let hashes = self.hash(tell).await?;
+        let mut duplicates = PairFile::create(&found, Some(&note))?;
+        if !hashes.is_empty() {
+            let sorter = Sorter::new(self.folder)?;
+            let mut parts = vec![self.folder.join("exact.parquet")];
+            repeats::exact(&sorter, &hashes, &parts[0]).await?;
+            if let Dedupe::Near(bits) = self.look.how {
+                let near = self.folder.join("near.parquet");
+                repeats::near(&sorter, &hashes, bits, self.folder, &near).await?;
+                parts.push(near);
+            }
+            let mut sorted = sorter.pairs(&parts, [files::LEFT, files::RIGHT]).await?;
+            while let Some(rows) = sorted.pairs().await? {
+                rows.into_iter().try_for_each(|(at, first)| duplicates.push(at, first))?;
+            }
+        }
+        crash::point("duplicates");
+        duplicates.end()?;
+        crash::point("duplicates-done");
+        tidy(self.folder)
+    }
+}
+
+/// Removes all but the hashes and the duplicates.
+fn tidy(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(|e| Error::dest(folder, e))? {
+        let path = entry.map_err(|e| Error::dest(folder, e))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name != DUPLICATES && !(name.starts_with(hashes::PREFIX) && name.ends_with(".parquet")) {
+            let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            gone.map_err(|e| Error::write(&path, &e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Finds the rows of `source` that repeat an earlier one, with what is needed kept in `folder`; what an earlier run has done there
+/// is not done again. `tell` hears how many rows are hashed.
+pub(crate) async fn find(
+    look: Look,
+    source: &Arc<Source>,
+    folder: &Path,
+    stop: &watch::Receiver<Stop>,
+    tell: &dyn Fn(u64),
+) -> Result<Duplicates> {
+    let mut stop = stop.clone();
+    let stopped = async move {
+        if stop.wait_for(|stop| *stop != Stop::No).await.is_err() {
+            // Nobody is left who could ask.
+            std::future::pending::<()>().await;
+        }
+    };
+    let mut starts = vec![0];
+    let mut rows = 0;
+    for record in source.records() {
+        rows += record.rows;
+        starts.push(rows);
+    }
+    let pass = Pass { look: Arc::new(look), source, starts, folder };
+    tokio::select! {
+        biased;
+        () = stopped => return Err(Error::Interrupted),
+        ended = pass.run(tell) => ended?,
+    }
+    let Pass { look, starts, .. } = pass;
+    Duplicates::open(folder.join(DUPLICATES), look.image_column.clone(), Arc::clone(source), starts)
+}
+
+/// The rows that repeat an earlier one, read along with the source.
+pub(crate) struct Duplicates {
+    source: Arc<Source>,
+    image_column: String,
+    starts: Vec<u64>,
+    path: PathBuf,
+    reader: ParquetRecordBatchReader,
+    /// Rows that were read, and the row that each repeats.
+    ahead: VecDeque<(u64, u64)>,
+    /// Rows before it were asked for.
+    asked: u64,
+}
+
+impl Duplicates {
+    fn open(path: PathBuf, image_column: String, source: Arc<Source>, starts: Vec<u64>) -> Result<Self> {
+        let broken = |e: &dyn fmt::Display| Error::dest(&path, format!("cannot read: {e}"));
+        let file = File::open(&path).map_err(|e| broken(&e))?;
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|builder| builder.build());
+        let reader = reader.map_err(|e| broken(&e))?;
+        Ok(Self { source, image_column, starts, path, reader, ahead: VecDeque::new(), asked: 0 })
+    }
+
+    /// Takes the images from the chunk's duplicates, and says in their problem what they repeat. Chunks come in the source's order.
+    pub(crate) fn mark(&mut self, chunk: &mut Chunk) -> Result<()> {
+        let start = self.starts[chunk.unit.file];
+        let mut repeats = Vec::with_capacity(chunk.numbers.len());
+        for number in &chunk.numbers {
+            let first = self.first_of(start + number)?;
+            if let Some(first) = first {
+                let (file, row) = place(&self.starts, first);
+                let problem = format!("duplicate of {}, row {row}", self.source.name(file));
+                chunk.problems.insert(*number, problem);
+            }
+            repeats.push(first.is_some());
+        }
+        let rows = without_images(&chunk.rows, &self.image_column, &repeats.into());
+        chunk.rows = rows.map_err(|e| Error::Internal(format!("images of duplicates: {e}")))?;
+        Ok(())
+    }
+
+    /// The row that row `at` repeats.
+    fn first_of(&mut self, at: u64) -> Result<Option<u64>> {
+        if at < self.asked {
+            return Err(Error::Internal("rows are asked for in another order than the source's".to_owned()));
+        }
+        self.asked = at;
+        loop {
+            match self.ahead.front().copied() {
+                Some((row, _)) if row < at => drop(self.ahead.pop_front()),
+                Some((row, first)) => return Ok((row == at).then_some(first)),
+                None => match self.reader.next() {
+                    None => return Ok(None),
+                    Some(batch) => {
+                        let batch = batch.map_err(|e| Error::dest(&self.path, format!("cannot read: {e}")))?;
+                        self.ahead.extend(files::pairs_of(&batch)?);
+                    }
+                },
+            }
+        }
+    }
+}
+
+/// File and row of the row number `at`.
+fn place(starts: &[u64], at: u64) -> (usize, u64) {
+    // A file without rows begins where the next one does.
+    let file = starts.partition_point(|start| *start <= at).saturating_sub(1);
+    (file, at - starts[file])
+}
+
+/// `schema` where the image of any row may be missing: in a struct, its bytes.
+pub(crate) fn with_nulls(schema: &Schema, image_column: &str) -> Schema {
+    let fields = schema.fields().iter().map(|field| {
+        let field = field.as_ref().clone();
+        if field.name() != image_column {
+            return field;
+        }
+        let DataType::Struct(parts) = field.data_type() else { return field.with_nullable(true) };
+        let parts: Fields = parts
+            .iter()
+            .map(|part| part.as_ref().clone().with_nullable(part.is_nullable() || part.name() == "bytes"))
+            .collect();
+        field.with_data_type(DataType::Struct(parts))
+    });
+    Schema::new_with_metadata(fields.collect::<Vec<Field>>(), schema.metadata.clone())
+}
+
+/// The rows without the images of those that `repeats` names. A struct keeps what else it has, as the path, which may be the only
+/// key of its row; and SQL would find the bytes of a struct that is NULL as a whole.
+fn without_images(rows: &RecordBatch, image_column: &str, repeats: &BooleanArray) -> Result<RecordBatch, ArrowError> {
+    let schema = Arc::new(with_nulls(rows.schema_ref(), image_column));
+    let columns = schema.fields().iter().zip(rows.columns()).map(|(field, column)| -> Result<ArrayRef, ArrowError> {
+        if field.name() != image_column {
+            return Ok(Arc::clone(column));
+        }
+        let (DataType::Struct(fields), Some(parts)) = (field.data_type(), column.as_struct_opt()) else {
+            return nullif(column, repeats);
+        };
+        let parts_now = fields.iter().zip(parts.columns()).map(|(field, part)| match field.name().as_str() {
+            "bytes" => nullif(part, repeats),
+            _ => Ok(Arc::clone(part)),
+        });
+        let parts_now = parts_now.collect::<Result<Vec<_>, ArrowError>>()?;
+        Ok(Arc::new(StructArray::try_new(fields.clone(), parts_now, parts.nulls().cloned())?))
+    });
+    let columns = columns.collect::<Result<Vec<_>, ArrowError>>()?;
+    RecordBatch::try_new(schema, columns)
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{BinaryArray, StringArray};
+
+    use super::*;
+
+    #[test]
+    fn an_option_is_exact_or_near() {
+        assert_eq!("exact".parse(), Ok(Dedupe::Exact));
+        assert_eq!("near".parse(), Ok(Dedupe::Near(6)));
+        assert_eq!("near=0".parse(), Ok(Dedupe::Near(0)));
+        assert_eq!("near=12".parse(), Ok(Dedupe::Near(12)));
+        for wrong in ["", "Exact", "exact=1", "near=", "near=13", "near=-1", "near=x", "far"] {
+            let error = wrong.parse::<Dedupe>().unwrap_err();
+            assert!(error.contains("near=BITS"), "{error}");
+        }
+        for how in [Dedupe::Exact, Dedupe::Near(0), Dedupe::Near(9)] {
+            assert_eq!(how.to_string().parse(), Ok(how));
+        }
+    }
+
+    #[test]
+    fn a_number_has_its_place() {
+        let starts = [0, 5, 5, 8];
+        assert_eq!([0, 4, 5, 7].map(|at| place(&starts, at)), [(0, 0), (0, 4), (2, 0), (2, 2)]);
+    }
+
+    #[test]
+    fn duplicates_lose_their_image_and_no_more() {
+        let image: ArrayRef = Arc::new(BinaryArray::from_iter_values(["a", "b", "c"]));
+        let path: ArrayRef = Arc::new(StringArray::from(vec!["1", "2", "3"]));
+        let part = |name: &str, array: &ArrayRef| Arc::new(Field::new(name, array.data_type().clone(), false));
+        let both: ArrayRef = Arc::new(StructArray::from(vec![
+            (part("bytes", &image), Arc::clone(&image)),
+            (part("path", &path), Arc::clone(&path)),
+        ]));
+        let repeats = BooleanArray::from(vec![false, true, false]);
+        for column in [image, both] {
+            let rows =
+                RecordBatch::try_from_iter([("image", Arc::clone(&column)), ("text", Arc::clone(&path))]).unwrap();
+            let rows = without_images(&rows, "image", &repeats).unwrap();
+            assert_eq!(rows.column(1), &path);
+            let image = rows.column(0);
+            let bytes = match image.as_struct_opt() {
+                Some(parts) => {
+                    assert_eq!((parts.column(1), parts.null_count()), (&path, 0));
+                    parts.column(0)
+                }
+                None => image,
+            };
+            assert_eq!(bytes.as_binary::<i32>().iter().collect::<Vec<_>>(), [Some(&b"a"[..]), None, Some(&b"c"[..])]);
+            // The type is the same where there are no duplicates.
+            let none = without_images(&rows, "image", &vec![false; 3].into()).unwrap();
+            assert_eq!(none, rows);
+        }
+    }
+}

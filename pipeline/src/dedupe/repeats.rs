@@ -1,0 +1,214 @@
+//! The second pass: which hashes repeat others.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use datafusion::arrow::array::AsArray as _;
+use datafusion::common::runtime::SpawnedTask;
+
+use super::files::{LEFT, PairFile, RIGHT, Sorted, Sorter, column, numbers, wrong};
+use super::hashes::{AT, KEY, LOOKS, schema};
+use super::pairs::{self, Hash, Kinds, Picture};
+use crate::error::{Error, Result};
+
+/// Writes to `to` the rows whose key an earlier row has, each with the first row that has it.
+pub(super) async fn exact(sorter: &Sorter, hashes: &[PathBuf], to: &Path) -> Result<()> {
+    let mut rows = sorter.sorted(hashes, &schema(), Some(column(KEY).is_not_null()), [KEY, AT]).await?;
+    let mut found = PairFile::create(to, None)?;
+    let mut last: Vec<u8> = Vec::new();
+    let mut first = 0;
+    while let Some(batch) = rows.next().await? {
+        let keys = batch.column(0).as_fixed_size_binary_opt().ok_or_else(|| wrong("a key is none"))?;
+        for (key, at) in keys.iter().zip(numbers(&batch, 1)?.values().iter()) {
+            let key = key.ok_or_else(|| wrong("a key is missing"))?;
+            if last == key {
+                found.push(*at, first)?;
+            } else {
+                last.clear();
+                last.extend_from_slice(key);
+                first = *at;
+            }
+        }
+    }
+    found.end()
+}
+
+/// Writes to `to` the rows that look like an earlier one that is the first of its kind, each with that one.
+pub(super) async fn near(sorter: &Sorter, hashes: &[PathBuf], bits: u32, folder: &Path, to: &Path) -> Result<()> {
+    // Of pictures that look the same, as all blank ones do, only the first is compared with others.
+    let known = [folder.join("known.parquet")];
+    let mut rows = looks(sorter, hashes).await?;
+    let mut file = PairFile::create(&known[0], None)?;
+    let mut last = None;
+    let mut count = 0;
+    while let Some(pairs) = rows.pairs().await? {
+        for (hash, at) in pairs {
+            if last != Some(hash) {
+                file.push(at, hash)?;
+                (last, count) = (Some(hash), count + 1);
+            }
+        }
+    }
+    file.end()?;
+    let alike = if bits == 0 { Vec::new() } else { alike(sorter, &known, count, bits, folder).await? };
+
+    let mut pictures = Vec::with_capacity(count);
+    let mut rows = sorter.pairs(&known, [LEFT, RIGHT]).await?;
+    while let Some(pairs) = rows.pairs().await? {
+        pictures.extend(pairs.into_iter().map(|(first, hash)| Picture { hash, first }));
+    }
+    let mut kinds = Kinds::new(pictures);
+    if !alike.is_empty() {
+        let mut rows = sorter.pairs(&alike, [LEFT, RIGHT]).await?;
+        while let Some(pairs) = rows.pairs().await? {
+            pairs.into_iter().for_each(|(later, earlier)| kinds.pair(later, earlier));
+        }
+    }
+    let mut pictures = kinds.pictures;
+    pictures.sort_unstable_by_key(|picture| picture.hash);
+
+    // Both are in the order of the hashes.
+    let mut found = PairFile::create(to, None)?;
+    let mut rows = looks(sorter, hashes).await?;
+    let mut pictures = pictures.into_iter();
+    let mut picture = pictures.next();
+    while let Some(pairs) = rows.pairs().await? {
+        for (hash, at) in pairs {
+            while picture.is_some_and(|picture| picture.hash < hash) {
+                picture = pictures.next();
+            }
+            let Some(Picture { first, .. }) = picture.filter(|picture| picture.hash == hash) else {
+                return Err(wrong("a hash is gone"));
+            };
+            if first != at {
+                found.push(at, first)?;
+            }
+        }
+    }
+    found.end()
+}
+
+/// What each row looks like, and the rows that look the same in their order.
+async fn looks(sorter: &Sorter, hashes: &[PathBuf]) -> Result<Sorted> {
+    sorter.sorted(hashes, &schema(), Some(column(LOOKS).is_not_null()), [LOOKS, AT]).await
+}
+
+/// Files with the pairs of the `count` known pictures that look alike, by their places in the order of their first rows.
+async fn alike(sorter: &Sorter, known: &[PathBuf], count: usize, bits: u32, folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut hashes = Vec::with_capacity(count);
+    let mut rows = sorter.pairs(known, [LEFT, RIGHT]).await?;
+    while let Some(pairs) = rows.pairs().await? {
+        for (_, hash) in pairs {
+            let place = u32::try_from(hashes.len()).map_err(|_| {
+                let most = u32::MAX;
+                Error::Option(format!("--dedupe near compares {most} pictures at most: give --dedupe near=0 or exact"))
+            })?;
+            hashes.push(Hash::new(hash, place));
+        }
+    }
+    // The threads end with this future.
+    let cancel = Cancel(Arc::default());
+    let (cancelled, folder) = (Arc::clone(&cancel.0), folder.to_owned());
+    let task = SpawnedTask::spawn_blocking(move || pairs::write(hashes, bits, &folder, &cancelled));
+    task.join().await.unwrap_or_else(|e| Err(Error::Internal(format!("a task ended: {e}"))))
+}
+
+/// Dropped, it cancels.
+struct Cancel(Arc<AtomicBool>);
+
+impl Drop for Cancel {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{ArrayRef, FixedSizeBinaryArray, UInt64Array};
+    use datafusion::arrow::record_batch::RecordBatch;
+
+    use super::super::files::NewFile;
+    use super::*;
+
+    type Row = (Option<u8>, Option<u64>);
+
+    /// Two files of hashes of `rows`.
+    fn written(folder: &Path, rows: &[Row]) -> Vec<PathBuf> {
+        let mut at = 0;
+        let halves = rows.chunks(rows.len().div_ceil(2)).enumerate().map(|(n, rows)| {
+            let path = folder.join(format!("hashes-{n}.parquet"));
+            let mut file = NewFile::create(&path, &schema(), None).unwrap();
+            let ats: UInt64Array = (at..at + rows.len() as u64).collect();
+            at += rows.len() as u64;
+            let keys = rows.iter().map(|(key, _)| key.map(|key| [key; 32]));
+            let keys = FixedSizeBinaryArray::try_from_sparse_iter_with_size(keys, 32).unwrap();
+            let looks: UInt64Array = rows.iter().map(|(_, looks)| *looks).collect();
+            let columns: Vec<ArrayRef> = vec![Arc::new(ats), Arc::new(keys), Arc::new(looks)];
+            file.write(&RecordBatch::try_new(schema(), columns).unwrap()).unwrap();
+            file.end().unwrap();
+            path
+        });
+        halves.collect()
+    }
+
+    async fn read(sorter: &Sorter, path: PathBuf) -> Vec<(u64, u64)> {
+        let mut rows = sorter.pairs(&[path], [LEFT, RIGHT]).await.unwrap();
+        let mut all = Vec::new();
+        while let Some(pairs) = rows.pairs().await.unwrap() {
+            all.extend(pairs);
+        }
+        all
+    }
+
+    /// Every row in order, compared with the first of each kind.
+    fn one_by_one(rows: &[Row], bits: u32) -> Vec<(u64, u64)> {
+        let mut firsts: Vec<(u64, u64)> = Vec::new();
+        let mut found = Vec::new();
+        for (at, looks) in (0..).zip(rows).filter_map(|(at, (_, looks))| looks.map(|looks| (at, looks))) {
+            match firsts.iter().find(|(_, first)| (first ^ looks).count_ones() <= bits) {
+                Some((first, _)) => found.push((at, *first)),
+                None => firsts.push((at, looks)),
+            }
+        }
+        found
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn repetitions_are_found_over_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("a [folder] of % and *");
+        std::fs::create_dir(&folder).unwrap();
+        let mut state = 3_u64;
+        let mut next = |most: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % most
+        };
+        // Few pictures with a few bits changed, so that chains are many; some keys, and rows with neither.
+        let rows: Vec<Row> = (0..2000)
+            .map(|n| match n % 10 {
+                0 => (None, None),
+                1 | 2 => (Some(next(90) as u8), None),
+                _ => {
+                    let picture = (next(40) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                    (None, Some((0..next(7)).fold(picture, |hash, _| hash ^ (1_u64 << next(64)))))
+                }
+            })
+            .collect();
+        let hashes = written(&folder, &rows);
+        for bits in [0, 3, 6] {
+            let sorter = Sorter::new(&folder).unwrap();
+            let to = folder.join("near.parquet");
+            near(&sorter, &hashes, bits, &folder, &to).await.unwrap();
+            let want = one_by_one(&rows, bits);
+            assert!(want.len() > 100);
+            assert_eq!(read(&sorter, to).await, want, "{bits} bits");
+        }
+        let sorter = Sorter::new(&folder).unwrap();
+        let to = folder.join("exact.parquet");
+        exact(&sorter, &hashes, &to).await.unwrap();
+        let first = |key: &u8| rows.iter().position(|(other, _)| other.as_ref() == Some(key)).unwrap() as u64;
+        let keys = (0..).zip(&rows).filter_map(|(at, (key, _))| key.as_ref().map(|key| (at, first(key))));
+        assert_eq!(read(&sorter, to).await, keys.filter(|(at, first)| at != first).collect::<Vec<(u64, u64)>>());
+    }
+}

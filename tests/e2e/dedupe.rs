@@ -1,0 +1,250 @@
+//! `--dedupe`: rows that repeat an earlier one are in the table, and the models have not seen them.
+
+use std::fs::{self, File};
+use std::io::Cursor;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, StringArray};
+use datafusion::parquet::arrow::ArrowWriter;
+use image::ImageFormat;
+use image::imageops::FilterType;
+use serde_json::Value;
+
+use super::{BOOKKEEPING, Place, root};
+
+type Row = (Option<Vec<u8>>, Option<&'static str>);
+
+/// What repeats what: file and row, and file and row of the first.
+type Repeats = &'static [(&'static str, i64, &'static str, i64)];
+
+const EXACT: Repeats = &[
+    ("a.parquet", 2, "a.parquet", 0),
+    ("a.parquet", 7, "a.parquet", 6),
+    ("b.parquet", 2, "b.parquet", 1),
+    ("b.parquet", 4, "b.parquet", 0),
+];
+const NEAR: Repeats = &[
+    ("a.parquet", 2, "a.parquet", 0),
+    ("a.parquet", 3, "a.parquet", 0),
+    ("a.parquet", 7, "a.parquet", 6),
+    ("b.parquet", 0, "a.parquet", 0),
+    ("b.parquet", 1, "a.parquet", 1),
+    ("b.parquet", 2, "a.parquet", 1),
+    ("b.parquet", 4, "a.parquet", 0),
+];
+
+fn picture(name: &str) -> Option<Vec<u8>> {
+    Some(fs::read(root(&format!("tests/fixtures/{name}"))).unwrap())
+}
+
+/// Half the size, and compressed anew.
+fn smaller(bytes: &[u8]) -> Vec<u8> {
+    let picture = image::load_from_memory(bytes).unwrap();
+    let small = picture.resize_exact(picture.width() / 2, picture.height() / 2, FilterType::Triangle).to_rgb8();
+    let mut file = Cursor::new(Vec::new());
+    image::DynamicImage::from(small).write_to(&mut file, ImageFormat::Jpeg).unwrap();
+    file.into_inner()
+}
+
+fn write(place: &Place, name: &str, first: i64, rows: &[Row]) {
+    let id: ArrayRef = Arc::new((first..first + rows.len() as i64).collect::<Int64Array>());
+    let image: ArrayRef = Arc::new(rows.iter().map(|(image, _)| image.as_deref()).collect::<BinaryArray>());
+    let text: ArrayRef = Arc::new(rows.iter().map(|(_, text)| *text).collect::<StringArray>());
+    let columns = [("id", id, false), ("image", image, true), ("text", text, true)];
+    let batch = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
+    let mut writer = ArrowWriter::try_new(File::create(place.path(name)).unwrap(), batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+}
+
+/// Two files, `web/a.parquet` and `web/b.parquet`, in which rows repeat others.
+fn source() -> Place {
+    let place = Place::new();
+    let coffee = picture("images/coffee.png");
+    let astronaut = picture("images/astronaut_gray.png");
+    let broken = picture("bad/zeros.png");
+    let small = coffee.as_deref().map(smaller);
+    fs::create_dir(place.path("web")).unwrap();
+    let a: [Row; 9] = [
+        (coffee.clone(), Some("a cup of coffee")),
+        (astronaut.clone(), Some("an astronaut")),
+        (coffee.clone(), Some("a cup of coffee")),
+        (coffee, Some("a mug")),
+        (None, Some("nothing to see")),
+        (None, Some("nothing to see")),
+        (broken.clone(), Some("broken")),
+        (broken.clone(), Some("broken")),
+        (broken, Some("broken too")),
+    ];
+    write(&place, "web/a.parquet", 0, &a);
+    let b: [Row; 5] = [
+        (small.clone(), Some("a cup of coffee")),
+        (astronaut.clone(), None),
+        (astronaut, None),
+        (picture("images/emoji_pizza_twitter_white.png"), Some("a pizza")),
+        (small, Some("a cup of coffee")),
+    ];
+    write(&place, "web/b.parquet", 100, &b);
+    place
+}
+
+const QUERY: &str = "SELECT id, source, text, itm_score, kept, error, image_sha256, provenance['file'] AS file, \
+                     provenance['row'] AS row, encode(sha256(image), 'hex') AS image FROM t ORDER BY file, row, source DESC";
+
+/// The table marks what repeats another row, and nothing else.
+#[track_caller]
+fn marks(rows: &[Value], repeats: Repeats) {
+    for row in rows {
+        let at = (row["file"].as_str().unwrap(), row["row"].as_i64().unwrap());
+        let first = repeats.iter().find(|(file, number, ..)| at == (*file, *number));
+        match first {
+            Some((_, _, file, number)) => {
+                assert_eq!(row["error"], format!("duplicate of {file}, row {number}"), "{row}");
+                assert_eq!(row["kept"], false, "{row}");
+                for nothing in ["itm_score", "image", "image_sha256"] {
+                    assert!(row[nothing].is_null(), "{nothing}: {row}");
+                }
+            }
+            None => assert!(!row["error"].as_str().is_some_and(|error| error.contains("duplicate")), "{row}"),
+        }
+    }
+}
+
+#[test]
+fn the_models_do_not_see_what_repeats() {
+    let place = source();
+    place.job_ok(&["web", "all", "--min-itm", "0", "--image", "all"]);
+    let all = place.rows("all", QUERY);
+    marks(&all, &[]);
+    for (how, repeats) in [("exact", EXACT), ("near", NEAR)] {
+        place.job_ok(&["web", how, "--min-itm", "0", "--image", "all", "--dedupe", how]);
+        let rows = place.rows(how, QUERY);
+        assert_eq!(rows.len(), 28, "each row has its two pairs");
+        marks(&rows, repeats);
+        for (before, now) in all.iter().zip(&rows) {
+            if !now["error"].as_str().is_some_and(|error| error.starts_with("duplicate of ")) {
+                let same = |name: &str| assert_eq!(before[name], now[name], "{name}: {now}");
+                ["file", "row", "source", "text", "kept", "error", "image_sha256", "image"].into_iter().for_each(same);
+            } else {
+                assert!(now["source"] == "web" || now["text"].is_null(), "a caption of a duplicate: {now}");
+                assert!(now["source"] == "synthetic" || now["text"] == before["text"], "{now}");
+            }
+        }
+        let scored = rows.iter().filter(|row| row["source"] == "web" && row["itm_score"].is_number());
+        let wanted = if how == "exact" { vec![0, 1, 3, 100, 103] } else { vec![0, 1, 103] };
+        assert_eq!(scored.map(|row| row["id"].as_i64().unwrap()).collect::<Vec<_>>(), wanted, "{how}");
+    }
+    // What decides what the table holds is part of the job.
+    let message = place.job_fails(&["web", "exact", "--min-itm", "0", "--image", "all", "--update"]);
+    assert!(message.contains("dedupe was exact"), "{message}");
+}
+
+#[test]
+fn an_option_that_is_none_is_refused() {
+    let place = source();
+    for wrong in ["far", "near=99", "exact=1"] {
+        let message = place.fails(2, &["run", "web", "pairs", "--dedupe", wrong]);
+        assert!(message.contains("--dedupe") && message.contains("near=BITS"), "{message}");
+    }
+    assert!(!place.path("pairs").exists());
+}
+
+/// No models.
+const RECIPE: &str = "SELECT * EXCLUDE (image), encode(sha256(image), 'hex') AS image_sha256, 'web' AS source, \
+    CAST(NULL AS FLOAT) AS itm_score, image_error(image) IS NULL AS kept, image_error(image) AS error, image FROM web";
+
+fn job<'a>(dest: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let args = ["run", "web", dest, "--recipe", "recipe.sql", "--unit-rows", "3", "--image", "all"];
+    [&args[..], more].concat()
+}
+
+fn with_recipe() -> Place {
+    let place = source();
+    fs::write(place.path("recipe.sql"), RECIPE).unwrap();
+    place
+}
+
+#[test]
+fn bits_decide_what_looks_alike() {
+    let place = with_recipe();
+    place.ok(&job("same", &["--dedupe", "near=0"]));
+    let rows = place.rows("same", QUERY);
+    // Without a bit to differ in, the same picture is still the same, whatever its text.
+    let same = |row: &&Value| row["error"].as_str().is_some_and(|error| error.starts_with("duplicate of "));
+    let ids: Vec<_> = rows.iter().filter(same).map(|row| row["id"].as_i64().unwrap()).collect();
+    assert!([2, 3, 7, 101, 102, 104].iter().all(|id| ids.contains(id)), "{ids:?}");
+    assert!([0, 1, 4, 5, 6, 8, 103].iter().all(|id| !ids.contains(id)), "{ids:?}");
+}
+
+#[test]
+fn a_struct_of_bytes_and_path_keeps_its_path() {
+    let place = with_recipe();
+    fs::rename(place.path("web"), place.path("plain")).unwrap();
+    let copy = |name: &str| {
+        format!(
+            "COPY (SELECT id, named_struct('bytes', image, 'path', CAST(id AS VARCHAR) || '.png') AS image, text FROM 'plain/{name}' \
+             ORDER BY id) TO 'web/{name}'"
+        )
+    };
+    place.ok(&["sql", "-c", &format!("{}; {}", copy("a.parquet"), copy("b.parquet"))]);
+    place.ok(&job("pairs", &["--dedupe", "near"]));
+    marks(&place.rows("pairs", QUERY), NEAR);
+    assert_eq!(place.number("pairs", "SELECT count(*) FROM t WHERE image_path = CAST(id AS VARCHAR) || '.png'"), 14);
+}
+
+#[test]
+fn each_shard_looks_at_the_whole_source() {
+    let place = with_recipe();
+    for shard in ["1/3", "2/3", "3/3"] {
+        place.ok(&job("pairs", &["--dedupe", "near", "--shard", shard]));
+    }
+    let rows = place.rows("pairs", QUERY);
+    assert_eq!(rows.len(), 14);
+    marks(&rows, NEAR);
+}
+
+#[test]
+fn what_is_new_may_repeat_what_was_there() {
+    let place = with_recipe();
+    fs::rename(place.path("web/b.parquet"), place.path("b.parquet")).unwrap();
+    place.ok(&job("pairs", &["--dedupe", "near"]));
+    fs::rename(place.path("b.parquet"), place.path("web/b.parquet")).unwrap();
+    place.ok(&job("pairs", &["--dedupe", "near", "--update"]));
+    let rows = place.rows("pairs", QUERY);
+    assert_eq!(rows.len(), 14);
+    marks(&rows, NEAR);
+    // A duplicate is no failure that another try would mend.
+    place.ok(&job("pairs", &["--dedupe", "near", "--retry-failed"]));
+    assert_eq!(place.rows("pairs", QUERY), rows);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pass_that_is_killed_goes_on() {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    let place = with_recipe();
+    fn args(dest: &str) -> Vec<&str> {
+        job(dest, &["--dedupe", "near", "--set", "datafusion.execution.batch_size=2"])
+    }
+    place.ok(&args("whole"));
+    marks(&place.rows("whole", QUERY), NEAR);
+    let killed = |dest: &str, at: &str| {
+        let output = place.command(&args(dest)).env("CAPFILT_KILL_AT", at).output().unwrap();
+        assert_eq!(output.status.signal(), Some(9), "{at}: {}", super::text(&output.stderr));
+    };
+    // Within a file of hashes, after one, before and after the duplicates are known, and in the middle of the table.
+    for at in ["hashes:1", "hashes:2", "duplicates:1", "duplicates-done:1", "pairs:3", "unit-done:2", "manifest:1"] {
+        killed("pairs", at);
+    }
+    place.ok(&args("pairs"));
+    super::kills::same_table(&place, "whole", "pairs");
+
+    // A file that is hashed is not hashed again: the second time there is one left, and no second one to be killed at.
+    killed("again", "hashes-done:1");
+    let folder = format!("again/{BOOKKEEPING}/shard-1-of-1/dedupe");
+    assert_eq!(place.names(&folder), ["hashes-00000000.parquet"]);
+    let output = place.command(&args("again")).env("CAPFILT_KILL_AT", "hashes:2").output().unwrap();
+    assert!(output.status.success(), "{}", super::text(&output.stderr));
+    super::kills::same_table(&place, "whole", "again");
+}
