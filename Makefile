@@ -66,6 +66,15 @@ test: setup setup-training ## all tests, and that the benchmark runs
 	$(TEST)
 	cargo test --locked --workspace --bench blip -- --quick
 
+STORES := .deps/stores/.installed
+$(STORES): Makefile
+	@echo "== moto, an S3 server for tests, into .deps/stores (once)" >&2
+	@rm -rf .deps/stores && python3 -m venv .deps/stores
+	@.deps/stores/bin/python -m pip install --quiet --disable-pip-version-check 'moto[server]==5.*'
+	@touch $@
+
+setup-stores: $(STORES) ## moto into .deps, for the tests of sources in stores
+
 READERS := .deps/readers/.installed
 $(READERS): Makefile
 	@echo "== pyarrow, DuckDB, datasets and webdataset into .deps/readers (once)" >&2

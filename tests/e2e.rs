@@ -20,6 +20,7 @@ mod rounds;
 mod select;
 mod sources;
 mod statements;
+mod stores;
 #[cfg(unix)]
 mod watching;
 mod webdataset;

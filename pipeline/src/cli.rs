@@ -109,7 +109,8 @@ pub(crate) enum Format {
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// A Parquet, WebDataset (.tar), CSV or JSON lines file, a folder of them (folders name=value give columns), a Delta table, a
-    /// folder of images with texts beside them (a.jpg, a.txt), or a glob in quotes
+    /// folder of images with texts beside them (a.jpg, a.txt), a glob in quotes, or a URL: s3://BUCKET/FOLDER, gs://, az://,
+    /// abfs://, or a file's by http(s)://
     pub(crate) source: PathBuf,
 
     /// Folder for the pair table

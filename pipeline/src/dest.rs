@@ -8,6 +8,7 @@ use crate::dedupe;
 use crate::error::{Error, Result};
 use crate::manifest::{Identity, Manifest, State};
 use crate::prepare::Again;
+use crate::source::is_url;
 use crate::table::{self, BOOKKEEPING, MANIFEST};
 
 const LOCK: &str = "lock";
@@ -52,6 +53,14 @@ pub(crate) fn check(source: &Path, dest: &Path) -> Result<()> {
     }
     if from.starts_with(&real) {
         return Err(Error::dest(dest, "the source lies inside it: give another folder"));
+    }
+    check_folder(dest)
+}
+
+/// Refuses a destination that can be no folder.
+pub(crate) fn check_folder(dest: &Path) -> Result<()> {
+    if is_url(&dest.to_string_lossy()) {
+        return Err(Error::dest(dest, "a table is written to a disk: give a folder"));
     }
     match fs::metadata(dest) {
         Ok(meta) if !meta.is_dir() => Err(Error::dest(dest, "it is a file: give a folder")),

@@ -22,7 +22,7 @@ use tokio::sync::mpsc::{self, Receiver};
 use crate::dedupe::Duplicates;
 use crate::earlier::Earlier;
 use crate::error::{Error, Result};
-use crate::source::Chunk;
+use crate::source::{Chunk, is_url};
 
 /// Rows of a chunk under way have their images in memory together; this many chunks are at most.
 const MOST_CHUNKS: usize = 16;
@@ -148,7 +148,7 @@ impl Loader {
                 for (row, name) in chunk.numbers.iter().copied().zip(&names) {
                     all.push(match name {
                         None => None,
-                        Some(name) => match tokio::fs::read(root.join(name)).await {
+                        Some(name) => match read(&root.join(name)).await {
                             Ok(bytes) => Some(Bytes::from(bytes)),
                             Err(e) => {
                                 problems.insert(row, format!("file: {e}"));
@@ -181,6 +181,14 @@ impl Loader {
         };
         Ok(Loaded { chunk, images, problems })
     }
+}
+
+/// A file on a disk, whose name is one from a source's folder on.
+async fn read(path: &Path) -> Result<Vec<u8>, String> {
+    if is_url(&path.to_string_lossy()) {
+        return Err("its path must begin with /, as the source is in a store".to_owned());
+    }
+    tokio::fs::read(path).await.map_err(|e| e.to_string())
 }
 
 fn texts(chunk: &Chunk, column: &str) -> Result<Vec<Option<String>>> {

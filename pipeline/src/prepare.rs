@@ -17,7 +17,7 @@ use crate::load::{ImageIs, Loader};
 use crate::manifest::{Identity, Manifest, State};
 use crate::recipe::{Columns, Planned, Recipe};
 use crate::run::Stop;
-use crate::source::{Source, Units};
+use crate::source::{Source, Units, whereabouts};
 use crate::table;
 use crate::write::{Format, Parts};
 
@@ -179,7 +179,7 @@ impl Job {
         identity: Identity,
         source: &mut Source,
     ) -> Result<(Manifest, bool, bool)> {
-        let root = std::path::absolute(&self.source).unwrap_or_else(|_| self.source.clone());
+        let root = whereabouts(&self.source);
         let new = |source: &Source, replaces| Manifest::new(self.shard.0, identity, source, root, replaces);
         let mut manifest = match found {
             Found::Nothing { replaces } => {
@@ -200,7 +200,7 @@ impl Job {
             let name = source.name(manifest.files.len());
             let more = if new > 1 { format!(" and {} more", new - 1) } else { String::new() };
             let reason = format!("{name}{more} came since the job began: give --update, which takes it in");
-            return Err(Error::source(&self.source, reason));
+            return Err(Error::source(whereabouts(&self.source), reason));
         }
         manifest.files = source.records();
         manifest.source_version = source.version();

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::manifest::{Identity, Manifest};
 use crate::pictures::{Pictures, Wanted};
 use crate::prepare::{Again, Images};
-use crate::source::{Chunk, Source, Units};
+use crate::source::{Chunk, Source, Units, whereabouts};
 use crate::stage::{End, Pairs, Stage, Written};
 use crate::summary::{Summary, Tally};
 use crate::table;
@@ -76,7 +76,7 @@ impl Select {
             _ => Images::Kept,
         };
         let dest = Dest::open(&self.dest, 1, 1)?;
-        let root = std::path::absolute(&first.source).unwrap_or_else(|_| first.source.clone());
+        let root = whereabouts(&first.source);
         let (manifest, begun) = match dest.look(&identity, if self.overwrite { Again::Overwrite } else { Again::No })? {
             Found::Nothing { replaces } => (Manifest::new(1, identity, &parts, root, replaces), false),
             Found::Shards(_) => return Err(Error::dest(&self.dest, "shards of a job are there: give another folder")),

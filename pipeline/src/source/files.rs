@@ -115,9 +115,8 @@ pub(super) fn image_folders(root: &Path) -> Result<Vec<PathBuf>> {
     Ok(folders)
 }
 
-/// Columns and values of the folders `name=value` between `root` and the file, as Hive writes them.
-pub(super) fn partitions(root: &Path, file: &Path) -> Result<Vec<(String, Option<String>)>> {
-    let below = file.strip_prefix(root).unwrap_or(file);
+/// Columns and values of the folders `name=value` on a file's path below the source, as Hive writes them.
+pub(super) fn partitions(below: &Path) -> Result<Vec<(String, Option<String>)>, String> {
     let folders = below.parent().into_iter().flat_map(Path::components);
     let mut found: Vec<(String, Option<String>)> = Vec::new();
     for folder in folders {
@@ -125,7 +124,7 @@ pub(super) fn partitions(root: &Path, file: &Path) -> Result<Vec<(String, Option
         let Some((name, value)) = folder.split_once('=') else { continue };
         let plain = |text: &str| {
             let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
-            decoded.map(|t| t.into_owned()).map_err(|e| Error::source(file, format!("its folder {folder}: {e}")))
+            decoded.map(|t| t.into_owned()).map_err(|e| format!("its folder {folder}: {e}"))
         };
         let value = if value == "__HIVE_DEFAULT_PARTITION__" { None } else { Some(plain(value)?) };
         found.push((plain(name)?, value));
@@ -139,8 +138,7 @@ mod tests {
 
     #[test]
     fn folders_tell_columns() {
-        let root = Path::new("/data/a=1/table");
-        let of = |file: &str| partitions(root, &root.join(file)).unwrap();
+        let of = |file: &str| partitions(Path::new(file)).unwrap();
         assert!(of("x.parquet").is_empty());
         let some = |name: &str, value: &str| (name.to_owned(), Some(value.to_owned()));
         assert_eq!(of("split=train/day=a%2Fb/x.parquet"), [some("split", "train"), some("day", "a/b")]);

@@ -2,14 +2,16 @@
 
 mod files;
 mod images;
+mod kind;
 mod parquet;
+mod place;
 mod schema;
+mod store;
 mod tar;
 mod text;
 mod unit;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,8 +27,10 @@ use crate::dest;
 use crate::error::{Error, Result};
 use crate::table;
 
+use kind::{Batches, Kind};
+use place::Place;
 pub(crate) use schema::recorded;
-use text::Text;
+pub(crate) use store::is_url;
 pub(crate) use unit::{Position, Units};
 
 /// Files of one kind and schema.
@@ -44,66 +48,9 @@ pub struct Source {
     written: SchemaRef,
 }
 
-/// What files are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Parquet,
-    WebDataset,
-    Text(Text),
-    /// Folders of images.
-    Images,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Parquet => "Parquet",
-            Self::WebDataset => "WebDataset",
-            Self::Text(Text::Csv) => "CSV",
-            Self::Text(Text::JsonLines) => "JSON lines",
-            Self::Images => "an image",
-        })
-    }
-}
-
-type Batches = Box<dyn Iterator<Item = Result<RecordBatch, String>>>;
-
-impl Kind {
-    /// By what the name ends in.
-    fn of(path: &Path) -> Option<Self> {
-        match path.extension()?.to_string_lossy().to_ascii_lowercase().as_str() {
-            "parquet" => Some(Self::Parquet),
-            "tar" => Some(Self::WebDataset),
-            "csv" => Some(Self::Text(Text::Csv)),
-            "jsonl" | "ndjson" => Some(Self::Text(Text::JsonLines)),
-            _ => None,
-        }
-    }
-
-    /// Rows and fingerprint of a file, and its schema as written.
-    fn look(self, root: &Path, path: &Path) -> Result<(FileRecord, SchemaRef)> {
-        match self {
-            Self::Parquet => parquet::look(root, path),
-            Self::WebDataset => tar::look(root, path),
-            Self::Text(text) => text.look(root, path),
-            Self::Images => images::look(root, path),
-        }
-    }
-
-    /// The rows of `ranges` (first row and number of rows, sorted), in batches of at most `most` rows that may span two ranges.
-    fn read(self, path: &Path, written: &Schema, ranges: &[(u64, u64)], most: usize) -> Result<Batches, String> {
-        match self {
-            Self::Parquet => parquet::read(path, ranges, most),
-            Self::WebDataset => tar::read(path, ranges, most),
-            Self::Text(text) => text.read(path, written, ranges, most),
-            Self::Images => images::read(path, ranges, most),
-        }
-    }
-}
-
 #[derive(Debug)]
 struct SourceFile {
-    path: PathBuf,
+    place: Place,
     record: FileRecord,
     /// As the file says.
     written: SchemaRef,
@@ -150,58 +97,69 @@ impl Source {
 
     /// The same for a version of a Delta table: its number, or a time.
     pub fn open_at(path: &Path, version: Option<&str>) -> Result<Self> {
-        if table::is_delta(path) {
+        let text = path.to_string_lossy();
+        let in_store = is_url(&text);
+        if !in_store && table::is_delta(path) {
             return Self::delta(path, version);
         }
         if version.is_some() {
             return Err(Error::source(
-                path,
+                whereabouts(path),
                 "it is no Delta table, which alone has versions: leave --source-version out",
             ));
         }
-        let (root, paths) = files::find(path)?;
-        if paths.is_empty() {
-            return Self::of(path, root.clone(), files::image_folders(&root)?, Kind::Images);
-        }
+        let local = |paths: Vec<PathBuf>| paths.into_iter().map(Place::Local).collect::<Vec<_>>();
+        let (root, places) = if in_store {
+            let (root, objects) = store::find(&text)?;
+            (root, objects.into_iter().map(Place::Remote).collect())
+        } else {
+            let (root, paths) = files::find(path)?;
+            if paths.is_empty() {
+                return Self::of(path, root.clone(), local(files::image_folders(&root)?), Kind::Images);
+            }
+            (root, local(paths))
+        };
         // A single file is what its name says, and Parquet where that says nothing.
-        let kind = paths.first().and_then(|path| Kind::of(path)).unwrap_or(Kind::Parquet);
-        Self::of(path, root, paths, kind)
+        let kind = places.first().and_then(|place| Kind::of(place.below(&root))).unwrap_or(Kind::Parquet);
+        Self::of(path, root, places, kind)
     }
 
-    fn of(path: &Path, root: PathBuf, paths: Vec<PathBuf>, kind: Kind) -> Result<Self> {
-        let mut files = Vec::with_capacity(paths.len());
+    fn of(path: &Path, root: PathBuf, places: Vec<Place>, kind: Kind) -> Result<Self> {
+        if let Some(other) = places.iter().find(|place| Kind::of(place.below(&root)).is_some_and(|other| other != kind))
+        {
+            let reason =
+                format!("a source is of one kind, and this file is not {kind} as the others: give one of the kinds");
+            return Err(Error::source(other.shown(), reason));
+        }
+        let looks = place::each(&places, |place| kind.look(&root, place))?;
+        let mut files = Vec::with_capacity(places.len());
         let mut merged: Option<(Vec<Field>, SchemaRef)> = None;
-        for path in paths {
-            if Kind::of(&path).is_some_and(|other| other != kind) {
-                let reason = format!(
-                    "a source is of one kind, and this file is not {kind} as the others: give one of the kinds"
-                );
-                return Err(Error::source(&path, reason));
-            }
-            let (record, written) = kind.look(&root, &path)?;
+        for (place, (record, written)) in places.into_iter().zip(looks) {
             let partitions = match kind {
                 // A folder tells its own columns too.
-                Kind::Images => files::partitions(&root, &path.join("image"))?,
-                _ => files::partitions(&root, &path)?,
+                Kind::Images => files::partitions(&place.below(&root).join("image")),
+                _ => files::partitions(place.below(&root)),
             };
+            let partitions = partitions.map_err(|reason| Error::source(place.shown(), reason))?;
             let these = schema::with_partitions(&schema::as_views(&written), &partitions)
-                .map_err(|reason| Error::source(&path, reason))?;
+                .map_err(|reason| Error::source(place.shown(), reason))?;
             match &mut merged {
                 None => {
                     merged = Some((these.fields().iter().map(|f| f.as_ref().clone()).collect(), Arc::clone(&written)));
                 }
                 Some((fields, _)) => schema::merge(fields, &these).map_err(|reason| {
                     let first: &SourceFile = &files[0];
-                    Error::source(&path, format!("{reason} those of {}: convert one of them", first.path.display()))
+                    let first = first.place.shown();
+                    Error::source(place.shown(), format!("{reason} those of {}: convert one of them", first.display()))
                 })?,
             }
-            files.push(SourceFile { path, record, written, partitions, deleted: Vec::new() });
+            files.push(SourceFile { place, record, written, partitions, deleted: Vec::new() });
         }
         let Some((fields, written)) = merged else {
             return Err(Error::source(path, "the folder holds no .parquet, .tar, .csv or .jsonl file, and no image"));
         };
         Ok(Self {
-            given: path.to_owned(),
+            given: whereabouts(path),
             root,
             kind,
             files,
@@ -226,9 +184,10 @@ impl Source {
         let root = std::fs::canonicalize(path).map_err(|e| Error::source(path, e))?;
         let schema = Arc::new(schema::as_views(&found.schema));
         let files = found.files.into_iter().map(|file| {
-            let (record, written) = Kind::Parquet.look(&root, &file.path)?;
+            let place = Place::Local(file.path);
+            let (record, written) = Kind::Parquet.look(&root, &place)?;
             let deleted = file.deleted.unwrap_or_default();
-            Ok(SourceFile { path: file.path, record, written, partitions: file.partitions, deleted })
+            Ok(SourceFile { place, record, written, partitions: file.partitions, deleted })
         });
         let files = files.collect::<Result<Vec<_>>>()?;
         let (given, version, written) = (path.to_owned(), Some(found.version), found.schema);
@@ -252,7 +211,7 @@ impl Source {
 
     /// Where the files are.
     pub fn paths(&self) -> Vec<PathBuf> {
-        self.files.iter().map(|file| file.path.clone()).collect()
+        self.files.iter().map(|file| file.place.shown()).collect()
     }
 
     /// Number of rows.
@@ -267,10 +226,13 @@ impl Source {
 
     /// Refuses a destination that is part of the source, or that the source is part of.
     pub(crate) fn check_apart(&self, dest: &Path) -> Result<()> {
+        if is_url(&self.given.to_string_lossy()) {
+            return dest::check_folder(dest);
+        }
         if self.given.exists() {
             return dest::check(&self.given, dest);
         }
-        self.files.iter().try_for_each(|file| dest::check(&file.path, dest))?;
+        self.files.iter().try_for_each(|file| dest::check(&file.place.shown(), dest))?;
         let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         // As the files were found: * is one name.
         let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
@@ -317,7 +279,7 @@ impl Source {
             };
             if file.record != *record {
                 return Err(Error::source(
-                    &file.path,
+                    file.place.shown(),
                     "it has changed since rows of it were written: give --overwrite or another folder",
                 ));
             }
@@ -383,8 +345,8 @@ impl Source {
             return Ok(());
         }
         let source = &self.files[file];
-        let broken = |e: &dyn std::fmt::Display| Error::source(&source.path, format!("cannot read: {e}"));
-        let mut batches = self.kind.read(&source.path, &source.written, ranges, most).map_err(|e| broken(&e))?;
+        let broken = |e: &dyn std::fmt::Display| source.place.error(|| format!("cannot read: {e}"));
+        let mut batches = self.kind.read(&source.place, &source.written, ranges, most).map_err(|e| broken(&e))?;
         let mut rest: Option<RecordBatch> = None;
         for &(start, rows) in ranges {
             let unit = Position { file, row: units.start_of(start) };
@@ -423,10 +385,10 @@ impl Source {
         each: &mut dyn FnMut(Option<&[u8]>),
     ) -> Result<()> {
         let source = &self.files[file];
-        let broken = |e: &dyn std::fmt::Display| Error::source(&source.path, format!("cannot read: {e}"));
+        let broken = |e: &dyn std::fmt::Display| source.place.error(|| format!("cannot read: {e}"));
         let ranges: Vec<(u64, u64)> = rows.iter().map(|row| (*row, 1)).collect();
         for batch in
-            self.kind.read(&source.path, &source.written, &ranges, rows.len().clamp(1, 64)).map_err(|e| broken(&e))?
+            self.kind.read(&source.place, &source.written, &ranges, rows.len().clamp(1, 64)).map_err(|e| broken(&e))?
         {
             let batch = batch.map_err(|e| broken(&e))?;
             let found = batch.column_by_name(column).ok_or_else(|| broken(&format!("there is no column {column}")))?;
@@ -465,6 +427,15 @@ impl Source {
         let columns = self.schema.fields().iter().map(column).collect::<Result<_, _>>()?;
         RecordBatch::try_new(Arc::clone(&self.schema), columns)
     }
+}
+
+/// Where a source is, as seen from anywhere: an absolute path, or a URL without what may be a password.
+pub(crate) fn whereabouts(source: &Path) -> PathBuf {
+    let text = source.to_string_lossy();
+    if is_url(&text) {
+        return PathBuf::from(store::shown(&text));
+    }
+    std::path::absolute(source).unwrap_or_else(|_| source.to_owned())
 }
 
 impl SourceFile {

@@ -1,7 +1,5 @@
 //! Rows of a Parquet file.
 
-use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,8 +9,10 @@ use datafusion::parquet::arrow::arrow_reader::{
     RowSelector,
 };
 use datafusion::parquet::errors::ParquetError;
+use datafusion::parquet::file::reader::{ChunkReader as _, Length as _};
 use sha2::{Digest as _, Sha256};
 
+use super::place::{Chunks, Place};
 use super::{Batches, FileRecord, schema};
 use crate::error::{Error, Result};
 
@@ -20,37 +20,31 @@ use crate::error::{Error, Result};
 const BATCH_BYTES: u64 = 64 << 20;
 
 /// What the footer says.
-pub(super) fn look(root: &Path, path: &Path) -> Result<(FileRecord, SchemaRef)> {
-    let mut file = File::open(path).map_err(|e| Error::source(path, e))?;
-    let broken = |e: &dyn std::fmt::Display| Error::source(path, format!("not a Parquet file, or a broken one: {e}"));
+pub(super) fn look(root: &Path, place: &Place) -> Result<(FileRecord, SchemaRef)> {
+    let file = place.chunks().map_err(|e| Error::source(place.shown(), e))?;
+    let broken = |e: &dyn std::fmt::Display| place.error(|| format!("not a Parquet file, or a broken one: {e}"));
     let footer = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| broken(&e))?;
     let rows = u64::try_from(footer.metadata().file_metadata().num_rows()).unwrap_or(0);
-    let bytes = file.metadata().map_err(|e| Error::source(path, e))?.len();
-    let stamp = footer_digest(&mut file, bytes).map_err(|e| broken(&e))?;
-    let name = path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned();
-    Ok((FileRecord { name, bytes, stamp, rows }, Arc::clone(footer.schema())))
+    let stamp = footer_digest(&file).map_err(|e| broken(&e))?;
+    Ok((FileRecord { name: place.name(root), bytes: file.len(), stamp, rows }, Arc::clone(footer.schema())))
 }
 
 /// The footer tells sizes, places and statistics of all that is in the file; a copy of the file has the same.
-fn footer_digest(file: &mut File, bytes: u64) -> std::io::Result<String> {
-    let mut tail = [0; 8];
-    file.seek(SeekFrom::Start(bytes.saturating_sub(8)))?;
-    file.read_exact(&mut tail)?;
-    let length = u64::from(u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]));
-    let mut footer = Vec::new();
-    file.seek(SeekFrom::Start(bytes.saturating_sub(8 + length)))?;
-    file.take(length).read_to_end(&mut footer)?;
+fn footer_digest(file: &Chunks) -> Result<String, ParquetError> {
+    let tail = file.get_bytes(file.len().saturating_sub(8), 8)?;
+    let length = u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]);
+    let footer = file.get_bytes(file.len().saturating_sub(8 + u64::from(length)), length as usize)?;
     Ok(hex::encode(&Sha256::digest(&footer)[..8]))
 }
 
 /// The rows of `ranges`, as [`super::Kind::read`] has them.
-pub(super) fn read(path: &Path, ranges: &[(u64, u64)], most: usize) -> Result<Batches, String> {
-    let reader = open(path, ranges, most).map_err(|e| e.to_string())?;
+pub(super) fn read(place: &Place, ranges: &[(u64, u64)], most: usize) -> Result<Batches, String> {
+    let reader = open(place, ranges, most).map_err(|e| e.to_string())?;
     Ok(Box::new(reader.map(|batch| batch.map_err(|e| e.to_string()))))
 }
 
-fn open(path: &Path, ranges: &[(u64, u64)], most: usize) -> Result<ParquetRecordBatchReader, ParquetError> {
-    let file = File::open(path)?;
+fn open(place: &Place, ranges: &[(u64, u64)], most: usize) -> Result<ParquetRecordBatchReader, ParquetError> {
+    let file = place.chunks()?;
     let footer = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())?;
     let bytes: i64 = footer.metadata().row_groups().iter().map(|group| group.total_byte_size()).sum();
     let rows = footer.metadata().file_metadata().num_rows();

@@ -1,7 +1,6 @@
 //! Rows of CSV files and of files with a JSON object a line.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 use std::sync::Arc;
@@ -13,6 +12,7 @@ use datafusion::arrow::json;
 use datafusion::arrow::record_batch::RecordBatch;
 use sha2::{Digest as _, Sha256};
 
+use super::place::{Input, Place};
 use super::{Batches, FileRecord, schema};
 use crate::error::{Error, Result};
 
@@ -25,9 +25,9 @@ pub(super) enum Text {
 
 impl Text {
     /// Reads the whole file: its rows, and types that hold all of them.
-    pub(super) fn look(self, root: &Path, path: &Path) -> Result<(FileRecord, SchemaRef)> {
-        let broken = |e: &dyn std::fmt::Display| Error::source(path, format!("not {}: {e}", self.words()));
-        let file = File::open(path).map_err(|e| Error::source(path, e))?;
+    pub(super) fn look(self, root: &Path, place: &Place) -> Result<(FileRecord, SchemaRef)> {
+        let broken = |e: &dyn std::fmt::Display| place.error(|| format!("not {}: {e}", self.words()));
+        let file = place.open().map_err(|e| Error::source(place.shown(), e))?;
         let mut file = Digested { file, digest: Sha256::new(), bytes: 0 };
         let (found, rows) = match self {
             Self::Csv => format().infer_schema(BufReader::new(&mut file), None),
@@ -43,20 +43,19 @@ impl Text {
         if schema.fields().is_empty() {
             return Err(broken(&"it has no columns"));
         }
-        let name = path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned();
-        let stamp = hex::encode(&file.digest.finalize()[..8]);
-        Ok((FileRecord { name, bytes: file.bytes, stamp, rows: rows as u64 }, Arc::new(schema)))
+        let stamp = place.stamp().unwrap_or_else(|| hex::encode(&file.digest.finalize()[..8]));
+        Ok((FileRecord { name: place.name(root), bytes: file.bytes, stamp, rows: rows as u64 }, Arc::new(schema)))
     }
 
     /// The rows of `ranges`, as [`super::Kind::read`] has them.
     pub(super) fn read(
         self,
-        path: &Path,
+        place: &Place,
         written: &Schema,
         ranges: &[(u64, u64)],
         most: usize,
     ) -> Result<Batches, String> {
-        let file = BufReader::with_capacity(1 << 20, File::open(path).map_err(|e| e.to_string())?);
+        let file = BufReader::with_capacity(1 << 20, place.open().map_err(|e| e.to_string())?);
         let schema = Arc::new(schema::as_views(written));
         let batches: Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>>> = match self {
             Self::Csv => {
@@ -93,7 +92,7 @@ fn plain(error: &ArrowError) -> String {
 
 /// A file that is digested while it is read.
 struct Digested {
-    file: File,
+    file: Box<dyn Input>,
     digest: Sha256,
     bytes: u64,
 }
@@ -170,6 +169,7 @@ mod tests {
         {
             let path = folder.path().join(name);
             std::fs::write(&path, &text).unwrap();
+            let path = Place::Local(path);
             let (record, schema) = kind.look(folder.path(), &path).unwrap();
             assert_eq!((record.rows, record.bytes), (10, text.len() as u64), "{name}");
             assert_eq!(schema.field(0).data_type(), &DataType::Int64);
@@ -191,7 +191,7 @@ mod tests {
         ] {
             let path = folder.path().join("x");
             std::fs::write(&path, text).unwrap();
-            let error = kind.look(folder.path(), &path).unwrap_err().to_string();
+            let error = kind.look(folder.path(), &Place::Local(path)).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         }
     }

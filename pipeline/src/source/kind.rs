@@ -1,0 +1,79 @@
+//! Kinds of files.
+
+use std::fmt;
+use std::path::Path;
+
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::record_batch::RecordBatch;
+
+use super::place::Place;
+use super::text::Text;
+use super::{FileRecord, images, parquet, tar};
+use crate::error::Result;
+
+/// What files are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Parquet,
+    WebDataset,
+    Text(Text),
+    /// Folders of images.
+    Images,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Parquet => "Parquet",
+            Self::WebDataset => "WebDataset",
+            Self::Text(Text::Csv) => "CSV",
+            Self::Text(Text::JsonLines) => "JSON lines",
+            Self::Images => "an image",
+        })
+    }
+}
+
+/// Why a folder of images is none of a store's.
+const NO_IMAGES: &str = "folders of images are read from disks only";
+
+/// Rows that are read one after another.
+pub(super) type Batches = Box<dyn Iterator<Item = Result<RecordBatch, String>>>;
+
+impl Kind {
+    /// By what the name ends in.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        match path.extension()?.to_string_lossy().to_ascii_lowercase().as_str() {
+            "parquet" => Some(Self::Parquet),
+            "tar" => Some(Self::WebDataset),
+            "csv" => Some(Self::Text(Text::Csv)),
+            "jsonl" | "ndjson" => Some(Self::Text(Text::JsonLines)),
+            _ => None,
+        }
+    }
+
+    /// Rows and fingerprint of a file, and its schema as written.
+    pub(super) fn look(self, root: &Path, place: &Place) -> Result<(FileRecord, SchemaRef)> {
+        match self {
+            Self::Parquet => parquet::look(root, place),
+            Self::WebDataset => tar::look(root, place),
+            Self::Text(text) => text.look(root, place),
+            Self::Images => images::look(root, place.local().ok_or_else(|| place.error(|| NO_IMAGES.to_owned()))?),
+        }
+    }
+
+    /// The rows of `ranges` (first row and number of rows, sorted), in batches of at most `most` rows that may span two ranges.
+    pub(super) fn read(
+        self,
+        place: &Place,
+        written: &Schema,
+        ranges: &[(u64, u64)],
+        most: usize,
+    ) -> Result<Batches, String> {
+        match self {
+            Self::Parquet => parquet::read(place, ranges, most),
+            Self::WebDataset => tar::read(place, ranges, most),
+            Self::Text(text) => text.read(place, written, ranges, most),
+            Self::Images => images::read(place.local().ok_or(NO_IMAGES)?, ranges, most),
+        }
+    }
+}

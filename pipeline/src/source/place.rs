@@ -1,0 +1,192 @@
+//! Where a file of a source is: on a disk, or in a store. Its readers need not know.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use datafusion::parquet::errors::Result as ParquetResult;
+use datafusion::parquet::file::reader::{ChunkReader, Length};
+
+use super::store::{Pages, Remote};
+use crate::error::{Error, Result};
+
+/// Files of a store that are looked at at a time: each costs some answers of it.
+const AT_ONCE: usize = 8;
+
+/// A file on a disk, or an object of a store.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    Local(PathBuf),
+    Remote(Remote),
+}
+
+/// What is read from its beginning to its end, or skipped.
+pub(super) trait Input: Read + Seek + Send {}
+
+impl<T: Read + Seek + Send> Input for T {}
+
+impl Place {
+    /// As errors name it.
+    pub(super) fn shown(&self) -> PathBuf {
+        match self {
+            Self::Local(path) => path.clone(),
+            Self::Remote(remote) => PathBuf::from(remote.url()),
+        }
+    }
+
+    /// Its path on a disk.
+    pub(super) fn local(&self) -> Option<&Path> {
+        match self {
+            Self::Local(path) => Some(path),
+            Self::Remote(_) => None,
+        }
+    }
+
+    /// Its path below `root`.
+    pub(super) fn below<'a>(&'a self, root: &Path) -> &'a Path {
+        match self {
+            Self::Local(path) => path.strip_prefix(root).unwrap_or(path),
+            Self::Remote(remote) => Path::new(remote.name()),
+        }
+    }
+
+    /// That path as a record names it.
+    pub(super) fn name(&self, root: &Path) -> String {
+        self.below(root).to_string_lossy().into_owned()
+    }
+
+    pub(super) fn bytes(&self) -> io::Result<u64> {
+        match self {
+            Self::Local(path) => fs::metadata(path).map(|meta| meta.len()),
+            Self::Remote(remote) => Ok(remote.size()),
+        }
+    }
+
+    /// 16 hex digits by which a store tells the object from another of its name; `None` where nothing does.
+    pub(super) fn stamp(&self) -> Option<String> {
+        match self {
+            Self::Local(_) => None,
+            Self::Remote(remote) => remote.stamp(),
+        }
+    }
+
+    /// To be read in order.
+    pub(super) fn open(&self) -> io::Result<Box<dyn Input>> {
+        let input: Box<dyn Input> = match self {
+            Self::Local(path) => Box::new(File::open(path)?),
+            Self::Remote(remote) => Box::new(remote.open()),
+        };
+        Ok(input)
+    }
+
+    /// To be read as Parquet files are.
+    pub(super) fn chunks(&self) -> io::Result<Chunks> {
+        Ok(match self {
+            Self::Local(path) => Chunks::Local(File::open(path)?),
+            Self::Remote(remote) => Chunks::Remote(remote.pages()),
+        })
+    }
+
+    /// Where the store is why something failed, its reason; else `other`, what a reader made of it.
+    pub(super) fn reason(&self, other: impl FnOnce() -> String) -> String {
+        match self {
+            Self::Remote(remote) => remote.problem().unwrap_or_else(other),
+            Self::Local(_) => other(),
+        }
+    }
+
+    /// An error that names it.
+    pub(super) fn error(&self, other: impl FnOnce() -> String) -> Error {
+        Error::source(self.shown(), self.reason(other))
+    }
+}
+
+/// A file that is read here and there.
+pub(super) enum Chunks {
+    Local(File),
+    Remote(Pages),
+}
+
+impl Length for Chunks {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Local(file) => Length::len(file),
+            Self::Remote(pages) => pages.len(),
+        }
+    }
+}
+
+impl ChunkReader for Chunks {
+    type T = Box<dyn Read>;
+
+    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
+        let read: Box<dyn Read> = match self {
+            Self::Local(file) => Box::new(file.get_read(start)?),
+            Self::Remote(pages) => Box::new(pages.get_read(start)?),
+        };
+        Ok(read)
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
+        match self {
+            Self::Local(file) => file.get_bytes(start, length),
+            Self::Remote(pages) => pages.get_bytes(start, length),
+        }
+    }
+}
+
+/// Looks at all places in their order; at some of a store's at a time. The first error, in that order, is the answer.
+pub(super) fn each<T: Send>(places: &[Place], look: impl Fn(&Place) -> Result<T> + Sync) -> Result<Vec<T>> {
+    if places.iter().all(|place| place.local().is_some()) {
+        return places.iter().map(look).collect();
+    }
+    let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
+    let seen: Mutex<Vec<(usize, Result<T>)>> = Mutex::new(Vec::with_capacity(places.len()));
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE.min(places.len()) {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    // What comes before a failure is still looked at.
+                    let Some(place) = places.get(number).filter(|_| number < failed.load(Ordering::Relaxed)) else {
+                        return;
+                    };
+                    let one = look(place);
+                    if one.is_err() {
+                        failed.fetch_min(number, Ordering::Relaxed);
+                    }
+                    seen.lock().unwrap_or_else(PoisonError::into_inner).push((number, one));
+                }
+            });
+        }
+    });
+    let mut seen = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
+    seen.sort_by_key(|(number, _)| *number);
+    seen.into_iter().map(|(_, one)| one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_on_a_disk_is_named_and_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a=1/x.csv");
+        fs::create_dir(folder.path().join("a=1")).unwrap();
+        fs::write(&path, "0123456789").unwrap();
+        let place = Place::Local(path);
+        assert_eq!((place.name(folder.path()).as_str(), place.bytes().unwrap()), ("a=1/x.csv", 10));
+        let mut text = String::new();
+        place.open().unwrap().read_to_string(&mut text).unwrap();
+        let chunks = place.chunks().unwrap();
+        assert_eq!((text.as_str(), chunks.len()), ("0123456789", 10));
+        assert_eq!(&chunks.get_bytes(3, 4).unwrap()[..], b"3456");
+        text.clear();
+        chunks.get_read(8).unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "89");
+    }
+}

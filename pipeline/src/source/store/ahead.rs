@@ -1,0 +1,215 @@
+//! Bytes of an object, fetched ahead of who reads them in order, as a system reads ahead in files.
+
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+
+use bytes::{Bytes, BytesMut};
+use datafusion::parquet::errors::{ParquetError, Result as ParquetResult};
+use datafusion::parquet::file::reader::{ChunkReader, Length};
+
+use super::object::{Object, begin};
+use super::problem::Problem;
+
+/// What is asked for at a place that nothing led to, bytes. A Parquet file's footer mostly fits.
+const FIRST: u64 = 512 << 10;
+/// Each window is twice as long as the one before, up to this.
+const LONGEST: u64 = 8 << 20;
+/// Windows that are kept. The columns of a Parquet file are read in turn, each from a window of its own.
+const KEPT: u64 = 64 << 20;
+
+/// Parts of an object that have come or are under way.
+struct Ahead {
+    object: Arc<Object>,
+    windows: Vec<Window>,
+    /// Counts what is asked for.
+    clock: u64,
+}
+
+struct Window {
+    range: Range<u64>,
+    content: Content,
+    /// It was asked for before it was needed, since what is before it was read.
+    foreseen: bool,
+    used: u64,
+}
+
+enum Content {
+    Coming(mpsc::Receiver<Result<Bytes, Problem>>),
+    Here(Bytes),
+}
+
+impl Window {
+    fn bytes(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+}
+
+impl Ahead {
+    fn new(object: &Arc<Object>) -> Self {
+        Self { object: Arc::clone(object), windows: Vec::new(), clock: 0 }
+    }
+
+    /// Some of the `wanted` bytes from `at` on, which lies within the object: at least one.
+    fn get(&mut self, at: u64, wanted: u64) -> io::Result<Bytes> {
+        self.clock += 1;
+        let index = match self.windows.iter().position(|window| window.range.contains(&at)) {
+            Some(index) => index,
+            None => {
+                let range = self.unforeseen(at, wanted);
+                self.begin(range, false)?;
+                self.windows.len() - 1
+            }
+        };
+        let window = &mut self.windows[index];
+        window.used = self.clock;
+        let (start, end, bytes) = (window.range.start, window.range.end, window.bytes());
+        // Read in order, a second request is always under way.
+        let ahead = window.foreseen || at + wanted > start + bytes / 2;
+        if ahead && end < self.object.size && !self.windows.iter().any(|window| window.range.contains(&end)) {
+            self.begin(end..(end + (2 * bytes).min(LONGEST)).min(self.object.size), true)?;
+        }
+        let window = &mut self.windows[index];
+        if let Content::Coming(coming) = &window.content {
+            let lost = || Problem::new("internal error of capfilt: a request ended without an answer");
+            match coming.recv().unwrap_or_else(|_| Err(lost())) {
+                Ok(bytes) => window.content = Content::Here(bytes),
+                Err(problem) => {
+                    self.windows.remove(index);
+                    return Err(io::Error::other(problem));
+                }
+            }
+        }
+        let Content::Here(bytes) = &window.content else { return Err(io::ErrorKind::UnexpectedEof.into()) };
+        let offset = usize::try_from(at - start).map_err(io::Error::other)?;
+        let bytes = bytes.slice(offset..);
+        self.shrink();
+        Ok(bytes)
+    }
+
+    /// Where nothing is under way.
+    fn unforeseen(&self, at: u64, wanted: u64) -> Range<u64> {
+        let size = self.object.size;
+        // At the end of a Parquet file is what its readers ask for bit by bit, from the last to the first.
+        let start = if at + FIRST >= size { size.saturating_sub(FIRST) } else { at };
+        let end = (at + wanted.clamp(FIRST, LONGEST)).min(size);
+        let next = self.windows.iter().map(|window| window.range.start).filter(|start| *start > at).min();
+        start..end.min(next.unwrap_or(end))
+    }
+
+    fn begin(&mut self, range: Range<u64>, foreseen: bool) -> io::Result<()> {
+        let (object, asked) = (Arc::clone(&self.object), range.clone());
+        let coming = begin(async move { object.fetch(asked).await }).map_err(io::Error::other)?;
+        self.windows.push(Window { range, content: Content::Coming(coming), foreseen, used: self.clock });
+        Ok(())
+    }
+
+    /// Forgets what was not used for longest, where there is too much.
+    fn shrink(&mut self) {
+        let mut kept: u64 = self.windows.iter().map(Window::bytes).sum();
+        while kept > KEPT {
+            let old = self.windows.iter().enumerate().filter(|(_, window)| window.used < self.clock);
+            let Some((index, _)) = old.min_by_key(|(_, window)| window.used) else { return };
+            kept -= self.windows.remove(index).bytes();
+        }
+    }
+
+    fn read(&mut self, at: u64, into: &mut [u8]) -> io::Result<usize> {
+        if at >= self.object.size || into.is_empty() {
+            return Ok(0);
+        }
+        let bytes = self.get(at, into.len() as u64)?;
+        let read = bytes.len().min(into.len());
+        into[..read].copy_from_slice(&bytes[..read]);
+        Ok(read)
+    }
+}
+
+/// Reads an object from its beginning to its end. What was read is not kept.
+pub(in crate::source) struct Cursor {
+    ahead: Ahead,
+    at: u64,
+}
+
+impl Cursor {
+    pub(super) fn new(object: &Arc<Object>) -> Self {
+        Self { ahead: Ahead::new(object), at: 0 }
+    }
+}
+
+impl Read for Cursor {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let at = self.at;
+        self.ahead.windows.retain(|window| window.range.end > at);
+        let read = self.ahead.read(at, into)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+impl Seek for Cursor {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => self.ahead.object.size.checked_add_signed(by),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+        };
+        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
+    }
+}
+
+/// Reads an object here and there, as the columns of Parquet files are read.
+pub(in crate::source) struct Pages {
+    ahead: Arc<Mutex<Ahead>>,
+    size: u64,
+}
+
+impl Pages {
+    pub(super) fn new(object: &Arc<Object>) -> Self {
+        Self { ahead: Arc::new(Mutex::new(Ahead::new(object))), size: object.size }
+    }
+}
+
+impl Length for Pages {
+    fn len(&self) -> u64 {
+        self.size
+    }
+}
+
+impl ChunkReader for Pages {
+    type T = BufReader<Onward>;
+
+    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
+        Ok(BufReader::new(Onward { ahead: Arc::clone(&self.ahead), at: start }))
+    }
+
+    /// A copy: a page must not keep its window in memory.
+    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
+        if start.checked_add(length as u64).is_none_or(|end| end > self.size) {
+            return Err(ParquetError::EOF(format!("{length} bytes at {start}, and there are {}", self.size)));
+        }
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut got = BytesMut::with_capacity(length);
+        while got.len() < length {
+            let left = length - got.len();
+            let bytes = ahead.get(start + got.len() as u64, left as u64)?;
+            got.extend_from_slice(&bytes[..bytes.len().min(left)]);
+        }
+        Ok(got.freeze())
+    }
+}
+
+/// Reads on from a place.
+pub(in crate::source) struct Onward {
+    ahead: Arc<Mutex<Ahead>>,
+    at: u64,
+}
+
+impl Read for Onward {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.ahead.lock().unwrap_or_else(PoisonError::into_inner).read(self.at, into)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}

@@ -1,0 +1,311 @@
+//! Objects of stores as a source: `s3://bucket/folder/`, `gs://`, `az://`, `abfs://`, and single files by `http://`.
+
+mod ahead;
+mod object;
+mod problem;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::TryStreamExt as _;
+use glob::{MatchOptions, Pattern};
+use object_store::path::Path as Key;
+use object_store::{Error as StoreError, GetOptions, GetRange, ObjectMeta, ObjectStore};
+
+pub(super) use ahead::{Cursor, Pages};
+use object::{Object, Store, wait};
+use problem::{Problem, Service};
+
+use super::Kind;
+use crate::error::{Error, Result};
+
+const MAGIC: [char; 3] = ['*', '?', '['];
+
+/// Whether it is a URL, and no path.
+pub(crate) fn is_url(text: &str) -> bool {
+    text.split_once("://").is_some_and(|(scheme, _)| {
+        // One letter is a drive.
+        scheme.len() > 1
+            && scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+    })
+}
+
+/// A URL as it is shown and recorded: without what may be a password or a signature.
+pub(crate) fn shown(url: &str) -> String {
+    match url::Url::parse(url) {
+        Ok(mut parsed) if matches!(parsed.scheme(), "http" | "https") => {
+            parsed.set_query(None);
+            parsed.set_fragment(None);
+            let _ = parsed.set_username("").and_then(|()| parsed.set_password(None));
+            parsed.to_string()
+        }
+        _ => url.to_owned(),
+    }
+}
+
+/// An object that is read as a file.
+#[derive(Clone)]
+pub(super) struct Remote(Arc<Object>);
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Remote").field(&self.0.url).finish()
+    }
+}
+
+impl Remote {
+    pub(super) fn url(&self) -> &str {
+        &self.0.url
+    }
+
+    /// Its key below the source.
+    pub(super) fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.0.size
+    }
+
+    /// 16 hex digits that change when the object does; `None` where the store tells nothing that does.
+    pub(super) fn stamp(&self) -> Option<String> {
+        self.0.stamp()
+    }
+
+    /// Why it could not be read, where the store was the reason.
+    pub(super) fn problem(&self) -> Option<String> {
+        self.0.problem().map(|problem| problem.to_string())
+    }
+
+    /// To be read from its beginning to its end.
+    pub(super) fn open(&self) -> Cursor {
+        Cursor::new(&self.0)
+    }
+
+    /// To be read here and there.
+    pub(super) fn pages(&self) -> Pages {
+        Pages::new(&self.0)
+    }
+}
+
+/// What a URL says.
+#[derive(Debug)]
+struct Address {
+    service: Service,
+    /// Scheme and bucket; for HTTP the whole.
+    base: String,
+    /// The key as the store has it, nothing decoded; for HTTP the file's name.
+    key: String,
+}
+
+impl Address {
+    fn parse(text: &str) -> Result<Self, String> {
+        let (scheme, rest) = text.split_once("://").unwrap_or_default();
+        let service = match scheme.to_ascii_lowercase().as_str() {
+            "s3" | "s3a" => Service::S3,
+            "gs" => Service::Google,
+            "az" | "adl" | "azure" | "abfs" | "abfss" => Service::Azure,
+            "http" | "https" => return Self::http(text),
+            "file" => return Err("give the path without file://".to_owned()),
+            _ => return Err(format!("{scheme} is no store that is known: s3, gs, az, abfs, http and https are")),
+        };
+        let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+        if bucket.is_empty() {
+            return Err(format!("it names no bucket: give {scheme}://BUCKET/FOLDER"));
+        }
+        Ok(Self { service, base: format!("{scheme}://{bucket}"), key: key.to_owned() })
+    }
+
+    fn http(text: &str) -> Result<Self, String> {
+        let url = url::Url::parse(text).map_err(|e| format!("not a URL: {e}"))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(format!("a user and a password are in the URL: {}", Service::Http.credentials()));
+        }
+        let file = url.path_segments().and_then(|mut parts| parts.next_back()).unwrap_or_default();
+        let file = percent_encoding::percent_decode_str(file).decode_utf8_lossy().into_owned();
+        if file.is_empty() || file.contains('*') {
+            return Err(
+                "over HTTP a single file is read, folders and patterns are not: give the URL of a file".to_owned()
+            );
+        }
+        Ok(Self { service: Service::Http, base: url.to_string(), key: file })
+    }
+
+    fn url(&self, key: &str) -> String {
+        if self.service == Service::Http { shown(&self.base) } else { format!("{}/{key}", self.base) }
+    }
+}
+
+/// The URL that names are counted from, and the objects below it, in the order of their names.
+pub(super) fn find(url: &str) -> Result<(PathBuf, Vec<Remote>)> {
+    let failed = |reason: String| Error::source(shown(url), reason);
+    let address = Address::parse(url).map_err(failed)?;
+    let inner = connect(&address).map_err(|problem| failed(problem.to_string()))?;
+    let store = Arc::new(Store::new(inner, address.service));
+    found(&store, &address).map_err(failed)
+}
+
+fn found(store: &Arc<Store>, address: &Address) -> Result<(PathBuf, Vec<Remote>), String> {
+    let one = |root: &str, meta: ObjectMeta| {
+        let (name, key) = (address.key.rsplit('/').next().unwrap_or_default().to_owned(), meta.location.to_string());
+        let object = Object::new(store, meta, name, address.url(&key));
+        (PathBuf::from(address.url(root)), vec![Remote(Arc::new(object))])
+    };
+    let words = |problem: Problem| problem.to_string();
+    let told = |error: StoreError| Problem::of(address.service, &error).to_string();
+    if address.service == Service::Http {
+        // By its first byte: not all servers answer HEAD, and parts are what will be asked for.
+        let byte = GetOptions { range: Some(GetRange::Bounded(0..1)), ..GetOptions::default() };
+        let meta = describe(store, Key::default(), byte).map_err(words)?.map_err(told)?;
+        return Ok(one("", meta));
+    }
+    let key = address.key.trim_end_matches('/');
+    let parts: Vec<&str> = key.split('/').collect();
+    let plain = parts.iter().take_while(|part| !part.contains(MAGIC)).count();
+    let root = parts[..plain].join("/");
+    let pattern =
+        if plain < parts.len() { Some(Pattern::new(key).map_err(|e| format!("not a pattern: {e}"))?) } else { None };
+    let (mut denied, mut empty) = (None, None);
+    if pattern.is_none() && !address.key.is_empty() && !address.key.ends_with('/') {
+        let head = GetOptions { head: true, ..GetOptions::default() };
+        match describe(store, key_of(&root)?, head).map_err(words)? {
+            Ok(meta) if meta.size > 0 => return Ok(one(&parts[..plain - 1].join("/"), meta)),
+            // Some stores have an empty object in the place of a folder.
+            Ok(meta) => empty = Some(meta),
+            Err(StoreError::NotFound { .. }) => {}
+            // Some say that access is denied to what is not there.
+            Err(error @ StoreError::PermissionDenied { .. }) => denied = Some(told(error)),
+            Err(error) => return Err(told(error)),
+        }
+    }
+    let listed = match list(store, key_of(&root)?) {
+        Ok(listed) => listed,
+        Err(problem) => return Err(denied.unwrap_or_else(|| problem.to_string())),
+    };
+    let (all, below) = (listed.len(), if root.is_empty() { 0 } else { root.len() + 1 });
+    let mut objects: Vec<Remote> = Vec::new();
+    for meta in listed {
+        let key = meta.location.to_string();
+        let Some(name) = key.get(below..).filter(|name| is_wanted(name)).map(str::to_owned) else { continue };
+        if pattern.as_ref().is_none_or(|pattern| matches(pattern, &key, below)) {
+            let url = address.url(&key);
+            objects.push(Remote(Arc::new(Object::new(store, meta, name, url))));
+        }
+    }
+    // As paths are sorted: part by part.
+    objects.sort_by(|a, b| a.name().split('/').cmp(b.name().split('/')));
+    match (denied, empty) {
+        _ if !objects.is_empty() => Ok((PathBuf::from(address.url(&root)), objects)),
+        (Some(denied), _) => Err(denied),
+        (None, Some(meta)) if all == 0 => Ok(one(&parts[..plain - 1].join("/"), meta)),
+        _ if pattern.is_some() => Err("nothing matches this pattern".to_owned()),
+        _ if all == 0 => Err("there is no such object, and none below it".to_owned()),
+        _ => Err(
+            "of the objects none ends in .parquet, .tar, .csv or .jsonl (folders of images are read from disks only)"
+                .to_owned(),
+        ),
+    }
+}
+
+/// Of a known kind, and no bookkeeping.
+fn is_wanted(name: &str) -> bool {
+    !name.split('/').any(|part| part.starts_with(['.', '_'])) && Kind::of(name.as_ref()).is_some()
+}
+
+/// Whether a pattern matches a key, or a folder that the key is in.
+fn matches(pattern: &Pattern, key: &str, below: usize) -> bool {
+    let options = MatchOptions { require_literal_separator: true, ..MatchOptions::new() };
+    let folders = key.match_indices('/').map(|(at, _)| at).filter(|at| *at > below);
+    folders.chain([key.len()]).any(|end| pattern.matches_with(&key[..end], options))
+}
+
+fn key_of(text: &str) -> Result<Key, String> {
+    Key::parse(text).map_err(|e| e.to_string())
+}
+
+/// What a store says of an object.
+fn describe(store: &Arc<Store>, key: Key, options: GetOptions) -> Result<Result<ObjectMeta, StoreError>, Problem> {
+    let store = Arc::clone(store);
+    wait(async move {
+        let get = || {
+            let (inner, key, options) = (Arc::clone(&store.inner), key.clone(), options.clone());
+            async move { inner.get_opts(&key, options).await.map(|answer| answer.meta) }
+        };
+        Ok(store.ask(get).await)
+    })
+}
+
+fn list(store: &Arc<Store>, root: Key) -> Result<Vec<ObjectMeta>, Problem> {
+    let store = Arc::clone(store);
+    wait(async move {
+        // Anew from the beginning, where the list breaks off.
+        let list = || {
+            let (inner, root) = (Arc::clone(&store.inner), root.clone());
+            async move { inner.list(Some(&root)).try_collect::<Vec<_>>().await }
+        };
+        store.ask(list).await.map_err(|error| Problem::of(store.service, &error))
+    })
+}
+
+#[cfg(not(feature = "cloud"))]
+fn connect(_: &Address) -> Result<Arc<dyn ObjectStore>, Problem> {
+    Err(Problem::new("this capfilt is built without the feature cloud, which URLs need: give a path"))
+}
+
+/// With what the environment says, as other programs of object_store have it.
+#[cfg(feature = "cloud")]
+fn connect(address: &Address) -> Result<Arc<dyn ObjectStore>, Problem> {
+    use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+    use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+    use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+    use object_store::http::HttpBuilder;
+    use object_store::{BackoffConfig, ClientOptions, RetryConfig};
+    use std::time::Duration;
+
+    // First whether there are credentials: where none are set, the machine's own are asked for, and most have none.
+    macro_rules! with_credentials {
+        ($builder:expr, $unsigned:expr) => {{
+            let builder = $builder;
+            let unsigned = builder.get_config_value(&$unsigned).unwrap_or_default().to_ascii_lowercase();
+            if !["1", "true", "on", "yes", "y"].contains(&unsigned.as_str()) {
+                let few = RetryConfig { max_retries: 2, ..RetryConfig::default() };
+                let store =
+                    builder.clone().with_retry(few).build().map_err(|e| Problem::setting(address.service, &e))?;
+                let (credentials, service) = (Arc::clone(store.credentials()), address.service);
+                wait(async move {
+                    let got = credentials.get_credential().await;
+                    got.map(drop).map_err(|error| Problem::no_credentials(service, &error))
+                })?;
+            }
+            Arc::new(builder.build().map_err(|e| Problem::setting(address.service, &e))?)
+        }};
+    }
+
+    let backoff =
+        BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: Duration::from_secs(15), base: 2.0 };
+    let retry = RetryConfig { backoff, max_retries: 10, retry_timeout: Duration::from_secs(180) };
+    let store: Arc<dyn ObjectStore> = match address.service {
+        Service::S3 => with_credentials!(
+            AmazonS3Builder::from_env().with_url(&address.base).with_retry(retry),
+            AmazonS3ConfigKey::SkipSignature
+        ),
+        Service::Google => with_credentials!(
+            GoogleCloudStorageBuilder::from_env().with_url(&address.base).with_retry(retry),
+            GoogleConfigKey::SkipSignature
+        ),
+        Service::Azure => with_credentials!(
+            MicrosoftAzureBuilder::from_env().with_url(&address.base).with_retry(retry),
+            AzureConfigKey::SkipSignature
+        ),
+        Service::Http => {
+            let options = ClientOptions::new().with_allow_http(address.base.starts_with("http:"));
+            let builder = HttpBuilder::new().with_url(&address.base).with_client_options(options).with_retry(retry);
+            Arc::new(builder.build().map_err(|e| Problem::setting(address.service, &e))?)
+        }
+    };
+    Ok(store)
+}

@@ -1,0 +1,181 @@
+//! One object of a store, and parts of it.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, mpsc};
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
+use object_store::path::Path;
+use object_store::{Error as StoreError, GetOptions, GetRange, ObjectMeta, ObjectStore};
+use sha2::{Digest as _, Sha256};
+use tokio::runtime::Runtime;
+
+use super::problem::{Patience, Problem, Service};
+
+/// Requests have threads of their own: who waits for them may hold one of the job's.
+static RUNTIME: LazyLock<Result<Runtime, String>> = LazyLock::new(|| {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(2).thread_name("store").enable_all().build().map_err(|e| e.to_string())
+});
+
+/// Begins something in the background; what comes of it is received once. To wait for it is allowed on every thread.
+pub(super) fn begin<T: Send + 'static>(
+    future: impl Future<Output = T> + Send + 'static,
+) -> Result<mpsc::Receiver<T>, Problem> {
+    let runtime = RUNTIME.as_ref().map_err(Problem::new)?;
+    let (sender, receiver) = mpsc::channel();
+    runtime.spawn(async move {
+        // Nobody may be waiting any more.
+        let _ = sender.send(future.await);
+    });
+    Ok(receiver)
+}
+
+/// Waits for it.
+pub(super) fn wait<T: Send + 'static>(
+    future: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    begin(future)?.recv().map_err(|_| Problem::new("internal error of capfilt: a request ended without an answer"))?
+}
+
+/// A bucket, or a server.
+pub(super) struct Store {
+    pub(super) inner: Arc<dyn ObjectStore>,
+    pub(super) service: Service,
+    /// It has given something: it is there, and will be again.
+    answered: AtomicBool,
+}
+
+impl Store {
+    pub(super) fn new(inner: Arc<dyn ObjectStore>, service: Service) -> Self {
+        Self { inner, service, answered: AtomicBool::new(false) }
+    }
+
+    /// Asks until there is an answer, or none can be hoped for.
+    pub(super) async fn ask<T, F>(&self, request: impl Fn() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let mut patience = Patience::new();
+        loop {
+            let error = match request().await {
+                Ok(answer) => {
+                    self.answered.store(true, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Err(error) => error,
+            };
+            if !patience.wait(Some(&error), self.answered.load(Ordering::Relaxed)).await {
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// One object.
+pub(super) struct Object {
+    store: Arc<Store>,
+    path: Path,
+    /// Its key below the source.
+    pub(super) name: String,
+    /// As it is shown.
+    pub(super) url: String,
+    pub(super) size: u64,
+    /// What tells it from another of its name: the store's e-tag, or the time of its last change. Empty where it says neither.
+    tag: String,
+    /// The e-tag of the first part that came: the others are to have it too. Listings of some stores have another.
+    first: OnceLock<String>,
+    /// Why a part could not be had. Readers of formats wrap it in words of their own.
+    problem: Mutex<Option<Problem>>,
+}
+
+/// Why a part did not come.
+enum Trouble {
+    Store(StoreError),
+    Changed,
+    TooShort,
+}
+
+impl Object {
+    pub(super) fn new(store: &Arc<Store>, meta: ObjectMeta, name: String, url: String) -> Self {
+        let (tag, first, problem) = (tag(&meta), OnceLock::new(), Mutex::default());
+        Self { store: Arc::clone(store), path: meta.location, name, url, size: meta.size, tag, first, problem }
+    }
+
+    /// 16 hex digits that change when the object does; `None` where the store tells nothing that does.
+    pub(super) fn stamp(&self) -> Option<String> {
+        let digest = || hex::encode(&Sha256::digest(format!("{} {}", self.size, self.tag))[..8]);
+        (!self.tag.is_empty()).then(digest)
+    }
+
+    /// Why the last part could not be had.
+    pub(super) fn problem(&self) -> Option<Problem> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A part, whole, however often the answer breaks off.
+    pub(super) async fn fetch(&self, range: Range<u64>) -> Result<Bytes, Problem> {
+        let whole = usize::try_from(range.end - range.start).map_err(|e| Problem::new(e.to_string()))?;
+        let mut got = BytesMut::with_capacity(whole);
+        let mut patience = Patience::new();
+        loop {
+            let before = got.len();
+            let trouble = match self.part(range.start + before as u64..range.end, &mut got).await {
+                Ok(()) if got.len() == whole => return Ok(got.freeze()),
+                Ok(()) => Trouble::TooShort,
+                Err(trouble) => trouble,
+            };
+            if got.len() > before {
+                // What came is kept, and the rest asked for as if for the first time.
+                patience = Patience::new();
+            }
+            let (error, problem) = match &trouble {
+                Trouble::Store(error) => (Some(error), Problem::of(self.store.service, error)),
+                Trouble::Changed => {
+                    return Err(self.failed(Problem::new("it has changed while it was read: start again")));
+                }
+                Trouble::TooShort => (None, Problem::new("the answer is shorter than the object")),
+            };
+            if !patience.wait(error, self.store.answered.load(Ordering::Relaxed)).await {
+                return Err(self.failed(problem));
+            }
+        }
+    }
+
+    fn failed(&self, problem: Problem) -> Problem {
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem.clone());
+        problem
+    }
+
+    /// One request. What comes of it before it breaks off is appended to `got`.
+    async fn part(&self, range: Range<u64>, got: &mut BytesMut) -> Result<(), Trouble> {
+        let whole = got.len() as u64 + (range.end - range.start);
+        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
+        let answer = self.store.inner.get_opts(&self.path, options).await.map_err(Trouble::Store)?;
+        let tag = tag(&answer.meta);
+        if answer.meta.size != self.size || *self.first.get_or_init(|| tag.clone()) != tag {
+            return Err(Trouble::Changed);
+        }
+        self.store.answered.store(true, Ordering::Relaxed);
+        let mut stream = answer.into_stream();
+        while (got.len() as u64) < whole
+            && let Some(bytes) = stream.next().await
+        {
+            let bytes = bytes.map_err(Trouble::Store)?;
+            let left = usize::try_from(whole - got.len() as u64).unwrap_or(usize::MAX);
+            got.extend_from_slice(&bytes[..bytes.len().min(left)]);
+        }
+        Ok(())
+    }
+}
+
+/// Stores quote e-tags in some places and not in others.
+fn tag(meta: &ObjectMeta) -> String {
+    match &meta.e_tag {
+        Some(tag) => tag.trim_start_matches("W/").trim_matches('"').to_owned(),
+        // The time of who tells none is 1970.
+        None if meta.last_modified.timestamp_millis() == 0 => String::new(),
+        None => meta.last_modified.timestamp_millis().to_string(),
+    }
+}
