@@ -33,7 +33,7 @@ setup-training: $(TORCH) ## libtorch into .deps, for the training crate
 
 build: setup ## the capfilt command, with the profile of demo and tests
 	@echo "== compiling capfilt and DataFusion (some minutes on 2 cores the first time, seconds later)" >&2
-	@cargo build --locked --package capfilt
+	@cargo build --locked --package capfilt $(FEATURES)
 
 build-training: setup setup-training ## capfilt and capfilt-train
 	@echo "== compiling capfilt, capfilt-train and DataFusion (some minutes on 2 cores the first time, seconds later)" >&2
@@ -48,6 +48,8 @@ reproduce-more: build-training ## beam against nucleus, several texts, two filte
 default-model: build-training ## train the small emoji and world models from nothing, into default-model-out (needs npm)
 	@python3 examples/models/make.py --bin $(TARGET)/debug
 
+# Delta, stores and fetching double what is compiled, and the demo needs none of them.
+demo: FEATURES := --no-default-features
 demo: build ## caption and filter a noisy table of 1,512 pictures with the project's small models
 	@echo "== CapFilt over tests/fixtures/web.parquet" >&2
 	@$(TARGET)/debug/capfilt run tests/fixtures/web.parquet $(DEMO)/pairs --overwrite \
@@ -56,15 +58,11 @@ demo: build ## caption and filter a noisy table of 1,512 pictures with the proje
 	@$(TARGET)/debug/capfilt sql --table pairs=$(DEMO)/pairs -f examples/demo.sql
 	@$(TARGET)/debug/capfilt report $(DEMO)/pairs -o $(DEMO)/report.html
 
-# One invocation's flags for every test run, so that they share one build.
-TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run --no-fail-fast" || echo "cargo test --no-fail-fast") \
-    --locked --workspace --lib --bins --tests
+example-lakehouse: build ## Delta in, Delta out, and three versions of a pair table side by side
+	@examples/lakehouse/run.sh $(TARGET)/debug/capfilt
 
-test: setup setup-training ## all tests, and that the benchmark runs
-	@for b in chromium chromium-browser google-chrome; do command -v $$b >/dev/null && exit 0; done; \
-	    echo "== there is no chromium: the test of the report's page in a browser is skipped" >&2
-	$(TEST)
-	cargo test --locked --workspace --bench blip -- --quick
+example-web: build ## pictures by their URLs from a server on this machine; what failed is fetched again
+	@examples/web/run.sh $(TARGET)/debug/capfilt
 
 STORES := .deps/stores/.installed
 $(STORES): Makefile
@@ -77,13 +75,26 @@ setup-stores: $(STORES) ## moto into .deps, for the tests of sources in stores
 
 READERS := .deps/readers/.installed
 $(READERS): Makefile
-	@echo "== pyarrow, DuckDB, datasets and webdataset into .deps/readers (once)" >&2
+	@echo "== pyarrow, DuckDB, datasets, webdataset and deltalake into .deps/readers (once)" >&2
 	@rm -rf .deps/readers && python3 -m venv .deps/readers
-	@.deps/readers/bin/python -m pip install --quiet --disable-pip-version-check pyarrow==26.* duckdb==2.* datasets==5.* webdataset==1.*
+	@.deps/readers/bin/python -m pip install --quiet --disable-pip-version-check pyarrow==26.* duckdb==2.* datasets==5.* webdataset==1.* deltalake==1.*
 	@touch $@
 
-test-readers: build $(READERS) ## that others read what capfilt writes: pyarrow, DuckDB, datasets, webdataset
+setup-readers: $(READERS)
+
+test-readers: build $(READERS) ## that others read what capfilt writes: pyarrow, DuckDB, datasets, webdataset, deltalake
 	@.deps/readers/bin/python tests/readers/check.py $(TARGET)/debug/capfilt
+
+# One invocation's flags for every test run, so that they share one build.
+TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run --no-fail-fast" || echo "cargo test --no-fail-fast") \
+    --locked --workspace --lib --bins --tests
+
+test: setup setup-training setup-stores setup-readers ## all tests, and that the benchmark runs
+	@for b in chromium chromium-browser google-chrome; do command -v $$b >/dev/null && exit 0; done; \
+	    echo "== there is no chromium: the test of the report's page in a browser is skipped" >&2
+	$(TEST)
+	@.deps/readers/bin/python tests/readers/check.py $(TARGET)/debug/capfilt
+	cargo test --locked --workspace --bench blip -- --quick
 
 check: setup setup-training ## formatting, lints, generated documentation
 	cargo fmt --all --check
@@ -103,4 +114,4 @@ bench-training: setup setup-training ## a training step beside PyTorch's
 clean: ## everything that was built or installed
 	rm -rf target .deps $(DEMO) reproduce-out default-model-out
 
-.PHONY: help setup setup-training build build-training reproduce reproduce-more default-model demo test check docs bench bench-training clean
+.PHONY: help setup setup-training build build-training reproduce reproduce-more default-model demo example-lakehouse example-web setup-stores setup-readers test test-readers check docs bench bench-training clean

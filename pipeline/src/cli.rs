@@ -82,7 +82,8 @@ pub(crate) struct SqlArgs {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Vec<PathBuf>,
 
-    /// A table: a Parquet, WebDataset (.tar), CSV or JSON file, or a folder of one kind
+    /// A table: a Parquet, WebDataset (.tar), CSV or JSON file, a folder of one kind, or a Delta table, of which PATH@VERSION is a
+    /// version
     #[arg(long, value_name = "NAME=PATH", value_parser = pair)]
     pub(crate) table: Vec<(String, String)>,
 
@@ -321,6 +322,8 @@ pub(crate) enum PartsArg {
     Webdataset,
     /// A Delta table: Parquet and a log, to which each run adds a version
     Delta,
+    /// JSON objects, one a line: url, caption and what else is known of the pair, without the image
+    Jsonl,
 }
 
 /// Where statements come from.

@@ -47,6 +47,7 @@ pub(crate) async fn main(args: &RunArgs) -> Result<()> {
             PartsArg::Parquet => Parts::Parquet,
             PartsArg::Webdataset => Parts::WebDataset,
             PartsArg::Delta => Parts::Delta,
+            PartsArg::Jsonl => Parts::JsonLines,
         },
         again: match args {
             RunArgs { overwrite: true, .. } => Again::Overwrite,

@@ -56,7 +56,7 @@ impl Select {
         let Some(first) = manifests.first() else {
             return Err(Error::dest(&self.table, "there is no pair table of capfilt run: give the DEST of one"));
         };
-        if first.job.format == "webdataset" {
+        if !matches!(first.job.format.as_str(), "parquet" | "delta") {
             return Err(Error::dest(
                 &self.table,
                 "its files are no Parquet: write the table with --format parquet or delta",

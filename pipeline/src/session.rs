@@ -55,8 +55,16 @@ pub(crate) fn cancel(ctx: &SessionContext) {
     }
 }
 
-/// Registers a file or folder as a table.
+/// Registers a file or folder as a table; of a Delta table the version after an @, where there is one.
 pub(crate) async fn register(ctx: &SessionContext, name: &str, path: &str) -> Result<()> {
+    let is_delta = |path: &str| Path::new(path).join("_delta_log").is_dir();
+    let (path, version) = match path.rsplit_once('@') {
+        Some((path, version)) if is_delta(path) => (path, Some(version)),
+        _ => (path, None),
+    };
+    if is_delta(path) {
+        return Ok(capfilt::register_pairs(ctx, name, Path::new(path), version).await?);
+    }
     let local = Path::new(path);
     let kind = if local.is_dir() { kind_in(local)? } else { extension(local) };
     let is_glob = path.contains(['*', '?', '[']);
@@ -68,9 +76,6 @@ pub(crate) async fn register(ctx: &SessionContext, name: &str, path: &str) -> Re
         Some(ext @ ("json" | "jsonl" | "ndjson")) => {
             let ext = format!(".{ext}");
             ctx.register_json(name, path, JsonReadOptions::default().file_extension(&ext)).await
-        }
-        Some("parquet") if local.join("_delta_log").is_dir() => {
-            return Ok(capfilt::register_pairs(ctx, name, local, None).await?);
         }
         Some("parquet") => ctx.register_parquet(name, path, ParquetReadOptions::default()).await,
         Some("tar") => {

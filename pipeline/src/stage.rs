@@ -307,7 +307,7 @@ impl Writer {
         let temp = self.dest.kept(&format!("{name}.tmp"));
         let (pairs, bytes) = match self.done.as_slice() {
             // As it is, under a second name: the first goes when the manifest knows.
-            [unit] if self.format.parts != Parts::WebDataset => {
+            [unit] if matches!(self.format.parts, Parts::Parquet | Parts::Delta) => {
                 match fs::hard_link(&unit.path, &path) {
                     Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
                         fs::copy(&unit.path, &temp).map_err(|e| Error::write(&temp, &e))?;

@@ -77,7 +77,8 @@ pub fn unfinished(table: &Path) -> Result<Option<String>> {
 /// Whether `name` is a part's.
 pub(crate) fn is_part(name: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let Some((middle, "parquet" | "tar")) = name.strip_prefix("part-").and_then(|n| n.rsplit_once('.')) else {
+    let Some((middle, "parquet" | "tar" | "jsonl")) = name.strip_prefix("part-").and_then(|n| n.rsplit_once('.'))
+    else {
         return false;
     };
     let (shard, number) = middle.rsplit_once('-').map_or((None, middle), |(shard, number)| (Some(shard), number));

@@ -1,5 +1,7 @@
 //! Writes pairs to files.
 
+mod json_lines;
+
 use std::fs::File;
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
@@ -22,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::prepare::Images;
 use crate::source::recorded;
 use crate::webdataset::{Names, Shard};
+use json_lines::Lines;
 
 /// A reader holds a row group's images in memory, and the writer its pages.
 const ROW_GROUP_BYTES: usize = 64 << 20;
@@ -55,6 +58,8 @@ pub enum Parts {
     WebDataset,
     /// Parquet, and a Delta log that names them.
     Delta,
+    /// JSON objects, one a line, with the text as `caption` and without the image: as BLIP's authors published theirs.
+    JsonLines,
 }
 
 impl Parts {
@@ -63,6 +68,7 @@ impl Parts {
         match self {
             Self::Parquet | Self::Delta => "parquet",
             Self::WebDataset => "tar",
+            Self::JsonLines => "jsonl",
         }
     }
 }
@@ -133,6 +139,10 @@ impl Format {
                 let shard = Shard::new(BufWriter::new(file), Names::Provenance);
                 PartFile::WebDataset { shard: Box::new(shard), path: path.to_owned(), pairs: 0 }
             }
+            Parts::JsonLines => {
+                let lines = Lines::create(path).map_err(|e| Error::write(path, &e))?;
+                PartFile::JsonLines { lines: Box::new(lines), path: path.to_owned(), pairs: 0 }
+            }
         })
     }
 
@@ -154,6 +164,7 @@ impl Format {
 pub(crate) enum PartFile {
     Parquet(Box<PairFile>),
     WebDataset { shard: Box<Shard<BufWriter<File>>>, path: PathBuf, pairs: u64 },
+    JsonLines { lines: Box<Lines>, path: PathBuf, pairs: u64 },
 }
 
 impl PartFile {
@@ -164,6 +175,10 @@ impl PartFile {
             Self::WebDataset { shard, path, pairs } => {
                 *pairs += batch.num_rows() as u64;
                 shard.write(batch).map_err(|e| Error::write(path, &e))
+            }
+            Self::JsonLines { lines, path, pairs } => {
+                *pairs += batch.num_rows() as u64;
+                lines.write(batch).map_err(|e| Error::write(path, &e))
             }
         }
     }
@@ -180,6 +195,7 @@ impl PartFile {
                 };
                 Ok((pairs, end().map_err(|e| Error::write(&path, &e))?))
             }
+            Self::JsonLines { lines, path, pairs } => Ok((pairs, lines.end().map_err(|e| Error::write(&path, &e))?)),
         }
     }
 }

@@ -71,6 +71,10 @@ fn each_run_is_a_version() {
         let said = place.fails(1, &run("pairs", "none", &["--source-version", version]));
         assert!(said.contains(words), "{said}");
     }
+    assert_eq!(place.number("pairs@0", "SELECT count(*) FROM t"), 40);
+    assert_eq!(place.number("pairs@2200-01-01", "SELECT count(*) FROM t"), 80);
+    let said = place.fails(1, &["sql", "--table", "t=pairs@7", "-c", "SELECT 1"]);
+    assert!(said.contains("version") && said.contains("7"), "{said}");
     fs::write(place.path("recipe.sql"), RECIPE).unwrap();
     let said = place.fails(1, &run("web", "none", &["--source-version", "1"]));
     assert!(said.contains("no Delta table"), "{said}");

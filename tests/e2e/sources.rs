@@ -107,3 +107,31 @@ fn a_folder_of_images_is_a_source() {
     let said = place.fails(1, &run("pictures/texts", &[]));
     assert!(said.contains("no image"), "{said}");
 }
+
+/// As BLIP's authors published their tables: a URL and a caption in each object.
+#[test]
+fn json_lines_have_url_and_caption() {
+    let place = place();
+    place.slice();
+    let lines = ["--format", "jsonl", "--file-size", "4kB", "--unit-rows", "16"];
+    place.ok(&run("slice.parquet", &[&lines[..], &["--kept-only"]].concat()));
+    let names = place.parts("pairs");
+    assert!(names.len() > 1 && names.iter().all(|name| name.ends_with(".jsonl")), "{names:?}");
+    let all: String = names.iter().map(|name| fs::read_to_string(place.path("pairs").join(name)).unwrap()).collect();
+    let pairs: Vec<serde_json::Value> = all.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kept = "SELECT count(*) FROM t WHERE image_error(image) IS NULL";
+    assert_eq!(pairs.len() as i64, place.number("slice.parquet", kept));
+    for pair in &pairs {
+        assert!(pair["kept"] == true && pair.get("image").is_none(), "{pair}");
+        assert!(pair["provenance"]["row"].is_number() && pair.get("text").is_none(), "{pair}");
+    }
+    for (name, column) in [("caption", "text"), ("url", "url")] {
+        let there = format!("SELECT count({column}) FROM t WHERE image_error(image) IS NULL");
+        let found = pairs.iter().filter(|pair| pair[name].is_string()).count();
+        assert_eq!(found as i64, place.number("slice.parquet", &there), "{name}");
+    }
+    // What was written is a source again.
+    place.ok(&["sql", "--table", "t=pairs", "-c", "SELECT caption, source FROM t LIMIT 1"]);
+    let said = place.fails(1, &["report", "pairs", "-o", "x.html"]);
+    assert!(said.contains("a report is made of Parquet"), "{said}");
+}

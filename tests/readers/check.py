@@ -1,4 +1,4 @@
-"""What `capfilt run` writes, read back by others: pyarrow, DuckDB, Hugging Face's datasets, webdataset.
+"""What `capfilt run` writes, read back by others: pyarrow, DuckDB, Hugging Face's datasets, webdataset, deltalake.
 
 usage: check.py CAPFILT, from the project's root; `make test-readers` installs the packages and runs it.
 """
@@ -15,6 +15,7 @@ import pyarrow.dataset
 import pyarrow.parquet
 import webdataset
 from datasets import load_dataset
+from deltalake import DeltaTable, write_deltalake
 
 ROWS = 200
 
@@ -60,6 +61,29 @@ def main(capfilt):
         assert [json.loads(sample["json"])["image_sha256"] for sample in samples] == [row["image_sha256"] for row in kept]
         assert len({sample["__key__"] for sample in samples}) == len(samples)
         print("webdataset: the kept pairs, in their order")
+
+        delta = place / "delta"
+        run("run", place / "web.parquet", delta, *models, "--format", "delta")
+        first = DeltaTable(delta)
+        assert first.version() == 0 and first.to_pyarrow_table().num_rows == 2 * ROWS
+        assert "capfilt-" in (delta / "_delta_log" / f"{0:020}.json").read_text() and "capfilt" in first.history(1)[0], first.history(1)
+        run("run", place / "web.parquet", delta, *models, "--format", "delta", "--min-itm", "0.9", "--overwrite")
+        both = [DeltaTable(delta, version=version).to_pyarrow_table(columns=["kept", "itm_score"]).to_pylist() for version in (0, 1)]
+        for rows_then, least in zip(both, (0.5, 0.9)):
+            assert sum(row["kept"] for row in rows_then) == sum((row["itm_score"] or 0) >= least for row in rows if row["error"] is None)
+        # What deltalake writes and deletes is a source at each version.
+        web = pyarrow.parquet.read_table(place / "web.parquet")
+        write_deltalake(place / "crawl", web.slice(0, 50))
+        write_deltalake(place / "crawl", web.slice(50, 30), mode="append")
+        DeltaTable(place / "crawl").delete("id % 2 = 0")
+        left = sum(row["id"] % 2 == 1 for row in web.slice(0, 80).to_pylist())
+        recipe = place / "recipe.sql"
+        recipe.write_text("SELECT * EXCLUDE (image, text), '' AS image_sha256, 'web' AS source, text, 1.0 AS itm_score, true AS kept, "
+                          "CAST(NULL AS VARCHAR) AS error, image FROM web")
+        for version, expected in ((0, 50), (1, 80), (2, left)):
+            run("run", place / "crawl", place / f"of-{version}", "--source-version", version, "--recipe", recipe)
+            assert pyarrow.dataset.dataset(place / f"of-{version}", format="parquet").count_rows() == expected, version
+        print("deltalake: each version, and its own tables as a source")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ pub async fn report(path: &Path, options: &ReportOptions) -> Result<String> {
     if let Some(reason) = table::unfinished(path)? {
         return Err(Error::dest(path, reason));
     }
-    if first.job.format == "webdataset" {
+    if !matches!(first.job.format.as_str(), "parquet" | "delta") {
         return Err(Error::dest(path, format!("a report is made of Parquet, and this table is {}", first.job.format)));
     }
     let config = SessionConfig::new().with_target_partitions(1).with_batch_size(64);

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# A list of URLs in, a pair table and a page out: examples/web/run.sh [CAPFILT]
+#
+# The web is a server on this machine, with pictures that are gone, errors that pass, a site that opts out, and a slow one. The
+# first pass is impatient; --retry-failed does again what it missed, and nothing else.
+set -euo pipefail
+
+root=$(cd "$(dirname "$0")/../.." && pwd)
+capfilt=$(realpath "${1:-$root/target/debug/capfilt}")
+cd "$root"
+here=examples/web
+out=demo-out/web
+
+[ -x "$capfilt" ] || { echo "error: there is no $capfilt: make build makes it" >&2; exit 1; }
+rm -rf "$out"
+mkdir -p "$out"
+touch "$out/requests"
+
+step() { echo "== $*" >&2; }
+
+step "A server with sixty pictures"
+python3 "$here/server.py" "$out/pictures.tar" >"$out/requests" &
+server=$!
+trap 'kill "$server" 2>/dev/null || true' EXIT
+until address=$(head -n 1 "$out/requests") && [ -n "$address" ]; do
+    kill -0 "$server" 2>/dev/null || { echo "error: the server did not start" >&2; exit 1; }
+    sleep 0.1
+done
+"$capfilt" sql --table web=tests/fixtures/web.parquet --param server="$address" -f "$here/urls.sql" >/dev/null
+head -n 4 "$out/urls.csv" >&2
+
+# Only because this web is on this machine are private addresses allowed.
+job() {
+    "$capfilt" run "$out/urls.csv" "$out/pairs" --url-column url --set fetch.allow_private=true --image all \
+        --captioner tests/fixtures/models/captioner --filter tests/fixtures/models/matcher "$@"
+}
+requests() { echo "$(($(wc -l <"$out/requests") - 1)) requests so far" >&2; }
+
+step "The first pass gives each URL a second, and one try"
+job --set fetch.timeout=1 --set fetch.retries=0
+requests
+
+step "The second pass takes the default, thirty seconds and three tries, for what failed"
+job --retry-failed
+requests
+
+step "What came of the URLs, by SQL"
+"$capfilt" sql --table pairs="$out/pairs" -f "$here/outcome.sql"
+"$capfilt" report "$out/pairs" -o "$out/report.html"

@@ -1,0 +1,41 @@
+//! Pairs as BLIP's authors published theirs, `{"url": .., "caption": ..}`, an object a line: the text is called `caption`, beside it
+//! stand the source's other columns and what is known of the pair. There are no images.
+
+use std::fs::File;
+use std::io::{self, BufWriter};
+use std::path::Path;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{Field, Schema};
+use datafusion::arrow::json::LineDelimitedWriter;
+use datafusion::arrow::record_batch::RecordBatch;
+
+/// A file that is being written.
+pub(crate) struct Lines(LineDelimitedWriter<BufWriter<File>>);
+
+impl Lines {
+    pub(super) fn create(path: &Path) -> io::Result<Self> {
+        Ok(Self(LineDelimitedWriter::new(BufWriter::new(File::create(path)?))))
+    }
+
+    pub(super) fn write(&mut self, pairs: &RecordBatch) -> io::Result<()> {
+        let schema = pairs.schema();
+        let wanted: Vec<usize> = (0..pairs.num_columns()).filter(|i| schema.field(*i).name() != "image").collect();
+        let caption = |i: &usize| -> Field {
+            let field = schema.field(*i).clone();
+            if field.name() == "text" { field.with_name("caption") } else { field }
+        };
+        let renamed = Schema::new(wanted.iter().map(caption).collect::<Vec<Field>>());
+        let columns = wanted.iter().map(|i| Arc::clone(pairs.column(*i))).collect();
+        let lines = RecordBatch::try_new(Arc::new(renamed), columns).and_then(|pairs| self.0.write(&pairs));
+        lines.map_err(io::Error::other)
+    }
+
+    /// Its size in bytes.
+    pub(super) fn end(mut self) -> io::Result<u64> {
+        self.0.finish().map_err(io::Error::other)?;
+        let file = self.0.into_inner().into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.sync_all()?;
+        Ok(file.metadata()?.len())
+    }
+}
