@@ -48,7 +48,7 @@ reproduce-more: build-training ## beam against nucleus, several texts, two filte
 default-model: build-training ## train the small emoji and world models from nothing, into default-model-out (needs npm)
 	@python3 examples/models/make.py --bin $(TARGET)/debug
 
-# Delta, stores and fetching double what is compiled, and the demo needs none of them.
+# Delta, stores and fetching are a third of what is compiled, and the demo needs none of them.
 demo: FEATURES := --no-default-features
 demo: build ## caption and filter a noisy table of 1,512 pictures with the project's small models
 	@echo "== CapFilt over tests/fixtures/web.parquet" >&2

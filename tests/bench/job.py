@@ -1,0 +1,122 @@
+"""Figures of the whole job: memory by rows, what it costs beside the engine alone, how fast it reads.
+
+usage: job.py CAPFILT [--rows 10000 200000 5000000] [--peers PYTHON] [--base CAPTIONER FILTER]
+
+PYTHON has pyarrow and webdataset (make setup-readers), CAPTIONER and FILTER are folders of large checkpoints. Everything is run on
+this machine one after another; ratios are of one run.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+# A job without models: all of it but the models' work. The bytes need be no image.
+PLAIN = """SELECT * EXCLUDE (image, text), encode(sha256(image), 'hex') AS image_sha256, 'web' AS source, text, 1.0 AS itm_score,
+    true AS kept, CAST(NULL AS VARCHAR) AS error, image FROM web"""
+
+PYARROW = """
+import sys, pyarrow.parquet as parquet
+rows = total = 0
+for batch in parquet.ParquetFile(sys.argv[1]).iter_batches(64):
+    rows += batch.num_rows
+    total += sum(len(image.as_py()) for image in batch.column("image"))
+print(rows, total)
+"""
+WEBDATASET = """
+import sys, webdataset
+rows = total = 0
+for sample in webdataset.WebDataset(sys.argv[1], shardshuffle=False):
+    rows += 1
+    total += len(sample["png"])
+print(rows, total)
+"""
+
+
+def run(*words):
+    """Wall seconds, CPU seconds, and most resident memory in MB."""
+    begun = time.perf_counter()
+    child = subprocess.Popen([str(word) for word in words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    said = child.stderr.read().decode()
+    _, status, used = os.wait4(child.pid, 0)
+    if status:
+        sys.exit(f"{' '.join(map(str, words))} failed:\n{said}")
+    return time.perf_counter() - begun, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+
+
+def memory(capfilt, place, rows):
+    print("rows       most MB   wall s    CPU ms a row   rows/s   (distinct keys and bytes, a recipe without models)")
+    for count in rows:
+        table, pairs = place / f"{count}.parquet", place / f"pairs-{count}"
+        run(capfilt, "sql", "-c", f"""COPY (SELECT value AS id, concat('text ', value) AS text,
+            decode(repeat(encode(sha256(CAST(value AS VARCHAR)), 'hex'), 4), 'hex') AS image FROM range(0, {count})) TO '{table}'""")
+        wall, cpu, most = run(capfilt, "run", table, pairs, "--recipe", place / "plain.sql")
+        print(f"{count:<10} {most:7.0f} {wall:8.1f} {1000 * cpu / count:14.3f} {count / wall:10.0f}", flush=True)
+        subprocess.run(["rm", "-rf", table, pairs], check=True)
+
+
+def overhead(capfilt, place, name, models, rows):
+    """The job, and its SQL on the same rows in one query, which writes one file."""
+    source = place / f"{name}.parquet"
+    run(capfilt, "sql", "--table", "web=tests/fixtures/web.parquet", "-c",
+        f"COPY (SELECT * FROM web WHERE image_error(image) IS NULL AND text IS NOT NULL ORDER BY id LIMIT {rows}) TO '{source}'")
+    words = ["--captioner", models[0], "--filter", models[1]]
+    sql = subprocess.run([capfilt, "run", source, "x", *words, "--print-sql"], check=True, capture_output=True, text=True).stdout
+    query = place / f"{name}.sql"
+    query.write_text(f"COPY ({sql}) TO '{place}/{name}-sql.parquet'")
+    best = {}
+    for _ in range(3):
+        for kind, command in (
+            ("sql", ["sql", "--table", f"web={source}", *words, "--param", "min_itm=0.5", "--param", "prompt=''", "-f", query]),
+            ("job", ["run", source, place / f"{name}-job", *words, "--overwrite"]),
+        ):
+            wall, cpu, _ = run(capfilt, *command)
+            best[kind] = min(best.get(kind, (wall, cpu)), (wall, cpu))
+    (wall_sql, cpu_sql), (wall_job, cpu_job) = best["sql"], best["job"]
+    pairs = 2 * rows
+    print(f"{name}: {rows} rows; SQL alone {wall_sql:.2f} s, the job {wall_job:.2f} s ({100 * (wall_job / wall_sql - 1):+.1f} %); "
+          f"CPU {1000 * (cpu_job - cpu_sql) / pairs:+.3f} ms a pair", flush=True)
+
+
+def reading(capfilt, place, peers, rows=20000, size=10000):
+    table, shard = place / "read.parquet", place / "read.tar"
+    blob = f"decode(repeat(encode(sha256(CAST(value AS VARCHAR)), 'hex'), {size // 32}), 'hex')"
+    for path in (table, shard):
+        # PNG's first bytes, or a shard would not know what to call it.
+        image = f"decode(concat('89504e470d0a1a0a', encode({blob}, 'hex')), 'hex')"
+        run(capfilt, "sql", "-c", f"COPY (SELECT lpad(CAST(value AS VARCHAR), 9, '0') AS key, concat('text ', value) AS text, {image} AS image "
+                                  f"FROM range(0, {rows})) TO '{path}'")
+    for name, path, peer, program in (("Parquet", table, "pyarrow", PYARROW), ("WebDataset", shard, "webdataset", WEBDATASET)):
+        total = path.stat().st_size / 1e6
+        ours = min(run(capfilt, "run", path, place / "read-pairs", "--recipe", place / "plain.sql", "--image", "none", "--overwrite")[0]
+                   for _ in range(3))
+        line = f"{name}: {rows} rows, {total:.0f} MB; a job that reads, hashes and writes no image {ours:.2f} s ({rows / ours:.0f} rows/s)"
+        if peers:
+            theirs = min(run(peers, "-c", program, path)[0] for _ in range(3))
+            line += f"; {peer} reads it in {theirs:.2f} s ({theirs / ours:.2f} x)"
+        print(line, flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("capfilt", type=lambda path: Path(path).resolve())
+    parser.add_argument("--rows", type=int, nargs="*", default=[10_000, 200_000])
+    parser.add_argument("--peers", help="a Python with pyarrow and webdataset")
+    parser.add_argument("--base", nargs=2, metavar=("CAPTIONER", "FILTER"), help="large checkpoints")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        (place / "plain.sql").write_text(PLAIN)
+        memory(args.capfilt, place, args.rows)
+        models = "tests/fixtures/models"
+        overhead(args.capfilt, place, "small", (f"{models}/captioner", f"{models}/matcher"), 1000)
+        if args.base:
+            overhead(args.capfilt, place, "base", args.base, 16)
+        reading(args.capfilt, place, args.peers)
+
+
+if __name__ == "__main__":
+    main()
