@@ -50,10 +50,11 @@ default-model: build-training ## train the small emoji and world models from not
 
 # Delta, stores and fetching are a third of what is compiled, and the demo needs none of them.
 demo: FEATURES := --no-default-features
-demo: build ## caption and filter a noisy table of 1,512 pictures with the project's small models
-	@echo "== CapFilt over tests/fixtures/web.parquet" >&2
-	@$(TARGET)/debug/capfilt run tests/fixtures/web.parquet $(DEMO)/pairs --overwrite \
-	    --captioner tests/fixtures/models/captioner --filter tests/fixtures/models/matcher
+demo: build ## caption and filter a noisy table of 1,499 pictures with the project's small models
+	@echo "== CapFilt over examples/web.parquet" >&2
+	@$(TARGET)/debug/capfilt run examples/web.parquet $(DEMO)/pairs --overwrite \
+	    --captioner examples/models/captioner --filter examples/models/filter \
+	    --min-itm 0.1 --prompt 'a picture of ' --set capfilt.max_length=32
 	@echo "== what it wrote, as SQL sees it" >&2
 	@$(TARGET)/debug/capfilt sql --table pairs=$(DEMO)/pairs -f examples/demo.sql
 	@$(TARGET)/debug/capfilt report $(DEMO)/pairs -o $(DEMO)/report.html

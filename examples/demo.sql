@@ -2,7 +2,7 @@
 
 -- A few pictures, each with its web text and its synthetic text.
 SELECT id, source, text, round(itm_score, 3) AS itm_score, kept, error
-FROM pairs WHERE id IN (3, 6, 7, 11, 13, 1503) ORDER BY id, source DESC;
+FROM pairs WHERE id IN (43, 53, 529, 1030, 1044, 1100, 1011) ORDER BY id, source DESC;
 
 -- What was kept, by source.
 SELECT source, count(*) AS pairs, count(*) FILTER (WHERE kept) AS kept,

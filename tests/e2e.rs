@@ -2,6 +2,7 @@
 
 mod compose;
 mod dedupe;
+mod default_model;
 mod delta;
 #[cfg(unix)]
 mod ends;

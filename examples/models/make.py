@@ -36,6 +36,10 @@ SIZES = [
 # Pictures of the world in the demo's table.
 WORLD_ROWS = 480
 
+# Least probability of a match in the demo. Chosen on what neither training nor the demo has: on further pictures of the world 0.1 is
+# best (balanced accuracy 0.946), on OpenMoji's line drawings the lower the better.
+MIN_ITM = 0.1
+
 
 class Work:
     def __init__(self, args):
@@ -115,11 +119,13 @@ class Work:
                 done.result()
         self.table(self.dir / "web.parquet")
         train = args.bin / "capfilt-train"
-        self.run(train, "evaluate", filter_ / "checkpoint", "--filter", self.dir / "web.parquet", "--card")
+        self.run(train, "evaluate", filter_ / "checkpoint", "--filter", self.dir / "web.parquet", "--threshold", MIN_ITM, "--card")
         if args.install:
             for name, run in (("captioner", captioner), ("filter", filter_)):
                 shutil.rmtree(HERE / name, ignore_errors=True)
                 shutil.copytree(run / "checkpoint", HERE / name)
+                card = HERE / name / "README.md"
+                card.write_text(card.read_text().replace(f"{self.dir}/", ""))
             shutil.copyfile(self.dir / "web.parquet", HERE.parent / "web.parquet")
 
     def table(self, path):
