@@ -133,7 +133,7 @@ pub(crate) struct RunArgs {
     pub(crate) candidates: u64,
 
     /// Of an image's synthetic texts that pass keep the best alone
-    #[arg(long, conflicts_with = "recipe")]
+    #[arg(long, conflicts_with_all = ["recipe", "agreement"])]
     pub(crate) best: bool,
 
     /// What several filters say together
@@ -156,9 +156,13 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "NAME", conflicts_with = "image_column")]
     pub(crate) url_column: Option<String>,
 
-    /// Column of the images' files, in place of the images; paths begin at the source's folder
+    /// Column of the images' files, in place of the images
     #[arg(long, value_name = "NAME", conflicts_with_all = ["image_column", "url_column"])]
     pub(crate) path_column: Option<String>,
+
+    /// Folder that the paths of --path-column begin at, and stay in [default: the source's]
+    #[arg(long, value_name = "DIR", requires = "path_column")]
+    pub(crate) path_root: Option<PathBuf>,
 
     /// Version of a Delta table: a number, or a time such as '2026-01-31 12:00:00' (UTC) [default: the latest]
     #[arg(long, value_name = "VERSION|TIME")]
@@ -180,7 +184,7 @@ pub(crate) struct RunArgs {
     /// would be. Nothing is written
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "64",
         value_parser = clap::value_parser!(u16).range(8..=4096),
-        conflicts_with_all = ["print_sql", "retry_failed", "metrics_addr"])]
+        conflicts_with_all = ["print_sql", "retry_failed", "metrics_addr", "dedupe"])]
     pub(crate) dry_run: Option<u16>,
 
     /// Serve the job's numbers for Prometheus at http://HOST:PORT/metrics; port 0 is one that is free
@@ -364,7 +368,7 @@ fn setting(text: &str) -> Result<(String, String), String> {
     // The name becomes part of a statement.
     let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.');
     if !plain || !name.contains('.') {
-        return Err(format!("{name:?} is no setting's name: they begin with capfilt. or datafusion."));
+        return Err(format!("{name:?} is no setting's name: they begin with capfilt., fetch. or datafusion."));
     }
     Ok((name.to_owned(), value.to_owned()))
 }

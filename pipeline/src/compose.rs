@@ -75,6 +75,11 @@ impl Default for Compose {
 }
 
 impl Compose {
+    /// Whether each pair's verdict follows from its own ITM score alone, as far as the recipe's text tells.
+    pub(crate) fn is_plain(recipe: &str) -> bool {
+        !["itc_score >=", "__best", "2 * (CAST("].iter().any(|mark| recipe.contains(mark))
+    }
+
     /// The SQL of the recipe.
     pub fn sql(&self) -> String {
         if *self == Self::default() {
@@ -93,8 +98,19 @@ impl Compose {
             (1..=self.captioners).map(|n| format!("array_repeat({n}, {})", self.candidates)).collect();
         writeln!(sql, "-- CapFilt (Li et al. 2022) as the options of capfilt run ask for it.\n")?;
         writeln!(sql, "WITH texts AS (\n    SELECT\n        *,\n        array_concat(\n            [text],")?;
-        writeln!(sql, "            {}\n        ) AS texts\n    FROM web\n),", captions.join(",\n            "))?;
-        writeln!(sql, "candidates AS (\n    SELECT\n        * EXCLUDE (text, texts),")?;
+        writeln!(sql, "            {}\n        ) AS __texts\n    FROM web\n),", captions.join(",\n            "))?;
+        let mut from = "texts";
+        if self.best {
+            from = "rated";
+            let scores: Vec<_> = (2..=synthetic + 1).map(|n| self.score(&format!("__texts[{n}]"))).collect();
+            let scores = scores.join(",\n            ");
+            writeln!(
+                sql,
+                "rated AS (\n    SELECT\n        *,\n        [\n            {scores}\n        ] AS __scores\n    FROM texts\n),"
+            )?;
+        }
+        let scores = if self.best { ", __scores" } else { "" };
+        writeln!(sql, "candidates AS (\n    SELECT\n        * EXCLUDE (text, __texts{scores}),")?;
         writeln!(sql, "        unnest(array_prepend('web', array_repeat('synthetic', {synthetic}))) AS source,")?;
         if self.captioners > 1 {
             // Whose text it is; NULL for the web's.
@@ -102,10 +118,11 @@ impl Compose {
             writeln!(sql, "        unnest(array_concat([CAST(NULL AS BIGINT)], {numbers})) AS captioner,")?;
         }
         if self.best {
-            let scores: Vec<_> = (2..=synthetic + 1).map(|n| self.score(&format!("texts[{n}]"))).collect();
-            writeln!(sql, "        array_max([\n            {}\n        ]) AS best,", scores.join(",\n            "))?;
+            // Of equal scores the first is the best.
+            writeln!(sql, "        array_position(__scores, array_max(__scores)) AS __best,")?;
+            writeln!(sql, "        unnest(range(0, {})) AS __number,", synthetic + 1)?;
         }
-        writeln!(sql, "        unnest(texts) AS text\n    FROM texts\n),")?;
+        writeln!(sql, "        unnest(__texts) AS text\n    FROM {from}\n),")?;
         writeln!(sql, "judged AS (\n    SELECT\n        *,")?;
         if self.agreement.is_some() {
             writeln!(sql, "        itc_score(image, text) AS itc_score,")?;
@@ -123,7 +140,7 @@ impl Compose {
         };
         writeln!(sql, "scored AS (\n    SELECT\n        *,\n        {score} AS itm_score\n    FROM judged\n)")?;
         let own = if self.agreement.is_some() { ", itc_score" } else { "" };
-        let best = if self.best { ", best" } else { "" };
+        let best = if self.best { ", __best, __number" } else { "" };
         writeln!(sql, "SELECT\n    * EXCLUDE (image, source, text, itm_score{own}{best}, error),")?;
         writeln!(
             sql,
@@ -182,7 +199,7 @@ impl Compose {
             format!("itm_score >= {least}")
         };
         if self.best {
-            passes = format!("{passes} AND (source = 'web' OR itm_score >= best)");
+            passes = format!("{passes} AND (source = 'web' OR __number = __best)");
         }
         match self.agreement {
             Some(Agreement { low, high }) if self.combine == Combine::Vote && self.filters > 1 => {

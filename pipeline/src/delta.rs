@@ -125,9 +125,17 @@ pub(crate) fn transaction_version(table: &Path, app_id: &str) -> Result<Option<i
     apart(version).and_then(|version| version.map_err(|e| Error::dest(table, e)))
 }
 
-/// Refuses columns that a Delta table cannot have.
-pub(crate) fn check_schema(table: &Path, schema: &Schema) -> Result<()> {
-    delta_schema(schema).map(drop).map_err(|e| Error::dest(table, e))
+/// Refuses columns that a Delta table cannot have, and those that the table there does not.
+pub(crate) fn check_table(table: &Path, schema: &Schema) -> Result<()> {
+    let check = || async {
+        let new = Commit { schema, files: &[], app_id: "", app_version: 0, replace: false, about: "" };
+        let schema = delta_schema(schema)?;
+        match load(table).await? {
+            Some(opened) => check_fits(opened.snapshot()?, &schema, &new),
+            None => Ok(()),
+        }
+    };
+    apart(check).and_then(|checked| checked.map_err(|e| Error::dest(table, e)))
 }
 
 /// Makes files the next version of a table, or the first of a new one. It is one file of the log, of which a kill leaves all or

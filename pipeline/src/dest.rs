@@ -108,11 +108,14 @@ impl Dest {
         if overwrite {
             self.check_alone()?;
             // What this replacement has done before it was stopped is not to be done again.
-            let same =
-                own.filter(|own| own.state != State::Finished && own.replaces && own.job.difference(job).is_none());
+            let same = own.filter(|own| {
+                own.state != State::Finished && own.replaces && !own.retry && own.job.difference(job).is_none()
+            });
             return Ok(match same {
                 Some(own) => Found::Begun(Box::new(own)),
-                None => Found::Nothing { replaces: !parts.is_empty() || !all.is_empty() },
+                None => {
+                    Found::Nothing { replaces: !parts.is_empty() || !all.is_empty() || table::is_delta(&self.path) }
+                }
             });
         }
         for other in &all {
@@ -127,11 +130,15 @@ impl Dest {
                               rows again, --overwrite, or another folder";
                 Err(Error::dest(&self.path, reason))
             }
+            // Its good rows are in the old table, and only a retry takes them from there.
+            Some(own) if own.retry && own.state == State::Running && again != Again::RetryFailed => {
+                Err(Error::dest(&self.path, "a --retry-failed was stopped there: end it with the same command"))
+            }
             Some(own) if again == Again::RetryFailed => match (own.state, own.replaces) {
                 (State::Finished, _) => Ok(Found::Nothing { replaces: true }),
                 // An earlier try that was stopped.
-                (_, true) => Ok(Found::Begun(Box::new(own))),
-                (_, false) => {
+                (_, true) if own.retry => Ok(Found::Begun(Box::new(own))),
+                _ => {
                     let reason =
                         "its table is not finished: end it first, with the same command without --retry-failed";
                     Err(Error::dest(&self.path, reason))

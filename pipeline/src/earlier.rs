@@ -1,6 +1,6 @@
 //! `--retry-failed`: the pairs of a finished table, of which those of failed rows are made anew.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,10 +42,10 @@ impl Earlier {
     /// Leaves in `chunk` the rows that failed; the others' pairs come with it.
     pub(crate) fn split(&mut self, mut chunk: Chunk) -> Result<Chunk> {
         let file = chunk.unit.file;
-        let (first, last) = (chunk.row, chunk.row + chunk.rows.num_rows() as u64);
+        let (first, end) = (chunk.row, chunk.row + chunk.count);
         let mut pairs: BTreeMap<u64, Vec<RecordBatch>> = BTreeMap::new();
         while let Some((at, pair)) = self.next()? {
-            if at >= (file, last) {
+            if at >= (file, end) {
                 self.ahead.push_front((at, pair));
                 break;
             }
@@ -53,13 +53,14 @@ impl Earlier {
                 pairs.entry(at.1).or_default().push(pair);
             }
         }
-        let failed: BTreeSet<u64> =
-            (first..last).filter(|row| pairs.get(row).is_none_or(|pairs| pairs.iter().any(may_mend))).collect();
-        let places: UInt64Array = failed.iter().map(|row| row - first).collect();
+        let failed = |row: &u64| pairs.get(row).is_none_or(|pairs| pairs.iter().any(may_mend));
+        let places: Vec<usize> = (0..chunk.numbers.len()).filter(|place| failed(&chunk.numbers[*place])).collect();
+        let numbers: Vec<u64> = places.iter().map(|place| chunk.numbers[*place]).collect();
+        let places: UInt64Array = places.iter().map(|place| *place as u64).collect();
         chunk.rows = take_record_batch(&chunk.rows, &places).map_err(|e| Error::Internal(e.to_string()))?;
-        pairs.retain(|row, _| !failed.contains(row));
+        pairs.retain(|row, _| !numbers.contains(row));
         chunk.earlier = pairs.into_iter().flat_map(|(row, pairs)| pairs.into_iter().map(move |p| (row, p))).collect();
-        chunk.numbers = failed.into_iter().collect();
+        chunk.numbers = numbers;
         Ok(chunk)
     }
 
@@ -106,11 +107,19 @@ fn rows(batch: &RecordBatch, source: &Source) -> Result<Vec<(usize, u64)>, Strin
     let files = provenance.column_by_name("file").and_then(|f| f.as_string_view_opt()).ok_or("no provenance.file")?;
     let rows = provenance.column_by_name("row").and_then(|r| r.as_primitive_opt::<Int64Type>());
     let rows = rows.ok_or("no provenance.row")?;
-    let at = |(file, row): (Option<&str>, Option<i64>)| {
-        let file = source.number(file.unwrap_or_default()).ok_or("a pair is of a file that is not in the source")?;
-        Ok((file, row.and_then(|row| u64::try_from(row).ok()).ok_or("a pair has no row")?))
-    };
-    files.iter().zip(rows.iter()).map(at).collect()
+    let mut found = Vec::with_capacity(batch.num_rows());
+    let mut last: Option<(&str, usize)> = None;
+    for (name, row) in files.iter().zip(rows.iter()) {
+        let name = name.unwrap_or_default();
+        // Pairs of a file follow each other.
+        let file = match last.filter(|(known, _)| *known == name) {
+            Some((_, number)) => number,
+            None => source.number(name).ok_or("a pair is of a file that is not in the source")?,
+        };
+        last = Some((name, file));
+        found.push((file, row.and_then(|row| u64::try_from(row).ok()).ok_or("a pair has no row")?));
+    }
+    Ok(found)
 }
 
 /// Whether the pair has an error that another try may not find.

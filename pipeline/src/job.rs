@@ -23,6 +23,8 @@ pub(crate) async fn main(args: &RunArgs) -> Result<()> {
     }
     let ctx = session::open(&args.session).await?;
     let images = match args.image {
+        // JSON has no room for them.
+        _ if matches!(args.format, PartsArg::Jsonl) => Images::None,
         ImageArg::Kept => Images::Kept,
         ImageArg::All => Images::All,
         ImageArg::None => Images::None,
@@ -39,6 +41,7 @@ pub(crate) async fn main(args: &RunArgs) -> Result<()> {
         image_column: image_column.clone(),
         image_is,
         source_version: args.source_version.clone(),
+        path_root: args.path_root.clone(),
         text_column: args.text_column.clone(),
         renames: args.rename.clone(),
         kept_only: args.kept_only,
@@ -137,6 +140,13 @@ fn recipe(args: &RunArgs) -> Result<Recipe> {
     let models = &args.session;
     let (name, sql) = match &args.recipe {
         None => {
+            if args.best && matches!(args.combine, CombineArg::Vote) && models.filter.len() > 1 {
+                bail!("--best needs one score to choose by, and --combine vote has several: give mean, min or max");
+            }
+            if let Some((source, _)) = args.min_itm_of.iter().find(|(s, _)| !["web", "synthetic"].contains(&s.as_str()))
+            {
+                bail!("--min-itm-of {source}=..: texts are of web or synthetic");
+            }
             let compose = Compose {
                 candidates: usize::try_from(args.candidates)?,
                 captioners: models.captioner.len().max(1),
@@ -159,6 +169,11 @@ fn recipe(args: &RunArgs) -> Result<Recipe> {
             (name, sql)
         }
     };
+    for (role, given) in [("captioner", &models.captioner), ("filter", &models.filter)] {
+        if let Some(n) = (2..=given.len()).find(|n| !sql.contains(&format!("${role}_{n}"))) {
+            bail!("recipe {name} does not ask for ${role}_{n}: give it one --{role}, or use it there");
+        }
+    }
     let mut params = session::params(&args.session);
     params.set_default("min_itm", &args.min_itm);
     params.set_text_default("prompt", &args.prompt);

@@ -1,10 +1,11 @@
 //! Images that the source only names: by a URL, or by a path.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use capfilt_udfs::CapfiltOptions;
 use capfilt_udfs::engine::blocking;
 use datafusion::arrow::array::{
     Array as _, ArrayRef, AsArray as _, BinaryViewBuilder, BooleanArray, Int64Array, StringArray,
@@ -26,6 +27,8 @@ use crate::source::{Chunk, is_url};
 
 /// Rows of a chunk under way have their images in memory together; this many chunks are at most.
 const MOST_CHUNKS: usize = 16;
+/// And fewer where the largest that came had so many bytes that more of them would not fit in here.
+const AHEAD_BYTES: u64 = 1 << 30;
 
 /// What the image column of a source holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +55,7 @@ pub(crate) enum Loader {
     /// The source itself.
     Source,
     /// Files below a folder, named in a column.
-    Files { root: PathBuf, column: String },
+    Files { root: PathBuf, column: String, limit: u64 },
     /// The web, by URLs in a column.
     #[cfg(feature = "fetch")]
     Web { fetcher: Arc<crate::fetch::Fetcher>, column: String, query: capfilt_udfs::engine::CancelToken, chunks: usize },
@@ -62,7 +65,18 @@ impl Loader {
     pub(crate) fn new(ctx: &SessionContext, is: ImageIs, column: &str, root: &Path) -> Result<Self> {
         match is {
             ImageIs::Bytes => Ok(Self::Source),
-            ImageIs::Path => Ok(Self::Files { root: root.to_owned(), column: column.to_owned() }),
+            ImageIs::Path => {
+                if is_url(&root.to_string_lossy()) {
+                    return Err(Error::Option(
+                        "the source is in a store: say with --path-root where its files are".to_owned(),
+                    ));
+                }
+                let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned();
+                let limit = options.unwrap_or_default().image_limits().max_bytes;
+                let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
+                let root = std::path::absolute(root).map_err(|e| Error::source(root, e))?;
+                Ok(Self::Files { root, column: column.to_owned(), limit })
+            }
             #[cfg(feature = "fetch")]
             ImageIs::Url => {
                 let fetcher = crate::fetch::fetcher(ctx).map_err(Error::Option)?;
@@ -102,6 +116,8 @@ impl Loader {
         tokio::spawn(async move {
             let mut under_way = FuturesOrdered::new();
             let mut more = true;
+            // Until one has come, nobody knows how large they are.
+            let mut most = 2;
             loop {
                 tokio::select! {
                     Some(loaded) = under_way.next() => {
@@ -109,12 +125,16 @@ impl Loader {
                             Ok(loaded) => loaded,
                             Err(e) => Err(Error::Internal(format!("a task ended: {e}"))),
                         };
+                        if let Ok(Loaded { images: Some(images), .. }) = &loaded {
+                            let fit = AHEAD_BYTES / (images.get_array_memory_size() as u64).max(1);
+                            most = usize::try_from(fit).unwrap_or(usize::MAX).clamp(1, this.chunks());
+                        }
                         // Where nobody listens, the job has ended elsewhere.
                         if sender.send(loaded).await.is_err() {
                             return;
                         }
                     }
-                    chunk = chunks.recv(), if more && under_way.len() < this.chunks() => match chunk {
+                    chunk = chunks.recv(), if more && under_way.len() < most => match chunk {
                         Some(chunk) => {
                             let chunk = blocking(|| {
                                 let mut chunk = chunk?;
@@ -142,13 +162,13 @@ impl Loader {
         let mut problems = chunk.problems.clone();
         let images = match self {
             Self::Source => None,
-            Self::Files { root, column } => {
+            Self::Files { root, column, limit } => {
                 let names = texts(&chunk, column)?;
                 let mut all = Vec::with_capacity(names.len());
                 for (row, name) in chunk.numbers.iter().copied().zip(&names) {
                     all.push(match name {
                         None => None,
-                        Some(name) => match read(&root.join(name)).await {
+                        Some(name) => match read(root, name, *limit).await {
                             Ok(bytes) => Some(Bytes::from(bytes)),
                             Err(e) => {
                                 problems.insert(row, format!("file: {e}"));
@@ -183,10 +203,18 @@ impl Loader {
     }
 }
 
-/// A file on a disk, whose name is one from a source's folder on.
-async fn read(path: &Path) -> Result<Vec<u8>, String> {
-    if is_url(&path.to_string_lossy()) {
-        return Err("its path must begin with /, as the source is in a store".to_owned());
+/// A file below `root`. Whoever wrote the table may not make any other file of this machine a part of it.
+async fn read(root: &Path, name: &str, limit: u64) -> Result<Vec<u8>, String> {
+    let path = root.join(name);
+    if !path.starts_with(root) || path.components().any(|part| part == Component::ParentDir) {
+        return Err(format!("it is not below {}: --path-root names another folder", root.display()));
+    }
+    let meta = tokio::fs::metadata(&path).await.map_err(|e| e.to_string())?;
+    if !meta.is_file() {
+        return Err("no regular file".to_owned());
+    }
+    if meta.len() > limit {
+        return Err(format!("larger than {limit} bytes (capfilt.max_image_bytes)"));
     }
     tokio::fs::read(path).await.map_err(|e| e.to_string())
 }

@@ -38,7 +38,13 @@ pub(crate) struct Identity {
     pub(crate) round: u32,
     pub(crate) image_column: String,
     /// `bytes`, `url` or `path`.
+    #[serde(default = "bytes")]
     pub(crate) image_is: String,
+    #[serde(default)]
+    pub(crate) path_root: Option<String>,
+    /// What of `fetch.*` decides which images come.
+    #[serde(default)]
+    pub(crate) fetch: BTreeMap<String, String>,
     pub(crate) text_column: String,
     pub(crate) renames: BTreeMap<String, String>,
     pub(crate) kept_only: bool,
@@ -51,6 +57,10 @@ pub(crate) struct Identity {
     pub(crate) unit_rows: u64,
     pub(crate) file_bytes: u64,
     pub(crate) shards: u64,
+}
+
+fn bytes() -> String {
+    "bytes".to_owned()
 }
 
 impl Identity {
@@ -137,6 +147,9 @@ pub(crate) struct Manifest {
     /// A table that was there goes when this one is whole.
     pub(crate) replaces: bool,
     pub(crate) parts: Vec<Part>,
+    /// It is `--retry-failed` that replaces it: good rows come from the old table.
+    #[serde(default)]
+    pub(crate) retry: bool,
     /// In the names of a Delta table's parts, of which old ones stay.
     #[serde(default)]
     pub(crate) run: String,
@@ -164,6 +177,7 @@ impl Manifest {
             source_version: source.version(),
             files: source.records(),
             replaces,
+            retry: false,
             parts: Vec::new(),
             run: format!("{:x}", since.as_micros()),
             committed: 0,
@@ -239,7 +253,9 @@ mod tests {
             dedupe: None,
             filters: Vec::new(),
             image_column: "image".to_owned(),
-            image_is: "bytes".to_owned(),
+            image_is: bytes(),
+            path_root: None,
+            fetch: BTreeMap::new(),
             text_column: "text".to_owned(),
             renames: BTreeMap::new(),
             kept_only: false,

@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::Result;
 use crate::source::Source;
+use crate::table;
 
 /// The source that a table was made of.
 pub(crate) struct Pictures {
@@ -23,8 +24,10 @@ pub(crate) struct Wanted<'a> {
 }
 
 impl Pictures {
-    pub(crate) fn open(source: &Path, column: &str) -> Result<Self> {
-        Ok(Self { source: Source::open(source)?, column: column.to_owned() })
+    /// At `version`, where the source is a Delta table.
+    pub(crate) fn open(source: &Path, column: &str, version: Option<u64>) -> Result<Self> {
+        let version = version.filter(|_| table::is_delta(source)).map(|version| version.to_string());
+        Ok(Self { source: Source::open_at(source, version.as_deref())?, column: column.to_owned() })
     }
 
     /// Reads each file once, and hands over the number and the image of each of `wanted` that is there as it was.

@@ -1,6 +1,7 @@
 //! What a job is, and what must stand before its first row is read.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -48,6 +49,8 @@ pub struct Job {
     pub image_column: String,
     /// Which of these it is.
     pub image_is: ImageIs,
+    /// Folder that paths in the image column begin at and stay in; the source's, where there is none.
+    pub path_root: Option<PathBuf>,
     /// Which version of a Delta table is the source: a number or a time; the latest, or the one that an unfinished job began
     /// with, where there is none.
     pub source_version: Option<String>,
@@ -104,7 +107,7 @@ impl Job {
         let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned().unwrap_or_default();
         Ok(Identity {
             engine: concat!("capfilt ", env!("CARGO_PKG_VERSION")).to_owned(),
-            recipe: self.recipe.annotated(),
+            recipe: self.recipe.identity(),
             models: options.provenance()?,
             captioners: digests(&options, "captioner", &self.captioners)?,
             filters: digests(&options, "filter", &self.filters)?,
@@ -112,6 +115,8 @@ impl Job {
             dedupe: self.dedupe.map(|how| how.to_string()),
             image_column: self.image_column.clone(),
             image_is: format!("{:?}", self.image_is).to_lowercase(),
+            path_root: self.path_root.as_ref().map(|root| root.to_string_lossy().into_owned()),
+            fetch: self.fetch(ctx),
             text_column: self.text_column.clone(),
             renames: self.renames.iter().cloned().collect(),
             kept_only: self.kept_only,
@@ -121,6 +126,17 @@ impl Job {
             file_bytes: self.file_bytes,
             shards: self.shard.1,
         })
+    }
+
+    /// The settings of `fetch.*` that decide which images come.
+    #[cfg_attr(not(feature = "fetch"), expect(clippy::unused_self, reason = "as with fetching"))]
+    fn fetch(&self, ctx: &SessionContext) -> BTreeMap<String, String> {
+        #[cfg(feature = "fetch")]
+        if self.image_is == ImageIs::Url {
+            return crate::fetch::deciding(ctx);
+        }
+        let _ = ctx;
+        BTreeMap::new()
     }
 
     /// The rows that repeat an earlier one. What is needed to find them stays beside the table, for a run that goes on.
@@ -180,7 +196,12 @@ impl Job {
         source: &mut Source,
     ) -> Result<(Manifest, bool, bool)> {
         let root = whereabouts(&self.source);
-        let new = |source: &Source, replaces| Manifest::new(self.shard.0, identity, source, root, replaces);
+        let retry = self.again == Again::RetryFailed;
+        let new = |source: &Source, replaces| {
+            let mut manifest = Manifest::new(self.shard.0, identity, source, root, replaces);
+            manifest.retry = retry;
+            manifest
+        };
         let mut manifest = match found {
             Found::Nothing { replaces } => {
                 return Ok((new(source, replaces), false, false));
@@ -188,6 +209,10 @@ impl Job {
             Found::Shards(other) => {
                 source.reorder(&other.files)?;
                 return Ok((new(source, false), false, false));
+            }
+            // A replacement begins anew where its source is another by now.
+            Found::Begun(begun) if self.again == Again::Overwrite && !source.is_of(&begun.files) => {
+                return Ok((new(source, true), false, false));
             }
             Found::Begun(manifest) => *manifest,
         };
@@ -205,14 +230,34 @@ impl Job {
         manifest.files = source.records();
         manifest.source_version = source.version();
         manifest.state = State::Running;
+        self.settle(&mut manifest)?;
         Ok((manifest, true, false))
+    }
+
+    /// Finds out what became of a commit that a kill cut off, before further parts come.
+    #[cfg(feature = "delta")]
+    fn settle(&self, manifest: &mut Manifest) -> Result<()> {
+        if let Some(number) = manifest.commit.take()
+            && crate::delta::transaction_version(&self.dest, &manifest.application())?
+                .is_some_and(|last| last >= number)
+        {
+            manifest.committed = manifest.parts.len();
+            manifest.replaces = false;
+        }
+        Ok(())
+    }
+
+    #[cfg(not(feature = "delta"))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "as with Delta tables")]
+    fn settle(&self, _: &mut Manifest) -> Result<()> {
+        Ok(())
     }
 
     /// Opens the source and plans the recipe.
     pub(crate) async fn prepare(&self, ctx: &SessionContext) -> Result<Prepared> {
         let version = match &self.source_version {
             Some(version) => Some(version.clone()),
-            None => table::begun_with(&self.dest, self.again)?,
+            None => table::begun_with(&self.dest, self.shard.0, &whereabouts(&self.source), self.again)?,
         };
         let source = Source::open_at(&self.source, version.as_deref())?;
         source.check_apart(&self.dest)?;
@@ -226,7 +271,8 @@ impl Job {
         };
         let planned = self.recipe.plan(ctx, &source, &columns).await?;
         let identity = self.identity(ctx)?;
-        let loader = Loader::new(ctx, self.image_is, &self.image_column, source.root())?;
+        let loader =
+            Loader::new(ctx, self.image_is, &self.image_column, self.path_root.as_deref().unwrap_or(source.root()))?;
         Ok(Prepared { source, workers, planned, identity, loader })
     }
 
@@ -235,9 +281,13 @@ impl Job {
         let about = serde_json::to_string(&manifest.job).map_err(|e| Error::Internal(e.to_string()))?;
         let written = source.written_schema();
         let format = Format::new(&planned.schema(), written, self.images, self.kept_only, self.parts, &about)?;
+        if self.parts == Parts::JsonLines && planned.schema().field_with_name("caption").is_ok() {
+            let reason = "JSON lines call the text caption, and the source has a column of that name: give --rename caption=caption_before";
+            return Err(Error::Column(reason.to_owned()));
+        }
         #[cfg(feature = "delta")]
         if self.parts == Parts::Delta {
-            crate::delta::check_schema(&self.dest, &format.recorded)?;
+            crate::delta::check_table(&self.dest, &format.recorded)?;
         }
         #[cfg(not(feature = "delta"))]
         if self.parts == Parts::Delta {

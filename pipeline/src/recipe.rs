@@ -144,6 +144,12 @@ impl Recipe {
         format!("{}{}\n", self.params.comments(&self.sql), self.sql.trim_end())
     }
 
+    /// What tells it from another: as annotated, but for where further models lie, whose digests tell more.
+    pub(crate) fn identity(&self) -> String {
+        let model = |line: &str| ["-- $captioner_", "-- $filter_"].iter().any(|start| line.starts_with(start));
+        self.annotated().lines().filter(|line| !model(line)).fold(String::new(), |text, line| text + line + "\n")
+    }
+
     fn wrong(&self, reason: impl Into<String>) -> Error {
         Error::Recipe { name: self.name.clone(), reason: reason.into() }
     }

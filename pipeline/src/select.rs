@@ -10,6 +10,7 @@ use datafusion::arrow::datatypes::{DataType, Float32Type, Int64Type};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use crate::compose::Compose;
 use crate::dest::{Dest, Found};
 use crate::error::{Error, Result};
 use crate::manifest::{Identity, Manifest};
@@ -61,6 +62,11 @@ impl Select {
                 &self.table,
                 "its files are no Parquet: write the table with --format parquet or delta",
             ));
+        }
+        if !Compose::is_plain(&first.job.recipe) {
+            let reason = "its verdicts do not follow from the ITM scores alone (--agreement, --best or --combine vote): run the job \
+                          again with other thresholds";
+            return Err(Error::dest(&self.table, reason));
         }
         // An unfinished table is refused here.
         let mut parts = Source::open(&self.table)?;
@@ -234,7 +240,7 @@ impl Fill<'_> {
                 if self.job.job.image_is != "bytes" {
                     return Err(lost(&wanted[0], &format!("it came by its {}", self.job.job.image_is)));
                 }
-                let opened = Pictures::open(place, &self.job.job.image_column);
+                let opened = Pictures::open(place, &self.job.job.image_column, self.job.source_version);
                 none.insert(opened.map_err(|e| lost(&wanted[0], &e.to_string()))?)
             }
         };

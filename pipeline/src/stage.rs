@@ -367,7 +367,8 @@ impl Writer {
             self.manifest.commit = Some(last.unwrap_or(0) + 1);
         }
         self.save()?;
-        for part in &self.manifest.parts {
+        // What a Delta log has may have been compacted since.
+        for part in &self.manifest.parts[self.manifest.committed..] {
             crash::point("place");
             let (from, to) = (self.dest.waiting(&part.name)?, self.dest.part(&part.name));
             if from.exists() {
@@ -402,6 +403,9 @@ impl Writer {
         let files: Vec<_> =
             new.map(|part| delta::Added { name: part.name.clone(), bytes: part.bytes, rows: part.pairs }).collect();
         let about = serde_json::to_string(&self.manifest.job).map_err(|e| Error::Internal(e.to_string()))?;
+        if files.is_empty() && !self.manifest.replaces {
+            return Ok(());
+        }
         crash::point("delta");
         let version = delta::commit(
             self.dest.path(),

@@ -42,12 +42,19 @@ pub(crate) fn is_delta(path: &Path) -> bool {
     path.join(DELTA_LOG).is_dir()
 }
 
-/// The source's version that an unfinished job at `dest` began with, where it is to go on.
-pub(crate) fn begun_with(dest: &Path, again: Again) -> Result<Option<String>> {
-    if matches!(again, Again::Overwrite | Again::Update) {
+/// The version of `source` that a job at `dest` is to go on with: the one that its shard, or else another one, began with.
+pub(crate) fn begun_with(dest: &Path, shard: u64, source: &Path, again: Again) -> Result<Option<String>> {
+    if again == Again::Overwrite {
         return Ok(None);
     }
-    let version = manifests(dest)?.into_iter().find_map(|manifest| manifest.source_version);
+    let all = manifests(dest)?;
+    let begun = match all.iter().find(|manifest| manifest.shard == shard) {
+        Some(own) if own.state == State::Finished && again != Again::RetryFailed => None,
+        Some(own) => Some(own),
+        None if again == Again::No => all.first(),
+        None => None,
+    };
+    let version = begun.filter(|manifest| manifest.source == source).and_then(|manifest| manifest.source_version);
     Ok(version.map(|version| version.to_string()))
 }
 

@@ -62,7 +62,8 @@ fn captions_of_several_captioners_are_pairs() {
     );
 
     run(&place, "best", &["--candidates", "3", "--captioner", &other, "--best"]);
-    let best = "SELECT coalesce(max(n), 0) FROM (SELECT count(DISTINCT text) AS n FROM t WHERE kept AND source = 'synthetic' GROUP BY id)";
+    let best =
+        "SELECT coalesce(max(n), 0) FROM (SELECT count(*) AS n FROM t WHERE kept AND source = 'synthetic' GROUP BY id)";
     assert_eq!(place.number("best", best), 1);
     let lost = "SELECT count(*) FROM (SELECT id FROM 'many/part-00000.parquet' WHERE kept AND source = 'synthetic' \
                 EXCEPT SELECT id FROM t WHERE kept AND source = 'synthetic')";
@@ -113,6 +114,10 @@ fn thresholds_and_a_first_stage() {
     assert!(sql.contains("-- $captioner_2 = 'b''s'") && sql.contains("captions(image, 2"), "{sql}");
     let said = place.fails(2, &["run", "x", "y", "--recipe", "r.sql", "--candidates", "2"]);
     assert!(said.contains("--recipe"), "{said}");
+    let said = place.fails(1, &["select", "staged", "other", "--min-itm", "0"]);
+    assert!(said.contains("--agreement"), "{said}");
+    let said = place.fails(1, &["run", "slice.parquet", "y", "--min-itm-of", "webb=1", "--print-sql"]);
+    assert!(said.contains("web or synthetic"), "{said}");
     let said = place.fails(2, &["run", "x", "y", "--agreement", "0.5,0.1"]);
     assert!(said.contains("LOW,HIGH"), "{said}");
     let said = place.fails(1, &["sql", "--captioner", "a", "--captioner", "b", "-c", "SELECT 1"]);

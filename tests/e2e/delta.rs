@@ -136,3 +136,38 @@ fn what_delta_lacks_is_named_before_the_work() {
     assert!(said.contains("column number is UInt64, which Delta tables do not have"), "{said}");
     assert!(!place.path("pairs").exists());
 }
+
+/// A commit that was made, but not noted, is found in the log when new rows come.
+#[cfg(unix)]
+#[test]
+fn rows_that_come_after_a_killed_commit_are_committed() {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    for at in ["delta:1", "delta-done:1"] {
+        let place = place();
+        let args = run("web", "pairs", &DELTA);
+        let output = place.command(&args).env("CAPFILT_KILL_AT", at).output().unwrap();
+        assert_eq!(output.status.signal(), Some(9));
+        add(&place, "b", 10_000);
+        assert!(place.fails(1, &args).contains("give --update"));
+        place.ok(&[&args[..], &["--update"]].concat());
+        let counts = "SELECT count(*) * 1000 + count(DISTINCT id) FROM t";
+        assert_eq!(place.number("pairs", counts), 80_080, "{at}");
+    }
+}
+
+/// What --overwrite replaces is what is there, whoever wrote it.
+#[test]
+fn a_table_of_others_is_replaced_not_added_to() {
+    let place = place();
+    place.ok(&run("web", "pairs", &DELTA));
+    fs::remove_dir_all(place.path("pairs").join(BOOKKEEPING)).unwrap();
+    let said = place.fails(1, &run("web", "pairs", &DELTA));
+    assert!(said.contains("give --overwrite"), "{said}");
+    place.ok(&run("web", "pairs", &[&DELTA[..], &["--overwrite"]].concat()));
+    assert_eq!(place.number("pairs", "SELECT count(*) FROM t"), 40);
+    // Other columns are refused before the work.
+    fs::write(place.path("recipe.sql"), RECIPE.replace("SELECT *", "SELECT id + 1 AS more, *")).unwrap();
+    let said = place.fails(1, &run("web", "pairs", &[&DELTA[..], &["--overwrite", "--dry-run"]].concat()));
+    assert!(said.contains("no column more"), "{said}");
+}

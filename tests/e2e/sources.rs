@@ -135,3 +135,61 @@ fn json_lines_have_url_and_caption() {
     let said = place.fails(1, &["report", "pairs", "-o", "x.html"]);
     assert!(said.contains("a report is made of Parquet"), "{said}");
 }
+
+/// Of a replacement that was stopped, a retry does not make its own, nor the other way round.
+#[cfg(unix)]
+#[test]
+fn a_retry_and_a_replacement_are_two_things() {
+    let place = place();
+    fs::create_dir(place.path("data")).unwrap();
+    fs::copy(root(CAT), place.path("data/cat.png")).unwrap();
+    let lines: String =
+        (0..40).map(|n| format!("{n},{},text {n}\n", if n % 4 == 0 { "lost.png" } else { "cat.png" })).collect();
+    fs::write(place.path("data/web.csv"), format!("id,path,text\n{lines}")).unwrap();
+    let job = |more: &[&'static str]| {
+        [&run("data/web.csv", &["--path-column", "path", "--unit-rows", "8"])[..], more].concat()
+    };
+    let killed = |args: &[&str]| {
+        let output = place.command(args).env("CAPFILT_KILL_AT", "unit-done:2").output().unwrap();
+        assert!(output.status.code().is_none(), "{}", super::text(&output.stderr));
+    };
+    place.ok(&job(&[]));
+    assert_eq!(column(&place, "kept").iter().filter(|kept| *kept == "false").count(), 10);
+
+    fs::write(place.path("recipe.sql"), RECIPE.replace("1.0 AS", "0.5 AS")).unwrap();
+    killed(&job(&["--overwrite"]));
+    let said = place.fails(1, &job(&["--retry-failed"]));
+    assert!(said.contains("not finished"), "{said}");
+    place.ok(&job(&["--overwrite"]));
+    assert_eq!(place.number("pairs", "SELECT count(*) FROM t WHERE itm_score = 0.5"), 40);
+
+    fs::copy(root(FOX), place.path("data/lost.png")).unwrap();
+    killed(&job(&["--retry-failed"]));
+    // Now that the good ones are gone, only the old table has them.
+    fs::remove_file(place.path("data/cat.png")).unwrap();
+    let said = place.fails(1, &job(&[]));
+    assert!(said.contains("--retry-failed was stopped"), "{said}");
+    place.ok(&job(&["--retry-failed"]));
+    assert_eq!(column(&place, "kept").iter().filter(|kept| *kept == "true").count(), 40);
+    assert_eq!(place.number("pairs", "SELECT count(DISTINCT id) FROM t"), 40);
+}
+
+/// A table of somebody else's does not make files of this machine part of the result.
+#[test]
+fn paths_stay_below_their_folder() {
+    let place = place();
+    fs::create_dir(place.path("data")).unwrap();
+    fs::copy(root(CAT), place.path("data/cat.png")).unwrap();
+    fs::copy(root(CAT), place.path("cat.png")).unwrap();
+    let within = place.path("data/cat.png").display().to_string();
+    let lines = format!("id,path,text\n1,cat.png,a\n2,../cat.png,b\n3,/etc/passwd,c\n4,{within},d\n5,.,e\n");
+    fs::write(place.path("data/web.csv"), lines).unwrap();
+    place.ok(&run("data/web.csv", &["--path-column", "path", "--image", "all"]));
+    assert_eq!(column(&place, "kept"), ["true", "false", "false", "true", "false"]);
+    let errors = column(&place, "error");
+    assert!(errors[1].contains("is not below") && errors[2].contains("is not below"), "{errors:?}");
+    assert!(errors[4].contains("no regular file"), "{errors:?}");
+    place
+        .ok(&run("data/web.csv", &["--path-column", "path", "--path-root", ".", "--overwrite", "--max-failed", "99%"]));
+    assert_eq!(column(&place, "kept")[1..3], ["false", "false"], "above the folder stays above");
+}

@@ -5,7 +5,8 @@ mod dry_run;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const SCRAPE: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: text/plain;version=0.0.4\r\n\r\n";
 /// Rows of [`watched`]'s source before the one that it waits for.
 const BEFORE: u64 = 7;
+const LATE: &str = "late.png";
 
 /// A job that is killed when the test is over.
 struct Watched {
@@ -24,7 +26,38 @@ struct Watched {
     rest: thread::JoinHandle<String>,
 }
 
-/// Starts a job over a few pictures, the last of which is a pipe: all other rows are done while it is not written to.
+/// Serves the files of a folder; who asks for one that comes late waits for it.
+fn serve(folder: PathBuf) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let folder = folder.clone();
+            thread::spawn(move || answer(&folder, stream.unwrap()));
+        }
+    });
+    address
+}
+
+fn answer(folder: &Path, mut stream: TcpStream) {
+    let mut request = String::new();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    while !request.ends_with("\r\n\r\n") && reader.read_line(&mut request).unwrap() > 0 {}
+    let path = folder.join(request.split(' ').nth(1).unwrap_or_default().trim_start_matches('/'));
+    let patience = Instant::now();
+    while path.ends_with(LATE) && !path.exists() && patience.elapsed() < PATIENCE {
+        thread::sleep(Duration::from_millis(20));
+    }
+    let (status, body) = match fs::read(&path) {
+        Ok(body) => ("200 OK", body),
+        Err(_) => ("404 Not Found", Vec::new()),
+    };
+    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    // Whoever asked may be gone: the job is killed at the end of some tests.
+    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
+}
+
+/// Starts a job over a few pictures, the last of which comes late: all other rows are done until then.
 fn watched(place: &Place) -> Watched {
     let pictures = ["emoji_cat_face_google", "emoji_house_twitter", "emoji_pizza_twitter", "emoji_red_heart_google"];
     for name in pictures.iter().chain(&["emoji_fox_twitter"]) {
@@ -35,13 +68,17 @@ fn watched(place: &Place) -> Watched {
     rows.push(rows[0].clone());
     rows.push(("missing.png".to_owned(), Some("nothing")));
     rows.push(("emoji_fox_twitter.png".to_owned(), None));
-    rows.push(("pipe.png".to_owned(), Some("late")));
-    let lines = rows.iter().map(|(file, text)| format!("{}\n", serde_json::json!({ "file": file, "text": text })));
-    fs::write(place.path("web.jsonl"), lines.collect::<String>()).unwrap();
-    assert!(Command::new("mkfifo").arg(place.path("pipe.png")).status().unwrap().success());
+    rows.push((LATE.to_owned(), Some("late")));
+    let server = serve(place.path(""));
+    let line = |(file, text): &(String, Option<&str>)| {
+        format!("{}\n", serde_json::json!({ "url": format!("http://{server}/{file}"), "text": text }))
+    };
+    fs::write(place.path("web.jsonl"), rows.iter().map(line).collect::<String>()).unwrap();
 
-    let args = ["web.jsonl", "pairs", "--path-column", "file", "--unit-rows", "1", "--metrics-addr", "127.0.0.1:0"];
-    let args = place.job(&args);
+    let args = ["web.jsonl", "pairs", "--url-column", "url", "--unit-rows", "1", "--metrics-addr", "127.0.0.1:0"];
+    let patient = ["allow_private=true", "timeout=120", "read_timeout=120"].map(|setting| format!("fetch.{setting}"));
+    let patient: Vec<&str> = patient.iter().flat_map(|setting| ["--set", setting.as_str()]).collect();
+    let args = place.job(&[&args[..], &patient].concat());
     let mut command = place.command(&args.iter().map(String::as_str).collect::<Vec<_>>());
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(child.stderr.take().unwrap());
@@ -95,7 +132,9 @@ impl Watched {
 
     /// Lets the job go on to its end; all that it said comes back.
     fn end(mut self, place: &Place) -> String {
-        fs::write(place.path("pipe.png"), fs::read(place.path("emoji_fox_twitter.png")).unwrap()).unwrap();
+        // Whole when it has its name.
+        fs::copy(place.path("emoji_fox_twitter.png"), place.path("late.tmp")).unwrap();
+        fs::rename(place.path("late.tmp"), place.path(LATE)).unwrap();
         let ended = self.child.wait().unwrap();
         let said = std::mem::replace(&mut self.rest, thread::spawn(String::new)).join().unwrap();
         assert!(ended.success(), "{said}");
@@ -135,7 +174,7 @@ fn a_job_tells_its_numbers() {
         assert_eq!(sum(&page, "capfilt_pairs", &format!("source=\"{source}\"")), BEFORE as f64, "{page}");
     }
     assert_eq!(sum(&page, "capfilt_failed", "reason=\"no text\""), 1.0, "{page}");
-    assert_eq!(sum(&page, "capfilt_failed", "reason=\"file: "), 1.0, "{page}");
+    assert_eq!(sum(&page, "capfilt_failed", "reason=\"fetch: "), 1.0, "{page}");
     // Five pictures, of which one came twice.
     assert_eq!(sum(&page, "capfilt_captions", "model=\"captioner\""), 5.0, "{page}");
     for model in ["captioner", "matcher"] {

@@ -57,7 +57,7 @@ fn a_commit_counts_once() {
 
 #[test]
 fn types_that_delta_lacks_are_refused() {
-    let check = |data_type: DataType| check_schema(Path::new("t"), &schema(data_type)).map_err(|e| e.to_string());
+    let check = |data_type: DataType| check_table(Path::new("t"), &schema(data_type)).map_err(|e| e.to_string());
     let list = |data_type| DataType::LargeList(Arc::new(Field::new("item", data_type, true)));
     let error = check(list(DataType::UInt64)).unwrap_err();
     assert!(error.contains("column n[] is UInt64, which Delta tables do not have"), "{error}");

@@ -43,11 +43,17 @@ fn is_private_v6(address: Ipv6Addr) -> bool {
     };
     match parts {
         // ::, ::1, IPv4 mapped, compatible and translated.
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
         // 6to4 carries an address too.
         [0x2002, high, low, ..] => v4(high, low),
-        // Teredo, documentation, discard, local translation.
-        [0x2001, 0 | 0xdb8, ..] | [0x100, 0, 0, 0, ..] | [0x64, 0xff9b, 1, ..] => true,
+        // Protocol assignments (Teredo, benchmarks, ORCHID), documentation, discard, local translation, segment routing.
+        [0x2001, 0..0x200 | 0xdb8, ..]
+        | [0x3fff, 0..0x1000, ..]
+        | [0x5f00, ..]
+        | [0x100, 0, 0, 0, ..]
+        | [0x64, 0xff9b, 1, ..] => true,
         // Unique local, link-local, site-local, groups.
         [first, ..] => first & 0xfe00 == 0xfc00 || first & 0xff80 == 0xfe80 || first & 0xff00 == 0xff00,
     }
@@ -110,6 +116,11 @@ mod tests {
             "fec0::1",
             "ff02::1",
             "2001:db8::1",
+            "2001:2::1",
+            "2001:10::1",
+            "3fff::1",
+            "5f00::1",
+            "::ffff:0:7f00:1",
         ] {
             assert!(is_private(text.parse().unwrap()), "{text}");
         }

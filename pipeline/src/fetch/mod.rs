@@ -6,6 +6,7 @@ mod problem;
 mod settings;
 mod udf;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::error::Result;
@@ -29,6 +30,12 @@ pub fn register_fetch(ctx: &SessionContext) -> Result<()> {
 pub(crate) fn fetcher(ctx: &SessionContext) -> Result<Arc<Fetcher>, String> {
     let options = ctx.copied_config().options().extensions.get::<FetchOptions>().cloned().unwrap_or_default();
     options.fetcher()
+}
+
+/// The session's settings that decide which images come, and not only when.
+pub(crate) fn deciding(ctx: &SessionContext) -> BTreeMap<String, String> {
+    let options = ctx.copied_config().options().extensions.get::<FetchOptions>().cloned().unwrap_or_default();
+    options.settings.deciding()
 }
 
 /// Function and settings in Markdown.

@@ -1,6 +1,7 @@
 //! `SET fetch.x = ..`.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex};
@@ -128,6 +129,11 @@ impl Settings {
 
     fn flag(&self, key: Key) -> bool {
         flag(self.text(key)).unwrap_or_default()
+    }
+
+    pub(super) fn deciding(&self) -> BTreeMap<String, String> {
+        let keys = [Key::MaxBytes, Key::MaxRedirects, Key::UserAgent, Key::HonourNoai, Key::AllowPrivate];
+        keys.into_iter().map(|key| (SETTINGS[key as usize].name.to_owned(), self.text(key).to_owned())).collect()
     }
 
     pub(super) fn concurrency(&self) -> usize {

@@ -162,7 +162,11 @@ impl Found {
         if wanted.is_empty() || job.job.image_is != "bytes" {
             return Ok(());
         }
-        let source = Pictures::open(options.source.as_deref().unwrap_or(&job.source), &job.job.image_column)?;
+        let source = Pictures::open(
+            options.source.as_deref().unwrap_or(&job.source),
+            &job.job.image_column,
+            job.source_version,
+        )?;
         let mut pictures = Vec::new();
         source.find(&wanted, &mut |number, bytes| pictures.push((places[number], thumbnail::data_uri(bytes))))?;
         for (place, picture) in pictures {

@@ -105,7 +105,11 @@ fn unfit(run: &RunArgs) -> Option<&'static str> {
         (run.overwrite || run.update || run.retry_failed, "the table of a round is made once, and never changed after"),
         (run.shard != (1, 1), "--shard: here one process makes a table"),
         (run.print_sql, "--print-sql: give it to capfilt run itself"),
-        (matches!(run.format, PartsArg::Webdataset), "--format webdataset: capfilt-train reads Parquet"),
+        (
+            !matches!(run.format, PartsArg::Parquet | PartsArg::Delta),
+            "--format: capfilt-train reads Parquet, and Delta tables of it",
+        ),
+        (run.dry_run.is_some(), "--dry-run: give it to capfilt run itself"),
         (matches!(run.image, ImageArg::None), "--image none: capfilt-train needs the images"),
         (run.session.set.iter().any(model), "the models come from --captioner and --filter of capfilt rounds"),
     ];

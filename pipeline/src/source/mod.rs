@@ -21,6 +21,8 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
+#[cfg(feature = "delta")]
+use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use crate::dest;
@@ -185,8 +187,13 @@ impl Source {
         let schema = Arc::new(schema::as_views(&found.schema));
         let files = found.files.into_iter().map(|file| {
             let place = Place::Local(file.path);
-            let (record, written) = Kind::Parquet.look(&root, &place)?;
+            let (mut record, written) = Kind::Parquet.look(&root, &place)?;
             let deleted = file.deleted.unwrap_or_default();
+            // What the log says of a file is part of it.
+            if !deleted.is_empty() || !file.partitions.is_empty() {
+                let told = format!("{deleted:?} {:?}", file.partitions);
+                record.stamp = format!("{}-{}", record.stamp, hex::encode(&Sha256::digest(told)[..8]));
+            }
             Ok(SourceFile { place, record, written, partitions: file.partitions, deleted })
         });
         let files = files.collect::<Result<Vec<_>>>()?;
@@ -268,6 +275,11 @@ impl Source {
         self.files.iter().map(|file| file.record.clone()).collect()
     }
 
+    /// Whether it has these files and no others.
+    pub(crate) fn is_of(&self, known: &[FileRecord]) -> bool {
+        known.len() == self.files.len() && known.iter().all(|record| self.files.iter().any(|f| f.record == *record))
+    }
+
     /// Puts the files in the order of `known`, which comes first; what it does not name follows in the order of the names. Errors
     /// where a known file is gone or has changed.
     pub(crate) fn reorder(&mut self, known: &[FileRecord]) -> Result<()> {
@@ -346,6 +358,10 @@ impl Source {
         }
         let source = &self.files[file];
         let broken = |e: &dyn std::fmt::Display| source.place.error(|| format!("cannot read: {e}"));
+        // A folder is listed again, and rows are counted by that list.
+        if self.kind == Kind::Images && self.kind.look(&self.root, &source.place)?.0 != source.record {
+            return Err(broken(&"its images or texts have changed since the job began"));
+        }
         let mut batches = self.kind.read(&source.place, &source.written, ranges, most).map_err(|e| broken(&e))?;
         let mut rest: Option<RecordBatch> = None;
         for &(start, rows) in ranges {

@@ -252,3 +252,44 @@ fn batches_are_the_same_however_many_threads_make_them() {
     }
     assert_eq!((resumed.position(), resumed.skipped()), (one.position(), one.skipped()));
 }
+
+/// A Delta table of two versions, each with a file more.
+#[test]
+fn a_delta_table_is_read_at_its_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("_delta_log");
+    std::fs::create_dir(&log).unwrap();
+    let field =
+        |name: &str, kind: &str| format!(r#"{{"name":"{name}","type":"{kind}","nullable":true,"metadata":{{}}}}"#);
+    let schema = format!(r#"{{"type":"struct","fields":[{},{}]}}"#, field("image", "binary"), field("text", "string"));
+    let schema = schema.replace('"', "\\\"");
+    let mut lines = vec![
+        r#"{"protocol":{"minReaderVersion":1,"minWriterVersion":2}}"#.to_owned(),
+        format!(
+            r#"{{"metaData":{{"id":"t","format":{{"provider":"parquet","options":{{}}}},"schemaString":"{schema}","partitionColumns":[],"configuration":{{}},"createdTime":0}}}}"#
+        ),
+    ];
+    for version in 0..2_u8 {
+        let name = format!("{version}.parquet");
+        two_texts(&dir.path().join(&name), version + 1);
+        let size = std::fs::metadata(dir.path().join(&name)).unwrap().len();
+        lines.push(format!(
+            r#"{{"add":{{"path":"{name}","partitionValues":{{}},"size":{size},"modificationTime":0,"dataChange":true,"stats":"{{}}"}}}}"#
+        ));
+        std::fs::write(log.join(format!("{version:020}.json")), lines.join("\n")).unwrap();
+        lines.clear();
+    }
+    // Files that no version names are not read.
+    two_texts(&dir.path().join("stray.parquet"), 7);
+    let at = |version: Option<&str>| {
+        let version = version.map(str::to_owned);
+        Table::open(&TableSettings { path: dir.path().into(), version, query: String::new(), weight: 0.0 })
+    };
+    let [latest, first] = [at(None).unwrap(), at(Some("0")).unwrap()];
+    assert_eq!((latest.version(), latest.pairs), (Some(1), 6));
+    assert_eq!((first.version(), first.pairs), (Some(0), 2));
+    assert_eq!(first.rows().unwrap().count(), 2);
+    assert_ne!(first.digest().unwrap(), latest.digest().unwrap());
+    let error = at(Some("5")).unwrap_err().to_string();
+    assert!(error.contains("version 5"), "{error}");
+}
