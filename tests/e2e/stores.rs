@@ -186,8 +186,8 @@ fn shards_and_texts_in_a_store_are_read() {
     fs::write(place.path("lines/a.jsonl"), lines).unwrap();
     for (folder, name, more) in [
         ("tars", "a.tar", &[][..]),
-        ("csv", "a.csv", &["--path-column", "path"]),
-        ("lines", "a.jsonl", &["--path-column", "path"]),
+        ("csv", "a.csv", &["--path-column", "path", "--path-root", "/"]),
+        ("lines", "a.jsonl", &["--path-column", "path", "--path-root", "/"]),
     ] {
         stores.put(&place, &format!("{folder}/{name}"), &format!("{folder}/{name}"));
         let (disk, store, url) = (format!("{folder}-disk"), format!("{folder}-store"), format!("s3://data/{folder}/"));
@@ -233,7 +233,7 @@ fn a_killed_job_goes_on_from_a_store() {
         format!("id,path,text\n1,{},a\n", root("tests/fixtures/images/emoji_cat_face_google.png")),
     )
     .unwrap();
-    let args = ["s3://data/texts/a.csv", "texts", "--path-column", "path"];
+    let args = ["s3://data/texts/a.csv", "texts", "--path-column", "path", "--path-root", "/"];
     let update = [&args[..], &["--update"]].concat();
     stores.put(&place, "a.csv", "texts/a.csv");
     ok(job(&place, &stores.well, &args));
