@@ -217,6 +217,7 @@ impl Dest {
     }
 
     /// The table's folder.
+    #[cfg(feature = "delta")]
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

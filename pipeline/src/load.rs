@@ -26,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::source::{Chunk, is_url};
 
 /// Rows of a chunk under way have their images in memory together; this many chunks are at most.
+#[cfg(feature = "fetch")]
 const MOST_CHUNKS: usize = 16;
 /// And fewer where the largest that came had so many bytes that more of them would not fit in here.
 const AHEAD_BYTES: u64 = 1 << 30;
