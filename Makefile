@@ -108,6 +108,10 @@ docs: build ## docs/functions.md, from the code
 bench: setup ## speed and memory at BLIP-base's size; PEERS=1 also times transformers
 	@PEERS=$(PEERS) bash tests/bench/run.sh
 
+bench-job: setup $(READERS) ## the whole job: memory by rows, its cost beside SQL alone, reading beside pyarrow and webdataset
+	@cargo build --locked --profile bench --package capfilt
+	@python3 tests/bench/job.py $(TARGET)/release/capfilt --peers .deps/readers/bin/python
+
 bench-training: setup setup-training ## a training step beside PyTorch's
 	@cargo build --locked --workspace --example step_time
 	@"$$(bash tests/bench/peers.sh)/bin/python" tests/bench/train_peers.py $(TARGET)/debug/examples/step_time
@@ -115,4 +119,4 @@ bench-training: setup setup-training ## a training step beside PyTorch's
 clean: ## everything that was built or installed
 	rm -rf target .deps $(DEMO) reproduce-out default-model-out
 
-.PHONY: help setup setup-training build build-training reproduce reproduce-more default-model demo example-lakehouse example-web setup-stores setup-readers test test-readers check docs bench bench-training clean
+.PHONY: help setup setup-training build build-training reproduce reproduce-more default-model demo example-lakehouse example-web setup-stores setup-readers test test-readers check docs bench bench-job bench-training clean

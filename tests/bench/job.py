@@ -7,9 +7,11 @@ this machine one after another; ratios are of one run.
 """
 
 import argparse
+import io
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -81,14 +83,15 @@ def overhead(capfilt, place, name, models, rows):
           f"CPU {1000 * (cpu_job - cpu_sql) / pairs:+.3f} ms a pair", flush=True)
 
 
-def reading(capfilt, place, peers, rows=20000, size=10000):
+def reading(capfilt, place, peers, rows=20_000, size=10_000):
     table, shard = place / "read.parquet", place / "read.tar"
-    blob = f"decode(repeat(encode(sha256(CAST(value AS VARCHAR)), 'hex'), {size // 32}), 'hex')"
-    for path in (table, shard):
-        # PNG's first bytes, or a shard would not know what to call it.
-        image = f"decode(concat('89504e470d0a1a0a', encode({blob}, 'hex')), 'hex')"
-        run(capfilt, "sql", "-c", f"COPY (SELECT lpad(CAST(value AS VARCHAR), 9, '0') AS key, concat('text ', value) AS text, {image} AS image "
-                                  f"FROM range(0, {rows})) TO '{path}'")
+    with tarfile.open(shard, "w") as out:
+        for row in range(rows):
+            for extension, content in (("png", os.urandom(size)), ("txt", f"text {row}".encode())):
+                member = tarfile.TarInfo(f"{row:09}.{extension}")
+                member.size = len(content)
+                out.addfile(member, io.BytesIO(content))
+    run(capfilt, "sql", "-c", f"COPY (SELECT key, text, image FROM '{shard}') TO '{table}'")
     for name, path, peer, program in (("Parquet", table, "pyarrow", PYARROW), ("WebDataset", shard, "webdataset", WEBDATASET)):
         total = path.stat().st_size / 1e6
         ours = min(run(capfilt, "run", path, place / "read-pairs", "--recipe", place / "plain.sql", "--image", "none", "--overwrite")[0]
