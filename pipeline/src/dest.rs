@@ -126,8 +126,15 @@ impl Dest {
         }
         match own {
             Some(own) if own.state == State::Finished && again == Again::No => {
-                let reason = "its table is finished: give --update to add what is new in the source, --retry-failed to do failed \
-                              rows again, --overwrite, or another folder";
+                // Where a retry is refused it is no way out.
+                let retry = if own.job.format == "parquet" && own.job.shards == 1 && !own.job.kept_only {
+                    "--retry-failed to do failed rows again, "
+                } else {
+                    ""
+                };
+                let reason = format!(
+                    "its table is finished: give --update to add what is new in the source, {retry}--overwrite, or another folder"
+                );
                 Err(Error::dest(&self.path, reason))
             }
             // Its good rows are in the old table, and only a retry takes them from there.

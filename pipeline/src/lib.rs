@@ -88,9 +88,8 @@ pub fn delta_files(path: &std::path::Path, version: Option<&str>) -> Result<Opti
 
 /// docs/functions.md: every SQL function and setting, in Markdown.
 pub fn functions_markdown() -> String {
-    #[allow(unused_mut, reason = "without fetch there is nothing to add")]
-    let mut page = capfilt_udfs::docs::functions_markdown();
+    let page = capfilt_udfs::docs::functions_markdown();
     #[cfg(feature = "fetch")]
-    page.push_str(&fetch::markdown());
+    let page = page + &fetch::markdown();
     page
 }
