@@ -204,12 +204,17 @@ impl Loader {
     }
 }
 
-/// A file below `root`. Whoever wrote the table may not make any other file of this machine a part of it.
-async fn read(root: &Path, name: &str, limit: u64) -> Result<Vec<u8>, String> {
+/// Where a file below `root` is. Whoever wrote the table may not make any other file of this machine a part of it.
+pub(crate) fn below(root: &Path, name: &str) -> Result<PathBuf, String> {
     let path = root.join(name);
     if !path.starts_with(root) || path.components().any(|part| part == Component::ParentDir) {
         return Err(format!("it is not below {}: --path-root names another folder", root.display()));
     }
+    Ok(path)
+}
+
+async fn read(root: &Path, name: &str, limit: u64) -> Result<Vec<u8>, String> {
+    let path = below(root, name)?;
     let meta = tokio::fs::metadata(&path).await.map_err(|e| e.to_string())?;
     if !meta.is_file() {
         return Err("no regular file".to_owned());

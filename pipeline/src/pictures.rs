@@ -1,11 +1,14 @@
 //! Images that a pair table left out, from the job's source.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::load::below;
+use crate::manifest::Manifest;
 use crate::source::Source;
 use crate::table;
 
@@ -13,6 +16,8 @@ use crate::table;
 pub(crate) struct Pictures {
     source: Source,
     column: String,
+    /// Where the files are that the column names.
+    root: Option<PathBuf>,
 }
 
 /// Whose image is wanted: the source's file and row, and the sha256 that the table has of it.
@@ -24,10 +29,23 @@ pub(crate) struct Wanted<'a> {
 }
 
 impl Pictures {
-    /// At `version`, where the source is a Delta table.
-    pub(crate) fn open(source: &Path, column: &str, version: Option<u64>) -> Result<Self> {
-        let version = version.filter(|_| table::is_delta(source)).map(|version| version.to_string());
-        Ok(Self { source: Source::open_at(source, version.as_deref())?, column: column.to_owned() })
+    /// Of the table that `job` wrote; its source is at `source` now, if not where it was.
+    ///
+    /// # Errors
+    /// A source that is gone, or that names its images by URLs: what has to be fetched again may be another picture.
+    pub(crate) fn open(job: &Manifest, source: Option<&Path>) -> Result<Self> {
+        let path = source.unwrap_or(&job.source);
+        let by = job.job.image_is.as_str();
+        if by == "url" {
+            return Err(Error::source(path, "it has URLs, and nothing is fetched again for this"));
+        }
+        let version = job.source_version.filter(|_| table::is_delta(path)).map(|version| version.to_string());
+        let source = Source::open_at(path, version.as_deref())?;
+        let root = (by == "path").then(|| match &job.job.path_root {
+            Some(root) => PathBuf::from(root),
+            None => source.root().to_owned(),
+        });
+        Ok(Self { source, column: job.job.image_column.clone(), root })
     }
 
     /// Reads each file once, and hands over the number and the image of each of `wanted` that is there as it was.
@@ -42,6 +60,13 @@ impl Pictures {
             let mut asking = rows.values();
             self.source.images(file, &self.column, &numbers, &mut |bytes| {
                 let (Some(numbers), Some(bytes)) = (asking.next(), bytes) else { return };
+                let loaded = self.root.as_ref().map(|root| load(root, bytes));
+                let bytes = match &loaded {
+                    None => bytes,
+                    Some(Some(bytes)) => bytes,
+                    // Gone since; the caller tells what it did not get.
+                    Some(None) => return,
+                };
                 let digest = hex::encode(Sha256::digest(bytes));
                 numbers
                     .iter()
@@ -51,4 +76,9 @@ impl Pictures {
         }
         Ok(())
     }
+}
+
+/// The file that `name` names.
+fn load(root: &Path, name: &[u8]) -> Option<Vec<u8>> {
+    fs::read(below(root, std::str::from_utf8(name).ok()?).ok()?).ok()
 }

@@ -285,6 +285,13 @@ impl Job {
             let reason = "JSON lines call the text caption, and the source has a column of that name: give --rename caption=caption_before";
             return Err(Error::Column(reason.to_owned()));
         }
+        if let (Again::Update, Parts::Parquet, Some(part)) = (self.again, self.parts, manifest.parts.first()) {
+            let part = self.dest.join(&part.name);
+            // They are not there yet where the job was stopped.
+            if part.exists() {
+                format.check_part(&part)?;
+            }
+        }
         #[cfg(feature = "delta")]
         if self.parts == Parts::Delta {
             crate::delta::check_table(&self.dest, &format.recorded)?;

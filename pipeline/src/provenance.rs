@@ -65,7 +65,7 @@ impl Provenance {
 }
 
 /// All digests, in the order of the models.
-fn together(first: Option<&String>, others: &[String]) -> Option<String> {
+pub(crate) fn together(first: Option<&String>, others: &[String]) -> Option<String> {
     let all: Vec<&str> = first.into_iter().chain(others).map(String::as_str).collect();
     (!all.is_empty()).then(|| all.join(";"))
 }

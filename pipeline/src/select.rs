@@ -237,10 +237,7 @@ impl Fill<'_> {
         let source = match &mut self.source {
             Some(source) => source,
             none => {
-                if self.job.job.image_is != "bytes" {
-                    return Err(lost(&wanted[0], &format!("it came by its {}", self.job.job.image_is)));
-                }
-                let opened = Pictures::open(place, &self.job.job.image_column, self.job.source_version);
+                let opened = Pictures::open(self.job, self.select.source.as_deref());
                 none.insert(opened.map_err(|e| lost(&wanted[0], &e.to_string()))?)
             }
         };

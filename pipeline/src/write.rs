@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{AsArray, BooleanArray};
 use datafusion::arrow::compute::{filter_record_batch, not, nullif};
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use datafusion::parquet::arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions};
 use datafusion::parquet::arrow::{ARROW_SCHEMA_META_KEY, encode_arrow_schema};
 use datafusion::parquet::basic::{Compression, ZstdLevel};
@@ -40,7 +41,6 @@ pub(crate) struct Format {
     /// As the pairs are in memory.
     pub(crate) schema: SchemaRef,
     /// As readers are told.
-    #[cfg_attr(not(feature = "delta"), expect(dead_code, reason = "the Delta log tells it"))]
     pub(crate) recorded: Schema,
     properties: WriterProperties,
     images: Images,
@@ -107,6 +107,26 @@ impl Format {
             .set_column_data_page_size_limit(image, IMAGE_PAGE_BYTES)
             .build();
         Ok(Self { schema: Arc::new(schema), recorded, properties, images, kept_only, parts })
+    }
+
+    /// Refuses to go on with a table whose file `part` has other columns: new files of text may bring some, or other types.
+    pub(crate) fn check_part(&self, part: &Path) -> Result<()> {
+        let broken = |e: &dyn std::fmt::Display| Error::dest(part, format!("cannot read: {e}"));
+        let file = File::open(part).map_err(|e| broken(&e))?;
+        let found = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| broken(&e))?;
+        let of = |schema: &Schema| -> Vec<(String, DataType)> {
+            schema.fields().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect()
+        };
+        let (old, new) = (of(found.schema()), of(&self.recorded));
+        match new.iter().find(|column| !old.contains(column)).or_else(|| old.iter().find(|c| !new.contains(c))) {
+            Some((name, _)) => Err(Error::dest(
+                part,
+                format!(
+                    "what the source has by now changes the table's column {name}: give --overwrite or another folder"
+                ),
+            )),
+            None => Ok(()),
+        }
     }
 
     /// The pairs and columns that are asked for.

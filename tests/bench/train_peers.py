@@ -1,14 +1,17 @@
-"""Times a pretraining step in PyTorch on Hugging Face's BLIP modules, beside ours of the same sizes, and prints ratios.
+"""Times a pretraining step in PyTorch on Hugging Face's BLIP modules, beside ours of the same sizes; prints ratios and memory.
 
-usage: train_peers.py STEP_TIME [--device cuda:0] [--sizes tiny base-14m] [--kinds float32 bfloat16]
+usage: train_peers.py STEP_TIME [--device cuda:0] [--sizes tiny base-14m] [--kinds float32 bfloat16] [--steps 5]
 
 STEP_TIME is the built example of the training crate (cargo build --workspace --example step_time). The step is the
 one that tests/fixtures/med.py checks ours against: one ViT pass, three text passes, momentum encoders, queues, hard negatives,
-AdamW; dropout off, random pairs. PyTorch's bfloat16 is autocast's.
+AdamW; dropout off, random pairs. PyTorch's bfloat16 is autocast's. Memory is the most that a process had resident, libraries and all.
 """
 
 import argparse
 import json
+import multiprocessing
+import os
+import resource
 import subprocess
 import sys
 import time
@@ -23,13 +26,14 @@ from transformers import BlipTextConfig, BlipVisionConfig
 
 # Image side, patch, (width, MLP, layers, heads) of ViT and text transformer, projection, words, batch.
 SIZES = {
-    "tiny": (48, 8, (96, 384, 4, 4), (96, 384, 3, 4), 64, 508, 64),
+    "tiny": (48, 8, (96, 384, 4, 4), (96, 384, 3, 4), 64, 462, 64),
     "base-14m": (224, 16, (768, 3072, 12, 12), (768, 3072, 12, 12), 256, 30524, 8),
 }
-TOKENS, STEPS, ALPHA, MOMENTUM = 20, 5, 0.4, 0.995
+TOKENS, ALPHA, MOMENTUM = 20, 0.4, 0.995
 
 
-def theirs(size, kind, device):
+def theirs(size, kind, device, steps):
+    """Seconds of the best step, and MB of this process at most."""
     side, patch, vision, text, projection, words, batch = SIZES[size]
     sizes = lambda s: dict(hidden_size=s[0], intermediate_size=s[1], num_hidden_layers=s[2], num_attention_heads=s[3])
     vision_config = BlipVisionConfig(**sizes(vision), image_size=side, patch_size=patch, attention_dropout=0.0)
@@ -79,20 +83,25 @@ def theirs(size, kind, device):
         return itc.item() + itm.item() + lm.item()
 
     seconds = []
-    for i in range(STEPS + 2):
+    for i in range(steps + 2):
         began = time.perf_counter()
         step()
         if i > 1:
             seconds.append(time.perf_counter() - began)
-    return min(seconds)
+    return min(seconds), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def ours(args, size, kind):
+    """The example's figures, and MB of its process at most."""
     side, patch, vision, text, projection, words, batch = SIZES[size]
-    command = [args.step_time, "--preset", size, "--batch", batch, "--tokens", TOKENS, "--words", words, "--steps", STEPS,
+    command = [args.step_time, "--preset", size, "--batch", batch, "--tokens", TOKENS, "--words", words, "--steps", args.steps,
                "--device", args.device]
-    done = subprocess.run([str(w) for w in command] + ["--bfloat16"] * (kind == "bfloat16"), stdout=subprocess.PIPE, check=True)
-    return json.loads(done.stdout)
+    child = subprocess.Popen([str(w) for w in command] + ["--bfloat16"] * (kind == "bfloat16"), stdout=subprocess.PIPE)
+    figures = json.loads(child.stdout.read() or "{}")
+    _, status, used = os.wait4(child.pid, 0)
+    if status:
+        sys.exit(f"{args.step_time} failed")
+    return figures, used.ru_maxrss / 1024
 
 
 def main():
@@ -100,6 +109,7 @@ def main():
     parser.add_argument("step_time")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--steps", type=int, default=5, help="steps that are timed, after two that are not")
     parser.add_argument("--kinds", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
     args = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {args.device}")
@@ -107,14 +117,16 @@ def main():
         reference = None
         for kind in args.kinds:
             # Either first, then the other again: what runs first must not win by it.
-            found = ours(args, size, kind)
-            their = theirs(size, kind, args.device)
-            our = min(found["seconds_a_step"], ours(args, size, kind)["seconds_a_step"])
+            found, memory = ours(args, size, kind)
+            # A process of its own, whose memory is its own.
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                their, their_memory = pool.apply(theirs, (size, kind, args.device, args.steps))
+            our = min(found["seconds_a_step"], ours(args, size, kind)[0]["seconds_a_step"])
             reference = reference or their
             batch = SIZES[size][-1]
             print(f"{size}, {kind}, batch {batch}: ours {our:.3f} s a step ({batch / our:.1f} images/s), PyTorch {their:.3f} s: "
-                  f"{their / our:.2f} x; against PyTorch float32 {reference / our:.2f} x; best product {found['best_product_gflops']:.0f} GFLOP/s",
-                  flush=True)
+                  f"{their / our:.2f} x; against PyTorch float32 {reference / our:.2f} x; best product {found['best_product_gflops']:.0f} GFLOP/s; "
+                  f"most memory: ours {memory:.0f} MB, PyTorch {their_memory:.0f} MB", flush=True)
 
 
 if __name__ == "__main__":

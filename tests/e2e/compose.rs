@@ -69,6 +69,10 @@ fn captions_of_several_captioners_are_pairs() {
                 EXCEPT SELECT id FROM t WHERE kept AND source = 'synthetic')";
     assert_eq!(place.number("best", lost), 0, "who had a caption has one");
     assert!(place.number("many", best) > 1);
+
+    place.ok(&["report", "many", "-o", "report.html"]);
+    let page = std::fs::read_to_string(place.path("report.html")).unwrap();
+    assert!(page.contains("\"captioner\":2") && !page.contains("\"captioner\":3"));
 }
 
 #[test]

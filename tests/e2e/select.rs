@@ -41,6 +41,29 @@ fn thresholds_can_be_chosen_anew() {
 }
 
 #[test]
+fn images_of_a_path_column_are_found_again() {
+    let place = Place::new();
+    let slice = place.slice();
+    fs::write(place.path("cat.png"), fs::read(super::root("tests/fixtures/images/emoji_cat_face_google.png")).unwrap())
+        .unwrap();
+    let paths = "SELECT * EXCLUDE (image), 'cat.png' AS path FROM t LIMIT 3";
+    place.ok(&["sql", "--table", &format!("t={slice}"), "-c", &format!("COPY ({paths}) TO 'paths.parquet'")]);
+    place.job_ok(&["paths.parquet", "pairs", "--path-column", "path", "--min-itm", "1"]);
+    assert_eq!(place.number("pairs", "SELECT count(*) FROM t WHERE image IS NOT NULL"), 0);
+    place.ok(&["report", "pairs", "-o", "report.html"]);
+    let page = fs::read_to_string(place.path("report.html")).unwrap();
+    assert!(page.contains("data:image/") && !page.contains("\"src\":null"), "pictures of dropped pairs");
+    let select = ["select", "pairs", "selected", "--min-itm", "0"];
+    place.ok(&select);
+    assert_eq!(place.number("selected", "SELECT count(*) FROM t WHERE kept AND image IS NULL"), 0);
+    assert!(place.number("selected", "SELECT count(*) FROM t WHERE kept") >= 3);
+    // Another picture of that name is not it.
+    fs::write(place.path("cat.png"), "no cat").unwrap();
+    let said = place.fails(1, &[&select[..], &["--overwrite"]].concat());
+    assert!(said.contains("another one in its place"), "{said}");
+}
+
+#[test]
 fn an_image_that_is_gone_is_named() {
     let place = Place::new();
     let slice = place.slice();

@@ -67,6 +67,45 @@ fn texts_with_paths_are_sources() {
 }
 
 #[test]
+fn files_of_text_need_not_agree_on_types() {
+    let place = place();
+    fs::create_dir(place.path("data")).unwrap();
+    fs::copy(root(CAT), place.path("cat.png")).unwrap();
+    let line = |fields: &str| format!("{{\"path\": \"cat.png\", \"text\": \"a cat\", {fields}}}\n");
+    let source = |name: &str, fields: &str| fs::write(place.path("data").join(name), line(fields)).unwrap();
+    let job = |more: &[&'static str]| {
+        [&run("data", &["--path-column", "path", "--path-root", ".", "--image", "none"])[..], more].concat()
+    };
+    source("a.jsonl", "\"width\": 1, \"id\": 7, \"alt\": null");
+    source("b.jsonl", "\"width\": 1.5, \"id\": \"b\", \"alt\": \"cat\", \"only\": true");
+    place.ok(&job(&[]));
+    assert_eq!(column(&place, "width"), ["1.0", "1.5"]);
+    assert_eq!(column(&place, "id"), ["7", "b"]);
+    assert_eq!(column(&place, "alt"), ["NULL", "cat"]);
+    assert_eq!(column(&place, "only"), ["NULL", "true"]);
+
+    // The table has its columns.
+    source("c.jsonl", "\"width\": \"wide\", \"id\": \"c\"");
+    let said = place.fails(1, &job(&["--update"]));
+    assert!(said.contains("changes the table's column width"), "{said}");
+    source("c.jsonl", "\"width\": [1], \"id\": \"c\"");
+    let said = place.fails(1, &job(&["--update"]));
+    assert!(said.contains("c.jsonl") && said.contains("its width is") && said.contains("a.jsonl"), "{said}");
+    source("c.jsonl", "\"width\": 3, \"id\": 9");
+    place.ok(&job(&["--update"]));
+    assert_eq!(column(&place, "id"), ["7", "b", "9"]);
+}
+
+#[test]
+fn times_of_text_fit_a_delta_table() {
+    let place = place();
+    fs::copy(root(CAT), place.path("cat.png")).unwrap();
+    fs::write(place.path("web.csv"), "path,text,seen\ncat.png,a cat,2026-05-01T10:20:30\n").unwrap();
+    place.ok(&run("web.csv", &["--path-column", "path", "--format", "delta"]));
+    assert_eq!(column(&place, "seen"), ["2026-05-01T10:20:30"]);
+}
+
+#[test]
 fn a_broken_line_is_named() {
     let place = place();
     fs::write(place.path("a.csv"), "id,text\n1,x\n2\n").unwrap();

@@ -27,7 +27,7 @@ struct Args {
     #[arg(long, default_value_t = 20)]
     tokens: i64,
     /// Words of the vocabulary
-    #[arg(long, default_value_t = 508)]
+    #[arg(long, default_value_t = 462)]
     words: usize,
     /// Steps that are timed, after two that are not
     #[arg(long, default_value_t = 10)]

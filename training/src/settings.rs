@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use capfilt_udfs::blip::{TextConfig, VisionConfig};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest as _, Sha256};
 use toml::{Table, Value};
 
@@ -76,12 +76,26 @@ pub struct ModelSettings {
 pub struct TableSettings {
     pub path: PathBuf,
     /// Of a Delta table: a number or a time; without one the latest.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "version")]
     pub version: Option<String>,
     #[serde(default)]
     pub query: String,
     #[serde(default)]
     pub weight: f64,
+}
+
+/// `version = 3` is as good as `version = "3"`.
+fn version<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a version is a number or a text")]
+    enum Version {
+        Number(u64),
+        Text(String),
+    }
+    Ok(Some(match Version::deserialize(from)? {
+        Version::Number(number) => number.to_string(),
+        Version::Text(text) => text,
+    }))
 }
 
 /// Which texts of an image make a sample.
@@ -427,6 +441,10 @@ mod tests {
         assert_eq!(settings.model.vision_layers, 4);
         let tables = read(&[], &["data.tables=[{ path = 'x', weight = 2.0 }]"]).unwrap().data.tables;
         assert_eq!(tables, [TableSettings { path: "x".into(), version: None, query: String::new(), weight: 2.0 }]);
+        for version in ["3", "'3'"] {
+            let table = format!("data.tables=[{{ path = 'x', version = {version} }}]");
+            assert_eq!(read(&[], &[&table]).unwrap().data.tables[0].version.as_deref(), Some("3"));
+        }
     }
 
     #[test]
@@ -446,6 +464,7 @@ mod tests {
         refused("train.lr=fast", "lr");
         refused("train.lr=-1", "train.lr -1");
         refused("train.schedule=linear", "linear");
+        refused("data.tables=[{ path = 'x', version = 1.5 }]", "a number or a text");
         refused("data.batch=7", "loss.queue 57600 is no multiple of data.batch 7");
         refused("data.crop=[0.5, 0.2]", "data.crop");
         refused("model.sharing=some", "all-but-sa");

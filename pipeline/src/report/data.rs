@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::gallery::Gallery;
 use super::queries::Numbers;
 use crate::manifest::Manifest;
+use crate::provenance::together;
 
 /// All of it. The page's script knows these names.
 #[derive(Debug, Serialize)]
@@ -100,6 +101,8 @@ pub(super) struct Pair {
     pub(super) itc: Option<f32>,
     pub(super) kept: bool,
     pub(super) error: Option<String>,
+    /// Which of several wrote the text, from 1.
+    pub(super) captioner: Option<i64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -122,8 +125,8 @@ impl Report {
             job: Job {
                 source,
                 sql: job.recipe.clone(),
-                captioner: job.models.captioner.clone(),
-                filter: job.models.filter.clone(),
+                captioner: together(job.models.captioner.as_ref(), &job.captioners),
+                filter: together(job.models.filter.as_ref(), &job.filters),
                 engine: job.engine.clone(),
                 settings: job.models.settings.iter().map(|(k, v)| (format!("capfilt.{k}"), v.clone())).collect(),
                 state: "finished",

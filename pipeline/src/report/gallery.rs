@@ -45,6 +45,7 @@ pub(super) async fn gallery(
         |name| format!("concat('{name}=', \"{name}\")"),
     );
     let itc = if has("itc_score") { "itc_score" } else { "CAST(NULL AS REAL)" };
+    let captioner = if has("captioner") { "CAST(captioner AS BIGINT)" } else { "CAST(NULL AS BIGINT)" };
     let image = if has("image") { "arrow_cast(image, 'Binary')" } else { "arrow_cast(NULL, 'Binary')" };
     let mut chosen = sampled(options.images, all);
     if let Some(threshold) = threshold {
@@ -53,7 +54,7 @@ pub(super) async fn gallery(
     let sql = format!(
         "SELECT arrow_cast(provenance['file'], 'Utf8'), provenance['row'], arrow_cast({name}, 'Utf8'), \
          arrow_cast(image_sha256, 'Utf8'), arrow_cast(source, 'Utf8'), arrow_cast(text, 'Utf8'), itm_score, {itc}, kept, \
-         arrow_cast(error, 'Utf8'), {image} FROM {PAIRS} WHERE {chosen}"
+         arrow_cast(error, 'Utf8'), {image}, {captioner} FROM {PAIRS} WHERE {chosen}"
     );
     let mut found = Found::default();
     let mut batches = ctx.sql(&sql).await?.execute_stream().await?;
@@ -127,6 +128,7 @@ impl Found {
             (column.is_valid(row) && column.value(row).is_finite()).then(|| column.value(row))
         };
         let numbers = batch.column(1).as_primitive::<Int64Type>();
+        let captioners = batch.column(11).as_primitive::<Int64Type>();
         let (kept, bytes) = (batch.column(8).as_boolean(), batch.column(10).as_binary::<i32>());
         for row in 0..batch.num_rows() {
             let key = (text(0, row).unwrap_or_default(), numbers.value(row));
@@ -146,6 +148,7 @@ impl Found {
                 itc: score(7, row),
                 kept: kept.is_valid(row) && kept.value(row),
                 error: text(9, row),
+                captioner: captioners.is_valid(row).then(|| captioners.value(row)),
             });
         }
     }
@@ -158,15 +161,10 @@ impl Found {
             Some((place, Wanted { file, row, sha256 }))
         });
         let (places, wanted): (Vec<usize>, Vec<Wanted<'_>>) = missing.unzip();
-        // What has to be fetched again may be another picture, or gone: a page is made without the network.
-        if wanted.is_empty() || job.job.image_is != "bytes" {
+        if wanted.is_empty() {
             return Ok(());
         }
-        let source = Pictures::open(
-            options.source.as_deref().unwrap_or(&job.source),
-            &job.job.image_column,
-            job.source_version,
-        )?;
+        let source = Pictures::open(job, options.source.as_deref())?;
         let mut pictures = Vec::new();
         source.find(&wanted, &mut |number, bytes| pictures.push((places[number], thumbnail::data_uri(bytes))))?;
         for (place, picture) in pictures {
@@ -188,7 +186,8 @@ mod tests {
 
     #[test]
     fn the_nearest_come_first() {
-        let pair = |itm| Pair { source: String::new(), text: None, itm, itc: None, kept: false, error: None };
+        let pair =
+            |itm| Pair { source: String::new(), text: None, itm, itc: None, kept: false, error: None, captioner: None };
         let image = |itm: [Option<f32>; 2]| {
             let pairs = itm.map(pair).into();
             Image { src: None, key: String::new(), sha256: None, pairs }

@@ -234,7 +234,7 @@ function pairNode(pair, threshold, words = [], inside = true) {
   if (known(pair.itc)) scores.push(`ITC ${pair.itc.toFixed(3)}`);
   const shown = el('p', { class: text ? 'text' : 'text none', dir: 'auto' });
   const node = el('div', { class: `pair ${kind}${inside ? '' : ' outside'}` },
-    el('p', { class: 'head' }, symbol(pair.source), el('span', { class: 'sign' }, SIGNS[kind]),
+    el('p', { class: 'head' }, symbol(pair.source), known(pair.captioner) ? ` by captioner ${pair.captioner}` : null, el('span', { class: 'sign' }, SIGNS[kind]),
       inside ? null : el('span', { class: 'unseen' }, 'outside the filter'), el('span', { class: 'scores' }, scores.join(' · ') || 'no score')), shown);
   if (!text) shown.textContent = 'no text';
   else if (inside && words.length) shown.append(...marked(text, words));

@@ -133,7 +133,15 @@ impl Source {
                 format!("a source is of one kind, and this file is not {kind} as the others: give one of the kinds");
             return Err(Error::source(other.shown(), reason));
         }
-        let looks = place::each(&places, |place| kind.look(&root, place))?;
+        let mut looks = place::each(&places, |place| kind.look(&root, place))?;
+        if let Kind::Text(text) = kind {
+            let schemas: Vec<SchemaRef> = looks.iter().map(|(_, schema)| Arc::clone(schema)).collect();
+            let agreed = text.agree(&schemas).map_err(|(number, reason)| {
+                let first = places[0].shown();
+                Error::source(places[number].shown(), format!("{reason} {}: convert one of them", first.display()))
+            })?;
+            looks.iter_mut().for_each(|(_, schema)| *schema = Arc::clone(&agreed));
+        }
         let mut files = Vec::with_capacity(places.len());
         let mut merged: Option<(Vec<Field>, SchemaRef)> = None;
         for (place, (record, written)) in places.into_iter().zip(looks) {
@@ -152,7 +160,7 @@ impl Source {
                 Some((fields, _)) => schema::merge(fields, &these).map_err(|reason| {
                     let first: &SourceFile = &files[0];
                     let first = first.place.shown();
-                    Error::source(place.shown(), format!("{reason} those of {}: convert one of them", first.display()))
+                    Error::source(place.shown(), format!("{reason} {}: convert one of them", first.display()))
                 })?,
             }
             files.push(SourceFile { place, record, written, partitions, deleted: Vec::new() });

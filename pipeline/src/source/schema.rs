@@ -32,7 +32,7 @@ pub(super) fn merge(fields: &mut [Field], these: &Schema) -> Result<(), String> 
     let alike = |(a, b): (&Field, &Field)| a.name() == b.name() && a.data_type() == b.data_type();
     let others = these.fields();
     if others.len() != fields.len() || !others.iter().map(AsRef::as_ref).zip(&*fields).all(alike) {
-        return Err("its columns differ from".to_owned());
+        return Err("its columns differ from those of".to_owned());
     }
     for (field, this) in fields.iter_mut().zip(others) {
         field.set_nullable(field.is_nullable() || this.is_nullable());

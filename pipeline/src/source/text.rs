@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use datafusion::arrow::csv::{self, reader::Format};
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::json;
 use datafusion::arrow::record_batch::RecordBatch;
@@ -24,7 +24,7 @@ pub(super) enum Text {
 }
 
 impl Text {
-    /// Reads the whole file: its rows, and types that hold all of them.
+    /// Reads the whole file: its rows, and types that hold all of them; Null where a column has no value.
     pub(super) fn look(self, root: &Path, place: &Place) -> Result<(FileRecord, SchemaRef)> {
         let broken = |e: &dyn std::fmt::Display| place.error(|| format!("not {}: {e}", self.words()));
         let file = place.open().map_err(|e| Error::source(place.shown(), e))?;
@@ -34,17 +34,59 @@ impl Text {
             Self::JsonLines => json::reader::infer_json_schema(BufReader::new(&mut file), None),
         }
         .map_err(|e| broken(&plain(&e)))?;
-        // A column without any value can hold what other files have.
-        let typed = found.fields().iter().map(|field| match field.data_type() {
-            DataType::Null => field.as_ref().clone().with_data_type(DataType::Utf8),
-            _ => field.as_ref().clone(),
-        });
-        let schema = Schema::new(typed.collect::<Vec<Field>>());
+        let schema = found;
         if schema.fields().is_empty() {
             return Err(broken(&"it has no columns"));
         }
         let stamp = place.stamp().unwrap_or_else(|| hex::encode(&file.digest.finalize()[..8]));
         Ok((FileRecord { name: place.name(root), bytes: file.bytes, stamp, rows: rows as u64 }, Arc::new(schema)))
+    }
+
+    /// One schema for files whose own were found apart, or which file's columns no schema can hold beside the others', and why.
+    pub(super) fn agree(self, files: &[SchemaRef]) -> Result<SchemaRef, (usize, String)> {
+        let mut agreed: Vec<Field> = Vec::new();
+        for (number, schema) in files.iter().enumerate() {
+            // A CSV file's columns are told by their places, an object's by their names.
+            let names = |fields: &mut dyn Iterator<Item = &Field>| fields.map(|f| f.name().clone()).collect::<Vec<_>>();
+            let theirs = names(&mut schema.fields().iter().map(AsRef::as_ref));
+            if self == Self::Csv && number > 0 && names(&mut agreed.iter()) != theirs {
+                return Err((number, "its columns differ from those of".to_owned()));
+            }
+            for field in schema.fields() {
+                self.widen(&mut agreed, field).map_err(|reason| (number, reason))?;
+            }
+        }
+        let typed = agreed.into_iter().map(|field| {
+            let data_type = match field.data_type() {
+                // No file has a value.
+                DataType::Null => DataType::Utf8,
+                // Neither Parquet nor Delta keeps seconds.
+                DataType::Timestamp(TimeUnit::Second | TimeUnit::Millisecond, zone) => {
+                    DataType::Timestamp(TimeUnit::Microsecond, zone.clone())
+                }
+                other => other.clone(),
+            };
+            field.with_data_type(data_type).with_nullable(true)
+        });
+        Ok(Arc::new(Schema::new(typed.collect::<Vec<_>>())))
+    }
+
+    /// Makes `fields` hold `field` too.
+    fn widen(self, fields: &mut Vec<Field>, field: &Field) -> Result<(), String> {
+        use DataType::{Float64, Int64, Null, Utf8};
+        let Some(known) = fields.iter_mut().find(|known| known.name() == field.name()) else {
+            fields.push(field.clone());
+            return Ok(());
+        };
+        let both = match (known.data_type(), field.data_type()) {
+            (a, b) if a == b => return Ok(()),
+            (Null, other) | (other, Null) => other.clone(),
+            (Int64, Float64) | (Float64, Int64) => Float64,
+            (a, b) if self == Self::Csv || !(a.is_nested() || b.is_nested()) => Utf8,
+            (a, b) => return Err(format!("its {} is {b}, not {a} as in", field.name())),
+        };
+        *known = known.clone().with_data_type(both);
+        Ok(())
     }
 
     /// The rows of `ranges`, as [`super::Kind::read`] has them.
@@ -63,7 +105,7 @@ impl Text {
                 Box::new(builder.build_buffered(file).map_err(|e| plain(&e))?)
             }
             Self::JsonLines => {
-                let builder = json::ReaderBuilder::new(schema).with_batch_size(most);
+                let builder = json::ReaderBuilder::new(schema).with_batch_size(most).with_coerce_primitive(true);
                 Box::new(builder.build(file).map_err(|e| plain(&e))?)
             }
         };
@@ -179,6 +221,38 @@ mod tests {
                 rows.iter().flat_map(|b| b.column(0).as_primitive::<Int64Type>().values().to_vec()).collect();
             assert_eq!(ids, [1, 2, 3, 4, 6, 7, 8, 9], "{name}");
         }
+    }
+
+    /// The type of the one column of files with these types of it.
+    fn agreed(kind: Text, types: &[DataType]) -> Result<DataType, (usize, String)> {
+        let files: Vec<SchemaRef> =
+            types.iter().map(|t| Arc::new(Schema::new(vec![Field::new("x", t.clone(), true)])) as SchemaRef).collect();
+        kind.agree(&files).map(|schema| schema.field(0).data_type().clone())
+    }
+
+    #[test]
+    fn files_agree_on_types_that_hold_the_values_of_all() {
+        use DataType::{Boolean, Float64, Int64, Null, Utf8};
+        for kind in [Text::Csv, Text::JsonLines] {
+            assert_eq!(agreed(kind, &[Null, Int64, Null]), Ok(Int64));
+            assert_eq!(agreed(kind, &[Int64, Float64]), Ok(Float64));
+            assert_eq!(agreed(kind, &[Float64, Boolean, Int64]), Ok(Utf8));
+            assert_eq!(agreed(kind, &[Null]), Ok(Utf8));
+        }
+        let seconds = DataType::Timestamp(TimeUnit::Second, None);
+        assert_eq!(agreed(Text::Csv, &[seconds]), Ok(DataType::Timestamp(TimeUnit::Microsecond, None)));
+        let list = DataType::new_list(Utf8, true);
+        assert_eq!(agreed(Text::JsonLines, &[Utf8, list]).unwrap_err().0, 1);
+    }
+
+    #[test]
+    fn objects_may_lack_what_others_have() {
+        let schema = |names: &[&str]| -> SchemaRef {
+            Arc::new(Schema::new(names.iter().map(|n| Field::new(*n, DataType::Utf8, true)).collect::<Vec<_>>()))
+        };
+        let files = [schema(&["a", "b"]), schema(&["c", "a"])];
+        assert_eq!(Text::JsonLines.agree(&files).unwrap().fields().len(), 3);
+        assert_eq!(Text::Csv.agree(&files).unwrap_err().0, 1);
     }
 
     #[test]
