@@ -74,10 +74,26 @@ pub(crate) struct Commit<'a> {
     pub(crate) app_id: &'a str,
     /// A commit counts where this is above that of the application's last.
     pub(crate) app_version: i64,
-    /// The files that the table has go.
-    pub(crate) replace: bool,
+    pub(crate) replaces: Replaces<'a>,
     /// JSON that describes the job.
     pub(crate) about: &'a str,
+}
+
+/// Which of the files that a table has go when others come.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Replaces<'a> {
+    None,
+    All,
+    /// These, by their names: all of them, or there is no commit.
+    Files(&'a [&'a str]),
+}
+
+/// What has become of a commit.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Version(u64),
+    /// There is none: a file that was to go is the table's no more, as the reason says.
+    Lacking(String),
 }
 
 /// A file that is in the table's folder already.
@@ -128,7 +144,7 @@ pub(crate) fn transaction_version(table: &Path, app_id: &str) -> Result<Option<i
 /// Refuses columns that a Delta table cannot have, and those that the table there does not.
 pub(crate) fn check_table(table: &Path, schema: &Schema) -> Result<()> {
     let check = || async {
-        let new = Commit { schema, files: &[], app_id: "", app_version: 0, replace: false, about: "" };
+        let new = Commit { schema, files: &[], app_id: "", app_version: 0, replaces: Replaces::None, about: "" };
         let schema = delta_schema(schema)?;
         match load(table).await? {
             Some(opened) => check_fits(opened.snapshot()?, &schema, &new),
@@ -138,10 +154,20 @@ pub(crate) fn check_table(table: &Path, schema: &Schema) -> Result<()> {
     apart(check).and_then(|checked| checked.map_err(|e| Error::dest(table, e)))
 }
 
+/// Says which of `files` the latest version of a table has no more, or with fewer rows.
+pub(crate) fn lacks(table: &Path, files: &[&str]) -> Result<Option<String>> {
+    let lacks = || async {
+        let opened = load(table).await?;
+        let state = opened.as_ref().map(DeltaTable::snapshot).transpose()?;
+        Ok::<_, DeltaTableError>(Replaces::Files(files).lacking(state))
+    };
+    apart(lacks).and_then(|lacks| lacks.map_err(|e| Error::dest(table, e)))
+}
+
 /// Makes files the next version of a table, or the first of a new one. It is one file of the log, of which a kill leaves all or
 /// nothing. Of what the log has already nothing is done, and the latest version comes back.
-pub(crate) fn commit(table: &Path, new: &Commit<'_>) -> Result<u64> {
-    apart(|| write(table, new)).and_then(|version| version.map_err(|e| Error::dest(table, e)))
+pub(crate) fn commit(table: &Path, new: &Commit<'_>) -> Result<Outcome> {
+    apart(|| write(table, new)).and_then(|outcome| outcome.map_err(|e| Error::dest(table, e)))
 }
 
 /// Runs the library on a thread and a runtime of its own: its callers may stand on any thread.
@@ -344,11 +370,40 @@ fn delta_field(name: &str, field: &Field) -> Result<Field, String> {
     Ok(Field::new(field.name(), data_type, field.is_nullable()))
 }
 
-async fn write(table: &Path, new: &Commit<'_>) -> Result<u64, Failed> {
+impl Replaces<'_> {
+    fn takes(&self, file: &str) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::Files(files) => files.contains(&file),
+        }
+    }
+
+    /// Says which of the files the table lacks. A program that compacts it, or changes rows, takes files out of it; one that
+    /// deletes rows may leave a file, and give it a deletion vector.
+    fn lacking(&self, state: Option<&DeltaTableState>) -> Option<String> {
+        let Self::Files(files) = self else { return None };
+        let vectors: HashMap<String, bool> = state
+            .into_iter()
+            .flat_map(|state| state.log_data())
+            .map(|file| (file.path().into_owned(), file.deletion_vector_descriptor().is_some()))
+            .collect();
+        let file = files.iter().find(|file| vectors.get(**file) != Some(&false))?;
+        let what = if vectors.contains_key(*file) { "has rows deleted from" } else { "no longer has" };
+        Some(format!(
+            "the latest version of the Delta table {what} the job's file {file}, as after OPTIMIZE, DELETE or UPDATE, and \
+             --retry-failed would bring back what went: restore a version that has all of the job's files as they were, or give \
+             --overwrite, which does all rows anew"
+        ))
+    }
+}
+
+async fn write(table: &Path, new: &Commit<'_>) -> Result<Outcome, Failed> {
     let schema = delta_schema(new.schema)?;
     let adds = new.files.iter().map(|file| add(table, file)).collect::<Result<Vec<_>, _>>()?;
     for _ in 0..TRIES {
         let done = match load(table).await? {
+            None if let Some(reason) = new.replaces.lacking(None) => return Ok(Outcome::Lacking(reason)),
             None => create(table, &schema, new, adds.clone()).await.map(|()| None),
             Some(opened) => {
                 let state = opened.snapshot()?;
@@ -356,6 +411,9 @@ async fn write(table: &Path, new: &Commit<'_>) -> Result<u64, Failed> {
                     Ok(Some(state.version()))
                 } else {
                     check_fits(state, &schema, new)?;
+                    if let Some(reason) = new.replaces.lacking(Some(state)) {
+                        return Ok(Outcome::Lacking(reason));
+                    }
                     append(&opened, new, adds.clone()).await.map(Some)
                 }
             }
@@ -365,7 +423,7 @@ async fn write(table: &Path, new: &Commit<'_>) -> Result<u64, Failed> {
             Ok(None) => {}
             Ok(Some(version)) => {
                 sync(table, version)?;
-                return Ok(version);
+                return Ok(Outcome::Version(version));
             }
             Err(error) if is_conflict(&error) => log::info!("{}: once more, after {error}", table.display()),
             Err(error) => return Err(error.into()),
@@ -409,14 +467,19 @@ async fn create(table: &Path, schema: &Schema, new: &Commit<'_>, adds: Vec<Actio
 
 async fn append(table: &DeltaTable, new: &Commit<'_>, adds: Vec<Action>) -> Result<u64, DeltaTableError> {
     let state = table.snapshot()?;
-    let (mut actions, mut properties, mut mode) = (adds, properties(new), SaveMode::Append);
-    if new.replace {
-        actions.extend(state.log_data().into_iter().map(|file| Action::Remove(file.remove_action(true))));
-        // Tried anew, the library would leave what others have added in the meantime.
+    let (mut actions, mut properties) = (adds, properties(new));
+    let gone = state.log_data().into_iter().filter(|file| new.replaces.takes(&file.path()));
+    actions.extend(gone.map(|file| Action::Remove(file.remove_action(true))));
+    let write = |mode| DeltaOperation::Write { mode, partition_by: None, predicate: None };
+    let operation = match new.replaces {
+        Replaces::None => write(SaveMode::Append),
+        Replaces::All => write(SaveMode::Overwrite),
+        Replaces::Files(_) => DeltaOperation::Update { predicate: None },
+    };
+    if !matches!(new.replaces, Replaces::None) {
+        // Tried anew, the library would leave what others have added in the meantime, or not miss what they have taken.
         properties = properties.with_max_retries(0);
-        mode = SaveMode::Overwrite;
     }
-    let operation = DeltaOperation::Write { mode, partition_by: None, predicate: None };
     let commit = CommitBuilder::from(properties).with_actions(actions);
     let prepared = commit.build(Some(state), table.log_store(), operation).into_prepared_commit_future().await?;
     let committed = prepared.await?;
