@@ -346,8 +346,8 @@ impl Replaces<'_> {
         let file = files.iter().find(|file| vectors.get(**file) != Some(&false))?;
         let what = if vectors.contains_key(*file) { "has rows deleted from" } else { "no longer has" };
         Some(format!(
-            "the latest version of the Delta table {what} the job's file {file}, as after OPTIMIZE, DELETE or UPDATE, and \
-             --retry-failed would bring back what went: restore a version that has all of the job's files as they were, or give \
+            "the latest version of the Delta table {what} the job's file {file}, as after OPTIMIZE, DELETE or UPDATE, \
+             and --retry-failed replaces the job's own files alone: restore a version that has them as they were, or give \
              --overwrite, which does all rows anew"
         ))
     }
