@@ -16,6 +16,8 @@ mod recipes;
 mod report;
 mod resume;
 #[cfg(unix)]
+mod retry;
+#[cfg(unix)]
 mod rounds;
 #[cfg(unix)]
 mod select;

@@ -220,7 +220,8 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) update: bool,
 
-    /// Do again the rows of a finished table whose image could not be fetched or read
+    /// Do again the rows of a finished table of Parquet files (also a Delta table) whose image could not be fetched or read; with
+    /// --shard those of that shard
     #[arg(long, conflicts_with_all = ["overwrite", "update", "kept_only"])]
     pub(crate) retry_failed: bool,
 

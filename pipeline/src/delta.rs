@@ -2,7 +2,9 @@
 //!
 //! The log is read and written by deltalake-core. The files that it names are read and written as all others are.
 
-use std::collections::{HashMap, HashSet};
+mod schema;
+
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -11,7 +13,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use datafusion::arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
-use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::prelude::SessionContext;
 use deltalake_core::kernel::engine::arrow_conversion::{TryFromArrow as _, TryFromKernel as _};
 use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties, TransactionError};
@@ -25,11 +27,10 @@ use url::Url;
 
 use crate::error::{Error, Result};
 use crate::table::{DELTA_LOG, is_delta};
+use schema::{check_fits, delta_schema};
 
 /// What a table may ask of its readers.
 const READ: [&str; 5] = ["columnMapping", "deletionVectors", "timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"];
-/// Beginnings of the settings that rule what rows a table takes.
-const RULES: [&str; 4] = ["delta.constraints.", "delta.generationExpression", "delta.identity.", "delta.invariants"];
 /// How often a commit is tried in all where others come first.
 const TRIES: usize = 20;
 
@@ -74,10 +75,26 @@ pub(crate) struct Commit<'a> {
     pub(crate) app_id: &'a str,
     /// A commit counts where this is above that of the application's last.
     pub(crate) app_version: i64,
-    /// The files that the table has go.
-    pub(crate) replace: bool,
+    pub(crate) replaces: Replaces<'a>,
     /// JSON that describes the job.
     pub(crate) about: &'a str,
+}
+
+/// Which of the files that a table has go when others come.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Replaces<'a> {
+    None,
+    All,
+    /// These, by their names: all of them, or there is no commit.
+    Files(&'a [&'a str]),
+}
+
+/// What has become of a commit.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Version(u64),
+    /// There is none: a file that was to go is the table's no more, as the reason says.
+    Lacking(String),
 }
 
 /// A file that is in the table's folder already.
@@ -128,7 +145,7 @@ pub(crate) fn transaction_version(table: &Path, app_id: &str) -> Result<Option<i
 /// Refuses columns that a Delta table cannot have, and those that the table there does not.
 pub(crate) fn check_table(table: &Path, schema: &Schema) -> Result<()> {
     let check = || async {
-        let new = Commit { schema, files: &[], app_id: "", app_version: 0, replace: false, about: "" };
+        let new = Commit { schema, files: &[], app_id: "", app_version: 0, replaces: Replaces::None, about: "" };
         let schema = delta_schema(schema)?;
         match load(table).await? {
             Some(opened) => check_fits(opened.snapshot()?, &schema, &new),
@@ -138,10 +155,20 @@ pub(crate) fn check_table(table: &Path, schema: &Schema) -> Result<()> {
     apart(check).and_then(|checked| checked.map_err(|e| Error::dest(table, e)))
 }
 
+/// Says which of `files` the latest version of a table has no more, or with fewer rows.
+pub(crate) fn lacks(table: &Path, files: &[&str]) -> Result<Option<String>> {
+    let lacks = || async {
+        let opened = load(table).await?;
+        let state = opened.as_ref().map(DeltaTable::snapshot).transpose()?;
+        Ok::<_, DeltaTableError>(Replaces::Files(files).lacking(state))
+    };
+    apart(lacks).and_then(|lacks| lacks.map_err(|e| Error::dest(table, e)))
+}
+
 /// Makes files the next version of a table, or the first of a new one. It is one file of the log, of which a kill leaves all or
 /// nothing. Of what the log has already nothing is done, and the latest version comes back.
-pub(crate) fn commit(table: &Path, new: &Commit<'_>) -> Result<u64> {
-    apart(|| write(table, new)).and_then(|version| version.map_err(|e| Error::dest(table, e)))
+pub(crate) fn commit(table: &Path, new: &Commit<'_>) -> Result<Outcome> {
+    apart(|| write(table, new)).and_then(|outcome| outcome.map_err(|e| Error::dest(table, e)))
 }
 
 /// Runs the library on a thread and a runtime of its own: its callers may stand on any thread.
@@ -298,57 +325,40 @@ async fn deleted_rows(table: &DeltaTable) -> Result<HashMap<PathBuf, Vec<u64>>, 
     Ok(found)
 }
 
-/// The schema that readers of a Delta table see whose files have `schema`.
-fn delta_schema(schema: &Schema) -> Result<Schema, Failed> {
-    let fields = schema.fields().iter().map(|field| delta_field(field.name(), field)).collect::<Result<Fields, _>>()?;
-    Ok(Schema::try_from_kernel(&StructType::try_from_arrow(&Schema::new(fields))?)?)
+impl Replaces<'_> {
+    fn takes(&self, file: &str) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::Files(files) => files.contains(&file),
+        }
+    }
+
+    /// Says which of the files the table lacks. A program that compacts it, or changes rows, takes files out of it; one that
+    /// deletes rows may leave a file, and give it a deletion vector.
+    fn lacking(&self, state: Option<&DeltaTableState>) -> Option<String> {
+        let Self::Files(files) = self else { return None };
+        let vectors: HashMap<String, bool> = state
+            .into_iter()
+            .flat_map(|state| state.log_data())
+            .map(|file| (file.path().into_owned(), file.deletion_vector_descriptor().is_some()))
+            .collect();
+        let file = files.iter().find(|file| vectors.get(**file) != Some(&false))?;
+        let what = if vectors.contains_key(*file) { "has rows deleted from" } else { "no longer has" };
+        Some(format!(
+            "the latest version of the Delta table {what} the job's file {file}, as after OPTIMIZE, DELETE or UPDATE, \
+             and --retry-failed replaces the job's own files alone: restore a version that has them as they were, or give \
+             --overwrite, which does all rows anew"
+        ))
+    }
 }
 
-/// The field without what tells one way of keeping its values from another. The library itself would also take types that Delta
-/// lacks, UInt64 as Int64.
-fn delta_field(name: &str, field: &Field) -> Result<Field, String> {
-    use DataType::*;
-    let lacks = |what: &DataType| {
-        format!("column {name} is {what}, which Delta tables do not have: cast it in the recipe, or leave it out")
-    };
-    let data_type = match field.data_type() {
-        same @ (Boolean | Int8 | Int16 | Int32 | Int64 | Float32 | Float64 | Date32) => same.clone(),
-        same @ Decimal128(_, 0..) => same.clone(),
-        Utf8 | LargeUtf8 | Utf8View => Utf8,
-        Binary | LargeBinary | BinaryView => Binary,
-        // Files keep an instant the same way, whatever zone it is shown in.
-        Timestamp(TimeUnit::Millisecond | TimeUnit::Microsecond, zone) => {
-            Timestamp(TimeUnit::Microsecond, zone.as_ref().map(|_| "UTC".into()))
-        }
-        Struct(parts) => {
-            let parts = parts.iter().map(|part| delta_field(&format!("{name}.{}", part.name()), part));
-            Struct(parts.collect::<Result<Fields, _>>()?)
-        }
-        List(item) | LargeList(item) | ListView(item) | LargeListView(item) | FixedSizeList(item, _) => {
-            List(Arc::new(delta_field(&format!("{name}[]"), item)?))
-        }
-        Map(entries, sorted) => {
-            let entries = delta_field(name, entries)?;
-            let Struct(parts) = entries.data_type() else { return Err(lacks(field.data_type())) };
-            let parts = Schema::new(parts.clone());
-            // Of a time without a zone in a map the library would not tell the log, and then not read it.
-            let unzoned = |part: &&Field| matches!(part.data_type(), Timestamp(_, None));
-            let odd_key = parts.fields().first().is_none_or(|key| key.data_type().is_nested());
-            if odd_key || parts.flattened_fields().iter().any(unzoned) {
-                return Err(lacks(field.data_type()));
-            }
-            Map(Arc::new(entries), *sorted)
-        }
-        other => return Err(lacks(other)),
-    };
-    Ok(Field::new(field.name(), data_type, field.is_nullable()))
-}
-
-async fn write(table: &Path, new: &Commit<'_>) -> Result<u64, Failed> {
+async fn write(table: &Path, new: &Commit<'_>) -> Result<Outcome, Failed> {
     let schema = delta_schema(new.schema)?;
     let adds = new.files.iter().map(|file| add(table, file)).collect::<Result<Vec<_>, _>>()?;
     for _ in 0..TRIES {
         let done = match load(table).await? {
+            None if let Some(reason) = new.replaces.lacking(None) => return Ok(Outcome::Lacking(reason)),
             None => create(table, &schema, new, adds.clone()).await.map(|()| None),
             Some(opened) => {
                 let state = opened.snapshot()?;
@@ -356,6 +366,9 @@ async fn write(table: &Path, new: &Commit<'_>) -> Result<u64, Failed> {
                     Ok(Some(state.version()))
                 } else {
                     check_fits(state, &schema, new)?;
+                    if let Some(reason) = new.replaces.lacking(Some(state)) {
+                        return Ok(Outcome::Lacking(reason));
+                    }
                     append(&opened, new, adds.clone()).await.map(Some)
                 }
             }
@@ -365,7 +378,7 @@ async fn write(table: &Path, new: &Commit<'_>) -> Result<u64, Failed> {
             Ok(None) => {}
             Ok(Some(version)) => {
                 sync(table, version)?;
-                return Ok(version);
+                return Ok(Outcome::Version(version));
             }
             Err(error) if is_conflict(&error) => log::info!("{}: once more, after {error}", table.display()),
             Err(error) => return Err(error.into()),
@@ -409,14 +422,19 @@ async fn create(table: &Path, schema: &Schema, new: &Commit<'_>, adds: Vec<Actio
 
 async fn append(table: &DeltaTable, new: &Commit<'_>, adds: Vec<Action>) -> Result<u64, DeltaTableError> {
     let state = table.snapshot()?;
-    let (mut actions, mut properties, mut mode) = (adds, properties(new), SaveMode::Append);
-    if new.replace {
-        actions.extend(state.log_data().into_iter().map(|file| Action::Remove(file.remove_action(true))));
-        // Tried anew, the library would leave what others have added in the meantime.
+    let (mut actions, mut properties) = (adds, properties(new));
+    let gone = state.log_data().into_iter().filter(|file| new.replaces.takes(&file.path()));
+    actions.extend(gone.map(|file| Action::Remove(file.remove_action(true))));
+    let write = |mode| DeltaOperation::Write { mode, partition_by: None, predicate: None };
+    let operation = match new.replaces {
+        Replaces::None => write(SaveMode::Append),
+        Replaces::All => write(SaveMode::Overwrite),
+        Replaces::Files(_) => DeltaOperation::Update { predicate: None },
+    };
+    if !matches!(new.replaces, Replaces::None) {
+        // Tried anew, the library would leave what others have added in the meantime, or not miss what they have taken.
         properties = properties.with_max_retries(0);
-        mode = SaveMode::Overwrite;
     }
-    let operation = DeltaOperation::Write { mode, partition_by: None, predicate: None };
     let commit = CommitBuilder::from(properties).with_actions(actions);
     let prepared = commit.build(Some(state), table.log_store(), operation).into_prepared_commit_future().await?;
     let committed = prepared.await?;
@@ -443,51 +461,6 @@ fn sync(table: &Path, version: u64) -> io::Result<()> {
     }
     File::open(&log)?.sync_all()?;
     File::open(table)?.sync_all()
-}
-
-/// Says why the files cannot be the table's.
-fn check_fits(state: &DeltaTableState, schema: &Schema, new: &Commit<'_>) -> Result<(), Failed> {
-    check_readable(state)?;
-    let metadata = state.metadata();
-    if let [column, ..] = metadata.partition_columns() {
-        return Err(format!("the table is partitioned by {column}, and capfilt's is not: give another folder").into());
-    }
-    let old = Schema::try_from_kernel(&*state.schema())?;
-    let mut settings = metadata.configuration().keys().chain(old.fields().iter().flat_map(|f| f.metadata().keys()));
-    if let Some(rule) = settings.find(|key| RULES.iter().any(|rule| key.starts_with(*rule))) {
-        return Err(format!("the table has the rule {rule}, which capfilt does not check: give another folder").into());
-    }
-    let known: HashSet<String> = state.log_data().into_iter().map(|file| file.path().into_owned()).collect();
-    if let Some(file) = new.files.iter().find(|file| known.contains(&file.name)) {
-        return Err(format!("its file {} is in the Delta log already", file.name).into());
-    }
-    Ok(fits("", old.fields(), schema.fields())?)
-}
-
-fn fits(parent: &str, old: &Fields, new: &Fields) -> Result<(), String> {
-    if let Some(field) = new.iter().find(|field| old.find(field.name()).is_none()) {
-        return Err(format!("the table has no column {parent}{}: leave it out, or give another folder", field.name()));
-    }
-    old.iter().try_for_each(|field| {
-        let name = format!("{parent}{}", field.name());
-        match new.find(field.name()) {
-            Some((_, new)) => field_fits(&name, field, new),
-            None => Err(format!("the table has a column {name}: select it in the recipe, or give another folder")),
-        }
-    })
-}
-
-fn field_fits(name: &str, old: &Field, new: &Field) -> Result<(), String> {
-    use DataType::{List, Map, Struct};
-    if new.is_nullable() && !old.is_nullable() {
-        return Err(format!("column {name} may be NULL, and the table's must not: give another folder"));
-    }
-    match (old.data_type(), new.data_type()) {
-        (Struct(old), Struct(new)) => fits(&format!("{name}."), old, new),
-        (List(old), List(new)) | (Map(old, _), Map(new, _)) => field_fits(name, old, new),
-        (old, new) if old == new => Ok(()),
-        (old, new) => Err(format!("column {name} is {new}, and the table's is {old}: cast it in the recipe")),
-    }
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub(crate) enum Found {
     Nothing { replaces: bool },
     /// Other shards of this job, one of which this is the manifest of.
     Shards(Box<Manifest>),
-    /// This job, stopped, or finished and to be brought up to date.
+    /// This job: stopped, or finished and to be brought up to date, or to have its failed rows done again.
     Begun(Box<Manifest>),
 }
 
@@ -109,7 +109,10 @@ impl Dest {
             self.check_alone()?;
             // What this replacement has done before it was stopped is not to be done again.
             let same = own.filter(|own| {
-                own.state != State::Finished && own.replaces && !own.retry && own.job.difference(job).is_none()
+                own.state != State::Finished
+                    && own.replaces
+                    && own.retried.is_none()
+                    && own.job.difference(job).is_none()
             });
             return Ok(match same {
                 Some(own) => Found::Begun(Box::new(own)),
@@ -124,13 +127,16 @@ impl Dest {
                 return Err(Error::dest(&self.path, reason));
             }
         }
+        let retry = again == Again::RetryFailed;
+        if retry && let Some(reason) = job.retry_refused() {
+            return Err(Error::dest(&self.path, reason));
+        }
         match own {
             Some(own) if own.state == State::Finished && again == Again::No => {
                 // Where a retry is refused it is no way out.
-                let retry = if own.job.format == "parquet" && own.job.shards == 1 && !own.job.kept_only {
-                    "--retry-failed to do failed rows again, "
-                } else {
-                    ""
+                let retry = match own.job.retry_refused() {
+                    None => "--retry-failed to do failed rows again, ",
+                    Some(_) => "",
                 };
                 let reason = format!(
                     "its table is finished: give --update to add what is new in the source, {retry}--overwrite, or another folder"
@@ -138,22 +144,21 @@ impl Dest {
                 Err(Error::dest(&self.path, reason))
             }
             // Its good rows are in the old table, and only a retry takes them from there.
-            Some(own) if own.retry && own.state == State::Running && again != Again::RetryFailed => {
+            Some(own) if own.retried.is_some() && !retry => {
                 Err(Error::dest(&self.path, "a --retry-failed was stopped there: end it with the same command"))
             }
-            Some(own) if again == Again::RetryFailed => match (own.state, own.replaces) {
-                (State::Finished, _) => Ok(Found::Nothing { replaces: true }),
-                // An earlier try that was stopped.
-                (_, true) if own.retry => Ok(Found::Begun(Box::new(own))),
-                _ => {
-                    let reason =
-                        "its table is not finished: end it first, with the same command without --retry-failed";
-                    Err(Error::dest(&self.path, reason))
-                }
-            },
-            None if again == Again::RetryFailed => {
-                Err(Error::dest(&self.path, "there is no table whose failed rows could be done again"))
+            Some(own) if retry && own.state != State::Finished && own.retried.is_none() => {
+                let reason = "its table is not finished: end it first, with the same command without --retry-failed";
+                Err(Error::dest(&self.path, reason))
             }
+            None if retry && !all.is_empty() => {
+                let (shard, shards) = self.shard;
+                let reason = format!(
+                    "shard {shard} of {shards} of its table has not begun: run it first, with the same command without --retry-failed"
+                );
+                Err(Error::dest(&self.path, reason))
+            }
+            None if retry => Err(Error::dest(&self.path, "there is no table whose failed rows could be done again")),
             Some(own) => Ok(Found::Begun(Box::new(own))),
             None if let Some(first) = all.into_iter().next() => Ok(Found::Shards(Box::new(first))),
             None => {
@@ -190,6 +195,13 @@ impl Dest {
             }
         }
         Ok(())
+    }
+
+    /// Goes back to `old`, whose table is in its place still: of what was to replace it nothing is kept.
+    #[cfg(feature = "delta")]
+    pub(crate) fn give_back(&self, old: &Manifest) -> Result<()> {
+        old.write(&self.manifest())?;
+        self.clear()
     }
 
     /// Removes the bookkeeping of a table that this one replaces.

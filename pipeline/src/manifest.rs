@@ -70,6 +70,20 @@ impl Identity {
         hex::encode(&Sha256::digest(&json)[..8])
     }
 
+    /// Why `--retry-failed` is not for its table; `None` where it is.
+    pub(crate) fn retry_refused(&self) -> Option<&'static str> {
+        match self.format.as_str() {
+            _ if self.kept_only => {
+                Some("--retry-failed finds failed rows by their pairs, and --kept-only leaves them out")
+            }
+            "parquet" | "delta" => None,
+            _ => Some(
+                "--retry-failed takes good rows from the table's Parquet files, and this one has none: give --overwrite, which \
+                 does all rows anew",
+            ),
+        }
+    }
+
     /// How another job differs, in words; `None` where it does not.
     pub(crate) fn difference(&self, other: &Self) -> Option<String> {
         if self == other {
@@ -147,9 +161,9 @@ pub(crate) struct Manifest {
     /// A table that was there goes when this one is whole.
     pub(crate) replaces: bool,
     pub(crate) parts: Vec<Part>,
-    /// It is `--retry-failed` that replaces it: good rows come from the old table.
+    /// What it replaces, where that is `--retry-failed`: this shard alone, whose good rows come from these parts.
     #[serde(default)]
-    pub(crate) retry: bool,
+    pub(crate) retried: Option<Box<Manifest>>,
     /// In the names of a Delta table's parts, of which old ones stay.
     #[serde(default)]
     pub(crate) run: String,
@@ -177,7 +191,7 @@ impl Manifest {
             source_version: source.version(),
             files: source.records(),
             replaces,
-            retry: false,
+            retried: None,
             parts: Vec::new(),
             run: format!("{:x}", since.as_micros()),
             committed: 0,
@@ -197,6 +211,11 @@ impl Manifest {
     #[cfg(feature = "delta")]
     pub(crate) fn application(&self) -> String {
         format!("capfilt-{}-{}-of-{}", self.job.digest(), self.shard, self.job.shards)
+    }
+
+    /// The names of its parts.
+    pub(crate) fn part_names(&self) -> Vec<&str> {
+        self.parts.iter().map(|part| part.name.as_str()).collect()
     }
 
     /// Reads a manifest; `None` where there is none.

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use crate::dedupe::{self, Dedupe, Duplicates, Look};
 use crate::dest::{Dest, Found};
 use crate::error::{Error, Result};
 use crate::load::{ImageIs, Loader};
-use crate::manifest::{Identity, Manifest, State};
+use crate::manifest::{Identity, Manifest, Part, State};
 use crate::recipe::{Columns, Planned, Recipe};
 use crate::run::Stop;
 use crate::source::{Source, Units, whereabouts};
@@ -165,27 +166,27 @@ impl Job {
         dedupe::find(look, source, &folder, stop, &tell).await
     }
 
-    /// The parts of the table whose failed rows are to be done again.
-    pub(crate) fn retried(&self, dest: &Dest, source: &mut Source) -> Result<Vec<PathBuf>> {
-        let refuse = |why: &str| Err(Error::dest(&self.dest, format!("--retry-failed {why}")));
-        if self.kept_only {
-            return refuse("finds failed rows by their pairs, and --kept-only leaves them out");
+    /// The parts of the table whose failed rows are done again, in the order of the rows; none where all rows are done.
+    pub(crate) fn retried(&self, dest: &Dest, manifest: &Manifest) -> Result<Vec<PathBuf>> {
+        let Some(old) = manifest.retried.as_deref().filter(|_| manifest.state == State::Running) else {
+            return Ok(Vec::new());
+        };
+        #[cfg(feature = "delta")]
+        if self.parts == Parts::Delta
+            && let Some(reason) = crate::delta::lacks(&self.dest, &old.part_names())?
+        {
+            // What an earlier run of this retry has done can never be put in their place.
+            dest.give_back(old)?;
+            return Err(Error::dest(&self.dest, reason));
         }
-        if self.parts != Parts::Parquet {
-            return refuse("is for tables of Parquet files");
-        }
-        if self.shard.1 != 1 {
-            return refuse("is for tables of one shard");
-        }
-        if let Some(manifest) = dest.begun() {
-            source.reorder(&manifest.files)?;
-            if source.files() > manifest.files.len() {
-                return refuse("is for the rows that the table has, and the source has new files: give --update first");
+        let there = |part: &Part| {
+            let path = dest.part(&part.name);
+            match fs::metadata(&path) {
+                Ok(meta) if meta.len() == part.bytes => Ok(path),
+                _ => Err(Error::dest(path, "this part of the table is lost or was changed: give --overwrite")),
             }
-        }
-        let mut names = dest.parts()?;
-        names.sort();
-        Ok(names.iter().map(|name| dest.part(name)).collect())
+        };
+        old.parts.iter().map(there).collect()
     }
 
     /// The manifest to go on with, whether there is something to go on from, and whether it is on disk as it is.
@@ -197,11 +198,7 @@ impl Job {
     ) -> Result<(Manifest, bool, bool)> {
         let root = whereabouts(&self.source);
         let retry = self.again == Again::RetryFailed;
-        let new = |source: &Source, replaces| {
-            let mut manifest = Manifest::new(self.shard.0, identity, source, root, replaces);
-            manifest.retry = retry;
-            manifest
-        };
+        let new = |source: &Source, replaces| Manifest::new(self.shard.0, identity, source, root, replaces);
         let mut manifest = match found {
             Found::Nothing { replaces } => {
                 return Ok((new(source, replaces), false, false));
@@ -214,17 +211,24 @@ impl Job {
             Found::Begun(begun) if self.again == Again::Overwrite && !source.is_of(&begun.files) => {
                 return Ok((new(source, true), false, false));
             }
+            Found::Begun(old) if retry && old.state == State::Finished => {
+                only(source, &old)?;
+                let mut manifest = new(source, true);
+                manifest.retried = Some(old);
+                return Ok((manifest, false, false));
+            }
+            Found::Begun(begun) if retry => {
+                only(source, &begun)?;
+                return Ok((*begun, true, true));
+            }
             Found::Begun(manifest) => *manifest,
         };
         source.reorder(&manifest.files)?;
-        let new = source.files() - manifest.files.len();
-        if new == 0 {
+        let Some(new) = newcomers(source, &manifest) else {
             return Ok((manifest, true, true));
-        }
+        };
         if self.again != Again::Update {
-            let name = source.name(manifest.files.len());
-            let more = if new > 1 { format!(" and {} more", new - 1) } else { String::new() };
-            let reason = format!("{name}{more} came since the job began: give --update, which takes it in");
+            let reason = format!("{new} came since the job began: give --update, which takes it in");
             return Err(Error::source(whereabouts(&self.source), reason));
         }
         manifest.files = source.records();
@@ -317,6 +321,26 @@ pub(crate) struct Prepared {
     pub(crate) planned: Planned,
     pub(crate) identity: Identity,
     pub(crate) loader: Loader,
+}
+
+/// The files of a source, as ordered by `manifest`, that it does not know.
+fn newcomers(source: &Source, manifest: &Manifest) -> Option<String> {
+    let known = manifest.files.len();
+    match source.files() - known {
+        0 => None,
+        1 => Some(source.name(known).to_owned()),
+        new => Some(format!("{} and {} more", source.name(known), new - 1)),
+    }
+}
+
+/// Leaves of a source what `manifest` has rows of: a retry adds none.
+fn only(source: &mut Source, manifest: &Manifest) -> Result<()> {
+    source.reorder(&manifest.files)?;
+    if let Some(new) = newcomers(source, manifest) {
+        log::warn!("{new} came since the job began: --retry-failed leaves it out, --update takes it in");
+        source.truncate(manifest.files.len());
+    }
+    Ok(())
 }
 
 /// What models beside the session's are.

@@ -4,6 +4,8 @@
 //! become of them is in the manifest. When all rows are done the parts go to their places. Whatever of this is cut off is found
 //! and ended, or removed, by the next run.
 
+mod place;
+
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,8 +20,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::crash;
-#[cfg(feature = "delta")]
-use crate::delta;
 use crate::dest::Dest;
 use crate::error::{Error, Result};
 use crate::manifest::{Manifest, Part, State};
@@ -94,7 +94,7 @@ impl Stage {
         begun: bool,
         saved: bool,
     ) -> Result<(Self, Left)> {
-        let mut writer = Writer { dest, format, units, manifest, saved, done: Vec::new(), open: None };
+        let mut writer = Writer { dest, format, units, manifest, saved, done: Vec::new(), open: None, given_up: false };
         let left = writer.restore(begun)?;
         let (sender, mut receiver) = mpsc::channel(4);
         let thread = tokio::task::spawn_blocking(move || {
@@ -154,6 +154,8 @@ struct Writer {
     /// Units that are done, and in no part.
     done: Vec<Unit>,
     open: Option<OpenUnit>,
+    /// What was done is no more: the old table stays.
+    given_up: bool,
 }
 
 impl Writer {
@@ -226,6 +228,9 @@ impl Writer {
     }
 
     fn written(&self) -> Written {
+        if self.given_up {
+            return Written::default();
+        }
         let (pairs, bytes) =
             (self.manifest.parts.iter().map(|p| p.pairs).sum(), self.manifest.parts.iter().map(|p| p.bytes).sum());
         let whole = self.manifest.state == State::Finished;
@@ -285,7 +290,7 @@ impl Writer {
     /// From now on there is something to go on with.
     fn begin(&mut self) -> Result<()> {
         if !self.saved {
-            if self.manifest.replaces {
+            if self.manifest.replaces && self.manifest.retried.is_none() {
                 self.dest.clear_other_shards()?;
             }
             self.save()?;
@@ -351,75 +356,6 @@ impl Writer {
         for batch in reader.map_err(|e| broken(&e))? {
             part.write(&batch.map_err(|e| broken(&e))?)?;
         }
-        Ok(())
-    }
-
-    /// Every row is done: the table appears.
-    fn finish(&mut self) -> Result<()> {
-        // A table without rows is a table still.
-        if !self.done.is_empty() || self.manifest.parts.is_empty() {
-            self.end_part()?;
-        }
-        self.manifest.state = State::Placing;
-        #[cfg(feature = "delta")]
-        if self.format.parts == Parts::Delta && self.manifest.commit.is_none() {
-            let last = delta::transaction_version(self.dest.path(), &self.manifest.application())?;
-            self.manifest.commit = Some(last.unwrap_or(0) + 1);
-        }
-        self.save()?;
-        // What a Delta log has may have been compacted since.
-        for part in &self.manifest.parts[self.manifest.committed..] {
-            crash::point("place");
-            let (from, to) = (self.dest.waiting(&part.name)?, self.dest.part(&part.name));
-            if from.exists() {
-                fs::rename(&from, &to).map_err(|e| Error::write(&to, &e))?;
-            } else if fs::metadata(&to).map(|meta| meta.len()).ok() != Some(part.bytes) {
-                // Not even an earlier run has put it in its place.
-                return Err(Error::dest(&to, "this part of the table is lost: give --overwrite"));
-            }
-        }
-        if self.manifest.replaces {
-            let new = |name: &String| self.manifest.parts.iter().any(|part| part.name == *name);
-            for name in self.dest.parts()?.iter().filter(|name| !new(name)) {
-                remove(&self.dest.part(name))?;
-            }
-        }
-        self.dest.sync()?;
-        #[cfg(feature = "delta")]
-        self.commit()?;
-        self.dest.end_waiting();
-        self.manifest.state = State::Finished;
-        self.manifest.replaces = false;
-        self.manifest.commit = None;
-        self.manifest.committed = self.manifest.parts.len();
-        self.save()
-    }
-
-    /// Names the new parts in the Delta log, in one commit that is made once, however often it is tried.
-    #[cfg(feature = "delta")]
-    fn commit(&self) -> Result<()> {
-        let Some(app_version) = self.manifest.commit else { return Ok(()) };
-        let new = self.manifest.parts[self.manifest.committed..].iter();
-        let files: Vec<_> =
-            new.map(|part| delta::Added { name: part.name.clone(), bytes: part.bytes, rows: part.pairs }).collect();
-        let about = serde_json::to_string(&self.manifest.job).map_err(|e| Error::Internal(e.to_string()))?;
-        if files.is_empty() && !self.manifest.replaces {
-            return Ok(());
-        }
-        crash::point("delta");
-        let version = delta::commit(
-            self.dest.path(),
-            &delta::Commit {
-                schema: &self.format.recorded,
-                files: &files,
-                app_id: &self.manifest.application(),
-                app_version,
-                replace: self.manifest.replaces,
-                about: &about,
-            },
-        )?;
-        crash::point("delta-done");
-        log::info!("{}: version {version} of the Delta table", self.dest.path().display());
         Ok(())
     }
 }

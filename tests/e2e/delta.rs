@@ -27,7 +27,7 @@ fn run<'a>(source: &'a str, dest: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 
 const DELTA: [&str; 2] = ["--format", "delta"];
 
-fn versions(place: &Place, table: &str) -> usize {
+pub(super) fn versions(place: &Place, table: &str) -> usize {
     place.names(&format!("{table}/_delta_log")).iter().filter(|name| name.ends_with(".json")).count()
 }
 

@@ -1,4 +1,5 @@
 use datafusion::arrow::array::{ArrayRef, Int64Array};
+use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::parquet::arrow::ArrowWriter;
 
@@ -18,10 +19,10 @@ fn file(folder: &Path, name: &str) -> Added {
     Added { name: name.to_owned(), bytes: fs::metadata(&path).unwrap().len(), rows: 30 }
 }
 
-fn put(folder: &Path, name: &str, app_version: i64, replace: bool, n: DataType) -> Result<u64> {
+fn put(folder: &Path, name: &str, app_version: i64, replaces: Replaces<'_>, n: DataType) -> Result<Outcome> {
     let files = [file(folder, name)];
     let about = r#"{"recipe": "r.sql"}"#;
-    commit(folder, &Commit { schema: &schema(n), files: &files, app_id: "job", app_version, replace, about })
+    commit(folder, &Commit { schema: &schema(n), files: &files, app_id: "job", app_version, replaces, about })
 }
 
 fn names(folder: &Path, at: &str) -> Result<Vec<String>> {
@@ -35,13 +36,14 @@ fn a_commit_counts_once() {
     let path = folder.path();
     assert!(!is_delta(path));
     assert_eq!(transaction_version(path, "job").unwrap(), None);
-    for (name, app_version, replace, version) in [
-        ("a b.parquet", 1, false, 0),
-        ("a b.parquet", 1, false, 0),
-        ("c.parquet", 2, false, 1),
-        ("d.parquet", 3, true, 2),
+    for (name, app_version, replaces, version) in [
+        ("a b.parquet", 1, Replaces::None, 0),
+        ("a b.parquet", 1, Replaces::None, 0),
+        ("c.parquet", 2, Replaces::None, 1),
+        ("d.parquet", 3, Replaces::All, 2),
     ] {
-        assert_eq!(put(path, name, app_version, replace, DataType::Int64).unwrap(), version);
+        let outcome = put(path, name, app_version, replaces, DataType::Int64).unwrap();
+        assert_eq!(outcome, Outcome::Version(version));
     }
     assert_eq!(transaction_version(path, "job").unwrap(), Some(3));
     assert_eq!(names(path, "0").unwrap(), ["a b.parquet"]);
@@ -51,8 +53,36 @@ fn a_commit_counts_once() {
     assert!(names(path, "3").unwrap_err().to_string().contains("the latest is 2"));
     fs::remove_file(path.join("a b.parquet")).unwrap();
     assert!(names(path, "1").unwrap_err().to_string().contains("gone"));
-    let error = put(path, "e.parquet", 4, false, DataType::Utf8).unwrap_err();
+    let error = put(path, "e.parquet", 4, Replaces::None, DataType::Utf8).unwrap_err();
     assert!(error.to_string().contains("column n is Utf8, and the table's is Int64"), "{error}");
+}
+
+#[test]
+fn files_that_are_there_are_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let put = |name, version, replaces| put(path, name, version, replaces, DataType::Int64).unwrap();
+    let lacks = |outcome, words: &str| match outcome {
+        Outcome::Lacking(reason) => assert!(reason.contains(words) && reason.contains("--overwrite"), "{reason}"),
+        version => panic!("{version:?}"),
+    };
+    // Where there is no table at all, none is made.
+    lacks(put("a.parquet", 1, Replaces::Files(&["z.parquet"])), "no longer has the job's file z.parquet");
+    assert!(!is_delta(path));
+    for (name, version) in [("a.parquet", 1), ("b.parquet", 2), ("c.parquet", 3)] {
+        put(name, version, Replaces::None);
+    }
+    let old = ["a.parquet", "c.parquet"];
+    assert_eq!(super::lacks(path, &old).unwrap(), None);
+    let said = super::lacks(path, &["a.parquet", "d.parquet"]).unwrap();
+    assert!(said.as_ref().is_some_and(|said| said.contains("d.parquet")), "{said:?}");
+    for _ in 0..2 {
+        assert_eq!(put("d.parquet", 4, Replaces::Files(&old)), Outcome::Version(3));
+    }
+    assert_eq!(names(path, "2").unwrap(), ["a.parquet", "b.parquet", "c.parquet"]);
+    assert_eq!(names(path, "3").unwrap(), ["b.parquet", "d.parquet"]);
+    lacks(put("e.parquet", 5, Replaces::Files(&["b.parquet", "a.parquet"])), "the job's file a.parquet");
+    assert_eq!(snapshot(path, None).unwrap().version, 3);
 }
 
 #[test]
@@ -92,6 +122,8 @@ fn deleted_rows_are_told() {
     assert_eq!(found.files[0].deleted.as_deref(), Some([3, 4, 7, 11, 18, 29].as_slice()));
     assert_eq!(found.files[0].partitions, [("split".to_owned(), Some("a b".to_owned()))]);
     assert_eq!(found.schema.field(1).data_type(), &DataType::Utf8);
-    let error = put(path, "e.parquet", 1, false, DataType::Int64).unwrap_err();
+    let error = put(path, "e.parquet", 1, Replaces::None, DataType::Int64).unwrap_err();
     assert!(error.to_string().contains("partitioned by split"), "{error}");
+    let said = lacks(path, &["split=a%20b/x.parquet"]).unwrap();
+    assert!(said.as_ref().is_some_and(|said| said.contains("has rows deleted from")), "{said:?}");
 }

@@ -309,6 +309,11 @@ impl Source {
         Ok(())
     }
 
+    /// Leaves out the files from number `files` on.
+    pub(crate) fn truncate(&mut self, files: usize) {
+        self.files.truncate(files);
+    }
+
     /// How many rows `units` has from `from` on.
     pub(crate) fn rows_of(&self, units: &Units, from: Position) -> u64 {
         (from.file..self.files.len())

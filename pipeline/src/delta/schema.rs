@@ -1,0 +1,105 @@
+//! What columns a Delta table can have, and whether files of ours fit one that is there.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema, TimeUnit};
+use deltalake_core::kernel::StructType;
+use deltalake_core::kernel::engine::arrow_conversion::{TryFromArrow as _, TryFromKernel as _};
+use deltalake_core::table::state::DeltaTableState;
+
+use super::{Commit, Failed, check_readable};
+
+/// Beginnings of the settings that rule what rows a table takes.
+const RULES: [&str; 4] = ["delta.constraints.", "delta.generationExpression", "delta.identity.", "delta.invariants"];
+
+/// The schema that readers of a Delta table see whose files have `schema`.
+pub(super) fn delta_schema(schema: &Schema) -> Result<Schema, Failed> {
+    let fields = schema.fields().iter().map(|field| delta_field(field.name(), field)).collect::<Result<Fields, _>>()?;
+    Ok(Schema::try_from_kernel(&StructType::try_from_arrow(&Schema::new(fields))?)?)
+}
+
+/// The field without what tells one way of keeping its values from another. The library itself would also take types that Delta
+/// lacks, UInt64 as Int64.
+fn delta_field(name: &str, field: &Field) -> Result<Field, String> {
+    use DataType::*;
+    let lacks = |what: &DataType| {
+        format!("column {name} is {what}, which Delta tables do not have: cast it in the recipe, or leave it out")
+    };
+    let data_type = match field.data_type() {
+        same @ (Boolean | Int8 | Int16 | Int32 | Int64 | Float32 | Float64 | Date32) => same.clone(),
+        same @ Decimal128(_, 0..) => same.clone(),
+        Utf8 | LargeUtf8 | Utf8View => Utf8,
+        Binary | LargeBinary | BinaryView => Binary,
+        // Files keep an instant the same way, whatever zone it is shown in.
+        Timestamp(TimeUnit::Millisecond | TimeUnit::Microsecond, zone) => {
+            Timestamp(TimeUnit::Microsecond, zone.as_ref().map(|_| "UTC".into()))
+        }
+        Struct(parts) => {
+            let parts = parts.iter().map(|part| delta_field(&format!("{name}.{}", part.name()), part));
+            Struct(parts.collect::<Result<Fields, _>>()?)
+        }
+        List(item) | LargeList(item) | ListView(item) | LargeListView(item) | FixedSizeList(item, _) => {
+            List(Arc::new(delta_field(&format!("{name}[]"), item)?))
+        }
+        Map(entries, sorted) => {
+            let entries = delta_field(name, entries)?;
+            let Struct(parts) = entries.data_type() else { return Err(lacks(field.data_type())) };
+            let parts = Schema::new(parts.clone());
+            // Of a time without a zone in a map the library would not tell the log, and then not read it.
+            let unzoned = |part: &&Field| matches!(part.data_type(), Timestamp(_, None));
+            let odd_key = parts.fields().first().is_none_or(|key| key.data_type().is_nested());
+            if odd_key || parts.flattened_fields().iter().any(unzoned) {
+                return Err(lacks(field.data_type()));
+            }
+            Map(Arc::new(entries), *sorted)
+        }
+        other => return Err(lacks(other)),
+    };
+    Ok(Field::new(field.name(), data_type, field.is_nullable()))
+}
+
+/// Says why the files cannot be the table's.
+pub(super) fn check_fits(state: &DeltaTableState, schema: &Schema, new: &Commit<'_>) -> Result<(), Failed> {
+    check_readable(state)?;
+    let metadata = state.metadata();
+    if let [column, ..] = metadata.partition_columns() {
+        return Err(format!("the table is partitioned by {column}, and capfilt's is not: give another folder").into());
+    }
+    let old = Schema::try_from_kernel(&*state.schema())?;
+    let mut settings = metadata.configuration().keys().chain(old.fields().iter().flat_map(|f| f.metadata().keys()));
+    if let Some(rule) = settings.find(|key| RULES.iter().any(|rule| key.starts_with(*rule))) {
+        return Err(format!("the table has the rule {rule}, which capfilt does not check: give another folder").into());
+    }
+    let known: HashSet<String> = state.log_data().into_iter().map(|file| file.path().into_owned()).collect();
+    if let Some(file) = new.files.iter().find(|file| known.contains(&file.name)) {
+        return Err(format!("its file {} is in the Delta log already", file.name).into());
+    }
+    Ok(fits("", old.fields(), schema.fields())?)
+}
+
+fn fits(parent: &str, old: &Fields, new: &Fields) -> Result<(), String> {
+    if let Some(field) = new.iter().find(|field| old.find(field.name()).is_none()) {
+        return Err(format!("the table has no column {parent}{}: leave it out, or give another folder", field.name()));
+    }
+    old.iter().try_for_each(|field| {
+        let name = format!("{parent}{}", field.name());
+        match new.find(field.name()) {
+            Some((_, new)) => field_fits(&name, field, new),
+            None => Err(format!("the table has a column {name}: select it in the recipe, or give another folder")),
+        }
+    })
+}
+
+fn field_fits(name: &str, old: &Field, new: &Field) -> Result<(), String> {
+    use DataType::{List, Map, Struct};
+    if new.is_nullable() && !old.is_nullable() {
+        return Err(format!("column {name} may be NULL, and the table's must not: give another folder"));
+    }
+    match (old.data_type(), new.data_type()) {
+        (Struct(old), Struct(new)) => fits(&format!("{name}."), old, new),
+        (List(old), List(new)) | (Map(old, _), Map(new, _)) => field_fits(name, old, new),
+        (old, new) if old == new => Ok(()),
+        (old, new) => Err(format!("column {name} is {new}, and the table's is {old}: cast it in the recipe")),
+    }
+}

@@ -1,0 +1,360 @@
+//! `--retry-failed`: a shard of a table, and a Delta table, whose failed rows are done again; killed wherever that hurts.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
+
+use serde_json::{Value, json};
+
+use super::delta::versions;
+use super::{BOOKKEEPING, Place, root, text};
+
+const RECIPE: &str = "SELECT * EXCLUDE (image, text), encode(sha256(image), 'hex') AS image_sha256, 'web' AS source, text, \
+                      1.0 AS itm_score, image_error(image) IS NULL AS kept, image_error(image) AS error, image FROM web";
+
+const CAT: &str = "tests/fixtures/images/emoji_cat_face_google.png";
+const FOX: &str = "tests/fixtures/images/emoji_fox_twitter.png";
+
+/// With parts of one unit each.
+const DELTA: [&str; 4] = ["--format", "delta", "--file-size", "1kB"];
+const REPORT: [&str; 4] = ["report", "pairs", "-o", "report.html"];
+
+/// A recipe without models, and a list of 40 rows.
+fn place() -> Place {
+    let place = Place::new();
+    fs::write(place.path("recipe.sql"), RECIPE).unwrap();
+    fs::create_dir(place.path("lists")).unwrap();
+    fs::copy(root(CAT), place.path("cat.png")).unwrap();
+    list(&place, "a", 0);
+    place
+}
+
+/// 40 rows from number `first` on, of which every fourth has a picture that is still to come.
+fn list(place: &Place, name: &str, first: u32) {
+    let line = |id| format!("{id},{},text {id}\n", if id % 4 == 0 { "late.png" } else { "cat.png" });
+    let lines: String = (first..first + 40).map(line).collect();
+    fs::write(place.path(&format!("lists/{name}.csv")), format!("id,path,text\n{lines}")).unwrap();
+}
+
+fn mend(place: &Place) {
+    fs::copy(root(FOX), place.path("late.png")).unwrap();
+}
+
+/// Of two shards the first has 24 rows of a list, of which 6 fail, and the second has 16, of which 4 do.
+fn run<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    let job = ["run", "lists", "pairs", "--recipe", "recipe.sql", "--path-column", "path", "--path-root", "."];
+    [&job[..], &["--unit-rows", "8"], more].concat()
+}
+
+#[track_caller]
+fn killed(place: &Place, args: &[&str], at: &str) {
+    let output = place.command(args).env("CAPFILT_KILL_AT", at).output().unwrap();
+    assert_eq!(output.status.signal(), Some(9), "{at}: {}", text(&output.stderr));
+}
+
+/// Rows, and those among them that failed.
+#[track_caller]
+fn counts(place: &Place, table: &str) -> (i64, i64) {
+    let wrong = "SELECT count(*) FROM t WHERE kept <> (error IS NULL) OR kept <> (image_sha256 IS NOT NULL)";
+    assert_eq!(place.number(table, wrong), 0);
+    (place.number(table, "SELECT count(*) FROM t"), place.number(table, "SELECT count(*) FROM t WHERE NOT kept"))
+}
+
+/// What the table's files hold whose names begin so.
+fn contents(place: &Place, prefix: &str) -> Vec<(String, Vec<u8>)> {
+    let names = place.parts("pairs").into_iter().filter(|name| name.starts_with(prefix));
+    names.map(|name| (name.clone(), fs::read(place.path("pairs").join(name)).unwrap())).collect()
+}
+
+#[test]
+fn a_shard_is_done_again_and_others_stay() {
+    let place = place();
+    // Half a megabyte that is no picture: the old table has more parts than the new one.
+    let mut state = 1_u32;
+    let mut noise = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0]
+    };
+    fs::write(
+        place.path("late.png"),
+        [0, 0, 0, 0].into_iter().chain((0..500_000).map(|_| noise())).collect::<Vec<_>>(),
+    )
+    .unwrap();
+    let run = |more: &[&'static str]| run(&[&["--image", "all", "--file-size", "400kB"], more].concat());
+    for shard in ["1/2", "2/2"] {
+        place.ok(&run(&["--shard", shard]));
+    }
+    let before = contents(&place, "part-");
+    let other = contents(&place, "part-2of2-");
+    assert_eq!((before.len(), other.len()), (5, 2));
+    let failed = |shard: &str| {
+        let query = format!("SELECT count(*) FROM t WHERE error LIKE 'not an image%' AND id / 8 % 2 = {shard}");
+        place.number("pairs", &query)
+    };
+    assert_eq!((failed("0"), failed("1")), (6, 4));
+    let said = place.fails(1, &run(&["--shard", "1/2"]));
+    assert!(said.contains("--retry-failed to do failed rows again"), "{said}");
+
+    mend(&place);
+    let again = run(&["--shard", "1/2", "--retry-failed"]);
+    killed(&place, &again, "pairs:1");
+    place.ok(&REPORT);
+    assert!(before == contents(&place, "part-"), "nothing was done");
+    killed(&place, &again, "unit-done:1");
+    assert!(before == contents(&place, "part-"), "the old ones until the new ones are whole");
+    // Now that the good pictures are gone, only the old parts have them.
+    fs::remove_file(place.path("cat.png")).unwrap();
+    for more in [&["--shard", "1/2"][..], &["--shard", "1/2", "--update"]] {
+        let said = place.fails(1, &run(more));
+        assert!(said.contains("--retry-failed was stopped"), "{said}");
+    }
+    // Half of a manifest; half of a part; before the part is in its place; before old parts go; before the end is noted.
+    for (at, parts) in [("manifest:1", 5), ("part:1", 5), ("place:1", 5), ("placed:1", 5), ("manifest:2", 3)] {
+        killed(&place, &again, at);
+        let said = place.fails(1, &REPORT);
+        assert!(said.contains("shard 1 of 2 has not ended"), "{at}: {said}");
+        assert_eq!(place.parts("pairs").len(), parts, "{at}");
+        assert!(other == contents(&place, "part-2of2-"), "{at}");
+    }
+    place.ok(&again);
+    assert!(other == contents(&place, "part-2of2-"), "what another shard has is not touched");
+    assert_eq!(place.parts("pairs"), ["part-1of2-00000.parquet", "part-2of2-00000.parquet", "part-2of2-00001.parquet"]);
+    let ids = super::ids(&place.rows("pairs/part-1of2-00000.parquet", "SELECT id FROM t"));
+    assert_eq!(ids, (0..8).chain(16..24).chain(32..40).collect::<Vec<_>>());
+    assert_eq!((failed("0"), failed("1")), (0, 4));
+    assert_eq!(place.names(&format!("pairs/{BOOKKEEPING}/shard-1-of-2")), ["lock", "manifest.json"]);
+    place.ok(&REPORT);
+
+    place.ok(&run(&["--shard", "2/2", "--retry-failed"]));
+    assert_eq!(place.number("pairs", "SELECT count(*) FROM t WHERE kept AND error IS NULL"), 40);
+    assert_eq!(place.number("pairs", "SELECT count(DISTINCT id) FROM t"), 40);
+    let [cat, fox] = [CAT, FOX].map(|picture| fs::metadata(root(picture)).unwrap().len());
+    let right = format!(
+        "SELECT count(*) FROM t WHERE octet_length(encode(image, 'hex')) / 2 = CASE WHEN id % 4 = 0 THEN {fox} ELSE {cat} END \
+         AND image_sha256 = encode(sha256(image), 'hex')"
+    );
+    assert_eq!(place.number("pairs", &right), 40);
+}
+
+#[test]
+fn a_retry_is_refused_where_it_cannot_be() {
+    let place = place();
+    let said = place.fails(1, &run(&["--retry-failed"]));
+    assert!(said.contains("there is no table whose failed rows"), "{said}");
+    assert!(!place.path("pairs").exists());
+    for format in ["webdataset", "jsonl"] {
+        let run = |more| run(&["--format", format, more]);
+        place.ok(&run("--overwrite"));
+        let said = place.fails(1, &run("--retry-failed"));
+        assert!(said.contains("Parquet files, and this one has none: give --overwrite"), "{said}");
+        let said = place.fails(1, &run("--max-failed=99%"));
+        assert!(said.contains("is finished") && !said.contains("--retry-failed"), "{said}");
+    }
+    let said = place.fails(2, &run(&["--retry-failed", "--kept-only"]));
+    assert!(said.contains("--kept-only"), "{said}");
+    fs::remove_dir_all(place.path("pairs")).unwrap();
+
+    place.ok(&run(&["--shard", "1/2"]));
+    let said = place.fails(1, &run(&["--shard", "2/2", "--retry-failed"]));
+    assert!(said.contains("shard 2 of 2 of its table has not begun"), "{said}");
+    let said = place.fails(1, &run(&["--retry-failed"]));
+    assert!(said.contains("shards was 2 and is 1"), "{said}");
+    // A shard that is done need not wait for the others.
+    mend(&place);
+    place.ok(&run(&["--shard", "1/2", "--retry-failed"]));
+    let said = place.fails(1, &REPORT);
+    assert!(said.contains("only 1 of its 2 shards have begun"), "{said}");
+    place.ok(&run(&["--shard", "2/2"]));
+    assert_eq!(counts(&place, "pairs"), (40, 0));
+}
+
+#[test]
+fn what_is_new_is_left_to_an_update() {
+    let place = place();
+    place.ok(&run(&[]));
+    mend(&place);
+    let again = run(&["--retry-failed"]);
+    killed(&place, &again, "unit-done:1");
+    list(&place, "b", 100);
+    let said = place.fails(1, &run(&["--update"]));
+    assert!(said.contains("--retry-failed was stopped"), "{said}");
+    let output = place.run(&again);
+    let said = text(&output.stderr);
+    assert!(output.status.success() && said.contains("b.csv came since the job began"), "{said}");
+    assert_eq!(counts(&place, "pairs"), (40, 0));
+    place.ok(&run(&["--update"]));
+    assert_eq!(counts(&place, "pairs"), (80, 0));
+
+    fs::remove_file(place.path("pairs/part-00000.parquet")).unwrap();
+    let said = place.fails(1, &again);
+    assert!(said.contains("part-00000.parquet") && said.contains("lost"), "{said}");
+}
+
+/// What a version of the table's log says.
+fn actions(place: &Place, version: usize) -> Vec<Value> {
+    let log = fs::read_to_string(place.path(&format!("pairs/_delta_log/{version:020}.json"))).unwrap();
+    log.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The files that a version adds or removes.
+fn paths(place: &Place, version: usize, action: &str) -> BTreeSet<String> {
+    let all = actions(place, version);
+    all.iter().filter_map(|line| line[action]["path"].as_str()).map(str::to_owned).collect()
+}
+
+/// The files that the table has.
+fn files(place: &Place) -> BTreeSet<String> {
+    let mut files = BTreeSet::new();
+    for version in 0..versions(place, "pairs") {
+        let removed = paths(place, version, "remove");
+        files.retain(|file| !removed.contains(file));
+        files.extend(paths(place, version, "add"));
+    }
+    files
+}
+
+/// Another program makes a version: copies of `of`, which go where it `compacts`, and stay where it adds rows.
+fn foreign(place: &Place, of: &BTreeSet<String>, compacts: bool) {
+    let (folder, version) = (place.path("pairs"), versions(place, "pairs"));
+    let mut log = String::new();
+    for file in of {
+        let name = format!("foreign-{version}-{file}");
+        let size = fs::copy(folder.join(file), folder.join(&name)).unwrap();
+        let add = json!({ "path": name, "partitionValues": {}, "size": size, "modificationTime": 0, "dataChange": !compacts });
+        log += &format!("{}\n", json!({ "add": add }));
+        if compacts {
+            let remove = json!({ "path": file, "deletionTimestamp": 0, "dataChange": false });
+            log += &format!("{}\n", json!({ "remove": remove }));
+        }
+    }
+    fs::write(folder.join(format!("_delta_log/{version:020}.json")), log).unwrap();
+}
+
+/// Adds the rows of one file of 8 once more.
+fn append(place: &Place) {
+    foreign(place, &files(place).into_iter().take(1).collect(), false);
+}
+
+fn compact(place: &Place) {
+    foreign(place, &files(place), true);
+}
+
+fn delta<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    run(&[&DELTA[..], more].concat())
+}
+
+#[test]
+fn a_retry_is_a_version_of_a_delta_table() {
+    let place = place();
+    for shard in ["1/2", "2/2"] {
+        place.ok(&delta(&["--shard", shard]));
+    }
+    append(&place);
+    assert_eq!(counts(&place, "pairs"), (48, 12));
+    let said = place.fails(1, &delta(&["--shard", "1/2"]));
+    assert!(said.contains("--retry-failed to do failed rows again"), "{said}");
+
+    mend(&place);
+    let again = delta(&["--shard", "1/2", "--retry-failed"]);
+    killed(&place, &again, "unit-done:1");
+    assert_eq!((versions(&place, "pairs"), counts(&place, "pairs")), (3, (48, 12)));
+    append(&place);
+    place.ok(&again);
+    assert_eq!(versions(&place, "pairs"), 5);
+    // The files of this shard, and no others.
+    assert_eq!(paths(&place, 4, "remove"), paths(&place, 0, "add"));
+    assert!(paths(&place, 4, "add").is_disjoint(&paths(&place, 0, "add")));
+    let made = actions(&place, 4);
+    let changes: Vec<&Value> = made.iter().flat_map(|line| [&line["add"], &line["remove"]]).collect();
+    assert!(changes.iter().filter(|action| action.is_object()).all(|action| action["dataChange"] == true), "{made:?}");
+    let transaction = |version| {
+        let all = actions(&place, version);
+        let found = all.iter().find(|line| line["txn"].is_object()).unwrap();
+        (found["txn"]["appId"].as_str().unwrap().to_owned(), found["txn"]["version"].as_i64().unwrap())
+    };
+    let (first, second) = (transaction(0), transaction(4));
+    assert_eq!((&first.0, first.1 + 1), (&second.0, second.1));
+    // What others added stays as it was, with its 4 failed rows, and so do 4 of the other shard.
+    for (table, rows) in
+        [("pairs@0", (24, 6)), ("pairs@1", (40, 10)), ("pairs@3", (56, 14)), ("pairs@4", (56, 8)), ("pairs", (56, 8))]
+    {
+        assert_eq!(counts(&place, table), rows, "{table}");
+    }
+    assert_eq!(place.number("pairs", "SELECT count(DISTINCT id) FROM t"), 40);
+
+    place.ok(&delta(&["--shard", "2/2", "--retry-failed"]));
+    assert_eq!(paths(&place, 5, "remove"), paths(&place, 1, "add"));
+    assert_eq!(counts(&place, "pairs"), (56, 4));
+    list(&place, "b", 100);
+    for shard in ["1/2", "2/2"] {
+        place.ok(&delta(&["--shard", shard, "--update"]));
+    }
+    assert_eq!((versions(&place, "pairs"), counts(&place, "pairs")), (8, (96, 4)));
+    // A table that has grown is done again as a whole.
+    fs::remove_file(place.path("cat.png")).unwrap();
+    place.ok(&again);
+    assert_eq!(counts(&place, "pairs"), (96, 4));
+    assert_eq!(place.number("pairs", "SELECT count(DISTINCT id) FROM t"), 80);
+}
+
+/// A commit of a retry is made once, whatever other programs commit in between.
+#[test]
+fn a_retry_of_a_delta_table_survives_kills() {
+    let place = place();
+    place.ok(&delta(&[]));
+    mend(&place);
+    let again = delta(&["--retry-failed"]);
+    for at in ["place:1", "place:2", "placed:1", "delta:1"] {
+        killed(&place, &again, at);
+        assert_eq!((versions(&place, "pairs"), counts(&place, "pairs")), (1, (40, 10)), "{at}");
+    }
+    append(&place);
+    for at in ["manifest:1", "delta:1"] {
+        killed(&place, &again, at);
+        assert_eq!((versions(&place, "pairs"), counts(&place, "pairs")), (2, (48, 12)), "{at}");
+    }
+    killed(&place, &again, "delta-done:1");
+    assert_eq!((versions(&place, "pairs"), counts(&place, "pairs")), (3, (48, 2)));
+    assert!(place.fails(1, &REPORT).contains("its job has not ended"));
+    // That its files are gone again does not make them missed.
+    compact(&place);
+    for at in ["delta-done:1", "manifest:2"] {
+        killed(&place, &again, at);
+    }
+    place.ok(&again);
+    assert_eq!((versions(&place, "pairs"), counts(&place, "pairs")), (4, (48, 2)));
+    assert_eq!(counts(&place, "pairs@1"), (48, 12));
+    assert_eq!(place.number("pairs", "SELECT count(DISTINCT id) FROM t"), 40);
+    assert_eq!(place.names(&format!("pairs/{BOOKKEEPING}/shard-1-of-1")), ["lock", "manifest.json"]);
+    place.ok(&REPORT);
+}
+
+/// Neither before a retry, nor while it is stopped, nor between its last row and its commit.
+#[test]
+fn files_that_were_compacted_are_not_replaced() {
+    for at in [None, Some("unit-done:1"), Some("part-saved:5"), Some("delta:1")] {
+        let place = place();
+        place.ok(&delta(&[]));
+        mend(&place);
+        let again = delta(&["--retry-failed"]);
+        if let Some(at) = at {
+            killed(&place, &again, at);
+        }
+        compact(&place);
+        let said = place.fails(1, &again);
+        assert!(said.contains("no longer has the job's file delta-") && said.contains("--overwrite"), "{at:?}: {said}");
+        let as_it_was = said.contains("the table that was there is as it was");
+        assert_eq!(as_it_was, at == Some("delta:1"), "{said}");
+        assert_eq!((versions(&place, "pairs"), counts(&place, "pairs")), (2, (40, 10)), "{at:?}");
+        // It is a finished table again.
+        place.ok(&REPORT);
+        let said = place.fails(1, &delta(&[]));
+        assert!(said.contains("is finished"), "{at:?}: {said}");
+        assert_eq!(place.names(&format!("pairs/{BOOKKEEPING}/shard-1-of-1")), ["lock", "manifest.json"], "{at:?}");
+        list(&place, "b", 100);
+        place.ok(&delta(&["--update"]));
+        assert_eq!(counts(&place, "pairs"), (80, 10));
+        place.ok(&delta(&["--overwrite"]));
+        assert_eq!(counts(&place, "pairs"), (80, 0));
+    }
+}
