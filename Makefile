@@ -65,6 +65,10 @@ example-lakehouse: build ## Delta in, Delta out, and three versions of a pair ta
 example-web: build ## pictures by their URLs from a server on this machine; what failed is fetched again
 	@examples/web/run.sh $(TARGET)/debug/capfilt
 
+example-emoji: FEATURES := --no-default-features
+example-emoji: build ## emoji from npm with names in six languages, and what a filter makes of them that knows English (needs npm)
+	@examples/emoji/run.sh $(TARGET)/debug/capfilt
+
 STORES := .deps/stores/.installed
 $(STORES): Makefile
 	@echo "== moto, an S3 server for tests, into .deps/stores (once)" >&2
@@ -119,4 +123,4 @@ bench-training: setup setup-training ## a training step beside PyTorch's
 clean: ## everything that was built or installed
 	rm -rf target .deps $(DEMO) reproduce-out default-model-out
 
-.PHONY: help setup setup-training build build-training reproduce reproduce-more default-model demo example-lakehouse example-web setup-stores setup-readers test test-readers check docs bench bench-job bench-training clean
+.PHONY: help setup setup-training build build-training reproduce reproduce-more default-model demo example-lakehouse example-web example-emoji setup-stores setup-readers test test-readers check docs bench bench-job bench-training clean

@@ -184,7 +184,7 @@ impl fmt::Display for Summary {
         writeln!(f, "wrote      {} pairs in {} ({megabytes:.1} MB)", self.pairs, files(self.files.len()))?;
         let seconds = self.elapsed.as_secs_f64();
         let now = rows - self.before;
-        write!(f, "took       {seconds:.1} s, {:.1} images/s", now as f64 / seconds.max(1e-3))?;
+        write!(f, "took       {seconds:.1} s, {:.1} rows/s", now as f64 / seconds.max(1e-3))?;
         if self.before > 0 { write!(f, "; {} rows were done before", self.before) } else { Ok(()) }
     }
 }

@@ -51,7 +51,7 @@ fn what_is_new_in_the_source_is_added() {
     let rows = place.number("pairs", "SELECT count(*) FROM t");
 
     let same = place.job_ok(&[&["web", "pairs", "--update"][..], &UNITS].concat());
-    assert!(same.contains("0.0 images/s"), "{same}");
+    assert!(same.contains("0.0 rows/s"), "{same}");
 
     fs::copy(place.path("later/b.parquet"), place.path("web/b.parquet")).unwrap();
     place.job_ok(&[&["web", "pairs", "--update"][..], &UNITS].concat());

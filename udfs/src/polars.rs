@@ -142,7 +142,7 @@ fn exported(column: &Column) -> Result<(Field, Vec<ArrayRef>)> {
         let array = series.to_arrow_with_field(i, Cow::Borrowed(&field), true).map_err(|e| refused(&e))?;
         array_from_polars(array, &data_type).map_err(|e| refused(&e))
     };
-    let chunks = series.chunks().iter().enumerate().filter(|(_, chunk)| chunk.len() > 0);
+    let chunks = series.chunks().iter().enumerate().filter(|(_, chunk)| !chunk.is_empty());
     let chunks = chunks.map(chunk).collect::<Result<Vec<_>>>()?;
     Ok((Field::new(name, data_type, true), chunks))
 }

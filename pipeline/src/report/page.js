@@ -305,7 +305,7 @@ function drawGallery(data) {
   const hays = images.map(image => list(image.pairs).map(pair => plain([pair.text, pair.error, image.key].filter(Boolean).join('\n'))));
   const total = hays.reduce((n, pairs) => n + pairs.length, 0);
   const { images: shownImages, of } = data.sample ?? {};
-  if (known(of) && of > shownImages) byId('sample').textContent = `This is a sample: ${count(shownImages)} of ${count(of)} images.`;
+  if (known(of) && of > shownImages) byId('sample').textContent = `This is a sample: ${count(shownImages)} of ${count(of)} rows.`;
   const sources = new Set([...list(data.sources).map(s => s.source), ...images.flatMap(image => list(image.pairs).map(p => p.source))]);
   byId('source').append(...[...sources].filter(s => typeof s === 'string').map(s => el('option', { value: s }, s)));
   if (!total) {
