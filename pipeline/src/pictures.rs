@@ -6,8 +6,7 @@ use std::path::Path;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::Result;
-use crate::source::Source;
-use crate::table;
+use crate::source::{Lake, Source};
 
 /// The source that a table was made of.
 pub(crate) struct Pictures {
@@ -26,7 +25,10 @@ pub(crate) struct Wanted<'a> {
 impl Pictures {
     /// At `version`, where the source is a Delta table.
     pub(crate) fn open(source: &Path, column: &str, version: Option<u64>) -> Result<Self> {
-        let version = version.filter(|_| table::is_delta(source)).map(|version| version.to_string());
+        let version = match version {
+            Some(version) if Lake::find(source)?.is_some() => Some(version.to_string()),
+            _ => None,
+        };
         Ok(Self { source: Source::open_at(source, version.as_deref())?, column: column.to_owned() })
     }
 
