@@ -2,19 +2,17 @@
 //!
 //! The log is read and written by deltalake-core. The files that it names are read and written as all others are.
 
+mod read;
 mod schema;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use datafusion::arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
-use datafusion::prelude::SessionContext;
+use datafusion::arrow::datatypes::Schema;
 use deltalake_core::kernel::engine::arrow_conversion::{TryFromArrow as _, TryFromKernel as _};
 use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties, TransactionError};
 use deltalake_core::kernel::{Action, Add, StructType, Transaction};
@@ -27,44 +25,15 @@ use url::Url;
 
 use crate::error::{Error, Result};
 use crate::table::{DELTA_LOG, is_delta};
+use read::check_readable;
+pub(crate) use read::{register, snapshot};
 use schema::{check_fits, delta_schema};
 
-/// What a table may ask of its readers.
-const READ: [&str; 5] = ["columnMapping", "deletionVectors", "timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"];
 /// How often a commit is tried in all where others come first.
 const TRIES: usize = 20;
 
 /// What went wrong; the callers name the table.
 type Failed = Box<dyn std::error::Error + Send + Sync>;
-
-/// Which version of a table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum At {
-    Version(u64),
-    /// The last one of that time or before: RFC 3339, or `YYYY-MM-DD HH:MM:SS` in UTC.
-    Time(String),
-}
-
-/// A table at one version.
-#[derive(Debug)]
-pub(crate) struct Snapshot {
-    pub(crate) version: u64,
-    /// With the partition columns, which the files lack.
-    pub(crate) schema: SchemaRef,
-    /// In the order of their names.
-    pub(crate) files: Vec<DeltaFile>,
-}
-
-#[derive(Debug)]
-pub(crate) struct DeltaFile {
-    pub(crate) path: PathBuf,
-    /// Its path below the table.
-    pub(crate) name: String,
-    /// As the log writes them, in the order of the partition columns.
-    pub(crate) partitions: Vec<(String, Option<String>)>,
-    /// Numbers of the rows that a deletion vector removes, sorted.
-    pub(crate) deleted: Option<Vec<u64>>,
-}
 
 /// Files that become a version of a table.
 #[derive(Debug)]
@@ -105,30 +74,8 @@ pub(crate) struct Added {
     pub(crate) rows: u64,
 }
 
-impl FromStr for At {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.parse() {
-            Ok(version) => Ok(Self::Version(version)),
-            Err(_) => parse_time(text).map(|_| Self::Time(text.to_owned())),
-        }
-    }
-}
-
-/// Milliseconds since 1970.
-fn parse_time(text: &str) -> Result<i64, String> {
-    let wrong = |_| format!("{text:?} is neither a version nor a time: give 12 or \"2025-01-31 12:00:00\" (UTC)");
-    string_to_timestamp_nanos(text).map(|nanos| nanos.div_euclid(1_000_000)).map_err(wrong)
-}
-
 fn millis(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-}
-
-/// The table at `at`, or as it is now.
-pub(crate) fn snapshot(path: &Path, at: Option<&At>) -> Result<Snapshot> {
-    apart(|| read(path, at)).and_then(|read| read.map_err(|e| Error::source(path, e)))
 }
 
 /// The version of the last commit of `app_id`.
@@ -181,25 +128,6 @@ fn apart<T: Send, F: Future<Output = T>>(work: impl FnOnce() -> F + Send) -> Res
     ended.unwrap_or_else(|_| Err(Error::Internal("a thread of the Delta library panicked".to_owned())))
 }
 
-/// Makes the table at `at` known to SQL.
-pub(crate) async fn register(ctx: &SessionContext, name: &str, path: &Path, at: Option<&At>) -> Result<()> {
-    let root = fs::canonicalize(path).map_err(|e| Error::source(path, e))?;
-    let known = || async {
-        let mut table = load(&root).await?.ok_or("no Delta table: its _delta_log holds no version")?;
-        let version = match at {
-            Some(At::Version(version)) => *version,
-            Some(At::Time(time)) => version_at(&root, time)?,
-            None => return Ok(table),
-        };
-        table.load_version(version).await?;
-        Ok::<_, Failed>(table)
-    };
-    let table = apart(known).and_then(|table| table.map_err(|e| Error::source(path, e)))?;
-    let provider = table.table_provider().with_session(Arc::new(ctx.state())).await?;
-    ctx.register_table(name, provider)?;
-    Ok(())
-}
-
 /// The newest version; `None` where there is none yet.
 async fn load(path: &Path) -> Result<Option<DeltaTable>, DeltaTableError> {
     if !is_delta(path) {
@@ -219,110 +147,6 @@ fn builder(path: &Path) -> Result<DeltaTableBuilder, DeltaTableError> {
 
 async fn recorded(table: &DeltaTable, app_id: &str) -> Result<Option<i64>, DeltaTableError> {
     table.snapshot()?.transaction_version(&table.log_store(), app_id).await
-}
-
-async fn read(path: &Path, at: Option<&At>) -> Result<Snapshot, Failed> {
-    let root = fs::canonicalize(path)?;
-    let mut table = load(&root).await?.ok_or("no Delta table: its _delta_log holds no version")?;
-    let latest = table.version().unwrap_or_default();
-    let version = match at {
-        None => latest,
-        Some(At::Version(version)) => *version,
-        Some(At::Time(time)) => version_at(&root, time)?,
-    };
-    if version > latest {
-        return Err(format!("there is no version {version} of the Delta table: the latest is {latest}").into());
-    }
-    let lost =
-        |e: DeltaTableError| format!("version {version} can no longer be read, give a later one up to {latest}: {e}");
-    table.load_version(version).await.map_err(lost)?;
-    let state = table.snapshot()?;
-    check_readable(state)?;
-    let schema = Arc::new(Schema::try_from_kernel(&*state.schema())?);
-    let partition_columns = state.metadata().partition_columns().to_vec();
-    let has_vectors = state.log_data().into_iter().any(|file| file.deletion_vector_descriptor().is_some());
-    let mut vectors = if has_vectors { deleted_rows(&table).await? } else { HashMap::new() };
-    let mut files = Vec::new();
-    for file in state.log_data() {
-        let name = file.path().into_owned();
-        if name.contains(":/") {
-            return Err(format!("its file {name} is not in its folder: make a deep clone of the table").into());
-        }
-        let place = root.join(&name);
-        if !place.is_file() {
-            return Err(format!("version {version} has the file {name}, which is gone: give a later version").into());
-        }
-        let deleted = vectors.remove(&place);
-        if deleted.is_none() && file.deletion_vector_descriptor().is_some() {
-            return Err(format!("the deletion vector of its file {name} cannot be found").into());
-        }
-        let values = file.partition_values_map();
-        // An empty text is NULL too, says the protocol.
-        let value = |column: &String| values.get(column).cloned().flatten().filter(|value| !value.is_empty());
-        let partitions = partition_columns.iter().map(|column| (column.clone(), value(column))).collect();
-        files.push(DeltaFile { path: place, name, partitions, deleted });
-    }
-    files.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(Snapshot { version, schema, files })
-}
-
-/// The last version that was committed at `time` or before.
-fn version_at(root: &Path, time: &str) -> Result<u64, Failed> {
-    let wanted = parse_time(time)?;
-    let mut commits = Vec::new();
-    for entry in fs::read_dir(root.join(DELTA_LOG))? {
-        let path = entry?.path();
-        let number = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json"));
-        if let Some(version) = number.filter(|n| n.len() == 20).and_then(|n| n.parse::<u64>().ok()) {
-            commits.push((version, committed(&path)?));
-        }
-    }
-    commits.sort_unstable();
-    let (mut found, mut last) = (None, i64::MIN);
-    for (version, at) in &commits {
-        // Clocks go back at times, versions do not.
-        last = last.saturating_add(1).max(*at);
-        if last <= wanted {
-            found = Some(*version);
-        }
-    }
-    let first = commits.first().map_or(0, |(version, _)| *version);
-    found.ok_or_else(|| format!("version {first}, the oldest in its log, is younger than {time}").into())
-}
-
-/// When a commit was made, milliseconds: what it says itself where the table has it so, and else its file.
-fn committed(path: &Path) -> io::Result<i64> {
-    let file = File::open(path)?;
-    let modified = file.metadata()?.modified()?;
-    let mut first = String::new();
-    BufReader::new(file).read_line(&mut first)?;
-    let first: Value = serde_json::from_str(&first).unwrap_or_default();
-    Ok(first["commitInfo"]["inCommitTimestamp"].as_i64().unwrap_or_else(|| millis(modified)))
-}
-
-/// Says why the files are not what their readers see.
-fn check_readable(state: &DeltaTableState) -> Result<(), String> {
-    let mode = state.metadata().configuration().get("delta.columnMapping.mode");
-    if let Some(mode) = mode.filter(|mode| *mode != "none") {
-        return Err(format!("its columns are mapped (delta.columnMapping.mode = {mode}): write it anew without"));
-    }
-    let mut features = state.protocol().reader_features().unwrap_or_default().iter().map(ToString::to_string);
-    match features.find(|feature| !READ.contains(&feature.as_str())) {
-        Some(feature) => Err(format!("it has the Delta feature {feature}, which capfilt lacks: write it anew without")),
-        None => Ok(()),
-    }
-}
-
-/// The rows that deletion vectors remove, by file.
-async fn deleted_rows(table: &DeltaTable) -> Result<HashMap<PathBuf, Vec<u64>>, Failed> {
-    let session = SessionContext::new().state();
-    let mut found = HashMap::new();
-    for vector in table.table_provider().build().await?.deletion_vectors(&session).await? {
-        let path = Url::parse(&vector.filepath)?.to_file_path();
-        let rows = (0..).zip(&vector.keep_mask).filter(|(_, kept)| !**kept).map(|(row, _)| row).collect();
-        found.insert(path.map_err(|()| format!("its file {} is not on this machine", vector.filepath))?, rows);
-    }
-    Ok(found)
 }
 
 impl Replaces<'_> {

@@ -47,27 +47,29 @@ pub use recipe::{CAPFILT_SQL, PairColumn, Recipe};
 pub use report::{ReportOptions, report};
 pub use run::{Done, Failure, Stop, run};
 pub use select::Select;
+use source::Lake;
 pub use source::Source;
 pub use summary::{Count, Summary, Tally};
 pub use table::unfinished;
 pub use webdataset::register_webdataset;
 pub use write::Parts;
 
-/// Makes a Parquet file, a folder of them, or a Delta table (at a version or time, if one is given) known to SQL as `name`.
+/// Makes a Parquet file, a folder of them, or a Delta table (at a version or time, if one is given; in a store too) known to SQL as
+/// `name`.
 pub async fn register_pairs(
     ctx: &datafusion::prelude::SessionContext,
     name: &str,
     path: &std::path::Path,
     version: Option<&str>,
 ) -> Result<()> {
-    if table::is_delta(path) {
+    if let Some(lake) = Lake::find(path)? {
         #[cfg(feature = "delta")]
         {
-            let at = version.map(str::parse).transpose().map_err(|e: String| Error::source(path, e))?;
-            return delta::register(ctx, name, path, at.as_ref()).await;
+            let at = version.map(str::parse).transpose().map_err(|e: String| lake.error(e))?;
+            return delta::register(ctx, name, &lake, at.as_ref()).await;
         }
         #[cfg(not(feature = "delta"))]
-        return Err(Error::source(path, "it is a Delta table, and this capfilt is built without the feature delta"));
+        return Err(lake.error("it is a Delta table, and this capfilt is built without the feature delta"));
     }
     if version.is_some() {
         return Err(Error::source(path, "it is no Delta table, which alone has versions"));
@@ -77,13 +79,17 @@ pub async fn register_pairs(
     Ok(())
 }
 
-/// The version that a Delta table has (at a version or time, if one is given) and its files; `None` where `path` is none.
-pub fn delta_files(path: &std::path::Path, version: Option<&str>) -> Result<Option<(u64, Vec<std::path::PathBuf>)>> {
-    if !table::is_delta(path) && version.is_none() {
+/// Whether a path or a URL is a Delta table's.
+pub fn is_delta(path: &std::path::Path) -> Result<bool> {
+    Ok(Lake::find(path)?.is_some())
+}
+
+/// A Delta table at a version or time, or as it is now; `None` where `path` is none and no version is asked for.
+pub fn delta_source(path: &std::path::Path, version: Option<&str>) -> Result<Option<Source>> {
+    if version.is_none() && !is_delta(path)? {
         return Ok(None);
     }
-    let source = Source::open_at(path, version)?;
-    Ok(source.version().map(|version| (version, source.paths())))
+    Source::open_at(path, version).map(Some)
 }
 
 /// docs/functions.md: every SQL function and setting, in Markdown.

@@ -9,8 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::error::{Error, Result};
 use crate::load::below;
 use crate::manifest::Manifest;
-use crate::source::Source;
-use crate::table;
+use crate::source::{Lake, Source};
 
 /// The source that a table was made of.
 pub(crate) struct Pictures {
@@ -39,7 +38,10 @@ impl Pictures {
         if by == "url" {
             return Err(Error::source(path, "it has URLs, and nothing is fetched again for this"));
         }
-        let version = job.source_version.filter(|_| table::is_delta(path)).map(|version| version.to_string());
+        let version = match job.source_version {
+            Some(version) if Lake::find(path)?.is_some() => Some(version.to_string()),
+            _ => None,
+        };
         let source = Source::open_at(path, version.as_deref())?;
         let root = (by == "path").then(|| match &job.job.path_root {
             Some(root) => PathBuf::from(root),

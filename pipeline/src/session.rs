@@ -57,18 +57,25 @@ pub(crate) fn cancel(ctx: &SessionContext) {
 
 /// Registers a file or folder as a table; of a Delta table the version after an @, where there is one.
 pub(crate) async fn register(ctx: &SessionContext, name: &str, path: &str) -> Result<()> {
-    let is_delta = |path: &str| Path::new(path).join("_delta_log").is_dir();
+    let is_file = path.starts_with("file://");
+    let in_store = path.contains("://") && !is_file;
+    let is_delta = |path: &str| if is_file { Ok(false) } else { capfilt::is_delta(Path::new(path)) };
     let (path, version) = match path.rsplit_once('@') {
-        Some((path, version)) if is_delta(path) => (path, Some(version)),
+        // In a URL there may be a user's @, before the host.
+        Some((_, version)) if in_store && version.contains('/') => (path, None),
+        Some((path, version)) if is_delta(path)? => (path, Some(version)),
         _ => (path, None),
     };
-    if is_delta(path) {
+    if version.is_some() || is_delta(path)? {
         return Ok(capfilt::register_pairs(ctx, name, Path::new(path), version).await?);
+    }
+    if in_store {
+        bail!("it is no Delta table, and SQL reads no other tables from stores: download it");
     }
     let local = Path::new(path);
     let kind = if local.is_dir() { kind_in(local)? } else { extension(local) };
     let is_glob = path.contains(['*', '?', '[']);
-    if !local.exists() && !is_glob && !path.contains("://") {
+    if !local.exists() && !is_glob && !is_file {
         bail!("no such file or folder");
     }
     match kind.as_deref() {

@@ -1,6 +1,8 @@
 //! Sources in a store: an S3 server (moto), also behind one that fails every few requests (tests/stores/server.py). Where moto is
 //! not installed (`make setup-stores`) they are skipped.
 
+mod lake;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
@@ -93,9 +95,14 @@ fn place() -> Place {
     place
 }
 
-/// `capfilt run` against an endpoint, in an environment that says nothing else of stores.
+/// `capfilt run` against an endpoint.
 fn job(place: &Place, endpoint: &str, args: &[&str]) -> Command {
-    let mut command = place.command(&[&["run"][..], args, &["--recipe", "recipe.sql", "--image", "all"]].concat());
+    command(place, endpoint, &[&["run"][..], args, &["--recipe", "recipe.sql", "--image", "all"]].concat())
+}
+
+/// A command against an endpoint, in an environment that says nothing else of stores.
+fn command(place: &Place, endpoint: &str, args: &[&str]) -> Command {
+    let mut command = place.command(args);
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
         if name.starts_with("AWS_") || name.to_lowercase().ends_with("_proxy") {

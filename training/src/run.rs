@@ -102,10 +102,10 @@ fn pinned(settings: &Settings, out: &Path) -> Result<Settings> {
     let before = begun.as_ref().and_then(|begun| begun.get("data")?.get("tables")?.as_array());
     for (place, table) in settings.data.tables.iter_mut().enumerate().filter(|(_, table)| table.version.is_none()) {
         let version = before.and_then(|tables| tables.get(place)?.get("version")?.as_str().map(str::to_owned));
-        let latest = || capfilt::delta_files(&table.path, None).map_err(|e| Error::file(&table.path, e));
+        let latest = || capfilt::delta_source(&table.path, None).map_err(|e| Error::file(&table.path, e));
         table.version = match version {
             Some(version) => Some(version),
-            None => latest()?.map(|(version, _)| version.to_string()),
+            None => latest()?.and_then(|found| found.version()).map(|version| version.to_string()),
         };
     }
     Ok(settings)

@@ -4,6 +4,7 @@ use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::parquet::arrow::ArrowWriter;
 
 use super::*;
+use crate::source::{Lake, Source};
 
 fn schema(n: DataType) -> Schema {
     Schema::new(vec![Field::new("n", n, true)])
@@ -26,8 +27,8 @@ fn put(folder: &Path, name: &str, app_version: i64, replaces: Replaces<'_>, n: D
 }
 
 fn names(folder: &Path, at: &str) -> Result<Vec<String>> {
-    let found = snapshot(folder, Some(&at.parse().unwrap()))?;
-    Ok(found.files.into_iter().map(|file| file.name).collect())
+    let found = Source::open_at(folder, Some(at))?;
+    Ok((0..found.files()).map(|file| found.name(file).to_owned()).collect())
 }
 
 #[test]
@@ -118,7 +119,7 @@ fn deleted_rows_are_told() {
     file(path, "split=a%20b/x.parquet");
     fs::write(path.join(DELTA_LOG).join(format!("{:020}.json", 0)), log.map(|line| line.to_string()).join("\n"))
         .unwrap();
-    let found = snapshot(path, None).unwrap();
+    let found = snapshot(&Lake::Disk(path.to_owned()), None).unwrap();
     assert_eq!(found.files[0].deleted.as_deref(), Some([3, 4, 7, 11, 18, 29].as_slice()));
     assert_eq!(found.files[0].partitions, [("split".to_owned(), Some("a b".to_owned()))]);
     assert_eq!(found.schema.field(1).data_type(), &DataType::Utf8);
@@ -126,4 +127,40 @@ fn deleted_rows_are_told() {
     assert!(error.to_string().contains("partitioned by split"), "{error}");
     let said = lacks(path, &["split=a%20b/x.parquet"]).unwrap();
     assert!(said.as_ref().is_some_and(|said| said.contains("has rows deleted from")), "{said:?}");
+}
+
+/// A table may have it that its commits say when they were made, in their first lines. Their files' times then count for nothing.
+#[test]
+fn a_commit_is_of_the_time_that_it_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join(DELTA_LOG);
+    fs::create_dir(&log).unwrap();
+    let commit = |version: u64, lines: &[Value]| {
+        let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+        fs::write(log.join(format!("{version:020}.json")), text).unwrap();
+    };
+    let schema = json!({"type": "struct", "fields": [{"name": "n", "type": "long", "nullable": true, "metadata": {}}]});
+    let info = |time: u64, more: &str| json!({"commitInfo": {"inCommitTimestamp": time, "timestamp": time, "operation": "WRITE", "userMetadata": more}});
+    let protocol =
+        json!({"protocol": {"minReaderVersion": 1, "minWriterVersion": 7, "writerFeatures": ["inCommitTimestamp"]}});
+    let metadata = json!({"metaData": {"id": "t", "format": {"provider": "parquet", "options": {}},
+        "schemaString": schema.to_string(), "partitionColumns": [], "createdTime": 0,
+        "configuration": {"delta.enableInCommitTimestamps": "true"}}});
+    commit(0, &[info(2000, ""), protocol, metadata]);
+    // A clock that went back, and a first line that is long.
+    commit(1, &[info(500, &"x".repeat(20_000))]);
+    commit(2, &[info(5000, "")]);
+    let lake = Lake::Disk(folder.path().to_owned());
+    let at = |time: &str| snapshot(&lake, Some(&time.parse().unwrap())).map(|found| found.version);
+    for (time, version) in [
+        ("1970-01-01 00:00:02", 0),
+        ("1970-01-01 00:00:02.001", 1),
+        ("1970-01-01T00:00:04Z", 1),
+        ("1970-01-01 00:00:05", 2),
+        ("2200-01-01", 2),
+    ] {
+        assert_eq!(at(time).unwrap(), version, "{time}");
+    }
+    let error = at("1970-01-01 00:00:01").unwrap_err().to_string();
+    assert!(error.contains("version 0, the oldest in its log, is younger"), "{error}");
 }

@@ -1,8 +1,11 @@
 //! What a job reads: files of one kind, in the order of their names, cut into units.
 
+#[cfg(feature = "delta")]
+mod delta;
 mod files;
 mod images;
 mod kind;
+mod lake;
 mod parquet;
 mod place;
 mod schema;
@@ -12,6 +15,7 @@ mod text;
 mod unit;
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,8 +25,6 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
-#[cfg(feature = "delta")]
-use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use crate::dest;
@@ -30,8 +32,10 @@ use crate::error::{Error, Result};
 use crate::table;
 
 use kind::{Batches, Kind};
+pub(crate) use lake::Lake;
 use place::Place;
 pub(crate) use schema::recorded;
+use store::Location;
 pub(crate) use store::is_url;
 pub(crate) use unit::{Position, Units};
 
@@ -100,9 +104,13 @@ impl Source {
     /// The same for a version of a Delta table: its number, or a time.
     pub fn open_at(path: &Path, version: Option<&str>) -> Result<Self> {
         let text = path.to_string_lossy();
-        let in_store = is_url(&text);
-        if !in_store && table::is_delta(path) {
-            return Self::delta(path, version);
+        let location = if is_url(&text) { Some(Location::open(&text)?) } else { None };
+        let is_delta = match &location {
+            Some(location) => location.has_log()?,
+            None => table::is_delta(path),
+        };
+        if is_delta {
+            return Self::delta(&location.map_or_else(|| Lake::Disk(path.to_owned()), Lake::Store), path, version);
         }
         if version.is_some() {
             return Err(Error::source(
@@ -111,8 +119,8 @@ impl Source {
             ));
         }
         let local = |paths: Vec<PathBuf>| paths.into_iter().map(Place::Local).collect::<Vec<_>>();
-        let (root, places) = if in_store {
-            let (root, objects) = store::find(&text)?;
+        let (root, places) = if let Some(location) = location {
+            let (root, objects) = location.find()?;
             (root, objects.into_iter().map(Place::Remote).collect())
         } else {
             let (root, paths) = files::find(path)?;
@@ -179,36 +187,6 @@ impl Source {
         })
     }
 
-    #[cfg(not(feature = "delta"))]
-    fn delta(path: &Path, _: Option<&str>) -> Result<Self> {
-        Err(Error::source(path, "it is a Delta table, and this capfilt is built without the feature delta"))
-    }
-
-    #[cfg(feature = "delta")]
-    fn delta(path: &Path, version: Option<&str>) -> Result<Self> {
-        if let Some(reason) = table::unfinished(path)? {
-            return Err(Error::source(path, reason));
-        }
-        let at = version.map(str::parse).transpose().map_err(|e: String| Error::source(path, e))?;
-        let found = crate::delta::snapshot(path, at.as_ref())?;
-        let root = std::fs::canonicalize(path).map_err(|e| Error::source(path, e))?;
-        let schema = Arc::new(schema::as_views(&found.schema));
-        let files = found.files.into_iter().map(|file| {
-            let place = Place::Local(file.path);
-            let (mut record, written) = Kind::Parquet.look(&root, &place)?;
-            let deleted = file.deleted.unwrap_or_default();
-            // What the log says of a file is part of it.
-            if !deleted.is_empty() || !file.partitions.is_empty() {
-                let told = format!("{deleted:?} {:?}", file.partitions);
-                record.stamp = format!("{}-{}", record.stamp, hex::encode(&Sha256::digest(told)[..8]));
-            }
-            Ok(SourceFile { place, record, written, partitions: file.partitions, deleted })
-        });
-        let files = files.collect::<Result<Vec<_>>>()?;
-        let (given, version, written) = (path.to_owned(), Some(found.version), found.schema);
-        Ok(Self { given, root, kind: Kind::Parquet, files, version, schema, written })
-    }
-
     /// The version of a Delta table.
     pub fn version(&self) -> Option<u64> {
         self.version
@@ -224,9 +202,20 @@ impl Source {
         self.files.len()
     }
 
-    /// Where the files are.
-    pub fn paths(&self) -> Vec<PathBuf> {
-        self.files.iter().map(|file| file.place.shown()).collect()
+    /// Hands over what the files hold, one after the other.
+    pub fn contents(&self, each: &mut dyn FnMut(&[u8])) -> Result<()> {
+        let mut block = vec![0; 1 << 20];
+        for SourceFile { place, .. } in &self.files {
+            let broken = |e: std::io::Error| place.error(|| format!("cannot read: {e}"));
+            let mut input = place.open().map_err(broken)?;
+            loop {
+                match input.read(&mut block).map_err(broken)? {
+                    0 => break,
+                    n => each(&block[..n]),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Number of rows.

@@ -63,9 +63,9 @@ impl Table {
             return Err(Error::file(path, format!("weight {}: 0 or more", settings.weight)));
         }
         let runtime = runtime()?;
-        let found = capfilt::delta_files(&path, settings.version.as_deref()).map_err(|e| Error::file(&path, e))?;
+        let found = capfilt::delta_source(&path, settings.version.as_deref()).map_err(|e| Error::file(&path, e))?;
         let mut table = Self {
-            version: found.map(|(version, _)| version),
+            version: found.and_then(|found| found.version()),
             sql: String::new(),
             weight: settings.weight,
             path,
@@ -102,12 +102,21 @@ impl Table {
         // One partition: rows come in the order of the files.
         let config = SessionConfig::new().with_target_partitions(1).with_batch_size(BATCH);
         let ctx = SessionContext::new_with_config(config);
-        if !self.path.exists() {
-            return Err(Error::file(&self.path, "there is no such file or folder"));
-        }
         let Some(path) = self.path.to_str() else {
             return Err(Error::file(&self.path, "its name is no UTF-8"));
         };
+        // A Delta table that was found may be in a store.
+        if self.version.is_none() && !self.path.exists() {
+            let in_store = path.contains("://");
+            return Err(Error::file(
+                &self.path,
+                if in_store {
+                    "it is no Delta table, which alone is read from a store: download it"
+                } else {
+                    "there is no such file or folder"
+                },
+            ));
+        }
         if let Some(reason) = capfilt::unfinished(&self.path).map_err(|e| Error::file(&self.path, e))? {
             return Err(Error::file(&self.path, reason));
         }
@@ -185,18 +194,16 @@ impl Table {
 
     /// sha256 of the files' contents, in the order of their names: what a model card says was trained on.
     pub fn digest(&self) -> Result<String> {
-        let version = self.version.map(|version| version.to_string());
-        let found = capfilt::delta_files(&self.path, version.as_deref()).map_err(|e| Error::file(&self.path, e))?;
-        let files = match found {
-            Some((_, files)) => files,
-            None => {
-                let mut files = vec![];
-                collect(&self.path, &mut files)?;
-                files.sort();
-                files
-            }
-        };
         let mut hasher = Sha256::new();
+        if let Some(version) = self.version {
+            let found = capfilt::Source::open_at(&self.path, Some(&version.to_string()));
+            let read = found.and_then(|found| found.contents(&mut |block| hasher.update(block)));
+            read.map_err(|e| Error::file(&self.path, e))?;
+            return Ok(hex::encode(hasher.finalize()));
+        }
+        let mut files = vec![];
+        collect(&self.path, &mut files)?;
+        files.sort();
         for path in files {
             let mut file = File::open(&path).map_err(|e| Error::file(&path, e))?;
             let mut block = vec![0; 1 << 20];

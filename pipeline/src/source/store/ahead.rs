@@ -71,8 +71,7 @@ impl Ahead {
         }
         let window = &mut self.windows[index];
         if let Content::Coming(coming) = &window.content {
-            let lost = || Problem::new("internal error of capfilt: a request ended without an answer");
-            match coming.recv().unwrap_or_else(|_| Err(lost())) {
+            match coming.recv().unwrap_or_else(|_| Err(Problem::unanswered())) {
                 Ok(bytes) => window.content = Content::Here(bytes),
                 Err(problem) => {
                     self.windows.remove(index);

@@ -3,6 +3,8 @@
 mod ahead;
 mod object;
 mod problem;
+#[cfg(feature = "delta")]
+mod steady;
 #[cfg(test)]
 mod tests;
 
@@ -10,17 +12,18 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use futures::TryStreamExt as _;
+use futures::StreamExt as _;
 use glob::{MatchOptions, Pattern};
 use object_store::path::Path as Key;
 use object_store::{Error as StoreError, GetOptions, GetRange, ObjectMeta, ObjectStore};
 
 pub(super) use ahead::{Cursor, Pages};
 use object::{Object, Store, wait};
-use problem::{Problem, Service};
+use problem::{Problem, Service, is_denied};
 
 use super::Kind;
 use crate::error::{Error, Result};
+use crate::table::DELTA_LOG;
 
 const MAGIC: [char; 3] = ['*', '?', '['];
 
@@ -140,13 +143,60 @@ impl Address {
     }
 }
 
-/// The URL that names are counted from, and the objects below it, in the order of their names.
-pub(super) fn find(url: &str) -> Result<(PathBuf, Vec<Remote>)> {
-    let failed = |reason: String| Error::source(shown(url), reason);
-    let address = Address::parse(url).map_err(failed)?;
-    let inner = connect(&address).map_err(|problem| failed(problem.to_string()))?;
-    let store = Arc::new(Store::new(inner, address.service));
-    found(&store, &address).map_err(failed)
+/// What a URL names in a store.
+pub(crate) struct Location {
+    /// As it is shown.
+    url: String,
+    address: Address,
+    store: Arc<Store>,
+}
+
+impl Location {
+    pub(crate) fn open(url: &str) -> Result<Self> {
+        let failed = |reason: String| Error::source(shown(url), reason);
+        let address = Address::parse(url).map_err(failed)?;
+        let inner = connect(&address).map_err(|problem| failed(problem.to_string()))?;
+        let store = Arc::new(Store::new(inner, address.service));
+        Ok(Self { url: shown(url), address, store })
+    }
+
+    /// The URL that names are counted from, and the objects below it, in the order of their names.
+    pub(super) fn find(&self) -> Result<(PathBuf, Vec<Remote>)> {
+        found(&self.store, &self.address).map_err(|reason| self.error(reason))
+    }
+
+    /// Whether it is a Delta table.
+    pub(crate) fn has_log(&self) -> Result<bool> {
+        if self.address.service == Service::Http || self.address.key.contains(MAGIC) {
+            return Ok(false);
+        }
+        let (store, log) = (Arc::clone(&self.store), self.key(DELTA_LOG)?);
+        let first = wait(async move {
+            let first = || {
+                let (inner, log) = (Arc::clone(&store.inner), log.clone());
+                async move { inner.list(Some(&log)).next().await.transpose() }
+            };
+            Ok(store.ask(first).await)
+        });
+        match first.map_err(|problem| self.error(problem))? {
+            Ok(first) => Ok(first.is_some()),
+            // Who may not list may be allowed to read a file; else it is told what is the matter.
+            Err(error) if is_denied(&error) => self.find().map(|_| false),
+            Err(error) => Err(self.error(Problem::of(self.address.service, &error))),
+        }
+    }
+
+    /// An error that names it.
+    pub(crate) fn error(&self, reason: impl ToString) -> Error {
+        Error::source(&self.url, reason)
+    }
+
+    /// The key of `name` below it.
+    fn key(&self, name: &str) -> Result<Key> {
+        let folder = self.address.key.trim_end_matches('/');
+        let key = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
+        key_of(&key).map_err(|reason| self.error(reason))
+    }
 }
 
 fn found(store: &Arc<Store>, address: &Address) -> Result<(PathBuf, Vec<Remote>), String> {
@@ -230,25 +280,12 @@ fn key_of(text: &str) -> Result<Key, String> {
 /// What a store says of an object.
 fn describe(store: &Arc<Store>, key: Key, options: GetOptions) -> Result<Result<ObjectMeta, StoreError>, Problem> {
     let store = Arc::clone(store);
-    wait(async move {
-        let get = || {
-            let (inner, key, options) = (Arc::clone(&store.inner), key.clone(), options.clone());
-            async move { inner.get_opts(&key, options).await.map(|answer| answer.meta) }
-        };
-        Ok(store.ask(get).await)
-    })
+    wait(async move { Ok(store.describe(&key, options).await) })
 }
 
 fn list(store: &Arc<Store>, root: Key) -> Result<Vec<ObjectMeta>, Problem> {
     let store = Arc::clone(store);
-    wait(async move {
-        // Anew from the beginning, where the list breaks off.
-        let list = || {
-            let (inner, root) = (Arc::clone(&store.inner), root.clone());
-            async move { inner.list(Some(&root)).try_collect::<Vec<_>>().await }
-        };
-        store.ask(list).await.map_err(|error| Problem::of(store.service, &error))
-    })
+    wait(async move { store.list(&root, None).await.map_err(|error| Problem::of(store.service, &error)) })
 }
 
 #[cfg(not(feature = "cloud"))]

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, mpsc};
 
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
-use object_store::{Error as StoreError, GetOptions, GetRange, ObjectMeta, ObjectStore};
+use object_store::{Error as StoreError, GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
 
@@ -32,11 +32,25 @@ pub(super) fn begin<T: Send + 'static>(
     Ok(receiver)
 }
 
+/// The same for who does not wait, but is told. Where nobody is to be told any more, it ends early.
+#[cfg(feature = "delta")]
+pub(super) async fn aside<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
+    let runtime = RUNTIME.as_ref().map_err(Problem::new)?;
+    let (mut sender, receiver) = tokio::sync::oneshot::channel();
+    runtime.spawn(async move {
+        tokio::select! {
+            answer = future => drop(sender.send(answer)),
+            () = sender.closed() => {}
+        }
+    });
+    receiver.await.map_err(|_| Problem::unanswered())
+}
+
 /// Waits for it.
 pub(super) fn wait<T: Send + 'static>(
     future: impl Future<Output = Result<T, Problem>> + Send + 'static,
 ) -> Result<T, Problem> {
-    begin(future)?.recv().map_err(|_| Problem::new("internal error of capfilt: a request ended without an answer"))?
+    begin(future)?.recv().map_err(|_| Problem::unanswered())?
 }
 
 /// A bucket, or a server.
@@ -45,11 +59,20 @@ pub(super) struct Store {
     pub(super) service: Service,
     /// It has given something: it is there, and will be again.
     answered: AtomicBool,
+    /// Why it last failed the Delta library, which wraps that in words of its own.
+    #[cfg(feature = "delta")]
+    pub(super) problem: Mutex<Option<Problem>>,
 }
 
 impl Store {
     pub(super) fn new(inner: Arc<dyn ObjectStore>, service: Service) -> Self {
-        Self { inner, service, answered: AtomicBool::new(false) }
+        Self {
+            inner,
+            service,
+            answered: AtomicBool::new(false),
+            #[cfg(feature = "delta")]
+            problem: Mutex::default(),
+        }
     }
 
     /// Asks until there is an answer, or none can be hoped for.
@@ -66,10 +89,40 @@ impl Store {
                 }
                 Err(error) => error,
             };
-            if !patience.wait(Some(&error), self.answered.load(Ordering::Relaxed)).await {
+            if !patience.wait(Some(&error), self.answered()).await {
                 return Err(error);
             }
         }
+    }
+
+    /// Whether it has given something.
+    pub(super) fn answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// What it says of an object.
+    pub(super) async fn describe(&self, key: &Path, options: GetOptions) -> Result<ObjectMeta, StoreError> {
+        let get = || {
+            let (inner, key, options) = (Arc::clone(&self.inner), key.clone(), options.clone());
+            async move { inner.get_opts(&key, options).await.map(|answer| answer.meta) }
+        };
+        self.ask(get).await
+    }
+
+    /// The objects of a folder, at any depth; those after `offset`, where one is given.
+    pub(super) async fn list(&self, root: &Path, offset: Option<&Path>) -> Result<Vec<ObjectMeta>, StoreError> {
+        // Anew from the beginning, where the list breaks off.
+        let list = || {
+            let (inner, root, offset) = (Arc::clone(&self.inner), root.clone(), offset.cloned());
+            async move {
+                let listed = match &offset {
+                    Some(offset) => inner.list_with_offset(Some(&root), offset),
+                    None => inner.list(Some(&root)),
+                };
+                listed.try_collect::<Vec<_>>().await
+            }
+        };
+        self.ask(list).await
     }
 }
 
@@ -121,7 +174,7 @@ impl Object {
         let mut patience = Patience::new();
         loop {
             let before = got.len();
-            let trouble = match self.part(range.start + before as u64..range.end, &mut got).await {
+            let trouble = match self.part(range.start + before as u64..range.end, whole, &mut got).await {
                 Ok(()) if got.len() == whole => return Ok(got.freeze()),
                 Ok(()) => Trouble::TooShort,
                 Err(trouble) => trouble,
@@ -137,7 +190,7 @@ impl Object {
                 }
                 Trouble::TooShort => (None, Problem::new("the answer is shorter than the object")),
             };
-            if !patience.wait(error, self.store.answered.load(Ordering::Relaxed)).await {
+            if !patience.wait(error, self.store.answered()).await {
                 return Err(self.failed(problem));
             }
         }
@@ -148,9 +201,8 @@ impl Object {
         problem
     }
 
-    /// One request. What comes of it before it breaks off is appended to `got`.
-    async fn part(&self, range: Range<u64>, got: &mut BytesMut) -> Result<(), Trouble> {
-        let whole = got.len() as u64 + (range.end - range.start);
+    /// One request, which makes `got` `whole` bytes long. What comes of it before it breaks off is appended to `got`.
+    async fn part(&self, range: Range<u64>, whole: usize, got: &mut BytesMut) -> Result<(), Trouble> {
         let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
         let answer = self.store.inner.get_opts(&self.path, options).await.map_err(Trouble::Store)?;
         let tag = tag(&answer.meta);
@@ -158,20 +210,24 @@ impl Object {
             return Err(Trouble::Changed);
         }
         self.store.answered.store(true, Ordering::Relaxed);
-        let mut stream = answer.into_stream();
-        while (got.len() as u64) < whole
-            && let Some(bytes) = stream.next().await
-        {
-            let bytes = bytes.map_err(Trouble::Store)?;
-            let left = usize::try_from(whole - got.len() as u64).unwrap_or(usize::MAX);
-            got.extend_from_slice(&bytes[..bytes.len().min(left)]);
-        }
-        Ok(())
+        take(answer, whole, got).await.map_err(Trouble::Store)
     }
 }
 
+/// Appends what an answer has to `got`, until that is `whole` bytes long. What comes before the answer breaks off is there.
+pub(super) async fn take(answer: GetResult, whole: usize, got: &mut BytesMut) -> Result<(), StoreError> {
+    let mut stream = answer.into_stream();
+    while got.len() < whole
+        && let Some(bytes) = stream.next().await
+    {
+        let bytes = bytes?;
+        got.extend_from_slice(&bytes[..bytes.len().min(whole - got.len())]);
+    }
+    Ok(())
+}
+
 /// Stores quote e-tags in some places and not in others.
-fn tag(meta: &ObjectMeta) -> String {
+pub(super) fn tag(meta: &ObjectMeta) -> String {
     match &meta.e_tag {
         Some(tag) => tag.trim_start_matches("W/").trim_matches('"').to_owned(),
         // The time of who tells none is 1970.

@@ -68,8 +68,16 @@ impl Problem {
         Self(reason.into())
     }
 
+    /// A bug of ours.
+    pub(super) fn unanswered() -> Self {
+        Self::new("internal error of capfilt: a request ended without an answer")
+    }
+
     /// What `error` of a store means.
     pub(super) fn of(service: Service, error: &StoreError) -> Self {
+        if let Some(own) = error.source().and_then(|source| source.downcast_ref::<Self>()) {
+            return own.clone();
+        }
         let (last, bucket) = (cause(error), service.bucket());
         let code = between(&last, "<Code>", "</Code>").unwrap_or_default();
         let code_and_words = || match between(&last, "<Message>", "</Message>") {
@@ -152,6 +160,13 @@ fn io_error(error: &StoreError) -> Option<&io::Error> {
 
 fn status(last: &str) -> Option<u16> {
     last.strip_prefix(STATUS)?.get(..3)?.parse().ok()
+}
+
+/// Whether the store refuses, by the credentials or by what they may do.
+pub(super) fn is_denied(error: &StoreError) -> bool {
+    // Of lists object_store tells no kind of error.
+    matches!(error, StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. })
+        || matches!(status(&cause(error)), Some(401 | 403))
 }
 
 /// Whether another try may help.

@@ -83,13 +83,13 @@ impl ObjectStore for Flaky {
     }
 }
 
-fn put(inner: &Arc<InMemory>, name: &str, bytes: Vec<u8>) {
+pub(super) fn put(inner: &Arc<InMemory>, name: &str, bytes: Vec<u8>) {
     let (inner, name) = (Arc::clone(inner), Key::parse(name).unwrap());
     let put = async move { inner.put_opts(&name, bytes.into(), PutOptions::default()).await };
     wait(async move { put.await.map(drop).map_err(|error| Problem::of(Service::S3, &error)) }).unwrap();
 }
 
-fn flaky(objects: &[(&str, Vec<u8>)]) -> (Arc<InMemory>, Arc<Store>) {
+pub(super) fn flaky(objects: &[(&str, Vec<u8>)]) -> (Arc<InMemory>, Arc<Store>) {
     let inner = Arc::new(InMemory::new());
     objects.iter().for_each(|(name, bytes)| put(&inner, name, bytes.clone()));
     let flaky = Flaky { inner: Arc::clone(&inner), asked: AtomicUsize::new(0) };

@@ -1,0 +1,75 @@
+//! Files of a Delta table.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use super::place::{self, Place};
+use super::{Kind, Lake, Source, SourceFile, schema, whereabouts};
+use crate::error::Result;
+use crate::{delta, table};
+
+impl Lake {
+    /// Says why a pair table must not be read yet, as [`table::unfinished`] does. In stores the bookkeeping is not looked
+    /// at: what the log there names is whole.
+    pub(super) fn unfinished(&self) -> Result<Option<String>> {
+        match self {
+            Self::Disk(path) => table::unfinished(path),
+            Self::Store(_) => Ok(None),
+        }
+    }
+
+    /// What names are counted from.
+    pub(super) fn root(&self) -> Result<PathBuf> {
+        match self {
+            Self::Disk(path) => std::fs::canonicalize(path).map_err(|e| self.error(e)),
+            Self::Store(location) => Ok(location.root()),
+        }
+    }
+
+    /// The files of these names below `root`; `None` for those that are not there.
+    pub(super) fn places(&self, root: &Path, names: &[&str]) -> Result<Vec<Option<Place>>> {
+        match self {
+            Self::Disk(_) => {
+                let place = |name: &&str| Some(root.join(name)).filter(|path| path.is_file()).map(Place::Local);
+                Ok(names.iter().map(place).collect())
+            }
+            Self::Store(location) => {
+                let objects = location.objects(names)?;
+                Ok(objects.into_iter().map(|object| object.map(Place::Remote)).collect())
+            }
+        }
+    }
+}
+
+impl Source {
+    /// A Delta table at a version, or as it is now.
+    pub(super) fn delta(lake: &Lake, given: &Path, version: Option<&str>) -> Result<Self> {
+        if let Some(reason) = lake.unfinished()? {
+            return Err(lake.error(reason));
+        }
+        let at = version.map(str::parse).transpose().map_err(|e: String| lake.error(e))?;
+        let found = delta::snapshot(lake, at.as_ref())?;
+        let root = lake.root()?;
+        let names: Vec<&str> = found.files.iter().map(|file| file.name.as_str()).collect();
+        let there = names.iter().zip(lake.places(&root, &names)?).map(|(name, place)| {
+            let gone = || format!("version {} has the file {name}, which is gone: give a later version", found.version);
+            place.ok_or_else(|| lake.error(gone()))
+        });
+        let places = there.collect::<Result<Vec<_>>>()?;
+        let looks = place::each(&places, |place| Kind::Parquet.look(&root, place))?;
+        let files = found.files.into_iter().zip(places).zip(looks).map(|((file, place), (mut record, written))| {
+            let deleted = file.deleted.unwrap_or_default();
+            // What the log says of a file is part of it.
+            if !deleted.is_empty() || !file.partitions.is_empty() {
+                let told = format!("{deleted:?} {:?}", file.partitions);
+                record.stamp = format!("{}-{}", record.stamp, hex::encode(&Sha256::digest(told)[..8]));
+            }
+            SourceFile { place, record, written, partitions: file.partitions, deleted }
+        });
+        let files = files.collect();
+        let (version, schema) = (Some(found.version), Arc::new(schema::as_views(&found.schema)));
+        Ok(Self { given: whereabouts(given), root, kind: Kind::Parquet, files, version, schema, written: found.schema })
+    }
+}

@@ -1,0 +1,42 @@
+//! Where a Delta table is: on a disk, or in a store.
+
+use std::path::{Path, PathBuf};
+
+#[cfg(not(feature = "delta"))]
+use super::Source;
+use super::store::{Location, is_url};
+use crate::error::{Error, Result};
+use crate::table;
+
+/// The folder of a Delta table.
+pub(crate) enum Lake {
+    Disk(PathBuf),
+    Store(Location),
+}
+
+impl Lake {
+    /// The table that a path or a URL names; `None` where it names something else, or nothing.
+    pub(crate) fn find(path: &Path) -> Result<Option<Self>> {
+        let text = path.to_string_lossy();
+        if !is_url(&text) {
+            return Ok(table::is_delta(path).then(|| Self::Disk(path.to_owned())));
+        }
+        let location = Location::open(&text)?;
+        Ok(if location.has_log()? { Some(Self::Store(location)) } else { None })
+    }
+
+    /// An error that names it.
+    pub(crate) fn error(&self, reason: impl ToString) -> Error {
+        match self {
+            Self::Disk(path) => Error::source(path, reason),
+            Self::Store(location) => location.error(reason),
+        }
+    }
+}
+
+#[cfg(not(feature = "delta"))]
+impl Source {
+    pub(super) fn delta(lake: &Lake, _: &Path, _: Option<&str>) -> Result<Self> {
+        Err(lake.error("it is a Delta table, and this capfilt is built without the feature delta"))
+    }
+}
