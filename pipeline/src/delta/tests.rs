@@ -83,7 +83,7 @@ fn files_that_are_there_are_replaced() {
     assert_eq!(names(path, "2").unwrap(), ["a.parquet", "b.parquet", "c.parquet"]);
     assert_eq!(names(path, "3").unwrap(), ["b.parquet", "d.parquet"]);
     lacks(put("e.parquet", 5, Replaces::Files(&["b.parquet", "a.parquet"])), "the job's file a.parquet");
-    assert_eq!(snapshot(path, None).unwrap().version, 3);
+    assert_eq!(snapshot(&Lake::Disk(path.to_owned()), None).unwrap().version, 3);
 }
 
 #[test]
