@@ -33,6 +33,15 @@ const NEAR: Repeats = &[
     ("b.parquet", 4, "a.parquet", 0),
 ];
 
+/// Of the same rows, by their texts.
+const TEXTS: Repeats = &[
+    ("a.parquet", 2, "a.parquet", 0),
+    ("a.parquet", 7, "a.parquet", 6),
+    ("b.parquet", 0, "a.parquet", 0),
+    ("b.parquet", 2, "b.parquet", 1),
+    ("b.parquet", 4, "a.parquet", 0),
+];
+
 fn picture(name: &str) -> Option<Vec<u8>> {
     Some(fs::read(root(&format!("tests/fixtures/{name}"))).unwrap())
 }
@@ -88,6 +97,46 @@ fn source() -> Place {
     place
 }
 
+/// The same for texts: boilerplate, and texts that are missing or come with no picture.
+fn shop() -> Place {
+    let place = Place::new();
+    let coffee = picture("images/coffee.png");
+    let astronaut = picture("images/astronaut_gray.png");
+    let pizza = picture("images/emoji_pizza_twitter_white.png");
+    fs::create_dir(place.path("web")).unwrap();
+    let a: [Row; 7] = [
+        (coffee.clone(), Some("Buy now at SHOP | photo 123")),
+        (pizza.clone(), Some("BUY NOW at shop: photo 4567!")),
+        (coffee.clone(), Some("")),
+        (astronaut.clone(), Some("")),
+        (picture("bad/zeros.png"), Some("a red car")),
+        (None, Some("a red car")),
+        (coffee.clone(), Some("a red car")),
+    ];
+    write(&place, "web/a.parquet", 0, &a);
+    let b: [Row; 4] = [
+        (pizza.clone(), Some("a slice of pizza on a plate")),
+        (coffee, Some("  A red\u{a0}car.")),
+        (astronaut, None),
+        (pizza, Some("buy now at Shop – photo 9")),
+    ];
+    write(&place, "web/b.parquet", 100, &b);
+    fs::write(place.path("recipe.sql"), RECIPE).unwrap();
+    place
+}
+
+const SHOP: Repeats =
+    &[("a.parquet", 1, "a.parquet", 0), ("b.parquet", 1, "a.parquet", 6), ("b.parquet", 3, "a.parquet", 0)];
+/// By their pictures too. The pizza came with boilerplate first: it stays where it comes with a text of its own.
+const SHOP_NEAR: Repeats = &[
+    ("a.parquet", 1, "a.parquet", 0),
+    ("a.parquet", 2, "a.parquet", 0),
+    ("a.parquet", 6, "a.parquet", 0),
+    ("b.parquet", 1, "a.parquet", 6),
+    ("b.parquet", 2, "a.parquet", 3),
+    ("b.parquet", 3, "a.parquet", 0),
+];
+
 const QUERY: &str = "SELECT id, source, text, itm_score, kept, error, image_sha256, provenance['file'] AS file, \
                      provenance['row'] AS row, encode(sha256(image), 'hex') AS image FROM t ORDER BY file, row, source DESC";
 
@@ -116,7 +165,9 @@ fn the_models_do_not_see_what_repeats() {
     place.job_ok(&["web", "all", "--min-itm", "0", "--image", "all"]);
     let all = place.rows("all", QUERY);
     marks(&all, &[]);
-    for (how, repeats) in [("exact", EXACT), ("near", NEAR)] {
+    for (how, repeats, wanted) in
+        [("exact", EXACT, &[0, 1, 3, 100, 103][..]), ("near", NEAR, &[0, 1, 103]), ("texts", TEXTS, &[0, 1, 3, 103])]
+    {
         place.job_ok(&["web", how, "--min-itm", "0", "--image", "all", "--dedupe", how]);
         let rows = place.rows(how, QUERY);
         assert_eq!(rows.len(), 28, "each row has its two pairs");
@@ -131,7 +182,6 @@ fn the_models_do_not_see_what_repeats() {
             }
         }
         let scored = rows.iter().filter(|row| row["source"] == "web" && row["itm_score"].is_number());
-        let wanted = if how == "exact" { vec![0, 1, 3, 100, 103] } else { vec![0, 1, 103] };
         assert_eq!(scored.map(|row| row["id"].as_i64().unwrap()).collect::<Vec<_>>(), wanted, "{how}");
     }
     // What decides what the table holds is part of the job.
@@ -142,10 +192,13 @@ fn the_models_do_not_see_what_repeats() {
 #[test]
 fn an_option_that_is_none_is_refused() {
     let place = source();
-    for wrong in ["far", "near=99", "exact=1"] {
+    for wrong in ["far", "near=99", "exact=1", "texts=0.4", "texts=2", "texts,texts=0.9", "near,far"] {
         let message = place.fails(2, &["run", "web", "pairs", "--dedupe", wrong]);
         assert!(message.contains("--dedupe") && message.contains("near=BITS"), "{message}");
+        assert!(message.contains("texts=SIMILARITY, from 0.5 to 1"), "{message}");
     }
+    let message = place.fails(2, &["run", "web", "pairs", "--dedupe", "texts", "--dry-run"]);
+    assert!(message.contains("cannot be used with"), "{message}");
     assert!(!place.path("pairs").exists());
 }
 
@@ -177,6 +230,32 @@ fn bits_decide_what_looks_alike() {
 }
 
 #[test]
+fn a_text_is_found_again_however_it_is_written() {
+    let place = shop();
+    let same: Repeats = &[("b.parquet", 1, "a.parquet", 6)];
+    for (dest, how, repeats) in [
+        ("usual", "texts", SHOP),
+        ("half", "texts=0.5", SHOP),
+        // Numbers make a difference now.
+        ("whole", "texts=1", same),
+        ("both", "texts,near", SHOP_NEAR),
+        ("named", "near=6,texts=0.8", SHOP_NEAR),
+    ] {
+        place.ok(&job(dest, &["--dedupe", how]));
+        let rows = place.rows(dest, QUERY);
+        assert_eq!(rows.len(), 11, "{how}");
+        marks(&rows, repeats);
+        // What cannot be used is no repetition, and nothing repeats it.
+        let broken = rows.iter().find(|row| row["id"] == 4).unwrap();
+        assert!(broken["error"].is_string() && broken["kept"] == false, "{broken}");
+    }
+    let message = place.fails(1, &job("usual", &["--dedupe", "texts=0.9", "--update"]));
+    assert!(message.contains("dedupe was texts=0.8"), "{message}");
+    // In whatever order they are given, kinds are the same.
+    place.ok(&job("both", &["--dedupe", "near,texts", "--update"]));
+}
+
+#[test]
 fn a_struct_of_bytes_and_path_keeps_its_path() {
     let place = with_recipe();
     fs::rename(place.path("web"), place.path("plain")).unwrap();
@@ -201,50 +280,75 @@ fn each_shard_looks_at_the_whole_source() {
     let rows = place.rows("pairs", QUERY);
     assert_eq!(rows.len(), 14);
     marks(&rows, NEAR);
+
+    let place = shop();
+    for shard in ["2/2", "1/2"] {
+        place.ok(&job("pairs", &["--dedupe", "near,texts", "--shard", shard]));
+    }
+    let rows = place.rows("pairs", QUERY);
+    assert_eq!(rows.len(), 11);
+    marks(&rows, SHOP_NEAR);
 }
 
 #[test]
 fn what_is_new_may_repeat_what_was_there() {
-    let place = with_recipe();
-    fs::rename(place.path("web/b.parquet"), place.path("b.parquet")).unwrap();
-    place.ok(&job("pairs", &["--dedupe", "near"]));
-    fs::rename(place.path("b.parquet"), place.path("web/b.parquet")).unwrap();
-    place.ok(&job("pairs", &["--dedupe", "near", "--update"]));
-    let rows = place.rows("pairs", QUERY);
-    assert_eq!(rows.len(), 14);
-    marks(&rows, NEAR);
-    // A duplicate is no failure that another try would mend.
-    place.ok(&job("pairs", &["--dedupe", "near", "--retry-failed"]));
-    assert_eq!(place.rows("pairs", QUERY), rows);
+    for (place, how, repeats, count) in [(with_recipe(), "near", NEAR, 14), (shop(), "texts", SHOP, 11)] {
+        fs::rename(place.path("web/b.parquet"), place.path("b.parquet")).unwrap();
+        place.ok(&job("pairs", &["--dedupe", how]));
+        fs::rename(place.path("b.parquet"), place.path("web/b.parquet")).unwrap();
+        place.ok(&job("pairs", &["--dedupe", how, "--update"]));
+        let rows = place.rows("pairs", QUERY);
+        assert_eq!(rows.len(), count);
+        marks(&rows, repeats);
+        // A duplicate is no failure that another try would mend.
+        place.ok(&job("pairs", &["--dedupe", how, "--retry-failed"]));
+        assert_eq!(place.rows("pairs", QUERY), rows);
+    }
 }
 
 #[cfg(unix)]
 #[test]
 fn a_pass_that_is_killed_goes_on() {
+    // Within a file of hashes, after one, before and after the duplicates are known, and in the middle of the table.
+    let near = ["hashes:1", "hashes:2", "duplicates:1", "duplicates-done:1", "pairs:3", "unit-done:2", "manifest:1"];
+    killed_at("near", &near);
+    // With what is needed to compare texts left behind, twice.
+    let texts = ["hashes:1", "hashes:2", "bands:1", "bands:1", "duplicates:1", "duplicates-done:1", "pairs:3"];
+    killed_at("near,texts", &texts);
+}
+
+/// A job that is killed at each of these points, in their order, makes the same table. By both, the same rows repeat others as by
+/// their pictures.
+#[cfg(unix)]
+fn killed_at(how: &str, points: &[&str]) {
     use std::os::unix::process::ExitStatusExt as _;
 
     let place = with_recipe();
-    fn args(dest: &str) -> Vec<&str> {
-        job(dest, &["--dedupe", "near", "--set", "datafusion.execution.batch_size=2"])
-    }
-    place.ok(&args("whole"));
-    marks(&place.rows("whole", QUERY), NEAR);
-    let killed = |dest: &str, at: &str| {
-        let output = place.command(&args(dest)).env("CAPFILT_KILL_AT", at).output().unwrap();
-        assert_eq!(output.status.signal(), Some(9), "{at}: {}", super::text(&output.stderr));
+    let args = |dest: &'static str| {
+        let more = ["--dedupe", how, "--set", "datafusion.execution.batch_size=2"];
+        job(dest, &more).into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
-    // Within a file of hashes, after one, before and after the duplicates are known, and in the middle of the table.
-    for at in ["hashes:1", "hashes:2", "duplicates:1", "duplicates-done:1", "pairs:3", "unit-done:2", "manifest:1"] {
+    let command = |dest: &'static str| place.command(&args(dest).iter().map(String::as_str).collect::<Vec<_>>());
+    let ok = |dest: &'static str, kill: &str| {
+        let output = command(dest).env("CAPFILT_KILL_AT", kill).output().unwrap();
+        assert!(output.status.success(), "{}", super::text(&output.stderr));
+    };
+    ok("whole", "");
+    marks(&place.rows("whole", QUERY), NEAR);
+    let killed = |dest: &'static str, at: &str| {
+        let output = command(dest).env("CAPFILT_KILL_AT", at).output().unwrap();
+        assert_eq!(output.status.signal(), Some(9), "{how}, {at}: {}", super::text(&output.stderr));
+    };
+    for at in points {
         killed("pairs", at);
     }
-    place.ok(&args("pairs"));
+    ok("pairs", "");
     super::kills::same_table(&place, "whole", "pairs");
 
     // A file that is hashed is not hashed again: the second time there is one left, and no second one to be killed at.
     killed("again", "hashes-done:1");
     let folder = format!("again/{BOOKKEEPING}/shard-1-of-1/dedupe");
     assert_eq!(place.names(&folder), ["hashes-00000000.parquet"]);
-    let output = place.command(&args("again")).env("CAPFILT_KILL_AT", "hashes:2").output().unwrap();
-    assert!(output.status.success(), "{}", super::text(&output.stderr));
+    ok("again", "hashes:2");
     super::kills::same_table(&place, "whole", "again");
 }

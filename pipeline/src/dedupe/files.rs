@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::vec;
 
 use datafusion::arrow::array::{Array as _, ArrayRef, AsArray as _, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
@@ -14,7 +15,10 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::logical_expr::Expr;
-use datafusion::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use datafusion::parquet::arrow::ProjectionMask;
+use datafusion::parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
 use datafusion::parquet::arrow::arrow_writer::ArrowWriter;
 use datafusion::parquet::basic::{Compression, ZstdLevel};
 use datafusion::parquet::file::metadata::KeyValue;
@@ -124,6 +128,16 @@ fn pair_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![field(LEFT), field(RIGHT)]))
 }
 
+/// Columns of a file, in the order in which they are there, with the rows as they were written.
+pub(super) fn read(path: &Path, columns: &[&str]) -> Result<ParquetRecordBatchReader> {
+    let file = File::open(path).map_err(|e| Error::dest(path, format!("cannot read: {e}")))?;
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|builder| {
+        let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
+        builder.with_projection(mask).build()
+    });
+    reader.map_err(|e| Error::dest(path, format!("cannot read: {e}")))
+}
+
 /// The numbers of a column.
 pub(super) fn numbers(rows: &RecordBatch, column: usize) -> Result<&UInt64Array> {
     let found = rows.columns().get(column).and_then(|column| column.as_primitive_opt::<UInt64Type>());
@@ -192,7 +206,7 @@ impl Sorter {
             rows.select_columns(&columns)?.sort(order)?.execute_stream().await
         };
         let stream = begin.await.map_err(|e| failed(&self.folder, &e))?;
-        Ok(Sorted { stream, folder: self.folder.clone() })
+        Ok(Sorted { stream, folder: self.folder.clone(), ahead: Vec::new().into_iter() })
     }
 
     /// The same for files of pairs.
@@ -205,6 +219,8 @@ impl Sorter {
 pub(super) struct Sorted {
     stream: SendableRecordBatchStream,
     folder: PathBuf,
+    /// Of [`Self::pair`].
+    ahead: vec::IntoIter<(u64, u64)>,
 }
 
 impl Sorted {
@@ -215,6 +231,19 @@ impl Sorted {
     /// The next rows, where both columns are numbers.
     pub(super) async fn pairs(&mut self) -> Result<Option<Vec<(u64, u64)>>> {
         self.next().await?.map(|rows| pairs_of(&rows)).transpose()
+    }
+
+    /// One row after the other.
+    pub(super) async fn pair(&mut self) -> Result<Option<(u64, u64)>> {
+        loop {
+            if let Some(pair) = self.ahead.next() {
+                return Ok(Some(pair));
+            }
+            match self.pairs().await? {
+                Some(pairs) => self.ahead = pairs.into_iter(),
+                None => return Ok(None),
+            }
+        }
     }
 }
 

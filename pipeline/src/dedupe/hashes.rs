@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use capfilt_udfs::engine::blocking;
-use capfilt_udfs::image::phash;
+use capfilt_udfs::image::{info, phash};
 use datafusion::arrow::array::{
-    Array as _, ArrayRef, AsArray as _, BinaryViewArray, FixedSizeBinaryBuilder, UInt64Array,
+    Array as _, ArrayRef, AsArray as _, BinaryArray, BinaryViewArray, FixedSizeBinaryBuilder, UInt64Array,
 };
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -17,7 +17,8 @@ use futures::stream::FuturesOrdered;
 use sha2::{Digest as _, Sha256};
 
 use super::files::{self, NewFile};
-use super::{Dedupe, Look, Pass};
+use super::texts::{self, Sketch};
+use super::{Look, Pass};
 use crate::crash;
 use crate::error::{Error, Result};
 use crate::source::{Chunk, Position, Units};
@@ -30,18 +31,33 @@ pub(super) const AT: &str = "at";
 pub(super) const KEY: &str = "key";
 /// Of what the image looks like; NULL where that does not matter, or it cannot be decoded.
 pub(super) const LOOKS: &str = "looks";
+/// Of what the text says; NULL where there are no words, or no picture. It and what follows are there where texts matter.
+pub(super) const TEXT: &str = "text";
+/// Of what makes up the text: numbers of 32 bits, the least byte first.
+pub(super) const SET: &str = "set";
+/// By which texts are found that are similar: numbers of 64 bits, the least byte first.
+pub(super) const BANDS: &str = "bands";
 
 /// Rows that are hashed at a time.
 const ROWS: usize = 64;
 /// All rows, each file as a whole.
 const ALL: Units = Units { rows: u64::MAX, shard: 0, shards: 1 };
 
-pub(super) fn schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![
+/// With what is known of texts, where they matter.
+pub(super) fn schema(texts: bool) -> SchemaRef {
+    let mut fields = vec![
         Field::new(AT, DataType::UInt64, false),
         Field::new(KEY, DataType::FixedSizeBinary(32), true),
         Field::new(LOOKS, DataType::UInt64, true),
-    ]))
+    ];
+    if texts {
+        fields.extend([
+            Field::new(TEXT, DataType::UInt64, true),
+            Field::new(SET, DataType::Binary, true),
+            Field::new(BANDS, DataType::Binary, true),
+        ]);
+    }
+    Arc::new(Schema::new(fields))
 }
 
 /// The hashes of some rows.
@@ -63,9 +79,12 @@ impl Pass<'_> {
     /// Hashes the files of the source, in their order, but for the first ones that are hashed. The files with the hashes come back.
     pub(super) async fn hash(&self, tell: &dyn Fn(u64)) -> Result<Vec<PathBuf>> {
         let records = self.source.records();
-        let how = if self.look.how == Dedupe::Exact { "exact" } else { "near" };
+        let mut how = if self.look.how.near.is_none() { "exact" } else { "near" }.to_owned();
+        if let Some(least) = self.look.how.texts {
+            how = format!("{how}, {}", texts::way(least));
+        }
         let notes = records.iter().zip(&self.starts);
-        let notes = notes.map(|(record, start)| self.note(how.to_owned(), std::slice::from_ref(record), *start));
+        let notes = notes.map(|(record, start)| self.note(how.clone(), std::slice::from_ref(record), *start));
         let notes = notes.collect::<Result<Vec<String>>>()?;
         let is_whole =
             |file: &usize| records[*file].rows == 0 || files::note(&self.path(*file)).as_ref() == Some(&notes[*file]);
@@ -101,7 +120,7 @@ impl Pass<'_> {
                     let open = match &mut open {
                         Some(open) => open,
                         none => {
-                            let new = NewFile::create(&self.path(file), &schema(), Some(&notes[file]))?;
+                            let new = NewFile::create(&self.path(file), &rows.schema(), Some(&notes[file]))?;
                             none.insert(Open { file, count: 0, new })
                         }
                     };
@@ -145,29 +164,51 @@ fn hash(chunk: &Chunk, start: u64, look: &Look) -> Result<Hashed> {
     let images = bytes_of(&chunk.rows, &look.image_column)?;
     let texts = cast(find(&chunk.rows, &look.text_column)?, &DataType::Utf8View).map_err(|e| internal(&e))?;
     let texts = texts.as_string_view();
-    let near = look.how != Dedupe::Exact;
     let count = chunk.numbers.len();
     let mut keys = FixedSizeBinaryBuilder::with_capacity(count, 32);
     let mut looks = Vec::with_capacity(count);
+    let mut sketches = Vec::with_capacity(count);
     for (image, text) in images.iter().zip(texts) {
         let Some(image) = image else {
             keys.append_null();
             looks.push(None);
+            sketches.push(None);
             continue;
         };
-        let seen = if near { phash(image, &look.limits).ok() } else { None };
+        let seen = look.how.near.and_then(|_| phash(image, &look.limits).ok());
         looks.push(seen.map(i64::cast_unsigned));
         if seen.is_some() {
             keys.append_null();
         } else {
             keys.append_value(key(image, text)).map_err(|e| internal(&e))?;
         }
+        let sketch = look.how.texts.zip(text).and_then(|(least, text)| {
+            // A row that will fail is no original: what repeats its text would go with it. Where pictures are not decoded here, the
+            // header has to do.
+            let is_picture = seen.is_some() || look.how.near.is_none() && info(image, &look.limits).is_ok();
+            if is_picture { Sketch::of(text, least) } else { None }
+        });
+        sketches.push(sketch);
     }
     let at: UInt64Array = chunk.numbers.iter().map(|number| start + number).collect();
-    let columns: Vec<ArrayRef> =
+    let mut columns: Vec<ArrayRef> =
         vec![Arc::new(at), Arc::new(keys.finish()), Arc::new(looks.into_iter().collect::<UInt64Array>())];
-    let rows = RecordBatch::try_new(schema(), columns).map_err(|e| internal(&e))?;
+    if look.how.texts.is_some() {
+        columns.extend(columns_of(&sketches));
+    }
+    let rows = RecordBatch::try_new(schema(look.how.texts.is_some()), columns).map_err(|e| internal(&e))?;
     Ok(Hashed { file: chunk.unit.file, count: chunk.count, rows })
+}
+
+/// The columns of texts.
+pub(super) fn columns_of(sketches: &[Option<Sketch>]) -> [ArrayRef; 3] {
+    let sketches = || sketches.iter().map(Option::as_ref);
+    let ids: UInt64Array = sketches().map(|sketch| sketch.map(|sketch| sketch.id)).collect();
+    let set = |sketch: &Sketch| sketch.set.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
+    let bands = |sketch: &Sketch| sketch.bands.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
+    let sets: BinaryArray = sketches().map(|sketch| sketch.map(set)).collect();
+    let bands: BinaryArray = sketches().map(|sketch| sketch.map(bands)).collect();
+    [Arc::new(ids), Arc::new(sets), Arc::new(bands)]
 }
 
 /// Of an image and its text, or the lack of one.
@@ -240,13 +281,12 @@ mod tests {
             problems: BTreeMap::new(),
             earlier: Vec::new(),
         };
-        let (image_column, text_column) = ("image".to_owned(), "text".to_owned());
-        // Nothing of it is a picture: keys decide either way.
-        for how in [Dedupe::Exact, Dedupe::Near(6)] {
+        // Nothing of it is a picture: keys decide either way, and texts do not.
+        for how in ["exact", "near", "texts", "near,texts"] {
             let look = Look {
-                how,
-                image_column: image_column.clone(),
-                text_column: text_column.clone(),
+                how: how.parse().unwrap(),
+                image_column: "image".to_owned(),
+                text_column: "text".to_owned(),
                 limits: Limits::default(),
             };
             let hashed = hash(&chunk, 100, &look).unwrap();
@@ -255,7 +295,10 @@ mod tests {
             let keys: Vec<_> = hashed.rows.column(1).as_fixed_size_binary().iter().collect();
             assert_eq!((keys[0], keys[3], keys[7]), (keys[1], keys[4], None));
             assert_eq!(keys.iter().flatten().collect::<BTreeSet<_>>().len(), 5);
-            assert_eq!(hashed.rows.column(2).null_count(), 8);
+            assert_eq!(hashed.rows.columns().len(), if how.contains("texts") { 6 } else { 3 });
+            for column in 2..hashed.rows.num_columns() {
+                assert_eq!(hashed.rows.column(column).null_count(), 8);
+            }
         }
     }
 }

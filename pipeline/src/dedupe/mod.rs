@@ -2,21 +2,25 @@
 //!
 //! A first pass over the source writes a hash of each row beside the table, one file for each file of the source; a file that is
 //! whole stays so, whatever stops the job. The hashes are then sorted on disk, where equal ones meet; pictures that merely look
-//! alike are found by a part of their hash that is equal ([`pairs`]). Beside a gigabyte or two, what is held in memory is 16 bytes
-//! for each picture that looks the same as none before it.
+//! alike are found by a part of their hash that is equal ([`pairs`]), and texts that are similar ([`texts`]) by a band of their MinHash
+//! signature ([`bands`]). Beside a gigabyte or two, what is held in memory is 16 bytes for each picture that looks the same as none
+//! before it, or for each text that says the same as none, and one bit for each row. On disk, a text takes about a kilobyte meanwhile.
 //!
 //! A row's number is counted through all files here, in the source's order: `at`.
 
+mod bands;
 mod files;
 mod hashes;
+mod how;
+mod kinds;
 mod pairs;
 mod repeats;
+mod texts;
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
 use capfilt_udfs::image::Limits;
@@ -30,51 +34,16 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use self::files::{PairFile, Sorter};
+pub use self::how::Dedupe;
+use self::repeats::Rows;
 use crate::crash;
 use crate::error::{Error, Result};
 use crate::run::Stop;
 use crate::source::{Chunk, FileRecord, Source};
 
-/// Bits in which pictures may differ where none are given.
-const BITS: u32 = 6;
-/// With more, pictures that have nothing in common begin to be taken for one.
-const MOST_BITS: u32 = 12;
-
 /// The folder beside the table, in that of its shard.
 pub(crate) const FOLDER: &str = "dedupe";
 const DUPLICATES: &str = "duplicates.parquet";
-
-/// Which rows repeat an earlier one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dedupe {
-    /// Those with the same bytes of an image and the same text.
-    Exact,
-    /// Those too whose perceptual hash differs from an earlier picture's in at most so many of its 64 bits, whatever their text.
-    Near(u32),
-}
-
-impl FromStr for Dedupe {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let bits = |bits: &str| bits.parse().ok().filter(|bits| *bits <= MOST_BITS);
-        match (text, text.strip_prefix("near=").and_then(bits)) {
-            ("exact", _) => Ok(Self::Exact),
-            ("near", _) => Ok(Self::Near(BITS)),
-            (_, Some(bits)) => Ok(Self::Near(bits)),
-            _ => Err(format!("{text:?} is none of: exact, near, near=BITS, with 0 to {MOST_BITS} bits")),
-        }
-    }
-}
-
-impl fmt::Display for Dedupe {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact => f.write_str("exact"),
-            Self::Near(bits) => write!(f, "near={bits}"),
-        }
-    }
-}
 
 /// What to look for, and where.
 #[derive(Debug, Clone)]
@@ -143,9 +112,18 @@ impl Pass<'_> {
             let sorter = Sorter::new(self.folder)?;
             let mut parts = vec![self.folder.join("exact.parquet")];
             repeats::exact(&sorter, &hashes, &parts[0]).await?;
-            if let Dedupe::Near(bits) = self.look.how {
+            let mut out = Rows::none(0);
+            if let Some(least) = self.look.how.texts {
+                let texts = self.folder.join("similar.parquet");
+                repeats::texts(&sorter, &hashes, least, self.folder, &texts).await?;
+                // A picture that came with boilerplate first, and goes with it, may come with a better text later.
+                out = Rows::none(self.starts.last().copied().unwrap_or_default());
+                out.add(&texts)?;
+                parts.push(texts);
+            }
+            if let Some(bits) = self.look.how.near {
                 let near = self.folder.join("near.parquet");
-                repeats::near(&sorter, &hashes, bits, self.folder, &near).await?;
+                repeats::near(&sorter, &hashes, bits, &out, self.folder, &near).await?;
                 parts.push(near);
             }
             let mut sorted = sorter.pairs(&parts, [files::LEFT, files::RIGHT]).await?;
@@ -318,21 +296,6 @@ mod tests {
     use datafusion::arrow::array::{BinaryArray, StringArray};
 
     use super::*;
-
-    #[test]
-    fn an_option_is_exact_or_near() {
-        assert_eq!("exact".parse(), Ok(Dedupe::Exact));
-        assert_eq!("near".parse(), Ok(Dedupe::Near(6)));
-        assert_eq!("near=0".parse(), Ok(Dedupe::Near(0)));
-        assert_eq!("near=12".parse(), Ok(Dedupe::Near(12)));
-        for wrong in ["", "Exact", "exact=1", "near=", "near=13", "near=-1", "near=x", "far"] {
-            let error = wrong.parse::<Dedupe>().unwrap_err();
-            assert!(error.contains("near=BITS"), "{error}");
-        }
-        for how in [Dedupe::Exact, Dedupe::Near(0), Dedupe::Near(9)] {
-            assert_eq!(how.to_string().parse(), Ok(how));
-        }
-    }
 
     #[test]
     fn a_number_has_its_place() {

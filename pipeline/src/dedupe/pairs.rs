@@ -140,38 +140,6 @@ pub(super) fn write(hashes: Vec<Hash>, bits: u32, folder: &Path, cancelled: &Ato
     })
 }
 
-/// A picture: its hash, and the first row that looks so; once it is known to repeat another, that one's first row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Picture {
-    pub(super) hash: u64,
-    pub(super) first: u64,
-}
-
-/// Which of some pictures are the first of their kind: those that are like no earlier one that is itself the first of its kind. What
-/// is like a repetition alone is none.
-pub(super) struct Kinds {
-    /// In the order of their first rows.
-    pub(super) pictures: Vec<Picture>,
-    repeats: Vec<bool>,
-}
-
-impl Kinds {
-    pub(super) fn new(pictures: Vec<Picture>) -> Self {
-        let repeats = vec![false; pictures.len()];
-        Self { pictures, repeats }
-    }
-
-    /// Hears that two pictures are alike, by their places. All pairs come, sorted by the later one's place and then by the earlier's:
-    /// so what is to be known of the earlier one is known.
-    pub(super) fn pair(&mut self, later: u64, earlier: u64) {
-        let (later, earlier) = (later as usize, earlier as usize);
-        if let (Some(false), Some(false)) = (self.repeats.get(later), self.repeats.get(earlier)) {
-            self.repeats[later] = true;
-            self.pictures[later].first = self.pictures[earlier].first;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -245,22 +213,5 @@ mod tests {
         let mut hashes = vec![Hash::new(1, 0), Hash::new(2, 1)];
         let ended = Plan::of(2, 3).scan(&mut hashes, 0, &AtomicBool::new(true), &mut |_, _| Ok(()));
         assert!(matches!(ended, Err(Error::Interrupted)));
-    }
-
-    fn firsts(count: u64, pairs: &[(u64, u64)]) -> Vec<u64> {
-        let mut kinds = Kinds::new((0..count).map(|n| Picture { hash: n, first: 10 * n }).collect());
-        pairs.iter().for_each(|(later, earlier)| kinds.pair(*later, *earlier));
-        kinds.pictures.iter().map(|picture| picture.first).collect()
-    }
-
-    #[test]
-    fn what_is_like_a_repetition_alone_is_none() {
-        // 0 ~ 1 ~ 2, and 0 is not like 2.
-        assert_eq!(firsts(3, &[(1, 0), (2, 1)]), [0, 0, 20]);
-        // 3 is like 1, which repeats 0, and like 2, which repeats nothing.
-        assert_eq!(firsts(4, &[(1, 0), (3, 1), (3, 2)]), [0, 0, 20, 20]);
-        // Of two that it may repeat it repeats the first.
-        assert_eq!(firsts(3, &[(2, 0), (2, 1)]), [0, 10, 0]);
-        assert_eq!(firsts(2, &[]), [0, 10]);
     }
 }

@@ -4,17 +4,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use datafusion::arrow::array::AsArray as _;
+use datafusion::arrow::array::{AsArray as _, BooleanBufferBuilder};
 use datafusion::common::runtime::SpawnedTask;
 
-use super::files::{LEFT, PairFile, RIGHT, Sorted, Sorter, column, numbers, wrong};
-use super::hashes::{AT, KEY, LOOKS, schema};
-use super::pairs::{self, Hash, Kinds, Picture};
+use super::bands;
+use super::files::{self, LEFT, PairFile, RIGHT, Sorted, Sorter, numbers, wrong};
+use super::hashes::{AT, KEY, LOOKS, TEXT, schema};
+use super::kinds::{Kinds, Known};
+use super::pairs::{self, Hash};
 use crate::error::{Error, Result};
 
 /// Writes to `to` the rows whose key an earlier row has, each with the first row that has it.
 pub(super) async fn exact(sorter: &Sorter, hashes: &[PathBuf], to: &Path) -> Result<()> {
-    let mut rows = sorter.sorted(hashes, &schema(), Some(column(KEY).is_not_null()), [KEY, AT]).await?;
+    let mut rows = sorter.sorted(hashes, &schema(false), Some(files::column(KEY).is_not_null()), [KEY, AT]).await?;
     let mut found = PairFile::create(to, None)?;
     let mut last: Vec<u8> = Vec::new();
     let mut first = 0;
@@ -34,51 +36,90 @@ pub(super) async fn exact(sorter: &Sorter, hashes: &[PathBuf], to: &Path) -> Res
     found.end()
 }
 
-/// Writes to `to` the rows that look like an earlier one that is the first of its kind, each with that one.
-pub(super) async fn near(sorter: &Sorter, hashes: &[PathBuf], bits: u32, folder: &Path, to: &Path) -> Result<()> {
-    // Of pictures that look the same, as all blank ones do, only the first is compared with others.
+/// Writes to `to` the rows whose text is similar to an earlier one that is the first of its kind, each with that one.
+pub(super) async fn texts(sorter: &Sorter, hashes: &[PathBuf], least: f64, folder: &Path, to: &Path) -> Result<()> {
+    let none = Rows::none(0);
     let known = [folder.join("known.parquet")];
-    let mut rows = looks(sorter, hashes).await?;
-    let mut file = PairFile::create(&known[0], None)?;
+    let count = know(sorter, hashes, TEXT, &none, &known[0]).await?;
+    // What is the same has the same hash.
+    let alike = if least < 1.0 { bands::alike(sorter, hashes, &known, least, folder).await? } else { Vec::new() };
+    spread(sorter, hashes, TEXT, &none, kinds(sorter, &known, count, &alike).await?, to).await
+}
+
+/// Writes to `to` the rows that look like an earlier one that is the first of its kind, each with that one. Rows that are `out`
+/// are as if they were not there.
+pub(super) async fn near(
+    sorter: &Sorter,
+    hashes: &[PathBuf],
+    bits: u32,
+    out: &Rows,
+    folder: &Path,
+    to: &Path,
+) -> Result<()> {
+    let known = [folder.join("known.parquet")];
+    let count = know(sorter, hashes, LOOKS, out, &known[0]).await?;
+    let alike = if bits == 0 { Vec::new() } else { alike(sorter, &known, count, bits, folder).await? };
+    spread(sorter, hashes, LOOKS, out, kinds(sorter, &known, count, &alike).await?, to).await
+}
+
+/// Writes to `to` the first row of each hash in `column`, and the hash, and counts them: of what is the same, as all blank pictures
+/// are, only the first is compared with others.
+async fn know(sorter: &Sorter, hashes: &[PathBuf], column: &str, out: &Rows, to: &Path) -> Result<usize> {
+    let mut rows = sorted_by(sorter, hashes, column).await?;
+    let mut file = PairFile::create(to, None)?;
     let mut last = None;
     let mut count = 0;
     while let Some(pairs) = rows.pairs().await? {
         for (hash, at) in pairs {
-            if last != Some(hash) {
+            if last != Some(hash) && !out.has(at) {
                 file.push(at, hash)?;
                 (last, count) = (Some(hash), count + 1);
             }
         }
     }
     file.end()?;
-    let alike = if bits == 0 { Vec::new() } else { alike(sorter, &known, count, bits, folder).await? };
+    Ok(count)
+}
 
-    let mut pictures = Vec::with_capacity(count);
-    let mut rows = sorter.pairs(&known, [LEFT, RIGHT]).await?;
+/// What kinds there are of what is known, by the files of pairs that are alike; in the order of the hashes.
+async fn kinds(sorter: &Sorter, known: &[PathBuf], count: usize, alike: &[PathBuf]) -> Result<Vec<Known>> {
+    let mut all = Vec::with_capacity(count);
+    let mut rows = sorter.pairs(known, [LEFT, RIGHT]).await?;
     while let Some(pairs) = rows.pairs().await? {
-        pictures.extend(pairs.into_iter().map(|(first, hash)| Picture { hash, first }));
+        all.extend(pairs.into_iter().map(|(first, hash)| Known { hash, first }));
     }
-    let mut kinds = Kinds::new(pictures);
+    let mut kinds = Kinds::new(all);
     if !alike.is_empty() {
-        let mut rows = sorter.pairs(&alike, [LEFT, RIGHT]).await?;
+        let mut rows = sorter.pairs(alike, [LEFT, RIGHT]).await?;
         while let Some(pairs) = rows.pairs().await? {
             pairs.into_iter().for_each(|(later, earlier)| kinds.pair(later, earlier));
         }
     }
-    let mut pictures = kinds.pictures;
-    pictures.sort_unstable_by_key(|picture| picture.hash);
+    let mut all = kinds.known;
+    all.sort_unstable_by_key(|known| known.hash);
+    Ok(all)
+}
 
+/// Writes to `to` the rows whose hash in `column` is known from another row, each with the first row of its kind.
+async fn spread(
+    sorter: &Sorter,
+    hashes: &[PathBuf],
+    column: &str,
+    out: &Rows,
+    kinds: Vec<Known>,
+    to: &Path,
+) -> Result<()> {
     // Both are in the order of the hashes.
     let mut found = PairFile::create(to, None)?;
-    let mut rows = looks(sorter, hashes).await?;
-    let mut pictures = pictures.into_iter();
-    let mut picture = pictures.next();
+    let mut rows = sorted_by(sorter, hashes, column).await?;
+    let mut kinds = kinds.into_iter();
+    let mut kind = kinds.next();
     while let Some(pairs) = rows.pairs().await? {
-        for (hash, at) in pairs {
-            while picture.is_some_and(|picture| picture.hash < hash) {
-                picture = pictures.next();
+        for (hash, at) in pairs.into_iter().filter(|(_, at)| !out.has(*at)) {
+            while kind.is_some_and(|kind| kind.hash < hash) {
+                kind = kinds.next();
             }
-            let Some(Picture { first, .. }) = picture.filter(|picture| picture.hash == hash) else {
+            let Some(Known { first, .. }) = kind.filter(|kind| kind.hash == hash) else {
                 return Err(wrong("a hash is gone"));
             };
             if first != at {
@@ -89,9 +130,41 @@ pub(super) async fn near(sorter: &Sorter, hashes: &[PathBuf], bits: u32, folder:
     found.end()
 }
 
-/// What each row looks like, and the rows that look the same in their order.
-async fn looks(sorter: &Sorter, hashes: &[PathBuf]) -> Result<Sorted> {
-    sorter.sorted(hashes, &schema(), Some(column(LOOKS).is_not_null()), [LOOKS, AT]).await
+/// The hashes in `column`, and the rows that have the same one in their order.
+async fn sorted_by(sorter: &Sorter, hashes: &[PathBuf], column: &str) -> Result<Sorted> {
+    let is_there = files::column(column).is_not_null();
+    sorter.sorted(hashes, &schema(column == TEXT), Some(is_there), [column, AT]).await
+}
+
+/// Rows, by their number.
+pub(super) struct Rows(BooleanBufferBuilder);
+
+impl Rows {
+    /// None of `count`.
+    pub(super) fn none(count: u64) -> Self {
+        let count = count as usize;
+        let mut bits = BooleanBufferBuilder::new(count);
+        bits.append_n(count, false);
+        Self(bits)
+    }
+
+    /// Adds the rows on the left of a file of pairs.
+    pub(super) fn add(&mut self, path: &Path) -> Result<()> {
+        for pairs in files::read(path, &[LEFT])? {
+            let pairs = pairs.map_err(|e| Error::dest(path, format!("cannot read: {e}")))?;
+            for at in numbers(&pairs, 0)?.values() {
+                if *at >= self.0.len() as u64 {
+                    return Err(wrong("there is no such row"));
+                }
+                self.0.set_bit(*at as usize, true);
+            }
+        }
+        Ok(())
+    }
+
+    fn has(&self, at: u64) -> bool {
+        at < self.0.len() as u64 && self.0.get_bit(at as usize)
+    }
 }
 
 /// Files with the pairs of the `count` known pictures that look alike, by their places in the order of their first rows.
@@ -138,14 +211,14 @@ mod tests {
         let mut at = 0;
         let halves = rows.chunks(rows.len().div_ceil(2)).enumerate().map(|(n, rows)| {
             let path = folder.join(format!("hashes-{n}.parquet"));
-            let mut file = NewFile::create(&path, &schema(), None).unwrap();
+            let mut file = NewFile::create(&path, &schema(false), None).unwrap();
             let ats: UInt64Array = (at..at + rows.len() as u64).collect();
             at += rows.len() as u64;
             let keys = rows.iter().map(|(key, _)| key.map(|key| [key; 32]));
             let keys = FixedSizeBinaryArray::try_from_sparse_iter_with_size(keys, 32).unwrap();
             let looks: UInt64Array = rows.iter().map(|(_, looks)| *looks).collect();
             let columns: Vec<ArrayRef> = vec![Arc::new(ats), Arc::new(keys), Arc::new(looks)];
-            file.write(&RecordBatch::try_new(schema(), columns).unwrap()).unwrap();
+            file.write(&RecordBatch::try_new(schema(false), columns).unwrap()).unwrap();
             file.end().unwrap();
             path
         });
@@ -162,10 +235,11 @@ mod tests {
     }
 
     /// Every row in order, compared with the first of each kind.
-    fn one_by_one(rows: &[Row], bits: u32) -> Vec<(u64, u64)> {
+    fn one_by_one(rows: &[Row], bits: u32, out: &[u64]) -> Vec<(u64, u64)> {
         let mut firsts: Vec<(u64, u64)> = Vec::new();
         let mut found = Vec::new();
-        for (at, looks) in (0..).zip(rows).filter_map(|(at, (_, looks))| looks.map(|looks| (at, looks))) {
+        let rows = (0..).zip(rows).filter(|(at, _)| !out.contains(at));
+        for (at, looks) in rows.filter_map(|(at, (_, looks))| looks.map(|looks| (at, looks))) {
             match firsts.iter().find(|(_, first)| (first ^ looks).count_ones() <= bits) {
                 Some((first, _)) => found.push((at, *first)),
                 None => firsts.push((at, looks)),
@@ -196,13 +270,20 @@ mod tests {
             })
             .collect();
         let hashes = written(&folder, &rows);
-        for bits in [0, 3, 6] {
+        // Every third row is out for another reason, or none.
+        let thirds: Vec<u64> = (0..2000).step_by(3).collect();
+        for (bits, gone) in [(0, &[][..]), (3, &[]), (6, &[]), (0, &thirds), (6, &thirds)] {
             let sorter = Sorter::new(&folder).unwrap();
+            let mut file = PairFile::create(&folder.join("out.parquet"), None).unwrap();
+            gone.iter().for_each(|at| file.push(*at, 0).unwrap());
+            file.end().unwrap();
+            let mut out = Rows::none(2000);
+            out.add(&folder.join("out.parquet")).unwrap();
             let to = folder.join("near.parquet");
-            near(&sorter, &hashes, bits, &folder, &to).await.unwrap();
-            let want = one_by_one(&rows, bits);
+            near(&sorter, &hashes, bits, &out, &folder, &to).await.unwrap();
+            let want = one_by_one(&rows, bits, gone);
             assert!(want.len() > 100);
-            assert_eq!(read(&sorter, to).await, want, "{bits} bits");
+            assert_eq!(read(&sorter, to).await, want, "{bits} bits, {} out", gone.len());
         }
         let sorter = Sorter::new(&folder).unwrap();
         let to = folder.join("exact.parquet");
