@@ -225,11 +225,13 @@ async fn read(root: &Path, name: &str, limit: u64) -> Result<Vec<u8>, String> {
     tokio::fs::read(path).await.map_err(|e| e.to_string())
 }
 
+/// The names of images, but for those of rows that have a problem already.
 fn texts(chunk: &Chunk, column: &str) -> Result<Vec<Option<String>>> {
     let broken = |e: &dyn std::fmt::Display| Error::Internal(format!("column {column}: {e}"));
     let found = chunk.rows.column_by_name(column).ok_or_else(|| broken(&"it is not there"))?;
     let found = cast(found, &DataType::Utf8View).map_err(|e| broken(&e))?;
-    Ok(found.as_string_view().iter().map(|text| text.map(str::to_owned)).collect())
+    let texts = chunk.numbers.iter().zip(found.as_string_view());
+    Ok(texts.map(|(row, text)| text.filter(|_| !chunk.problems.contains_key(row)).map(str::to_owned)).collect())
 }
 
 /// The bytes as they are, without a copy.

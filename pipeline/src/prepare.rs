@@ -152,6 +152,7 @@ impl Job {
         let look = Look {
             how,
             image_column: self.image_column.clone(),
+            named: self.image_is != ImageIs::Bytes,
             text_column: self.text_column.clone(),
             limits: options.image_limits(),
         };
@@ -263,13 +264,17 @@ impl Job {
             Some(version) => Some(version.clone()),
             None => table::begun_with(&self.dest, self.shard.0, &whereabouts(&self.source), self.again)?,
         };
+        if self.image_is != ImageIs::Bytes && self.dedupe.is_some_and(|how| how.near.is_some()) {
+            let reason = "--dedupe near looks at pictures, and the source has their names alone: give exact or texts";
+            return Err(Error::Option(reason.to_owned()));
+        }
         let source = Source::open_at(&self.source, version.as_deref())?;
         source.check_apart(&self.dest)?;
         let workers = one_partition(ctx);
         let columns = Columns {
             image: &self.image_column,
             image_is: self.image_is,
-            dedupe: self.dedupe.is_some(),
+            may_lack: self.dedupe.is_some() && self.image_is == ImageIs::Bytes,
             text: &self.text_column,
             renames: &self.renames,
         };

@@ -122,7 +122,7 @@ pub(crate) struct Columns<'a> {
     pub(crate) image: &'a str,
     pub(crate) image_is: ImageIs,
     /// The image of any row may be left out: it repeats another.
-    pub(crate) dedupe: bool,
+    pub(crate) may_lack: bool,
     pub(crate) text: &'a str,
     pub(crate) renames: &'a [(String, String)],
 }
@@ -157,7 +157,7 @@ impl Recipe {
     /// Plans the recipe over `source`.
     pub(crate) async fn plan(&self, ctx: &SessionContext, source: &Source, columns: &Columns<'_>) -> Result<Planned> {
         let failed = |e: DataFusionError| self.wrong(message(&e));
-        let of = match columns.dedupe {
+        let of = match columns.may_lack {
             true => with_nulls(source.schema(), columns.image),
             false => source.schema().as_ref().clone(),
         };

@@ -97,6 +97,29 @@ fn files_of_text_need_not_agree_on_types() {
 }
 
 #[test]
+fn the_same_path_is_the_same_image_to_dedupe() {
+    let place = place();
+    fs::copy(root(CAT), place.path("cat.png")).unwrap();
+    let lines = "id,path,text\n1,cat.png,a cat\n2,cat.png,a cat\n3,cat.png,A cat!\n4,lost.png,a cat\n5,,a cat\n";
+    fs::write(place.path("web.csv"), lines).unwrap();
+    let job = |how: &'static str, more: &[&'static str]| {
+        [&run("web.csv", &["--path-column", "path", "--dedupe", how])[..], more].concat()
+    };
+    place.ok(&job("exact", &[]));
+    let errors = column(&place, "error");
+    assert_eq!((errors[1].as_str(), errors[2].as_str()), ("duplicate of web.csv, row 0", "NULL"));
+    assert!(errors[3].starts_with("file: "), "{errors:?}");
+    assert_eq!(errors[4], "no image");
+    // Its path stays, and its file was not read.
+    assert_eq!(column(&place, "path")[1], "cat.png");
+    assert_eq!(column(&place, "image_sha256 IS NULL"), ["false", "true", "false", "true", "true"]);
+    place.ok(&job("texts", &["--overwrite"]));
+    let repeats = "error LIKE 'duplicate of web.csv, row 0'";
+    assert_eq!(column(&place, &format!("coalesce({repeats}, false)")), ["false", "true", "true", "true", "false"]);
+    assert!(place.fails(1, &job("near", &["--overwrite"])).contains("looks at pictures"));
+}
+
+#[test]
 fn times_of_text_fit_a_delta_table() {
     let place = place();
     fs::copy(root(CAT), place.path("cat.png")).unwrap();

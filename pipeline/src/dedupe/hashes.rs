@@ -161,7 +161,10 @@ impl Pass<'_> {
 /// The hashes of a chunk's rows; the first row of its file is number `start`.
 fn hash(chunk: &Chunk, start: u64, look: &Look) -> Result<Hashed> {
     let internal = |e: &dyn std::fmt::Display| Error::Internal(format!("hashes: {e}"));
-    let images = bytes_of(&chunk.rows, &look.image_column)?;
+    let images = match look.named {
+        true => names_of(&chunk.rows, &look.image_column)?,
+        false => bytes_of(&chunk.rows, &look.image_column)?,
+    };
     let texts = cast(find(&chunk.rows, &look.text_column)?, &DataType::Utf8View).map_err(|e| internal(&e))?;
     let texts = texts.as_string_view();
     let count = chunk.numbers.len();
@@ -184,8 +187,9 @@ fn hash(chunk: &Chunk, start: u64, look: &Look) -> Result<Hashed> {
         }
         let sketch = look.how.texts.zip(text).and_then(|(least, text)| {
             // A row that will fail is no original: what repeats its text would go with it. Where pictures are not decoded here, the
-            // header has to do.
-            let is_picture = seen.is_some() || look.how.near.is_none() && info(image, &look.limits).is_ok();
+            // header has to do, and where it is elsewhere its name.
+            let is_picture =
+                seen.is_some() || look.how.near.is_none() && (look.named || info(image, &look.limits).is_ok());
             if is_picture { Sketch::of(text, least) } else { None }
         });
         sketches.push(sketch);
@@ -224,6 +228,13 @@ fn key(image: &[u8], text: Option<&str>) -> [u8; 32] {
 
 fn find<'a>(rows: &'a RecordBatch, column: &str) -> Result<&'a ArrayRef> {
     rows.column_by_name(column).ok_or_else(|| Error::Column(format!("the source has no column {column:?}")))
+}
+
+/// The images' URLs or paths.
+fn names_of(rows: &RecordBatch, column: &str) -> Result<BinaryViewArray> {
+    let wrong = |e: &dyn std::fmt::Display| Error::Column(format!("column {column}: a URL or path must be Utf8: {e}"));
+    let names = cast(find(rows, column)?, &DataType::Utf8View).map_err(|e| wrong(&e))?;
+    Ok(names.as_string_view().clone().to_binary_view())
 }
 
 /// The images' bytes.
@@ -286,6 +297,7 @@ mod tests {
             let look = Look {
                 how: how.parse().unwrap(),
                 image_column: "image".to_owned(),
+                named: false,
                 text_column: "text".to_owned(),
                 limits: Limits::default(),
             };

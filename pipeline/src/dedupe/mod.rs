@@ -51,6 +51,8 @@ pub(crate) struct Look {
     pub(crate) how: Dedupe,
     /// The column of images: bytes, or a struct with them.
     pub(crate) image_column: String,
+    /// It has their URLs or paths, which stand for them.
+    pub(crate) named: bool,
     pub(crate) text_column: String,
     /// What the models refuse is no picture here either.
     pub(crate) limits: Limits,
@@ -180,13 +182,15 @@ pub(crate) async fn find(
         ended = pass.run(tell) => ended?,
     }
     let Pass { look, starts, .. } = pass;
-    Duplicates::open(folder.join(DUPLICATES), look.image_column.clone(), Arc::clone(source), starts)
+    let bytes = (!look.named).then(|| look.image_column.clone());
+    Duplicates::open(folder.join(DUPLICATES), bytes, Arc::clone(source), starts)
 }
 
 /// The rows that repeat an earlier one, read along with the source.
 pub(crate) struct Duplicates {
     source: Arc<Source>,
-    image_column: String,
+    /// The column whose bytes a duplicate is spared.
+    bytes: Option<String>,
     starts: Vec<u64>,
     path: PathBuf,
     reader: ParquetRecordBatchReader,
@@ -197,12 +201,12 @@ pub(crate) struct Duplicates {
 }
 
 impl Duplicates {
-    fn open(path: PathBuf, image_column: String, source: Arc<Source>, starts: Vec<u64>) -> Result<Self> {
+    fn open(path: PathBuf, bytes: Option<String>, source: Arc<Source>, starts: Vec<u64>) -> Result<Self> {
         let broken = |e: &dyn fmt::Display| Error::dest(&path, format!("cannot read: {e}"));
         let file = File::open(&path).map_err(|e| broken(&e))?;
         let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|builder| builder.build());
         let reader = reader.map_err(|e| broken(&e))?;
-        Ok(Self { source, image_column, starts, path, reader, ahead: VecDeque::new(), asked: 0 })
+        Ok(Self { source, bytes, starts, path, reader, ahead: VecDeque::new(), asked: 0 })
     }
 
     /// Takes the images from the chunk's duplicates, and says in their problem what they repeat. Chunks come in the source's order.
@@ -218,8 +222,10 @@ impl Duplicates {
             }
             repeats.push(first.is_some());
         }
-        let rows = without_images(&chunk.rows, &self.image_column, &repeats.into());
-        chunk.rows = rows.map_err(|e| Error::Internal(format!("images of duplicates: {e}")))?;
+        if let Some(column) = &self.bytes {
+            let rows = without_images(&chunk.rows, column, &repeats.into());
+            chunk.rows = rows.map_err(|e| Error::Internal(format!("images of duplicates: {e}")))?;
+        }
         Ok(())
     }
 
