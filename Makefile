@@ -69,6 +69,9 @@ example-emoji: FEATURES := --no-default-features
 example-emoji: build ## emoji from npm with names in six languages, and what a filter makes of them that knows English (needs npm)
 	@examples/emoji/run.sh $(TARGET)/debug/capfilt
 
+example-polars: setup ## frames of Polars captioned and filtered, and a plot of what the filter does
+	@cargo run --locked --package capfilt-udfs --features polars --example polars
+
 STORES := .deps/stores/.installed
 $(STORES): Makefile
 	@echo "== moto, an S3 server for tests, into .deps/stores (once)" >&2
@@ -90,20 +93,24 @@ setup-readers: $(READERS)
 test-readers: build $(READERS) ## that others read what capfilt writes: pyarrow, DuckDB, datasets, webdataset, deltalake
 	@.deps/readers/bin/python tests/readers/check.py $(TARGET)/debug/capfilt
 
+# Nothing else needs it, and it is a hundred crates.
+POLARS := --features capfilt-udfs/polars
+
 # One invocation's flags for every test run, so that they share one build.
 TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run --no-fail-fast" || echo "cargo test --no-fail-fast") \
-    --locked --workspace --lib --bins --tests
+    --locked --workspace $(POLARS) --lib --bins --tests
 
 test: setup setup-training setup-stores setup-readers ## all tests, and that the benchmark runs
 	@for b in chromium chromium-browser google-chrome; do command -v $$b >/dev/null && exit 0; done; \
 	    echo "== there is no chromium: the test of the report's page in a browser is skipped" >&2
 	$(TEST)
 	@.deps/readers/bin/python tests/readers/check.py $(TARGET)/debug/capfilt
-	cargo test --locked --workspace --bench blip -- --quick
+	cargo test --locked --workspace $(POLARS) --bench blip -- --quick
 
 check: setup setup-training ## formatting, lints, generated documentation
 	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --workspace $(POLARS) --all-targets -- -D warnings
+	cargo clippy --locked --package capfilt --no-default-features -- -D warnings
 	$(TEST) functions_md_is_fresh
 
 docs: build ## docs/functions.md, from the code
@@ -123,4 +130,4 @@ bench-training: setup setup-training ## a training step beside PyTorch's
 clean: ## everything that was built or installed
 	rm -rf target .deps $(DEMO) reproduce-out default-model-out
 
-.PHONY: help setup setup-training build build-training reproduce reproduce-more default-model demo example-lakehouse example-web example-emoji setup-stores setup-readers test test-readers check docs bench bench-job bench-training clean
+.PHONY: help setup setup-training build build-training reproduce reproduce-more default-model demo example-lakehouse example-web example-emoji example-polars setup-stores setup-readers test test-readers check docs bench bench-job bench-training clean

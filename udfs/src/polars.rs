@@ -88,7 +88,7 @@ fn to_batches(frame: &DataFrame) -> Result<(SchemaRef, Vec<RecordBatch>)> {
     ends.remove(&0);
     let mut batches = Vec::with_capacity(ends.len());
     // Of each column the chunk in hand, and how many of its rows are in batches.
-    let mut places = vec![(0, 0); columns.len()];
+    let mut places = vec![(0_usize, 0_usize); columns.len()];
     let mut begin = 0;
     for end in ends {
         let rows = end - begin;
@@ -123,7 +123,9 @@ fn exported(column: &Column) -> Result<(Field, Vec<ArrayRef>)> {
     let series = column.as_materialized_series();
     let (name, dtype) = (series.name().as_str(), series.dtype());
     let refused = |why: &dyn Display| {
-        exec_datafusion_err!("column {name:?} of Polars' type {dtype} cannot be a column in SQL ({why}): cast or drop it")
+        exec_datafusion_err!(
+            "column {name:?} of Polars' type {dtype} cannot be a column in SQL ({why}): cast or drop it"
+        )
     };
     if dtype.contains_objects() {
         return Err(refused(&"Arrow has no objects"));
@@ -151,7 +153,9 @@ fn exported(column: &Column) -> Result<(Field, Vec<ArrayRef>)> {
 fn imported<'a>(field: &Field, chunks: impl Iterator<Item = &'a ArrayRef>) -> Result<Series> {
     let (name, data_type) = (field.name(), field.data_type());
     let Some(target) = column_type(data_type) else {
-        return exec_err!("column {name:?} is of type {data_type}, which Polars lacks: cast it in the query, or leave it out");
+        return exec_err!(
+            "column {name:?} is of type {data_type}, which Polars lacks: cast it in the query, or leave it out"
+        );
     };
     let refused = |why: &dyn Display| {
         exec_datafusion_err!("column {name:?} of type {data_type} cannot be a column of a frame ({why})")
@@ -185,9 +189,8 @@ fn held(data_type: &DataType) -> Option<DataType> {
     use DataType::*;
     let field = |field: &FieldRef| Some(Arc::new(Field::new(field.name(), held(field.data_type())?, true)));
     Some(match data_type {
-        Null | Boolean | Int8 | Int16 | Int32 | Int64 | UInt8 | UInt16 | UInt32 | UInt64 | Float32 | Float64 | Date32 => {
-            data_type.clone()
-        }
+        Null | Boolean | Int8 | Int16 | Int32 | Int64 | UInt8 | UInt16 | UInt32 | UInt64 | Float32 | Float64
+        | Date32 => data_type.clone(),
         Float16 => Float32,
         Utf8 | LargeUtf8 | Utf8View => Utf8View,
         Binary | LargeBinary | FixedSizeBinary(_) | BinaryView => BinaryView,
@@ -197,7 +200,9 @@ fn held(data_type: &DataType) -> Option<DataType> {
         Timestamp(TimeUnit::Second, zone) => Timestamp(TimeUnit::Millisecond, zone.clone()),
         Duration(TimeUnit::Second) => Duration(TimeUnit::Millisecond),
         Timestamp(..) | Duration(_) => data_type.clone(),
-        Decimal32(precision, scale) | Decimal64(precision, scale) | Decimal128(precision, scale)
+        Decimal32(precision, scale)
+        | Decimal64(precision, scale)
+        | Decimal128(precision, scale)
         | Decimal256(precision, scale)
             if *precision <= 38 && *scale >= 0 =>
         {

@@ -104,11 +104,14 @@ fn types_that_polars_lacks_become_others() -> Outcome {
     let columns: [(&str, ArrayRef); 3] = [
         ("half", Arc::new(Float16Array::from(vec![f16::from_f32(0.5), f16::INFINITY]))),
         ("seconds", Arc::new(TimestampSecondArray::from(vec![Some(3), None]))),
-        ("codes", cast_with_options(
-            &Int64Array::from(vec![7, 8]),
-            &DataType::Dictionary(Box::new(DataType::UInt8), Box::new(DataType::Int64)),
-            &CastOptions::default(),
-        )?),
+        (
+            "codes",
+            cast_with_options(
+                &Int64Array::from(vec![7, 8]),
+                &DataType::Dictionary(Box::new(DataType::UInt8), Box::new(DataType::Int64)),
+                &CastOptions::default(),
+            )?,
+        ),
     ];
     let batch = RecordBatch::try_from_iter(columns)?;
     let frame = to_frame(&batch.schema(), &[batch])?;
