@@ -25,6 +25,8 @@ pub mod error;
 mod functions;
 pub mod image;
 pub mod metrics;
+#[cfg(feature = "polars")]
+pub mod polars;
 mod query;
 pub mod text;
 
