@@ -23,7 +23,7 @@ use datafusion::parquet::schema::types::ColumnPath;
 
 use crate::error::{Error, Result};
 use crate::prepare::Images;
-use crate::source::recorded;
+use crate::source::{as_views, recorded};
 use crate::webdataset::{Names, Shard};
 use json_lines::Lines;
 
@@ -117,7 +117,8 @@ impl Format {
         let of = |schema: &Schema| -> Vec<(String, DataType)> {
             schema.fields().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect()
         };
-        let (old, new) = (of(found.schema()), of(&self.recorded));
+        // Long and short texts are the same column.
+        let (old, new) = (of(&as_views(found.schema())), of(&as_views(&self.recorded)));
         match new.iter().find(|column| !old.contains(column)).or_else(|| old.iter().find(|c| !new.contains(c))) {
             Some((name, _)) => Err(Error::dest(
                 part,

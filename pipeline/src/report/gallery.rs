@@ -45,7 +45,12 @@ pub(super) async fn gallery(
         |name| format!("concat('{name}=', \"{name}\")"),
     );
     let itc = if has("itc_score") { "itc_score" } else { "CAST(NULL AS REAL)" };
-    let captioner = if has("captioner") { "CAST(captioner AS BIGINT)" } else { "CAST(NULL AS BIGINT)" };
+    // A source may have a column of that name.
+    let captioner = if has("captioner") && !job.job.captioners.is_empty() {
+        "CASE WHEN source = 'synthetic' THEN TRY_CAST(captioner AS BIGINT) END"
+    } else {
+        "CAST(NULL AS BIGINT)"
+    };
     let image = if has("image") { "arrow_cast(image, 'Binary')" } else { "arrow_cast(NULL, 'Binary')" };
     let mut chosen = sampled(options.images, all);
     if let Some(threshold) = threshold {
@@ -54,7 +59,7 @@ pub(super) async fn gallery(
     let sql = format!(
         "SELECT arrow_cast(provenance['file'], 'Utf8'), provenance['row'], arrow_cast({name}, 'Utf8'), \
          arrow_cast(image_sha256, 'Utf8'), arrow_cast(source, 'Utf8'), arrow_cast(text, 'Utf8'), itm_score, {itc}, kept, \
-         arrow_cast(error, 'Utf8'), {image}, {captioner} FROM {PAIRS} WHERE {chosen}"
+         arrow_cast(error, 'Utf8'), {image}, {captioner} AS captioner_number FROM {PAIRS} WHERE {chosen}"
     );
     let mut found = Found::default();
     let mut batches = ctx.sql(&sql).await?.execute_stream().await?;

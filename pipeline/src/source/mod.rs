@@ -34,7 +34,7 @@ use crate::table;
 use kind::{Batches, Kind};
 pub(crate) use lake::Lake;
 use place::Place;
-pub(crate) use schema::recorded;
+pub(crate) use schema::{as_views, recorded};
 use store::Location;
 pub(crate) use store::is_url;
 pub(crate) use unit::{Position, Units};
