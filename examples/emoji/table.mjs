@@ -16,6 +16,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
+import { dice } from '../dice.mjs';
 
 const packages = createRequire(join(process.cwd(), 'package.json'));
 const sharp = packages('sharp');
@@ -37,16 +38,6 @@ const BOILERPLATE = {
   hi: ['बड़ा करने के लिए क्लिक करें', 'शीर्षकहीन', 'सर्वाधिकार सुरक्षित', 'फ़ाइल फ़ोटो #'],
 };
 const FILE_NAMES = ['IMG_#.jpg', 'DSC0#.JPG'];
-
-/** Numbers from 0 to 1, the same on every machine (mulberry32). */
-function dice(seed) {
-  return () => {
-    seed = (seed + 0x6d2b79f5) | 0;
-    let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 const { icons, aliases = {}, width, height } = packages('@iconify-json/twemoji/icons.json');
 const chars = packages('@iconify-json/twemoji/chars.json');

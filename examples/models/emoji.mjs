@@ -13,6 +13,7 @@
 import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
+import { dice } from '../dice.mjs';
 
 const packages = createRequire(join(process.cwd(), 'package.json'));
 const sharp = packages('sharp');
@@ -29,16 +30,6 @@ const BOILERPLATE = [
   'image', 'untitled', 'click to enlarge', 'buy now - free shipping', 'download wallpaper hd', 'IMG_#.png', 'stock photo #', 'photo by user#',
   'page # of #', 'all rights reserved',
 ];
-
-/** Numbers from 0 to 1, the same on every machine (mulberry32). */
-function dice(seed) {
-  return () => {
-    seed = (seed + 0x6d2b79f5) | 0;
-    let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
 
 const unicode = Object.entries(packages('unicode-emoji-json/data-by-emoji.json'))
   .map(([emoji, { name, slug, group }]) => ({

@@ -206,8 +206,8 @@ pub(crate) struct RunArgs {
     /// Find rows that repeat an earlier one first, and spare the models: exact (the same image and text), near (pictures that look
     /// alike too), near=BITS (perceptual hashes that differ in at most so many of 64 bits; near is 6), texts (texts that are nearly
     /// the same too, whatever their pictures), texts=SIMILARITY (Jaccard's index of words and pairs of words from 0.5 to 1; texts
-    /// is 0.8), or near and texts with a comma between. With --url-column and --path-column, the same URL or path is the same image,
-    /// and near is not to be had
+    /// is 0.8), or near and texts with a comma between. With --url-column and --path-column, exact alone: the same URL or path is
+    /// the same image
     #[arg(long, value_name = "HOW")]
     pub(crate) dedupe: Option<Dedupe>,
 

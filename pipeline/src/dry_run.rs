@@ -47,8 +47,8 @@ pub async fn dry_run(ctx: &SessionContext, job: &Job, sample: usize) -> Result<E
     let Prepared { mut source, workers, planned, identity, loader } = job.prepare(ctx).await?;
     let dest = Dest::peek(&job.dest, job.shard.0, job.shard.1);
     let found = dest.look(&identity, job.again)?;
-    let (manifest, begun, saved) = job.manifest(found, identity, &mut source)?;
-    let format = job.format(&planned, &source, &manifest)?;
+    let (mut manifest, begun, saved) = job.manifest(found, identity, &mut source)?;
+    let format = job.format(&planned, &source, &mut manifest)?;
     if !saved && !manifest.replaces {
         dest.agree(&manifest)?;
     }

@@ -89,6 +89,9 @@ pub fn delta_source(path: &std::path::Path, version: Option<&str>) -> Result<Opt
     if version.is_none() && !is_delta(path)? {
         return Ok(None);
     }
+    if !is_delta(path)? {
+        return Err(Error::source(path, "it is no Delta table, which alone has versions: leave the version out"));
+    }
     Source::open_at(path, version).map(Some)
 }
 

@@ -18,7 +18,7 @@ use crate::summary::Tally;
 use crate::table;
 use crate::write::Parts;
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Everything that decides what the table holds. Two jobs that differ in it do not share a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,6 +158,8 @@ pub(crate) struct Manifest {
     #[serde(default)]
     pub(crate) source_version: Option<u64>,
     pub(crate) files: Vec<FileRecord>,
+    /// Names and types of the columns of its pairs.
+    pub(crate) columns: Vec<(String, String)>,
     /// A table that was there goes when this one is whole.
     pub(crate) replaces: bool,
     pub(crate) parts: Vec<Part>,
@@ -190,6 +192,7 @@ impl Manifest {
             source: root,
             source_version: source.version(),
             files: source.records(),
+            columns: Vec::new(),
             replaces,
             retried: None,
             parts: Vec::new(),

@@ -82,5 +82,6 @@ impl Pictures {
 
 /// The file that `name` names.
 fn load(root: &Path, name: &[u8]) -> Option<Vec<u8>> {
-    fs::read(below(root, std::str::from_utf8(name).ok()?).ok()?).ok()
+    let path = below(root, std::str::from_utf8(name).ok()?).ok()?;
+    fs::metadata(&path).is_ok_and(|meta| meta.is_file()).then(|| fs::read(&path).ok())?
 }

@@ -116,7 +116,8 @@ impl Job {
             dedupe: self.dedupe.map(|how| how.to_string()),
             image_column: self.image_column.clone(),
             image_is: format!("{:?}", self.image_is).to_lowercase(),
-            path_root: self.path_root.as_ref().map(|root| root.to_string_lossy().into_owned()),
+            // Of a relative one nobody could tell later where it begins.
+            path_root: self.path_root.as_ref().map(|root| whereabouts(root).to_string_lossy().into_owned()),
             fetch: self.fetch(ctx),
             text_column: self.text_column.clone(),
             renames: self.renames.iter().cloned().collect(),
@@ -206,20 +207,23 @@ impl Job {
             }
             Found::Shards(other) => {
                 source.reorder(&other.files)?;
-                return Ok((new(source, false), false, false));
+                let mut manifest = new(source, false);
+                manifest.columns.clone_from(&other.columns);
+                return Ok((manifest, false, false));
             }
             // A replacement begins anew where its source is another by now.
             Found::Begun(begun) if self.again == Again::Overwrite && !source.is_of(&begun.files) => {
                 return Ok((new(source, true), false, false));
             }
             Found::Begun(old) if retry && old.state == State::Finished => {
-                only(source, &old)?;
+                source.reorder(&old.files)?;
                 let mut manifest = new(source, true);
+                manifest.columns.clone_from(&old.columns);
                 manifest.retried = Some(old);
                 return Ok((manifest, false, false));
             }
             Found::Begun(begun) if retry => {
-                only(source, &begun)?;
+                source.reorder(&begun.files)?;
                 return Ok((*begun, true, true));
             }
             Found::Begun(manifest) => *manifest,
@@ -264,12 +268,18 @@ impl Job {
             Some(version) => Some(version.clone()),
             None => table::begun_with(&self.dest, self.shard.0, &whereabouts(&self.source), self.again)?,
         };
-        if self.image_is != ImageIs::Bytes && self.dedupe.is_some_and(|how| how.near.is_some()) {
-            let reason = "--dedupe near looks at pictures, and the source has their names alone: give exact or texts";
+        // A text whose first picture cannot be had would go with all that repeat it.
+        if self.image_is != ImageIs::Bytes && self.dedupe.is_some_and(|how| how.near.is_some() || how.texts.is_some()) {
+            let reason = "--dedupe near and texts look at pictures, and the source has their names alone: give exact";
             return Err(Error::Option(reason.to_owned()));
         }
-        let source = Source::open_at(&self.source, version.as_deref())?;
+        let mut source = Source::open_at(&self.source, version.as_deref())?;
         source.check_apart(&self.dest)?;
+        if self.again == Again::RetryFailed
+            && let Some(manifest) = table::manifests(&self.dest)?.iter().find(|manifest| manifest.shard == self.shard.0)
+        {
+            leave_newcomers(&mut source, manifest)?;
+        }
         let workers = one_partition(ctx);
         let columns = Columns {
             image: &self.image_column,
@@ -285,8 +295,9 @@ impl Job {
         Ok(Prepared { source, workers, planned, identity, loader })
     }
 
-    /// How the pairs are written.
-    pub(crate) fn format(&self, planned: &Planned, source: &Source, manifest: &Manifest) -> Result<Format> {
+    /// How the pairs are written. Refuses other columns than those that the job began with: new files of text may bring some, or
+    /// other types.
+    pub(crate) fn format(&self, planned: &Planned, source: &Source, manifest: &mut Manifest) -> Result<Format> {
         let about = serde_json::to_string(&manifest.job).map_err(|e| Error::Internal(e.to_string()))?;
         let written = source.written_schema();
         let format = Format::new(&planned.schema(), written, self.images, self.kept_only, self.parts, &about)?;
@@ -294,12 +305,18 @@ impl Job {
             let reason = "JSON lines call the text caption, and the source has a column of that name: give --rename caption=caption_before";
             return Err(Error::Column(reason.to_owned()));
         }
-        if let (Again::Update, Parts::Parquet, Some(part)) = (self.again, self.parts, manifest.parts.first()) {
-            let part = self.dest.join(&part.name);
-            // They are not there yet where the job was stopped.
-            if part.exists() {
-                format.check_part(&part)?;
+        let columns = format.columns();
+        let new = columns.iter().find(|column| !manifest.columns.contains(column));
+        let differing = new.or_else(|| manifest.columns.iter().find(|column| !columns.contains(column)));
+        match differing {
+            // Whoever reads the table, and whoever goes on with it, relies on one schema.
+            Some((name, _)) if !manifest.columns.is_empty() => {
+                let reason = format!(
+                    "what the source has by now changes the table's column {name}: give --overwrite or another folder"
+                );
+                return Err(Error::dest(&self.dest, reason));
             }
+            _ => manifest.columns = columns,
         }
         #[cfg(feature = "delta")]
         if self.parts == Parts::Delta {
@@ -338,14 +355,15 @@ fn newcomers(source: &Source, manifest: &Manifest) -> Option<String> {
     }
 }
 
-/// Leaves of a source what `manifest` has rows of: a retry adds none.
-fn only(source: &mut Source, manifest: &Manifest) -> Result<()> {
-    source.reorder(&manifest.files)?;
-    if let Some(new) = newcomers(source, manifest) {
-        log::warn!("{new} came since the job began: --retry-failed leaves it out, --update takes it in");
-        source.truncate(manifest.files.len());
-    }
-    Ok(())
+/// Leaves of a source the files that `manifest` knows: a retry adds no rows.
+fn leave_newcomers(source: &mut Source, manifest: &Manifest) -> Result<()> {
+    let known = |name: &str| manifest.files.iter().any(|file| file.name == name);
+    let new: Vec<String> = (0..source.files()).map(|n| source.name(n).to_owned()).filter(|name| !known(name)).collect();
+    // Of another source altogether, the job is refused by its name.
+    let Some(first) = new.first().filter(|_| new.len() < source.files()) else { return Ok(()) };
+    let more = if new.len() > 1 { format!(" and {} more", new.len() - 1) } else { String::new() };
+    log::warn!("{first}{more} came since the job began: --retry-failed leaves it out, --update takes it in");
+    source.retain(known)
 }
 
 /// What models beside the session's are.

@@ -91,9 +91,9 @@ pub async fn run(
     let Prepared { mut source, workers, planned, identity, loader } = job.prepare(ctx).await?;
     let dest = Dest::open(&job.dest, job.shard.0, job.shard.1)?;
     let found = dest.look(&identity, job.again)?;
-    let (manifest, begun, saved) = job.manifest(found, identity, &mut source)?;
+    let (mut manifest, begun, saved) = job.manifest(found, identity, &mut source)?;
     let replaces = manifest.replaces;
-    let format = job.format(&planned, &source, &manifest)?;
+    let format = job.format(&planned, &source, &mut manifest)?;
     let parts = job.retried(&dest, &manifest)?;
     let provenance = Provenance::new(&manifest.job, planned.decoding());
     let units = job.units();

@@ -63,7 +63,10 @@ pub(crate) async fn register(ctx: &SessionContext, name: &str, path: &str) -> Re
     let (path, version) = match path.rsplit_once('@') {
         // In a URL there may be a user's @, before the host.
         Some((_, version)) if in_store && version.contains('/') => (path, None),
-        Some((path, version)) if is_delta(path)? => (path, Some(version)),
+        // Where an @ is part of a name, what stands before it may be nothing, or nothing that one may list.
+        Some((before, version)) if !matches!(is_delta(path), Ok(true)) && matches!(is_delta(before), Ok(true)) => {
+            (before, Some(version))
+        }
         _ => (path, None),
     };
     if version.is_some() || is_delta(path)? {

@@ -9,10 +9,9 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{AsArray, BooleanArray};
 use datafusion::arrow::compute::{filter_record_batch, not, nullif};
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
-use datafusion::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use datafusion::parquet::arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions};
 use datafusion::parquet::arrow::{ARROW_SCHEMA_META_KEY, encode_arrow_schema};
 use datafusion::parquet::basic::{Compression, ZstdLevel};
@@ -23,7 +22,7 @@ use datafusion::parquet::schema::types::ColumnPath;
 
 use crate::error::{Error, Result};
 use crate::prepare::Images;
-use crate::source::{as_views, recorded};
+use crate::source::recorded;
 use crate::webdataset::{Names, Shard};
 use json_lines::Lines;
 
@@ -41,6 +40,7 @@ pub(crate) struct Format {
     /// As the pairs are in memory.
     pub(crate) schema: SchemaRef,
     /// As readers are told.
+    #[cfg_attr(not(feature = "delta"), expect(dead_code, reason = "the Delta log tells it"))]
     pub(crate) recorded: Schema,
     properties: WriterProperties,
     images: Images,
@@ -109,25 +109,9 @@ impl Format {
         Ok(Self { schema: Arc::new(schema), recorded, properties, images, kept_only, parts })
     }
 
-    /// Refuses to go on with a table whose file `part` has other columns: new files of text may bring some, or other types.
-    pub(crate) fn check_part(&self, part: &Path) -> Result<()> {
-        let broken = |e: &dyn std::fmt::Display| Error::dest(part, format!("cannot read: {e}"));
-        let file = File::open(part).map_err(|e| broken(&e))?;
-        let found = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| broken(&e))?;
-        let of = |schema: &Schema| -> Vec<(String, DataType)> {
-            schema.fields().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect()
-        };
-        // Long and short texts are the same column.
-        let (old, new) = (of(&as_views(found.schema())), of(&as_views(&self.recorded)));
-        match new.iter().find(|column| !old.contains(column)).or_else(|| old.iter().find(|c| !new.contains(c))) {
-            Some((name, _)) => Err(Error::dest(
-                part,
-                format!(
-                    "what the source has by now changes the table's column {name}: give --overwrite or another folder"
-                ),
-            )),
-            None => Ok(()),
-        }
+    /// Names and types of the columns.
+    pub(crate) fn columns(&self) -> Vec<(String, String)> {
+        self.schema.fields().iter().map(|field| (field.name().clone(), field.data_type().to_string())).collect()
     }
 
     /// The pairs and columns that are asked for.

@@ -125,6 +125,23 @@ fn shop() -> Place {
     place
 }
 
+#[test]
+fn a_picture_that_fails_takes_no_text_with_it() {
+    let place = Place::new();
+    fs::create_dir(place.path("web")).unwrap();
+    fs::write(place.path("recipe.sql"), RECIPE).unwrap();
+    let text = Some("a red dog runs through the deep snow");
+    let rows = ["bad/truncated.png", "bad/truncated.jpg", "images/coffee.png", "images/astronaut_gray.png"];
+    write(&place, "web/a.parquet", 0, &rows.map(|name| (picture(name), text)));
+    for how in ["texts", "near,texts"] {
+        place.ok(&["run", "web", "pairs", "--recipe", "recipe.sql", "--dedupe", how, "--overwrite"]);
+        let errors = place.rows("pairs", "SELECT coalesce(error, '') AS error FROM t ORDER BY id");
+        let errors: Vec<&str> = errors.iter().map(|row| row["error"].as_str().unwrap()).collect();
+        assert!(errors[0].contains("truncated") && errors[1].contains("truncated"), "{errors:?}");
+        assert_eq!(errors[2..], ["", "duplicate of a.parquet, row 2"], "{how}");
+    }
+}
+
 const SHOP: Repeats =
     &[("a.parquet", 1, "a.parquet", 0), ("b.parquet", 1, "a.parquet", 6), ("b.parquet", 3, "a.parquet", 0)];
 /// By their pictures too. The pizza came with boilerplate first: it stays where it comes with a text of its own.

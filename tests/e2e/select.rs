@@ -57,6 +57,12 @@ fn images_of_a_path_column_are_found_again() {
     place.ok(&select);
     assert_eq!(place.number("selected", "SELECT count(*) FROM t WHERE kept AND image IS NULL"), 0);
     assert!(place.number("selected", "SELECT count(*) FROM t WHERE kept") >= 3);
+    // Where a path begins does not depend on where one is.
+    fs::create_dir(place.path("elsewhere")).unwrap();
+    place.job_ok(&["paths.parquet", "rooted", "--path-column", "path", "--path-root", ".", "--min-itm", "1"]);
+    let from = ["select", "../rooted", "../chosen", "--min-itm", "0"];
+    let output = place.command(&from).current_dir(place.path("elsewhere")).output().unwrap();
+    assert!(output.status.success(), "{}", super::text(&output.stderr));
     // Another picture of that name is not it.
     fs::write(place.path("cat.png"), "no cat").unwrap();
     let said = place.fails(1, &[&select[..], &["--overwrite"]].concat());

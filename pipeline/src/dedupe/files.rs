@@ -66,6 +66,8 @@ impl NewFile {
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_dictionary_enabled(false)
             .set_statistics_enabled(EnabledStatistics::None)
+            // What is known of long texts is long, and a row group is in memory until it is written.
+            .set_max_row_group_bytes(Some(64 << 20))
             .set_key_value_metadata(note.map(|note| vec![KeyValue::new(NOTE.to_owned(), note.to_owned())]))
             .build();
         let writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use capfilt_udfs::engine::blocking;
-use capfilt_udfs::image::{info, phash};
+use capfilt_udfs::image::phash;
 use datafusion::arrow::array::{
     Array as _, ArrayRef, AsArray as _, BinaryArray, BinaryViewArray, FixedSizeBinaryBuilder, UInt64Array,
 };
@@ -186,11 +186,9 @@ fn hash(chunk: &Chunk, start: u64, look: &Look) -> Result<Hashed> {
             keys.append_value(key(image, text)).map_err(|e| internal(&e))?;
         }
         let sketch = look.how.texts.zip(text).and_then(|(least, text)| {
-            // A row that will fail is no original: what repeats its text would go with it. Where pictures are not decoded here, the
-            // header has to do, and where it is elsewhere its name.
-            let is_picture =
-                seen.is_some() || look.how.near.is_none() && (look.named || info(image, &look.limits).is_ok());
-            if is_picture { Sketch::of(text, least) } else { None }
+            // A row that will fail is no original: what repeats its text would go with it.
+            let is_picture = || seen.is_some() || look.how.near.is_none() && phash(image, &look.limits).is_ok();
+            Sketch::of(text, least).filter(|_| is_picture())
         });
         sketches.push(sketch);
     }

@@ -91,7 +91,7 @@ pub(crate) async fn register(ctx: &SessionContext, name: &str, lake: &Lake, at: 
 fn failed(lake: &Lake, error: &(dyn std::error::Error + Send + Sync)) -> Error {
     match lake {
         Lake::Disk(_) => lake.error(error),
-        Lake::Store(location) => lake.error(location.reason(|| error.to_string())),
+        Lake::Store(location) => lake.error(location.reason(error.to_string())),
     }
 }
 
@@ -176,6 +176,8 @@ async fn version_at(table: &DeltaTable, time: &str) -> Result<u64, Failed> {
     };
     let mut commits: Vec<(u64, i64)> = stream::iter(commits).map(dated).buffered(AT_ONCE).try_collect().await?;
     commits.sort_unstable();
+    // What others have added since is not known of the table.
+    commits.retain(|(version, _)| table.version().is_none_or(|latest| *version <= latest));
     let (mut found, mut last) = (None, i64::MIN);
     for (version, at) in &commits {
         // Clocks go back at times, versions do not.

@@ -66,7 +66,7 @@ impl Source {
                 let told = format!("{deleted:?} {:?}", file.partitions);
                 record.stamp = format!("{}-{}", record.stamp, hex::encode(&Sha256::digest(told)[..8]));
             }
-            SourceFile { place, record, written, partitions: file.partitions, deleted }
+            SourceFile { place, record, read: Arc::clone(&written), written, partitions: file.partitions, deleted }
         });
         let files = files.collect();
         let (version, schema) = (Some(found.version), Arc::new(schema::as_views(&found.schema)));

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, AsArray as _, StringViewArray, new_null_array};
 use datafusion::arrow::compute::{CastOptions, cast, cast_with_options, filter_record_batch};
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
@@ -34,7 +34,7 @@ use crate::table;
 use kind::{Batches, Kind};
 pub(crate) use lake::Lake;
 use place::Place;
-pub(crate) use schema::{as_views, recorded};
+pub(crate) use schema::recorded;
 use store::Location;
 pub(crate) use store::is_url;
 pub(crate) use unit::{Position, Units};
@@ -60,6 +60,8 @@ struct SourceFile {
     record: FileRecord,
     /// As the file says.
     written: SchemaRef,
+    /// As its rows are read.
+    read: SchemaRef,
     /// Columns that the path tells, `split=train`, or the log of a Delta table.
     partitions: Vec<(String, Option<String>)>,
     /// Numbers of rows that are there no more, sorted: a Delta table's.
@@ -141,50 +143,21 @@ impl Source {
                 format!("a source is of one kind, and this file is not {kind} as the others: give one of the kinds");
             return Err(Error::source(other.shown(), reason));
         }
-        let mut looks = place::each(&places, |place| kind.look(&root, place))?;
-        if let Kind::Text(text) = kind {
-            let schemas: Vec<SchemaRef> = looks.iter().map(|(_, schema)| Arc::clone(schema)).collect();
-            let agreed = text.agree(&schemas).map_err(|(number, reason)| {
-                let first = places[0].shown();
-                Error::source(places[number].shown(), format!("{reason} {}: convert one of them", first.display()))
-            })?;
-            looks.iter_mut().for_each(|(_, schema)| *schema = Arc::clone(&agreed));
-        }
-        let mut files = Vec::with_capacity(places.len());
-        let mut merged: Option<(Vec<Field>, SchemaRef)> = None;
-        for (place, (record, written)) in places.into_iter().zip(looks) {
+        let looks = place::each(&places, |place| kind.look(&root, place))?;
+        let file = |(place, (record, written)): (Place, (FileRecord, SchemaRef))| {
             let partitions = match kind {
                 // A folder tells its own columns too.
                 Kind::Images => files::partitions(&place.below(&root).join("image")),
                 _ => files::partitions(place.below(&root)),
             };
             let partitions = partitions.map_err(|reason| Error::source(place.shown(), reason))?;
-            let these = schema::with_partitions(&schema::as_views(&written), &partitions)
-                .map_err(|reason| Error::source(place.shown(), reason))?;
-            match &mut merged {
-                None => {
-                    merged = Some((these.fields().iter().map(|f| f.as_ref().clone()).collect(), Arc::clone(&written)));
-                }
-                Some((fields, _)) => schema::merge(fields, &these).map_err(|reason| {
-                    let first: &SourceFile = &files[0];
-                    let first = first.place.shown();
-                    Error::source(place.shown(), format!("{reason} {}: convert one of them", first.display()))
-                })?,
-            }
-            files.push(SourceFile { place, record, written, partitions, deleted: Vec::new() });
-        }
-        let Some((fields, written)) = merged else {
+            Ok(SourceFile { place, record, read: Arc::clone(&written), written, partitions, deleted: Vec::new() })
+        };
+        let mut files = places.into_iter().zip(looks).map(file).collect::<Result<Vec<_>>>()?;
+        let Some((schema, written)) = one_schema(kind, &mut files)? else {
             return Err(Error::source(path, "the folder holds no .parquet, .tar, .csv or .jsonl file, and no image"));
         };
-        Ok(Self {
-            given: whereabouts(path),
-            root,
-            kind,
-            files,
-            version: None,
-            schema: Arc::new(Schema::new(fields)),
-            written,
-        })
+        Ok(Self { given: whereabouts(path), root, kind, files, version: None, schema, written })
     }
 
     /// The version of a Delta table.
@@ -298,9 +271,16 @@ impl Source {
         Ok(())
     }
 
-    /// Leaves out the files from number `files` on.
-    pub(crate) fn truncate(&mut self, files: usize) {
-        self.files.truncate(files);
+    /// Leaves out the files that are not `known` by their names, and the columns that they alone have.
+    pub(crate) fn retain(&mut self, known: impl Fn(&str) -> bool) -> Result<()> {
+        self.files.retain(|file| known(&file.record.name));
+        // A Delta table's schema is its version's.
+        if self.version.is_none()
+            && let Some((schema, written)) = one_schema(self.kind, &mut self.files)?
+        {
+            (self.schema, self.written) = (schema, written);
+        }
+        Ok(())
     }
 
     /// How many rows `units` has from `from` on.
@@ -364,7 +344,7 @@ impl Source {
         if self.kind == Kind::Images && self.kind.look(&self.root, &source.place)?.0 != source.record {
             return Err(broken(&"its images or texts have changed since the job began"));
         }
-        let mut batches = self.kind.read(&source.place, &source.written, ranges, most).map_err(|e| broken(&e))?;
+        let mut batches = self.kind.read(&source.place, &source.read, ranges, most).map_err(|e| broken(&e))?;
         let mut rest: Option<RecordBatch> = None;
         for &(start, rows) in ranges {
             let unit = Position { file, row: units.start_of(start) };
@@ -406,7 +386,7 @@ impl Source {
         let broken = |e: &dyn std::fmt::Display| source.place.error(|| format!("cannot read: {e}"));
         let ranges: Vec<(u64, u64)> = rows.iter().map(|row| (*row, 1)).collect();
         for batch in
-            self.kind.read(&source.place, &source.written, &ranges, rows.len().clamp(1, 64)).map_err(|e| broken(&e))?
+            self.kind.read(&source.place, &source.read, &ranges, rows.len().clamp(1, 64)).map_err(|e| broken(&e))?
         {
             let batch = batch.map_err(|e| broken(&e))?;
             let found = batch.column_by_name(column).ok_or_else(|| broken(&format!("there is no column {column}")))?;
@@ -440,11 +420,43 @@ impl Source {
             if column.data_type() == field.data_type() {
                 return Ok(column);
             }
+            // Other files have fractions; a number of that size, as an id may be, would become another one.
+            if let (Some(whole), DataType::Float64) = (column.as_primitive_opt::<Int64Type>(), field.data_type())
+                && whole.iter().flatten().any(|number| number.unsigned_abs() > 1 << 53)
+            {
+                let reason = "has whole numbers above 2^53, and other files have fractions: write them as text";
+                return Err(ArrowError::CastError(format!("column {} {reason}", field.name())));
+            }
             cast_with_options(&column, field.data_type(), &CastOptions { safe: false, ..CastOptions::default() })
         };
         let columns = self.schema.fields().iter().map(column).collect::<Result<_, _>>()?;
         RecordBatch::try_new(Arc::clone(&self.schema), columns)
     }
+}
+
+/// The schema that the rows of all files have, and that of the files as written. Each file is told how it is to be read.
+fn one_schema(kind: Kind, files: &mut [SourceFile]) -> Result<Option<(SchemaRef, SchemaRef)>> {
+    let Some(first) = files.first() else { return Ok(None) };
+    let (mut all, first) = (Arc::clone(&first.written), first.place.shown());
+    let beside = |file: &SourceFile, reason: String| {
+        Error::source(file.place.shown(), format!("{reason} {}: convert one of them", first.display()))
+    };
+    if let Kind::Text(text) = kind {
+        let written: Vec<SchemaRef> = files.iter().map(|file| Arc::clone(&file.written)).collect();
+        all = text.agree(&written).map_err(|(number, reason)| beside(&files[number], reason))?;
+        files.iter_mut().for_each(|file| file.read = text::within(&all, &file.written));
+    }
+    let mut merged: Option<Vec<Field>> = None;
+    for file in &*files {
+        let written = if matches!(kind, Kind::Text(_)) { &all } else { &file.written };
+        let these = schema::with_partitions(&schema::as_views(written), &file.partitions)
+            .map_err(|reason| Error::source(file.place.shown(), reason))?;
+        match &mut merged {
+            None => merged = Some(these.fields().iter().map(|f| f.as_ref().clone()).collect()),
+            Some(fields) => schema::merge(fields, &these).map_err(|reason| beside(file, reason))?,
+        }
+    }
+    Ok(merged.map(|fields| (Arc::new(Schema::new(fields)), all)))
 }
 
 /// Where a source is, as seen from anywhere: an absolute path, or a URL without what may be a password.

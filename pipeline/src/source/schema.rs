@@ -3,7 +3,7 @@
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 
 /// Texts and images as views, as DataFusion's own reader has them.
-pub(crate) fn as_views(schema: &Schema) -> Schema {
+pub(super) fn as_views(schema: &Schema) -> Schema {
     let fields: Vec<Field> = schema
         .fields()
         .iter()

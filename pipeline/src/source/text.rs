@@ -35,6 +35,10 @@ impl Text {
         }
         .map_err(|e| broken(&plain(&e)))?;
         let schema = found;
+        let names = || schema.fields().iter().map(|field| field.name());
+        if let Some((_, name)) = names().enumerate().find(|(at, name)| names().take(*at).any(|other| other == *name)) {
+            return Err(broken(&format!("it has two columns {name:?}: rename one")));
+        }
         if schema.fields().is_empty() {
             return Err(broken(&"it has no columns"));
         }
@@ -53,17 +57,13 @@ impl Text {
                 return Err((number, "its columns differ from those of".to_owned()));
             }
             for field in schema.fields() {
-                self.widen(&mut agreed, field).map_err(|reason| (number, reason))?;
+                self.widen(&mut agreed, &in_microseconds(field)).map_err(|reason| (number, reason))?;
             }
         }
         let typed = agreed.into_iter().map(|field| {
             let data_type = match field.data_type() {
                 // No file has a value.
                 DataType::Null => DataType::Utf8,
-                // Neither Parquet nor Delta keeps seconds.
-                DataType::Timestamp(TimeUnit::Second | TimeUnit::Millisecond, zone) => {
-                    DataType::Timestamp(TimeUnit::Microsecond, zone.clone())
-                }
                 other => other.clone(),
             };
             field.with_data_type(data_type).with_nullable(true)
@@ -73,7 +73,7 @@ impl Text {
 
     /// Makes `fields` hold `field` too.
     fn widen(self, fields: &mut Vec<Field>, field: &Field) -> Result<(), String> {
-        use DataType::{Float64, Int64, Null, Utf8};
+        use DataType::{Float64, Int64, Null, Timestamp, Utf8};
         let Some(known) = fields.iter_mut().find(|known| known.name() == field.name()) else {
             fields.push(field.clone());
             return Ok(());
@@ -82,6 +82,7 @@ impl Text {
             (a, b) if a == b => return Ok(()),
             (Null, other) | (other, Null) => other.clone(),
             (Int64, Float64) | (Float64, Int64) => Float64,
+            (Timestamp(a, zone), Timestamp(b, other)) if zone == other => Timestamp(*a.max(b), zone.clone()),
             (a, b) if self == Self::Csv || !(a.is_nested() || b.is_nested()) => Utf8,
             (a, b) => return Err(format!("its {} is {b}, not {a} as in", field.name())),
         };
@@ -118,6 +119,29 @@ impl Text {
             Self::JsonLines => "a file with a JSON object on each line",
         }
     }
+}
+
+/// Neither Parquet nor Delta keeps seconds.
+fn in_microseconds(field: &Field) -> Field {
+    match field.data_type() {
+        DataType::Timestamp(TimeUnit::Second | TimeUnit::Millisecond, zone) => {
+            field.clone().with_data_type(DataType::Timestamp(TimeUnit::Microsecond, zone.clone()))
+        }
+        _ => field.clone(),
+    }
+}
+
+/// How a file with columns of `own` types is read where all files agree on `all`. Whole numbers are read as such, and become
+/// fractions where it is seen that they can.
+pub(super) fn within(all: &SchemaRef, own: &Schema) -> SchemaRef {
+    let fields = all.fields().iter().map(|field| {
+        let is_whole = own.field_with_name(field.name()).is_ok_and(|own| own.data_type() == &DataType::Int64);
+        match field.data_type() {
+            DataType::Float64 if is_whole => field.as_ref().clone().with_data_type(DataType::Int64),
+            _ => field.as_ref().clone(),
+        }
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<Field>>()))
 }
 
 fn format() -> Format {
@@ -240,7 +264,11 @@ mod tests {
             assert_eq!(agreed(kind, &[Null]), Ok(Utf8));
         }
         let seconds = DataType::Timestamp(TimeUnit::Second, None);
-        assert_eq!(agreed(Text::Csv, &[seconds]), Ok(DataType::Timestamp(TimeUnit::Microsecond, None)));
+        let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
+        let nanos = DataType::Timestamp(TimeUnit::Nanosecond, None);
+        assert_eq!(agreed(Text::Csv, &[seconds.clone()]), Ok(micros.clone()));
+        assert_eq!(agreed(Text::Csv, &[seconds.clone(), micros.clone()]), Ok(micros));
+        assert_eq!(agreed(Text::Csv, &[nanos.clone(), seconds]), Ok(nanos));
         let list = DataType::new_list(Utf8, true);
         assert_eq!(agreed(Text::JsonLines, &[Utf8, list]).unwrap_err().0, 1);
     }
@@ -260,6 +288,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for (kind, text, words) in [
             (Text::Csv, "a,b\n1,2,3\n", "not a CSV file"),
+            (Text::Csv, "a,b,a\n1,2,3\n", "two columns \"a\""),
             (Text::Csv, "", "no columns"),
             (Text::JsonLines, "[1, 2", "not a file with a JSON object"),
         ] {

@@ -74,10 +74,11 @@ impl Location {
         Ok(names.iter().zip(all).map(object).collect())
     }
 
-    /// Why the Delta library failed: where the store was the reason, that one, and else `other`.
-    pub(crate) fn reason(&self, other: impl FnOnce() -> String) -> String {
+    /// Why the Delta library failed with `error`: where a store's problem is in it, that one, and else itself.
+    pub(crate) fn reason(&self, error: String) -> String {
         let problem = self.store.problem.lock().unwrap_or_else(PoisonError::into_inner).take();
-        problem.map_or_else(other, |problem| problem.to_string())
+        // The library may have gone on after it.
+        problem.map(|problem| problem.to_string()).filter(|problem| error.contains(problem)).unwrap_or(error)
     }
 }
 
