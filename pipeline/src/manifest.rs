@@ -233,7 +233,8 @@ impl Manifest {
         };
         let format = serde_json::from_slice::<Value>(&text).map_err(|e| broken(&e))?["format"].as_u64();
         if format != Some(u64::from(FORMAT)) {
-            return Err(broken(&format!("its format is {format:?}, and {FORMAT} is known")));
+            let format = format.map_or_else(|| "missing".to_owned(), |format| format.to_string());
+            return Err(broken(&format!("its format is {format}, and {FORMAT} is known")));
         }
         serde_json::from_slice(&text).map(Some).map_err(|e| broken(&e))
     }

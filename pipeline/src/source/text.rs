@@ -266,7 +266,7 @@ mod tests {
         let seconds = DataType::Timestamp(TimeUnit::Second, None);
         let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
         let nanos = DataType::Timestamp(TimeUnit::Nanosecond, None);
-        assert_eq!(agreed(Text::Csv, &[seconds.clone()]), Ok(micros.clone()));
+        assert_eq!(agreed(Text::Csv, std::slice::from_ref(&seconds)), Ok(micros.clone()));
         assert_eq!(agreed(Text::Csv, &[seconds.clone(), micros.clone()]), Ok(micros));
         assert_eq!(agreed(Text::Csv, &[nanos.clone(), seconds]), Ok(nanos));
         let list = DataType::new_list(Utf8, true);

@@ -118,7 +118,7 @@ fn a_table_that_capfilt_has_not_finished_is_refused() {
         let tally = "{\"rows\": 0, \"failed\": 0, \"reasons\": {}, \"web\": C, \"synthetic\": C}"
             .replace('C', "{\"pairs\": 0, \"kept\": 0, \"scored\": 0, \"scores\": 0.0}");
         let text = format!(
-            "{{\"format\": 1, \"state\": \"{state}\", \"shard\": 1, \"job\": {{{job}}}, \"source\": \"\", \"files\": [], \
+            "{{\"format\": 2, \"state\": \"{state}\", \"shard\": 1, \"job\": {{{job}}}, \"source\": \"\", \"files\": [], \"columns\": [], \
              \"replaces\": false, \"parts\": [], \"done\": {{\"file\": 0, \"row\": 0}}, \"tally\": {tally}}}"
         );
         std::fs::write(folder.join("manifest.json"), text).unwrap();
