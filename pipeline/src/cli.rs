@@ -82,8 +82,8 @@ pub(crate) struct SqlArgs {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Vec<PathBuf>,
 
-    /// A table: a Parquet, WebDataset (.tar), CSV or JSON file, a folder of one kind, or a Delta table (also by its URL in a store),
-    /// of which PATH@VERSION is a version
+    /// A table: a Parquet, WebDataset (.tar), CSV or JSON lines file, a folder of one kind, or a Delta table, of which PATH@VERSION is
+    /// a version; on a disk, or by its URL in a store
     #[arg(long, value_name = "NAME=PATH", value_parser = pair)]
     pub(crate) table: Vec<(String, String)>,
 

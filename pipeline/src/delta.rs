@@ -25,7 +25,7 @@ use url::Url;
 use crate::error::{Error, Result};
 use crate::table::{DELTA_LOG, is_delta};
 use read::check_readable;
-pub(crate) use read::{register, snapshot};
+pub(crate) use read::{snapshot, table};
 use schema::{check_fits, delta_schema};
 
 /// How often a commit is tried in all where others come first.

@@ -18,6 +18,7 @@ mod error;
 mod fetch;
 mod load;
 mod manifest;
+mod named;
 mod params;
 mod pictures;
 mod prepare;
@@ -41,6 +42,7 @@ pub use error::{Error, Result, message};
 #[cfg(feature = "fetch")]
 pub use fetch::{FetchOptions, register_fetch};
 pub use load::ImageIs;
+pub use named::{enable_named_tables, named_table};
 pub use params::Params;
 pub use prepare::{Again, Images, Job};
 pub use recipe::{CAPFILT_SQL, PairColumn, Recipe};
@@ -63,13 +65,8 @@ pub async fn register_pairs(
     version: Option<&str>,
 ) -> Result<()> {
     if let Some(lake) = Lake::find(path)? {
-        #[cfg(feature = "delta")]
-        {
-            let at = version.map(str::parse).transpose().map_err(|e: String| lake.error(e))?;
-            return delta::register(ctx, name, &lake, at.as_ref()).await;
-        }
-        #[cfg(not(feature = "delta"))]
-        return Err(lake.error("it is a Delta table, and this capfilt is built without the feature delta"));
+        ctx.register_table(name, named::delta(ctx, &lake, version).await?)?;
+        return Ok(());
     }
     if version.is_some() {
         return Err(Error::source(path, "it is no Delta table, which alone has versions"));
@@ -79,17 +76,13 @@ pub async fn register_pairs(
     Ok(())
 }
 
-/// Whether a path or a URL is a Delta table's.
-pub fn is_delta(path: &std::path::Path) -> Result<bool> {
-    Ok(Lake::find(path)?.is_some())
-}
-
 /// A Delta table at a version or time, or as it is now; `None` where `path` is none and no version is asked for.
 pub fn delta_source(path: &std::path::Path, version: Option<&str>) -> Result<Option<Source>> {
-    if version.is_none() && !is_delta(path)? {
+    let is_delta = Lake::find(path)?.is_some();
+    if version.is_none() && !is_delta {
         return Ok(None);
     }
-    if !is_delta(path)? {
+    if !is_delta {
         return Err(Error::source(path, "it is no Delta table, which alone has versions: leave the version out"));
     }
     Source::open_at(path, version).map(Some)

@@ -1,6 +1,6 @@
 """Figures of the whole job: memory by rows, what it costs beside the engine alone, how fast it reads.
 
-usage: job.py CAPFILT [--rows 10000 200000 5000000] [--peers PYTHON] [--base CAPTIONER FILTER]
+usage: job.py CAPFILT [--rows 10000 200000 5000000] [--pictures 10000 200000] [--peers PYTHON] [--base CAPTIONER FILTER]
 
 PYTHON has pyarrow and webdataset (make setup-readers), CAPTIONER and FILTER are folders of large checkpoints. Everything is run on
 this machine one after another; ratios are of one run.
@@ -19,6 +19,14 @@ from pathlib import Path
 # A job without models: all of it but the models' work. The bytes need be no image.
 PLAIN = """SELECT * EXCLUDE (image, text), encode(sha256(image), 'hex') AS image_sha256, 'web' AS source, text, 1.0 AS itm_score,
     true AS kept, CAST(NULL AS VARCHAR) AS error, image FROM web"""
+BYTES = """SELECT value AS id, concat('text ', value) AS text,
+    decode(repeat(encode(sha256(CAST(value AS VARCHAR)), 'hex'), 4), 'hex') AS image FROM range(0, {rows})"""
+
+# The fixtures' pictures over and over, each with bytes after its end that make it another file, and texts that differ.
+PICTURES = """SELECT value AS id, concat(text, ' ', value) AS text,
+    decode(concat(encode(image, 'hex'), encode(sha256(CAST(value AS VARCHAR)), 'hex')), 'hex') AS image
+    FROM range(0, {rows}) JOIN (SELECT row_number() OVER (ORDER BY id) - 1 AS k, count(*) OVER () AS n, text, image FROM web
+    WHERE image_error(image) IS NULL AND text IS NOT NULL) ON value % n = k"""
 
 PYARROW = """
 import sys, pyarrow.parquet as parquet
@@ -49,13 +57,14 @@ def run(*words):
     return time.perf_counter() - begun, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
 
 
-def memory(capfilt, place, rows):
-    print("rows       most MB   wall s    CPU ms a row   rows/s   (distinct keys and bytes, a recipe without models)")
+def memory(capfilt, place, rows, kind, source, words):
+    """Most memory by rows: they must not decide it. Row groups are small, since a reader holds one whole."""
+    print(f"{kind}:\nrows       most MB   wall s    CPU ms a row   rows/s")
     for count in rows:
         table, pairs = place / f"{count}.parquet", place / f"pairs-{count}"
-        run(capfilt, "sql", "-c", f"""COPY (SELECT value AS id, concat('text ', value) AS text,
-            decode(repeat(encode(sha256(CAST(value AS VARCHAR)), 'hex'), 4), 'hex') AS image FROM range(0, {count})) TO '{table}'""")
-        wall, cpu, most = run(capfilt, "run", table, pairs, "--recipe", place / "plain.sql")
+        run(capfilt, "sql", "--table", "web=tests/fixtures/web.parquet", "-c",
+            f"COPY ({source.format(rows=count)}) TO '{table}' OPTIONS ('format.max_row_group_size' '4096')")
+        wall, cpu, most = run(capfilt, "run", table, pairs, *words)
         print(f"{count:<10} {most:7.0f} {wall:8.1f} {1000 * cpu / count:14.3f} {count / wall:10.0f}", flush=True)
         subprocess.run(["rm", "-rf", table, pairs], check=True)
 
@@ -107,15 +116,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("capfilt", type=lambda path: Path(path).resolve())
     parser.add_argument("--rows", type=int, nargs="*", default=[10_000, 200_000])
+    parser.add_argument("--pictures", type=int, nargs="*", default=[1_000, 4_000], help="rows that the small models caption and score")
     parser.add_argument("--peers", help="a Python with pyarrow and webdataset")
     parser.add_argument("--base", nargs=2, metavar=("CAPTIONER", "FILTER"), help="large checkpoints")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         (place / "plain.sql").write_text(PLAIN)
-        memory(args.capfilt, place, args.rows)
-        models = "tests/fixtures/models"
-        overhead(args.capfilt, place, "small", (f"{models}/captioner", f"{models}/matcher"), 1000)
+        small = [f"tests/fixtures/models/{name}" for name in ("captioner", "matcher")]
+        memory(args.capfilt, place, args.rows, "Distinct keys and bytes, a recipe without models", BYTES, ["--recipe", place / "plain.sql"])
+        memory(args.capfilt, place, args.pictures, "Distinct pictures, small captioner and filter", PICTURES,
+               ["--captioner", small[0], "--filter", small[1]])
+        overhead(args.capfilt, place, "small", small, 1000)
         if args.base:
             overhead(args.capfilt, place, "base", args.base, 16)
         reading(args.capfilt, place, args.peers)

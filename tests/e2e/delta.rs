@@ -71,6 +71,11 @@ fn each_run_is_a_version() {
         let said = place.fails(1, &run("pairs", "none", &["--source-version", version]));
         assert!(said.contains(words), "{said}");
     }
+    // By its name in a query it is the same table, and not all files of all versions.
+    for (name, rows) in [("pairs", 80), ("pairs/", 80), ("pairs@0", 40), ("pairs@1", 80)] {
+        let count = place.ok(&["sql", "--format", "csv", "-c", &format!("SELECT count(*) AS n FROM '{name}'")]);
+        assert_eq!(count, format!("n\n{rows}\n"), "{name}");
+    }
     assert_eq!(place.number("pairs@0", "SELECT count(*) FROM t"), 40);
     assert_eq!(place.number("pairs@2200-01-01", "SELECT count(*) FROM t"), 80);
     let said = place.fails(1, &["sql", "--table", "t=pairs@7", "-c", "SELECT 1"]);

@@ -116,6 +116,27 @@ fn tables_are_files_and_folders() {
          UNION ALL SELECT n FROM 'a.parquet' ORDER BY n",
     ]);
     assert_eq!(out, "n\n1\n1\n2\n3\n4\n5\n");
+
+    // Lines by all their names, folders of folders with what their names say, and a name with a space.
+    std::fs::create_dir_all(place.path("in/day=3")).unwrap();
+    std::fs::write(place.path("in/day=3/a b.jsonl"), "{\"n\": 6}\n").unwrap();
+    for table in ["in", "in/", "in/day=3", "in/day=3/*.jsonl", "in/day=3/a b.jsonl"] {
+        let query = format!("SELECT n FROM '{table}'");
+        assert_eq!(place.ok(&["sql", "--format", "csv", "-c", &query]), "n\n6\n", "{table}");
+        let out = place.ok(&["sql", "--table", &format!("t={table}"), "--format", "csv", "-c", "SELECT n FROM t"]);
+        assert_eq!(out, "n\n6\n", "{table}");
+    }
+    let query = "SELECT day, n FROM t WHERE day = '3'";
+    assert_eq!(place.ok(&["sql", "--table", "t=in", "--format", "csv", "-c", query]), "day,n\n3,6\n");
+    std::fs::create_dir_all(place.path("deep/er")).unwrap();
+    std::fs::copy(place.path("a.parquet"), place.path("deep/er/a.parquet")).unwrap();
+    let deep = "SELECT n FROM 'deep'";
+    let said = place.fails(1, &["sql", "-c", deep]);
+    assert!(said.contains("source deep: its files are in folders"), "{said}");
+    let all = format!("SET datafusion.execution.listing_table_ignore_subdirectory = false; {deep}");
+    assert_eq!(place.ok(&["sql", "--format", "csv", "-c", &all]), "n\n1\n");
+    let url = format!("file://{}", place.path("a.parquet").display());
+    assert_eq!(place.ok(&["sql", "--format", "csv", "-c", &format!("SELECT n FROM '{url}'")]), "n\n1\n");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! not installed (`make setup-stores`) they are skipped.
 
 mod lake;
+mod sql;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::catalog::TableProvider;
 use datafusion::prelude::SessionContext;
 use deltalake_core::kernel::engine::arrow_conversion::TryFromKernel as _;
 use deltalake_core::logstore::{StorageConfig, default_logstore};
@@ -80,12 +81,10 @@ pub(crate) fn snapshot(lake: &Lake, at: Option<&At>) -> Result<Snapshot> {
     apart(|| read(lake, at)).and_then(|read| read.map_err(|e| failed(lake, &*e)))
 }
 
-/// Makes the table at `at` known to SQL.
-pub(crate) async fn register(ctx: &SessionContext, name: &str, lake: &Lake, at: Option<&At>) -> Result<()> {
+/// The table at `at`, for SQL.
+pub(crate) async fn table(ctx: &SessionContext, lake: &Lake, at: Option<&At>) -> Result<Arc<dyn TableProvider>> {
     let table = apart(|| open(lake, at)).and_then(|table| table.map_err(|e| failed(lake, &*e)))?;
-    let provider = table.table_provider().with_session(Arc::new(ctx.state())).await?;
-    ctx.register_table(name, provider)?;
-    Ok(())
+    Ok(table.table_provider().with_session(Arc::new(ctx.state())).await?)
 }
 
 fn failed(lake: &Lake, error: &(dyn std::error::Error + Send + Sync)) -> Error {

@@ -35,8 +35,7 @@ use kind::{Batches, Kind};
 pub(crate) use lake::Lake;
 use place::Place;
 pub(crate) use schema::recorded;
-use store::Location;
-pub(crate) use store::is_url;
+pub(crate) use store::{Location, is_url, shown};
 pub(crate) use unit::{Position, Units};
 
 /// Files of one kind and schema.
@@ -463,7 +462,7 @@ fn one_schema(kind: Kind, files: &mut [SourceFile]) -> Result<Option<(SchemaRef,
 pub(crate) fn whereabouts(source: &Path) -> PathBuf {
     let text = source.to_string_lossy();
     if is_url(&text) {
-        return PathBuf::from(store::shown(&text));
+        return PathBuf::from(shown(&text));
     }
     std::path::absolute(source).unwrap_or_else(|_| source.to_owned())
 }

@@ -3,7 +3,6 @@
 mod ahead;
 mod object;
 mod problem;
-#[cfg(feature = "delta")]
 mod steady;
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, mpsc};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
-use object_store::{Error as StoreError, GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore};
+use object_store::{Error as StoreError, GetOptions, GetRange, ObjectMeta, ObjectStore};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
 
@@ -33,7 +33,6 @@ pub(super) fn begin<T: Send + 'static>(
 }
 
 /// The same for who does not wait, but is told. Where nobody is to be told any more, it ends early.
-#[cfg(feature = "delta")]
 pub(super) async fn aside<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
     let runtime = RUNTIME.as_ref().map_err(Problem::new)?;
     let (mut sender, receiver) = tokio::sync::oneshot::channel();
@@ -44,6 +43,12 @@ pub(super) async fn aside<T: Send + 'static>(future: impl Future<Output = T> + S
         }
     });
     receiver.await.map_err(|_| Problem::unanswered())
+}
+
+/// Does something in the background, of which nobody hears.
+pub(super) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Result<(), Problem> {
+    RUNTIME.as_ref().map_err(Problem::new)?.spawn(future);
+    Ok(())
 }
 
 /// Waits for it.
@@ -59,20 +64,13 @@ pub(super) struct Store {
     pub(super) service: Service,
     /// It has given something: it is there, and will be again.
     answered: AtomicBool,
-    /// Why it last failed the Delta library, which wraps that in words of its own.
-    #[cfg(feature = "delta")]
+    /// Why it last failed a library, which wraps that in words of its own.
     pub(super) problem: Mutex<Option<Problem>>,
 }
 
 impl Store {
     pub(super) fn new(inner: Arc<dyn ObjectStore>, service: Service) -> Self {
-        Self {
-            inner,
-            service,
-            answered: AtomicBool::new(false),
-            #[cfg(feature = "delta")]
-            problem: Mutex::default(),
-        }
+        Self { inner, service, answered: AtomicBool::new(false), problem: Mutex::default() }
     }
 
     /// Asks until there is an answer, or none can be hoped for.
@@ -210,20 +208,15 @@ impl Object {
             return Err(Trouble::Changed);
         }
         self.store.answered.store(true, Ordering::Relaxed);
-        take(answer, whole, got).await.map_err(Trouble::Store)
+        let mut stream = answer.into_stream();
+        while got.len() < whole
+            && let Some(bytes) = stream.next().await
+        {
+            let bytes = bytes.map_err(Trouble::Store)?;
+            got.extend_from_slice(&bytes[..bytes.len().min(whole - got.len())]);
+        }
+        Ok(())
     }
-}
-
-/// Appends what an answer has to `got`, until that is `whole` bytes long. What comes before the answer breaks off is there.
-pub(super) async fn take(answer: GetResult, whole: usize, got: &mut BytesMut) -> Result<(), StoreError> {
-    let mut stream = answer.into_stream();
-    while got.len() < whole
-        && let Some(bytes) = stream.next().await
-    {
-        let bytes = bytes?;
-        got.extend_from_slice(&bytes[..bytes.len().min(whole - got.len())]);
-    }
-    Ok(())
 }
 
 /// Stores quote e-tags in some places and not in others.

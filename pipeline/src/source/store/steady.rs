@@ -1,11 +1,12 @@
-//! A folder of a store as the Delta library reads it: what breaks off is asked for anew, and nothing is written.
+//! A folder of a store as DataFusion and the Delta library read it: what breaks off is asked for anew, and nothing is written.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use async_trait::async_trait;
-use bytes::BytesMut;
+use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path as Key;
@@ -14,17 +15,26 @@ use object_store::{
     ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult,
 };
 use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendError;
 use url::Url;
 
-use super::object::{Object, Store, aside, tag, take, wait};
-use super::problem::{Patience, Problem};
-use super::{Location, Remote};
+#[cfg(feature = "delta")]
+use super::Remote;
+#[cfg(feature = "delta")]
+use super::object::{Object, wait};
+use super::object::{Store, aside, spawn, tag};
+use super::problem::{Patience, Problem, Service};
+use super::{Address, Location, MAGIC, is_wanted, shown};
 use crate::error::{Error, Result};
 
 type Answer<T> = Result<T, StoreError>;
 
 /// Objects that are asked about at a time.
+#[cfg(feature = "delta")]
 const AT_ONCE: usize = 8;
+/// Pieces of an answer that wait to be taken.
+const AHEAD: usize = 8;
 
 impl Location {
     /// The folder's URL, which names are counted from.
@@ -32,19 +42,41 @@ impl Location {
         PathBuf::from(self.address.url(self.address.key.trim_end_matches('/')))
     }
 
-    /// What the Delta library opens the folder with, and as which URL. No other folder has that URL, nor its files the paths in it:
-    /// DataFusion knows stores by scheme and host alone, and files that it has seen by their paths alone.
-    pub(crate) fn folder(&self) -> Result<(Arc<dyn ObjectStore>, Url)> {
-        let root = self.root().to_string_lossy().into_owned();
-        let alias = hex::encode(&Sha256::digest(&root)[..8]);
-        let url = Url::parse(&format!("store://{alias}/{alias}/")).map_err(|e| Error::Internal(e.to_string()))?;
-        let folder = Steady {
-            store: Arc::clone(&self.store),
-            base: self.address.base.clone(),
-            root: self.key("")?,
-            alias: Key::from(alias),
+    /// What a table of SQL, which may be a single file, is read with, and as which URL; and the name of its first file.
+    pub(crate) fn files(&self) -> Result<(Arc<dyn ObjectStore>, Url, String)> {
+        if self.address.key.contains(MAGIC) {
+            return Err(self.error("SQL reads a file or a folder of a store, and no pattern: name one of them"));
+        }
+        let (_, objects) = self.find()?;
+        let first = objects.first().ok_or_else(|| self.error("there is nothing"))?;
+        let (store, url) = if Path::new(first.url()) == self.root() {
+            let root = if self.address.service == Service::Http { Key::default() } else { self.key("")? };
+            let ending = first.name().rsplit_once('.').map_or("", |(_, ending)| ending);
+            self.seen_as(&format!("file.{ending}"), root, |_| true)?
+        } else {
+            self.seen_as("", self.key("")?, is_wanted)?
         };
-        Ok((Arc::new(folder), url))
+        Ok((store, url, first.name().to_owned()))
+    }
+
+    /// Shows what has the key `root` under a URL that nothing else has, nor the files below it their paths: DataFusion knows stores by
+    /// scheme and host alone, and files that it has seen by their paths alone. Told is what is `listed` by its name.
+    fn seen_as(&self, name: &str, root: Key, listed: fn(&str) -> bool) -> Result<(Arc<dyn ObjectStore>, Url)> {
+        // Of a URL as it is, and not as it is shown.
+        let Address { base, key, .. } = &self.address;
+        let alias = hex::encode(&Sha256::digest(format!("{base}/{}", key.trim_end_matches('/')))[..8]);
+        let url = Url::parse(&format!("store://{alias}/{alias}/{name}")).map_err(|e| Error::Internal(e.to_string()))?;
+        let alias = if name.is_empty() { Key::from(alias) } else { Key::from(format!("{alias}/{name}")) };
+        let base = shown(base);
+        Ok((Arc::new(Steady { store: Arc::clone(&self.store), base, root, alias, listed }), url))
+    }
+}
+
+#[cfg(feature = "delta")]
+impl Location {
+    /// What the Delta library opens the folder with, and as which URL.
+    pub(crate) fn folder(&self) -> Result<(Arc<dyn ObjectStore>, Url)> {
+        self.seen_as("", self.key("")?, |_| true)
     }
 
     /// The objects of these names below it; `None` for those that are not there.
@@ -92,6 +124,8 @@ struct Steady {
     root: Key,
     /// What is in its place in the paths here.
     alias: Key,
+    /// Which names below it are told.
+    listed: fn(&str) -> bool,
 }
 
 impl fmt::Debug for Steady {
@@ -114,6 +148,14 @@ fn moved(path: &Key, from: &Key, to: &Key) -> Option<Key> {
 impl Steady {
     fn key(&self, path: &Key) -> Answer<Key> {
         moved(path, &self.alias, &self.root).ok_or_else(|| self.elsewhere(path))
+    }
+
+    /// What is told of objects.
+    fn all_seen(&self, all: Vec<ObjectMeta>) -> Answer<Vec<ObjectMeta>> {
+        let name =
+            |meta: &ObjectMeta| meta.location.prefix_match(&self.root).map(|rest| rest.collect::<Key>().to_string());
+        let told = |meta: &ObjectMeta| name(meta).is_none_or(|name| (self.listed)(&name));
+        all.into_iter().filter(told).map(|meta| self.seen(meta)).collect()
     }
 
     fn seen(&self, mut meta: ObjectMeta) -> Answer<ObjectMeta> {
@@ -140,7 +182,8 @@ impl Steady {
     /// The error in words that tell no credentials. It is kept where it is more than that something is not there: the library looks
     /// for files that need not be.
     fn told(&self, key: &Key, error: &StoreError) -> StoreError {
-        let (url, problem) = (format!("{}/{key}", self.base), Problem::of(self.store.service, error));
+        let url = if key.as_ref().is_empty() { self.base.clone() } else { format!("{}/{key}", self.base) };
+        let problem = Problem::of(self.store.service, error);
         if let StoreError::NotFound { .. } = error {
             return StoreError::NotFound { path: url, source: problem.into() };
         }
@@ -156,7 +199,7 @@ impl Steady {
             let offset = offset?;
             let list = |store: Arc<Store>, root: Key| async move { store.list(&root, offset.as_ref()).await };
             let listed = this.asked(&root?, list).await?;
-            let mut all = listed.into_iter().map(|meta| this.seen(meta)).collect::<Answer<Vec<_>>>()?;
+            let mut all = this.all_seen(listed)?;
             // Not all stores list in this order, on which the library relies.
             all.sort_by(|a, b| a.location.cmp(&b.location));
             Ok::<_, StoreError>(stream::iter(all.into_iter().map(Ok)))
@@ -165,45 +208,76 @@ impl Steady {
     }
 }
 
-/// An answer with all that it is to have, however often it breaks off.
-async fn whole(store: Arc<Store>, key: Key, options: GetOptions) -> Answer<GetResult> {
-    let get = |options: GetOptions| {
-        let (inner, key) = (Arc::clone(&store.inner), key.clone());
-        async move { inner.get_opts(&key, options).await }
-    };
-    let mut answer = store.ask(|| get(options.clone())).await?;
-    if options.head {
-        return Ok(answer);
-    }
-    let (meta, range, attributes) = (answer.meta.clone(), answer.range.clone(), answer.attributes.clone());
-    let odd = |reason: &str| StoreError::Generic { store: "store", source: Problem::new(reason).into() };
-    let size = usize::try_from(range.end - range.start).map_err(|e| odd(&e.to_string()))?;
-    let mut got = BytesMut::with_capacity(size);
-    let mut patience = Patience::new();
-    loop {
-        let before = got.len();
-        let mut trouble = take(answer, size, &mut got).await.err();
-        if got.len() == size {
-            let payload = GetResultPayload::Stream(stream::iter([Ok(got.freeze())]).boxed());
-            return Ok(GetResult { payload, meta, range, attributes });
-        }
-        if got.len() > before {
-            patience = Patience::new();
-        }
-        let rest = GetRange::Bounded(range.start + got.len() as u64..range.end);
-        answer = loop {
-            if !patience.wait(trouble.as_ref(), store.answered()).await {
-                return Err(trouble.unwrap_or_else(|| odd("the answer is shorter than the object")));
+/// What an answer is to have, however often it breaks off.
+struct Body {
+    this: Steady,
+    key: Key,
+    options: GetOptions,
+    meta: ObjectMeta,
+    /// What has not come yet.
+    rest: Range<u64>,
+    to: mpsc::Sender<Answer<Bytes>>,
+}
+
+impl Body {
+    /// Sends it all, or an error at last.
+    async fn send(mut self, mut answer: GetResult) {
+        let mut patience = Patience::new();
+        while !self.rest.is_empty() {
+            let before = self.rest.start;
+            let mut trouble = match self.take(answer).await {
+                // Nobody is to be told any more.
+                Err(SendError(_)) => return,
+                Ok(trouble) => trouble,
+            };
+            if self.rest.is_empty() {
+                return;
             }
-            match get(GetOptions { range: Some(rest.clone()), ..options.clone() }).await {
-                Ok(answer) => break answer,
-                Err(error) => trouble = Some(error),
+            if self.rest.start > before {
+                patience = Patience::new();
             }
-        };
-        if answer.meta.size != meta.size || tag(&answer.meta) != tag(&meta) {
-            return Err(odd("it has changed while it was read: start again"));
+            answer = loop {
+                if !patience.wait(trouble.as_ref(), self.this.store.answered()).await {
+                    return self.fail(trouble.unwrap_or_else(|| odd("the answer is shorter than the object"))).await;
+                }
+                let range = Some(GetRange::Bounded(self.rest.clone()));
+                match self.this.store.inner.get_opts(&self.key, GetOptions { range, ..self.options.clone() }).await {
+                    Ok(answer) => break answer,
+                    Err(error) => trouble = Some(error),
+                }
+            };
+            if answer.meta.size != self.meta.size || tag(&answer.meta) != tag(&self.meta) {
+                return self.fail(odd("it has changed while it was read: start again")).await;
+            }
         }
     }
+
+    /// Sends what an answer has; returns why it broke off, where it says that.
+    async fn take(&mut self, answer: GetResult) -> Result<Option<StoreError>, SendError<Answer<Bytes>>> {
+        let mut stream = answer.into_stream();
+        while !self.rest.is_empty()
+            && let Some(bytes) = stream.next().await
+        {
+            let bytes = match bytes {
+                Ok(bytes) => bytes,
+                Err(error) => return Ok(Some(error)),
+            };
+            let bytes = bytes.slice(..bytes.len().min((self.rest.end - self.rest.start) as usize));
+            self.rest.start += bytes.len() as u64;
+            self.to.send(Ok(bytes)).await?;
+        }
+        Ok(None)
+    }
+
+    async fn fail(self, error: StoreError) {
+        let error = self.this.told(&self.key, &error);
+        // Nobody may be listening any more.
+        let _ = self.to.send(Err(error)).await;
+    }
+}
+
+fn odd(reason: &str) -> StoreError {
+    StoreError::Generic { store: "store", source: Problem::new(reason).into() }
 }
 
 /// Why nothing is written.
@@ -222,7 +296,21 @@ impl ObjectStore for Steady {
     }
 
     async fn get_opts(&self, path: &Key, options: GetOptions) -> Answer<GetResult> {
-        let mut answer = self.asked(&self.key(path)?, |store, key| whole(store, key, options)).await?;
+        let key = self.key(path)?;
+        let get = |store: Arc<Store>, key: Key| {
+            let options = options.clone();
+            async move { store.ask(|| async { store.inner.get_opts(&key, options.clone()).await }).await }
+        };
+        let mut answer = self.asked(&key, get).await?;
+        let (meta, range, attributes) = (answer.meta.clone(), answer.range.clone(), answer.attributes.clone());
+        if !options.head {
+            let (to, mut from) = mpsc::channel(AHEAD);
+            let body = Body { this: self.clone(), key, options, meta: meta.clone(), rest: range.clone(), to };
+            spawn(body.send(answer))
+                .map_err(|problem| StoreError::Generic { store: "store", source: problem.into() })?;
+            let all = stream::poll_fn(move |context| from.poll_recv(context));
+            answer = GetResult { payload: GetResultPayload::Stream(all.boxed()), meta, range, attributes };
+        }
         answer.meta = self.seen(answer.meta)?;
         Ok(answer)
     }
@@ -250,8 +338,7 @@ impl ObjectStore for Steady {
         let ListResult { objects, common_prefixes } =
             self.asked(&self.key(prefix.unwrap_or(&self.alias))?, list).await?;
         let folders = common_prefixes.iter().filter_map(|folder| moved(folder, &self.root, &self.alias)).collect();
-        let objects = objects.into_iter().map(|meta| self.seen(meta)).collect::<Answer<Vec<_>>>()?;
-        Ok(ListResult { common_prefixes: folders, objects })
+        Ok(ListResult { common_prefixes: folders, objects: self.all_seen(objects)? })
     }
 
     async fn copy_opts(&self, _: &Key, _: &Key, _: CopyOptions) -> Answer<()> {
@@ -259,5 +346,5 @@ impl ObjectStore for Steady {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "delta"))]
 mod tests;

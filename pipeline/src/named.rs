@@ -1,0 +1,184 @@
+//! Tables by their path or URL: `FROM 'web.parquet'`, and `capfilt sql --table`.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use datafusion::catalog::{DynamicFileCatalog, TableProvider, UrlTableFactory};
+use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
+use datafusion::error::DataFusionError;
+use datafusion::execution::SessionState;
+use datafusion::prelude::SessionContext;
+
+use crate::error::{Error, Result, message};
+use crate::source::{Lake, Location, is_url, shown};
+
+const PATTERN: [char; 3] = ['*', '?', '['];
+const NO_MATCH: &str = "nothing matches this pattern (of folders name=value it matches the files' names alone)";
+const BELOW: &str = "its files are in folders whose names are not name=value: name one of these folders, or \
+                     SET datafusion.execution.listing_table_ignore_subdirectory = false";
+
+/// A session in which a table that is not registered is looked for as a file, a folder or a URL of its name.
+pub fn enable_named_tables(ctx: SessionContext) -> SessionContext {
+    let named = Arc::new(Named::default());
+    let catalogs = Arc::clone(ctx.state_ref().read().catalog_list());
+    let catalogs = DynamicFileCatalog::new(catalogs, Arc::clone(&named) as Arc<dyn UrlTableFactory>);
+    let id = ctx.session_id();
+    let state = ctx.into_state_builder().with_session_id(id).with_catalog_list(Arc::new(catalogs)).build();
+    let ctx = SessionContext::new_with_state(state);
+    let state = ctx.state_weak_ref();
+    // For the first time, as it was made here.
+    let _ = named.0.set(Box::new(move || Some(SessionContext::new_with_state(state.upgrade()?.read().clone()))));
+    ctx
+}
+
+/// The table that a path or a URL names; `None` where nothing has that name, or no table.
+///
+/// Files and folders of Parquet, CSV, JSON lines and WebDataset, on a disk or in a store; on a disk patterns too; and Delta tables,
+/// as they are now or, with `@` and a version or time after the name, as they were.
+///
+/// # Errors
+/// Names it where it is there and cannot be read as what it is, or a store does not answer.
+pub async fn named_table(ctx: &SessionContext, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+    let on_disk = url::Url::parse(name).ok().filter(|url| url.scheme() == "file");
+    let on_disk = on_disk.and_then(|url| url.to_file_path().ok()).map(|path| path.to_string_lossy().into_owned());
+    let name = on_disk.as_deref().unwrap_or(name);
+    if let Some((lake, version)) = lake(name)? {
+        return delta(ctx, &lake, version).await.map(Some);
+    }
+    let (location, kind) = if is_url(name) {
+        let (store, url, first) = Location::open(name)?.files()?;
+        ctx.register_object_store(&url, store);
+        (url.to_string(), Kind::of(&first))
+    } else {
+        let path = Path::new(name);
+        let kind = if path.is_dir() {
+            kind_in(path).map_err(|e| Error::source(path, e))?
+        } else if path.exists() || name.contains(PATTERN) {
+            Kind::of(name)
+        } else {
+            None
+        };
+        (name.to_owned(), kind)
+    };
+    let Some(kind) = kind else { return Ok(None) };
+    let table = files(&ctx.state(), &location, &kind).await;
+    table.map(Some).map_err(|e| {
+        let mut reason = message(&e);
+        // DataFusion names a URL here; of a store it is one that nobody knows.
+        if reason.starts_with("No files found") {
+            reason = if !is_url(name) && name.contains(PATTERN) { NO_MATCH } else { BELOW }.to_owned();
+        }
+        Error::source(shown(name), reason)
+    })
+}
+
+/// The Delta table that a name means, and the version after its last @, where there is one.
+fn lake(name: &str) -> Result<Option<(Lake, Option<&str>)>> {
+    let whole = Lake::find(Path::new(name));
+    let (before, version) = match name.rsplit_once('@') {
+        // In a URL there may be a user's @, before the host.
+        Some((before, version)) if !is_url(name) || !version.contains('/') => (before, version),
+        _ => return Ok(whole?.map(|lake| (lake, None))),
+    };
+    match whole {
+        Ok(Some(lake)) => Ok(Some((lake, None))),
+        // Where an @ is part of a name, what stands before it may be nothing, or nothing that one may list.
+        whole => match Lake::find(Path::new(before)) {
+            Ok(Some(lake)) => Ok(Some((lake, Some(version)))),
+            _ => whole.map(|_| None),
+        },
+    }
+}
+
+/// A Delta table at a version or time, or as it is now.
+#[cfg_attr(not(feature = "delta"), expect(clippy::unused_async, reason = "as with Delta tables"))]
+pub(crate) async fn delta(ctx: &SessionContext, lake: &Lake, version: Option<&str>) -> Result<Arc<dyn TableProvider>> {
+    #[cfg(feature = "delta")]
+    {
+        let at = version.map(str::parse).transpose().map_err(|e: String| lake.error(e))?;
+        crate::delta::table(ctx, lake, at.as_ref()).await
+    }
+    #[cfg(not(feature = "delta"))]
+    {
+        let _ = (ctx, version);
+        Err(lake.error("it is a Delta table, and this capfilt is built without the feature delta"))
+    }
+}
+
+/// Files of a kind, with hive's folders as columns.
+async fn files(state: &SessionState, location: &str, kind: &Kind) -> Result<Arc<dyn TableProvider>, DataFusionError> {
+    let factory = state.get_file_format_factory(kind.format);
+    let factory =
+        factory.ok_or_else(|| DataFusionError::Plan(format!("this session reads no files of {}", kind.format)))?;
+    let compression = kind.compression.iter().map(|how| ("format.compression".to_owned(), how.clone()));
+    let options = ListingOptions::new(factory.create(state, &compression.collect())?).with_file_extension(&kind.ending);
+    let config = ListingTableConfig::new(ListingTableUrl::parse(location)?).with_listing_options(options);
+    let config = config.infer_partitions_from_path(state).await?.infer_schema(state).await?;
+    Ok(Arc::new(ListingTable::try_new(config)?))
+}
+
+/// What files are, by what their names end in.
+struct Kind {
+    /// As DataFusion calls it.
+    format: &'static str,
+    compression: Option<String>,
+    /// As it is written, with its dot.
+    ending: String,
+}
+
+impl Kind {
+    fn of(name: &str) -> Option<Self> {
+        let (stem, last) = name.rsplit_once('.')?;
+        let is_compressed = ["gz", "bz2", "xz", "zst"].contains(&last.to_ascii_lowercase().as_str());
+        let written = if is_compressed { stem.rsplit_once('.')?.1 } else { last };
+        let format = match written.to_ascii_lowercase().as_str() {
+            "csv" => "csv",
+            "json" | "jsonl" | "ndjson" => "json",
+            "parquet" if !is_compressed => "parquet",
+            "tar" if !is_compressed => "tar",
+            _ => return None,
+        };
+        let compression = is_compressed.then(|| last.to_ascii_lowercase());
+        let ending = if is_compressed { format!(".{written}.{last}") } else { format!(".{last}") };
+        Some(Self { format, compression, ending })
+    }
+}
+
+/// The kind of a folder's files: that of the first one known, at any depth.
+fn kind_in(folder: &Path) -> std::io::Result<Option<Kind>> {
+    let mut entries = std::fs::read_dir(folder)?.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>()?;
+    entries.sort();
+    for path in entries {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(['.', '_']) {
+            continue;
+        }
+        let kind = if path.is_dir() { kind_in(&path)? } else { Kind::of(&name) };
+        if kind.is_some() {
+            return Ok(kind);
+        }
+    }
+    Ok(None)
+}
+
+type Session = dyn Fn() -> Option<SessionContext> + Send + Sync;
+
+/// Looks for tables of a session, which it does not keep alive.
+#[derive(Default)]
+struct Named(OnceLock<Box<Session>>);
+
+impl fmt::Debug for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Named")
+    }
+}
+
+#[async_trait]
+impl UrlTableFactory for Named {
+    async fn try_new(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
+        let Some(ctx) = self.0.get().and_then(|session| session()) else { return Ok(None) };
+        named_table(&ctx, name).await.map_err(|e| DataFusionError::External(Box::new(e)))
+    }
+}
