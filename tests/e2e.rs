@@ -1,5 +1,7 @@
 //! The command as a user runs it: the binary, in a folder of its own, over real pictures and small real checkpoints.
 
+#[cfg(unix)]
+mod columns;
 mod compose;
 mod dedupe;
 mod default_model;

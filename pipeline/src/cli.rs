@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use capfilt::{Agreement, Budget, Dedupe};
-use clap::{ArgMatches, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, ArgMatches, Args, Parser, Subcommand, ValueEnum};
 
 /// Caption and filter image-text tables with BLIP, in SQL.
 #[derive(Debug, Parser)]
@@ -250,6 +250,7 @@ pub(crate) struct RunArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").required(true).multiple(true).args(["min_itm", "min_itm_of", "keep_fraction"]))]
 pub(crate) struct SelectArgs {
     /// A pair table that `capfilt run` has finished
     pub(crate) table: PathBuf,
@@ -257,9 +258,9 @@ pub(crate) struct SelectArgs {
     /// Folder for the new pair table
     pub(crate) dest: PathBuf,
 
-    /// Least match probability of a kept pair
-    #[arg(long, value_name = "P", default_value = "0", value_parser = score)]
-    pub(crate) min_itm: f32,
+    /// Least match probability of a kept pair [default: the table's own; with --keep-fraction 0]
+    #[arg(long, value_name = "P", value_parser = score)]
+    pub(crate) min_itm: Option<f32>,
 
     /// The same for one source: --min-itm-of web=0.6
     #[arg(long, value_name = "SOURCE=P", value_parser = source_score)]

@@ -75,6 +75,9 @@ impl Default for Compose {
 }
 
 impl Compose {
+    /// How a recipe's threshold ends where sources have their own.
+    pub(crate) const BY_SOURCE: &str = "ELSE $min_itm END";
+
     /// Whether each pair's verdict follows from its own ITM score alone, as far as the recipe's text tells.
     pub(crate) fn is_plain(recipe: &str) -> bool {
         !["itc_score >=", "__best", "2 * (CAST("].iter().any(|mark| recipe.contains(mark))
@@ -190,7 +193,7 @@ impl Compose {
                 .iter()
                 .map(|(source, least)| format!(" WHEN '{}' THEN {least:?}", source.replace('\'', "''")))
                 .collect();
-            least = format!("CASE source{cases} ELSE $min_itm END");
+            least = format!("CASE source{cases} {}", Self::BY_SOURCE);
         }
         let mut passes = if self.filters > 1 && self.combine == Combine::Vote {
             let votes = self.scores("text").iter().map(|s| format!("CAST({s} >= {least} AS INT)")).collect::<Vec<_>>();

@@ -154,6 +154,9 @@ pub(crate) struct Manifest {
     pub(crate) job: Identity,
     /// Where the source was when the job began.
     pub(crate) source: PathBuf,
+    /// Where the folder was that paths in the image column begin at, if it was named.
+    #[serde(default)]
+    pub(crate) path_root: Option<PathBuf>,
     /// The source's version, where it is a Delta table.
     #[serde(default)]
     pub(crate) source_version: Option<u64>,
@@ -190,6 +193,7 @@ impl Manifest {
             shard,
             job,
             source: root,
+            path_root: None,
             source_version: source.version(),
             files: source.records(),
             columns: Vec::new(),
@@ -234,7 +238,11 @@ impl Manifest {
         let format = serde_json::from_slice::<Value>(&text).map_err(|e| broken(&e))?["format"].as_u64();
         if format != Some(u64::from(FORMAT)) {
             let format = format.map_or_else(|| "missing".to_owned(), |format| format.to_string());
-            return Err(broken(&format!("its format is {format}, and {FORMAT} is known")));
+            let reason = format!(
+                "another version of capfilt made this table (its format is {format}, and {FORMAT} is known): read it with that version, \
+                 or make it anew in another folder"
+            );
+            return Err(Error::dest(path, reason));
         }
         serde_json::from_slice(&text).map(Some).map_err(|e| broken(&e))
     }
@@ -319,10 +327,13 @@ mod tests {
         manifest.write(&path).unwrap();
         let got = Manifest::read(&path).unwrap().unwrap();
         assert_eq!((got.job, got.parts, got.replaces), (identity(), manifest.parts, true));
-        for broken in ["", "{}", "{\"format\": 2}", "{\"format\": 1}"] {
+        let other = "another version of capfilt";
+        for (broken, words) in
+            [("", "not a manifest"), ("{}", other), ("{\"format\": 2}", "not a manifest"), ("{\"format\": 1}", other)]
+        {
             fs::write(&path, broken).unwrap();
             let said = Manifest::read(&path).unwrap_err().to_string();
-            assert!(said.contains("not a manifest") && said.contains("manifest.json"), "{said}");
+            assert!(said.contains(words) && said.contains("manifest.json"), "{said}");
         }
     }
 }

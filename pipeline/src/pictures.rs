@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::error::{Error, Result};
 use crate::load::below;
 use crate::manifest::Manifest;
-use crate::source::{Lake, Source};
+use crate::source::{Lake, Reading, Source};
 
 /// The source that a table was made of.
 pub(crate) struct Pictures {
@@ -42,9 +42,15 @@ impl Pictures {
             Some(version) if Lake::find(path)?.is_some() => Some(version.to_string()),
             _ => None,
         };
-        let source = Source::open_at(path, version.as_deref())?;
-        let root = (by == "path").then(|| match &job.job.path_root {
-            Some(root) => PathBuf::from(root),
+        let names = [job.job.image_column.as_str()];
+        let texts = if by == "path" { &names[..] } else { &[] };
+        let source = Source::open_as(path, version.as_deref(), Reading { texts, ..Reading::default() })?;
+        let root = (by == "path").then(|| match &job.path_root {
+            // What was in the source moves with it.
+            Some(root) => match root.strip_prefix(&job.source) {
+                Ok(below) => path.join(below),
+                Err(_) => root.clone(),
+            },
             None => source.root().to_owned(),
         });
         Ok(Self { source, column: job.job.image_column.clone(), root })

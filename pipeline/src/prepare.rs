@@ -19,7 +19,7 @@ use crate::load::{ImageIs, Loader};
 use crate::manifest::{Identity, Manifest, Part, State};
 use crate::recipe::{Columns, Planned, Recipe};
 use crate::run::Stop;
-use crate::source::{Source, Units, whereabouts};
+use crate::source::{FileRecord, Reading, Source, Units, whereabouts};
 use crate::table;
 use crate::write::{Format, Parts};
 
@@ -116,8 +116,11 @@ impl Job {
             dedupe: self.dedupe.map(|how| how.to_string()),
             image_column: self.image_column.clone(),
             image_is: format!("{:?}", self.image_is).to_lowercase(),
-            // Of a relative one nobody could tell later where it begins.
-            path_root: self.path_root.as_ref().map(|root| whereabouts(root).to_string_lossy().into_owned()),
+            // As it was named: on another machine it may be elsewhere.
+            path_root: self
+                .path_root
+                .as_ref()
+                .map(|root| root.components().collect::<PathBuf>().to_string_lossy().into_owned()),
             fetch: self.fetch(ctx),
             text_column: self.text_column.clone(),
             renames: self.renames.iter().cloned().collect(),
@@ -200,7 +203,11 @@ impl Job {
     ) -> Result<(Manifest, bool, bool)> {
         let root = whereabouts(&self.source);
         let retry = self.again == Again::RetryFailed;
-        let new = |source: &Source, replaces| Manifest::new(self.shard.0, identity, source, root, replaces);
+        let new = |source: &Source, replaces| {
+            let mut manifest = Manifest::new(self.shard.0, identity, source, root, replaces);
+            manifest.path_root = self.path_root.as_deref().map(whereabouts);
+            manifest
+        };
         let mut manifest = match found {
             Found::Nothing { replaces } => {
                 return Ok((new(source, replaces), false, false));
@@ -262,6 +269,16 @@ impl Job {
         Ok(())
     }
 
+    /// The files that the job has begun with, in their order.
+    fn known(&self) -> Result<Vec<FileRecord>> {
+        if self.again == Again::Overwrite {
+            return Ok(Vec::new());
+        }
+        let mut all = table::manifests(&self.dest)?;
+        let own = all.iter().position(|manifest| manifest.shard == self.shard.0).unwrap_or(0);
+        Ok(if all.is_empty() { Vec::new() } else { all.swap_remove(own).files })
+    }
+
     /// Opens the source and plans the recipe.
     pub(crate) async fn prepare(&self, ctx: &SessionContext) -> Result<Prepared> {
         let version = match &self.source_version {
@@ -273,13 +290,13 @@ impl Job {
             let reason = "--dedupe near and texts look at pictures, and the source has their names alone: give exact";
             return Err(Error::Option(reason.to_owned()));
         }
-        let mut source = Source::open_at(&self.source, version.as_deref())?;
+        let known = self.known()?;
+        let known = known.iter().map(|file| file.name.as_str()).collect::<Vec<_>>();
+        let texts = [self.text_column.as_str(), self.image_column.as_str()];
+        let texts = if self.image_is == ImageIs::Bytes { &texts[..1] } else { &texts };
+        let reading = Reading { known: &known, alone: self.again == Again::RetryFailed, texts };
+        let source = Source::open_as(&self.source, version.as_deref(), reading)?;
         source.check_apart(&self.dest)?;
-        if self.again == Again::RetryFailed
-            && let Some(manifest) = table::manifests(&self.dest)?.iter().find(|manifest| manifest.shard == self.shard.0)
-        {
-            leave_newcomers(&mut source, manifest)?;
-        }
         let workers = one_partition(ctx);
         let columns = Columns {
             image: &self.image_column,
@@ -306,13 +323,18 @@ impl Job {
             return Err(Error::Column(reason.to_owned()));
         }
         let columns = format.columns();
-        let new = columns.iter().find(|column| !manifest.columns.contains(column));
-        let differing = new.or_else(|| manifest.columns.iter().find(|column| !columns.contains(column)));
+        let (long, short) = if columns.len() < manifest.columns.len() {
+            (&manifest.columns, &columns)
+        } else {
+            (&columns, &manifest.columns)
+        };
+        let differing = long.iter().enumerate().find(|(at, column)| short.get(*at) != Some(column));
         match differing {
             // Whoever reads the table, and whoever goes on with it, relies on one schema.
-            Some((name, _)) if !manifest.columns.is_empty() => {
+            Some((_, (name, _))) if !manifest.columns.is_empty() => {
+                let advice = if self.again == Again::Overwrite { "give" } else { "give --overwrite or" };
                 let reason = format!(
-                    "what the source has by now changes the table's column {name}: give --overwrite or another folder"
+                    "what the source has by now, or a setting, changes the table's column {name}: {advice} another folder"
                 );
                 return Err(Error::dest(&self.dest, reason));
             }
@@ -353,17 +375,6 @@ fn newcomers(source: &Source, manifest: &Manifest) -> Option<String> {
         1 => Some(source.name(known).to_owned()),
         new => Some(format!("{} and {} more", source.name(known), new - 1)),
     }
-}
-
-/// Leaves of a source the files that `manifest` knows: a retry adds no rows.
-fn leave_newcomers(source: &mut Source, manifest: &Manifest) -> Result<()> {
-    let known = |name: &str| manifest.files.iter().any(|file| file.name == name);
-    let new: Vec<String> = (0..source.files()).map(|n| source.name(n).to_owned()).filter(|name| !known(name)).collect();
-    // Of another source altogether, the job is refused by its name.
-    let Some(first) = new.first().filter(|_| new.len() < source.files()) else { return Ok(()) };
-    let more = if new.len() > 1 { format!(" and {} more", new.len() - 1) } else { String::new() };
-    log::warn!("{first}{more} came since the job began: --retry-failed leaves it out, --update takes it in");
-    source.retain(known)
 }
 
 /// What models beside the session's are.

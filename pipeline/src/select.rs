@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::manifest::{Identity, Manifest};
 use crate::pictures::{Pictures, Wanted};
 use crate::prepare::{Again, Images};
+use crate::report::threshold;
 use crate::source::{Chunk, Source, Units, whereabouts};
 use crate::stage::{End, Pairs, Stage, Written};
 use crate::summary::{Summary, Tally};
@@ -32,8 +33,8 @@ pub struct Select {
     pub table: PathBuf,
     /// Folder for the new one.
     pub dest: PathBuf,
-    /// Least match probability of a kept pair.
-    pub min_itm: f32,
+    /// Least match probability of a kept pair. Unless given, that of the job, or 0 with `keep_fraction`.
+    pub min_itm: Option<f32>,
     /// The same for the texts of one source, in place of `min_itm`.
     pub min_itm_of: Vec<(String, f32)>,
     /// Keep the best share of all scored pairs, from 0 to 1; who ties with the last of them stays.
@@ -75,7 +76,9 @@ impl Select {
             Some(share) => Some(self.score_at(share).await?),
             None => None,
         };
-        let identity = self.identity(&first.job);
+        let min_itm = self.min_itm(&first.job)?;
+        self.check_sources().await?;
+        let identity = self.identity(&first.job, min_itm);
         let images = match first.job.images.as_str() {
             "all" => Images::All,
             "none" => Images::None,
@@ -109,7 +112,7 @@ impl Select {
         let mut chunks = parts.read(units, left.next, ROWS);
         let mut ended = Ok(End::Whole);
         while let Some(chunk) = chunks.recv().await {
-            let pairs = chunk.and_then(|chunk| self.judge(chunk, fraction, images, &mut pictures));
+            let pairs = chunk.and_then(|chunk| self.judge(chunk, min_itm, fraction, images, &mut pictures));
             let pairs = match pairs {
                 Ok(pairs) => pairs,
                 Err(error) => {
@@ -135,14 +138,45 @@ impl Select {
     }
 
     /// The old job's, and what is selected of it.
-    fn identity(&self, job: &Identity) -> Identity {
-        let mut words = vec![format!("min_itm = {}", self.min_itm)];
+    fn identity(&self, job: &Identity, min_itm: f32) -> Identity {
+        let mut words = vec![format!("min_itm = {min_itm}")];
         words.extend(self.min_itm_of.iter().map(|(source, least)| format!("min_itm of {source} = {least}")));
         words.extend(self.keep_fraction.map(|share| format!("keep_fraction = {share}")));
         // The report reads the threshold from the recipe's comments; the first one counts.
-        let recipe = format!("-- selected: {}\n-- $min_itm = {}\n{}", words.join(", "), self.min_itm, job.recipe);
+        let recipe = format!("-- selected: {}\n-- $min_itm = {}\n{}", words.join(", "), min_itm, job.recipe);
         let format = "parquet".to_owned();
         Identity { recipe, kept_only: self.kept_only, format, shards: 1, ..job.clone() }
+    }
+
+    /// The least probability of texts whose source has none of its own.
+    fn min_itm(&self, job: &Identity) -> Result<f32> {
+        let own = || match self.keep_fraction {
+            Some(_) => Some(0.0),
+            // Each source may have had its own.
+            None => threshold(&job.recipe).filter(|_| !job.recipe.contains(Compose::BY_SOURCE)),
+        };
+        let reason = "--min-itm is missing: the table does not say one that it was made with";
+        self.min_itm.or_else(own).ok_or_else(|| Error::Option(reason.to_owned()))
+    }
+
+    /// Refuses a threshold for texts that there are none of.
+    async fn check_sources(&self) -> Result<()> {
+        if self.min_itm_of.is_empty() {
+            return Ok(());
+        }
+        let ctx = SessionContext::new_with_config(SessionConfig::new());
+        crate::register_pairs(&ctx, "pairs", &self.table, None).await?;
+        let mut known = Vec::new();
+        for batch in ctx.sql("SELECT DISTINCT source FROM pairs ORDER BY source").await?.collect().await? {
+            known.extend(strings(batch.column(0))?.iter().flatten().map(str::to_owned));
+        }
+        match self.min_itm_of.iter().find(|(source, _)| !known.contains(source)) {
+            None => Ok(()),
+            Some((source, _)) => Err(Error::Option(format!(
+                "--min-itm-of {source}: the table has no texts of that source, only of {}",
+                known.join(" and ")
+            ))),
+        }
     }
 
     /// The score of the last pair of the best share.
@@ -159,7 +193,14 @@ impl Select {
         Ok(score.filter(|score| score.len() == 1 && score.is_valid(0)).map_or(f32::INFINITY, |score| score.value(0)))
     }
 
-    fn judge(&self, chunk: Chunk, fraction: Option<f32>, images: Images, pictures: &mut Fill<'_>) -> Result<Pairs> {
+    fn judge(
+        &self,
+        chunk: Chunk,
+        min_itm: f32,
+        fraction: Option<f32>,
+        images: Images,
+        pictures: &mut Fill<'_>,
+    ) -> Result<Pairs> {
         let Chunk { unit, row, rows, .. } = chunk;
         let wrong = |what: &str| Error::dest(&self.table, format!("it has no column {what} as capfilt run writes it"));
         let column = |name: &str| rows.column_by_name(name).ok_or_else(|| wrong(name));
@@ -168,7 +209,7 @@ impl Select {
         let kept: BooleanArray = (0..rows.num_rows())
             .map(|i| {
                 let own = self.min_itm_of.iter().find(|(source, _)| source == sources.value(i));
-                let least = own.map_or(self.min_itm, |(_, least)| *least).max(fraction.unwrap_or(f32::NEG_INFINITY));
+                let least = own.map_or(min_itm, |(_, least)| *least).max(fraction.unwrap_or(f32::NEG_INFINITY));
                 Some(errors.is_null(i) && scores.is_valid(i) && scores.value(i) >= least)
             })
             .collect();

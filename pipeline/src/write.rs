@@ -84,11 +84,10 @@ impl Format {
         job: &str,
     ) -> Result<Self> {
         let drop_image = images == Images::None;
-        let fields = schema.fields().iter().filter(|f| !(drop_image && f.name() == "image")).map(|field| {
-            let nullable = field.is_nullable() || field.name() == "image";
-            field.as_ref().clone().with_nullable(nullable)
-        });
-        let schema = Schema::new(fields.collect::<Vec<Field>>());
+        // Another file of the source may have NULLs where those before had none, and the table is to have one schema.
+        let fields = schema.fields().iter().filter(|f| !(drop_image && f.name() == "image"));
+        let schema =
+            Schema::new(fields.map(|field| field.as_ref().clone().with_nullable(true)).collect::<Vec<Field>>());
         let recorded = recorded(&schema, source);
         let level = ZstdLevel::try_new(3).map_err(|e| Error::Internal(e.to_string()))?;
         let image = ColumnPath::from("image");

@@ -70,6 +70,29 @@ fn images_of_a_path_column_are_found_again() {
 }
 
 #[test]
+fn the_other_source_keeps_its_threshold() {
+    let place = Place::new();
+    let slice = place.slice();
+    place.job_ok(&[slice, "pairs", "--min-itm", "0.4", "--image", "all"]);
+    place.ok(&["select", "pairs", "stricter", "--min-itm-of", "web=0.6"]);
+    let kept = |table: &str, source: &str| {
+        place.number(table, &format!("SELECT count(*) FROM t WHERE source = '{source}' AND kept"))
+    };
+    let wanted =
+        place.number("pairs", "SELECT count(*) FROM t WHERE source = 'web' AND error IS NULL AND itm_score >= 0.6");
+    assert_eq!((kept("stricter", "web"), kept("stricter", "synthetic")), (wanted, kept("pairs", "synthetic")));
+    assert!(
+        kept("pairs", "synthetic") < place.number("pairs", "SELECT count(itm_score) FROM t WHERE source = 'synthetic'")
+    );
+    // Of a job whose sources had their own, the other one's is to be said.
+    place.job_ok(&[slice, "own", "--min-itm-of", "web=0.6", "--image", "all"]);
+    assert!(place.fails(1, &["select", "own", "x", "--min-itm-of", "web=0.7"]).contains("--min-itm is missing"));
+    let said = place.fails(1, &["select", "pairs", "x", "--min-itm-of", "wbe=0.7"]);
+    assert!(said.contains("--min-itm-of wbe") && said.contains("synthetic and web"), "{said}");
+    assert!(place.fails(2, &["select", "pairs", "x"]).contains("--min-itm"));
+}
+
+#[test]
 fn an_image_that_is_gone_is_named() {
     let place = Place::new();
     let slice = place.slice();
@@ -85,10 +108,10 @@ fn an_image_that_is_gone_is_named() {
     // What needs no image needs no source.
     fs::remove_file(place.path("elsewhere/slice.parquet")).unwrap();
     place.ok(&["select", "pairs", "strict", "--min-itm", "0.9"]);
-    assert!(place.fails(1, &["select", "elsewhere", "x"]).contains("no pair table"));
+    assert!(place.fails(1, &["select", "elsewhere", "x", "--min-itm", "0.5"]).contains("no pair table"));
     let manifest = format!("pairs/{BOOKKEEPING}/shard-1-of-1/manifest.json");
     let text = fs::read_to_string(place.path(&manifest)).unwrap().replace("\"finished\"", "\"running\"");
     fs::write(place.path(&manifest), text).unwrap();
-    assert!(place.fails(1, &["select", "pairs", "x"]).contains("unfinished"));
+    assert!(place.fails(1, &["select", "pairs", "x", "--min-itm", "0.5"]).contains("unfinished"));
     assert!(place.fails(2, &["select", "pairs", "x", "--keep-fraction", "30"]).contains("from 0 to 1"));
 }

@@ -35,6 +35,8 @@ const MEMORY: usize = 1 << 30;
 const MOST_THREADS: usize = 8;
 /// Pairs that are written at a time.
 const ROWS: usize = 8192;
+/// Rows that are read at a time: the set of a long text is long.
+const READ_ROWS: usize = 64;
 /// Key of the note in a file's metadata.
 const NOTE: &str = "capfilt.dedupe";
 
@@ -135,7 +137,7 @@ pub(super) fn read(path: &Path, columns: &[&str]) -> Result<ParquetRecordBatchRe
     let file = File::open(path).map_err(|e| Error::dest(path, format!("cannot read: {e}")))?;
     let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|builder| {
         let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
-        builder.with_projection(mask).build()
+        builder.with_projection(mask).with_batch_size(READ_ROWS).build()
     });
     reader.map_err(|e| Error::dest(path, format!("cannot read: {e}")))
 }

@@ -67,10 +67,14 @@ struct Pass<'a> {
     folder: &'a Path,
 }
 
+/// Grows with each change of what is hashed, and of what counts as a picture or a text.
+const WAY: u32 = 2;
+
 /// What a file beside the table was made of, to know it again.
 #[derive(Serialize)]
 struct Note<'a> {
     engine: &'a str,
+    way: u32,
     how: String,
     image_column: &'a str,
     text_column: &'a str,
@@ -87,6 +91,7 @@ impl Pass<'_> {
         let Look { image_column, text_column, limits, .. } = &*self.look;
         let note = Note {
             engine: concat!("capfilt ", env!("CARGO_PKG_VERSION")),
+            way: WAY,
             how,
             image_column,
             text_column,

@@ -3,6 +3,7 @@
 mod data;
 mod gallery;
 mod queries;
+
 mod thumbnail;
 
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::error::{Error, Result};
 use crate::table;
+pub(crate) use queries::threshold;
 
 /// The page, but for its style, script and data.
 const PAGE: &str = include_str!("page.html");

@@ -50,7 +50,7 @@ pub(super) async fn numbers(ctx: &SessionContext, manifests: &[Manifest]) -> Res
 }
 
 /// The value of $min_itm, which the recipe's comments give.
-fn threshold(recipe: &str) -> Option<f32> {
+pub(crate) fn threshold(recipe: &str) -> Option<f32> {
     recipe.lines().find_map(|line| line.strip_prefix("-- $min_itm = "))?.trim().parse().ok()
 }
 

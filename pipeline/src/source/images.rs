@@ -36,13 +36,20 @@ fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// Where an image's text is, if it has one.
+fn beside(image: &Path) -> PathBuf {
+    let text = image.with_extension("txt");
+    let upper = image.with_extension("TXT");
+    if !text.exists() && upper.exists() { upper } else { text }
+}
+
 /// Names, sizes and times of the images and their texts.
 pub(super) fn look(root: &Path, folder: &Path) -> Result<(FileRecord, SchemaRef)> {
     let look = || {
         let (mut bytes, mut digest) = (0, Sha256::new());
         let images = list(folder)?;
         for path in &images {
-            for path in [path.clone(), path.with_extension("txt")] {
+            for path in [path.clone(), beside(path)] {
                 let meta = match fs::metadata(&path) {
                     Ok(meta) => meta,
                     Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
@@ -92,9 +99,9 @@ fn batch(paths: &mut impl Iterator<Item = PathBuf>, most: usize) -> Result<Recor
         let image = fs::read(&path).map_err(named)?;
         (bytes, rows) = (bytes + image.len(), rows + 1);
         images.append_value(image);
-        let beside = path.with_extension("txt");
+        let beside = beside(&path);
         match fs::read(&beside) {
-            Ok(text) => texts.append_value(String::from_utf8_lossy(&text).trim()),
+            Ok(text) => texts.append_value(String::from_utf8_lossy(&text).trim_start_matches('\u{feff}').trim()),
             Err(e) if e.kind() == io::ErrorKind::NotFound => texts.append_null(),
             Err(e) => return Err(format!("{}: {e}", beside.display()).into()),
         }

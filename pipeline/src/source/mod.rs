@@ -1,5 +1,6 @@
 //! What a job reads: files of one kind, in the order of their names, cut into units.
 
+mod csv;
 #[cfg(feature = "delta")]
 mod delta;
 mod files;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, AsArray as _, StringViewArray, new_null_array};
 use datafusion::arrow::compute::{CastOptions, cast, cast_with_options, filter_record_batch};
-use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
@@ -95,6 +96,17 @@ pub(crate) struct Chunk {
     pub(crate) earlier: Vec<(u64, RecordBatch)>,
 }
 
+/// What else is known of a source.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Reading<'a> {
+    /// Files that a job has begun with: they come first, and what they are like decides the types.
+    pub(crate) known: &'a [&'a str],
+    /// The others are left out, and not even looked at.
+    pub(crate) alone: bool,
+    /// Columns that are text, even where CSV or JSON has numbers in them.
+    pub(crate) texts: &'a [&'a str],
+}
+
 impl Source {
     /// Opens a file, a folder of files at any depth, or what a glob matches, and reads the footers. A folder `name=value` below
     /// the source gives its files a column.
@@ -104,6 +116,11 @@ impl Source {
 
     /// The same for a version of a Delta table: its number, or a time.
     pub fn open_at(path: &Path, version: Option<&str>) -> Result<Self> {
+        Self::open_as(path, version, Reading::default())
+    }
+
+    pub(crate) fn open_as(path: &Path, version: Option<&str>, reading: Reading<'_>) -> Result<Self> {
+        let Reading { known, alone, texts } = reading;
         let text = path.to_string_lossy();
         let location = if is_url(&text) { Some(Location::open(&text)?) } else { None };
         let is_delta = match &location {
@@ -111,7 +128,10 @@ impl Source {
             None => table::is_delta(path),
         };
         if is_delta {
-            return Self::delta(&location.map_or_else(|| Lake::Disk(path.to_owned()), Lake::Store), path, version);
+            let mut source =
+                Self::delta(&location.map_or_else(|| Lake::Disk(path.to_owned()), Lake::Store), path, version)?;
+            order(&mut source.files, |file| file.record.name.clone(), known, alone);
+            return Ok(source);
         }
         if version.is_some() {
             return Err(Error::source(
@@ -120,22 +140,25 @@ impl Source {
             ));
         }
         let local = |paths: Vec<PathBuf>| paths.into_iter().map(Place::Local).collect::<Vec<_>>();
-        let (root, places) = if let Some(location) = location {
+        let (root, mut places) = if let Some(location) = location {
             let (root, objects) = location.find()?;
             (root, objects.into_iter().map(Place::Remote).collect())
         } else {
             let (root, paths) = files::find(path)?;
             if paths.is_empty() {
-                return Self::of(path, root.clone(), local(files::image_folders(&root)?), Kind::Images);
+                let mut folders = local(files::image_folders(&root)?);
+                order(&mut folders, |place| place.name(&root), known, alone);
+                return Self::of(path, root, folders, Kind::Images, texts);
             }
             (root, local(paths))
         };
+        order(&mut places, |place| place.name(&root), known, alone);
         // A single file is what its name says, and Parquet where that says nothing.
         let kind = places.first().and_then(|place| Kind::of(place.below(&root))).unwrap_or(Kind::Parquet);
-        Self::of(path, root, places, kind)
+        Self::of(path, root, places, kind, texts)
     }
 
-    fn of(path: &Path, root: PathBuf, places: Vec<Place>, kind: Kind) -> Result<Self> {
+    fn of(path: &Path, root: PathBuf, places: Vec<Place>, kind: Kind, texts: &[&str]) -> Result<Self> {
         if let Some(other) = places.iter().find(|place| Kind::of(place.below(&root)).is_some_and(|other| other != kind))
         {
             let reason =
@@ -153,7 +176,7 @@ impl Source {
             Ok(SourceFile { place, record, read: Arc::clone(&written), written, partitions, deleted: Vec::new() })
         };
         let mut files = places.into_iter().zip(looks).map(file).collect::<Result<Vec<_>>>()?;
-        let Some((schema, written)) = one_schema(kind, &mut files)? else {
+        let Some((schema, written)) = one_schema(kind, &mut files, texts)? else {
             return Err(Error::source(path, "the folder holds no .parquet, .tar, .csv or .jsonl file, and no image"));
         };
         Ok(Self { given: whereabouts(path), root, kind, files, version: None, schema, written })
@@ -267,18 +290,6 @@ impl Source {
             self.files.push(file);
         }
         self.files.extend(files.into_iter().flatten());
-        Ok(())
-    }
-
-    /// Leaves out the files that are not `known` by their names, and the columns that they alone have.
-    pub(crate) fn retain(&mut self, known: impl Fn(&str) -> bool) -> Result<()> {
-        self.files.retain(|file| known(&file.record.name));
-        // A Delta table's schema is its version's.
-        if self.version.is_none()
-            && let Some((schema, written)) = one_schema(self.kind, &mut self.files)?
-        {
-            (self.schema, self.written) = (schema, written);
-        }
         Ok(())
     }
 
@@ -419,12 +430,16 @@ impl Source {
             if column.data_type() == field.data_type() {
                 return Ok(column);
             }
-            // Other files have fractions; a number of that size, as an id may be, would become another one.
-            if let (Some(whole), DataType::Float64) = (column.as_primitive_opt::<Int64Type>(), field.data_type())
-                && whole.iter().flatten().any(|number| number.unsigned_abs() > 1 << 53)
+            if let (Some(texts), DataType::Float64) = (column.as_string_view_opt(), field.data_type())
+                && let Some(number) = texts.iter().flatten().find(|text| !text::is_exact(text))
             {
-                let reason = "has whole numbers above 2^53, and other files have fractions: write them as text";
-                return Err(ArrowError::CastError(format!("column {} {reason}", field.name())));
+                // An id, as it may be, would become another one.
+                let reason = format!(
+                    "column {} has the whole number {number}, which would be rounded beside fractions: write the column as text (JSON \
+                     lines in quotes, or Parquet), and give --overwrite where the job has begun",
+                    field.name()
+                );
+                return Err(ArrowError::CastError(reason));
             }
             cast_with_options(&column, field.data_type(), &CastOptions { safe: false, ..CastOptions::default() })
         };
@@ -433,8 +448,24 @@ impl Source {
     }
 }
 
+/// Puts the files that are `known` first, in that order; with `alone` leaves the others out, unless all are others: of another
+/// source altogether, a job is refused by its name.
+fn order<T>(files: &mut Vec<T>, name: impl Fn(&T) -> String, known: &[&str], alone: bool) {
+    let places: BTreeMap<&str, usize> = known.iter().enumerate().map(|(place, name)| (*name, place)).collect();
+    let place = |file: &T| places.get(name(file).as_str()).copied();
+    if alone && files.iter().any(|file| place(file).is_some()) {
+        let new: Vec<String> = files.iter().filter(|file| place(file).is_none()).map(&name).collect();
+        if let Some(first) = new.first() {
+            let more = if new.len() > 1 { format!(" and {} more", new.len() - 1) } else { String::new() };
+            log::warn!("{first}{more} came since the job began: --retry-failed leaves it out, --update takes it in");
+        }
+        files.retain(|file| place(file).is_some());
+    }
+    files.sort_by_cached_key(|file| place(file).unwrap_or(known.len()));
+}
+
 /// The schema that the rows of all files have, and that of the files as written. Each file is told how it is to be read.
-fn one_schema(kind: Kind, files: &mut [SourceFile]) -> Result<Option<(SchemaRef, SchemaRef)>> {
+fn one_schema(kind: Kind, files: &mut [SourceFile], texts: &[&str]) -> Result<Option<(SchemaRef, SchemaRef)>> {
     let Some(first) = files.first() else { return Ok(None) };
     let (mut all, first) = (Arc::clone(&first.written), first.place.shown());
     let beside = |file: &SourceFile, reason: String| {
@@ -442,8 +473,9 @@ fn one_schema(kind: Kind, files: &mut [SourceFile]) -> Result<Option<(SchemaRef,
     };
     if let Kind::Text(text) = kind {
         let written: Vec<SchemaRef> = files.iter().map(|file| Arc::clone(&file.written)).collect();
-        all = text.agree(&written).map_err(|(number, reason)| beside(&files[number], reason))?;
-        files.iter_mut().for_each(|file| file.read = text::within(&all, &file.written));
+        all = text.agree(&written, texts).map_err(|(number, reason)| beside(&files[number], reason))?;
+        let read = text::read_as(&all);
+        files.iter_mut().for_each(|file| file.read = Arc::clone(&read));
     }
     let mut merged: Option<Vec<Field>> = None;
     for file in &*files {

@@ -12,6 +12,7 @@ use datafusion::arrow::json;
 use datafusion::arrow::record_batch::RecordBatch;
 use sha2::{Digest as _, Sha256};
 
+use super::csv::Seen;
 use super::place::{Input, Place};
 use super::{Batches, FileRecord, schema};
 use crate::error::{Error, Result};
@@ -28,13 +29,24 @@ impl Text {
     pub(super) fn look(self, root: &Path, place: &Place) -> Result<(FileRecord, SchemaRef)> {
         let broken = |e: &dyn std::fmt::Display| place.error(|| format!("not {}: {e}", self.words()));
         let file = place.open().map_err(|e| Error::source(place.shown(), e))?;
-        let mut file = Digested { file, digest: Sha256::new(), bytes: 0 };
+        let csv = (self == Self::Csv).then(Seen::new);
+        let mut file = Digested { file, digest: Sha256::new(), bytes: 0, csv };
         let (found, rows) = match self {
             Self::Csv => format().infer_schema(BufReader::new(&mut file), None),
             Self::JsonLines => json::reader::infer_json_schema(BufReader::new(&mut file), None),
         }
         .map_err(|e| broken(&plain(&e)))?;
-        let schema = found;
+        let mut schema = found;
+        if let Some(csv) = &mut file.csv {
+            csv.finish().map_err(|problem| broken(&problem))?;
+            let fields = schema.fields().iter().enumerate().map(|(at, field)| match field.data_type() {
+                DataType::Int64 | DataType::Float64 if csv.has_zeros(at) => {
+                    field.as_ref().clone().with_data_type(DataType::Utf8)
+                }
+                _ => field.as_ref().clone(),
+            });
+            schema = Schema::new(fields.collect::<Vec<_>>());
+        }
         let names = || schema.fields().iter().map(|field| field.name());
         if let Some((_, name)) = names().enumerate().find(|(at, name)| names().take(*at).any(|other| other == *name)) {
             return Err(broken(&format!("it has two columns {name:?}: rename one")));
@@ -47,7 +59,8 @@ impl Text {
     }
 
     /// One schema for files whose own were found apart, or which file's columns no schema can hold beside the others', and why.
-    pub(super) fn agree(self, files: &[SchemaRef]) -> Result<SchemaRef, (usize, String)> {
+    /// The columns `texts` are text, whatever is in them.
+    pub(super) fn agree(self, files: &[SchemaRef], texts: &[&str]) -> Result<SchemaRef, (usize, String)> {
         let mut agreed: Vec<Field> = Vec::new();
         for (number, schema) in files.iter().enumerate() {
             // A CSV file's columns are told by their places, an object's by their names.
@@ -64,6 +77,7 @@ impl Text {
             let data_type = match field.data_type() {
                 // No file has a value.
                 DataType::Null => DataType::Utf8,
+                other if texts.contains(&field.name().as_str()) && !other.is_nested() => DataType::Utf8,
                 other => other.clone(),
             };
             field.with_data_type(data_type).with_nullable(true)
@@ -74,6 +88,7 @@ impl Text {
     /// Makes `fields` hold `field` too.
     fn widen(self, fields: &mut Vec<Field>, field: &Field) -> Result<(), String> {
         use DataType::{Float64, Int64, Null, Timestamp, Utf8};
+        use TimeUnit::Nanosecond;
         let Some(known) = fields.iter_mut().find(|known| known.name() == field.name()) else {
             fields.push(field.clone());
             return Ok(());
@@ -82,7 +97,10 @@ impl Text {
             (a, b) if a == b => return Ok(()),
             (Null, other) | (other, Null) => other.clone(),
             (Int64, Float64) | (Float64, Int64) => Float64,
-            (Timestamp(a, zone), Timestamp(b, other)) if zone == other => Timestamp(*a.max(b), zone.clone()),
+            // What microseconds can tell, nanoseconds cannot: their years are 1677 to 2262.
+            (Timestamp(a, zone), Timestamp(b, other)) if zone == other && (*a == Nanosecond) == (*b == Nanosecond) => {
+                Timestamp(*a.max(b), zone.clone())
+            }
             (a, b) if self == Self::Csv || !(a.is_nested() || b.is_nested()) => Utf8,
             (a, b) => return Err(format!("its {} is {b}, not {a} as in", field.name())),
         };
@@ -131,17 +149,27 @@ fn in_microseconds(field: &Field) -> Field {
     }
 }
 
-/// How a file with columns of `own` types is read where all files agree on `all`. Whole numbers are read as such, and become
-/// fractions where it is seen that they can.
-pub(super) fn within(all: &SchemaRef, own: &Schema) -> SchemaRef {
-    let fields = all.fields().iter().map(|field| {
-        let is_whole = own.field_with_name(field.name()).is_ok_and(|own| own.data_type() == &DataType::Int64);
-        match field.data_type() {
-            DataType::Float64 if is_whole => field.as_ref().clone().with_data_type(DataType::Int64),
-            _ => field.as_ref().clone(),
-        }
+/// How files are read that agree on `all`: numbers become fractions only where it is seen that they can.
+pub(super) fn read_as(all: &SchemaRef) -> SchemaRef {
+    let fields = all.fields().iter().map(|field| match field.data_type() {
+        DataType::Float64 => field.as_ref().clone().with_data_type(DataType::Utf8),
+        _ => field.as_ref().clone(),
     });
     Arc::new(Schema::new(fields.collect::<Vec<Field>>()))
+}
+
+/// Whether a number as it is written loses nothing as a Float64: it is no whole number, or one that there is.
+pub(super) fn is_exact(text: &str) -> bool {
+    let text = text.trim();
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    // Up to 2^53 there is each.
+    if digits.len() < 16 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return true;
+    }
+    match (text.parse::<i128>(), text.parse::<f64>()) {
+        (Ok(whole), Ok(fraction)) => fraction as i128 == whole,
+        _ => false,
+    }
 }
 
 fn format() -> Format {
@@ -161,12 +189,16 @@ struct Digested {
     file: Box<dyn Input>,
     digest: Sha256,
     bytes: u64,
+    csv: Option<Seen>,
 }
 
 impl Read for Digested {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read(into)?;
         self.digest.update(&into[..read]);
+        if let Some(csv) = &mut self.csv {
+            csv.read(&into[..read]);
+        }
         self.bytes += read as u64;
         Ok(read)
     }
@@ -251,7 +283,7 @@ mod tests {
     fn agreed(kind: Text, types: &[DataType]) -> Result<DataType, (usize, String)> {
         let files: Vec<SchemaRef> =
             types.iter().map(|t| Arc::new(Schema::new(vec![Field::new("x", t.clone(), true)])) as SchemaRef).collect();
-        kind.agree(&files).map(|schema| schema.field(0).data_type().clone())
+        kind.agree(&files, &[]).map(|schema| schema.field(0).data_type().clone())
     }
 
     #[test]
@@ -268,7 +300,8 @@ mod tests {
         let nanos = DataType::Timestamp(TimeUnit::Nanosecond, None);
         assert_eq!(agreed(Text::Csv, std::slice::from_ref(&seconds)), Ok(micros.clone()));
         assert_eq!(agreed(Text::Csv, &[seconds.clone(), micros.clone()]), Ok(micros));
-        assert_eq!(agreed(Text::Csv, &[nanos.clone(), seconds]), Ok(nanos));
+        assert_eq!(agreed(Text::Csv, &[nanos.clone(), nanos.clone()]), Ok(nanos.clone()));
+        assert_eq!(agreed(Text::Csv, &[nanos, seconds]), Ok(Utf8));
         let list = DataType::new_list(Utf8, true);
         assert_eq!(agreed(Text::JsonLines, &[Utf8, list]).unwrap_err().0, 1);
     }
@@ -279,8 +312,8 @@ mod tests {
             Arc::new(Schema::new(names.iter().map(|n| Field::new(*n, DataType::Utf8, true)).collect::<Vec<_>>()))
         };
         let files = [schema(&["a", "b"]), schema(&["c", "a"])];
-        assert_eq!(Text::JsonLines.agree(&files).unwrap().fields().len(), 3);
-        assert_eq!(Text::Csv.agree(&files).unwrap_err().0, 1);
+        assert_eq!(Text::JsonLines.agree(&files, &[]).unwrap().fields().len(), 3);
+        assert_eq!(Text::Csv.agree(&files, &[]).unwrap_err().0, 1);
     }
 
     #[test]
