@@ -58,7 +58,11 @@ fn texts_with_paths_are_sources() {
         // Columns are asked for by their options.
         let said = place.fails(1, &["run", &source, "other", "--recipe", "recipe.sql"]);
         assert!(said.contains("no image column") && said.contains("path"), "{said}");
-        let said = place.fails(1, &["run", &source, "other", "--recipe", "recipe.sql", "--path-column", "id"]);
+        // A name is text here, whatever it looks like; where types are told, it is to be.
+        place.ok(&["run", &source, "other", "--recipe", "recipe.sql", "--path-column", "id", "--overwrite"]);
+        assert_eq!(place.number("other", "SELECT count(*) FROM t WHERE error LIKE 'file: No such file%'"), 4);
+        place.ok(&["sql", "-c", &format!("COPY (SELECT id, text FROM '{source}') TO 'typed.parquet'")]);
+        let said = place.fails(1, &["run", "typed.parquet", "typed", "--recipe", "recipe.sql", "--path-column", "id"]);
         assert!(said.contains("a URL or path must be Utf8"), "{said}");
         // Another text in a file that is done is another source.
         fs::write(place.path("data").join(name), lines.replace("smiling", "asleep!")).unwrap();
