@@ -9,6 +9,7 @@ mod kind;
 mod lake;
 mod parquet;
 mod place;
+mod reading;
 mod schema;
 mod store;
 mod tar;
@@ -35,6 +36,8 @@ use crate::table;
 use kind::{Batches, Kind};
 pub(crate) use lake::Lake;
 use place::Place;
+pub(crate) use reading::Reading;
+use reading::order;
 pub(crate) use schema::recorded;
 pub(crate) use store::{Location, is_url, shown};
 pub(crate) use unit::{Position, Units};
@@ -94,17 +97,6 @@ pub(crate) struct Chunk {
     pub(crate) problems: BTreeMap<u64, String>,
     /// Pairs of the other rows, which a table had already; with the number of the row.
     pub(crate) earlier: Vec<(u64, RecordBatch)>,
-}
-
-/// What else is known of a source.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Reading<'a> {
-    /// Files that a job has begun with: they come first, and what they are like decides the types.
-    pub(crate) known: &'a [&'a str],
-    /// The others are left out, and not even looked at.
-    pub(crate) alone: bool,
-    /// Columns that are text, even where CSV or JSON has numbers in them.
-    pub(crate) texts: &'a [&'a str],
 }
 
 impl Source {
@@ -446,22 +438,6 @@ impl Source {
         let columns = self.schema.fields().iter().map(column).collect::<Result<_, _>>()?;
         RecordBatch::try_new(Arc::clone(&self.schema), columns)
     }
-}
-
-/// Puts the files that are `known` first, in that order; with `alone` leaves the others out, unless all are others: of another
-/// source altogether, a job is refused by its name.
-fn order<T>(files: &mut Vec<T>, name: impl Fn(&T) -> String, known: &[&str], alone: bool) {
-    let places: BTreeMap<&str, usize> = known.iter().enumerate().map(|(place, name)| (*name, place)).collect();
-    let place = |file: &T| places.get(name(file).as_str()).copied();
-    if alone && files.iter().any(|file| place(file).is_some()) {
-        let new: Vec<String> = files.iter().filter(|file| place(file).is_none()).map(&name).collect();
-        if let Some(first) = new.first() {
-            let more = if new.len() > 1 { format!(" and {} more", new.len() - 1) } else { String::new() };
-            log::warn!("{first}{more} came since the job began: --retry-failed leaves it out, --update takes it in");
-        }
-        files.retain(|file| place(file).is_some());
-    }
-    files.sort_by_cached_key(|file| place(file).unwrap_or(known.len()));
 }
 
 /// The schema that the rows of all files have, and that of the files as written. Each file is told how it is to be read.
