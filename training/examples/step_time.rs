@@ -9,6 +9,7 @@
 use std::time::Instant;
 
 use capfilt_training::med::Texts;
+use capfilt_training::memory::keep_freed;
 use capfilt_training::settings::Settings;
 use capfilt_training::step::{Batch, Trainer};
 use capfilt_udfs::text::SpecialIds;
@@ -53,6 +54,7 @@ fn peak(n: i64, kind: Kind, device: tch::Device) -> f64 {
 }
 
 fn main() -> anyhow::Result<()> {
+    keep_freed();
     let args = Args::parse();
     let changes = [
         format!("device={}", args.device),

@@ -2,6 +2,10 @@
 
 use tch::{Tensor, no_grad};
 
+/// Numbers that are updated at a time: what lies between the operations stays in the processor's cache, and takes no memory of the
+/// model's size.
+const PIECE: i64 = 1 << 20;
+
 /// Constants of AdamW. BLIP decays every parameter.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWOptions {
@@ -48,12 +52,16 @@ impl AdamW {
         let steps = i32::try_from(self.steps).unwrap_or(i32::MAX);
         let (correction1, correction2) = (1.0 - beta1.powi(steps), 1.0 - beta2.powi(steps));
         no_grad(|| {
-            let mut flat = flat.shallow_clone();
-            let _ = flat.g_mul_scalar_(1.0 - learning_rate * weight_decay);
-            let _ = self.mean.lerp_(gradient, 1.0 - beta1);
-            let _ = self.square.g_mul_scalar_(beta2).addcmul_(gradient, &gradient.g_mul_scalar(1.0 - beta2));
-            let divisor = (&self.square / correction2).sqrt_().g_add_scalar_(epsilon);
-            let _ = flat.addcdiv_(&self.mean.g_mul_scalar(-learning_rate / correction1), &divisor);
+            for from in (0..flat.numel() as i64).step_by(PIECE as usize) {
+                let piece = |of: &Tensor| of.narrow(0, from, PIECE.min(of.numel() as i64 - from));
+                let (mut flat, mut mean, mut square) = (piece(flat), piece(&self.mean), piece(&self.square));
+                let gradient = piece(gradient);
+                let _ = flat.g_mul_scalar_(1.0 - learning_rate * weight_decay);
+                let _ = mean.lerp_(&gradient, 1.0 - beta1);
+                let _ = square.g_mul_scalar_(beta2).addcmul_(&gradient, &gradient.g_mul_scalar(1.0 - beta2));
+                let divisor = (&square / correction2).sqrt_().g_add_scalar_(epsilon);
+                let _ = flat.addcdiv_(&mean.g_mul_scalar(-learning_rate / correction1), &divisor);
+            }
         });
     }
 }

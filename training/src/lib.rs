@@ -12,6 +12,7 @@ pub mod error;
 pub mod evaluate;
 pub mod losses;
 pub mod med;
+pub mod memory;
 pub mod params;
 pub mod pretrained;
 pub mod random;

@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail};
 use capfilt_training::checkpoint::export;
 use capfilt_training::data::Table;
 use capfilt_training::evaluate::{Evaluated, Items, captions, filter, retrieval};
+use capfilt_training::memory::keep_freed;
 use capfilt_training::pretrained::start;
 use capfilt_training::run::{CHECKPOINT, train};
 use capfilt_training::settings::{DEFAULTS, Settings, TableSettings};
@@ -19,6 +20,7 @@ use clap::Parser as _;
 use cli::{Cli, Command, EvaluateArgs, ExportArgs, SettingsArgs, TrainArgs, WorldArgs};
 
 fn main() -> ExitCode {
+    keep_freed();
     match dispatch(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
