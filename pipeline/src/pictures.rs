@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::error::{Error, Result};
 use crate::load::below;
 use crate::manifest::Manifest;
-use crate::source::{Lake, Reading, Source};
+use crate::source::{FileRecord, Lake, Reading, Source};
 
 /// The source that a table was made of.
 pub(crate) struct Pictures {
@@ -17,6 +17,8 @@ pub(crate) struct Pictures {
     column: String,
     /// Where the files are that the column names.
     root: Option<PathBuf>,
+    /// The source's files when the job read them.
+    known: Vec<FileRecord>,
 }
 
 /// Whose image is wanted: the source's file and row, and the sha256 that the table has of it.
@@ -53,7 +55,17 @@ impl Pictures {
             },
             None => source.root().to_owned(),
         });
-        Ok(Self { source, column: job.job.image_column.clone(), root })
+        Ok(Self { source, column: job.job.image_column.clone(), root, known: job.files.clone() })
+    }
+
+    /// The number of the file that had this name; it may have another one by now.
+    fn number(&self, name: &str) -> Option<usize> {
+        let renamed = || {
+            let known = self.known.iter().find(|record| record.name == name)?;
+            let same = |other: &FileRecord| FileRecord { name: known.name.clone(), ..other.clone() } == *known;
+            self.source.records().iter().position(same)
+        };
+        self.source.number(name).or_else(renamed)
     }
 
     /// Reads each file once, and hands over the number and the image of each of `wanted` that is there as it was.
@@ -63,7 +75,7 @@ impl Pictures {
             files.entry(one.file).or_default().entry(one.row).or_default().push(number);
         }
         for (file, rows) in files {
-            let Some(file) = self.source.number(file) else { continue };
+            let Some(file) = self.number(file) else { continue };
             let numbers: Vec<u64> = rows.keys().copied().collect();
             let mut asking = rows.values();
             self.source.images(file, &self.column, &numbers, &mut |bytes| {

@@ -72,12 +72,13 @@ impl Select {
         // An unfinished table is refused here.
         let mut parts = Source::open(&self.table)?;
         parts.check_apart(&self.dest)?;
+        let min_itm = self.min_itm(&first.job)?;
+        self.check_stored(&first.job, min_itm)?;
+        self.check_sources().await?;
         let fraction = match self.keep_fraction {
             Some(share) => Some(self.score_at(share).await?),
             None => None,
         };
-        let min_itm = self.min_itm(&first.job)?;
-        self.check_sources().await?;
         let identity = self.identity(&first.job, min_itm);
         let images = match first.job.images.as_str() {
             "all" => Images::All,
@@ -157,6 +158,27 @@ impl Select {
         };
         let reason = "--min-itm is missing: the table does not say one that it was made with";
         self.min_itm.or_else(own).ok_or_else(|| Error::Option(reason.to_owned()))
+    }
+
+    /// Refuses what asks for pairs that a table of kept ones alone has left out.
+    fn check_stored(&self, job: &Identity, min_itm: f32) -> Result<()> {
+        if !job.kept_only {
+            return Ok(());
+        }
+        let left_out = |what: String| {
+            let reason = format!("the table was written with --kept-only and has left out the pairs that {what}");
+            Err(Error::Option(reason + ": run the job without it, and select from that"))
+        };
+        if self.keep_fraction.is_some() {
+            return left_out("--keep-fraction would count".to_owned());
+        }
+        let lowest = self.min_itm_of.iter().map(|(_, least)| *least).fold(min_itm, f32::min);
+        match threshold(&job.recipe) {
+            Some(had) if !job.recipe.contains(Compose::BY_SOURCE) && lowest < had => {
+                left_out(format!("score from {lowest} to {had}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Refuses a threshold for texts that there are none of.

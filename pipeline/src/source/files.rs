@@ -90,9 +90,11 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// The folder and those below it that hold images, sorted.
+/// The folder and those below it that hold images, sorted. A warning counts what is no image, no text and no bookkeeping, and links
+/// to nothing.
 pub(super) fn image_folders(root: &Path) -> Result<Vec<PathBuf>> {
     let mut folders = Vec::new();
+    let mut passed: Option<(PathBuf, u64)> = None;
     let mut left = vec![root.to_owned()];
     while let Some(folder) = left.pop() {
         let mut holds = false;
@@ -103,8 +105,10 @@ pub(super) fn image_folders(root: &Path) -> Result<Vec<PathBuf>> {
             }
             if path.is_dir() {
                 left.push(path);
-            } else {
-                holds |= images::is_image(&path);
+            } else if images::is_image(&path) && path.is_file() {
+                holds = true;
+            } else if !images::is_text(&path) {
+                passed.get_or_insert((path, 0)).1 += 1;
             }
         }
         if holds {
@@ -112,6 +116,13 @@ pub(super) fn image_folders(root: &Path) -> Result<Vec<PathBuf>> {
         }
     }
     folders.sort();
+    if let Some((first, files)) = passed.filter(|_| !folders.is_empty()) {
+        let (first, more) = (first.display(), files - 1);
+        log::warn!(
+            "{first} and {more} others in {} are no images by their names, or links to nothing: passed over",
+            root.display()
+        );
+    }
     Ok(folders)
 }
 

@@ -22,6 +22,11 @@ pub(super) fn is_image(path: &Path) -> bool {
     path.extension().is_some_and(|e| EXTENSIONS.contains(&e.to_string_lossy().to_ascii_lowercase().as_str()))
 }
 
+/// Whether a file may be an image's text.
+pub(super) fn is_text(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "txt" || e == "TXT")
+}
+
 /// The images of a folder and no deeper, by name.
 fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();

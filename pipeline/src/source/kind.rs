@@ -1,6 +1,7 @@
 //! Kinds of files.
 
 use std::fmt;
+use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
@@ -40,7 +41,7 @@ const NO_IMAGES: &str = "folders of images are read from disks only";
 pub(super) type Batches = Box<dyn Iterator<Item = Result<RecordBatch, String>>>;
 
 impl Kind {
-    /// By what the name ends in.
+    /// By what the name ends in. Beside a table's files in a folder lie some of .json, which tell of them.
     pub(super) fn of(path: &Path) -> Option<Self> {
         match path.extension()?.to_string_lossy().to_ascii_lowercase().as_str() {
             "parquet" => Some(Self::Parquet),
@@ -49,6 +50,33 @@ impl Kind {
             "jsonl" | "ndjson" => Some(Self::Text(Text::JsonLines)),
             _ => None,
         }
+    }
+
+    /// What a file that was named itself is: as [`Self::of`], .json too, and Parquet where its bytes begin so.
+    pub(super) fn told(root: &Path, place: &Place) -> Result<Self> {
+        let path = place.below(root);
+        if let Some(kind) = Self::of(path) {
+            return Ok(kind);
+        }
+        let ending = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+        if ending == "json" {
+            return Ok(Self::Text(Text::JsonLines));
+        }
+        let mut begin = [0; 4];
+        let read = place.open().and_then(|mut file| file.read_exact(&mut begin));
+        let is_parquet = match read {
+            Ok(()) => begin == *b"PAR1",
+            Err(e) if e.kind() == ErrorKind::UnexpectedEof => false,
+            Err(e) => return Err(place.error(|| format!("cannot read: {e}"))),
+        };
+        if is_parquet {
+            return Ok(Self::Parquet);
+        }
+        Err(place.error(|| match ending.as_str() {
+            "gz" | "bz2" | "xz" | "zst" => "it is compressed, and a job goes on in the middle of a file: unpack it".to_owned(),
+            _ => "what it is cannot be told: name it .parquet, .tar (WebDataset), .csv or .jsonl (a JSON object on each line)"
+                .to_owned(),
+        }))
     }
 
     /// Rows and fingerprint of a file, and its schema as written.

@@ -145,8 +145,7 @@ impl Source {
             (root, local(paths))
         };
         order(&mut places, |place| place.name(&root), known, alone);
-        // A single file is what its name says, and Parquet where that says nothing.
-        let kind = places.first().and_then(|place| Kind::of(place.below(&root))).unwrap_or(Kind::Parquet);
+        let kind = places.first().map_or(Ok(Kind::Parquet), |place| Kind::told(&root, place))?;
         Self::of(path, root, places, kind, texts)
     }
 

@@ -30,6 +30,6 @@ pub(super) fn look(root: &Path, place: &Place) -> Result<(FileRecord, SchemaRef)
 /// The samples of `ranges`, as [`super::Kind::read`] has them.
 pub(super) fn read(place: &Place, ranges: &[(u64, u64)], most: usize) -> Result<Batches, String> {
     let file = place.open().map_err(|e| e.to_string())?;
-    let batches = webdataset::samples(BufReader::new(file), ranges.to_vec(), most);
+    let batches = webdataset::samples(place.shown().display().to_string(), BufReader::new(file), ranges.to_vec(), most);
     Ok(Box::new(batches.map(|batch| batch.map_err(|e| e.to_string()))))
 }

@@ -1,7 +1,7 @@
 //! Rows of CSV files and of files with a JSON object a line.
 
 use std::collections::VecDeque;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit}
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::json;
 use datafusion::arrow::record_batch::RecordBatch;
+use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::csv::Seen;
@@ -33,7 +34,7 @@ impl Text {
         let mut file = Digested { file, digest: Sha256::new(), bytes: 0, csv };
         let (found, rows) = match self {
             Self::Csv => format().infer_schema(BufReader::new(&mut file), None),
-            Self::JsonLines => json::reader::infer_json_schema(BufReader::new(&mut file), None),
+            Self::JsonLines => infer_objects(BufReader::new(after_mark(&mut file))),
         }
         .map_err(|e| broken(&plain(&e)))?;
         let mut schema = found;
@@ -125,7 +126,7 @@ impl Text {
             }
             Self::JsonLines => {
                 let builder = json::ReaderBuilder::new(schema).with_batch_size(most).with_coerce_primitive(true);
-                Box::new(builder.build(file).map_err(|e| plain(&e))?)
+                Box::new(builder.build(BufReader::new(after_mark(file))).map_err(|e| plain(&e))?)
             }
         };
         Ok(Box::new(Selected { batches, at: 0, ranges: ranges.to_vec().into(), rest: None }))
@@ -174,6 +175,54 @@ pub(super) fn is_exact(text: &str) -> bool {
 
 fn format() -> Format {
     Format::default().with_header(true)
+}
+
+/// What follows a byte order mark, which some editors put before a text.
+fn after_mark(mut file: impl Read) -> impl Read {
+    const MARK: &[u8] = "\u{feff}".as_bytes();
+    let mut begin = Vec::new();
+    // What cannot be read now, cannot be read after this.
+    let failed = file.by_ref().take(MARK.len() as u64).read_to_end(&mut begin).err();
+    if begin == MARK {
+        begin.clear();
+    }
+    Cursor::new(begin).chain(Failed(failed)).chain(file)
+}
+
+/// Tells an error once, and then it is at its end.
+struct Failed(Option<io::Error>);
+
+impl Read for Failed {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        self.0.take().map_or(Ok(0), Err)
+    }
+}
+
+/// Types that hold all objects of a file, and how many there are. Errors name the line.
+fn infer_objects(mut file: impl BufRead) -> Result<(Schema, usize), ArrowError> {
+    let (mut line, mut objects, mut text) = (0_u64, 0, String::new());
+    let values = std::iter::from_fn(|| {
+        loop {
+            text.clear();
+            line += 1;
+            match file.read_line(&mut text) {
+                Ok(0) => return None,
+                Ok(_) if text.trim().is_empty() => {}
+                Ok(_) => break,
+                Err(e) => return Some(Err(ArrowError::JsonError(e.to_string()))),
+            }
+        }
+        objects += 1;
+        // Its own count of lines is that of this one.
+        let unlike = |e: serde_json::Error| {
+            let words = e.to_string();
+            let words = words.split(" at line ").next().unwrap_or_default();
+            ArrowError::JsonError(format!("{words} at column {}", e.column()))
+        };
+        Some(serde_json::from_str::<Map<String, Value>>(text.trim_end()).map(Value::Object).map_err(unlike))
+    });
+    let schema = json::reader::infer_json_schema_from_iterator(values);
+    Ok((schema.map_err(|e| ArrowError::JsonError(format!("line {line}: {}", plain(&e))))?, objects))
 }
 
 /// Arrow's words without the name of the variant.
@@ -262,8 +311,10 @@ mod tests {
     fn ranges_are_cut_from_either_kind() {
         let folder = tempfile::tempdir().unwrap();
         let csv: String = (0..10).map(|n| format!("{n},\"row, {n}\"\n")).collect();
+        let mark = "\u{feff}";
         let lines: String = (0..10).map(|n| format!("{{\"id\": {n}, \"text\": \"row, {n}\"}}\n\n")).collect();
-        for (kind, name, text) in [(Text::Csv, "a.csv", format!("id,text\n{csv}")), (Text::JsonLines, "a.jsonl", lines)]
+        for (kind, name, text) in
+            [(Text::Csv, "a.csv", format!("id,text\n{csv}")), (Text::JsonLines, "a.jsonl", mark.to_owned() + &lines)]
         {
             let path = folder.path().join(name);
             std::fs::write(&path, &text).unwrap();
@@ -324,6 +375,8 @@ mod tests {
             (Text::Csv, "a,b,a\n1,2,3\n", "two columns \"a\""),
             (Text::Csv, "", "no columns"),
             (Text::JsonLines, "[1, 2", "not a file with a JSON object"),
+            (Text::JsonLines, "{\"a\": 1}\n\n{\"a\": 1,}\n", "line 3: trailing comma at column 9"),
+            (Text::JsonLines, "{\"a\": 1}\n[{\"a\": 1}]\n", "line 2: invalid type: sequence, expected a map"),
         ] {
             let path = folder.path().join("x");
             std::fs::write(&path, text).unwrap();

@@ -228,11 +228,12 @@ impl FileOpener for WebDatasetOpener {
         Ok(Box::pin(async move {
             let location = file.object_meta.location;
             let all = vec![(0, u64::MAX)];
+            let name = location.to_string();
             let batches = match store.get(&location).await?.payload {
-                GetResultPayload::File(file, _) => samples(std::io::BufReader::new(file), all, batch_size),
+                GetResultPayload::File(file, _) => samples(name, std::io::BufReader::new(file), all, batch_size),
                 GetResultPayload::Stream(stream) => {
                     let bytes = StreamReader::new(stream.map_err(std::io::Error::other));
-                    samples(SyncIoBridge::new(Box::pin(bytes)), all, batch_size)
+                    samples(name, SyncIoBridge::new(Box::pin(bytes)), all, batch_size)
                 }
             };
             // The thread that reads hands over one batch at a time; to wait for it is no work for this one.

@@ -73,7 +73,12 @@ impl From<io::Error> for TarError {
 }
 
 /// Counts the samples by the members' headers, and digests these: 16 hex digits.
-pub(crate) fn count(file: impl Read + Seek) -> Result<(u64, String), TarError> {
+pub(crate) fn count(mut file: impl Read + Seek) -> Result<(u64, String), TarError> {
+    // Even a tar file without members has blocks that end it.
+    if file.seek(io::SeekFrom::End(0))? == 0 {
+        return Err(TarError("not a tar file: it is empty".to_owned()));
+    }
+    file.rewind()?;
     let mut archive = tar::Archive::new(file);
     let (mut samples, mut last, mut digest) = (0, None, Sha256::new());
     for entry in archive.entries_with_seek()? {
@@ -90,17 +95,24 @@ pub(crate) fn count(file: impl Read + Seek) -> Result<(u64, String), TarError> {
     Ok((samples, hex::encode(&digest.finalize()[..8])))
 }
 
-/// Samples of `ranges` (first sample and number of samples, sorted) in batches of at most `most`, read on a thread of its own.
+/// Samples of `ranges` (first sample and number of samples, sorted) in batches of at most `most`, read on a thread of its own. Of a
+/// part that a sample has twice the first one counts, as for the webdataset package's "jpg;png"; a warning names the `file`.
 pub(crate) fn samples(
+    file: String,
     reader: impl Read + Send + 'static,
     ranges: Vec<(u64, u64)>,
     most: usize,
 ) -> mpsc::IntoIter<Result<RecordBatch, TarError>> {
     let (sender, receiver) = mpsc::sync_channel(1);
     std::thread::spawn(move || {
-        let mut batches = Batches { ranges: ranges.into_iter().peekable(), rows: Rows::default(), most, sender };
+        let ranges = ranges.into_iter().peekable();
+        let mut batches = Batches { ranges, rows: Rows::default(), most, sender, twice: None };
         if let Err(error) = batches.read(reader) {
             let _ = batches.sender.send(Err(error));
+        }
+        if let Some((first, members)) = batches.twice {
+            let more = if members > 1 { format!(" and {} more members", members - 1) } else { String::new() };
+            log::warn!("{file}: passed over {first}{more}: their samples have an image, a text or a json already");
         }
     });
     receiver.into_iter()
@@ -111,6 +123,8 @@ struct Batches {
     rows: Rows,
     most: usize,
     sender: mpsc::SyncSender<Result<RecordBatch, TarError>>,
+    /// Members that were passed over since their sample had such a part already: the first one, and how many.
+    twice: Option<(String, u64)>,
 }
 
 /// A sample that is being read.
@@ -152,9 +166,13 @@ impl Batches {
                 sample = Some(Sample { key: key.to_owned(), ..Sample::default() });
             }
             if let (Some(sample), Some(part), true) = (&mut sample, Part::of(extension), self.wanted(number)) {
+                if sample.has(part) {
+                    self.twice.get_or_insert((name, 0)).1 += 1;
+                    continue;
+                }
                 let mut bytes = Vec::with_capacity(usize::try_from(entry.size()).unwrap_or(0).min(BATCH_BYTES));
                 entry.read_to_end(&mut bytes)?;
-                sample.put(part, bytes)?;
+                sample.put(part, bytes);
             }
         }
         if let Some(done) = sample {
@@ -187,18 +205,21 @@ impl Batches {
 }
 
 impl Sample {
-    fn put(&mut self, part: Part, bytes: Vec<u8>) -> Result<(), TarError> {
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        let twice = match part {
-            Part::Image => self.image.replace(bytes).is_some(),
-            Part::Text => self.text.replace(text(bytes)).is_some(),
-            Part::Json => self.json.replace(text(bytes)).is_some(),
-        };
-        if twice {
-            let what = format!("{part:?}").to_lowercase();
-            return Err(TarError(format!("sample {} has more than one {what}: which is meant?", self.key)));
+    fn has(&self, part: Part) -> bool {
+        match part {
+            Part::Image => self.image.is_some(),
+            Part::Text => self.text.is_some(),
+            Part::Json => self.json.is_some(),
         }
-        Ok(())
+    }
+
+    fn put(&mut self, part: Part, bytes: Vec<u8>) {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        match part {
+            Part::Image => self.image = Some(bytes),
+            Part::Text => self.text = Some(text(bytes)),
+            Part::Json => self.json = Some(text(bytes)),
+        }
     }
 }
 
@@ -241,7 +262,7 @@ mod tests {
     }
 
     fn read(bytes: &[u8], ranges: &[(u64, u64)], most: usize) -> Result<Vec<RecordBatch>, TarError> {
-        samples(io::Cursor::new(bytes.to_vec()), ranges.to_vec(), most).collect()
+        samples("x.tar".to_owned(), io::Cursor::new(bytes.to_vec()), ranges.to_vec(), most).collect()
     }
 
     fn keys(batches: &[RecordBatch]) -> Vec<String> {
@@ -286,12 +307,21 @@ mod tests {
     }
 
     #[test]
+    fn the_first_of_two_images_counts() {
+        let twice = tar(&[("a.jpg", b"1"), ("a.png", b"2"), ("a.txt", b"x"), ("a.caption", b"y"), ("b.png", b"3")]);
+        let rows = read(&twice, &[(0, 9)], 9).unwrap();
+        assert_eq!(keys(&rows), ["a", "b"]);
+        assert_eq!(rows[0].column(1).as_binary_view().iter().flatten().collect::<Vec<_>>(), [b"1", b"3"]);
+        assert_eq!(rows[0].column(2).as_string_view().value(0), "x");
+    }
+
+    #[test]
     fn what_is_broken_is_an_error() {
         let bytes = tar(&[("a.jpg", &[1; 2000]), ("a.txt", b"x"), ("b.jpg", &[2; 2000])]);
         assert!(read(&bytes[..bytes.len() - 2500], &[(0, 9)], 9).unwrap_err().to_string().contains("broken"));
         assert!(read(b"not a tar file at all", &[(0, 9)], 9).is_err());
-        let twice = tar(&[("a.jpg", b"1"), ("a.png", b"2")]);
-        assert!(read(&twice, &[(0, 9)], 9).unwrap_err().to_string().contains("sample a has more than one image"));
         assert!(read(&tar(&[]), &[(0, 9)], 9).unwrap().is_empty());
+        assert_eq!(count(io::Cursor::new(tar(&[]))).unwrap().0, 0);
+        assert!(count(io::Cursor::new([])).unwrap_err().to_string().contains("empty"));
     }
 }

@@ -167,8 +167,9 @@ mod tests {
         let mut shard = Shard::new(Vec::new(), Names::Column);
         shard.write(&RecordBatch::try_from_iter(columns).unwrap()).unwrap();
         let bytes = shard.end().unwrap();
-        let read: Vec<_> =
-            crate::webdataset::samples(io::Cursor::new(bytes), vec![(0, 9)], 9).map(Result::unwrap).collect();
+        let read: Vec<_> = crate::webdataset::samples("x.tar".to_owned(), io::Cursor::new(bytes), vec![(0, 9)], 9)
+            .map(Result::unwrap)
+            .collect();
         let text = |column: usize, row: usize| read[0].column(column).as_string_view().value(row).to_owned();
         assert_eq!((text(0, 0), text(2, 0), text(3, 0)), ("a.b/c_d".into(), "ä".into(), "{\"n\":7}".into()));
         assert_eq!(read[0].column(1).as_binary_view().value(0), png);

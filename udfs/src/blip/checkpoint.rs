@@ -82,6 +82,11 @@ pub struct Parts {
     pub contrastive: bool,
 }
 
+/// Why a checkpoint captions no image.
+pub(crate) const NO_DECODER: &str = "no text decoder: it is no captioner";
+/// Why a checkpoint scores no pair.
+pub(crate) const NO_ITM_HEAD: &str = "no ITM head: it is no filter";
+
 impl Checkpoint {
     /// Opens the folder `dir`.
     pub fn open(dir: &Path) -> Result<Self> {
@@ -127,6 +132,11 @@ impl Checkpoint {
         };
         checkpoint.check()?;
         Ok(checkpoint)
+    }
+
+    /// An error that says what it has not.
+    pub(crate) fn lacks(&self, what: &str) -> Error {
+        Error::checkpoint(&self.dir, what)
     }
 
     pub(crate) fn decoder_names(&self) -> DecoderNames<'_> {

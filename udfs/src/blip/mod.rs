@@ -14,6 +14,7 @@ pub mod session;
 mod weights;
 
 pub use checkpoint::{Checkpoint, Inspection, Parts, inspect};
+pub(crate) use checkpoint::{NO_DECODER, NO_ITM_HEAD};
 pub use config::{BlipConfig, PartialGeneration, TextConfig, VisionConfig};
 pub use registry::{checkpoint_dir, generation_defaults, load, projection_dim, register_checkpoint};
 pub use session::OrtMed;

@@ -8,7 +8,7 @@ use ort::session::builder::PrepackedWeights;
 use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, Tensor, TensorRef};
 
-use super::checkpoint::{Checkpoint, EncoderNames};
+use super::checkpoint::{Checkpoint, EncoderNames, NO_DECODER, NO_ITM_HEAD};
 use super::generate::GenerationOptions;
 use super::graph::{self, Graph};
 use super::runtime::{self, Device};
@@ -112,12 +112,12 @@ impl OrtMed {
         let parts = self.checkpoint.parts;
         let (has, what) = match part {
             Part::Vision => (true, ""),
-            Part::DecoderKv | Part::Decoder => (parts.captioner, "no text decoder: it is no captioner"),
-            Part::EncoderKv | Part::Match => (parts.matcher, "no ITM head: it is no filter"),
+            Part::DecoderKv | Part::Decoder => (parts.captioner, NO_DECODER),
+            Part::EncoderKv | Part::Match => (parts.matcher, NO_ITM_HEAD),
             Part::ImageProjection | Part::Text => (parts.contrastive, "no projections: it has no ITC score"),
         };
         if !has {
-            return Err(Error::checkpoint(&self.checkpoint.dir, what));
+            return Err(self.checkpoint.lacks(what));
         }
         // The shared attention of BLIP's decoder and encoder makes one session of two.
         let shared = part == Part::DecoderKv && {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::CapfiltOptions;
 use super::settings::{Key, SETTINGS};
-use crate::blip::{Checkpoint, checkpoint_dir, runtime};
+use crate::blip::{Checkpoint, NO_DECODER, NO_ITM_HEAD, Parts, checkpoint_dir, runtime};
 use crate::error::Result;
 
 /// What decides a session's results: the models' content, the kind of device, and the settings, without those that change
@@ -25,12 +25,16 @@ pub struct Provenance {
 }
 
 impl CapfiltOptions {
-    /// Reads the checkpoints that are set, from end to end. Errors where one is broken or the device cannot be used.
+    /// Reads the checkpoints that are set, from end to end. Errors where one is broken or cannot do what it is set for, or the
+    /// device cannot be used.
     pub fn provenance(&self) -> Result<Provenance> {
-        let captioner = self.text(Key::Captioner).map(digest).transpose()?;
+        let captioner = self.text(Key::Captioner).map(|name| digest(name, Key::Captioner)).transpose()?;
         let filter = match self.text(Key::Filter) {
-            same if same.is_some() && same == self.text(Key::Captioner) => captioner.clone(),
-            other => other.map(digest).transpose()?,
+            Some(same) if Some(same) == self.text(Key::Captioner) => {
+                open(same, Key::Filter)?;
+                captioner.clone()
+            }
+            other => other.map(|name| digest(name, Key::Filter)).transpose()?,
         };
         let device = match (&captioner, &filter) {
             (None, None) => None,
@@ -42,8 +46,20 @@ impl CapfiltOptions {
     }
 }
 
-fn digest(name: &str) -> Result<String> {
-    Ok(hex::encode(Checkpoint::open(Path::new(&checkpoint_dir(name)?))?.digest()?))
+fn digest(name: &str, role: Key) -> Result<String> {
+    Ok(hex::encode(open(name, role)?.digest()?))
+}
+
+/// A checkpoint that can do what it is set for.
+fn open(name: &str, role: Key) -> Result<Checkpoint> {
+    let checkpoint = Checkpoint::open(Path::new(&checkpoint_dir(name)?))?;
+    let Parts { captioner, matcher, contrastive } = checkpoint.parts;
+    match role {
+        Key::Captioner if !captioner => Err(checkpoint.lacks(NO_DECODER)),
+        // ITC alone may be asked for.
+        Key::Filter if !matcher && !contrastive => Err(checkpoint.lacks(NO_ITM_HEAD)),
+        _ => Ok(checkpoint),
+    }
 }
 
 impl Key {
@@ -77,6 +93,16 @@ mod tests {
         assert_ne!(other, plain);
         assert_eq!(other.settings["seed"], "7");
         assert_eq!(plain.settings.get("top_p"), None, "what is unset is the checkpoint's");
+    }
+
+    #[test]
+    fn a_model_must_have_what_it_is_set_for() {
+        let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/models/");
+        for (role, model, words) in [("captioner", "matcher", "no captioner"), ("filter", "captioner", "no filter")] {
+            let options = CapfiltOptions::new().with(role, &format!("{models}{model}")).unwrap();
+            let error = options.provenance().unwrap_err().to_string();
+            assert!(error.contains(words) && error.contains(model), "{error}");
+        }
     }
 
     #[test]

@@ -56,7 +56,7 @@ settings! {
         "Most memory for weights, caches and work together; idle models leave first. Of the engine, not the session. \
          Unset: three fifths of the machine's or container's";
     MemoLimit "memo_limit": Kind::Size, default None,
-        "Most memory for remembered results; of the engine, not the session. Unset: 256 MiB";
+        "Most memory for remembered results; of the engine, not the session. Unset: 64 MiB";
     MaxImageBytes "max_image_bytes": Kind::Size, default Some("64MiB"),
         "Largest encoded image that is decoded; a larger one is a bad image";
     MaxImagePixels "max_image_pixels": Kind::Integer { min: 1, max: 1 << 32 }, default Some("178956970"),

@@ -1,4 +1,4 @@
-//! A map that forgets what was used longest ago once it holds too many bytes: the memo and the image embeddings.
+//! A map that forgets what was used longest ago once it holds too much: the memo and the image embeddings.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -14,6 +14,8 @@ pub(super) struct Lru<K, V> {
     tick: u64,
     bytes: usize,
     capacity: usize,
+    /// Entries at most.
+    most: usize,
 }
 
 #[derive(Debug)]
@@ -24,8 +26,9 @@ struct Entry<V> {
 }
 
 impl<K: Copy + Eq + Hash, V: Clone> Lru<K, V> {
-    pub(super) fn new(capacity: usize) -> Self {
-        Self { entries: HashMap::new(), order: BTreeMap::new(), tick: 0, bytes: 0, capacity }
+    /// Holds `capacity` bytes and `most` entries.
+    pub(super) fn new(capacity: usize, most: usize) -> Self {
+        Self { entries: HashMap::new(), order: BTreeMap::new(), tick: 0, bytes: 0, capacity, most }
     }
 
     /// What an entry counts for whose value holds `heap` bytes besides itself.
@@ -47,10 +50,13 @@ impl<K: Copy + Eq + Hash, V: Clone> Lru<K, V> {
     pub(super) fn insert(&mut self, key: K, value: V, heap: usize) {
         self.remove(&key);
         let bytes = Self::cost(heap);
-        if bytes > self.capacity {
+        if bytes > self.capacity || self.most == 0 {
             return;
         }
         self.shrink_to(self.capacity - bytes);
+        while self.entries.len() >= self.most {
+            self.forget_oldest();
+        }
         self.tick += 1;
         self.order.insert(self.tick, key);
         self.entries.insert(key, Entry { value, bytes, tick: self.tick });
@@ -64,12 +70,16 @@ impl<K: Copy + Eq + Hash, V: Clone> Lru<K, V> {
         }
     }
 
+    fn forget_oldest(&mut self) {
+        if let Some((_, &key)) = self.order.first_key_value() {
+            self.remove(&key);
+        }
+    }
+
     /// Forgets until at most `bytes` are held. The capacity stays, so that it can grow again.
     pub(super) fn shrink_to(&mut self, bytes: usize) {
         while self.bytes > bytes {
-            let Some((_, key)) = self.order.first_key_value() else { break };
-            let key = *key;
-            self.remove(&key);
+            self.forget_oldest();
         }
         if self.entries.is_empty() {
             // Maps keep their room otherwise.
@@ -100,7 +110,7 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_leaves_first() {
-        let mut cache = Lru::new(3 * COST);
+        let mut cache = Lru::new(3 * COST, 9);
         for key in 0..3 {
             cache.insert(key, key, 100);
         }
@@ -112,7 +122,7 @@ mod tests {
 
     #[test]
     fn bytes_are_bounded_and_given_back() {
-        let mut cache = Lru::new(2 * COST);
+        let mut cache = Lru::new(2 * COST, 9);
         cache.insert(1, 1, 100);
         cache.insert(1, 2, 50);
         assert_eq!((cache.len(), cache.get(&1), cache.bytes()), (1, Some(2), COST - 50));
@@ -126,14 +136,26 @@ mod tests {
 
     #[test]
     fn no_capacity_keeps_nothing() {
-        let mut cache = Lru::new(0);
+        let mut cache = Lru::new(0, 9);
         cache.insert(1, 1, 0);
         assert_eq!((cache.get(&1), cache.bytes()), (None, 0));
     }
 
     #[test]
+    fn entries_are_bounded_too() {
+        let mut cache = Lru::new(10 * COST, 2);
+        for key in 0..4 {
+            cache.insert(key, key, 1);
+        }
+        assert_eq!([0, 1, 2, 3].map(|key| cache.get(&key)), [None, None, Some(2), Some(3)]);
+        let mut none = Lru::new(10 * COST, 0);
+        none.insert(1, 1, 1);
+        assert_eq!((none.len(), none.bytes()), (0, 0));
+    }
+
+    #[test]
     fn a_lower_capacity_holds_at_once() {
-        let mut cache = Lru::new(10 * COST);
+        let mut cache = Lru::new(10 * COST, 99);
         for key in 0..10 {
             cache.insert(key, key, 100);
         }

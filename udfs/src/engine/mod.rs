@@ -53,6 +53,10 @@ const QUEUE_JOBS: usize = 1024;
 /// Bytes of images in hand at most, however much memory there is: enough for a few hundred, far ahead of any device.
 const MAX_IN_HAND: usize = 512 << 20;
 
+/// Embeddings in the cache at most, however small they are: enough for the functions of a query to meet the same image, some batches
+/// apart. More would make a small model's memory grow for hours, and no call faster that the memo does not answer.
+const EMBEDDED_IMAGES: usize = 2048;
+
 /// What an engine may use. All of it can be left to `default()`.
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
@@ -61,7 +65,8 @@ pub struct EngineOptions {
     pub memory_limit: usize,
     /// Bytes for remembered results, at most a quarter of what the weights leave. 0 remembers none.
     pub memo_limit: usize,
-    /// Bytes for embeddings of images that nobody waits for. `None`: a quarter of what the weights leave, at most 1 GiB.
+    /// Bytes for embeddings of images that nobody waits for. `None`: a quarter of what the weights leave, at most 1 GiB; of
+    /// 2,048 images at most.
     pub embedding_cache: Option<usize>,
     /// Images in a batch where a call does not say.
     pub max_batch_images: usize,
@@ -69,12 +74,7 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self {
-            memory_limit: memory::default_limit(),
-            memo_limit: 256 << 20,
-            embedding_cache: None,
-            max_batch_images: 8,
-        }
+        Self { memory_limit: memory::default_limit(), memo_limit: 64 << 20, embedding_cache: None, max_batch_images: 8 }
     }
 }
 
@@ -112,8 +112,8 @@ impl Engine {
             queue: Mutex::new(Queue::new()),
             work: Condvar::new(),
             room: Condvar::new(),
-            memo: Mutex::new(Lru::new(0)),
-            embeddings: Mutex::new(Lru::new(0)),
+            memo: Mutex::new(Lru::new(0, usize::MAX)),
+            embeddings: Mutex::new(Lru::new(0, EMBEDDED_IMAGES)),
             memo_limit: AtomicUsize::new(options.memo_limit),
             embedding_limit: options.embedding_cache,
             max_batch_images: options.max_batch_images.max(1),
