@@ -37,8 +37,8 @@ fn another_job_is_refused_with_the_difference() {
     // What changes speed alone is no difference.
     let said = place.job_ok(&["web", "pairs", "--update", "--set", "capfilt.threads=1", "--set", "capfilt.device=cpu"]);
     assert!(said.contains("going on after"), "{said}");
-    let models = super::root("tests/fixtures/models/matcher");
-    let message = place.fails(1, &["run", "web", "pairs", "--update", "--filter", &models, "--captioner", &models]);
+    let [captioner, filter] = ["examples/models/captioner", "tests/fixtures/models/matcher"].map(super::root);
+    let message = place.fails(1, &["run", "web", "pairs", "--update", "--filter", &filter, "--captioner", &captioner]);
     assert!(message.contains("captioner was ") && message.contains(" and is "), "{message}");
 }
 

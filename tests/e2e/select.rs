@@ -115,3 +115,32 @@ fn an_image_that_is_gone_is_named() {
     assert!(place.fails(1, &["select", "pairs", "x", "--min-itm", "0.5"]).contains("unfinished"));
     assert!(place.fails(2, &["select", "pairs", "x", "--keep-fraction", "30"]).contains("from 0 to 1"));
 }
+
+#[test]
+fn pairs_that_were_left_out_are_not_selected_silently() {
+    let place = Place::new();
+    let slice = place.slice();
+    place.job_ok(&[slice, "pairs", "--kept-only", "--min-itm", "0.5"]);
+    for more in [["--min-itm", "0.1"], ["--min-itm-of", "web=0.1"], ["--keep-fraction", "0.5"]] {
+        let said = place.fails(1, &[&["select", "pairs", "selected"][..], &more].concat());
+        assert!(said.contains("--kept-only and has left out"), "{said}");
+    }
+    place.ok(&["select", "pairs", "selected", "--min-itm", "0.9"]);
+    assert!(place.number("selected", "SELECT count(*) FROM t") > 0);
+    assert_eq!(place.number("selected", "SELECT count(*) FROM t WHERE kept <> (itm_score >= 0.9)"), 0);
+}
+
+#[test]
+fn a_source_is_known_under_another_name() {
+    let place = Place::new();
+    let slice = place.slice();
+    place.job_ok(&[slice, "pairs", "--min-itm", "0.5"]);
+    fs::rename(place.path(slice), place.path("renamed.parquet")).unwrap();
+    assert!(place.fails(1, &["select", "pairs", "selected", "--min-itm", "0.1"]).contains("give --source"));
+    place.ok(&["select", "pairs", "selected", "--min-itm", "0.1", "--source", "renamed.parquet", "--overwrite"]);
+    assert_eq!(place.number("selected", "SELECT count(*) FROM t WHERE kept AND image IS NULL"), 0);
+    // Other pictures are not taken for those.
+    place.ok(&["sql", "-c", "COPY (SELECT * FROM 'renamed.parquet' ORDER BY text) TO 'other.parquet'"]);
+    let other = ["select", "pairs", "selected", "--min-itm", "0.1", "--source", "other.parquet", "--overwrite"];
+    assert!(place.fails(1, &other).contains("is kept now, and the table left its image out"));
+}

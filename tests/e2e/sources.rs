@@ -297,3 +297,58 @@ fn paths_stay_below_their_folder() {
         .ok(&run("data/web.csv", &["--path-column", "path", "--path-root", ".", "--overwrite", "--max-failed", "99%"]));
     assert_eq!(column(&place, "kept")[1..3], ["false", "false"], "above the folder stays above");
 }
+
+#[test]
+fn a_file_is_what_its_name_or_its_bytes_say() {
+    let place = place();
+    let web = root("tests/fixtures/web.parquet");
+    fs::copy(root(CAT), place.path("cat.png")).unwrap();
+    // As in a cache whose files are named by their digests.
+    fs::copy(&web, place.path("0f3a")).unwrap();
+    place.ok(&run("0f3a", &[]));
+    let lines = "\u{feff}{\"path\": \"cat.png\", \"text\": \"a cat\"}\n";
+    fs::write(place.path("web.json"), lines).unwrap();
+    place.ok(&run("web.json", &["--path-column", "path", "--overwrite"]));
+    assert_eq!(column(&place, "kept"), ["true"]);
+    fs::write(place.path("web.json"), format!("{lines}{{\"path\": 1,}}\n")).unwrap();
+    for (name, content, words) in [
+        ("web.txt", Some("cat.png a cat"), "what it is cannot be told"),
+        ("web.csv.gz", Some("cat.png a cat"), "unpack it"),
+        ("empty.tar", Some(""), "it is empty"),
+        ("web.json", None, "line 2: trailing comma"),
+    ] {
+        if let Some(content) = content {
+            fs::write(place.path(name), content).unwrap();
+        }
+        let said = place.fails(1, &["run", name, "other", "--recipe", "recipe.sql"]);
+        assert!(said.contains(words) && said.contains(name), "{said}");
+    }
+    assert!(!place.path("other").exists());
+}
+
+#[test]
+fn what_is_passed_over_in_a_folder_or_a_tar_is_told() {
+    let place = place();
+    fs::create_dir(place.path("photos")).unwrap();
+    for name in ["a.png", "b.heic"] {
+        fs::copy(root(CAT), place.path("photos").join(name)).unwrap();
+    }
+    std::os::unix::fs::symlink("nowhere", place.path("photos/c.png")).unwrap();
+    fs::write(place.path("photos/a.txt"), "a cat").unwrap();
+    let told = |args: &[&str]| {
+        let output = place.run(args);
+        assert!(output.status.success(), "{args:?}: {}", super::text(&output.stderr));
+        super::text(&output.stderr)
+    };
+    let said = told(&run("photos", &[]));
+    assert!(said.contains("passed over what is no image by its name, or links to nothing: 2 files"), "{said}");
+    assert_eq!(column(&place, "text"), ["a cat"]);
+    // Two pictures of one key: the first one counts.
+    fs::rename(place.path("photos/b.heic"), place.path("photos/a.jpg")).unwrap();
+    let args = ["cf", "twice.tar", "a.png", "a.jpg", "a.txt"];
+    let done = std::process::Command::new("tar").args(args).current_dir(place.path("photos")).status().unwrap();
+    assert!(done.success());
+    let said = told(&run("photos/twice.tar", &["--overwrite"]));
+    assert!(said.contains("passed over a.jpg"), "{said}");
+    assert_eq!(column(&place, "kept"), ["true"]);
+}

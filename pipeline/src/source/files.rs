@@ -117,10 +117,9 @@ pub(super) fn image_folders(root: &Path) -> Result<Vec<PathBuf>> {
     }
     folders.sort();
     if let Some((first, files)) = passed.filter(|_| !folders.is_empty()) {
-        let (first, more) = (first.display(), files - 1);
+        let (root, first) = (root.display(), first.display());
         log::warn!(
-            "{first} and {more} others in {} are no images by their names, or links to nothing: passed over",
-            root.display()
+            "{root}: passed over what is no image by its name, or links to nothing: {files} files, the first is {first}"
         );
     }
     Ok(folders)
