@@ -23,6 +23,9 @@ use crate::summary::{Summary, Tally};
 use crate::table;
 use crate::write::{Format, Parts};
 
+/// How the recipe of a selected table begins.
+const SELECTED: &str = "-- selected: ";
+
 /// Rows that are judged at a time.
 const ROWS: usize = 64;
 
@@ -144,9 +147,11 @@ impl Select {
         words.extend(self.min_itm_of.iter().map(|(source, least)| format!("min_itm of {source} = {least}")));
         words.extend(self.keep_fraction.map(|share| format!("keep_fraction = {share}")));
         // The report reads the threshold from the recipe's comments; the first one counts.
-        let recipe = format!("-- selected: {}\n-- $min_itm = {}\n{}", words.join(", "), min_itm, job.recipe);
+        let recipe = format!("{SELECTED}{}\n-- $min_itm = {}\n{}", words.join(", "), min_itm, job.recipe);
         let format = "parquet".to_owned();
-        Identity { recipe, kept_only: self.kept_only, format, shards: 1, ..job.clone() }
+        // What was left out once is missing here too.
+        let kept_only = self.kept_only || job.kept_only;
+        Identity { recipe, kept_only, format, shards: 1, ..job.clone() }
     }
 
     /// The least probability of texts whose source has none of its own.
@@ -160,25 +165,24 @@ impl Select {
         self.min_itm.or_else(own).ok_or_else(|| Error::Option(reason.to_owned()))
     }
 
-    /// Refuses what asks for pairs that a table of kept ones alone has left out.
+    /// Refuses what asks for pairs that a table of kept ones alone has left out; warns where the table does not tell which these are.
     fn check_stored(&self, job: &Identity, min_itm: f32) -> Result<()> {
         if !job.kept_only {
             return Ok(());
         }
-        let left_out = |what: String| {
-            let reason = format!("the table was written with --kept-only and has left out the pairs that {what}");
-            Err(Error::Option(reason + ": run the job without it, and select from that"))
+        let by_one_threshold = !job.recipe.starts_with(SELECTED) && !job.recipe.contains(Compose::BY_SOURCE);
+        let Some(had) = threshold(&job.recipe).filter(|_| by_one_threshold) else {
+            log::warn!("{}: --kept-only has left pairs out, which are not selected", self.table.display());
+            return Ok(());
         };
-        if self.keep_fraction.is_some() {
-            return left_out("--keep-fraction would count".to_owned());
-        }
         let lowest = self.min_itm_of.iter().map(|(_, least)| *least).fold(min_itm, f32::min);
-        match threshold(&job.recipe) {
-            Some(had) if !job.recipe.contains(Compose::BY_SOURCE) && lowest < had => {
-                left_out(format!("score from {lowest} to {had}"))
-            }
-            _ => Ok(()),
-        }
+        let left_out = match self.keep_fraction {
+            Some(_) if had > 0.0 => "--keep-fraction would count".to_owned(),
+            None if lowest < had => format!("score from {lowest} to {had}"),
+            _ => return Ok(()),
+        };
+        let reason = format!("the table was written with --kept-only and has left out the pairs that {left_out}");
+        Err(Error::Option(reason + ": run the job without it, and select from that"))
     }
 
     /// Refuses a threshold for texts that there are none of.

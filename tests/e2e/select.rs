@@ -128,6 +128,11 @@ fn pairs_that_were_left_out_are_not_selected_silently() {
     place.ok(&["select", "pairs", "selected", "--min-itm", "0.9"]);
     assert!(place.number("selected", "SELECT count(*) FROM t") > 0);
     assert_eq!(place.number("selected", "SELECT count(*) FROM t WHERE kept <> (itm_score >= 0.9)"), 0);
+    // What a selected table left out, it does not tell: its pairs are selected, with a warning.
+    let output = place.run(&["select", "selected", "again", "--min-itm", "0.6"]);
+    let said = super::text(&output.stderr);
+    assert!(output.status.success() && said.contains("left pairs out"), "{said}");
+    assert_eq!(place.number("again", "SELECT count(*) FROM t WHERE kept <> (itm_score >= 0.6)"), 0);
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! AdamW (Loshchilov and Hutter, "Decoupled weight decay regularization", algorithm 2) over one flat vector.
 
-use tch::{Tensor, no_grad};
+use tch::{Device, Tensor, no_grad};
 
-/// Numbers that are updated at a time: what lies between the operations stays in the processor's cache, and takes no memory of the
-/// model's size.
-const PIECE: i64 = 1 << 20;
+/// Numbers that are updated at a time, so that what lies between the operations takes no memory of the model's size: on a processor
+/// few enough for its cache, on another device enough to be worth a launch.
+fn piece_of(device: Device) -> i64 {
+    if device == Device::Cpu { 1 << 20 } else { 1 << 26 }
+}
 
 /// Constants of AdamW. BLIP decays every parameter.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -52,8 +54,9 @@ impl AdamW {
         let steps = i32::try_from(self.steps).unwrap_or(i32::MAX);
         let (correction1, correction2) = (1.0 - beta1.powi(steps), 1.0 - beta2.powi(steps));
         no_grad(|| {
-            for from in (0..flat.numel() as i64).step_by(PIECE as usize) {
-                let piece = |of: &Tensor| of.narrow(0, from, PIECE.min(of.numel() as i64 - from));
+            let most = piece_of(flat.device());
+            for from in (0..flat.numel() as i64).step_by(most as usize) {
+                let piece = |of: &Tensor| of.narrow(0, from, most.min(of.numel() as i64 - from));
                 let (mut flat, mut mean, mut square) = (piece(flat), piece(&self.mean), piece(&self.square));
                 let gradient = piece(gradient);
                 let _ = flat.g_mul_scalar_(1.0 - learning_rate * weight_decay);

@@ -96,7 +96,7 @@ pub(crate) fn count(mut file: impl Read + Seek) -> Result<(u64, String), TarErro
 }
 
 /// Samples of `ranges` (first sample and number of samples, sorted) in batches of at most `most`, read on a thread of its own. Of a
-/// part that a sample has twice the first one counts, as for the webdataset package's "jpg;png"; a warning names the `file`.
+/// part that a sample has twice the first one counts; a warning names the `file`.
 pub(crate) fn samples(
     file: String,
     reader: impl Read + Send + 'static,

@@ -54,7 +54,7 @@ const QUEUE_JOBS: usize = 1024;
 const MAX_IN_HAND: usize = 512 << 20;
 
 /// Embeddings in the cache at most, however small they are: enough for the functions of a query to meet the same image, some batches
-/// apart. More would make a small model's memory grow for hours, and no call faster that the memo does not answer.
+/// apart. With more, a small model's memory would grow for hours.
 const EMBEDDED_IMAGES: usize = 2048;
 
 /// What an engine may use. All of it can be left to `default()`.
@@ -66,7 +66,7 @@ pub struct EngineOptions {
     /// Bytes for remembered results, at most a quarter of what the weights leave. 0 remembers none.
     pub memo_limit: usize,
     /// Bytes for embeddings of images that nobody waits for. `None`: a quarter of what the weights leave, at most 1 GiB; of
-    /// 2,048 images at most.
+    /// 2,048 at most, an image's by each model that saw it.
     pub embedding_cache: Option<usize>,
     /// Images in a batch where a call does not say.
     pub max_batch_images: usize,
