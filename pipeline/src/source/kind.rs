@@ -74,7 +74,8 @@ impl Kind {
         }
         Err(place.error(|| match ending.as_str() {
             "gz" | "bz2" | "xz" | "zst" => "it is compressed, and a job goes on in the middle of a file: unpack it".to_owned(),
-            _ => "what it is cannot be told: name it .parquet, .tar (WebDataset), .csv or .jsonl (a JSON object on each line)"
+            _ => "what it is cannot be told: name it .parquet, .tar (WebDataset), .csv or .jsonl (a JSON object on each line); of images give \
+                  their folder"
                 .to_owned(),
         }))
     }
