@@ -19,6 +19,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "examples/reproduce"))
+
+from reproduce import has_bfloat16  # noqa: E402 (it lies beside this folder)
 
 PACKAGES = [
     "sharp@0.34.5", "unicode-emoji-json@0.9.0", "@iconify-json/emojione@1.2.3", "@iconify-json/fluent-emoji@1.2.7",
@@ -120,6 +123,8 @@ class Work:
         self.table(self.dir / "web.parquet")
         train = args.bin / "capfilt-train"
         self.run(train, "evaluate", filter_ / "checkpoint", "--filter", self.dir / "web.parquet", "--threshold", MIN_ITM, "--card")
+        self.run(train, "evaluate", captioner / "checkpoint", "--captions", self.dir / "world/test.parquet", "--prompt", "a picture of ",
+                 "--max-length", 32, "--card")
         if args.install:
             for name, run in (("captioner", captioner), ("filter", filter_)):
                 shutil.rmtree(HERE / name, ignore_errors=True)
@@ -148,7 +153,7 @@ def main():
     parser.add_argument("--out", type=Path, default=ROOT / "default-model-out")
     parser.add_argument("--install", action="store_true", help="put models and table in the place of the project's")
     parser.add_argument("--bin", type=Path, default=ROOT / "target/debug", help="folder of capfilt and capfilt-train")
-    parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=False, help="faster where the processor has it")
+    parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=has_bfloat16(), help="default: where the processor has it")
     parser.add_argument("--steps", type=int, default=3000, help="of pretraining")
     parser.add_argument("--captioner-steps", type=int, default=3000)
     parser.add_argument("--filter-steps", type=int, default=2500)

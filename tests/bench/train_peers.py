@@ -104,6 +104,12 @@ def ours(args, size, kind):
     return figures, used.ru_maxrss / 1024
 
 
+def theirs_apart(size, kind, args):
+    """In a process of its own, whose memory is its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(theirs, (size, kind, args.device, args.steps))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("step_time")
@@ -116,16 +122,16 @@ def main():
     for size in args.sizes:
         reference = None
         for kind in args.kinds:
-            # Either first, then the other again: what runs first must not win by it.
+            # Ours, theirs, theirs, ours: what runs first must not win by it.
             found, memory = ours(args, size, kind)
-            # A process of its own, whose memory is its own.
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                their, their_memory = pool.apply(theirs, (size, kind, args.device, args.steps))
+            their, their_memory = theirs_apart(size, kind, args)
+            again = theirs_apart(size, kind, args)[0]
             our = min(found["seconds_a_step"], ours(args, size, kind)[0]["seconds_a_step"])
+            their = min(their, again)
             reference = reference or their
             batch = SIZES[size][-1]
             print(f"{size}, {kind}, batch {batch}: ours {our:.3f} s a step ({batch / our:.1f} images/s), PyTorch {their:.3f} s: "
-                  f"{their / our:.2f} x; against PyTorch float32 {reference / our:.2f} x; best product {found['best_product_gflops']:.0f} GFLOP/s; "
+                  f"{their / our:.2f} x; against PyTorch float32 {reference / our:.2f} x; best product in {kind} {found['best_product_gflops']:.0f} GFLOP/s; "
                   f"most memory: ours {memory:.0f} MB, PyTorch {their_memory:.0f} MB", flush=True)
 
 

@@ -96,7 +96,7 @@ fn main() -> anyhow::Result<()> {
         "seconds_a_step": best,
         "median": median,
         "images_a_second": args.batch as f64 / best,
-        "best_product_gflops": peak(4096, Kind::Float, device),
+        "best_product_gflops": peak(4096, if args.bfloat16 { Kind::BFloat16 } else { Kind::Float }, device),
     });
     std::io::Write::write_all(&mut std::io::stdout(), format!("{figures:#}\n").as_bytes())?;
     Ok(())

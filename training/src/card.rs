@@ -1,8 +1,11 @@
 //! The model card of an exported checkpoint: what it was trained on, with which settings, and how far its losses came.
 
 use std::fmt::Write as _;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
+
+use serde_json::{Map, Value};
 
 use crate::config::{MedConfig, parameter_counts};
 use crate::data::Table;
@@ -78,8 +81,36 @@ fn card(settings: &Settings, config: &MedConfig, tables: &[Arc<Table>], summary:
     Ok(card)
 }
 
+/// Adds scores to the card of a checkpoint: those of another kind that it has stay.
+pub(crate) fn add_scores(folder: &Path, scores: &Map<String, Value>) -> Result<()> {
+    let path = folder.join(CARD);
+    let card = std::fs::read_to_string(&path).map_err(|e| Error::file(&path, e))?;
+    let (begin, end) = ("## Scores\n\n```json\n", "\n```");
+    let before = card.split_once(begin).and_then(|(_, rest)| rest.split_once(end)).map(|(json, _)| json);
+    let mut all: Map<String, Value> = match before {
+        Some(json) => serde_json::from_str(json).map_err(|e| Error::file(&path, format!("its scores: {e}")))?,
+        None => Map::new(),
+    };
+    all.extend(scores.clone());
+    let json = serde_json::to_string_pretty(&all).map_err(|e| Error::file(&path, e))?;
+    add_section(folder, "Scores", &format!("```json\n{json}\n```"))
+}
+
+/// The card of `from` becomes that of `to`, which was made of it.
+pub(crate) fn carry(from: &Path, to: &Path) -> Result<()> {
+    let path = from.join(CARD);
+    let card = match std::fs::read_to_string(&path) {
+        Ok(card) => card,
+        Err(e) if e.kind() == ErrorKind::NotFound => "# A checkpoint without a card\n".into(),
+        Err(e) => return Err(Error::file(path, e)),
+    };
+    let own = to.join(CARD);
+    std::fs::write(&own, card).map_err(|e| Error::file(own, e))?;
+    add_section(to, "Exported", &format!("From `{}` by capfilt-train {}.", from.display(), env!("CARGO_PKG_VERSION")))
+}
+
 /// Adds a section, such as scores, to the card of a checkpoint; one of the same title is replaced.
-pub(crate) fn add_section(folder: &Path, title: &str, body: &str) -> Result<()> {
+fn add_section(folder: &Path, title: &str, body: &str) -> Result<()> {
     let path = folder.join(CARD);
     let card = std::fs::read_to_string(&path).map_err(|e| Error::file(&path, e))?;
     let heading = format!("## {title}\n");
@@ -110,5 +141,20 @@ mod tests {
         add_section(dir.path(), "Scores", "two").unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text, "# Model\n\n## Losses\n\nx\n\n## Scores\n\ntwo\n\n## More\n\nthree\n");
+    }
+
+    #[test]
+    fn scores_of_another_kind_stay_and_an_export_has_its_sources_card() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(from.path().join(CARD), "# Model\n").unwrap();
+        let scores = |name: &str, value: f64| Map::from_iter([(name.to_owned(), Value::from(value))]);
+        for (name, value) in [("captions", 0.25), ("filter", 0.5), ("captions", 0.75)] {
+            add_scores(from.path(), &scores(name, value)).unwrap();
+        }
+        carry(from.path(), to.path()).unwrap();
+        add_scores(to.path(), &scores("retrieval", 1.5)).unwrap();
+        let card = std::fs::read_to_string(to.path().join(CARD)).unwrap();
+        let kept = ["\"captions\": 0.75", "\"filter\": 0.5", "\"retrieval\": 1.5", "## Exported", "# Model"];
+        assert!(kept.iter().all(|part| card.contains(part)) && !card.contains("0.25"), "{card}");
     }
 }

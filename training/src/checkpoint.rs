@@ -60,10 +60,15 @@ impl Export {
     }
 }
 
+/// ITC's temperature.
+const TEMPERATURE: &str = "temp";
+
 const WORDS: &str = "text_decoder.cls.predictions.decoder.";
 
 /// Writes a checkpoint into the folder `dir`, which is made. `tokenizer` is the text of a tokenizer.json; `kind` is Float, Half or
-/// BFloat16. The weights come last and under a temporary name, so a folder that was left unfinished has no model.safetensors.
+/// BFloat16. The weights of an earlier export are removed first, and the new ones come last and under a temporary name, so a folder
+/// that was left unfinished has no model.safetensors. A whole MED has ITC's temperature, `temp`, which stays float32: to go on from
+/// it is to go on with the temperature that it learned.
 pub fn export(
     dir: &Path,
     config: &MedConfig,
@@ -74,6 +79,10 @@ pub fn export(
     kind: Kind,
 ) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(|e| Error::file(dir, e))?;
+    let (part, whole) = (dir.join("model.safetensors.part"), dir.join("model.safetensors"));
+    if whole.exists() {
+        std::fs::remove_file(&whole).map_err(|e| Error::file(&whole, e))?;
+    }
     let write = |name: &str, text: String| {
         let path = dir.join(name);
         std::fs::write(&path, text).map_err(|e| Error::file(path, e))
@@ -89,9 +98,11 @@ pub fn export(
     write("generation_config.json", format!("{generation:#}\n"))?;
     let tensors: Vec<(String, Tensor)> = tensors(params, what)
         .into_iter()
-        .map(|(name, tensor)| (name, tensor.detach().to_kind(kind).contiguous()))
+        .map(|(name, tensor)| {
+            let kind = if name == TEMPERATURE { Kind::Float } else { kind };
+            (name, tensor.detach().to_kind(kind).contiguous())
+        })
         .collect();
-    let (part, whole) = (dir.join("model.safetensors.part"), dir.join("model.safetensors"));
     Tensor::write_safetensors(&tensors, &part)?;
     std::fs::rename(&part, &whole).map_err(|e| Error::file(whole, e))
 }
@@ -132,7 +143,7 @@ fn tensors(params: &Params, what: Export) -> BTreeMap<String, Tensor> {
             Export::Matcher => !name.starts_with("text_decoder."),
             Export::Med => true,
         };
-        if wanted && name != "temp" {
+        if wanted && (name != TEMPERATURE || what == Export::Med) {
             tensors.insert(name.clone(), tensor.shallow_clone());
         }
         // A captioner by itself holds what its decoder has from the encoder.

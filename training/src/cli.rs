@@ -111,7 +111,7 @@ pub(crate) struct EvaluateArgs {
     /// Threads, 0 for one a core
     #[arg(long, default_value_t = 0)]
     pub(crate) threads: usize,
-    /// Adds the scores to the checkpoint's model card
+    /// Adds the scores to the checkpoint's model card, in place of earlier ones of the same kind
     #[arg(long)]
     pub(crate) card: bool,
 }

@@ -69,12 +69,12 @@ pub struct Negatives {
     pub texts: Vec<(i64, i64)>,
 }
 
-/// Weights `[B, B]` that negatives are drawn with: the softmax of the batch's own part of the similarities, and never 0 but for
-/// what `same` marks: pairs of the same image or text.
-pub fn negative_weights(similarities: &Tensor, same: &Tensor) -> Tensor {
+/// Weights `[B, B]` that negatives are drawn with: the softmax of the batch's own part of the similarities and `floor`, which is
+/// 1e-4 in BLIP's pretraining and 0 in its finetuning for retrieval; 0 for what `same` marks: pairs of the same image or text.
+pub fn negative_weights(similarities: &Tensor, same: &Tensor, floor: f64) -> Tensor {
     no_grad(|| {
         let batch = similarities.size()[0];
-        let weights = similarities.narrow(1, 0, batch).softmax(-1, Kind::Float) + 1e-4;
+        let weights = similarities.narrow(1, 0, batch).softmax(-1, Kind::Float) + floor;
         weights.masked_fill(same, 0.0)
     })
 }
@@ -88,9 +88,9 @@ pub fn same_pairs<T: PartialEq, U: PartialEq>(images: &[T], texts: &[U]) -> Tens
 }
 
 /// Draws an image for each text and a text for each image. A row all of whose weights are 0 has no negative.
-pub fn negatives(similarities: &Similarities, same: &Tensor, rng: &mut impl Rng) -> Negatives {
+pub fn negatives(similarities: &Similarities, same: &Tensor, floor: f64, rng: &mut impl Rng) -> Negatives {
     let mut side = |similarities: &Tensor| -> Vec<(i64, i64)> {
-        let weights = negative_weights(similarities, same).to_device(tch::Device::Cpu).to_kind(Kind::Double);
+        let weights = negative_weights(similarities, same, floor).to_device(tch::Device::Cpu).to_kind(Kind::Double);
         let batch = weights.size()[0];
         let rows = (0..batch).map(|i| Vec::<f64>::try_from(weights.get(i)).unwrap_or_default());
         let drawn = rows.enumerate().map(|(i, weights)| draw(&weights, rng).map(|j| (i as i64, j as i64)));

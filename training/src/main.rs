@@ -90,14 +90,16 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     }
     let of = Evaluated::open(&args.checkpoint, &args.device, args.threads, args.text_tokens, args.clean_text)?;
     let items = |path: &Path, query| -> anyhow::Result<Items> {
-        let items = Items::read(&table(path, query)?, args.images, of.limits())?;
-        eprintln!(
-            "{}: {} texts of {} images, {} unusable",
-            path.display(),
-            items.texts(),
-            items.images(),
-            items.unusable
-        );
+        let table = table(path, query)?;
+        let items = Items::read(&table, args.images, of.limits())?;
+        let (path, texts, images, unusable) = (path.display(), items.texts(), items.images(), items.unusable);
+        eprintln!("{path}: {texts} texts of {images} images; {unusable} images cannot be used");
+        if table.unusable > 0 {
+            let rows = table.unusable;
+            eprintln!(
+                "{path}: {rows} rows have no image or no text, and are not evaluated (capfilt run --image all keeps images)"
+            );
+        }
         Ok(items)
     };
     let mut scores = serde_json::Map::new();
@@ -129,10 +131,12 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
         scores.insert("filter".into(), serde_json::to_value(found)?);
     }
     let json = serde_json::to_string_pretty(&scores)?;
+    // First what took long.
+    put(&json)?;
     if args.card {
-        capfilt_training::run::add_scores(&args.checkpoint, &json)?;
+        capfilt_training::run::add_scores(&args.checkpoint, &scores)?;
     }
-    put(&json)
+    Ok(())
 }
 
 fn export_part(args: &ExportArgs) -> anyhow::Result<()> {
@@ -154,6 +158,7 @@ fn export_part(args: &ExportArgs) -> anyhow::Result<()> {
         bail!("{}: it is no {}: it has no {first}", args.checkpoint.display(), args.what);
     }
     export(&args.out, trainer.config(), trainer.params(), what, &start.tokenizer_json, &start.preprocessor, kind)?;
+    capfilt_training::run::carry_card(&args.checkpoint, &args.out)?;
     put(&args.out.display().to_string())
 }
 

@@ -57,7 +57,7 @@ pub struct Reporter {
     out: PathBuf,
     metrics: BufWriter<File>,
     events: Events,
-    /// Every so many steps one line is drawn in curves.svg, at most [`POINTS`].
+    /// What curves.svg draws: each step, or every so many so that they are at most twice [`POINTS`].
     lines: Vec<Line>,
     steps: u64,
     every: u64,
@@ -84,10 +84,14 @@ impl Reporter {
                 }
             }
         }
-        let mut metrics = BufWriter::new(File::create(&path).map_err(failed)?);
+        // Those lines are nowhere else: they are whole in the new file before it takes the old one's place.
+        let part = path.with_extension("part");
+        let mut metrics = BufWriter::new(File::create(&part).map_err(failed)?);
         for line in &lines {
             write(&mut metrics, line).map_err(failed)?;
         }
+        metrics.flush().map_err(failed)?;
+        std::fs::rename(&part, &path).map_err(failed)?;
         let events = Events::create(out)?;
         let bar = io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{bar:30} step {pos}/{len}  {msg}  {eta} left");
@@ -151,7 +155,7 @@ impl Reporter {
         self.events.flush()
     }
 
-    /// Draws the curves and returns the mean losses of the last tenth of the steps, at most 100.
+    /// Draws the curves and returns the mean losses of the last tenth of the lines that are held, at most 100.
     pub fn finish(mut self) -> Result<Line> {
         self.flush()?;
         self.bar.iter().for_each(ProgressBar::finish_and_clear);

@@ -1,5 +1,6 @@
 //! A training run: tables in, checkpoint out; what was killed goes on where it was.
 
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,6 +22,7 @@ use crate::step::StepReport;
 pub const CHECKPOINT: &str = "checkpoint";
 const SETTINGS: &str = "settings.toml";
 const DONE: &str = "done.json";
+const LOCK: &str = "lock";
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,7 +33,7 @@ pub struct Summary {
     pub pairs: u64,
     /// Pairs passed over because their image could not be used.
     pub skipped: u64,
-    /// Means of the last tenth of the steps, at most 100.
+    /// ITC: like the others, mean of the last tenth of the steps that are held for the curves, at most 100.
     pub itc: f64,
     /// ITM.
     pub itm: f64,
@@ -95,13 +97,17 @@ impl Plan {
     }
 }
 
-/// With the versions of Delta tables that the run began with, or else the latest ones: a run sees one version of each.
+/// With the versions of Delta tables that the run began with, or else the latest ones: a run sees one version of each. Where the
+/// settings now name another table, what they named before says nothing.
 fn pinned(settings: &Settings, out: &Path) -> Result<Settings> {
     let mut settings = settings.clone();
     let begun = std::fs::read_to_string(out.join(SETTINGS)).ok().and_then(|text| text.parse::<toml::Table>().ok());
     let before = begun.as_ref().and_then(|begun| begun.get("data")?.get("tables")?.as_array());
     for (place, table) in settings.data.tables.iter_mut().enumerate().filter(|(_, table)| table.version.is_none()) {
-        let version = before.and_then(|tables| tables.get(place)?.get("version")?.as_str().map(str::to_owned));
+        let same = before
+            .and_then(|tables| tables.get(place))
+            .filter(|before| before.get("path").and_then(|path| path.as_str()) == table.path.to_str());
+        let version = same.and_then(|before| before.get("version")?.as_str().map(str::to_owned));
         let latest = || capfilt::delta_source(&table.path, None).map_err(|e| Error::file(&table.path, e));
         table.version = match version {
             Some(version) => Some(version),
@@ -118,6 +124,7 @@ fn pinned(settings: &Settings, out: &Path) -> Result<Settings> {
 /// is not finite.
 pub fn train(settings: &Settings, out: &Path) -> Result<Summary> {
     std::fs::create_dir_all(out).map_err(|e| Error::file(out, e))?;
+    let _lock = lock(out)?;
     let digest = settings.digest()?;
     if let Some(done) = finished(out)? {
         if done.settings != digest {
@@ -136,14 +143,20 @@ pub fn train(settings: &Settings, out: &Path) -> Result<Summary> {
     let pinned = pinned(settings, out)?;
     let tables = tables(&pinned)?;
     let resumed = state::load(out, &mut began.trainer, &digest)?;
-    let settings_path = out.join(SETTINGS);
-    std::fs::write(&settings_path, pinned.toml()?).map_err(|e| Error::file(settings_path, e))?;
+    let stamps = tables.iter().map(|table| table.stamp()).collect::<Result<Vec<_>>>()?;
+    if let Some(at) = resumed.as_ref().and_then(|p| stamps.iter().zip(&p.tables).position(|(now, then)| now != then)) {
+        let reason = "its files are other than when the run began, so the run cannot go on as it would have: give back the old \
+                      ones, or another --out";
+        return Err(Error::file(tables[at].path(), reason));
+    }
+    write_whole(&out.join(SETTINGS), &pinned.toml()?)?;
     let pairs = |table: &Arc<Table>| match settings.data.texts {
         TextChoice::All => table.size,
         TextChoice::One => table.images as f64,
     };
     let plan = Plan::new(settings, tables.iter().map(pairs).sum());
-    let summary = steps(settings, out, &mut began, &tables, &plan, resumed, digest)?;
+    let begun = Begun { settings: digest, tables: stamps };
+    let summary = steps(settings, out, &mut began, &tables, &plan, resumed, begun)?;
 
     let folder = out.join(CHECKPOINT);
     let (what, kind) = (settings.export_what()?, settings.export_kind()?);
@@ -152,16 +165,51 @@ pub fn train(settings: &Settings, out: &Path) -> Result<Summary> {
     card::write(&folder, settings, trainer.config(), &tables, &summary)?;
     // Written last: it says that all else is there.
     let json = serde_json::to_string_pretty(&summary).map_err(|e| Error::file(out, e))?;
-    let part = out.join("done.part");
-    std::fs::write(&part, json).map_err(|e| Error::file(&part, e))?;
-    std::fs::rename(&part, out.join(DONE)).map_err(|e| Error::file(out, e))?;
+    write_whole(&out.join(DONE), &json)?;
     state::clear(out)?;
     Ok(summary)
 }
 
-/// Adds scores to the model card of a checkpoint, in place of earlier ones.
-pub fn add_scores(checkpoint: &Path, json: &str) -> Result<()> {
-    card::add_section(checkpoint, "Scores", &format!("```json\n{json}\n```"))
+/// What a run that goes on must find as it was.
+struct Begun {
+    /// The settings' digest.
+    settings: String,
+    /// A stamp of each table.
+    tables: Vec<String>,
+}
+
+/// Keeps a second process out of a run's folder for as long as it is held.
+fn lock(out: &Path) -> Result<File> {
+    let path = out.join(LOCK);
+    let lock = File::create(&path).map_err(|e| Error::file(&path, e))?;
+    match lock.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::file(out, "another process is training there: let it end, or stop it"))
+        }
+        Err(TryLockError::Error(e)) => {
+            // A file system without locks: go on without.
+            eprintln!("cannot lock {}: {e}", path.display());
+            Ok(lock)
+        }
+        Ok(()) => Ok(lock),
+    }
+}
+
+/// Writes a file whole or not at all.
+fn write_whole(path: &Path, text: &str) -> Result<()> {
+    let part = path.with_extension("part");
+    std::fs::write(&part, text).map_err(|e| Error::file(&part, e))?;
+    std::fs::rename(&part, path).map_err(|e| Error::file(path, e))
+}
+
+/// Adds scores to the model card of a checkpoint, in place of earlier ones of the same kind.
+pub fn add_scores(checkpoint: &Path, scores: &serde_json::Map<String, serde_json::Value>) -> Result<()> {
+    card::add_scores(checkpoint, scores)
+}
+
+/// Gives an export the card of the checkpoint that it was made from, or one that says so where that has none.
+pub fn carry_card(from: &Path, to: &Path) -> Result<()> {
+    card::carry(from, to)
 }
 
 fn finished(out: &Path) -> Result<Option<Summary>> {
@@ -212,7 +260,7 @@ fn steps(
     tables: &[Arc<Table>],
     plan: &Plan,
     resumed: Option<Progress>,
-    digest: String,
+    begun: Begun,
 ) -> Result<Summary> {
     let first = resumed.as_ref().map_or(0, |p| p.steps);
     let (position, skipped, before) = resumed.map_or((0, 0, 0.0), |p| (p.position, p.skipped, p.seconds));
@@ -247,9 +295,11 @@ fn steps(
         })?;
         if (step + 1) % settings.train.checkpoint_steps == 0 && step + 1 < plan.steps {
             let (position, skipped, queue_at) = (loader.position(), loader.skipped(), trainer.queue_at);
-            let settings = digest.clone();
+            let Begun { settings, tables } = &begun;
+            let (settings, tables) = (settings.clone(), tables.clone());
             reporter.flush()?;
-            state::save(out, trainer, &Progress { steps: step + 1, position, skipped, queue_at, seconds, settings })?;
+            let progress = Progress { steps: step + 1, position, skipped, queue_at, seconds, settings, tables };
+            state::save(out, trainer, &progress)?;
         }
     }
     if loader.skipped() > 0 {
@@ -264,7 +314,7 @@ fn steps(
         itm: last.itm,
         lm: last.lm,
         seconds: before + clock.elapsed().as_secs_f64(),
-        settings: digest,
+        settings: begun.settings,
     })
 }
 

@@ -30,6 +30,12 @@ pub const PRESETS: [(&str, &str); 6] = [
     ("tiny", include_str!("../presets/tiny.toml")),
 ];
 
+/// Presets of the paper's pretrainings: finetuning takes their sizes alone.
+const PRETRAINING: [&str; 3] = ["base-129m", "base-14m", "large"];
+
+/// Presets of the finetunings. A table of such a name in another preset is for that one.
+const FINETUNING: [&str; 2] = ["finetune-captioner", "finetune-filter"];
+
 /// All settings of a run. presets/defaults.toml explains each.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -205,7 +211,18 @@ impl Settings {
                 let known: Vec<&str> = PRESETS.iter().map(|(known, _)| *known).collect();
                 return Err(Error::Option(format!("preset '{name}': use one of {}", known.join(", "))));
             };
-            merge(&mut table, parse(text, name)?);
+            let mut preset = parse(text, name)?;
+            // What a finetuning has in place of the pretraining's, which is the rest but for the model's sizes.
+            let own: Vec<_> = FINETUNING.iter().filter_map(|of| Some((*of, preset.remove(*of)?))).collect();
+            if let Some(of) = presets.iter().find(|of| FINETUNING.contains(of))
+                && PRETRAINING.contains(name)
+            {
+                preset.retain(|section, _| section == "model");
+                if let Some((_, Value::Table(own))) = own.into_iter().find(|(name, _)| name == of) {
+                    merge(&mut preset, own);
+                }
+            }
+            merge(&mut table, preset);
         }
         if let Some(path) = file {
             let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e))?;
@@ -378,7 +395,9 @@ fn assignment(change: &str) -> Result<Table> {
     let Some((key, value)) = change.split_once('=') else {
         return Err(Error::Option(format!("--set {change}: give section.key=value")));
     };
-    let (key, value) = (key.trim(), value.trim());
+    // With blanks about the =, those about the value are none of its own; without, a prompt keeps its last one.
+    let value = if key.ends_with(char::is_whitespace) { value.trim() } else { value };
+    let key = key.trim();
     let quoted = || format!("{key} = {}", Value::String(value.into()));
     match format!("{key} = {value}").parse::<Table>() {
         Ok(table) => Ok(table),
@@ -408,6 +427,24 @@ mod tests {
         assert_eq!((captioner.loss.itc, captioner.model.image_size, captioner.data.accumulate), (false, 48, 1));
     }
 
+    /// The paper's, section 4.1 and the released configurations: 2,880 pairs a step with ViT-B, 2,400 with ViT-L, and rates of
+    /// their own where each is finetuned.
+    #[test]
+    fn finetuning_takes_a_presets_sizes_and_not_its_pretraining() {
+        let step = |settings: &Settings| settings.data.batch * settings.data.accumulate;
+        for (name, pairs, rate) in [("base-14m", 2880, 3e-4), ("base-129m", 2880, 3e-4), ("large", 2400, 2e-4)] {
+            let settings = read(&[name], &[]).unwrap();
+            assert_eq!((step(&settings), settings.train.lr), (pairs, rate), "{name}");
+            for (command, of_large) in [("finetune-captioner", 2e-6), ("finetune-filter", 5e-6)] {
+                let settings = read(&[command, name], &[]).unwrap();
+                let rate = if name == "large" { of_large } else { 1e-5 };
+                let found = (step(&settings), settings.train.lr, settings.train.epoch_pairs, settings.model.image_size);
+                assert_eq!(found, (256, rate, 0, 384), "{command}, {name}");
+            }
+        }
+        assert_eq!(read(&["finetune-filter", "large"], &[]).unwrap().model.drop_path, 0.1);
+    }
+
     /// A comment stands above each key, or above the first of a few that it explains together.
     #[test]
     fn every_key_is_explained() {
@@ -431,7 +468,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run.toml");
         std::fs::write(&path, "seed = 5\n[train]\nlr = 1e-2\nsteps = 7\n").unwrap();
-        let changes = ["train.lr=0.5", "model.start = a b", "loss.prompt='a picture of '"].map(String::from);
+        let changes = ["train.lr=0.5", "model.start = a b ", "loss.prompt='a picture of '"].map(String::from);
         let settings = Settings::read(&["tiny"], Some(&path), &changes).unwrap();
         assert_eq!((settings.seed, settings.train.lr, settings.train.steps), (5, 0.5, 7));
         assert_eq!(
@@ -439,6 +476,8 @@ mod tests {
             (Path::new("a b"), "a picture of ")
         );
         assert_eq!(settings.model.vision_layers, 4);
+        // As a shell hands it over.
+        assert_eq!(read(&[], &["loss.prompt=a picture of "]).unwrap().loss.prompt, "a picture of ");
         let tables = read(&[], &["data.tables=[{ path = 'x', weight = 2.0 }]"]).unwrap().data.tables;
         assert_eq!(tables, [TableSettings { path: "x".into(), version: None, query: String::new(), weight: 2.0 }]);
         for version in ["3", "'3'"] {

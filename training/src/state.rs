@@ -24,6 +24,9 @@ pub struct Progress {
     pub seconds: f64,
     /// [`crate::settings::Settings::digest`]: with other settings the run cannot go on.
     pub settings: String,
+    /// [`crate::data::Table::stamp`] of each table: with other files it cannot either.
+    #[serde(default)]
+    pub tables: Vec<String>,
 }
 
 const PREFIX: &str = "state-";

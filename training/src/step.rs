@@ -379,7 +379,8 @@ impl Trainer {
             even = Similarities { image_to_text: zeros.shallow_clone(), text_to_image: zeros };
             &even
         };
-        losses::negatives(similarities, &same, &mut generator(self.seed, self.batches(), Purpose::Negatives))
+        let floor = if self.options.by_image { 0.0 } else { 1e-4 };
+        losses::negatives(similarities, &same, floor, &mut generator(self.seed, self.batches(), Purpose::Negatives))
     }
 
     fn momentum_features(&self, batch: &Batch) -> Features {

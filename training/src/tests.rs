@@ -162,12 +162,12 @@ fn negatives_are_hard_and_never_the_same_image_or_text() {
     let same = losses::same_pairs(&batch.image_ids, &texts);
     for (found, name) in [(&similarities.image_to_text, "text_weights"), (&similarities.text_to_image, "image_weights")]
     {
-        assert_close(&losses::negative_weights(found, &same), &golden[name], 1e-5, name);
+        assert_close(&losses::negative_weights(found, &same, 1e-4), &golden[name], 1e-5, name);
     }
     let mut drawn = std::collections::BTreeSet::new();
     for step in 0..200 {
         let mut rng = crate::random::generator(1, step, crate::random::Purpose::Negatives);
-        let negatives = losses::negatives(&similarities, &same, &mut rng);
+        let negatives = losses::negatives(&similarities, &same, 1e-4, &mut rng);
         assert_eq!((negatives.images.len(), negatives.texts.len()), (6, 6));
         for (text, image) in negatives.images.iter().chain(&negatives.texts) {
             assert!(batch.image_ids[*text as usize] != batch.image_ids[*image as usize], "{text} {image}");
@@ -179,7 +179,10 @@ fn negatives_are_hard_and_never_the_same_image_or_text() {
     // A batch of one picture has none, and still trains.
     let all_same = losses::same_pairs(&[7u64; 6], &texts);
     let mut rng = crate::random::generator(1, 0, crate::random::Purpose::Negatives);
-    assert_eq!(losses::negatives(&similarities, &all_same, &mut rng), Negatives { images: vec![], texts: vec![] });
+    assert_eq!(
+        losses::negatives(&similarities, &all_same, 1e-4, &mut rng),
+        Negatives { images: vec![], texts: vec![] }
+    );
 }
 
 #[test]
@@ -363,7 +366,8 @@ fn exports_are_what_the_sql_functions_load() {
             let missing = import(&dir.path().join("model.safetensors"), &again.params).unwrap();
             match what {
                 Export::Med => {
-                    assert_eq!(missing, ["temp"]);
+                    // The temperature too: a finetuning goes on with it.
+                    assert_eq!(missing, [""; 0]);
                     assert_close(
                         &again.params.flat().narrow(0, 0, 1000),
                         &trainer.params.flat().narrow(0, 0, 1000),

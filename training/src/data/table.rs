@@ -1,7 +1,7 @@
 //! A pair table, read by SQL over Parquet.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,6 +18,9 @@ use crate::settings::TableSettings;
 
 /// Name of the files in a query.
 const PAIRS: &str = "pairs";
+
+/// Bytes of a file's end that tell it from another.
+const FOOTER: u64 = 64 << 10;
 
 /// Rows that are read at once.
 const BATCH: usize = 64;
@@ -100,7 +103,9 @@ impl Table {
 
     async fn context(&self) -> Result<SessionContext> {
         // One partition: rows come in the order of the files.
-        let config = SessionConfig::new().with_target_partitions(1).with_batch_size(BATCH);
+        let mut config = SessionConfig::new().with_target_partitions(1).with_batch_size(BATCH);
+        // A folder's folders are read too, as they are for the digest.
+        config.options_mut().execution.listing_table_ignore_subdirectory = false;
         let ctx = SessionContext::new_with_config(config);
         let Some(path) = self.path.to_str() else {
             return Err(Error::file(&self.path, "its name is no UTF-8"));
@@ -192,6 +197,34 @@ impl Table {
         Ok(Rows { path: self.path.clone(), stream, runtime, batch: None, at: 0, last: Arc::new([]), passed: 0 })
     }
 
+    /// Tells whether a run that goes on finds the rows that it began with: names, sizes and last bytes of the files, where Parquet has
+    /// its footer; or the version.
+    pub fn stamp(&self) -> Result<String> {
+        if let Some(version) = self.version {
+            return Ok(format!("version {version}"));
+        }
+        let mut hasher = Sha256::new();
+        for path in self.files()? {
+            let failed = |e| Error::file(&path, e);
+            let mut file = File::open(&path).map_err(failed)?;
+            let bytes = file.metadata().map_err(failed)?.len();
+            file.seek(SeekFrom::Start(bytes.saturating_sub(FOOTER))).map_err(failed)?;
+            let mut footer = vec![];
+            file.read_to_end(&mut footer).map_err(failed)?;
+            hasher.update(format!("{}\n{bytes}\n", path.strip_prefix(&self.path).unwrap_or(&path).display()));
+            hasher.update(footer);
+        }
+        Ok(hex::encode(hasher.finalize()))
+    }
+
+    /// In the order of their names.
+    fn files(&self) -> Result<Vec<PathBuf>> {
+        let mut files = vec![];
+        collect(&self.path, &mut files)?;
+        files.sort();
+        Ok(files)
+    }
+
     /// sha256 of the files' contents, in the order of their names: what a model card says was trained on.
     pub fn digest(&self) -> Result<String> {
         let mut hasher = Sha256::new();
@@ -201,10 +234,7 @@ impl Table {
             read.map_err(|e| Error::file(&self.path, e))?;
             return Ok(hex::encode(hasher.finalize()));
         }
-        let mut files = vec![];
-        collect(&self.path, &mut files)?;
-        files.sort();
-        for path in files {
+        for path in self.files()? {
             let mut file = File::open(&path).map_err(|e| Error::file(&path, e))?;
             let mut block = vec![0; 1 << 20];
             loop {

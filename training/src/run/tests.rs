@@ -106,6 +106,16 @@ fn a_killed_run_goes_on_as_if_undisturbed() {
         let other = self::settings(dir.path(), &["train.steps=120", "train.lr=0.5"]);
         let refused = train(&other, &killed).unwrap_err().to_string();
         assert!(refused.contains("begun with other settings"), "{refused}");
+        let table = dir.path().join("human.parquet");
+        let rows = std::fs::read(&table).unwrap();
+        tables::write(&World::new(2, Default::default()), Split::Human, 24, &table).unwrap();
+        let refused = train(&settings, &killed).unwrap_err().to_string();
+        assert!(refused.contains("human.parquet") && refused.contains("other than when the run began"), "{refused}");
+        std::fs::write(&table, rows).unwrap();
+        let lock = File::create(killed.join(LOCK)).unwrap();
+        lock.try_lock().unwrap();
+        assert!(train(&settings, &killed).unwrap_err().to_string().contains("another process"));
+        drop(lock);
 
         train(&settings, &killed).unwrap();
         train(&settings, &whole).unwrap();

@@ -304,9 +304,10 @@ impl Checkpoint {
     }
 }
 
-/// Tensors that files of older versions carry and nothing needs.
+/// Tensors that files of older versions carry, or training needs, and nothing here does.
 fn known_extra(name: &str) -> bool {
     name.ends_with("position_ids")
+        || name == "temp"
         || name == "logit_scale"
         || name.contains(".pooler.")
         || name.starts_with("text_decoder.cls.predictions.decoder.")
