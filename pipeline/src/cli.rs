@@ -195,9 +195,9 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) kept_only: bool,
 
-    /// Which pairs carry their image
-    #[arg(long, value_enum, default_value = "kept")]
-    pub(crate) image: ImageArg,
+    /// Which pairs carry their image [default: kept; with --format jsonl none]
+    #[arg(long, value_enum)]
+    pub(crate) image: Option<ImageArg>,
 
     /// Another name for a column of the source
     #[arg(long, value_name = "OLD=NEW", value_parser = pair)]

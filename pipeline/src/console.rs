@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use capfilt::{Done, Tally};
+use capfilt::{Done, Tally, Waits};
 use capfilt_udfs::engine::ModelStats;
 use indicatif::{ProgressBar, ProgressStyle};
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -95,7 +95,7 @@ impl Progress {
             bar.set_length(rows);
             bar.set_position(tally.rows);
             bar.set_message(doing(tally, before, seconds, &spent));
-            bar.set_prefix(spent.shares());
+            bar.set_prefix(spent.shares(&done.waits, seconds));
         } else if tally.rows == before {
             if !self.told.replace(true) {
                 match before {
@@ -126,7 +126,7 @@ fn lines(done: &Done<'_>, seconds: f64, spent: &Spent) -> String {
     let left = rows.saturating_sub(tally.rows) as f64 / rate(tally.rows - before, seconds);
     let doing = doing(tally, before, seconds, spent);
     let line = format!("{} of {rows} rows, {doing}, {left:.0} s to go", tally.rows);
-    let shares = spent.shares();
+    let shares = spent.shares(&done.waits, seconds);
     if shares.is_empty() { line } else { format!("{line}\n  {shares}") }
 }
 
@@ -176,19 +176,19 @@ impl Spent {
         self
     }
 
-    /// Where the time goes, and how often none was needed; nothing where no model ran.
-    fn shares(&self) -> String {
+    /// Where the engine's time goes, how often none was needed, and of the job's `seconds` the share in which it did nothing but wait.
+    fn shares(&self, waits: &Waits, seconds: f64) -> String {
+        let listed = |of: &mut dyn Iterator<Item = (&str, f64)>| {
+            let some = of.filter(|(_, share)| *share >= 0.5).map(|(name, share)| format!("{name} {share:.0} %"));
+            some.collect::<Vec<_>>().join(", ")
+        };
         let all: f64 = self.stages.iter().sum();
-        if all <= 0.0 {
-            return String::new();
-        }
-        let shares = STAGES.iter().zip(self.stages).map(|(name, seconds)| (name, 100.0 * seconds / all));
-        let shares = shares.filter(|(_, share)| *share >= 0.5).map(|(name, share)| format!("{name} {share:.0} %"));
-        let mut words = shares.collect::<Vec<_>>().join(", ");
-        if self.memo_hits > 0 {
-            words += &format!("; {} memo hits", self.memo_hits);
-        }
-        words
+        let engine = listed(&mut STAGES.into_iter().zip(self.stages.map(|s| 100.0 * s / all.max(1e-9))));
+        let memo = if self.memo_hits > 0 { format!("{} memo hits", self.memo_hits) } else { String::new() };
+        let share = |wait: Duration| 100.0 * wait.as_secs_f64() / seconds.max(1e-3);
+        let waits = [("waits for rows", share(waits.rows)), ("waits for the table", share(waits.table))];
+        let waits = listed(&mut waits.into_iter());
+        [engine, memo, waits].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -226,21 +226,27 @@ mod tests {
 
     #[test]
     fn the_engines_time_has_shares() {
-        let spent = Spent::of(&[model()]);
-        assert_eq!(spent.shares(), "vision 41 %, captions 38 %, scores 17 %, decoding 4 %; 3 memo hits");
+        let (spent, none) = (Spent::of(&[model()]), Waits::default());
+        assert_eq!(spent.shares(&none, 1.0), "vision 41 %, captions 38 %, scores 17 %, decoding 4 %; 3 memo hits");
         let twice = Spent::of(&[model(), model()]);
         assert_eq!(twice.images, 24);
-        assert_eq!(twice.since(&spent).shares(), spent.shares(), "what was there before the job is not its own");
-        assert_eq!(spent.since(&spent).shares(), "");
+        assert_eq!(
+            twice.since(&spent).shares(&none, 1.0),
+            spent.shares(&none, 1.0),
+            "what was there before the job is not its own"
+        );
+        assert_eq!(spent.since(&spent).shares(&none, 1.0), "");
         let captioner = ModelStats { score_seconds: 0.1, memo_hits: 0, ..model() };
-        assert_eq!(Spent::of(&[captioner]).shares(), "vision 49 %, captions 46 %, decoding 5 %");
+        assert_eq!(Spent::of(&[captioner]).shares(&none, 1.0), "vision 49 %, captions 46 %, decoding 5 %");
+        let waits = Waits { rows: Duration::from_secs(63), table: Duration::from_millis(100) };
+        assert_eq!(Spent::default().shares(&waits, 100.0), "waits for rows 63 %", "a job that fetches");
     }
 
     #[test]
     fn lines_are_short() {
         let said = |tally: &Tally, spent: &Spent| {
             let (rows, before) = (12_000_000, 1_000_000);
-            lines(&Done { rows, before, bytes: 1, tally }, 100_000.0, spent)
+            lines(&Done { rows, before, bytes: 1, tally, waits: Waits::default() }, 100_000.0, spent)
         };
         let few = said(&tally(1_100_000, 0), &Spent::default());
         assert_eq!(few, "1100000 of 12000000 rows, 1.0 rows/s, 50.0 % kept, 10900000 s to go");

@@ -2,8 +2,6 @@
 
 mod estimate;
 
-use std::fmt;
-use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,8 +23,7 @@ use crate::run::{Work, flatten};
 use crate::source::{Chunk, FileRecord, Position, Source, Units};
 use crate::stage::{self, Left, Pairs};
 use crate::summary::Tally;
-use crate::webdataset::{Names, Shard};
-use crate::write::{Format, Parts};
+use crate::write::Format;
 
 pub use estimate::Estimate;
 use estimate::Sample;
@@ -47,9 +44,9 @@ pub async fn dry_run(ctx: &SessionContext, job: &Job, sample: usize) -> Result<E
     let Prepared { mut source, workers, planned, identity, loader } = job.prepare(ctx).await?;
     let dest = Dest::peek(&job.dest, job.shard.0, job.shard.1);
     let found = dest.look(&identity, job.again)?;
-    let (mut manifest, begun, saved) = job.manifest(found, identity, &mut source)?;
+    let (mut manifest, begun, _) = job.manifest(&dest, found, identity, &mut source)?;
     let format = job.format(&planned, &source, &mut manifest)?;
-    if !saved && !manifest.replaces {
+    if !manifest.replaces {
         dest.agree(&manifest)?;
     }
     let done = if begun { stage::left(&dest, &manifest)? } else { Left::default() };
@@ -69,7 +66,7 @@ pub async fn dry_run(ctx: &SessionContext, job: &Job, sample: usize) -> Result<E
     let Drawn { warm_up, sample, places } = blocking(|| draw(&source, units, done.next, sample as u64, batch))?;
     let mut files: Vec<usize> = sample.iter().map(|chunk| chunk.unit.file).collect();
     files.dedup();
-    let second = Loader::new(ctx, job.image_is, &job.image_column, source.root())?;
+    let second = job.loader(ctx, &source)?;
     let provenance = Provenance::new(&manifest.job, planned.decoding());
     let work = Arc::new(Work { planned, provenance, source: Arc::new(source) });
     // As in a job, each worker has several chunks to do, so that it is seldom that one waits for the last.
@@ -236,40 +233,12 @@ fn pair_bytes(format: &Format, made: Vec<Pairs>) -> Result<f64> {
     let batches = batches.collect::<Result<Vec<_>>>()?;
     let count: usize = batches.iter().map(RecordBatch::num_rows).sum();
     let Some(first) = batches.iter().find(|batch| batch.num_rows() > 0) else { return Ok(0.0) };
-    let all = file_bytes(format, &batches)? as f64;
+    let all = format.measure(&batches)? as f64;
     if count == 1 {
         return Ok(all);
     }
-    let one = file_bytes(format, &[first.slice(0, 1)])? as f64;
+    let one = format.measure(&[first.slice(0, 1)])? as f64;
     Ok((all - one).max(0.0) / (count - 1) as f64 * count as f64)
-}
-
-/// Size of a file of the table with these pairs, which is not kept.
-fn file_bytes(format: &Format, pairs: &[RecordBatch]) -> Result<u64> {
-    let failed = |e: &dyn fmt::Display| Error::Internal(format!("measuring the sample's pairs: {e}"));
-    if format.parts == Parts::WebDataset {
-        let mut shard = Shard::new(Counted(0), Names::Provenance);
-        pairs.iter().try_for_each(|batch| shard.write(batch)).map_err(|e| failed(&e))?;
-        return Ok(shard.end().map_err(|e| failed(&e))?.0);
-    }
-    let mut writer = format.writer(io::sink()).map_err(|e| failed(&e))?;
-    pairs.iter().try_for_each(|batch| writer.write(batch)).map_err(|e| failed(&e))?;
-    writer.finish().map_err(|e| failed(&e))?;
-    Ok(writer.bytes_written() as u64)
-}
-
-/// Bytes that were written to it.
-struct Counted(u64);
-
-impl Write for Counted {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 += bytes.len() as u64;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -1,17 +1,21 @@
 //! `capfilt run`.
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use capfilt::{Again, Combine, Compose, ImageIs, Images, Job, Parts, Recipe, Stop, run};
+use capfilt::{Again, Combine, Compose, ImageIs, Images, Job, Params, Parts, Recipe, Stop, run};
 use capfilt_udfs::CapfiltOptions;
 use datafusion::prelude::SessionContext;
 use std::io::{self, Write as _};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::cli::{CombineArg, ImageArg, PartsArg, RunArgs};
 use crate::console::{Progress, Stats, say};
 use crate::metrics::Metrics;
 use crate::session;
+
+/// A job that was told twice to stop has so long to do it: it may be where it cannot hear.
+const STOP_AFTER: Duration = Duration::from_secs(5);
 
 /// Runs the job, or prints its SQL.
 pub(crate) async fn main(args: &RunArgs) -> Result<()> {
@@ -23,11 +27,13 @@ pub(crate) async fn main(args: &RunArgs) -> Result<()> {
     }
     let ctx = session::open(&args.session).await?;
     let images = match args.image {
-        // JSON has no room for them.
-        _ if matches!(args.format, PartsArg::Jsonl) => Images::None,
-        ImageArg::Kept => Images::Kept,
-        ImageArg::All => Images::All,
-        ImageArg::None => Images::None,
+        None if matches!(args.format, PartsArg::Jsonl) => Images::None,
+        Some(ImageArg::Kept | ImageArg::All) if matches!(args.format, PartsArg::Jsonl) => {
+            bail!("--format jsonl has no images: leave --image out, or give another format")
+        }
+        None | Some(ImageArg::Kept) => Images::Kept,
+        Some(ImageArg::All) => Images::All,
+        Some(ImageArg::None) => Images::None,
     };
     let (image_column, image_is) = match (&args.url_column, &args.path_column) {
         (Some(url), _) => (url, ImageIs::Url),
@@ -77,7 +83,8 @@ pub(crate) async fn main(args: &RunArgs) -> Result<()> {
         None => None,
     };
     let (stop, stopped) = watch::channel(Stop::No);
-    let signalled = {
+    // On a thread of its own: opening a source may keep this one for minutes.
+    let signalled = tokio::spawn({
         let ctx = ctx.clone();
         async move {
             interrupt().await;
@@ -88,11 +95,11 @@ pub(crate) async fn main(args: &RunArgs) -> Result<()> {
             let _ = stop.send(Stop::Now);
             session::cancel(&ctx);
             say("stopping ..");
-            // Kept, so that the wish stands.
-            std::future::pending::<()>().await;
-            drop(stop);
+            tokio::time::sleep(STOP_AFTER).await;
+            // What is in hand is done anew by the next run, as after a kill.
+            std::process::exit(130);
         }
-    };
+    });
     let progress = Progress::new(stats);
     let update = |done: &capfilt::Done<'_>| {
         progress.update(done);
@@ -100,10 +107,8 @@ pub(crate) async fn main(args: &RunArgs) -> Result<()> {
             metrics.update(done);
         }
     };
-    let ended = tokio::select! {
-        ended = run(&ctx, &job, stopped, &update) => ended,
-        () = signalled => return Ok(()),
-    };
+    let ended = run(&ctx, &job, stopped, &update).await;
+    signalled.abort();
     progress.end();
     match ended {
         Ok(summary) => {
@@ -170,9 +175,12 @@ fn recipe(args: &RunArgs) -> Result<Recipe> {
         }
     };
     for (role, given) in [("captioner", &models.captioner), ("filter", &models.filter)] {
-        if let Some(n) = (2..=given.len()).find(|n| !sql.contains(&format!("${role}_{n}"))) {
+        if let Some(n) = (2..=given.len()).find(|n| !Params::mentioned(&sql, &format!("{role}_{n}"))) {
             bail!("recipe {name} does not ask for ${role}_{n}: give it one --{role}, or use it there");
         }
+    }
+    if let Some((unused, _)) = models.param.iter().find(|(param, _)| !Params::mentioned(&sql, param)) {
+        bail!("--param {unused}=..: recipe {name} does not ask for ${unused}; --print-sql shows what it asks for");
     }
     let mut params = session::params(&args.session);
     params.set_default("min_itm", &args.min_itm);

@@ -4,6 +4,7 @@
 //! several chunks at a time so that the engine sees large batches, and writes the results in the order of the rows. A unit that
 //! is done stays done: the same job goes on after it, whatever stopped it.
 
+mod bounded;
 mod budget;
 mod compose;
 mod crash;
@@ -47,7 +48,7 @@ pub use params::Params;
 pub use prepare::{Again, Images, Job};
 pub use recipe::{CAPFILT_SQL, PairColumn, Recipe};
 pub use report::{ReportOptions, report};
-pub use run::{Done, Failure, Stop, run};
+pub use run::{Done, Failure, Stop, Waits, run};
 pub use select::Select;
 use source::Lake;
 pub use source::Source;

@@ -1,6 +1,6 @@
 //! Images that the source only names: by a URL, or by a path.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,8 +28,12 @@ use crate::source::{Chunk, is_url};
 /// Rows of a chunk under way have their images in memory together; this many chunks are at most.
 #[cfg(feature = "fetch")]
 const MOST_CHUNKS: usize = 16;
-/// And fewer where the largest that came had so many bytes that more of them would not fit in here.
+/// And fewer where the last that came had so many bytes that more of them would not fit in here.
 const AHEAD_BYTES: u64 = 1 << 30;
+/// Bytes of a chunk's images, as far as those before it tell: it has fewer rows where they are large.
+const CHUNK_BYTES: u64 = 64 << 20;
+/// Rows of a chunk before one has come.
+const FIRST_ROWS: usize = 8;
 
 /// What the image column of a source holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +101,11 @@ impl Loader {
         }
     }
 
+    /// Whether the source only names the images.
+    fn loads(&self) -> bool {
+        !matches!(self, Self::Source)
+    }
+
     fn chunks(&self) -> usize {
         match self {
             #[cfg(feature = "fetch")]
@@ -118,8 +127,15 @@ impl Loader {
             let mut under_way = FuturesOrdered::new();
             let mut more = true;
             // Until one has come, nobody knows how large they are.
-            let mut most = 2;
+            let (mut most, mut row_bytes) = (2, None::<u64>);
+            let mut waiting = VecDeque::new();
             loop {
+                while under_way.len() < most
+                    && let Some(chunk) = waiting.pop_front()
+                {
+                    let this = Arc::clone(&this);
+                    under_way.push_back(SpawnedTask::spawn(async move { this.on(chunk?).await }).join());
+                }
                 tokio::select! {
                     Some(loaded) = under_way.next() => {
                         let loaded = match loaded {
@@ -127,15 +143,18 @@ impl Loader {
                             Err(e) => Err(Error::Internal(format!("a task ended: {e}"))),
                         };
                         if let Ok(Loaded { images: Some(images), .. }) = &loaded {
-                            let fit = AHEAD_BYTES / (images.get_array_memory_size() as u64).max(1);
+                            let (bytes, rows) = (images.get_array_memory_size() as u64, images.len() as u64);
+                            let fit = AHEAD_BYTES / bytes.max(1);
                             most = usize::try_from(fit).unwrap_or(usize::MAX).clamp(1, this.chunks());
+                            // Few small ones after large ones are no promise.
+                            row_bytes = Some((bytes / rows.max(1)).max(row_bytes.map_or(0, |old| old - old / 8)));
                         }
                         // Where nobody listens, the job has ended elsewhere.
                         if sender.send(loaded).await.is_err() {
                             return;
                         }
                     }
-                    chunk = chunks.recv(), if more && under_way.len() < most => match chunk {
+                    chunk = chunks.recv(), if more && waiting.is_empty() && under_way.len() < most => match chunk {
                         Some(chunk) => {
                             let chunk = blocking(|| {
                                 let mut chunk = chunk?;
@@ -147,8 +166,14 @@ impl Loader {
                                     None => Ok(chunk),
                                 }
                             });
-                            let this = Arc::clone(&this);
-                            under_way.push_back(SpawnedTask::spawn(async move { this.on(chunk?).await }).join());
+                            match chunk {
+                                Ok(chunk) if this.loads() => {
+                                    let fit = |bytes: u64| usize::try_from(CHUNK_BYTES / bytes.max(1)).unwrap_or(usize::MAX);
+                                    let rows = row_bytes.map_or(FIRST_ROWS, fit);
+                                    waiting.extend(chunk.cut(rows).into_iter().map(Ok));
+                                }
+                                other => waiting.push_back(other),
+                            }
                         }
                         None => more = false,
                     },
@@ -203,6 +228,10 @@ impl Loader {
         Ok(Loaded { chunk, images, problems })
     }
 }
+
+/// Of an image's file no more is read: what is larger is no image that is decoded (`capfilt.max_image_bytes` is 64 MiB), and is
+/// refused as too large all the same.
+pub(crate) const MOST_IMAGE_BYTES: u64 = 512 << 20;
 
 /// Where a file below `root` is. Whoever wrote the table may not make any other file of this machine a part of it.
 pub(crate) fn below(root: &Path, name: &str) -> Result<PathBuf, String> {

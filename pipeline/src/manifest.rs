@@ -97,13 +97,40 @@ impl Identity {
         let names: std::collections::BTreeSet<_> = before.keys().chain(now.keys()).collect();
         let differs = names.into_iter().filter(|name| before.get(*name) != now.get(*name)).map(|name| {
             if name == "recipe" {
-                return "the recipe or a parameter of it".to_owned();
+                return recipes(&self.recipe, &other.recipe);
             }
             let [b, n] = [&before, &now].map(|of| of.get(name).map_or("nothing", |v| short(v)));
             format!("{name} was {b} and is {n}")
         });
         Some(differs.collect::<Vec<_>>().join("; "))
     }
+}
+
+/// How two recipes differ: in parameters, which are comments before the SQL, or in the SQL, whose first other line tells.
+fn recipes(before: &str, now: &str) -> String {
+    fn value(line: &str) -> Option<(&str, &str)> {
+        line.strip_prefix("-- $")?.split_once(" = ")
+    }
+    fn apart(recipe: &str) -> (BTreeMap<&str, &str>, Vec<&str>) {
+        let values = recipe.lines().map_while(value).collect();
+        (values, recipe.lines().skip_while(|line| value(line).is_some()).collect())
+    }
+    let ((values, sql), (new_values, new_sql)) = (apart(before), apart(now));
+    let names: std::collections::BTreeSet<_> = values.keys().chain(new_values.keys()).collect();
+    let mut found: Vec<String> = Vec::new();
+    for name in names {
+        let [b, n] = [&values, &new_values].map(|of| of.get(*name).copied().unwrap_or("nothing"));
+        if b != n {
+            found.push(format!("${name} was {b} and is {n}"));
+        }
+    }
+    if sql != new_sql {
+        let line =
+            |of: &[&str], at: usize| of.get(at).map_or("its end".to_owned(), |line| format!("{:?}", line.trim()));
+        let at = (0..).find(|at| sql.get(*at) != new_sql.get(*at)).unwrap_or_default();
+        found.push(format!("the recipe's line {} was {} and is {}", at + 1, line(&sql, at), line(&new_sql, at)));
+    }
+    found.join("; ")
 }
 
 fn flatten(prefix: &str, value: &Value, out: &mut BTreeMap<String, String>) {

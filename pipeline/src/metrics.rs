@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
-use capfilt::{Done, Tally};
+use capfilt::{Done, Tally, Waits};
 use capfilt_udfs::engine::ModelStats;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -66,6 +66,7 @@ struct Told {
     before: u64,
     bytes: u64,
     tally: Tally,
+    waits: Waits,
 }
 
 impl Metrics {
@@ -84,7 +85,8 @@ impl Metrics {
 
     /// Hears how far the job is.
     pub(crate) fn update(&self, done: &Done<'_>) {
-        let told = Told { rows: done.rows, before: done.before, bytes: done.bytes, tally: done.tally.clone() };
+        let &Done { rows, before, bytes, tally, waits } = done;
+        let told = Told { rows, before, bytes, tally: tally.clone(), waits };
         *self.0.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
     }
 }
@@ -146,7 +148,7 @@ impl Shared {
 }
 
 fn page(told: &Told, models: &[ModelStats], elapsed: Duration) -> String {
-    let Told { rows, before, bytes, tally } = told;
+    let Told { rows, before, bytes, tally, waits } = told;
     let mut page = Page(String::new());
     page.one("rows_total", "gauge", "Rows of the source that are this job's", rows);
     page.one("rows_done", "counter", "Rows that are done, those of earlier runs among them", tally.rows);
@@ -154,6 +156,14 @@ fn page(told: &Told, models: &[ModelStats], elapsed: Duration) -> String {
     page.one("failed_rows", "counter", "Rows whose image or text cannot be used", tally.failed);
     page.one("source_bytes", "gauge", "Bytes of the source's files", bytes);
     page.one("elapsed_seconds", "gauge", "Seconds since the job began", elapsed.as_secs_f64());
+    page.head(
+        "wait_seconds",
+        "counter",
+        "Seconds in which the job did nothing but wait: for rows (read or fetched), for the table",
+    );
+    for (what, wait) in [("rows", waits.rows), ("table", waits.table)] {
+        page.value("wait_seconds", &[("for", what)], wait.as_secs_f64());
+    }
     page.head("pairs", "counter", "Pairs of an image and a text, by the text's source and by verdict");
     for (source, count) in [("web", tally.web), ("synthetic", tally.synthetic)] {
         for (verdict, pairs) in [("kept", count.kept), ("dropped", count.pairs.saturating_sub(count.kept))] {
@@ -250,7 +260,13 @@ mod tests {
         let mut tally = Tally::default();
         (tally.rows, tally.failed) = (10, 2);
         (tally.web.pairs, tally.web.kept) = (10, 4);
-        let told = Told { rows: 40, before: 3, bytes: 1000, tally };
+        let told = Told {
+            rows: 40,
+            before: 3,
+            bytes: 1000,
+            tally,
+            waits: Waits { rows: Duration::from_millis(2500), ..Waits::default() },
+        };
         let page = page(&told, &[model("/models/a \"b\"\\c\nd/", "cuda:0")], Duration::from_millis(1500));
         for line in [
             "capfilt_rows_total 40",
@@ -259,6 +275,7 @@ mod tests {
             "capfilt_failed_rows 2",
             "capfilt_source_bytes 1000",
             "capfilt_elapsed_seconds 1.5",
+            "capfilt_wait_seconds{for=\"rows\"} 2.5",
             "capfilt_pairs{source=\"web\",verdict=\"dropped\"} 6",
             "capfilt_pairs{source=\"synthetic\",verdict=\"kept\"} 0",
             "# TYPE capfilt_failed counter",

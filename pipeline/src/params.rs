@@ -74,20 +74,21 @@ impl Params {
         }
     }
 
+    /// Whether `sql` has `$name` in it.
+    pub fn mentioned(sql: &str, name: &str) -> bool {
+        let ends = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
+        sql.match_indices('$').any(|(at, _)| sql[at + 1..].strip_prefix(name).is_some_and(ends))
+    }
+
     /// One SQL comment a parameter that `sql` mentions.
     pub fn comments(&self, sql: &str) -> String {
-        self.0.iter().filter(|(name, _)| mentions(sql, name)).fold(String::new(), |mut out, (name, value)| {
+        self.0.iter().filter(|(name, _)| Self::mentioned(sql, name)).fold(String::new(), |mut out, (name, value)| {
             // A line break in a value would end the comment.
             let value = value.to_string().replace(['\n', '\r'], " ");
             let _ = writeln!(out, "-- ${name} = {value}");
             out
         })
     }
-}
-
-fn mentions(sql: &str, name: &str) -> bool {
-    let ends = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
-    sql.match_indices('$').any(|(at, _)| sql[at + 1..].strip_prefix(name).is_some_and(ends))
 }
 
 /// `inf` and `nan` are words here, and no text with a letter but an exponent's is a number.

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::error::{Error, Result};
 use crate::load::below;
 use crate::manifest::Manifest;
-use crate::source::{FileRecord, Lake, Reading, Source};
+use crate::source::{Cursor, FileRecord, Lake, Reading, Source};
 
 /// The source that a table was made of.
 pub(crate) struct Pictures {
@@ -19,6 +19,8 @@ pub(crate) struct Pictures {
     root: Option<PathBuf>,
     /// The source's files when the job read them.
     known: Vec<FileRecord>,
+    /// Where [`Self::find_next`] stands.
+    cursor: Option<Cursor>,
 }
 
 /// Whose image is wanted: the source's file and row, and the sha256 that the table has of it.
@@ -28,6 +30,9 @@ pub(crate) struct Wanted<'a> {
     pub(crate) row: u64,
     pub(crate) sha256: &'a str,
 }
+
+/// Hands over the images of some rows of a file.
+type Read<'a> = dyn FnMut(usize, &[u64], &mut dyn FnMut(Option<&[u8]>)) -> Result<()> + 'a;
 
 impl Pictures {
     /// Of the table that `job` wrote; its source is at `source` now, if not where it was.
@@ -46,7 +51,7 @@ impl Pictures {
         };
         let names = [job.job.image_column.as_str()];
         let texts = if by == "path" { &names[..] } else { &[] };
-        let source = Source::open_as(path, version.as_deref(), Reading { texts, ..Reading::default() })?;
+        let source = Source::open_as(path, version.as_deref(), Reading { known: &job.files, alone: false, texts })?;
         let root = (by == "path").then(|| match &job.path_root {
             // What was in the source moves with it.
             Some(root) => match root.strip_prefix(&job.source) {
@@ -55,7 +60,7 @@ impl Pictures {
             },
             None => source.root().to_owned(),
         });
-        Ok(Self { source, column: job.job.image_column.clone(), root, known: job.files.clone() })
+        Ok(Self { source, column: job.job.image_column.clone(), root, known: job.files.clone(), cursor: None })
     }
 
     /// The number of the file that had this name; it may have another one by now.
@@ -70,6 +75,20 @@ impl Pictures {
 
     /// Reads each file once, and hands over the number and the image of each of `wanted` that is there as it was.
     pub(crate) fn find(&self, wanted: &[Wanted<'_>], each: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
+        self.look(wanted, each, &mut |file, rows, each| self.source.images(file, &self.column, rows, each))
+    }
+
+    /// The same, for one who asks again and again in the source's order: a file that is read from its beginning is read once for all.
+    pub(crate) fn find_next(&mut self, wanted: &[Wanted<'_>], each: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
+        let mut cursor = self.cursor.take();
+        let found = self.look(wanted, each, &mut |file, rows, each| {
+            self.source.next_images(&mut cursor, file, &self.column, rows, each)
+        });
+        self.cursor = cursor;
+        found
+    }
+
+    fn look(&self, wanted: &[Wanted<'_>], each: &mut dyn FnMut(usize, &[u8]), read: &mut Read<'_>) -> Result<()> {
         let mut files: BTreeMap<&str, BTreeMap<u64, Vec<usize>>> = BTreeMap::new();
         for (number, one) in wanted.iter().enumerate() {
             files.entry(one.file).or_default().entry(one.row).or_default().push(number);
@@ -78,7 +97,7 @@ impl Pictures {
             let Some(file) = self.number(file) else { continue };
             let numbers: Vec<u64> = rows.keys().copied().collect();
             let mut asking = rows.values();
-            self.source.images(file, &self.column, &numbers, &mut |bytes| {
+            read(file, &numbers, &mut |bytes| {
                 let (Some(numbers), Some(bytes)) = (asking.next(), bytes) else { return };
                 let loaded = self.root.as_ref().map(|root| load(root, bytes));
                 let bytes = match &loaded {

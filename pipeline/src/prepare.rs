@@ -20,6 +20,7 @@ use crate::manifest::{Identity, Manifest, Part, State};
 use crate::recipe::{Columns, Planned, Recipe};
 use crate::run::Stop;
 use crate::source::{FileRecord, Reading, Source, Units, whereabouts};
+use crate::stage;
 use crate::table;
 use crate::write::{Format, Parts};
 
@@ -197,6 +198,7 @@ impl Job {
     /// The manifest to go on with, whether there is something to go on from, and whether it is on disk as it is.
     pub(crate) fn manifest(
         &self,
+        dest: &Dest,
         found: Found,
         identity: Identity,
         source: &mut Source,
@@ -235,9 +237,16 @@ impl Job {
             }
             Found::Begun(manifest) => *manifest,
         };
+        let mut saved = true;
+        // One that stopped the job may have been mended, or taken away. Other shards have taken rows of others.
+        if self.shard.1 == 1 && manifest.state == State::Running {
+            let begun = stage::left(dest, &manifest)?.next;
+            let begun = begun.file + usize::from(begun.row > 0);
+            saved = !source.take_over(&mut manifest.files, begun);
+        }
         source.reorder(&manifest.files)?;
         let Some(new) = newcomers(source, &manifest) else {
-            return Ok((manifest, true, true));
+            return Ok((manifest, true, saved));
         };
         if self.again != Again::Update {
             let reason = format!("{new} came since the job began: give --update, which takes it in");
@@ -269,14 +278,20 @@ impl Job {
         Ok(())
     }
 
-    /// The files that the job has begun with, in their order.
+    /// The files that the job has begun with, in their order; then those that another shard knows, in the order that it gave them:
+    /// what a file's number is decides whose rows it has.
     fn known(&self) -> Result<Vec<FileRecord>> {
         if self.again == Again::Overwrite {
             return Ok(Vec::new());
         }
         let mut all = table::manifests(&self.dest)?;
-        let own = all.iter().position(|manifest| manifest.shard == self.shard.0).unwrap_or(0);
-        Ok(if all.is_empty() { Vec::new() } else { all.swap_remove(own).files })
+        let own = all.iter().position(|manifest| manifest.shard == self.shard.0);
+        let mut known = own.map(|own| all.swap_remove(own).files).unwrap_or_default();
+        if own.is_none() || self.again != Again::RetryFailed {
+            let most = all.into_iter().map(|manifest| manifest.files).max_by_key(Vec::len).unwrap_or_default();
+            known.extend(most.into_iter().skip(known.len()));
+        }
+        Ok(known)
     }
 
     /// Opens the source and plans the recipe.
@@ -291,7 +306,6 @@ impl Job {
             return Err(Error::Option(reason.to_owned()));
         }
         let known = self.known()?;
-        let known = known.iter().map(|file| file.name.as_str()).collect::<Vec<_>>();
         let texts = [self.text_column.as_str(), self.image_column.as_str()];
         let texts = if self.image_is == ImageIs::Bytes { &texts[..1] } else { &texts };
         let reading = Reading { known: &known, alone: self.again == Again::RetryFailed, texts };
@@ -307,9 +321,13 @@ impl Job {
         };
         let planned = self.recipe.plan(ctx, &source, &columns).await?;
         let identity = self.identity(ctx)?;
-        let loader =
-            Loader::new(ctx, self.image_is, &self.image_column, self.path_root.as_deref().unwrap_or(source.root()))?;
+        let loader = self.loader(ctx, &source)?;
         Ok(Prepared { source, workers, planned, identity, loader })
+    }
+
+    /// What gets the images that the source only names.
+    pub(crate) fn loader(&self, ctx: &SessionContext, source: &Source) -> Result<Loader> {
+        Loader::new(ctx, self.image_is, &self.image_column, self.path_root.as_deref().unwrap_or(source.root()))
     }
 
     /// How the pairs are written. Refuses other columns than those that the job began with: new files of text may bring some, or

@@ -1,5 +1,6 @@
 //! Where each pair comes from: a struct column that tells it beside the pair.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -9,6 +10,20 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{self, Expr, visit_expressions};
 
 use crate::manifest::Identity;
+
+/// Settings that decide how captions are decoded, where a call has none of its own.
+const DECODING: [&str; 10] = [
+    "early_stopping",
+    "length_penalty",
+    "max_length",
+    "min_length",
+    "num_beams",
+    "prompt",
+    "repetition_penalty",
+    "strategy",
+    "temperature",
+    "top_p",
+];
 
 /// What is the same for all pairs of a job.
 #[derive(Debug, Clone)]
@@ -31,7 +46,7 @@ impl Provenance {
             job: job.digest(),
             captioner: together(models.captioner.as_ref(), &job.captioners),
             filter: together(models.filter.as_ref(), &job.filters),
-            decoding,
+            decoding: decoding.map(|calls| calls + &set(&models.settings)),
             seed: models.settings.get("seed").and_then(|seed| seed.parse::<u64>().ok()).map(u64::cast_signed),
             engine: job.engine.clone(),
             round: i32::try_from(job.round).unwrap_or(i32::MAX),
@@ -39,7 +54,7 @@ impl Provenance {
     }
 
     /// The struct's type: the source's file and row (from 0), the round, the job's digest, the models' sha256, the call that
-    /// made the synthetic text, the seed, the program.
+    /// made the synthetic text and the settings that it was made with, the seed, the program.
     pub(crate) fn data_type() -> DataType {
         DataType::Struct(fields())
     }
@@ -62,6 +77,12 @@ impl Provenance {
         ];
         Arc::new(StructArray::new(fields(), columns, None))
     }
+}
+
+/// The settings of [`DECODING`] that are set.
+fn set(settings: &BTreeMap<String, String>) -> String {
+    let set = DECODING.iter().filter_map(|name| Some(format!("; SET capfilt.{name} = {}", settings.get(*name)?)));
+    set.collect()
 }
 
 /// All digests, in the order of the models.
@@ -130,5 +151,22 @@ mod tests {
         let sql = format!("WITH c AS (SELECT unnest([{call}, 'x']) AS text FROM web) SELECT *, {call} FROM c");
         assert_eq!(of(&sql).as_deref(), Some(call));
         assert_eq!(of("SELECT itm_score(image, text) FROM web"), None);
+    }
+
+    #[test]
+    fn what_was_set_for_decoding_is_told_too() {
+        let known = capfilt_udfs::CapfiltOptions::new();
+        let all = DECODING.iter().map(|name| (name.to_string(), "1".to_owned())).collect();
+        assert_eq!(set(&all).matches("; SET capfilt.").count(), DECODING.len());
+        for name in DECODING {
+            let value = match name {
+                "strategy" => "beam",
+                "early_stopping" => "true",
+                _ => "1",
+            };
+            let with = known.clone().with(name, value).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!(set(&with.provenance().unwrap().settings), format!("; SET capfilt.{name} = {value}"));
+        }
+        assert_eq!(set(&known.with("seed", "7").unwrap().provenance().unwrap().settings), "", "it has its own place");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::prelude::SessionContext;
@@ -44,6 +44,17 @@ pub struct Done<'a> {
     pub bytes: u64,
     /// All that is done.
     pub tally: &'a Tally,
+    /// What this run has waited for.
+    pub waits: Waits,
+}
+
+/// Time in which a job had nothing to do but wait.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Waits {
+    /// For rows: reading the source, and fetching or loading what it names.
+    pub rows: Duration,
+    /// For the table: writing pairs.
+    pub table: Duration,
 }
 
 /// A job that failed, and what it leaves.
@@ -63,6 +74,8 @@ impl fmt::Display for Failure {
         let (done, all) = self.done;
         if done > 0 {
             write!(f, "\n  {done} of {all} rows are done: the same command goes on from there")?;
+        } else if matches!(self.error, Error::Interrupted) {
+            write!(f, "\n  no unit is done yet: the same command begins anew")?;
         }
         if self.untouched {
             write!(f, "\n  the table that was there is as it was")?;
@@ -91,8 +104,11 @@ pub async fn run(
     let Prepared { mut source, workers, planned, identity, loader } = job.prepare(ctx).await?;
     let dest = Dest::open(&job.dest, job.shard.0, job.shard.1)?;
     let found = dest.look(&identity, job.again)?;
-    let (mut manifest, begun, saved) = job.manifest(found, identity, &mut source)?;
+    let (mut manifest, begun, saved) = job.manifest(&dest, found, identity, &mut source)?;
     let replaces = manifest.replaces;
+    if !replaces {
+        dest.agree(&manifest)?;
+    }
     let format = job.format(&planned, &source, &mut manifest)?;
     let parts = job.retried(&dest, &manifest)?;
     let provenance = Provenance::new(&manifest.job, planned.decoding());
@@ -119,8 +135,17 @@ pub async fn run(
         None => None,
     };
     let work = Arc::new(Work { planned, provenance, source: Arc::clone(&source) });
-    let mut pump =
-        Pump { work, stage: &stage, workers, tally: left.tally, before, rows, progress, budget: job.max_failed };
+    let mut pump = Pump {
+        work,
+        stage: &stage,
+        workers,
+        tally: left.tally,
+        before,
+        rows,
+        progress,
+        budget: job.max_failed,
+        waits: Waits::default(),
+    };
     let batch = ctx.copied_config().batch_size();
     let pumped = pump.run(loader.load(source.read(units, left.next, batch), duplicates, earlier), &stop).await;
     let tally = std::mem::take(&mut pump.tally);
@@ -181,6 +206,7 @@ struct Pump<'a> {
     rows: u64,
     progress: &'a dyn Fn(&Done<'_>),
     budget: Option<Budget>,
+    waits: Waits,
 }
 
 impl Pump<'_> {
@@ -215,6 +241,7 @@ impl Pump<'_> {
                 }
                 return Ok(end);
             }
+            let (idle, began) = (under_way.is_empty(), Instant::now());
             tokio::select! {
                 biased;
                 () = &mut stop_now => return Err(Error::Interrupted),
@@ -223,13 +250,18 @@ impl Pump<'_> {
                     self.tally.merge(&pairs.tally);
                     self.tell();
                     self.check_budget(false)?;
+                    let began = Instant::now();
                     if !self.stage.write(pairs).await {
                         return Ok(End::Broken);
                     }
+                    self.waits.table += began.elapsed();
                 }
                 chunk = chunks.recv(), if end.is_none() && under_way.len() < self.workers => match chunk.transpose()? {
                     Some(next) if *stop.borrow() != Stop::No && last != Some(next.chunk.unit) => end = Some(End::AtUnit),
                     Some(next) => {
+                        if idle {
+                            self.waits.rows += began.elapsed();
+                        }
                         last = Some(next.chunk.unit);
                         under_way.push_back(SpawnedTask::spawn(Arc::clone(&self.work).on(next)).join());
                     }
@@ -241,7 +273,7 @@ impl Pump<'_> {
 
     fn tell(&self) {
         let bytes = self.work.source.bytes();
-        (self.progress)(&Done { rows: self.rows, before: self.before, bytes, tally: &self.tally });
+        (self.progress)(&Done { rows: self.rows, before: self.before, bytes, tally: &self.tally, waits: self.waits });
     }
 
     fn check_budget(&self, at_end: bool) -> Result<()> {

@@ -4,12 +4,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, BinaryViewArray, BooleanArray, StringViewArray};
+use datafusion::arrow::array::{
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryViewArray, BooleanArray, StringViewArray,
+};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Float32Type, Int64Type};
 use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::execution::disk_manager::DiskManagerMode;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use crate::bounded::bounded;
 use crate::compose::Compose;
 use crate::dest::{Dest, Found};
 use crate::error::{Error, Result};
@@ -207,16 +211,24 @@ impl Select {
 
     /// The score of the last pair of the best share.
     async fn score_at(&self, share: f64) -> Result<f32> {
-        let ctx = SessionContext::new_with_config(SessionConfig::new());
+        let ctx = bounded(DiskManagerMode::OsTmpDirectory)?;
         crate::register_pairs(&ctx, "pairs", &self.table, None).await?;
+        // The scores are counted by narrow ranges, and then one range score by score: there may be as many scores as rows.
+        let scored = "SELECT itm_score, CAST(floor(itm_score * 4096) AS BIGINT) AS range FROM pairs WHERE itm_score IS NOT NULL AND error IS NULL";
+        let sql = format!("SELECT range, count(*) FROM ({scored}) GROUP BY range ORDER BY range DESC");
+        let ranges = ctx.sql(&sql).await?.collect().await?;
+        let ranges: Vec<(i64, i64)> = ranges.iter().flat_map(counted::<Int64Type>).collect();
+        let all: i64 = ranges.iter().map(|(_, count)| count).sum();
+        let Some((range, left)) = place(&ranges, (share * all as f64).ceil() as i64) else {
+            // Nothing is scored, or nothing is to be kept.
+            return Ok(f32::INFINITY);
+        };
         let sql = format!(
-            "SELECT min(itm_score) FROM (SELECT itm_score, row_number() OVER (ORDER BY itm_score DESC) AS place, count(*) OVER () AS n \
-             FROM pairs WHERE itm_score IS NOT NULL AND error IS NULL) WHERE place <= ceil({share} * n)"
+            "SELECT itm_score, count(*) FROM ({scored}) WHERE range = {range} GROUP BY itm_score ORDER BY itm_score DESC"
         );
-        let found = ctx.sql(&sql).await?.collect().await?;
-        let score = found.first().and_then(|batch| batch.column(0).as_primitive_opt::<Float32Type>().cloned());
-        // Nothing is scored, or nothing is to be kept.
-        Ok(score.filter(|score| score.len() == 1 && score.is_valid(0)).map_or(f32::INFINITY, |score| score.value(0)))
+        let scores = ctx.sql(&sql).await?.collect().await?;
+        let scores: Vec<(f32, i64)> = scores.iter().flat_map(counted::<Float32Type>).collect();
+        Ok(place(&scores, left).map_or(f32::INFINITY, |(score, _)| score))
     }
 
     fn judge(
@@ -261,6 +273,22 @@ impl Select {
         let tally = Tally::of(webs, &[counted.map_err(internal)?]);
         Ok(Pairs { unit, row, rows: pairs.num_rows() as u64, batches: vec![pairs], tally })
     }
+}
+
+/// Rows of a value and how often there is one.
+fn counted<T: ArrowPrimitiveType>(batch: &RecordBatch) -> Vec<(T::Native, i64)> {
+    let (values, counts) = (batch.column(0).as_primitive::<T>(), batch.column(1).as_primitive::<Int64Type>());
+    values.values().iter().copied().zip(counts.values().iter().copied()).collect()
+}
+
+/// The value that number `number`, from 1, of all has, and which number it is of that value; `None` where there is none.
+fn place<V: Copy>(counts: &[(V, i64)], number: i64) -> Option<(V, i64)> {
+    let mut left = number;
+    counts.iter().find_map(|(value, count)| {
+        let found = (left >= 1 && left <= *count).then_some((*value, left));
+        left -= count;
+        found
+    })
 }
 
 fn strings(column: &ArrayRef) -> Result<StringViewArray> {
@@ -309,7 +337,7 @@ impl Fill<'_> {
             }
         };
         let mut found: Vec<Option<Vec<u8>>> = vec![None; rows.num_rows()];
-        source.find(&wanted, &mut |number, bytes| found[missing[number]] = Some(bytes.to_vec()))?;
+        source.find_next(&wanted, &mut |number, bytes| found[missing[number]] = Some(bytes.to_vec()))?;
         if let Some(number) = missing.iter().position(|i| found[*i].is_none()) {
             return Err(lost(&wanted[number], "the source has it no more, or another one in its place"));
         }
@@ -318,5 +346,19 @@ impl Fill<'_> {
             None => images.is_valid(i).then(|| images.value(i)),
         });
         Ok(Arc::new(all.collect::<BinaryViewArray>()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_found_by_counts() {
+        let counts = [(0.9, 2), (0.5, 1), (0.1, 3)];
+        let found: Vec<_> = (0..=7).map(|number| place(&counts, number)).collect();
+        let some = |value, left| Some((value, left));
+        let wanted = [None, some(0.9, 1), some(0.9, 2), some(0.5, 1), some(0.1, 1), some(0.1, 2), some(0.1, 3), None];
+        assert_eq!(found, wanted);
     }
 }

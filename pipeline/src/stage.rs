@@ -129,6 +129,9 @@ struct UnitRecord {
     /// The row after its last.
     end: Position,
     tally: Tally,
+    /// Of a part made of it, where that is no Parquet as the unit is.
+    #[serde(default)]
+    bytes: Option<u64>,
 }
 
 /// A unit that is done.
@@ -249,12 +252,16 @@ impl Writer {
             none => {
                 let Position { file, row } = pairs.unit;
                 let file = self.format.create(&self.dest.kept(&format!("unit-{file:08}-{row:012}.parquet.tmp")))?;
-                let record = UnitRecord { unit: pairs.unit, end: pairs.unit, tally: Tally::default() };
+                let record = UnitRecord { unit: pairs.unit, end: pairs.unit, tally: Tally::default(), bytes: None };
                 none.insert(OpenUnit { record, file })
             }
         };
         for batch in pairs.batches {
-            open.file.write(&self.format.shape(batch)?)?;
+            let batch = self.format.shape(batch)?;
+            open.file.write(&batch)?;
+            if matches!(self.format.parts, Parts::WebDataset | Parts::JsonLines) {
+                *open.record.bytes.get_or_insert(0) += self.format.measure(&[batch])?;
+            }
         }
         open.record.end.row = pairs.row + pairs.rows;
         open.record.tally.merge(&pairs.tally);
@@ -283,7 +290,7 @@ impl Writer {
     }
 
     fn end_part_if_large(&mut self) -> Result<()> {
-        let bytes: u64 = self.done.iter().map(|unit| unit.bytes).sum();
+        let bytes: u64 = self.done.iter().map(|unit| unit.record.bytes.unwrap_or(unit.bytes)).sum();
         if bytes >= self.manifest.job.file_bytes { self.end_part() } else { Ok(()) }
     }
 
@@ -293,9 +300,17 @@ impl Writer {
             if self.manifest.replaces && self.manifest.retried.is_none() {
                 self.dest.clear_other_shards()?;
             }
+            let before = self.dest.begun();
             self.save()?;
-            // Another shard may have begun in the meantime: of two that differ, the later sees it.
-            self.dest.agree(&self.manifest)?;
+            // Another shard may have begun in the meantime: of two that differ, the later sees it, and leaves nothing to go on with.
+            if let Err(error) = self.dest.agree(&self.manifest) {
+                let path = self.dest.manifest();
+                match before {
+                    Some(before) => before.write(&path)?,
+                    None => fs::remove_file(&path).map_err(|e| Error::write(&path, &e))?,
+                }
+                return Err(error);
+            }
             self.saved = true;
         }
         Ok(())

@@ -157,6 +157,29 @@ impl Format {
         Ok(PairFile { writer, path: path.to_owned(), pairs: 0 })
     }
 
+    /// Bytes of a file of the table with these pairs, which is not kept.
+    pub(crate) fn measure(&self, pairs: &[RecordBatch]) -> Result<u64> {
+        let failed = |e: &dyn std::fmt::Display| Error::Internal(format!("measuring pairs: {e}"));
+        match self.parts {
+            Parts::WebDataset => {
+                let mut shard = Shard::new(Counted(0), Names::Provenance);
+                pairs.iter().try_for_each(|batch| shard.write(batch)).map_err(|e| failed(&e))?;
+                Ok(shard.end().map_err(|e| failed(&e))?.0)
+            }
+            Parts::JsonLines => {
+                let mut lines = Lines::new(Counted(0));
+                pairs.iter().try_for_each(|batch| lines.write(batch)).map_err(|e| failed(&e))?;
+                Ok(lines.end().map_err(|e| failed(&e))?.0)
+            }
+            Parts::Parquet | Parts::Delta => {
+                let mut writer = self.writer(io::sink()).map_err(|e| failed(&e))?;
+                pairs.iter().try_for_each(|batch| writer.write(batch)).map_err(|e| failed(&e))?;
+                writer.finish().map_err(|e| failed(&e))?;
+                Ok(writer.bytes_written() as u64)
+            }
+        }
+    }
+
     /// Writes Parquet to `to`.
     pub(crate) fn writer<W: io::Write + Send>(&self, to: W) -> Result<ArrowWriter<W>, ParquetError> {
         let options = ArrowWriterOptions::new().with_properties(self.properties.clone()).with_skip_arrow_metadata(true);
@@ -164,11 +187,25 @@ impl Format {
     }
 }
 
+/// Bytes that were written to it.
+struct Counted(u64);
+
+impl io::Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A file of the table that is being written.
 pub(crate) enum PartFile {
     Parquet(Box<PairFile>),
     WebDataset { shard: Box<Shard<BufWriter<File>>>, path: PathBuf, pairs: u64 },
-    JsonLines { lines: Box<Lines>, path: PathBuf, pairs: u64 },
+    JsonLines { lines: Box<Lines<BufWriter<File>>>, path: PathBuf, pairs: u64 },
 }
 
 impl PartFile {
@@ -199,7 +236,9 @@ impl PartFile {
                 };
                 Ok((pairs, end().map_err(|e| Error::write(&path, &e))?))
             }
-            Self::JsonLines { lines, path, pairs } => Ok((pairs, lines.end().map_err(|e| Error::write(&path, &e))?)),
+            Self::JsonLines { lines, path, pairs } => {
+                Ok((pairs, lines.end_file().map_err(|e| Error::write(&path, &e))?))
+            }
         }
     }
 }

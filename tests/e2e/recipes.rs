@@ -132,4 +132,7 @@ fn what_is_no_recipe_is_refused() {
     fs::write(place.path("mine.sql"), format!("SELECT id, {rest} FROM web")).unwrap();
     place.ok(&["run", slice, "pairs", "--recipe", "mine.sql"]);
     assert!(place.fails(1, &["run", slice, "more", "--recipe", "missing.sql"]).contains("missing.sql"));
+    // A name that is spelt wrong is not passed over.
+    let message = place.fails(1, &["run", slice, "more", "--recipe", "mine.sql", "--param", "min_it=0.9"]);
+    assert!(message.contains("does not ask for $min_it;"), "{message}");
 }

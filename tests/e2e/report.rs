@@ -87,38 +87,94 @@ fn what_is_no_finished_table_has_no_report() {
     assert!(place.fails(1, &["report", "nowhere", "-o", "report.html"]).contains("nowhere"));
 }
 
-/// In Chromium, where there is one: `make test` says where there is none.
-#[test]
-fn no_text_runs_as_script_in_a_browser() {
-    let Some(chromium) = ["chromium", "chromium-browser", "google-chrome"]
+/// The page after its scripts have run, in Chromium; `None` where there is none, and `make test` says so.
+fn in_a_browser(place: &Place, page: &str, more: &[&str]) -> Option<String> {
+    let chromium = ["chromium", "chromium-browser", "google-chrome"]
         .into_iter()
-        .find(|name| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success()))
-    else {
+        .find(|name| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success()));
+    let Some(chromium) = chromium else {
         eprintln!("skipped: there is no chromium");
-        return;
+        return None;
     };
-    let place = Place::new();
-    page(&place, "<b>pairs");
-    let page = format!("file://{}", place.path("report.html").display());
     let output = Command::new(chromium)
         .args([
             "--headless=new",
             "--no-sandbox",
             "--disable-gpu",
             "--disable-dev-shm-usage",
-            "--virtual-time-budget=10000",
-            "--dump-dom",
-            &page,
+            "--virtual-time-budget=20000",
         ])
+        .args(more)
+        .args(["--dump-dom", &format!("file://{}", place.path(page).display())])
         .env("HOME", place.folder.path())
         .output()
         .unwrap();
     let dom = text(&output.stdout);
     assert!(dom.contains("data-ready=\"true\""), "{}", text(&output.stderr));
+    Some(dom)
+}
+
+#[test]
+fn no_text_runs_as_script_in_a_browser() {
+    let place = Place::new();
+    page(&place, "<b>pairs");
+    let Some(dom) = in_a_browser(&place, "report.html", &[]) else { return };
     assert!(!dom.contains("data-error"));
     assert!(!dom.contains("<title>owned") && dom.contains("80 of 80 pairs"), "{}", &dom[..2000.min(dom.len())]);
     // The texts are there, as texts.
     let body = &dom[dom.find("id=\"cards\"").unwrap()..];
     assert!(body.contains("&lt;/script&gt;&lt;script&gt;") && !body.contains("<img src=\"x\""));
     assert_eq!(body.matches("class=\"card").count(), 40);
+}
+
+/// Looks at a page and tells in its `data-probe`: how wide it is, whether it is dark, how many controls the keyboard reaches, and
+/// what a search leaves.
+const PROBE: &str = "<script>
+addEventListener('load', () => {
+  const controls = [...document.querySelectorAll('button, input, select, summary, a')].filter(c => !c.hidden);
+  const [r, g, b] = getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number);
+  const probe = {
+    width: innerWidth,
+    over: document.documentElement.scrollWidth - innerWidth,
+    dark: r + g + b < 384,
+    unreached: controls.filter(c => { c.focus(); return document.activeElement !== c; }).length,
+    controls: controls.length,
+  };
+  const search = document.getElementById('search');
+  search.value = 'number 4321.';
+  search.dispatchEvent(new Event('input', { bubbles: true }));
+  setTimeout(() => {
+    probe.found = document.getElementById('cards').children.length;
+    document.documentElement.dataset.probe = JSON.stringify(probe);
+  }, 3000);
+});
+</script>";
+
+#[test]
+fn ten_thousand_pairs_fit_a_phone_in_the_dark() {
+    let place = Place::new();
+    let slice = place.slice();
+    let many = "COPY (SELECT g.value AS id, w.image, concat('thing number ', g.value, '.') AS text \
+                FROM (SELECT image, row_number() OVER (ORDER BY id) AS n FROM w WHERE image_error(image) IS NULL) AS w \
+                JOIN generate_series(1, 5000) AS g ON w.n = g.value % 20 + 1) TO 'many.parquet'";
+    place.ok(&["sql", "--table", &format!("w={slice}"), "-c", many]);
+    let recipe = "WITH two AS (SELECT *, unnest(['web', 'synthetic']) AS source FROM web) \
+                  SELECT *, encode(sha256(image), 'hex') AS image_sha256, CAST(id % 100 / 100.0 AS REAL) AS itm_score, id % 2 = 0 AS kept, \
+                  CAST(NULL AS VARCHAR) AS error FROM two";
+    fs::write(place.path("two.sql"), recipe).unwrap();
+    place.ok(&["run", "many.parquet", "pairs", "--recipe", "two.sql", "--image", "all"]);
+    place.ok(&["report", "pairs", "-o", "report.html", "--images", "5000"]);
+    let page = fs::read_to_string(place.path("report.html")).unwrap();
+    assert_eq!(data(&page)["images"].as_array().unwrap().len(), 5000);
+    let end = page.rfind("</body>").unwrap();
+    fs::write(place.path("probed.html"), format!("{}{PROBE}{}", &page[..end], &page[end..])).unwrap();
+    let phone = ["--window-size=390,844", "--blink-settings=preferredColorScheme=0"];
+    let Some(dom) = in_a_browser(&place, "probed.html", &phone) else { return };
+    let start = dom.find("data-probe=\"").unwrap() + "data-probe=\"".len();
+    let probe = dom[start..start + dom[start..].find('"').unwrap()].replace("&quot;", "\"");
+    let probe: Value = serde_json::from_str(&probe).unwrap();
+    // Chromium makes no window narrower than 500 pixels.
+    assert!(probe["width"].as_u64().unwrap() <= 500 && probe["over"].as_i64().unwrap() <= 0, "{probe}");
+    assert!(probe["dark"] == true && probe["unreached"] == 0 && probe["controls"].as_u64().unwrap() > 10, "{probe}");
+    assert_eq!(probe["found"], 1, "{probe}");
 }

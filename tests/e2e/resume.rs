@@ -23,7 +23,8 @@ fn another_job_is_refused_with_the_difference() {
     let finished = place.job_fails(&["web", "pairs"]);
     assert!(finished.contains("finished: give --update"), "{finished}");
     for (args, difference) in [
-        (&["--min-itm", "0.7"][..], "the recipe or a parameter"),
+        (&["--min-itm", "0.7"][..], "$min_itm was 0.5 and is 0.7"),
+        (&["--candidates", "2"][..], "the recipe's line 1 was "),
         (&["--set", "capfilt.seed=7"], "settings.seed was 0 and is 7"),
         (&["--set", "capfilt.precision=int8"], "settings.precision was fp32 and is int8"),
         (&["--image", "none"], "images was kept and is none"),
@@ -84,7 +85,7 @@ fn shards_share_a_table() {
     let message = place.job_fails(&["pairs", "next"]);
     assert!(message.contains("only 2 of its 3 shards have begun"), "{message}");
     let message = place.job_fails(&[&["web", "pairs", "--shard", "1/3", "--min-itm", "0.9"][..], &UNITS].concat());
-    assert!(message.contains("the recipe or a parameter"), "{message}");
+    assert!(message.contains("$min_itm was 0.5 and is 0.9"), "{message}");
     place.job_ok(&[&["web", "pairs", "--shard", "1/3"][..], &UNITS].concat());
     assert_eq!(place.parts("pairs"), ["part-1of3-00000.parquet", "part-2of3-00000.parquet", "part-3of3-00000.parquet"]);
     let query = "SELECT id, source, text, kept, round(itm_score, 4) AS score FROM t ORDER BY id, provenance['file'], provenance['row'], source";
@@ -114,6 +115,59 @@ fn shards_of_two_sources_are_no_table() {
     place.job_ok(&["web", "pairs", "--overwrite"]);
     assert_eq!(place.parts("pairs"), ["part-00000.parquet"]);
     place.ok(&["report", "pairs", "-o", "report.html"]);
+}
+
+/// What came after one shard was brought up to date, and sorts before what came earlier, keeps out of its way.
+#[test]
+fn files_have_one_number_in_all_shards() {
+    let place = Place::new();
+    source(&place);
+    let shard = |args: &[&str]| place.job_ok(&[&["web", "pairs"][..], args, &UNITS].concat());
+    shard(&["--shard", "1/2"]);
+    shard(&["--shard", "2/2"]);
+    fs::copy(place.path("later/b.parquet"), place.path("web/z.parquet")).unwrap();
+    shard(&["--shard", "1/2", "--update"]);
+    place.ok(&["sql", "-c", "COPY (SELECT * FROM 'later/b.parquet' ORDER BY id DESC) TO 'web/d.parquet'"]);
+    shard(&["--shard", "2/2", "--update"]);
+    assert!(place.job_fails(&["pairs", "next"]).contains("two sources"), "the first does not know of d");
+    shard(&["--shard", "1/2", "--update"]);
+    let rows: i64 = ["a", "c", "d", "z"]
+        .iter()
+        .map(|name| place.number(&format!("web/{name}.parquet"), "SELECT count(*) FROM t"))
+        .sum();
+    let distinct =
+        "SELECT count(DISTINCT concat(provenance['file'], ' ', provenance['row'])) FROM t WHERE source = 'web'";
+    assert_eq!(place.number("pairs", distinct), rows, "nothing is lost");
+    assert_eq!(place.number("pairs", "SELECT count(*) FROM t"), 2 * rows, "nothing is doubled");
+}
+
+/// A file that cannot be read ends the job, which goes on when it has been mended or taken away.
+#[test]
+fn a_file_that_stopped_a_job_can_be_mended() {
+    let place = Place::new();
+    source(&place);
+    let good = fs::read(place.path("web/c.parquet")).unwrap();
+    let damaged = |name: &str| {
+        let mut bytes = good.clone();
+        bytes[4..400].fill(0xff);
+        fs::write(place.path(name), bytes).unwrap();
+    };
+    damaged("web/c.parquet");
+    damaged("web/d.parquet");
+    let job = [&["web", "pairs"][..], &UNITS].concat();
+    let said = place.job_fails(&job);
+    assert!(said.contains("c.parquet") && said.contains("the same command goes on"), "{said}");
+    place.ok(&["sql", "-c", "COPY (SELECT * FROM 'later/b.parquet' ORDER BY id DESC) TO 'web/c.parquet'"]);
+    let said = place.job_fails(&job);
+    assert!(said.contains("c.parquet: it has changed, and is read as it is now"), "{said}");
+    assert!(said.contains("d.parquet"), "{said}");
+    fs::remove_file(place.path("web/d.parquet")).unwrap();
+    let said = place.job_ok(&job);
+    assert!(said.contains("d.parquet: it is gone, and is left out"), "{said}");
+    let rows = |file: &str| place.number(file, "SELECT count(*) FROM t");
+    assert_eq!(rows("pairs"), 2 * (rows("web/a.parquet") + rows("web/c.parquet")));
+    // Of what is written there is no other.
+    place.job_ok(&[&["web/c.parquet", "one"][..], &UNITS].concat());
 }
 
 #[test]

@@ -69,6 +69,23 @@ fn images_of_a_path_column_are_found_again() {
     assert!(said.contains("another one in its place"), "{said}");
 }
 
+/// A tar file is read from its beginning, once for all pairs.
+#[test]
+fn images_of_a_tar_file_are_found_again() {
+    let place = Place::new();
+    let slice = place.slice();
+    let copy = "COPY (SELECT image AS png, text AS txt FROM t) TO 'web.tar' STORED AS WEBDATASET";
+    place.ok(&["sql", "--table", &format!("t={slice}"), "-c", copy]);
+    place.job_ok(&["web.tar", "pairs", "--min-itm", "1"]);
+    assert_eq!(place.number("pairs", "SELECT count(*) FROM t WHERE image IS NOT NULL"), 0);
+    place.ok(&["select", "pairs", "selected", "--min-itm", "0"]);
+    let right = "SELECT count(*) FROM t WHERE kept AND image_sha256 = encode(sha256(image), 'hex')";
+    let kept = place.number("selected", "SELECT count(*) FROM t WHERE kept");
+    // 64 pairs are judged at a time.
+    assert_eq!(place.number("selected", "SELECT count(*) FROM t"), 80);
+    assert!(kept > 40 && place.number("selected", right) == kept, "{kept}");
+}
+
 #[test]
 fn the_other_source_keeps_its_threshold() {
     let place = Place::new();

@@ -225,6 +225,16 @@ fn json_lines_have_url_and_caption() {
     let pairs: Vec<serde_json::Value> = all.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let kept = "SELECT count(*) FROM t WHERE image_error(image) IS NULL";
     assert_eq!(pairs.len() as i64, place.number("slice.parquet", kept));
+    // A file ends at the size that was asked for, of what it is and not of the Parquet on the way to it.
+    let sized = ["--format", "jsonl", "--file-size", "4kB", "--unit-rows", "2", "--overwrite"];
+    place.ok(&run("slice.parquet", &sized));
+    let sizes: Vec<u64> =
+        place.parts("pairs").iter().map(|name| fs::metadata(place.path("pairs").join(name)).unwrap().len()).collect();
+    let (_, whole) = sizes.split_last().unwrap();
+    assert!(whole.len() > 1 && whole.iter().all(|size| (4000..6000).contains(size)), "{sizes:?}");
+    place.ok(&run("slice.parquet", &[&lines[..], &["--kept-only", "--overwrite"]].concat()));
+    let said = place.fails(1, &run("slice.parquet", &["--format", "jsonl", "--image", "all"]));
+    assert!(said.contains("jsonl has no images"), "{said}");
     for pair in &pairs {
         assert!(pair["kept"] == true && pair.get("image").is_none(), "{pair}");
         assert!(pair["provenance"]["row"].is_number() && pair.get("text").is_none(), "{pair}");

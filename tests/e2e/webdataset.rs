@@ -69,7 +69,7 @@ fn shards_are_a_source() {
     let truncated = &fs::read(place.path("shards/a.tar")).unwrap()[..5000];
     fs::write(place.path("shards/a.tar"), truncated).unwrap();
     let message = place.job_fails(&["shards", "other"]);
-    assert!(message.contains("a.tar"), "{message}");
+    assert!(message.contains("a.tar") && message.contains("cut off"), "{message}");
     fs::copy(place.path("slice.parquet"), place.path("shards/c.parquet")).unwrap();
     fs::remove_file(place.path("shards/a.tar")).unwrap();
     let message = place.job_fails(&["shards", "other"]);

@@ -11,9 +11,7 @@ use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::Column;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
-use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::FairSpillPool;
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::disk_manager::DiskManagerMode;
 use datafusion::logical_expr::Expr;
 use datafusion::parquet::arrow::ProjectionMask;
 use datafusion::parquet::arrow::arrow_reader::{
@@ -23,16 +21,13 @@ use datafusion::parquet::arrow::arrow_writer::ArrowWriter;
 use datafusion::parquet::basic::{Compression, ZstdLevel};
 use datafusion::parquet::file::metadata::KeyValue;
 use datafusion::parquet::file::properties::{EnabledStatistics, WriterProperties};
-use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
+use datafusion::prelude::{ParquetReadOptions, SessionContext};
 use futures::StreamExt as _;
 use url::Url;
 
+use crate::bounded::bounded;
 use crate::error::{Error, Result, message};
 
-/// What sorting may hold in memory; the rest goes to disk.
-const MEMORY: usize = 1 << 30;
-/// Threads that sort; each has its share of the memory.
-const MOST_THREADS: usize = 8;
 /// Pairs that are written at a time.
 const ROWS: usize = 8192;
 /// Rows that are read at a time: the set of a long text is long.
@@ -174,16 +169,7 @@ impl Sorter {
     pub(super) fn new(folder: &Path) -> Result<Self> {
         let spill = folder.join("spill");
         fs::create_dir_all(&spill).map_err(|e| Error::write(&spill, &e))?;
-        let disk = DiskManagerBuilder::default()
-            .with_mode(DiskManagerMode::Directories(vec![spill]))
-            .with_max_temp_directory_size(u64::MAX);
-        let runtime = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(FairSpillPool::new(MEMORY)))
-            .with_disk_manager_builder(disk)
-            .build_arc()?;
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
-        let config = SessionConfig::new().with_target_partitions(threads);
-        Ok(Self { ctx: SessionContext::new_with_config_rt(config, runtime), folder: folder.to_owned() })
+        Ok(Self { ctx: bounded(DiskManagerMode::Directories(vec![spill]))?, folder: folder.to_owned() })
     }
 
     /// Two columns of `files`, which have `schema`, sorted by both, of the rows that `filter` names. There is one file at least.

@@ -79,9 +79,8 @@ struct Note<'a> {
     image_column: &'a str,
     text_column: &'a str,
     limits: [u64; 2],
-    /// Of a Delta table, whose rows may go.
-    version: Option<u64>,
     start: u64,
+    /// Of a Delta table, whose rows may go, the stamps tell which rows are left.
     files: &'a [FileRecord],
 }
 
@@ -96,7 +95,6 @@ impl Pass<'_> {
             image_column,
             text_column,
             limits: [limits.max_bytes, limits.max_pixels],
-            version: self.source.version(),
             start,
             files,
         };

@@ -23,7 +23,7 @@ pub(super) const SYNTAX: &str = "fetch_url(url)";
 pub(super) const RETURNS: &str = "Struct(bytes, status, error, sha256, url)";
 pub(super) const DESCRIPTION: &str = "What a web server answers to a GET of a URL (http or https). `bytes` is the whole body where the \
     status is 200, else NULL; `status` the status of the last answer; `error` why there are no bytes, NULL where all is well; `sha256` \
-    of the bytes, in hex; `url` where redirects led to. A NULL URL gives NULL. Within a query a URL is fetched once. Private, \
+    of the bytes, in hex; `url` where redirects led to. A NULL URL gives NULL. Within a query a URL is fetched once, as long as fetch.memo_bytes holds what came. Private, \
     loopback and link-local addresses are refused, also after a redirect and when a name leads there; so is an answer whose \
     X-Robots-Tag says noai or noimageai. SET fetch.* has deadlines, sizes, tries and how many are fetched at a time. `fetch` is another name of it, \
     for where SQL does not take that word for its own (it does after a comma).";

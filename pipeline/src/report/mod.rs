@@ -8,8 +8,10 @@ mod thumbnail;
 
 use std::path::{Path, PathBuf};
 
+use datafusion::execution::disk_manager::DiskManagerMode;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use crate::bounded::bounded;
 use crate::error::{Error, Result};
 use crate::table;
 pub(crate) use queries::threshold;
@@ -46,7 +48,10 @@ pub async fn report(path: &Path, options: &ReportOptions) -> Result<String> {
     let config = SessionConfig::new().with_target_partitions(1).with_batch_size(64);
     let ctx = SessionContext::new_with_config(config);
     crate::register_pairs(&ctx, queries::PAIRS, path, None).await?;
-    let numbers = queries::numbers(&ctx, &manifests).await?;
+    // There may be as many captions as rows.
+    let counting = bounded(DiskManagerMode::OsTmpDirectory)?;
+    crate::register_pairs(&counting, queries::PAIRS, path, None).await?;
+    let numbers = queries::numbers(&counting, &manifests).await?;
     let gallery = gallery::gallery(&ctx, first, options, numbers.threshold, numbers.images).await?;
     let title = path.file_name().map_or_else(|| "pairs".to_owned(), |name| name.to_string_lossy().into_owned());
     let data = data::Report::new(title, &manifests, numbers, gallery);

@@ -110,7 +110,7 @@ fn unfit(run: &RunArgs) -> Option<&'static str> {
             "--format: capfilt-train reads Parquet, and Delta tables of it",
         ),
         (run.dry_run.is_some(), "--dry-run: give it to capfilt run itself"),
-        (matches!(run.image, ImageArg::None), "--image none: capfilt-train needs the images"),
+        (matches!(run.image, Some(ImageArg::None)), "--image none: capfilt-train needs the images"),
         (run.session.set.iter().any(model), "the models come from --captioner and --filter of capfilt rounds"),
     ];
     all.into_iter().find_map(|(is, why)| is.then_some(why))

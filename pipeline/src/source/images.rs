@@ -1,7 +1,7 @@
 //! A folder of images: each with the text of a file of its name.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Batches, FileRecord};
 use crate::error::{Error, Result};
+use crate::load::MOST_IMAGE_BYTES;
 
 /// A batch ends here, however few rows it has.
 const BATCH_BYTES: usize = 64 << 20;
@@ -101,7 +102,8 @@ fn batch(paths: &mut impl Iterator<Item = PathBuf>, most: usize) -> Result<Recor
         let Some(path) = paths.next() else { break };
         let named = |e: io::Error| format!("{}: {e}", path.display());
         keys.append_value(path.file_name().unwrap_or_default().to_string_lossy());
-        let image = fs::read(&path).map_err(named)?;
+        let mut image = Vec::new();
+        File::open(&path).and_then(|file| file.take(MOST_IMAGE_BYTES).read_to_end(&mut image)).map_err(named)?;
         (bytes, rows) = (bytes + image.len(), rows + 1);
         images.append_value(image);
         let beside = beside(&path);

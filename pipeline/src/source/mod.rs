@@ -1,6 +1,8 @@
 //! What a job reads: files of one kind, in the order of their names, cut into units.
 
+mod chunk;
 mod csv;
+mod cursor;
 #[cfg(feature = "delta")]
 mod delta;
 mod files;
@@ -22,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, AsArray as _, StringViewArray, new_null_array};
-use datafusion::arrow::compute::{CastOptions, cast, cast_with_options, filter_record_batch};
+use datafusion::arrow::compute::{CastOptions, cast_with_options, filter_record_batch};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
@@ -33,6 +35,8 @@ use crate::dest;
 use crate::error::{Error, Result};
 use crate::table;
 
+pub(crate) use chunk::Chunk;
+pub(crate) use cursor::Cursor;
 use kind::{Batches, Kind};
 pub(crate) use lake::Lake;
 use place::Place;
@@ -83,22 +87,6 @@ pub(crate) struct FileRecord {
     pub(crate) rows: u64,
 }
 
-/// Some rows of one unit, in the order of the source.
-pub(crate) struct Chunk {
-    /// Where the unit begins.
-    pub(crate) unit: Position,
-    /// The first row's number in its file, and how many rows it stands for.
-    pub(crate) row: u64,
-    pub(crate) count: u64,
-    /// What is to be done, and each row's number in the file.
-    pub(crate) rows: RecordBatch,
-    pub(crate) numbers: Vec<u64>,
-    /// Why rows are not to be done, by their number; they are given no image.
-    pub(crate) problems: BTreeMap<u64, String>,
-    /// Pairs of the other rows, which a table had already; with the number of the row.
-    pub(crate) earlier: Vec<(u64, RecordBatch)>,
-}
-
 impl Source {
     /// Opens a file, a folder of files at any depth, or what a glob matches, and reads the footers. A folder `name=value` below
     /// the source gives its files a column.
@@ -112,7 +100,7 @@ impl Source {
     }
 
     pub(crate) fn open_as(path: &Path, version: Option<&str>, reading: Reading<'_>) -> Result<Self> {
-        let Reading { known, alone, texts } = reading;
+        let Reading { known, alone, .. } = reading;
         let text = path.to_string_lossy();
         let location = if is_url(&text) { Some(Location::open(&text)?) } else { None };
         let is_delta = match &location {
@@ -140,23 +128,31 @@ impl Source {
             if paths.is_empty() {
                 let mut folders = local(files::image_folders(&root)?);
                 order(&mut folders, |place| place.name(&root), known, alone);
-                return Self::of(path, root, folders, Kind::Images, texts);
+                return Self::of(path, root, folders, Kind::Images, reading);
             }
             (root, local(paths))
         };
         order(&mut places, |place| place.name(&root), known, alone);
         let kind = places.first().map_or(Ok(Kind::Parquet), |place| Kind::told(&root, place))?;
-        Self::of(path, root, places, kind, texts)
+        Self::of(path, root, places, kind, reading)
     }
 
-    fn of(path: &Path, root: PathBuf, places: Vec<Place>, kind: Kind, texts: &[&str]) -> Result<Self> {
+    fn of(path: &Path, root: PathBuf, places: Vec<Place>, kind: Kind, reading: Reading<'_>) -> Result<Self> {
         if let Some(other) = places.iter().find(|place| Kind::of(place.below(&root)).is_some_and(|other| other != kind))
         {
             let reason =
                 format!("a source is of one kind, and this file is not {kind} as the others: give one of the kinds");
             return Err(Error::source(other.shown(), reason));
         }
-        let looks = place::each(&places, |place| kind.look(&root, place))?;
+        let known: BTreeMap<&str, &FileRecord> =
+            reading.known.iter().map(|record| (record.name.as_str(), record)).collect();
+        let looks = place::each(&places, |place| match known.get(place.name(&root).as_str()) {
+            // To be counted it would come whole, at each start.
+            Some(record) if kind == Kind::WebDataset && tar::is_as(place, record) => {
+                Ok(((*record).clone(), tar::written()))
+            }
+            _ => kind.look(&root, place),
+        })?;
         let file = |(place, (record, written)): (Place, (FileRecord, SchemaRef))| {
             let partitions = match kind {
                 // A folder tells its own columns too.
@@ -167,7 +163,7 @@ impl Source {
             Ok(SourceFile { place, record, read: Arc::clone(&written), written, partitions, deleted: Vec::new() })
         };
         let mut files = places.into_iter().zip(looks).map(file).collect::<Result<Vec<_>>>()?;
-        let Some((schema, written)) = one_schema(kind, &mut files, texts)? else {
+        let Some((schema, written)) = one_schema(kind, &mut files, reading.texts)? else {
             return Err(Error::source(path, "the folder holds no .parquet, .tar, .csv or .jsonl file, and no image"));
         };
         Ok(Self { given: whereabouts(path), root, kind, files, version: None, schema, written })
@@ -284,6 +280,26 @@ impl Source {
         Ok(())
     }
 
+    /// Of the files that a job knew, lets those from number `begun` on, of which it has taken no row, be what they are now, or go.
+    /// True where there were such.
+    pub(crate) fn take_over(&self, known: &mut Vec<FileRecord>, begun: usize) -> bool {
+        let there: BTreeMap<&str, &FileRecord> =
+            self.files.iter().map(|file| (file.record.name.as_str(), &file.record)).collect();
+        let (mut number, mut changed) = (0, false);
+        known.retain_mut(|record| {
+            number += 1;
+            let now = there.get(record.name.as_str());
+            if number <= begun || now.is_some_and(|now| *now == record) {
+                return true;
+            }
+            changed = true;
+            let what = if now.is_some() { "has changed, and is read as it is now" } else { "is gone, and is left out" };
+            log::warn!("{}: it {what}; no row of it was taken yet", record.name);
+            now.inspect(|now| record.clone_from(now)).is_some()
+        });
+        changed
+    }
+
     /// How many rows `units` has from `from` on.
     pub(crate) fn rows_of(&self, units: &Units, from: Position) -> u64 {
         (from.file..self.files.len())
@@ -371,37 +387,6 @@ impl Source {
                 }
                 row += count;
             }
-        }
-        Ok(())
-    }
-
-    /// The images of some rows of a file, whose numbers are sorted; `None` where there is none.
-    pub(crate) fn images(
-        &self,
-        file: usize,
-        column: &str,
-        rows: &[u64],
-        each: &mut dyn FnMut(Option<&[u8]>),
-    ) -> Result<()> {
-        let source = &self.files[file];
-        let broken = |e: &dyn std::fmt::Display| source.place.error(|| format!("cannot read: {e}"));
-        let ranges: Vec<(u64, u64)> = rows.iter().map(|row| (*row, 1)).collect();
-        for batch in
-            self.kind.read(&source.place, &source.read, &ranges, rows.len().clamp(1, 64)).map_err(|e| broken(&e))?
-        {
-            let batch = batch.map_err(|e| broken(&e))?;
-            let found = batch.column_by_name(column).ok_or_else(|| broken(&format!("there is no column {column}")))?;
-            let bytes = match found.as_struct_opt() {
-                Some(parts) => parts.column_by_name("bytes").unwrap_or(found),
-                None => found,
-            };
-            // FixedSizeBinary becomes a view by way of Binary only.
-            let bytes = match bytes.data_type() {
-                DataType::FixedSizeBinary(_) => cast(bytes, &DataType::Binary).map_err(|e| broken(&e))?,
-                _ => Arc::clone(bytes),
-            };
-            let bytes = cast(&bytes, &DataType::BinaryView).map_err(|e| broken(&e))?;
-            bytes.as_binary_view().iter().for_each(&mut *each);
         }
         Ok(())
     }

@@ -17,14 +17,22 @@ pub(super) fn look(root: &Path, place: &Place) -> Result<(FileRecord, SchemaRef)
     let (bytes, file) = (place.bytes().map_err(unread)?, place.open().map_err(unread)?);
     let (rows, headers) = webdataset::count(file).map_err(|e| place.error(|| e.to_string()))?;
     let stamp = place.stamp().unwrap_or(headers);
-    // As other readers are to see what comes of it: no views.
+    Ok((FileRecord { name: place.name(root), bytes, stamp, rows }, written()))
+}
+
+/// Whether a store says that the object is still what the record tells of.
+pub(super) fn is_as(place: &Place, record: &FileRecord) -> bool {
+    place.stamp().is_some_and(|stamp| stamp == record.stamp) && place.bytes().is_ok_and(|bytes| bytes == record.bytes)
+}
+
+/// As other readers are to see what comes of it: no views.
+pub(super) fn written() -> SchemaRef {
     let schema = webdataset::schema();
     let plain = schema.fields().iter().map(|field| {
         let to = if field.data_type() == &DataType::BinaryView { DataType::Binary } else { DataType::Utf8 };
         field.as_ref().clone().with_data_type(to)
     });
-    let written = Schema::new(plain.collect::<Vec<Field>>());
-    Ok((FileRecord { name: place.name(root), bytes, stamp, rows }, Arc::new(written)))
+    Arc::new(Schema::new(plain.collect::<Vec<Field>>()))
 }
 
 /// The samples of `ranges`, as [`super::Kind::read`] has them.

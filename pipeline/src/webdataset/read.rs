@@ -10,6 +10,8 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use sha2::{Digest as _, Sha256};
 
+use crate::load::MOST_IMAGE_BYTES;
+
 /// A batch ends here, however few rows it has.
 const BATCH_BYTES: usize = 64 << 20;
 
@@ -74,8 +76,9 @@ impl From<io::Error> for TarError {
 
 /// Counts the samples by the members' headers, and digests these: 16 hex digits.
 pub(crate) fn count(mut file: impl Read + Seek) -> Result<(u64, String), TarError> {
+    let bytes = file.seek(io::SeekFrom::End(0))?;
     // Even a tar file without members has blocks that end it.
-    if file.seek(io::SeekFrom::End(0))? == 0 {
+    if bytes == 0 {
         return Err(TarError("not a tar file: it is empty".to_owned()));
     }
     file.rewind()?;
@@ -85,6 +88,10 @@ pub(crate) fn count(mut file: impl Read + Seek) -> Result<(u64, String), TarErro
         let entry = entry?;
         digest.update(entry.header().as_bytes());
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        // A seek goes beyond the end without a word.
+        if entry.raw_file_position().saturating_add(entry.size()) > bytes {
+            return Err(TarError(format!("it is cut off: its member {name} goes on beyond its end; get it anew")));
+        }
         if let Some((key, _)) = cut(&name).filter(|_| entry.header().entry_type().is_file())
             && last.as_deref() != Some(key)
         {
@@ -171,7 +178,10 @@ impl Batches {
                     continue;
                 }
                 let mut bytes = Vec::with_capacity(usize::try_from(entry.size()).unwrap_or(0).min(BATCH_BYTES));
-                entry.read_to_end(&mut bytes)?;
+                match part {
+                    Part::Image => (&mut entry).take(MOST_IMAGE_BYTES).read_to_end(&mut bytes)?,
+                    _ => entry.read_to_end(&mut bytes)?,
+                };
                 sample.put(part, bytes);
             }
         }

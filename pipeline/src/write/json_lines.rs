@@ -2,7 +2,7 @@
 //! stand the source's other columns and what is known of the pair. There are no images.
 
 use std::fs::File;
-use std::io::{self, BufWriter};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ use datafusion::arrow::json::LineDelimitedWriter;
 use datafusion::arrow::record_batch::RecordBatch;
 
 /// A file that is being written.
-pub(crate) struct Lines(LineDelimitedWriter<BufWriter<File>>);
+pub(crate) struct Lines<W: Write>(LineDelimitedWriter<W>);
 
-impl Lines {
-    pub(super) fn create(path: &Path) -> io::Result<Self> {
-        Ok(Self(LineDelimitedWriter::new(BufWriter::new(File::create(path)?))))
+impl<W: Write> Lines<W> {
+    pub(super) fn new(writer: W) -> Self {
+        Self(LineDelimitedWriter::new(writer))
     }
 
     pub(super) fn write(&mut self, pairs: &RecordBatch) -> io::Result<()> {
@@ -31,10 +31,20 @@ impl Lines {
         lines.map_err(io::Error::other)
     }
 
-    /// Its size in bytes.
-    pub(super) fn end(mut self) -> io::Result<u64> {
+    pub(super) fn end(mut self) -> io::Result<W> {
         self.0.finish().map_err(io::Error::other)?;
-        let file = self.0.into_inner().into_inner().map_err(io::IntoInnerError::into_error)?;
+        Ok(self.0.into_inner())
+    }
+}
+
+impl Lines<BufWriter<File>> {
+    pub(super) fn create(path: &Path) -> io::Result<Self> {
+        Ok(Self::new(BufWriter::new(File::create(path)?)))
+    }
+
+    /// Its size in bytes.
+    pub(super) fn end_file(self) -> io::Result<u64> {
+        let file = self.end()?.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all()?;
         Ok(file.metadata()?.len())
     }

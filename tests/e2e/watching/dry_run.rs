@@ -87,6 +87,27 @@ fn a_dry_run_writes_nothing() {
     assert_eq!(line(&anew, "left"), "40 rows; the table that is there would be replaced");
 }
 
+/// Images are looked for where the job looks, and a file is as large as the job's.
+#[test]
+fn a_dry_run_reads_paths_and_measures_lines() {
+    let place = Place::new();
+    let slice = place.slice();
+    fs::create_dir(place.path("pictures")).unwrap();
+    fs::copy(super::super::root("tests/fixtures/images/emoji_cat_face_google.png"), place.path("pictures/cat.png"))
+        .unwrap();
+    let paths = "COPY (SELECT * EXCLUDE (image), 'cat.png' AS path FROM t) TO 'paths.parquet'";
+    place.ok(&["sql", "--table", &format!("t={slice}"), "-c", paths]);
+    let args = ["paths.parquet", "pairs", "--path-column", "path", "--path-root", "pictures", "--format", "jsonl"];
+    let args = place.without_models(&args);
+    let said = place.estimate(&args);
+    assert!(line(&said, "unusable").starts_with("0 of 32 rows"), "{said}");
+    place.ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let written: u64 =
+        place.parts("pairs").iter().map(|name| fs::metadata(place.path("pairs").join(name)).unwrap().len()).sum();
+    let told = bytes(line(&said, "size").strip_prefix("about ").unwrap());
+    assert!((0.8..1.25).contains(&(told / written as f64)), "{told} for {written}: {said}");
+}
+
 #[test]
 fn a_dry_run_knows_what_is_done() {
     let place = Place::new();

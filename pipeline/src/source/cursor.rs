@@ -1,0 +1,101 @@
+//! Images of single rows.
+
+use std::fmt::Display;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array as _, AsArray as _, BinaryViewArray};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::record_batch::RecordBatch;
+
+use super::kind::{Batches, Kind};
+use super::{Source, SourceFile};
+use crate::error::{Error, Result};
+
+/// Rows that are read at a time; their images are in memory together.
+const ROWS: usize = 64;
+
+/// A place in a file that can only be read from its beginning.
+pub(crate) struct Cursor {
+    file: usize,
+    batches: Batches,
+    /// Number of the batch's first row, and its images.
+    row: u64,
+    images: BinaryViewArray,
+}
+
+impl Source {
+    /// The images of some rows of a file, whose numbers are sorted; `None` where there is none.
+    pub(crate) fn images(
+        &self,
+        file: usize,
+        column: &str,
+        rows: &[u64],
+        each: &mut dyn FnMut(Option<&[u8]>),
+    ) -> Result<()> {
+        let ranges: Vec<(u64, u64)> = rows.iter().map(|row| (*row, 1)).collect();
+        for batch in self.batches(file, &ranges, rows.len())? {
+            images_of(&self.files[file], batch, column)?.iter().for_each(&mut *each);
+        }
+        Ok(())
+    }
+
+    /// The same, going on from `cursor` where that can be done; it then stands at the last of the rows.
+    pub(crate) fn next_images(
+        &self,
+        cursor: &mut Option<Cursor>,
+        file: usize,
+        column: &str,
+        rows: &[u64],
+        each: &mut dyn FnMut(Option<&[u8]>),
+    ) -> Result<()> {
+        let Some(first) = rows.first() else { return Ok(()) };
+        if self.kind == Kind::Parquet {
+            // Any row is as near as another.
+            return self.images(file, column, rows, each);
+        }
+        let source = &self.files[file];
+        let at = match cursor {
+            Some(at) if at.file == file && at.row <= *first => at,
+            none => {
+                let ranges = [(*first, source.record.rows.saturating_sub(*first))];
+                let batches = self.batches(file, &ranges, ROWS)?;
+                none.insert(Cursor { file, batches, row: *first, images: BinaryViewArray::from_iter_values([[]; 0]) })
+            }
+        };
+        for row in rows {
+            while *row >= at.row + at.images.len() as u64 {
+                let Some(batch) = at.batches.next() else { return Ok(()) };
+                at.row += at.images.len() as u64;
+                at.images = images_of(source, batch, column)?;
+            }
+            let place = usize::try_from(row - at.row).unwrap_or(usize::MAX);
+            each(at.images.is_valid(place).then(|| at.images.value(place)));
+        }
+        Ok(())
+    }
+
+    fn batches(&self, file: usize, ranges: &[(u64, u64)], rows: usize) -> Result<Batches> {
+        let source = &self.files[file];
+        self.kind.read(&source.place, &source.read, ranges, rows.clamp(1, ROWS)).map_err(|e| broken(source, &e))
+    }
+}
+
+fn images_of(source: &SourceFile, batch: Result<RecordBatch, String>, column: &str) -> Result<BinaryViewArray> {
+    let batch = batch.map_err(|e| broken(source, &e))?;
+    let found = batch.column_by_name(column).ok_or_else(|| broken(source, &format!("there is no column {column}")))?;
+    let bytes = match found.as_struct_opt() {
+        Some(parts) => parts.column_by_name("bytes").unwrap_or(found),
+        None => found,
+    };
+    // FixedSizeBinary becomes a view by way of Binary only.
+    let bytes = match bytes.data_type() {
+        DataType::FixedSizeBinary(_) => cast(bytes, &DataType::Binary).map_err(|e| broken(source, &e))?,
+        _ => Arc::clone(bytes),
+    };
+    Ok(cast(&bytes, &DataType::BinaryView).map_err(|e| broken(source, &e))?.as_binary_view().clone())
+}
+
+fn broken(source: &SourceFile, e: &dyn Display) -> Error {
+    source.place.error(|| format!("cannot read: {e}"))
+}
