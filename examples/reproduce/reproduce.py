@@ -306,8 +306,9 @@ def share(kept, texts):
 
 
 def hours(args):
-    """Of work, by the commands' own clocks; each command had one thread."""
-    lines = [line for log in args.out.glob("seed-*/seconds.jsonl") for line in log.read_text().splitlines()]
+    """Of the commands that ended, by the wall's clock."""
+    logs = [args.out / f"seed-{seed}/seconds.jsonl" for seed in (0, *args.seeds)]
+    lines = [line for log in logs for line in log.read_text().splitlines()]
     return sum(json.loads(line)["seconds"] for line in lines) / 3600
 
 
@@ -364,7 +365,7 @@ def page(args, results, more, hours):
     for texts in [entry["texts"] for entry in results[0]["kept"]]:
         rows.append([f"kept of {texts.replace('_', ' ')}, %", *(f"{share(r['kept'], texts):.1f}" for r in results)])
     lines += table(["", *(f"seed {s}" for s in seeds)], rows)
-    lines += [f"The commands took {hours:.1f} hours in all, each with one thread, {args.jobs} at a time.", ""]
+    lines += [f"The commands took {hours:.1f} hours by the wall's clock, added up; {args.jobs} ran at a time.", ""]
     if more:
         lines += more_lines(seeds, results, more)
     return "\n".join(lines).rstrip() + "\n"

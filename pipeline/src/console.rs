@@ -176,7 +176,7 @@ impl Spent {
         self
     }
 
-    /// Where the engine's time goes, how often none was needed, and of the job's `seconds` the share in which it did nothing but wait.
+    /// Where the engine's time goes, how often none was needed, and of the job's `seconds` the share in which it waited.
     fn shares(&self, waits: &Waits, seconds: f64) -> String {
         let listed = |of: &mut dyn Iterator<Item = (&str, f64)>| {
             let some = of.filter(|(_, share)| *share >= 0.5).map(|(name, share)| format!("{name} {share:.0} %"));

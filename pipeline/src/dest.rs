@@ -261,7 +261,10 @@ impl Dest {
             // One may have been brought up to date before the other.
             let both = other.files.len().min(manifest.files.len());
             if other.files[..both] != manifest.files[..both] {
-                let reason = format!("shard {} there has another source: give all shards the same files", other.shard);
+                let reason = format!(
+                    "shard {} there has another source, or its files in another order: give all shards the same files, or write the table anew",
+                    other.shard
+                );
                 return Err(Error::dest(&self.path, reason));
             }
         }

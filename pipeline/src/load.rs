@@ -229,9 +229,8 @@ impl Loader {
     }
 }
 
-/// Of an image's file no more is read: what is larger is no image that is decoded (`capfilt.max_image_bytes` is 64 MiB), and is
-/// refused as too large all the same.
-pub(crate) const MOST_IMAGE_BYTES: u64 = 512 << 20;
+/// Of an image's file no more is read: Arrow's views hold no more, and `capfilt.max_image_bytes` (64 MiB) says that it is too large.
+pub(crate) const MOST_IMAGE_BYTES: u64 = u32::MAX as u64;
 
 /// Where a file below `root` is. Whoever wrote the table may not make any other file of this machine a part of it.
 pub(crate) fn below(root: &Path, name: &str) -> Result<PathBuf, String> {

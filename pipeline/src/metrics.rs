@@ -159,7 +159,7 @@ fn page(told: &Told, models: &[ModelStats], elapsed: Duration) -> String {
     page.head(
         "wait_seconds",
         "counter",
-        "Seconds in which the job did nothing but wait: for rows (read or fetched), for the table",
+        "Seconds without rows under way for want of rows (read or fetched), and with pairs ready that could not be written yet",
     );
     for (what, wait) in [("rows", waits.rows), ("table", waits.table)] {
         page.value("wait_seconds", &[("for", what)], wait.as_secs_f64());

@@ -238,11 +238,14 @@ impl Job {
             Found::Begun(manifest) => *manifest,
         };
         let mut saved = true;
-        // One that stopped the job may have been mended, or taken away. Other shards have taken rows of others.
+        // One that stopped the job may have been mended. Of several shards another may have taken rows of it.
         if self.shard.1 == 1 && manifest.state == State::Running {
             let begun = stage::left(dest, &manifest)?.next;
             let begun = begun.file + usize::from(begun.row > 0);
-            saved = !source.take_over(&mut manifest.files, begun);
+            if source.take_over(&mut manifest.files, begun) {
+                manifest.source_version = source.version();
+                saved = false;
+            }
         }
         source.reorder(&manifest.files)?;
         let Some(new) = newcomers(source, &manifest) else {

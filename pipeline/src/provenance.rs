@@ -161,7 +161,7 @@ mod tests {
         for name in DECODING {
             let value = match name {
                 "strategy" => "beam",
-                "early_stopping" => "true",
+                "early_stopping" => "on",
                 _ => "1",
             };
             let with = known.clone().with(name, value).unwrap_or_else(|e| panic!("{name}: {e}"));

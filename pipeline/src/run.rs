@@ -48,12 +48,12 @@ pub struct Done<'a> {
     pub waits: Waits,
 }
 
-/// Time in which a job had nothing to do but wait.
+/// Time in which a job could not go on.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Waits {
-    /// For rows: reading the source, and fetching or loading what it names.
+    /// No rows were under way, and there were none: the source was read, and what it names fetched or loaded.
     pub rows: Duration,
-    /// For the table: writing pairs.
+    /// Pairs were ready, and those before them not yet written.
     pub table: Duration,
 }
 

@@ -214,7 +214,8 @@ impl Select {
         let ctx = bounded(DiskManagerMode::OsTmpDirectory)?;
         crate::register_pairs(&ctx, "pairs", &self.table, None).await?;
         // The scores are counted by narrow ranges, and then one range score by score: there may be as many scores as rows.
-        let scored = "SELECT itm_score, CAST(floor(itm_score * 4096) AS BIGINT) AS range FROM pairs WHERE itm_score IS NOT NULL AND error IS NULL";
+        let scored = "SELECT itm_score, CAST(greatest(least(floor(itm_score * 4096), 9e15), -9e15) AS BIGINT) AS range FROM pairs \
+                      WHERE NOT isnan(itm_score) AND error IS NULL";
         let sql = format!("SELECT range, count(*) FROM ({scored}) GROUP BY range ORDER BY range DESC");
         let ranges = ctx.sql(&sql).await?.collect().await?;
         let ranges: Vec<(i64, i64)> = ranges.iter().flat_map(counted::<Int64Type>).collect();

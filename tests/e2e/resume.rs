@@ -141,7 +141,7 @@ fn files_have_one_number_in_all_shards() {
     assert_eq!(place.number("pairs", "SELECT count(*) FROM t"), 2 * rows, "nothing is doubled");
 }
 
-/// A file that cannot be read ends the job, which goes on when it has been mended or taken away.
+/// A file that cannot be read ends the job, which goes on when it has been mended.
 #[test]
 fn a_file_that_stopped_a_job_can_be_mended() {
     let place = Place::new();
@@ -161,13 +161,18 @@ fn a_file_that_stopped_a_job_can_be_mended() {
     let said = place.job_fails(&job);
     assert!(said.contains("c.parquet: it has changed, and is read as it is now"), "{said}");
     assert!(said.contains("d.parquet"), "{said}");
+    // One that is not there may be so by mistake.
     fs::remove_file(place.path("web/d.parquet")).unwrap();
-    let said = place.job_ok(&job);
-    assert!(said.contains("d.parquet: it is gone, and is left out"), "{said}");
+    assert!(place.job_fails(&job).contains("is gone: put it back"));
+    place.ok(&["sql", "-c", "COPY (SELECT * FROM 'later/b.parquet' LIMIT 1) TO 'web/d.parquet'"]);
+    place.job_ok(&job);
     let rows = |file: &str| place.number(file, "SELECT count(*) FROM t");
-    assert_eq!(rows("pairs"), 2 * (rows("web/a.parquet") + rows("web/c.parquet")));
-    // Of what is written there is no other.
-    place.job_ok(&[&["web/c.parquet", "one"][..], &UNITS].concat());
+    assert_eq!(rows("pairs"), 2 * (rows("web/a.parquet") + rows("web/c.parquet") + 1));
+    // What rows were taken of is as it was.
+    place.job_ok(&[&["web", "more"][..], &UNITS].concat());
+    fs::copy(place.path("later/b.parquet"), place.path("web/d.parquet")).unwrap();
+    let said = place.job_fails(&[&["web", "more", "--update"][..], &UNITS].concat());
+    assert!(said.contains("d.parquet") && said.contains("has changed since the job began"), "{said}");
 }
 
 #[test]

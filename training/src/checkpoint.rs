@@ -66,8 +66,8 @@ const TEMPERATURE: &str = "temp";
 const WORDS: &str = "text_decoder.cls.predictions.decoder.";
 
 /// Writes a checkpoint into the folder `dir`, which is made. `tokenizer` is the text of a tokenizer.json; `kind` is Float, Half or
-/// BFloat16. The weights of an earlier export are removed first, and the new ones come last and under a temporary name, so a folder
-/// that was left unfinished has no model.safetensors. A whole MED has ITC's temperature, `temp`, which stays float32: to go on from
+/// BFloat16. The weights are written under a temporary name, then those of an earlier export go, and the new ones get their name last: a
+/// folder that was left unfinished has no model.safetensors. A whole MED has ITC's temperature, `temp`, which stays float32: to go on from
 /// it is to go on with the temperature that it learned.
 pub fn export(
     dir: &Path,
@@ -79,7 +79,15 @@ pub fn export(
     kind: Kind,
 ) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(|e| Error::file(dir, e))?;
+    let tensors: Vec<(String, Tensor)> = tensors(params, what)
+        .into_iter()
+        .map(|(name, tensor)| {
+            let kind = if name == TEMPERATURE { Kind::Float } else { kind };
+            (name, tensor.detach().to_kind(kind).contiguous())
+        })
+        .collect();
     let (part, whole) = (dir.join("model.safetensors.part"), dir.join("model.safetensors"));
+    Tensor::write_safetensors(&tensors, &part)?;
     if whole.exists() {
         std::fs::remove_file(&whole).map_err(|e| Error::file(&whole, e))?;
     }
@@ -96,14 +104,6 @@ pub fn export(
         "pad_token_id": config.text.pad_token_id,
     });
     write("generation_config.json", format!("{generation:#}\n"))?;
-    let tensors: Vec<(String, Tensor)> = tensors(params, what)
-        .into_iter()
-        .map(|(name, tensor)| {
-            let kind = if name == TEMPERATURE { Kind::Float } else { kind };
-            (name, tensor.detach().to_kind(kind).contiguous())
-        })
-        .collect();
-    Tensor::write_safetensors(&tensors, &part)?;
     std::fs::rename(&part, &whole).map_err(|e| Error::file(whole, e))
 }
 

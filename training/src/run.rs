@@ -140,6 +140,7 @@ pub fn train(settings: &Settings, out: &Path) -> Result<Summary> {
     if !began.drawn.is_empty() && !settings.model.start.as_os_str().is_empty() {
         eprintln!("{}: not in the checkpoint, drawn anew: {}", out.display(), began.drawn.join(", "));
     }
+    let temperature = began.trainer.params().get("temp").map(|temp| temp.detach().copy());
     let pinned = pinned(settings, out)?;
     let tables = tables(&pinned)?;
     let resumed = state::load(out, &mut began.trainer, &digest)?;
@@ -158,6 +159,10 @@ pub fn train(settings: &Settings, out: &Path) -> Result<Summary> {
     let begun = Begun { settings: digest, tables: stamps };
     let summary = steps(settings, out, &mut began, &tables, &plan, resumed, begun)?;
 
+    // Without ITC nothing was learned of it, and it has only decayed as all parameters do.
+    if let Some(temperature) = temperature.filter(|_| !settings.loss.itc) {
+        began.trainer.params().set("temp", &temperature)?;
+    }
     let folder = out.join(CHECKPOINT);
     let (what, kind) = (settings.export_what()?, settings.export_kind()?);
     let Start { trainer, tokenizer_json, preprocessor, .. } = &began;

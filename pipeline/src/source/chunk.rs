@@ -28,7 +28,8 @@ impl Chunk {
         let most = most.max(1);
         let mut cut = Vec::new();
         while let Some(number) = self.numbers.get(most).copied() {
-            let before = number - self.row;
+            // Rows of a sample may lie far from each other.
+            let before = (number - self.row).min(self.count);
             let earlier = self.earlier.partition_point(|(row, _)| *row < number);
             let rest = Self {
                 unit: self.unit,

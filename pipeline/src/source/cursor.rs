@@ -50,7 +50,7 @@ impl Source {
         each: &mut dyn FnMut(Option<&[u8]>),
     ) -> Result<()> {
         let Some(first) = rows.first() else { return Ok(()) };
-        if self.kind == Kind::Parquet {
+        if matches!(self.kind, Kind::Parquet | Kind::Images) {
             // Any row is as near as another.
             return self.images(file, column, rows, each);
         }

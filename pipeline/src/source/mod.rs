@@ -266,12 +266,15 @@ impl Source {
         for record in known {
             let found = files.iter_mut().find(|file| file.as_ref().is_some_and(|f| f.record.name == record.name));
             let Some(file) = found.and_then(Option::take) else {
-                return Err(Error::source(self.root.join(&record.name), "it was part of the source, and is gone"));
+                return Err(Error::source(
+                    self.root.join(&record.name),
+                    "it was part of the source, and is gone: put it back, or give --overwrite or another folder",
+                ));
             };
             if file.record != *record {
                 return Err(Error::source(
                     file.place.shown(),
-                    "it has changed since rows of it were written: give --overwrite or another folder",
+                    "it has changed since the job began: give --overwrite or another folder",
                 ));
             }
             self.files.push(file);
@@ -280,23 +283,19 @@ impl Source {
         Ok(())
     }
 
-    /// Of the files that a job knew, lets those from number `begun` on, of which it has taken no row, be what they are now, or go.
-    /// True where there were such.
-    pub(crate) fn take_over(&self, known: &mut Vec<FileRecord>, begun: usize) -> bool {
+    /// Of the files that a job knew, lets those from number `begun` on, of which it has taken no row, be what they are now. True
+    /// where one is another than it was.
+    pub(crate) fn take_over(&self, known: &mut [FileRecord], begun: usize) -> bool {
         let there: BTreeMap<&str, &FileRecord> =
             self.files.iter().map(|file| (file.record.name.as_str(), &file.record)).collect();
-        let (mut number, mut changed) = (0, false);
-        known.retain_mut(|record| {
-            number += 1;
-            let now = there.get(record.name.as_str());
-            if number <= begun || now.is_some_and(|now| *now == record) {
-                return true;
+        let mut changed = false;
+        for record in known.iter_mut().skip(begun) {
+            if let Some(now) = there.get(record.name.as_str()).filter(|now| **now != record) {
+                log::warn!("{}: it has changed, and is read as it is now; no row of it was taken yet", record.name);
+                record.clone_from(now);
+                changed = true;
             }
-            changed = true;
-            let what = if now.is_some() { "has changed, and is read as it is now" } else { "is gone, and is left out" };
-            log::warn!("{}: it {what}; no row of it was taken yet", record.name);
-            now.inspect(|now| record.clone_from(now)).is_some()
-        });
+        }
         changed
     }
 

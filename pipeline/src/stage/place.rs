@@ -17,6 +17,8 @@ impl Writer {
         if !self.done.is_empty() || self.manifest.parts.is_empty() {
             self.end_part()?;
         }
+        // Where nothing new was written, other shards have not been looked at.
+        self.begin()?;
         #[cfg(feature = "delta")]
         self.announce()?;
         self.manifest.state = State::Placing;

@@ -95,12 +95,12 @@ fn a_dry_run_reads_paths_and_measures_lines() {
     fs::create_dir(place.path("pictures")).unwrap();
     fs::copy(super::super::root("tests/fixtures/images/emoji_cat_face_google.png"), place.path("pictures/cat.png"))
         .unwrap();
-    let paths = "COPY (SELECT * EXCLUDE (image), 'cat.png' AS path FROM t) TO 'paths.parquet'";
+    let paths = "COPY (SELECT * EXCLUDE (image), 'cat.png' AS path FROM t CROSS JOIN generate_series(1, 50)) TO 'paths.parquet'";
     place.ok(&["sql", "--table", &format!("t={slice}"), "-c", paths]);
     let args = ["paths.parquet", "pairs", "--path-column", "path", "--path-root", "pictures", "--format", "jsonl"];
     let args = place.without_models(&args);
     let said = place.estimate(&args);
-    assert!(line(&said, "unusable").starts_with("0 of 32 rows"), "{said}");
+    assert!(line(&said, "unusable").starts_with("0 of 64 rows"), "{said}");
     place.ok(&args.iter().map(String::as_str).collect::<Vec<_>>());
     let written: u64 =
         place.parts("pairs").iter().map(|name| fs::metadata(place.path("pairs").join(name)).unwrap().len()).sum();

@@ -1,5 +1,6 @@
 //! A pair table, read by SQL over Parquet.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -103,9 +104,7 @@ impl Table {
 
     async fn context(&self) -> Result<SessionContext> {
         // One partition: rows come in the order of the files.
-        let mut config = SessionConfig::new().with_target_partitions(1).with_batch_size(BATCH);
-        // A folder's folders are read too, as they are for the digest.
-        config.options_mut().execution.listing_table_ignore_subdirectory = false;
+        let config = SessionConfig::new().with_target_partitions(1).with_batch_size(BATCH);
         let ctx = SessionContext::new_with_config(config);
         let Some(path) = self.path.to_str() else {
             return Err(Error::file(&self.path, "its name is no UTF-8"));
@@ -122,12 +121,33 @@ impl Table {
                 },
             ));
         }
-        if let Some(reason) = capfilt::unfinished(&self.path).map_err(|e| Error::file(&self.path, e))? {
-            return Err(Error::file(&self.path, reason));
+        let is_folder = self.version.is_none() && self.path.is_dir();
+        let files = if is_folder { self.files()? } else { vec![] };
+        // Below it may lie pair tables too.
+        let folders: BTreeSet<&Path> =
+            files.iter().filter_map(|file| file.parent()).chain([self.path.as_path()]).collect();
+        for folder in folders {
+            if let Some(reason) = capfilt::unfinished(folder).map_err(|e| Error::file(folder, e))? {
+                return Err(Error::file(folder, reason));
+            }
         }
         if let Some(version) = self.version {
             let known = capfilt::register_pairs(&ctx, PAIRS, &self.path, Some(&version.to_string())).await;
             return known.map(|()| ctx).map_err(|e| Error::file(&self.path, e));
+        }
+        if is_folder {
+            // The files that the digest is of, and not what a job keeps beside them.
+            let names = files.iter().map(|file| {
+                let name = file.to_str().map(str::to_owned);
+                name.ok_or_else(|| Error::file(file, "its name is no UTF-8"))
+            });
+            let names = names.collect::<Result<Vec<String>>>()?;
+            if names.is_empty() {
+                return Err(Error::file(&self.path, "there is no .parquet file in it"));
+            }
+            let rows = ctx.read_parquet(names, ParquetReadOptions::default()).await.map_err(|e| self.failed(e))?;
+            ctx.register_table(PAIRS, rows.into_view()).map_err(|e| self.failed(e))?;
+            return Ok(ctx);
         }
         let options = ParquetReadOptions { file_extension: extension(&self.path), ..ParquetReadOptions::default() };
         ctx.register_parquet(PAIRS, path, options).await.map_err(|e| self.failed(e))?;
@@ -248,9 +268,9 @@ impl Table {
     }
 }
 
-/// DataFusion wants to know what the files' names end in.
+/// DataFusion wants to know what the file's name ends in.
 fn extension(path: &Path) -> &str {
-    if path.is_dir() { ".parquet" } else { path.extension().and_then(|e| e.to_str()).unwrap_or("") }
+    path.extension().and_then(|e| e.to_str()).unwrap_or("")
 }
 
 fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {

@@ -106,6 +106,29 @@ fn a_folder_of_image_structs_is_a_table_too() {
     assert_eq!((table.pairs, texts.join(",").as_str()), (3, "text 0,text 1,text 2"));
 }
 
+/// What is trained on is what the digest is of: files at any depth, without what a job keeps beside them.
+#[test]
+fn a_folder_is_its_files_and_no_bookkeeping() {
+    let dir = tempfile::tempdir().unwrap();
+    for folder in ["below", "_capfilt/shard-1-of-1/dedupe"] {
+        std::fs::create_dir_all(dir.path().join(folder)).unwrap();
+    }
+    two_texts(&dir.path().join("a.parquet"), 2);
+    two_texts(&dir.path().join("below/b.parquet"), 3);
+    let digest = |table: &Table| (table.digest().unwrap(), table.stamp().unwrap());
+    let before = open(dir.path(), "", 0.0).unwrap();
+    assert_eq!(before.pairs, 10);
+    let hashes: ArrayRef = Arc::new(Float32Array::from(vec![1.0]));
+    write(&dir.path().join("_capfilt/shard-1-of-1/dedupe/hashes-0.parquet"), vec![("text", hashes)]);
+    let after = open(dir.path(), "", 0.0).unwrap();
+    assert_eq!((after.pairs, digest(&after)), (10, digest(&before)));
+    let stamp = after.stamp().unwrap();
+    two_texts(&dir.path().join("below/b.parquet"), 4);
+    assert_ne!(after.stamp().unwrap(), stamp);
+    let empty = tempfile::tempdir().unwrap();
+    assert!(open(empty.path(), "", 0.0).unwrap_err().to_string().contains("no .parquet file"));
+}
+
 #[test]
 fn a_table_that_capfilt_has_not_finished_is_refused() {
     let dir = tempfile::tempdir().unwrap();
