@@ -160,7 +160,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "NAME", conflicts_with_all = ["image_column", "url_column"])]
     pub(crate) path_column: Option<String>,
 
-    /// Folder that the paths of --path-column begin at, and stay in [default: the source's]
+    /// Folder, on a disk or in a store, that the paths of --path-column begin at, and stay in [default: the source's]
     #[arg(long, value_name = "DIR", requires = "path_column")]
     pub(crate) path_root: Option<PathBuf>,
 

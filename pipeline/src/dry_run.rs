@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn spots_are_found_in_files_and_units() {
-        let file = |rows| FileRecord { name: String::new(), bytes: 0, stamp: String::new(), rows };
+        let file = |rows| FileRecord { name: String::new(), bytes: 0, stamp: String::new(), rows, images: Vec::new() };
         let records = [file(10), file(0), file(5)];
         let units = Units { rows: 4, shard: 0, shards: 1 };
         let all: Vec<Range> = left(&records, units, Position { file: 0, row: 4 }).collect();

@@ -21,6 +21,7 @@ mod load;
 mod manifest;
 mod named;
 mod params;
+mod paths;
 mod pictures;
 mod prepare;
 mod provenance;

@@ -1,7 +1,7 @@
 //! Images that the source only names: by a URL, or by a path.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -23,7 +23,8 @@ use tokio::sync::mpsc::{self, Receiver};
 use crate::dedupe::Duplicates;
 use crate::earlier::Earlier;
 use crate::error::{Error, Result};
-use crate::source::{Chunk, is_url};
+use crate::paths::Root;
+use crate::source::Chunk;
 
 /// Rows of a chunk under way have their images in memory together; this many chunks are at most.
 #[cfg(feature = "fetch")]
@@ -60,7 +61,7 @@ pub(crate) enum Loader {
     /// The source itself.
     Source,
     /// Files below a folder, named in a column.
-    Files { root: PathBuf, column: String, limit: u64 },
+    Files { root: Root, column: String, limit: u64 },
     /// The web, by URLs in a column.
     #[cfg(feature = "fetch")]
     Web { fetcher: Arc<crate::fetch::Fetcher>, column: String, query: capfilt_udfs::engine::CancelToken, chunks: usize },
@@ -71,16 +72,9 @@ impl Loader {
         match is {
             ImageIs::Bytes => Ok(Self::Source),
             ImageIs::Path => {
-                if is_url(&root.to_string_lossy()) {
-                    return Err(Error::Option(
-                        "the source is in a store: say with --path-root where its files are".to_owned(),
-                    ));
-                }
                 let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned();
                 let limit = options.unwrap_or_default().image_limits().max_bytes;
-                let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
-                let root = std::path::absolute(root).map_err(|e| Error::source(root, e))?;
-                Ok(Self::Files { root, column: column.to_owned(), limit })
+                Ok(Self::Files { root: Root::open(root)?, column: column.to_owned(), limit })
             }
             #[cfg(feature = "fetch")]
             ImageIs::Url => {
@@ -189,18 +183,15 @@ impl Loader {
         let images = match self {
             Self::Source => None,
             Self::Files { root, column, limit } => {
-                let names = texts(&chunk, column)?;
-                let mut all = Vec::with_capacity(names.len());
-                for (row, name) in chunk.numbers.iter().copied().zip(&names) {
-                    all.push(match name {
-                        None => None,
-                        Some(name) => match read(root, name, *limit).await {
-                            Ok(bytes) => Some(Bytes::from(bytes)),
-                            Err(e) => {
-                                problems.insert(row, format!("file: {e}"));
-                                None
-                            }
-                        },
+                let files = root.read(texts(&chunk, column)?, *limit).await?;
+                let mut all = Vec::with_capacity(files.len());
+                for (row, file) in chunk.numbers.iter().copied().zip(files) {
+                    all.push(match file {
+                        Some(Err(e)) => {
+                            problems.insert(row, format!("file: {e}"));
+                            None
+                        }
+                        file => file.and_then(std::result::Result::ok),
                     });
                 }
                 Some(images(all)?)
@@ -227,30 +218,6 @@ impl Loader {
         };
         Ok(Loaded { chunk, images, problems })
     }
-}
-
-/// Of an image's file no more is read: Arrow's views hold no more, and `capfilt.max_image_bytes` (64 MiB) says that it is too large.
-pub(crate) const MOST_IMAGE_BYTES: u64 = u32::MAX as u64;
-
-/// Where a file below `root` is. Whoever wrote the table may not make any other file of this machine a part of it.
-pub(crate) fn below(root: &Path, name: &str) -> Result<PathBuf, String> {
-    let path = root.join(name);
-    if !path.starts_with(root) || path.components().any(|part| part == Component::ParentDir) {
-        return Err(format!("it is not below {}: --path-root names another folder", root.display()));
-    }
-    Ok(path)
-}
-
-async fn read(root: &Path, name: &str, limit: u64) -> Result<Vec<u8>, String> {
-    let path = below(root, name)?;
-    let meta = tokio::fs::metadata(&path).await.map_err(|e| e.to_string())?;
-    if !meta.is_file() {
-        return Err("no regular file".to_owned());
-    }
-    if meta.len() > limit {
-        return Err(format!("larger than {limit} bytes (capfilt.max_image_bytes)"));
-    }
-    tokio::fs::read(path).await.map_err(|e| e.to_string())
 }
 
 /// The names of images, but for those of rows that have a problem already.

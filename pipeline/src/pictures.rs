@@ -1,22 +1,24 @@
 //! Images that a pair table left out, from the job's source.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
-use crate::load::below;
 use crate::manifest::Manifest;
+use crate::paths::{MOST_IMAGE_BYTES, Root};
 use crate::source::{Cursor, FileRecord, Lake, Reading, Source};
+
+/// Files that are in memory together.
+const FILES: usize = 64;
 
 /// The source that a table was made of.
 pub(crate) struct Pictures {
     source: Source,
     column: String,
     /// Where the files are that the column names.
-    root: Option<PathBuf>,
+    root: Option<Root>,
     /// The source's files when the job read them.
     known: Vec<FileRecord>,
     /// Where [`Self::find_next`] stands.
@@ -52,14 +54,15 @@ impl Pictures {
         let names = [job.job.image_column.as_str()];
         let texts = if by == "path" { &names[..] } else { &[] };
         let source = Source::open_as(path, version.as_deref(), Reading { known: &job.files, alone: false, texts })?;
-        let root = (by == "path").then(|| match &job.path_root {
+        let root = || match &job.path_root {
             // What was in the source moves with it.
             Some(root) => match root.strip_prefix(&job.source) {
                 Ok(below) => path.join(below),
                 Err(_) => root.clone(),
             },
             None => source.root().to_owned(),
-        });
+        };
+        let root = if by == "path" { Some(Root::open(&root())?) } else { None };
         Ok(Self { source, column: job.job.image_column.clone(), root, known: job.files.clone(), cursor: None })
     }
 
@@ -96,29 +99,33 @@ impl Pictures {
         for (file, rows) in files {
             let Some(file) = self.number(file) else { continue };
             let numbers: Vec<u64> = rows.keys().copied().collect();
-            let mut asking = rows.values();
-            read(file, &numbers, &mut |bytes| {
-                let (Some(numbers), Some(bytes)) = (asking.next(), bytes) else { return };
-                let loaded = self.root.as_ref().map(|root| load(root, bytes));
-                let bytes = match &loaded {
-                    None => bytes,
-                    Some(Some(bytes)) => bytes,
-                    // Gone since; the caller tells what it did not get.
-                    Some(None) => return,
-                };
+            let mut found = |numbers: &[usize], bytes: &[u8]| {
                 let digest = hex::encode(Sha256::digest(bytes));
-                numbers
-                    .iter()
-                    .filter(|number| wanted[**number].sha256 == digest)
-                    .for_each(|number| each(*number, bytes));
+                let these = numbers.iter().filter(|number| wanted[**number].sha256 == digest);
+                these.for_each(|number| each(*number, bytes));
+            };
+            let mut asking = rows.values();
+            let Some(root) = &self.root else {
+                read(file, &numbers, &mut |bytes| {
+                    if let (Some(numbers), Some(bytes)) = (asking.next(), bytes) {
+                        found(numbers, bytes);
+                    }
+                })?;
+                continue;
+            };
+            let mut names = Vec::with_capacity(rows.len());
+            read(file, &numbers, &mut |name| {
+                names.push(name.and_then(|name| std::str::from_utf8(name).ok()).map(str::to_owned));
             })?;
+            for names in names.chunks(FILES) {
+                // What is gone since is none; the caller tells what it did not get.
+                for file in root.read_now(names.to_vec(), MOST_IMAGE_BYTES)? {
+                    if let (Some(numbers), Some(Ok(bytes))) = (asking.next(), file) {
+                        found(numbers, &bytes);
+                    }
+                }
+            }
         }
         Ok(())
     }
-}
-
-/// The file that `name` names.
-fn load(root: &Path, name: &[u8]) -> Option<Vec<u8>> {
-    let path = below(root, std::str::from_utf8(name).ok()?).ok()?;
-    fs::metadata(&path).is_ok_and(|meta| meta.is_file()).then(|| fs::read(&path).ok())?
 }

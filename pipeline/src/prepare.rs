@@ -19,7 +19,7 @@ use crate::load::{ImageIs, Loader};
 use crate::manifest::{Identity, Manifest, Part, State};
 use crate::recipe::{Columns, Planned, Recipe};
 use crate::run::Stop;
-use crate::source::{FileRecord, Reading, Source, Units, whereabouts};
+use crate::source::{FileRecord, Reading, Source, Units, is_url, shown, whereabouts};
 use crate::stage;
 use crate::table;
 use crate::write::{Format, Parts};
@@ -118,10 +118,10 @@ impl Job {
             image_column: self.image_column.clone(),
             image_is: format!("{:?}", self.image_is).to_lowercase(),
             // As it was named: on another machine it may be elsewhere.
-            path_root: self
-                .path_root
-                .as_ref()
-                .map(|root| root.components().collect::<PathBuf>().to_string_lossy().into_owned()),
+            path_root: self.path_root.as_ref().map(|root| match root.to_string_lossy() {
+                url if is_url(&url) => shown(&url),
+                _ => root.components().collect::<PathBuf>().to_string_lossy().into_owned(),
+            }),
             fetch: self.fetch(ctx),
             text_column: self.text_column.clone(),
             renames: self.renames.iter().cloned().collect(),

@@ -201,15 +201,62 @@ fn a_folder_of_images_is_a_source() {
     assert_eq!(column(&place, "text"), ["a fox", "NULL", "NULL"]);
     assert_eq!(column(&place, "kept"), ["true", "true", "false"]);
 
-    // Folders tell columns here too; a text that came later is a change.
+    // Folders tell columns here too.
     fs::create_dir_all(place.path("more/style=flat")).unwrap();
     fs::copy(root(CAT), place.path("more/style=flat/cat.png")).unwrap();
     place.ok(&["run", "more", "flat", "--recipe", "recipe.sql"]);
     assert_eq!(place.number("flat", "SELECT count(*) FROM t WHERE style = 'flat' AND kept"), 1);
-    fs::write(place.path("pictures/b.txt"), "a cat").unwrap();
-    assert!(place.fails(1, &run("pictures", &["--update"])).contains("has changed"));
     let said = place.fails(1, &run("pictures/texts", &[]));
     assert!(said.contains("no image"), "{said}");
+}
+
+/// Images that came to a folder are what is new of it, wherever their names stand among the others.
+#[test]
+fn a_folder_of_images_is_updated() {
+    let place = place();
+    fs::create_dir_all(place.path("pictures/style=flat")).unwrap();
+    let picture = |from: &str, name: &str, text: &str| {
+        let path = place.path("pictures").join(name);
+        fs::copy(root(from), &path).unwrap();
+        fs::write(path.with_extension("txt"), text).unwrap();
+    };
+    picture(CAT, "style=flat/m.png", "a cat");
+    picture(FOX, "style=flat/p.png", "a fox");
+    place.ok(&run("pictures", &[]));
+    picture(CAT, "style=flat/a.png", "the first cat");
+    picture(FOX, "style=flat/o.png", "a second fox");
+    let said = place.fails(1, &run("pictures", &[]));
+    assert!(said.contains("--update"), "{said}");
+    place.ok(&run("pictures", &["--update"]));
+    let keys = column(&place, "key || ' ' || style || ' ' || text");
+    assert_eq!(keys, ["m.png flat a cat", "p.png flat a fox", "a.png flat the first cat", "o.png flat a second fox"]);
+    // A second time, and a folder that is new as a whole.
+    picture(CAT, "style=flat/b.png", "a third cat");
+    fs::create_dir(place.path("pictures/style=line")).unwrap();
+    picture(CAT, "style=line/a.png", "a cat in lines");
+    place.ok(&run("pictures", &["--update"]));
+    assert_eq!(column(&place, "text")[4..], ["a third cat", "a cat in lines"]);
+    assert_eq!(column(&place, "provenance['row']"), ["0", "1", "0", "1", "0", "0"]);
+    place.ok(&run("pictures", &["--update"]));
+    assert_eq!(place.number("pairs", "SELECT count(*) FROM t"), 6);
+
+    // The images that the table left out are found again, each under its sha256.
+    fs::write(place.path("none.sql"), RECIPE.replace("image_error(image) IS NULL AS kept", "false AS kept")).unwrap();
+    place.ok(&["run", "pictures", "plain", "--recipe", "none.sql"]);
+    picture(CAT, "style=flat/0.png", "a cat before all others");
+    place.ok(&["run", "pictures", "plain", "--recipe", "none.sql", "--update"]);
+    assert_eq!(place.number("plain", "SELECT count(image) FROM t"), 0);
+    place.ok(&["select", "plain", "chosen", "--min-itm", "0"]);
+    let wrong = "SELECT count(*) FROM t WHERE encode(sha256(image), 'hex') IS DISTINCT FROM image_sha256";
+    assert_eq!((place.number("chosen", "SELECT count(*) FROM t"), place.number("chosen", wrong)), (7, 0));
+
+    // What the table has may not change, neither an image nor its text.
+    fs::write(place.path("pictures/style=flat/m.txt"), "a cat, changed").unwrap();
+    let said = place.fails(1, &run("pictures", &["--update"]));
+    assert!(said.contains("style=flat") && said.contains("has changed"), "{said}");
+    fs::remove_dir_all(place.path("pictures/style=flat")).unwrap();
+    let said = place.fails(1, &run("pictures", &["--update"]));
+    assert!(said.contains("is gone"), "{said}");
 }
 
 /// As BLIP's authors published their tables: a URL and a caption in each object.

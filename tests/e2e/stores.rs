@@ -207,6 +207,135 @@ fn shards_and_texts_in_a_store_are_read() {
 }
 
 #[test]
+fn a_folder_of_images_in_a_store_is_read() {
+    let Some(mut stores) = Stores::start() else { return };
+    let place = place();
+    fs::create_dir_all(place.path("photos/style=flat")).unwrap();
+    let mut names = Vec::new();
+    for n in 0..40 {
+        let picture = ["emoji_cat_face_google.png", "emoji_fox_twitter.png"][n % 2];
+        let name = format!("photos/style=flat/{n}.png");
+        fs::copy(root(&format!("tests/fixtures/images/{picture}")), place.path(&name)).unwrap();
+        names.push(name);
+        if n % 3 == 0 {
+            let name = format!("photos/style=flat/{n}.{}", ["txt", "TXT"][n % 2]);
+            fs::write(place.path(&name), format!("picture {n}")).unwrap();
+            names.push(name);
+        }
+    }
+    names.iter().for_each(|name| stores.put(&place, name, name));
+    stores.put(&place, "recipe.sql", "photos/notes.md");
+    ok(job(&place, "", &["photos", "disk", "--unit-rows", "7"]));
+    ok(job(&place, &stores.flaky, &["s3://data/photos/", "store", "--unit-rows", "7"]));
+    stores.were_flaky();
+    assert_eq!(place.number("store", "SELECT count(text) FROM t WHERE style = 'flat'"), 14);
+    assert!(place.rows("store", ROWS) == place.rows("disk", ROWS));
+
+    // A picture that came is read, and no other one; one that changed is refused.
+    stores.put(&place, &names[0], "photos/style=flat/00.png");
+    ok(job(&place, &stores.well, &["s3://data/photos/", "store", "--unit-rows", "7", "--update"]));
+    assert_eq!(place.number("store", "SELECT count(*) FROM t"), 41);
+    assert_eq!(place.number("store", "SELECT count(*) FROM t WHERE key = '00.png' AND provenance['row'] = 0"), 1);
+    stores.put(&place, "recipe.sql", "photos/style=flat/5.png");
+    let said = fails(job(&place, &stores.well, &["s3://data/photos/", "store", "--unit-rows", "7", "--update"]));
+    assert!(said.contains("photos/style=flat") && said.contains("has changed"), "{said}");
+
+    // SQL has no such table; one image is none either.
+    let said = fails(command(&place, &stores.well, &["sql", "-c", "SELECT * FROM 's3://data/photos/'"]));
+    assert!(said.contains("folder of images"), "{said}");
+    let said = fails(job(&place, &stores.well, &["s3://data/photos/style=flat/1.png", "one"]));
+    assert!(said.contains("of images give their folder"), "{said}");
+}
+
+/// Google's store speaks S3's protocol too, but for credentials: what is asked of it is answered by the same server.
+#[test]
+fn a_folder_in_googles_store_is_read() {
+    let Some(mut stores) = Stores::start() else { return };
+    let place = place();
+    folders(&place, &mut stores);
+    stores.ask(&["open", "data"]);
+    let key = serde_json::json!({
+        "gcs_base_url": stores.flaky, "disable_oauth": true, "client_email": "", "private_key": SECRET, "private_key_id": ""
+    });
+    fs::write(place.path("key.json"), key.to_string()).unwrap();
+    let google = |args: &[&str]| {
+        let mut command = place.command(args);
+        command.env("GOOGLE_SERVICE_ACCOUNT", place.path("key.json")).env_remove("HTTP_PROXY").env_remove("http_proxy");
+        command
+    };
+    ok(job(&place, "", &["web", "disk"]));
+    ok(google(&["run", "gs://data/web", "google", "--recipe", "recipe.sql", "--image", "all"]));
+    stores.were_flaky();
+    assert!(place.rows("google", ROWS) == place.rows("disk", ROWS));
+    let said = fails(google(&["run", "gs://data/nothing", "none", "--recipe", "recipe.sql"]));
+    assert!(said.contains("gs://data/nothing") && said.contains("no such object"), "{said}");
+}
+
+/// A table that names its pictures by keys below its folder, or by whole URLs.
+#[test]
+fn pictures_in_a_store_are_read_by_their_paths() {
+    let Some(mut stores) = Stores::start() else { return };
+    let place = place();
+    let pictures = ["emoji_cat_face_google.png", "emoji_fox_twitter.png"];
+    for picture in pictures {
+        fs::copy(root(&format!("tests/fixtures/images/{picture}")), place.path(picture)).unwrap();
+        stores.put(&place, picture, &format!("crawl/pictures/{picture}"));
+    }
+    stores.put(&place, pictures[0], "private/no.png");
+    let names: Vec<String> = (0..60)
+        .map(|n| match n % 6 {
+            0 => "pictures/gone.png".to_owned(),
+            1 => "../private/no.png".to_owned(),
+            2 => "s3://data/private/no.png".to_owned(),
+            3 => format!("s3://data/crawl/pictures/{}", pictures[n % 2]),
+            _ => format!("pictures/{}", pictures[n % 2]),
+        })
+        .collect();
+    let lines: String = names.iter().enumerate().map(|(n, name)| format!("{n},{name},text {n}\n")).collect();
+    fs::write(place.path("list.csv"), format!("id,path,text\n{lines}")).unwrap();
+    stores.put(&place, "list.csv", "crawl/list.csv");
+    let columns = ["--path-column", "path", "--unit-rows", "25", "--image", "none"];
+    let args = [&["s3://data/crawl/list.csv", "store"][..], &columns, &["--recipe", "recipe.sql"]].concat();
+    ok(command(&place, &stores.flaky, &[&["run"][..], &args].concat()));
+    stores.were_flaky();
+    let wrong = |dest: &str, rest: &str, error: &str| {
+        let query = format!("SELECT count(*) FROM t WHERE id % 6 IN ({rest}) AND error NOT LIKE '%{error}%'");
+        place.number(dest, &query)
+    };
+    assert_eq!(wrong("store", "0", "there is no such object"), 0);
+    assert_eq!(wrong("store", "1, 2", "it is not below s3://data/crawl/: --path-root names another folder"), 0);
+    assert_eq!(place.number("store", "SELECT count(*) FROM t WHERE kept AND id % 6 > 2"), 30);
+    assert_eq!(place.number("store", "SELECT count(*) FROM t WHERE kept"), 30);
+    assert_eq!(place.number("store", "SELECT count(DISTINCT image_sha256) FROM t WHERE kept"), 2);
+
+    // A table on the disk with pictures in the store; those that it left out are found again.
+    fs::write(place.path("none.sql"), RECIPE.replace("image_error(image) IS NULL AS kept", "false AS kept")).unwrap();
+    let rooted = [
+        "run",
+        "list.csv",
+        "rooted",
+        "--path-column",
+        "path",
+        "--path-root",
+        "s3://data/crawl",
+        "--recipe",
+        "none.sql",
+    ];
+    ok(command(&place, &stores.well, &rooted));
+    assert_eq!(place.number("rooted", "SELECT count(image) FROM t"), 0);
+    ok(command(&place, &stores.well, &["select", "rooted", "chosen", "--min-itm", "0", "--kept-only"]));
+    let found = "SELECT count(*) FROM t WHERE encode(sha256(image), 'hex') = image_sha256";
+    assert_eq!(place.number("chosen", found), 30);
+
+    // A store that gives nothing ends the job, and makes no row of the table a failed one.
+    let other = [&["run", "list.csv", "other"][..], &columns, &["--recipe", "recipe.sql"]].concat();
+    let said = fails(command(&place, &stores.well, &[&other[..], &["--path-root", "s3://nowhere/crawl"]].concat()));
+    assert!(said.contains("s3://nowhere/crawl") && said.contains("no such bucket"), "{said}");
+    let said = fails(command(&place, &stores.well, &[&other[..], &["--path-root", "http://127.0.0.1:9/x"]].concat()));
+    assert!(said.contains("--url-column"), "{said}");
+}
+
+#[test]
 fn a_killed_job_goes_on_from_a_store() {
     let Some(mut stores) = Stores::start() else { return };
     let place = place();

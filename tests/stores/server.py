@@ -2,7 +2,8 @@
 
 Prints a line of JSON with the addresses of both. Then it reads a command a line, its words between tabs, and answers each with a
 line of JSON:
-    put BUCKET KEY FILE     delete BUCKET KEY     sign BUCKET KEY (a URL for who has no credentials)     faults
+    put BUCKET KEY FILE     delete BUCKET KEY     sign BUCKET KEY (a URL for who has no credentials)
+    open BUCKET (what it has, to all)     faults
 It ends when its standard input does.
 """
 
@@ -126,6 +127,10 @@ def main():
             bucket, key = args
             s3.delete_object(Bucket=bucket, Key=key)
             say({"delete": key})
+        elif command == "open":
+            for found in s3.list_objects_v2(Bucket=args[0])["Contents"]:
+                s3.put_object_acl(Bucket=args[0], Key=found["Key"], ACL="public-read")
+            say({"open": args[0]})
         elif command == "sign":
             bucket, key = args
             say({"url": signer.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": key})})

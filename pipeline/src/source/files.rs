@@ -90,14 +90,13 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// The folder and those below it that hold images, sorted. A warning counts what is no image, no text and no bookkeeping, and links
-/// to nothing.
-pub(super) fn image_folders(root: &Path) -> Result<Vec<PathBuf>> {
-    let mut folders = Vec::new();
+/// The images in a folder and below it, and their texts. A warning counts what is no image, no text and no bookkeeping, and links to
+/// nothing.
+pub(super) fn pictures(root: &Path) -> Result<Vec<PathBuf>> {
+    let (mut files, mut texts) = (Vec::new(), Vec::new());
     let mut passed: Option<(PathBuf, u64)> = None;
     let mut left = vec![root.to_owned()];
     while let Some(folder) = left.pop() {
-        let mut holds = false;
         for entry in fs::read_dir(&folder).map_err(|e| Error::source(&folder, e))? {
             let path = entry.map_err(|e| Error::source(&folder, e))?.path();
             if is_bookkeeping(&path) {
@@ -105,24 +104,26 @@ pub(super) fn image_folders(root: &Path) -> Result<Vec<PathBuf>> {
             }
             if path.is_dir() {
                 left.push(path);
-            } else if images::is_image(&path) && path.is_file() {
-                holds = true;
-            } else if !images::is_text(&path) {
-                passed.get_or_insert((path, 0)).1 += 1;
+                continue;
+            }
+            match path.is_file() {
+                true if images::is_image(&path) => files.push(path),
+                true if images::is_text(&path) => texts.push(path),
+                _ => passed.get_or_insert((path, 0)).1 += 1,
             }
         }
-        if holds {
-            folders.push(folder);
-        }
     }
-    folders.sort();
-    if let Some((first, files)) = passed.filter(|_| !folders.is_empty()) {
+    if files.is_empty() {
+        return Ok(files);
+    }
+    files.append(&mut texts);
+    if let Some((first, files)) = passed {
         let (root, first) = (root.display(), first.display());
         log::warn!(
             "{root}: passed over what is no image by its name, or links to nothing: {files} files, the first is {first}"
         );
     }
-    Ok(folders)
+    Ok(files)
 }
 
 /// Columns and values of the folders `name=value` on a file's path below the source, as Hive writes them.

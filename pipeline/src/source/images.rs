@@ -1,21 +1,24 @@
-//! A folder of images: each with the text of a file of its name.
+//! Folders of images, on disks and in stores: each image with the text of a file of its name.
 
-use std::fs::{self, File};
+use std::collections::BTreeMap;
+use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, BinaryViewBuilder, StringViewBuilder};
+use datafusion::arrow::buffer::Buffer;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use sha2::{Digest as _, Sha256};
 
+use super::place::{self, Place};
 use super::{Batches, FileRecord};
 use crate::error::{Error, Result};
-use crate::load::MOST_IMAGE_BYTES;
+use crate::paths::MOST_IMAGE_BYTES;
 
 /// A batch ends here, however few rows it has.
-const BATCH_BYTES: usize = 64 << 20;
+const BATCH_BYTES: u64 = 64 << 20;
 const EXTENSIONS: [&str; 8] = ["bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"];
 
 /// Whether a file is an image by its name.
@@ -28,95 +31,161 @@ pub(super) fn is_text(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "txt" || e == "TXT")
 }
 
-/// The images of a folder and no deeper, by name.
-fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        if !hidden && is_image(&path) && path.is_file() {
-            found.push(path);
+/// Images of one folder, in the order of their rows.
+#[derive(Debug)]
+pub(super) struct Folder {
+    /// As errors name it.
+    pub(super) shown: PathBuf,
+    /// Its path below the source.
+    pub(super) below: PathBuf,
+    /// As a record names it: that path, and a number behind `//` where it is what came to the folder after a job began.
+    pub(super) name: String,
+    pictures: Vec<Picture>,
+}
+
+#[derive(Debug)]
+struct Picture {
+    name: String,
+    image: Place,
+    text: Option<Place>,
+}
+
+impl Folder {
+    /// The files, each text behind its image.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Place> {
+        self.pictures.iter().flat_map(|picture| std::iter::once(&picture.image).chain(&picture.text))
+    }
+}
+
+/// The folders of the images among `files`. What a job knows of a folder keeps its order; what came since is one more folder.
+///
+/// # Errors
+/// Two names that differ in what is no UTF-8 alone.
+pub(super) fn folders(root: &Path, files: Vec<Place>, known: &[FileRecord]) -> Result<Vec<Place>> {
+    let mut found: BTreeMap<PathBuf, BTreeMap<String, Place>> = BTreeMap::new();
+    for file in files {
+        let below = file.below(root);
+        let name = below.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let shown = file.shown();
+        if found.entry(below.parent().unwrap_or(Path::new("")).to_owned()).or_default().insert(name, file).is_some() {
+            return Err(Error::source(
+                shown,
+                "another file's name differs from it in what is no UTF-8 alone: rename one",
+            ));
         }
     }
-    found.sort();
-    Ok(found)
+    let mut folders = Vec::new();
+    for (below, files) in found {
+        let (texts, images): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            files.into_iter().partition(|(name, _)| is_text(Path::new(name)));
+        let text = |name: &str| {
+            let names = ["txt", "TXT"].map(|end| Path::new(name).with_extension(end).to_string_lossy().into_owned());
+            names.iter().find_map(|name| texts.get(name)).cloned()
+        };
+        let mut images: BTreeMap<String, Picture> = images
+            .into_iter()
+            .map(|(name, image)| (name.clone(), Picture { text: text(&name), name, image }))
+            .collect();
+        let path = if below == Path::new("") { ".".to_owned() } else { below.to_string_lossy().into_owned() };
+        let shown = root.join(&below);
+        let mut add = |name: String, pictures: Vec<Picture>| {
+            if !pictures.is_empty() {
+                let folder = Folder { shown: shown.clone(), below: below.clone(), name, pictures };
+                folders.push(Place::Folder(Arc::new(folder)));
+            }
+        };
+        let mut parts = 0;
+        for record in known.iter().filter(|record| record.name.split("//").next() == Some(path.as_str())) {
+            parts += 1;
+            add(record.name.clone(), record.images.iter().filter_map(|name| images.remove(name)).collect());
+        }
+        let name = if parts == 0 { path } else { format!("{path}//{}", parts + 1) };
+        add(name, images.into_values().collect());
+    }
+    Ok(folders)
 }
 
-/// Where an image's text is, if it has one.
-fn beside(image: &Path) -> PathBuf {
-    let text = image.with_extension("txt");
-    let upper = image.with_extension("TXT");
-    if !text.exists() && upper.exists() { upper } else { text }
-}
-
-/// Names, sizes and times of the images and their texts.
-pub(super) fn look(root: &Path, folder: &Path) -> Result<(FileRecord, SchemaRef)> {
-    let look = || {
-        let (mut bytes, mut digest) = (0, Sha256::new());
-        let images = list(folder)?;
-        for path in &images {
-            for path in [path.clone(), beside(path)] {
-                let meta = match fs::metadata(&path) {
-                    Ok(meta) => meta,
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                    Err(e) => return Err(e),
-                };
-                let since = meta.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-                bytes += meta.len();
-                digest.update(path.file_name().unwrap_or_default().as_encoded_bytes());
-                digest.update(meta.len().to_le_bytes());
+/// Names, sizes and times of the images and their texts; in a store its stamps instead of times.
+pub(super) fn look(folder: &Folder) -> Result<(FileRecord, SchemaRef)> {
+    let (mut bytes, mut digest) = (0, Sha256::new());
+    for file in folder.files() {
+        let unread = |e: io::Error| file.error(|| e.to_string());
+        let size = file.bytes().map_err(unread)?;
+        bytes += size;
+        digest.update(file.shown().file_name().unwrap_or_default().as_encoded_bytes());
+        digest.update(size.to_le_bytes());
+        match file {
+            Place::Local(path) => {
+                let changed = fs::metadata(path).and_then(|meta| meta.modified()).map_err(unread)?;
+                let since = changed.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
                 digest.update(since.as_nanos().to_le_bytes());
             }
+            other => digest.update(other.stamp().unwrap_or_default()),
         }
-        Ok((images.len() as u64, bytes, hex::encode(&digest.finalize()[..8])))
-    };
-    let (rows, bytes, stamp) = look().map_err(|e| Error::source(folder, e))?;
-    let name = folder.strip_prefix(root).unwrap_or(folder).to_string_lossy().into_owned();
-    let name = if name.is_empty() { ".".to_owned() } else { name };
+    }
     let schema = Schema::new(vec![
         Field::new("key", DataType::Utf8, false),
         Field::new("image", DataType::Binary, true),
         Field::new("text", DataType::Utf8, true),
     ]);
-    Ok((FileRecord { name, bytes, stamp, rows }, Arc::new(schema)))
+    let images: Vec<String> = folder.pictures.iter().map(|picture| picture.name.clone()).collect();
+    let (name, stamp, rows) = (folder.name.clone(), hex::encode(&digest.finalize()[..8]), images.len() as u64);
+    Ok((FileRecord { name, bytes, stamp, rows, images }, Arc::new(schema)))
 }
 
 /// The images of `ranges`, as [`super::Kind::read`] has them.
-pub(super) fn read(folder: &Path, ranges: &[(u64, u64)], most: usize) -> Result<Batches, String> {
-    let images = list(folder).map_err(|e| e.to_string())?;
-    let wanted = ranges.iter().flat_map(|(start, rows)| *start..start + rows);
-    let paths = wanted.map(|n| images.get(n as usize).cloned().ok_or("it has fewer images than when the job began"));
-    let mut paths = paths.collect::<Result<Vec<_>, _>>()?.into_iter().peekable();
-    Ok(Box::new(std::iter::from_fn(move || {
-        paths.peek()?;
-        Some(batch(&mut paths, most).map_err(|e| e.to_string()))
-    })))
+pub(super) fn read(folder: &Arc<Folder>, ranges: &[(u64, u64)], most: usize) -> Batches {
+    let folder = Arc::clone(folder);
+    let numbers: Vec<u64> = ranges.iter().flat_map(|(start, rows)| *start..start + rows).collect();
+    let mut left = 0..numbers.len();
+    Box::new(std::iter::from_fn(move || {
+        let (mut pictures, mut bytes) = (Vec::new(), 0);
+        while pictures.len() < most && bytes < BATCH_BYTES {
+            let Some(next) = left.next() else { break };
+            let picture = usize::try_from(numbers[next]).ok().and_then(|number| folder.pictures.get(number));
+            let Some(picture) = picture else {
+                return Some(Err("it has fewer images than when the job began".to_owned()));
+            };
+            // What cannot be asked for its size is told of when it is read.
+            bytes += picture.image.bytes().unwrap_or_default();
+            pictures.push(picture);
+        }
+        (!pictures.is_empty()).then(|| batch(&pictures).map_err(|e| e.to_string()))
+    }))
 }
 
-fn batch(paths: &mut impl Iterator<Item = PathBuf>, most: usize) -> Result<RecordBatch, Box<dyn std::error::Error>> {
+fn batch(pictures: &[&Picture]) -> Result<RecordBatch> {
+    let failed = |e: &dyn std::fmt::Display| Error::Internal(e.to_string());
+    let images = pictures.iter().map(|picture| picture.image.clone());
+    let texts = pictures.iter().filter_map(|picture| picture.text.clone());
+    let files: Vec<Place> = images.chain(texts).collect();
+    let mut contents = place::each(&files, |file| {
+        let mut content = Vec::new();
+        let read = file.open().and_then(|input| input.take(MOST_IMAGE_BYTES).read_to_end(&mut content));
+        read.map_err(|e| file.error(|| e.to_string()))?;
+        Ok(content)
+    })?
+    .into_iter();
     let (mut keys, mut images, mut texts) =
         (StringViewBuilder::new(), BinaryViewBuilder::new(), StringViewBuilder::new());
-    let mut bytes = 0;
-    let mut rows = 0;
-    while rows < most && bytes < BATCH_BYTES {
-        let Some(path) = paths.next() else { break };
-        let named = |e: io::Error| format!("{}: {e}", path.display());
-        keys.append_value(path.file_name().unwrap_or_default().to_string_lossy());
-        let mut image = Vec::new();
-        File::open(&path).and_then(|file| file.take(MOST_IMAGE_BYTES).read_to_end(&mut image)).map_err(named)?;
-        (bytes, rows) = (bytes + image.len(), rows + 1);
-        images.append_value(image);
-        let beside = beside(&path);
-        match fs::read(&beside) {
-            Ok(text) => texts.append_value(String::from_utf8_lossy(&text).trim_start_matches('\u{feff}').trim()),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => texts.append_null(),
-            Err(e) => return Err(format!("{}: {e}", beside.display()).into()),
-        }
+    for (picture, image) in pictures.iter().zip(contents.by_ref().take(pictures.len())) {
+        keys.append_value(&picture.name);
+        // Not copied.
+        let bytes = u32::try_from(image.len()).map_err(|e| failed(&e))?;
+        let block = images.append_block(Buffer::from_vec(image));
+        images.try_append_view(block, 0, bytes).map_err(|e| failed(&e))?;
+    }
+    for picture in pictures {
+        let text = picture.text.as_ref().and_then(|_| contents.next());
+        texts.append_option(text.as_ref().map(|text| {
+            let text = String::from_utf8_lossy(text);
+            text.trim_start_matches('\u{feff}').trim().to_owned()
+        }));
     }
     let columns: [(&str, ArrayRef, bool); 3] = [
         ("key", Arc::new(keys.finish()), false),
         ("image", Arc::new(images.finish()), true),
         ("text", Arc::new(texts.finish()), true),
     ];
-    Ok(RecordBatch::try_from_iter_with_nullable(columns)?)
+    RecordBatch::try_from_iter_with_nullable(columns).map_err(|e| failed(&e))
 }

@@ -12,6 +12,9 @@ use super::text::Text;
 use super::{FileRecord, images, parquet, tar};
 use crate::error::Result;
 
+/// Of what is an image, and no folder of them.
+const ALONE: &str = "an image is read with its folder: give that";
+
 /// What files are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -33,9 +36,6 @@ impl fmt::Display for Kind {
         })
     }
 }
-
-/// Why a folder of images is none of a store's.
-const NO_IMAGES: &str = "folders of images are read from disks only";
 
 /// Rows that are read one after another.
 pub(super) type Batches = Box<dyn Iterator<Item = Result<RecordBatch, String>>>;
@@ -86,7 +86,10 @@ impl Kind {
             Self::Parquet => parquet::look(root, place),
             Self::WebDataset => tar::look(root, place),
             Self::Text(text) => text.look(root, place),
-            Self::Images => images::look(root, place.local().ok_or_else(|| place.error(|| NO_IMAGES.to_owned()))?),
+            Self::Images => match place {
+                Place::Folder(folder) => images::look(folder),
+                _ => Err(place.error(|| ALONE.to_owned())),
+            },
         }
     }
 
@@ -102,7 +105,10 @@ impl Kind {
             Self::Parquet => parquet::read(place, ranges, most),
             Self::WebDataset => tar::read(place, ranges, most),
             Self::Text(text) => text.read(place, written, ranges, most),
-            Self::Images => images::read(place.local().ok_or(NO_IMAGES)?, ranges, most),
+            Self::Images => match place {
+                Place::Folder(folder) => Ok(images::read(folder, ranges, most)),
+                _ => Err(ALONE.to_owned()),
+            },
         }
     }
 }

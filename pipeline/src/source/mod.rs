@@ -43,7 +43,8 @@ use place::Place;
 pub(crate) use reading::Reading;
 use reading::order;
 pub(crate) use schema::recorded;
-pub(crate) use store::{Location, is_url, shown};
+use store::Found;
+pub(crate) use store::{Location, is_url, shown, waited};
 pub(crate) use unit::{Position, Units};
 
 /// Files of one kind and schema.
@@ -85,6 +86,9 @@ pub(crate) struct FileRecord {
     /// Digest of its footer or of its members' headers, 16 hex digits.
     pub(crate) stamp: String,
     pub(crate) rows: u64,
+    /// Of a folder of images their names, in the order of the rows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) images: Vec<String>,
 }
 
 impl Source {
@@ -120,26 +124,29 @@ impl Source {
             ));
         }
         let local = |paths: Vec<PathBuf>| paths.into_iter().map(Place::Local).collect::<Vec<_>>();
-        let (root, mut places) = if let Some(location) = location {
-            let (root, objects) = location.find()?;
-            (root, objects.into_iter().map(Place::Remote).collect())
+        let (root, mut places, pictures) = if let Some(location) = location {
+            let Found { root, objects, pictures } = location.find()?;
+            (root, objects.into_iter().map(Place::Remote).collect(), pictures)
         } else {
             let (root, paths) = files::find(path)?;
-            if paths.is_empty() {
-                let mut folders = local(files::image_folders(&root)?);
-                order(&mut folders, |place| place.name(&root), known, alone);
-                return Self::of(path, root, folders, Kind::Images, reading);
-            }
-            (root, local(paths))
+            let pictures = paths.is_empty();
+            let paths = if pictures { files::pictures(&root)? } else { paths };
+            (root, local(paths), pictures)
         };
+        if pictures {
+            places = images::folders(&root, places, known)?;
+        }
         order(&mut places, |place| place.name(&root), known, alone);
-        let kind = places.first().map_or(Ok(Kind::Parquet), |place| Kind::told(&root, place))?;
+        let kind = match places.first() {
+            Some(first) if !pictures => Kind::told(&root, first)?,
+            _ => Kind::Images,
+        };
         Self::of(path, root, places, kind, reading)
     }
 
     fn of(path: &Path, root: PathBuf, places: Vec<Place>, kind: Kind, reading: Reading<'_>) -> Result<Self> {
-        if let Some(other) = places.iter().find(|place| Kind::of(place.below(&root)).is_some_and(|other| other != kind))
-        {
+        let is_other = |place: &&Place| Kind::of(place.below(&root)).is_some_and(|other| other != kind);
+        if let Some(other) = places.iter().find(|place| kind != Kind::Images && is_other(place)) {
             let reason =
                 format!("a source is of one kind, and this file is not {kind} as the others: give one of the kinds");
             return Err(Error::source(other.shown(), reason));
@@ -187,7 +194,7 @@ impl Source {
     /// Hands over what the files hold, one after the other.
     pub fn contents(&self, each: &mut dyn FnMut(&[u8])) -> Result<()> {
         let mut block = vec![0; 1 << 20];
-        for SourceFile { place, .. } in &self.files {
+        for place in self.files.iter().flat_map(|file| file.place.files()) {
             let broken = |e: std::io::Error| place.error(|| format!("cannot read: {e}"));
             let mut input = place.open().map_err(broken)?;
             loop {
@@ -356,10 +363,6 @@ impl Source {
         }
         let source = &self.files[file];
         let broken = |e: &dyn std::fmt::Display| source.place.error(|| format!("cannot read: {e}"));
-        // A folder is listed again, and rows are counted by that list.
-        if self.kind == Kind::Images && self.kind.look(&self.root, &source.place)?.0 != source.record {
-            return Err(broken(&"its images or texts have changed since the job began"));
-        }
         let mut batches = self.kind.read(&source.place, &source.read, ranges, most).map_err(|e| broken(&e))?;
         let mut rest: Option<RecordBatch> = None;
         for &(start, rows) in ranges {

@@ -26,7 +26,10 @@ pub(super) fn look(root: &Path, place: &Place) -> Result<(FileRecord, SchemaRef)
     let footer = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| broken(&e))?;
     let rows = u64::try_from(footer.metadata().file_metadata().num_rows()).unwrap_or(0);
     let stamp = footer_digest(&file).map_err(|e| broken(&e))?;
-    Ok((FileRecord { name: place.name(root), bytes: file.len(), stamp, rows }, Arc::clone(footer.schema())))
+    Ok((
+        FileRecord { name: place.name(root), bytes: file.len(), stamp, rows, images: Vec::new() },
+        Arc::clone(footer.schema()),
+    ))
 }
 
 /// The footer tells sizes, places and statistics of all that is in the file; a copy of the file has the same.

@@ -4,23 +4,25 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use datafusion::parquet::errors::Result as ParquetResult;
 use datafusion::parquet::file::reader::{ChunkReader, Length};
 
+use super::images::Folder;
 use super::store::{Pages, Remote};
 use crate::error::{Error, Result};
 
 /// Files of a store that are looked at at a time: each costs some answers of it.
 const AT_ONCE: usize = 8;
 
-/// A file on a disk, or an object of a store.
+/// A file on a disk, an object of a store, or many of them that are images and their texts.
 #[derive(Debug, Clone)]
 pub(super) enum Place {
     Local(PathBuf),
     Remote(Remote),
+    Folder(Arc<Folder>),
 }
 
 /// What is read from its beginning to its end, or skipped.
@@ -34,14 +36,7 @@ impl Place {
         match self {
             Self::Local(path) => path.clone(),
             Self::Remote(remote) => PathBuf::from(remote.url()),
-        }
-    }
-
-    /// Its path on a disk.
-    pub(super) fn local(&self) -> Option<&Path> {
-        match self {
-            Self::Local(path) => Some(path),
-            Self::Remote(_) => None,
+            Self::Folder(folder) => folder.shown.clone(),
         }
     }
 
@@ -50,26 +45,39 @@ impl Place {
         match self {
             Self::Local(path) => path.strip_prefix(root).unwrap_or(path),
             Self::Remote(remote) => Path::new(remote.name()),
+            Self::Folder(folder) => &folder.below,
         }
     }
 
-    /// That path as a record names it.
+    /// As a record names it: that path, for most.
     pub(super) fn name(&self, root: &Path) -> String {
-        self.below(root).to_string_lossy().into_owned()
+        match self {
+            Self::Folder(folder) => folder.name.clone(),
+            _ => self.below(root).to_string_lossy().into_owned(),
+        }
+    }
+
+    /// What is read, where it is one file; else those that it has.
+    pub(super) fn files(&self) -> Box<dyn Iterator<Item = &Self> + '_> {
+        match self {
+            Self::Folder(folder) => Box::new(folder.files()),
+            file => Box::new(std::iter::once(file)),
+        }
     }
 
     pub(super) fn bytes(&self) -> io::Result<u64> {
         match self {
             Self::Local(path) => fs::metadata(path).map(|meta| meta.len()),
             Self::Remote(remote) => Ok(remote.size()),
+            Self::Folder(_) => Err(io::ErrorKind::IsADirectory.into()),
         }
     }
 
     /// 16 hex digits by which a store tells the object from another of its name; `None` where nothing does.
     pub(super) fn stamp(&self) -> Option<String> {
         match self {
-            Self::Local(_) => None,
             Self::Remote(remote) => remote.stamp(),
+            Self::Local(_) | Self::Folder(_) => None,
         }
     }
 
@@ -78,6 +86,7 @@ impl Place {
         let input: Box<dyn Input> = match self {
             Self::Local(path) => Box::new(File::open(path)?),
             Self::Remote(remote) => Box::new(remote.open()),
+            Self::Folder(_) => return Err(io::ErrorKind::IsADirectory.into()),
         };
         Ok(input)
     }
@@ -87,6 +96,7 @@ impl Place {
         Ok(match self {
             Self::Local(path) => Chunks::Local(File::open(path)?),
             Self::Remote(remote) => Chunks::Remote(remote.pages()),
+            Self::Folder(_) => return Err(io::ErrorKind::IsADirectory.into()),
         })
     }
 
@@ -94,7 +104,7 @@ impl Place {
     pub(super) fn reason(&self, other: impl FnOnce() -> String) -> String {
         match self {
             Self::Remote(remote) => remote.problem().unwrap_or_else(other),
-            Self::Local(_) => other(),
+            Self::Local(_) | Self::Folder(_) => other(),
         }
     }
 
@@ -140,7 +150,7 @@ impl ChunkReader for Chunks {
 
 /// Looks at all places in their order; at some of a store's at a time. The first error, in that order, is the answer.
 pub(super) fn each<T: Send>(places: &[Place], look: impl Fn(&Place) -> Result<T> + Sync) -> Result<Vec<T>> {
-    if places.iter().all(|place| place.local().is_some()) {
+    if !places.iter().any(|place| matches!(place, Place::Remote(_))) {
         return places.iter().map(look).collect();
     }
     let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));

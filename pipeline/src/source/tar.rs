@@ -17,7 +17,7 @@ pub(super) fn look(root: &Path, place: &Place) -> Result<(FileRecord, SchemaRef)
     let (bytes, file) = (place.bytes().map_err(unread)?, place.open().map_err(unread)?);
     let (rows, headers) = webdataset::count(file).map_err(|e| place.error(|| e.to_string()))?;
     let stamp = place.stamp().unwrap_or(headers);
-    Ok((FileRecord { name: place.name(root), bytes, stamp, rows }, written()))
+    Ok((FileRecord { name: place.name(root), bytes, stamp, rows, images: Vec::new() }, written()))
 }
 
 /// Whether a store says that the object is still what the record tells of.

@@ -56,7 +56,9 @@ impl Text {
             return Err(broken(&"it has no columns"));
         }
         let stamp = place.stamp().unwrap_or_else(|| hex::encode(&file.digest.finalize()[..8]));
-        Ok((FileRecord { name: place.name(root), bytes: file.bytes, stamp, rows: rows as u64 }, Arc::new(schema)))
+        let record =
+            FileRecord { name: place.name(root), bytes: file.bytes, stamp, rows: rows as u64, images: Vec::new() };
+        Ok((record, Arc::new(schema)))
     }
 
     /// One schema for files whose own were found apart, or which file's columns no schema can hold beside the others', and why.

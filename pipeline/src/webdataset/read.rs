@@ -10,7 +10,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use sha2::{Digest as _, Sha256};
 
-use crate::load::MOST_IMAGE_BYTES;
+use crate::paths::MOST_IMAGE_BYTES;
 
 /// A batch ends here, however few rows it has.
 const BATCH_BYTES: usize = 64 << 20;

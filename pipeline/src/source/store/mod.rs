@@ -8,9 +8,10 @@ mod steady;
 mod tests;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::StreamExt as _;
 use glob::{MatchOptions, Pattern};
 use object_store::path::Path as Key;
@@ -20,8 +21,9 @@ pub(super) use ahead::{Cursor, Pages};
 use object::{Object, Store, wait};
 use problem::{Problem, Service, is_denied};
 
-use super::Kind;
+use super::{Kind, images};
 use crate::error::{Error, Result};
+use crate::paths::too_large;
 use crate::table::DELTA_LOG;
 
 const MAGIC: [char; 3] = ['*', '?', '['];
@@ -142,6 +144,16 @@ impl Address {
     }
 }
 
+/// What a store has below a URL.
+pub(super) struct Found {
+    /// The URL that names are counted from.
+    pub(super) root: PathBuf,
+    /// In the order of their names.
+    pub(super) objects: Vec<Remote>,
+    /// They are images and their texts.
+    pub(super) pictures: bool,
+}
+
 /// What a URL names in a store.
 pub(crate) struct Location {
     /// As it is shown.
@@ -159,8 +171,8 @@ impl Location {
         Ok(Self { url: shown(url), address, store })
     }
 
-    /// The URL that names are counted from, and the objects below it, in the order of their names.
-    pub(super) fn find(&self) -> Result<(PathBuf, Vec<Remote>)> {
+    /// The objects that it names.
+    pub(super) fn find(&self) -> Result<Found> {
         found(&self.store, &self.address).map_err(|reason| self.error(reason))
     }
 
@@ -169,20 +181,79 @@ impl Location {
         if self.address.service == Service::Http || self.address.key.contains(MAGIC) {
             return Ok(false);
         }
-        let (store, log) = (Arc::clone(&self.store), self.key(DELTA_LOG)?);
-        let first = wait(async move {
-            let first = || {
-                let (inner, log) = (Arc::clone(&store.inner), log.clone());
-                async move { inner.list(Some(&log)).next().await.transpose() }
-            };
-            Ok(store.ask(first).await)
-        });
-        match first.map_err(|problem| self.error(problem))? {
+        match self.first(self.key(DELTA_LOG)?)? {
             Ok(first) => Ok(first.is_some()),
             // Who may not list may be allowed to read a file; else it is told what is the matter.
             Err(error) if is_denied(&error) => self.find().map(|_| false),
             Err(error) => Err(self.error(Problem::of(self.address.service, &error))),
         }
+    }
+
+    /// An object of a folder, if it has one.
+    fn first(&self, folder: Key) -> Result<Result<Option<ObjectMeta>, StoreError>> {
+        let store = Arc::clone(&self.store);
+        let first = wait(async move {
+            let first = || {
+                let (inner, folder) = (Arc::clone(&store.inner), folder.clone());
+                async move { inner.list(Some(&folder)).next().await.transpose() }
+            };
+            Ok(store.ask(first).await)
+        });
+        first.map_err(|problem| self.error(problem))
+    }
+
+    /// Refuses a folder that is not there. Who may not list may be allowed to read its files.
+    pub(crate) fn check(self) -> Result<Self> {
+        match self.first(key_of(self.address.key.trim_matches('/')).map_err(|reason| self.error(reason))?)? {
+            Ok(Some(_)) => Ok(self),
+            Ok(None) => Err(self.error("there is no object below it")),
+            Err(error) if is_denied(&error) => Ok(self),
+            Err(error) => Err(self.error(Problem::of(self.address.service, &error))),
+        }
+    }
+
+    /// The object `name` below it, by its key from there or by its URL; or why that is none to be had.
+    ///
+    /// # Errors
+    /// A store that would give no other one either.
+    pub(crate) async fn load(self: &Arc<Self>, name: &str, limit: u64) -> Result<Result<Bytes, String>> {
+        let key = match self.below(name) {
+            Ok(key) => key,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let this = Arc::clone(self);
+        let loaded = object::aside(async move {
+            let told = |error: StoreError| (is_missing(&error), Problem::of(this.address.service, &error));
+            let head = GetOptions { head: true, ..GetOptions::default() };
+            let meta = this.store.describe(&key, head).await.map_err(told)?;
+            if meta.size > limit {
+                return Err((true, Problem::new(too_large(limit))));
+            }
+            let (size, url) = (meta.size, this.address.url(key.as_ref()));
+            let object = Object::new(&this.store, meta, key.to_string(), url);
+            object.fetch(0..size).await.map_err(|problem| (false, problem))
+        });
+        match loaded.await.map_err(|problem| self.error(problem))? {
+            Ok(bytes) => Ok(Ok(bytes)),
+            Err((true, problem)) => Ok(Err(problem.to_string())),
+            Err((false, problem)) => Err(self.error(format!("{name}: {problem}"))),
+        }
+    }
+
+    /// The key of what a table names.
+    fn below(&self, name: &str) -> Result<Key, String> {
+        let Address { base, key: folder, .. } = &self.address;
+        let folder = folder.trim_matches('/');
+        let whole = if folder.is_empty() { format!("{base}/") } else { format!("{base}/{folder}/") };
+        let name = match is_url(name) {
+            true => name.strip_prefix(&whole),
+            false => (!name.starts_with('/')).then_some(name),
+        };
+        let Some(name) = name.filter(|name| !name.split('/').any(|part| part == "..")) else {
+            return Err(format!("it is not below {whole}: --path-root names another folder"));
+        };
+        let key = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
+        key_of(&key)
     }
 
     /// An error that names it.
@@ -198,11 +269,11 @@ impl Location {
     }
 }
 
-fn found(store: &Arc<Store>, address: &Address) -> Result<(PathBuf, Vec<Remote>), String> {
+fn found(store: &Arc<Store>, address: &Address) -> Result<Found, String> {
     let one = |root: &str, meta: ObjectMeta| {
         let (name, key) = (address.key.rsplit('/').next().unwrap_or_default().to_owned(), meta.location.to_string());
         let object = Object::new(store, meta, name, address.url(&key));
-        (PathBuf::from(address.url(root)), vec![Remote(Arc::new(object))])
+        Found { root: PathBuf::from(address.url(root)), objects: vec![Remote(Arc::new(object))], pictures: false }
     };
     let words = |problem: Problem| problem.to_string();
     let told = |error: StoreError| Problem::of(address.service, &error).to_string();
@@ -236,33 +307,47 @@ fn found(store: &Arc<Store>, address: &Address) -> Result<(PathBuf, Vec<Remote>)
         Err(problem) => return Err(denied.unwrap_or_else(|| problem.to_string())),
     };
     let (all, below) = (listed.len(), if root.is_empty() { 0 } else { root.len() + 1 });
-    let mut objects: Vec<Remote> = Vec::new();
+    let (mut objects, mut images, mut texts) = (Vec::new(), Vec::new(), Vec::new());
     for meta in listed {
         let key = meta.location.to_string();
-        let Some(name) = key.get(below..).filter(|name| is_wanted(name)).map(str::to_owned) else { continue };
-        if pattern.as_ref().is_none_or(|pattern| matches(pattern, &key, below)) {
-            let url = address.url(&key);
-            objects.push(Remote(Arc::new(Object::new(store, meta, name, url))));
+        let Some(name) = key.get(below..).filter(|name| is_plain(name)).map(str::to_owned) else { continue };
+        if pattern.as_ref().is_some_and(|pattern| !matches(pattern, &key, below)) {
+            continue;
         }
+        let (path, url) = (Path::new(&name), address.url(&key));
+        let list = match Kind::of(path) {
+            Some(_) => &mut objects,
+            None if images::is_image(path) => &mut images,
+            None if images::is_text(path) => &mut texts,
+            None => continue,
+        };
+        list.push(Remote(Arc::new(Object::new(store, meta, name, url))));
+    }
+    let pictures = objects.is_empty() && pattern.is_none() && !images.is_empty();
+    if pictures {
+        objects = images;
+        objects.append(&mut texts);
     }
     // As paths are sorted: part by part.
     objects.sort_by(|a, b| a.name().split('/').cmp(b.name().split('/')));
     match (denied, empty) {
-        _ if !objects.is_empty() => Ok((PathBuf::from(address.url(&root)), objects)),
+        _ if !objects.is_empty() => Ok(Found { root: PathBuf::from(address.url(&root)), objects, pictures }),
         (Some(denied), _) => Err(denied),
         (None, Some(meta)) if all == 0 => Ok(one(&parts[..plain - 1].join("/"), meta)),
         _ if pattern.is_some() => Err("nothing matches this pattern".to_owned()),
         _ if all == 0 => Err("there is no such object, and none below it".to_owned()),
-        _ => Err(
-            "of the objects none ends in .parquet, .tar, .csv or .jsonl (folders of images are read from disks only)"
-                .to_owned(),
-        ),
+        _ => Err("of the objects none ends in .parquet, .tar, .csv or .jsonl, and none is an image".to_owned()),
     }
 }
 
 /// Of a known kind, and no bookkeeping.
 fn is_wanted(name: &str) -> bool {
-    !name.split('/').any(|part| part.starts_with(['.', '_'])) && Kind::of(name.as_ref()).is_some()
+    is_plain(name) && Kind::of(name.as_ref()).is_some()
+}
+
+/// No bookkeeping.
+fn is_plain(name: &str) -> bool {
+    !name.split('/').any(|part| part.starts_with(['.', '_']))
 }
 
 /// Whether a pattern matches a key, or a folder that the key is in.
@@ -274,6 +359,16 @@ fn matches(pattern: &Pattern, key: &str, below: usize) -> bool {
 
 fn key_of(text: &str) -> Result<Key, String> {
     Key::parse(text).map_err(|e| e.to_string())
+}
+
+/// Waits for what is done in the background, where stores are asked; that is allowed on every thread.
+pub(crate) fn waited<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Result<T> {
+    wait(async move { Ok(future.await) }).map_err(|problem| Error::Internal(problem.to_string()))
+}
+
+/// Whether it is this object that is not there.
+fn is_missing(error: &StoreError) -> bool {
+    matches!(error, StoreError::NotFound { .. })
 }
 
 /// What a store says of an object.

@@ -25,7 +25,7 @@ use super::Remote;
 use super::object::{Object, wait};
 use super::object::{Store, aside, spawn, tag};
 use super::problem::{Patience, Problem, Service};
-use super::{Address, Location, MAGIC, is_wanted, shown};
+use super::{Address, Found, Location, MAGIC, is_wanted, shown};
 use crate::error::{Error, Result};
 
 type Answer<T> = Result<T, StoreError>;
@@ -47,7 +47,10 @@ impl Location {
         if self.address.key.contains(MAGIC) {
             return Err(self.error("SQL reads a file or a folder of a store, and no pattern: name one of them"));
         }
-        let (_, objects) = self.find()?;
+        let Found { objects, pictures, .. } = self.find()?;
+        if pictures {
+            return Err(self.error("SQL reads no folder of images, which a job does: capfilt run has one"));
+        }
         let first = objects.first().ok_or_else(|| self.error("there is nothing"))?;
         let (store, url) = if Path::new(first.url()) == self.root() {
             let root = if self.address.service == Service::Http { Key::default() } else { self.key("")? };

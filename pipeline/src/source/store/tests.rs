@@ -97,7 +97,7 @@ pub(super) fn flaky(objects: &[(&str, Vec<u8>)]) -> (Arc<InMemory>, Arc<Store>) 
 }
 
 fn all_of(store: &Arc<Store>, url: &str) -> Result<(PathBuf, Vec<Remote>), String> {
-    found(store, &Address::parse(url)?)
+    found(store, &Address::parse(url)?).map(|found| (found.root, found.objects))
 }
 
 #[test]

@@ -1,0 +1,92 @@
+//! Files that a column names, below a folder of a disk or of a store.
+
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+
+use crate::error::{Error, Result};
+use crate::source::{Location, is_url, waited};
+
+/// Of an image's file no more is read: Arrow's views hold no more, and `capfilt.max_image_bytes` (64 MiB) says that it is too large.
+pub(crate) const MOST_IMAGE_BYTES: u64 = u32::MAX as u64;
+/// Objects of a store that are asked for at a time.
+const AT_ONCE: usize = 32;
+
+/// The folder that they are below. Whoever wrote the table may not make any other file of this machine, or of a store, a part of it.
+#[derive(Clone)]
+pub(crate) enum Root {
+    Disk(PathBuf),
+    Store(Arc<Location>),
+}
+
+/// A file, or why there is none.
+type Read = std::result::Result<Bytes, String>;
+
+impl Root {
+    /// Of a path, or of a store's URL.
+    pub(crate) fn open(root: &Path) -> Result<Self> {
+        let text = root.to_string_lossy();
+        if is_url(&text) {
+            if text.starts_with("http:") || text.starts_with("https:") {
+                let reason = "a server on the web has no folders: say with --path-root where the files are, or give --url-column";
+                return Err(Error::source(root, reason));
+            }
+            return Ok(Self::Store(Arc::new(Location::open(&text)?.check()?)));
+        }
+        let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
+        std::path::absolute(root).map(Self::Disk).map_err(|e| Error::source(root, e))
+    }
+
+    /// The files of these names, in their order; `None` stays so.
+    ///
+    /// # Errors
+    /// A store that gives nothing, whatever is asked for.
+    pub(crate) async fn read(&self, names: Vec<Option<String>>, limit: u64) -> Result<Vec<Option<Read>>> {
+        let one = |name: Option<String>| async move {
+            let Some(name) = name else { return Ok(None) };
+            match self {
+                Self::Disk(root) => Ok(Some(on_disk(root, &name, limit).await)),
+                Self::Store(location) => location.load(&name, limit).await.map(Some),
+            }
+        };
+        let at_once = if matches!(self, Self::Store(_)) { AT_ONCE } else { 1 };
+        stream::iter(names).map(one).buffered(at_once).try_collect().await
+    }
+
+    /// The same for who may wait.
+    pub(crate) fn read_now(&self, names: Vec<Option<String>>, limit: u64) -> Result<Vec<Option<Read>>> {
+        let this = self.clone();
+        waited(async move { this.read(names, limit).await })?
+    }
+}
+
+/// Where a file below `root` is.
+fn below(root: &Path, name: &str) -> std::result::Result<PathBuf, String> {
+    let path = root.join(name);
+    if is_url(name) {
+        return Err("it is a URL: --path-root names a folder of its store, or --url-column fetches it".to_owned());
+    }
+    if !path.starts_with(root) || path.components().any(|part| part == Component::ParentDir) {
+        return Err(format!("it is not below {}: --path-root names another folder", root.display()));
+    }
+    Ok(path)
+}
+
+async fn on_disk(root: &Path, name: &str, limit: u64) -> Read {
+    let path = below(root, name)?;
+    let meta = tokio::fs::metadata(&path).await.map_err(|e| e.to_string())?;
+    if !meta.is_file() {
+        return Err("no regular file".to_owned());
+    }
+    if meta.len() > limit {
+        return Err(too_large(limit));
+    }
+    tokio::fs::read(path).await.map(Bytes::from).map_err(|e| e.to_string())
+}
+
+/// Why a file of over `limit` bytes is not read.
+pub(crate) fn too_large(limit: u64) -> String {
+    format!("larger than {limit} bytes (capfilt.max_image_bytes)")
+}
