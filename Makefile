@@ -42,8 +42,8 @@ build-training: setup setup-training ## capfilt and capfilt-train
 reproduce: build-training ## the paper's Table 1 on a small world, three seeds: docs/reproduction.md; goes on where it was killed
 	@python3 examples/reproduce/reproduce.py --bin $(TARGET)/debug --page docs/reproduction.md
 
-reproduce-more: build-training ## beam against nucleus, several texts, two filters, two rounds on the same worlds, after reproduce
-	@python3 examples/reproduce/reproduce.py --bin $(TARGET)/debug --page docs/reproduction.md --more
+reproduce-more: build-training ## beam against nucleus, several texts, two filters, two rounds on the same worlds: docs/reproduction-more.md
+	@python3 examples/reproduce/reproduce.py --bin $(TARGET)/debug --page docs/reproduction-more.md --more
 
 default-model: build-training ## train the small emoji and world models from nothing, into default-model-out (needs npm)
 	@python3 examples/models/make.py --bin $(TARGET)/debug

@@ -312,22 +312,38 @@ def hours(args):
     return sum(json.loads(line)["seconds"] for line in lines) / 3600
 
 
-def page(args, results, more, hours):
+def made_by(target):
+    """Who wrote a page, and of which commit the commands are, where that is known."""
+    found = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    at = f" at commit {found.stdout.strip()}" if found.returncode == 0 else ""
+    return f"Made by `make {target}` (examples/reproduce/reproduce.py){at}; do not edit."
+
+
+def made_with(args):
+    """How the models of a page came about."""
+    return (
+        f"Seeds {', '.join(map(str, args.seeds))}, each a world of its own: {args.human} human pictures with five true "
+        f"captions each, {args.web} web pictures with the text beside them, {args.test} pictures of the {args.split} set. Every MED is "
+        f"pretrained in {'bfloat16' if args.bfloat16 else 'float32'} for {args.steps} steps of 64 pairs, {100 * HUMAN_SHARE:.0f} % of them "
+        f"human, from the same initial weights: those of a MED that learned for {args.things_steps} steps to name single things, as BLIP "
+        f"begins with ImageNet's ViT and with BERT; captioner and filter are finetuned for {args.captioner_steps} and {args.filter_steps} "
+        "steps from the MED of the first row, on the human pairs."
+    )
+
+
+SCORES_ARE = "Zero-shot scores in percent (CIDEr-D: times 100): mean over the seeds, and the deviation of one seed."
+
+
+def page(args, results, hours):
     """docs/reproduction.md, whatever the results are."""
     seeds = args.seeds
     per = {v: {n: [dig(r["scores"][v], p) for r in results] for n, p in SCORES.items()} for v in [*PAPER, "ceiling"]}
     lines = [
         "# Does CapFilt help? The paper's Table 1 on a small world",
         "",
-        "Made by `make reproduce` (examples/reproduce/reproduce.py); do not edit.",
+        f"{made_by('reproduce')} [reproduction-more.md](reproduction-more.md) has the paper's Table 2.",
         "",
-        f"Seeds {', '.join(map(str, seeds))}, each a world of its own: {args.human} human pictures with five true "
-        f"captions each, {args.web} web pictures with the text beside them, {args.test} pictures of the {args.split} set. Every MED is "
-        f"pretrained in {'bfloat16' if args.bfloat16 else 'float32'} for {args.steps} steps of 64 pairs, {100 * HUMAN_SHARE:.0f} % of them human, from the same initial weights: those of "
-        f"a MED that learned for {args.things_steps} steps to name single things, as BLIP begins with ImageNet's ViT and with BERT; captioner and filter are finetuned for "
-        f"{args.captioner_steps} and {args.filter_steps} steps from the MED of the first row, on the human pairs. The ceiling had a true "
-        "text for every web picture. Zero-shot scores in percent (CIDEr-D: times 100): mean over the seeds, and the deviation of one "
-        "seed.",
+        f"{made_with(args)} The ceiling had a true text for every web picture. {SCORES_ARE}",
         "",
         *table(["CapFilt", *SCORES], [[v, *cells(per[v].values())] for v in per]),
         "The paper's, for direction (ViT-B, 14 million images; it evaluates on photographs):",
@@ -366,26 +382,28 @@ def page(args, results, more, hours):
         rows.append([f"kept of {texts.replace('_', ' ')}, %", *(f"{share(r['kept'], texts):.1f}" for r in results)])
     lines += table(["", *(f"seed {s}" for s in seeds)], rows)
     lines += [f"The commands took {hours:.1f} hours by the wall's clock, added up; {args.jobs} ran at a time.", ""]
-    if more:
-        lines += more_lines(seeds, results, more)
     return "\n".join(lines).rstrip() + "\n"
 
 
-def more_lines(seeds, results, more):
+def more_page(args, results, more):
+    """docs/reproduction-more.md."""
     all_rows = [{"both": {"scores": r["scores"]["both"], "kept": r["kept"]}} | m for r, m in zip(results, more)]
     names = ["both", *MORE]
     per = {v: {n: [dig(run[v]["scores"], p) for run in all_rows] for n, p in SCORES.items()} for v in names}
     noise = {v: [100 - share(run[v]["kept"], "synthetic") for run in all_rows] for v in names}
-    return [
-        "## Beam against nucleus, several texts, two filters, two rounds",
+    lines = [
+        "# Beam against nucleus, several texts, two filters, two rounds",
         "",
-        "Made by `make reproduce-more`, on the same worlds, models and steps. \"both\" is the row above: one synthetic text by nucleus "
-        "sampling, one filter, one round. The noise ratio is the share of synthetic texts that the filter drops (paper, Table 2: nucleus "
-        "25 %, beam 19 %, and nucleus trains the better model). Five texts, two rounds and several filters are the paper's open directions.",
+        made_by("reproduce-more"),
+        "",
+        f"{made_with(args)} \"both\" has one synthetic text by nucleus sampling, one filter, one round, and each other row differs from it "
+        "in one of these. The noise ratio is the share of synthetic texts that the filter drops (paper, Table 2: nucleus 25 %, beam 19 %, "
+        f"and nucleus trains the better model). Five texts, two rounds and several filters are the paper's open directions. {SCORES_ARE}",
         "",
         *table(["", "noise ratio, %", *SCORES], [[v, *cells([noise[v]]), *cells(per[v].values())] for v in names]),
-        *differences(seeds, per, [(v, "both") for v in MORE]),
+        *differences(args.seeds, per, [(v, "both") for v in MORE]),
     ]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def main():
@@ -405,7 +423,7 @@ def main():
     parser.add_argument("--filter-steps", type=int, default=800)
     parser.add_argument("--checkpoint-steps", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="commands that run at once, each with one thread")
-    parser.add_argument("--more", action="store_true", help="the second table too")
+    parser.add_argument("--more", action="store_true", help="the second table in place of the first, which is made where it is not there")
     parser.add_argument("--page", type=Path, help="file to write; the page is printed as well")
     args = parser.parse_args()
     args.out, args.bin = args.out.resolve(), args.bin.resolve()
@@ -416,11 +434,10 @@ def main():
         begin = Run(args, 0, slots).things()
         runs = [Run(args, seed, slots, begin) for seed in args.seeds]
         results = at_once(*(run.all for run in runs))
-        more = at_once(*(run.more for run in runs)) if args.more else None
+        text = more_page(args, results, at_once(*(run.more for run in runs))) if args.more else page(args, results, hours(args))
     except Failed as failed:
         sys.exit(str(failed))
     say(f"{(time.monotonic() - began) / 60:.0f} minutes with {args.jobs} commands at once")
-    text = page(args, results, more, hours(args))
     if args.page:
         args.page.write_text(text)
     print(text, end="")
