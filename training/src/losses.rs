@@ -5,7 +5,7 @@ use tch::{Kind, Reduction, Tensor, no_grad};
 
 use crate::random::draw;
 
-/// Label smoothing of the language model's loss.
+/// BLIP's label smoothing of the language model's loss.
 pub const LABEL_SMOOTHING: f64 = 0.1;
 
 /// What no target is.
@@ -110,8 +110,8 @@ pub fn itm(logits: &Tensor, positives: i64) -> Tensor {
 }
 
 /// LM from logits `[N, L, vocabulary]`: cross entropy of each next token of ids `[N, L]`, of which those with `mask` 0 and the
-/// first `prompt` tokens after [DEC] are no targets.
-pub fn lm(logits: &Tensor, ids: &Tensor, mask: &Tensor, prompt: i64) -> Tensor {
+/// first `prompt` tokens after [DEC] are no targets. `smoothing` is the share of each target that all words have in equal parts.
+pub fn lm(logits: &Tensor, ids: &Tensor, mask: &Tensor, prompt: i64, smoothing: f64) -> Tensor {
     let (length, vocabulary) = (ids.size()[1], logits.size()[2]);
     let targets = ids.masked_fill(&mask.eq(0.0), IGNORED).narrow(1, 1, length - 1);
     let targets = match prompt.min(length - 1) {
@@ -119,5 +119,5 @@ pub fn lm(logits: &Tensor, ids: &Tensor, mask: &Tensor, prompt: i64) -> Tensor {
         n => Tensor::cat(&[targets.narrow(1, 0, n).full_like(IGNORED), targets.narrow(1, n, length - 1 - n)], 1),
     };
     let logits = logits.narrow(1, 0, length - 1).reshape([-1, vocabulary]);
-    logits.cross_entropy_loss(&targets.reshape([-1]), None::<Tensor>, Reduction::Mean, IGNORED, LABEL_SMOOTHING)
+    logits.cross_entropy_loss(&targets.reshape([-1]), None::<Tensor>, Reduction::Mean, IGNORED, smoothing)
 }

@@ -146,6 +146,7 @@ pub struct LossSettings {
     pub alpha_epochs: f64,
     pub by_image: bool,
     pub hard_negatives: bool,
+    pub label_smoothing: f64,
     pub prompt: String,
 }
 
@@ -246,8 +247,8 @@ impl Settings {
         if !(0.0 < d.crop[0] && d.crop[0] <= d.crop[1] && d.crop[1] <= 1.0) {
             return wrong(format!("data.crop {:?}: two shares, the first over 0, the second up to 1", d.crop));
         }
-        if !(0.0..=1.0).contains(&d.flip) || !(0.0..=1.0).contains(&l.alpha) || !(0.0..=1.0).contains(&l.momentum) {
-            return wrong("data.flip, loss.alpha and loss.momentum must lie from 0 to 1".into());
+        if [d.flip, l.alpha, l.momentum, l.label_smoothing].iter().any(|share| !(0.0..=1.0).contains(share)) {
+            return wrong("data.flip, loss.alpha, loss.momentum and loss.label_smoothing must lie from 0 to 1".into());
         }
         if l.queue < 0 || (l.itc && l.queue % d.batch as i64 != 0) {
             return wrong(format!("loss.queue {} is no multiple of data.batch {}", l.queue, d.batch));
@@ -297,6 +298,7 @@ impl Settings {
             lm: l.lm,
             by_image: l.by_image,
             hard_negatives: l.hard_negatives,
+            label_smoothing: l.label_smoothing,
             momentum: l.momentum,
             queue: l.queue,
             bfloat16: self.bfloat16,

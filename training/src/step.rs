@@ -26,6 +26,8 @@ pub struct StepOptions {
     pub by_image: bool,
     /// Whether ITM's negatives are drawn by their similarity, as BLIP does; else each is as likely as the other.
     pub hard_negatives: bool,
+    /// Share of each target of the language model that all words have in equal parts: 0.1 in BLIP.
+    pub label_smoothing: f64,
     /// Of the momentum encoders: 0.995 in BLIP. 0: there are none, and the keys are live features with their gradient, as in CLIP.
     pub momentum: f64,
     /// Features of each queue: 57,600 in BLIP. A multiple of the batch; 0 for none.
@@ -48,6 +50,7 @@ impl Default for StepOptions {
             lm: true,
             by_image: false,
             hard_negatives: true,
+            label_smoothing: losses::LABEL_SMOOTHING,
             momentum: 0.995,
             queue: 57_600,
             bfloat16: false,
@@ -351,7 +354,8 @@ impl Trainer {
         if let (true, Some(kv)) = (self.options.lm, &encoder_kv) {
             let own = med.decoder_kv(&tokens);
             let logits = med.decoder_logits(&batch.texts, own.as_ref().unwrap_or(kv));
-            losses.lm = Some(losses::lm(&logits, &batch.texts.ids, &batch.texts.mask, self.options.prompt_tokens));
+            let StepOptions { prompt_tokens, label_smoothing, .. } = self.options;
+            losses.lm = Some(losses::lm(&logits, &batch.texts.ids, &batch.texts.mask, prompt_tokens, label_smoothing));
         }
         Ok(losses)
     }

@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor, nn};
 use crate::adamw::{AdamW, AdamWOptions, clip};
 use crate::checkpoint::{Export, blip_preprocessor, export, import};
 use crate::config::{MedConfig, Sharing, parameter_counts};
-use crate::losses::{self, Negatives};
+use crate::losses::{self, LABEL_SMOOTHING, Negatives};
 use crate::med::{Med, Texts};
 use crate::step::{Batch, StepOptions, Trainer};
 
@@ -190,26 +190,29 @@ fn a_prompt_and_padding_are_no_targets() {
     let logits = Tensor::randn([2, 5, 40], (Kind::Float, Device::Cpu));
     let ids = Tensor::from_slice(&[1i64, 5, 6, 7, 2, 1, 5, 6, 2, 0]).view([2, 5]);
     let texts = Texts::new(ids.copy(), 0);
-    let whole = losses::lm(&logits, &ids, &texts.mask, 0);
+    let whole = losses::lm(&logits, &ids, &texts.mask, 0, LABEL_SMOOTHING);
     let log = logits.log_softmax(-1, Kind::Float);
-    // By hand: seven targets in all, 0.9 on each and 0.1 spread over the vocabulary.
-    let by_hand = |skipped: i64| {
+    // By hand: seven targets in all, with 0.1 of each spread over the vocabulary.
+    let by_hand = |skipped: i64, smoothing: f64| {
         let (mut sum, mut n) = (0.0, 0);
         for row in 0..2 {
             for at in 1 + skipped..5 {
                 let target = ids.int64_value(&[row, at]);
                 if target != 0 {
                     let spread = log.get(row).get(at - 1);
-                    sum -= 0.9 * spread.double_value(&[target]) + 0.1 * spread.mean(Kind::Double).double_value(&[]);
+                    let (this, all) = (spread.double_value(&[target]), spread.mean(Kind::Double).double_value(&[]));
+                    sum -= (1.0 - smoothing) * this + smoothing * all;
                     n += 1;
                 }
             }
         }
         sum / f64::from(n)
     };
-    assert!((whole.double_value(&[]) - by_hand(0)).abs() < 1e-5);
-    let prompted = losses::lm(&logits, &ids, &texts.mask, 2).double_value(&[]);
-    assert!((prompted - by_hand(2)).abs() < 1e-5, "{prompted} {}", by_hand(2));
+    assert!((whole.double_value(&[]) - by_hand(0, 0.1)).abs() < 1e-5);
+    let sharp = losses::lm(&logits, &ids, &texts.mask, 0, 0.0).double_value(&[]);
+    assert!((sharp - by_hand(0, 0.0)).abs() < 1e-5);
+    let prompted = losses::lm(&logits, &ids, &texts.mask, 2, LABEL_SMOOTHING).double_value(&[]);
+    assert!((prompted - by_hand(2, 0.1)).abs() < 1e-5, "{prompted} {}", by_hand(2, 0.1));
 }
 
 #[test]
