@@ -10,7 +10,7 @@
 //   validation.jsonl  as web.jsonl, of one more artist, to choose settings by
 //   words.json        all words of the names
 
-import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { dice } from '../dice.mjs';
@@ -20,7 +20,7 @@ const sharp = packages('sharp');
 const [, , out, bad] = process.argv;
 
 const SIDE = 72;
-const TRAIN = ['noto', 'noto-v1', 'fluent-emoji-flat', 'fluent-emoji', 'emojione'];
+const TRAIN = ['noto', 'noto-v1', 'fluent-emoji-flat', 'fluent-emoji', 'fluent-emoji-3d', 'emojione', 'fxemoji', 'streamline-emojis'];
 const VALIDATION = 'openmoji';
 const WEB = 'twemoji';
 const GROUPS = ['Smileys & Emotion', 'Animals & Nature', 'Food & Drink', 'Travel & Places', 'Activities', 'Objects'];
@@ -40,21 +40,36 @@ const unicode = Object.entries(packages('unicode-emoji-json/data-by-emoji.json')
   }))
   .filter(({ name, group }) => GROUPS.includes(group) && !LEFT_OUT.test(name));
 
+/** A function from a thing to its vector drawing, if there is one, in a set of Iconify's; sets that know no characters go by names. */
+function vectors(artist) {
+  const { icons, aliases = {}, width, height } = packages(`@iconify-json/${artist}/icons.json`);
+  const file = packages.resolve(`@iconify-json/${artist}/icons.json`).replace('icons.json', 'chars.json');
+  const chars = existsSync(file) ? packages(file) : {};
+  return ({ code, slug }) => {
+    const names = [chars[code], slug, slug.replaceAll('-', ''), `${slug}-1`].filter(Boolean);
+    const icon = names.map((name) => icons[name] ?? icons[aliases[name]?.parent]).find(Boolean);
+    if (!icon) return null;
+    const [w, h] = [icon.width ?? width ?? 16, icon.height ?? height ?? 16];
+    const box = `${icon.left ?? 0} ${icon.top ?? 0} ${w} ${h}`;
+    const svg = `<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="${box}">${icon.body}</svg>`;
+    return sharp(Buffer.from(svg), { density: (72 * SIDE * 2) / h });
+  };
+}
+
+/** The same for Fluent's solid models, which are pictures by their characters' codes. */
+function solids() {
+  const folder = join(packages.resolve('@lobehub/fluent-emoji-3d/package.json'), '../assets');
+  const files = new Map(readdirSync(folder).map((file) => [file.replace('.webp', '').replaceAll('-fe0f', ''), join(folder, file)]));
+  return ({ code }) => (files.has(code) ? sharp(files.get(code)) : null);
+}
+
 /** An artist's drawings: things with a PNG file. */
 async function drawings(artist) {
-  const { icons, aliases = {}, width, height } = packages(`@iconify-json/${artist}/icons.json`);
-  const chars = packages(`@iconify-json/${artist}/chars.json`);
+  const draw = artist === 'fluent-emoji-3d' ? solids() : vectors(artist);
   const found = [];
   for (const thing of unicode) {
-    const name = [chars[thing.code], thing.slug].find((n) => n && (icons[n] || icons[aliases[n]?.parent]));
-    const icon = icons[name] ?? icons[aliases[name]?.parent];
-    if (!icon) continue;
-    const box = `${icon.left ?? 0} ${icon.top ?? 0} ${icon.width ?? width ?? 16} ${icon.height ?? height ?? 16}`;
-    const svg = `<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="${box}">${icon.body}</svg>`;
-    const density = (72 * SIDE * 2) / (icon.height ?? height ?? 16);
-    const picture = sharp(Buffer.from(svg), { density }).resize(SIDE, SIDE, { fit: 'contain', background: 'white' });
-    const png = await picture.flatten({ background: 'white' }).png({ compressionLevel: 9 }).toBuffer();
-    found.push({ ...thing, image: png.toString('base64') });
+    const picture = draw(thing)?.resize(SIDE, SIDE, { fit: 'contain', background: 'white' }).flatten({ background: 'white' });
+    if (picture) found.push({ ...thing, image: (await picture.png({ compressionLevel: 9 }).toBuffer()).toString('base64') });
   }
   console.error(`${artist}: ${found.length} drawings`);
   return found;

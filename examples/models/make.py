@@ -25,8 +25,9 @@ from reproduce import has_bfloat16  # noqa: E402 (it lies beside this folder)
 
 PACKAGES = [
     "sharp@0.34.5", "unicode-emoji-json@0.9.0", "@iconify-json/emojione@1.2.3", "@iconify-json/fluent-emoji@1.2.7",
-    "@iconify-json/fluent-emoji-flat@1.2.6", "@iconify-json/noto@1.2.9", "@iconify-json/noto-v1@1.2.5", "@iconify-json/openmoji@1.2.29",
-    "@iconify-json/twemoji@1.2.5",
+    "@iconify-json/fluent-emoji-flat@1.2.6", "@iconify-json/fxemoji@1.2.2", "@iconify-json/noto@1.2.9", "@iconify-json/noto-v1@1.2.5",
+    "@iconify-json/openmoji@1.2.29", "@iconify-json/streamline-emojis@1.2.4", "@iconify-json/twemoji@1.2.5",
+    "@lobehub/fluent-emoji-3d@1.1.0",
 ]
 
 # Of a MED that is a little wider than the preset.
@@ -94,30 +95,37 @@ class Work:
         return [word for setting in settings for word in ("--set", setting)]
 
     def tables(self):
-        """Both in equal parts."""
+        """Half of what a step sees are emoji, half pictures of the world: its human pairs, and true texts of another world's web, for
+        people name but a part of what it shows."""
+        tables = [
+            ("emoji/train.parquet", "", 2.0), ("world/human.parquet", "", 1.0), ("seen/web.parquet", "SELECT image, truth AS text FROM pairs", 1.0),
+        ]
         inline = ", ".join(
-            "{ " + f"path = {json.dumps(str(self.dir / path))}, weight = 1.0" + " }" for path in ("emoji/train.parquet", "world/human.parquet"))
+            "{ " + f"path = {json.dumps(str(self.dir / path))}, query = {json.dumps(query)}, weight = {weight}" + " }"
+            for path, query, weight in tables)
         return self.settings(f"data.tables=[{inline}]")
+
+    def world(self, part, seed, **rows):
+        counts = [word for name in ("human", "things", "web", "validation", "test") for word in (f"--{name}", rows.get(name, 0))]
+        self.run(self.args.bin / "capfilt-train", "world", "--out", part, "--seed", seed, *counts)
 
     def make(self):
         args = self.args
         self.stage("emoji", self.emoji)
-        self.stage("world", lambda part: self.run(
-            args.bin / "capfilt-train", "world", "--out", part, "--human", 4000, "--web", 4000, "--validation", 500, "--test", 500))
+        self.stage("world", lambda part: self.world(part, 1, human=4000, web=4000, validation=500, test=500))
+        self.stage("seen", lambda part: self.world(part, 2, web=8000))
         tokenizer = self.stage("tokenizer.json", self.tokenizer)
         common = ["--preset", "tiny", *self.tables(), *self.settings("data.flip=0.5", "data.crop=[0.7, 1.0]", "data.threads=1")]
         med, captioner, filter_ = (self.dir / name for name in ("med", "captioner", "filter"))
         self.train(
             "pretrain", *common, "--out", med,
             *self.settings(*SIZES, f"model.tokenizer={tokenizer}", f"train.steps={args.steps}"))
-        finetune = [*common, "--start", med / "checkpoint", *self.settings("export.kind=float16", "model.image_size=0")]
-        # With a prompt a name of one word can stand alone: the recipes ask for five tokens, which would else be filled.
+        finetune = [*common, *self.settings("export.kind=float16", "model.image_size=0", "threads=1")]
         with ThreadPoolExecutor(2) as pool:
             for done in [
-                pool.submit(self.train, "finetune-captioner", *finetune, "--out", captioner, *self.settings(
-                    f"train.steps={args.captioner_steps}", "loss.prompt='a picture of '", "threads=1")),
-                pool.submit(self.train, "finetune-filter", *finetune, "--out", filter_, *self.settings(
-                    f"train.steps={args.filter_steps}", "loss.hard_negatives=false", "threads=1")),
+                pool.submit(self.captioner, finetune, med, captioner),
+                pool.submit(self.train, "finetune-filter", *finetune, "--start", med / "checkpoint", "--out", filter_, *self.settings(
+                    f"train.steps={args.filter_steps}", "loss.hard_negatives=false")),
             ]:
                 done.result()
         self.table(self.dir / "web.parquet")
@@ -132,6 +140,17 @@ class Work:
                 card = HERE / name / "README.md"
                 card.write_text(card.read_text().replace(f"{self.dir}/", ""))
             shutil.copyfile(self.dir / "web.parquet", HERE.parent / "web.parquet")
+
+    def captioner(self, finetune, med, out):
+        """With a prompt a name of one word can stand alone: the recipes ask for five tokens, which would else be filled. The vocabulary is
+        small, and nucleus sampling takes what label smoothing gives to words that do not fit: at the end there is none."""
+        smoothed = self.dir / "captioner-smoothed"
+        common = [*finetune, *self.settings("loss.prompt='a picture of '")]
+        self.train(
+            "finetune-captioner", *common, "--start", med / "checkpoint", "--out", smoothed, *self.settings(f"train.steps={self.args.captioner_steps}"))
+        self.train(
+            "finetune-captioner", *common, "--start", smoothed / "checkpoint", "--out", out, *self.settings(
+                f"train.steps={self.args.sharpen_steps}", "train.lr=0.0003", "loss.label_smoothing=0"))
 
     def table(self, path):
         """The demo's: emoji by an artist whose drawings training never saw, then pictures of the world's web. Its near misses, one word
@@ -154,9 +173,10 @@ def main():
     parser.add_argument("--install", action="store_true", help="put models and table in the place of the project's")
     parser.add_argument("--bin", type=Path, default=ROOT / "target/debug", help="folder of capfilt and capfilt-train")
     parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=has_bfloat16(), help="default: where the processor has it")
-    parser.add_argument("--steps", type=int, default=3000, help="of pretraining")
-    parser.add_argument("--captioner-steps", type=int, default=3000)
-    parser.add_argument("--filter-steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=4000, help="of pretraining")
+    parser.add_argument("--captioner-steps", type=int, default=6000)
+    parser.add_argument("--sharpen-steps", type=int, default=1000, help="of the captioner, without label smoothing, after those")
+    parser.add_argument("--filter-steps", type=int, default=4000)
     args = parser.parse_args()
     args.bin = args.bin.resolve()
     try:
