@@ -29,7 +29,7 @@ impl Root {
     pub(crate) fn open(root: &Path) -> Result<Self> {
         let text = root.to_string_lossy();
         if is_url(&text) {
-            if text.starts_with("http:") || text.starts_with("https:") {
+            if text.get(..4).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http")) {
                 let reason = "a server on the web has no folders: say with --path-root where the files are, or give --url-column";
                 return Err(Error::source(root, reason));
             }

@@ -11,7 +11,7 @@ use crate::paths::{MOST_IMAGE_BYTES, Root};
 use crate::source::{Cursor, FileRecord, Lake, Reading, Source};
 
 /// Files that are in memory together.
-const FILES: usize = 64;
+const FILES: usize = 16;
 
 /// The source that a table was made of.
 pub(crate) struct Pictures {

@@ -393,8 +393,8 @@ fn newcomers(source: &Source, manifest: &Manifest) -> Option<String> {
     let known = manifest.files.len();
     match source.files() - known {
         0 => None,
-        1 => Some(source.name(known).to_owned()),
-        new => Some(format!("{} and {} more", source.name(known), new - 1)),
+        1 => Some(source.told(known)),
+        new => Some(format!("{} and {} more", source.told(known), new - 1)),
     }
 }
 

@@ -250,6 +250,16 @@ fn a_folder_of_images_is_updated() {
     let wrong = "SELECT count(*) FROM t WHERE encode(sha256(image), 'hex') IS DISTINCT FROM image_sha256";
     assert_eq!((place.number("chosen", "SELECT count(*) FROM t"), place.number("chosen", wrong)), (7, 0));
 
+    // One that is gone since leaves the others where they were.
+    let (there, away) = (place.path("pictures/style=flat/p.png"), place.path("p.png"));
+    fs::rename(&there, &away).unwrap();
+    let said = place.fails(1, &["select", "plain", "fewer", "--min-itm", "0"]);
+    assert!(said.contains("p.png") || said.contains("row 4"), "{said}");
+    assert!(said.contains("the source has it no more"), "{said}");
+    assert!(place.fails(1, &run("pictures", &["--update"])).contains("has changed"));
+    fs::rename(&away, &there).unwrap();
+    place.ok(&run("pictures", &["--update"]));
+
     // What the table has may not change, neither an image nor its text.
     fs::write(place.path("pictures/style=flat/m.txt"), "a cat, changed").unwrap();
     let said = place.fails(1, &run("pictures", &["--update"]));

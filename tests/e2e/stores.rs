@@ -282,12 +282,14 @@ fn pictures_in_a_store_are_read_by_their_paths() {
         stores.put(&place, picture, &format!("crawl/pictures/{picture}"));
     }
     stores.put(&place, pictures[0], "private/no.png");
+    fs::write(place.path("empty"), "").unwrap();
+    stores.put(&place, "empty", "crawl/pictures/empty.png");
     let names: Vec<String> = (0..60)
         .map(|n| match n % 6 {
             0 => "pictures/gone.png".to_owned(),
             1 => "../private/no.png".to_owned(),
-            2 => "s3://data/private/no.png".to_owned(),
-            3 => format!("s3://data/crawl/pictures/{}", pictures[n % 2]),
+            2 => ["s3://data/private/no.png", "pictures/empty.png"][n / 6 % 2].to_owned(),
+            3 => format!("s3://data/crawl/./pictures/{}", pictures[n % 2]),
             _ => format!("pictures/{}", pictures[n % 2]),
         })
         .collect();
@@ -303,7 +305,8 @@ fn pictures_in_a_store_are_read_by_their_paths() {
         place.number(dest, &query)
     };
     assert_eq!(wrong("store", "0", "there is no such object"), 0);
-    assert_eq!(wrong("store", "1, 2", "it is not below s3://data/crawl/: --path-root names another folder"), 0);
+    assert_eq!(place.number("store", "SELECT count(*) FROM t WHERE id % 12 = 8 AND error LIKE '%empty%'"), 5);
+    assert_eq!(wrong("store", "1", "it is not below s3://data/crawl/: --path-root names another folder"), 0);
     assert_eq!(place.number("store", "SELECT count(*) FROM t WHERE kept AND id % 6 > 2"), 30);
     assert_eq!(place.number("store", "SELECT count(*) FROM t WHERE kept"), 30);
     assert_eq!(place.number("store", "SELECT count(DISTINCT image_sha256) FROM t WHERE kept"), 2);

@@ -1,6 +1,6 @@
 //! Folders of images, on disks and in stores: each image with the text of a file of its name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -46,21 +46,22 @@ pub(super) struct Folder {
 #[derive(Debug)]
 struct Picture {
     name: String,
-    image: Place,
+    /// `None` where it was there when the job began, and is gone: the rows behind it stay where they were.
+    image: Option<Place>,
     text: Option<Place>,
 }
 
 impl Folder {
     /// The files, each text behind its image.
     pub(super) fn files(&self) -> impl Iterator<Item = &Place> {
-        self.pictures.iter().flat_map(|picture| std::iter::once(&picture.image).chain(&picture.text))
+        self.pictures.iter().flat_map(|picture| picture.image.iter().chain(&picture.text))
     }
 }
 
 /// The folders of the images among `files`. What a job knows of a folder keeps its order; what came since is one more folder.
 ///
 /// # Errors
-/// Two names that differ in what is no UTF-8 alone.
+/// Two names of images, or of folders, that differ in what is no UTF-8 alone.
 pub(super) fn folders(root: &Path, files: Vec<Place>, known: &[FileRecord]) -> Result<Vec<Place>> {
     let mut found: BTreeMap<PathBuf, BTreeMap<String, Place>> = BTreeMap::new();
     for file in files {
@@ -74,7 +75,7 @@ pub(super) fn folders(root: &Path, files: Vec<Place>, known: &[FileRecord]) -> R
             ));
         }
     }
-    let mut folders = Vec::new();
+    let (mut folders, mut paths) = (Vec::new(), BTreeSet::new());
     for (below, files) in found {
         let (texts, images): (BTreeMap<_, _>, BTreeMap<_, _>) =
             files.into_iter().partition(|(name, _)| is_text(Path::new(name)));
@@ -84,12 +85,18 @@ pub(super) fn folders(root: &Path, files: Vec<Place>, known: &[FileRecord]) -> R
         };
         let mut images: BTreeMap<String, Picture> = images
             .into_iter()
-            .map(|(name, image)| (name.clone(), Picture { text: text(&name), name, image }))
+            .map(|(name, image)| (name.clone(), Picture { text: text(&name), name, image: Some(image) }))
             .collect();
         let path = if below == Path::new("") { ".".to_owned() } else { below.to_string_lossy().into_owned() };
         let shown = root.join(&below);
+        if !paths.insert(path.clone()) {
+            return Err(Error::source(
+                shown,
+                "another folder's name differs from it in what is no UTF-8 alone: rename one",
+            ));
+        }
         let mut add = |name: String, pictures: Vec<Picture>| {
-            if !pictures.is_empty() {
+            if pictures.iter().any(|picture| picture.image.is_some()) {
                 let folder = Folder { shown: shown.clone(), below: below.clone(), name, pictures };
                 folders.push(Place::Folder(Arc::new(folder)));
             }
@@ -97,7 +104,9 @@ pub(super) fn folders(root: &Path, files: Vec<Place>, known: &[FileRecord]) -> R
         let mut parts = 0;
         for record in known.iter().filter(|record| record.name.split("//").next() == Some(path.as_str())) {
             parts += 1;
-            add(record.name.clone(), record.images.iter().filter_map(|name| images.remove(name)).collect());
+            let gone = |name: &String| Picture { name: name.clone(), image: None, text: None };
+            let there = |name: &String| images.remove(name).unwrap_or_else(|| gone(name));
+            add(record.name.clone(), record.images.iter().map(there).collect());
         }
         let name = if parts == 0 { path } else { format!("{path}//{}", parts + 1) };
         add(name, images.into_values().collect());
@@ -108,6 +117,9 @@ pub(super) fn folders(root: &Path, files: Vec<Place>, known: &[FileRecord]) -> R
 /// Names, sizes and times of the images and their texts; in a store its stamps instead of times.
 pub(super) fn look(folder: &Folder) -> Result<(FileRecord, SchemaRef)> {
     let (mut bytes, mut digest) = (0, Sha256::new());
+    for picture in folder.pictures.iter().filter(|picture| picture.image.is_none()) {
+        digest.update(format!("{} is gone", picture.name));
+    }
     for file in folder.files() {
         let unread = |e: io::Error| file.error(|| e.to_string());
         let size = file.bytes().map_err(unread)?;
@@ -147,7 +159,7 @@ pub(super) fn read(folder: &Arc<Folder>, ranges: &[(u64, u64)], most: usize) -> 
                 return Some(Err("it has fewer images than when the job began".to_owned()));
             };
             // What cannot be asked for its size is told of when it is read.
-            bytes += picture.image.bytes().unwrap_or_default();
+            bytes += picture.image.as_ref().and_then(|image| image.bytes().ok()).unwrap_or_default();
             pictures.push(picture);
         }
         (!pictures.is_empty()).then(|| batch(&pictures).map_err(|e| e.to_string()))
@@ -156,7 +168,7 @@ pub(super) fn read(folder: &Arc<Folder>, ranges: &[(u64, u64)], most: usize) -> 
 
 fn batch(pictures: &[&Picture]) -> Result<RecordBatch> {
     let failed = |e: &dyn std::fmt::Display| Error::Internal(e.to_string());
-    let images = pictures.iter().map(|picture| picture.image.clone());
+    let images = pictures.iter().filter_map(|picture| picture.image.clone());
     let texts = pictures.iter().filter_map(|picture| picture.text.clone());
     let files: Vec<Place> = images.chain(texts).collect();
     let mut contents = place::each(&files, |file| {
@@ -168,8 +180,12 @@ fn batch(pictures: &[&Picture]) -> Result<RecordBatch> {
     .into_iter();
     let (mut keys, mut images, mut texts) =
         (StringViewBuilder::new(), BinaryViewBuilder::new(), StringViewBuilder::new());
-    for (picture, image) in pictures.iter().zip(contents.by_ref().take(pictures.len())) {
+    for picture in pictures {
         keys.append_value(&picture.name);
+        let Some(image) = picture.image.as_ref().and_then(|_| contents.next()) else {
+            images.append_null();
+            continue;
+        };
         // Not copied.
         let bytes = u32::try_from(image.len()).map_err(|e| failed(&e))?;
         let block = images.append_block(Buffer::from_vec(image));

@@ -252,6 +252,16 @@ impl Source {
         &self.files[file].record.name
     }
 
+    /// What messages call file number `file`: of a folder's images the first.
+    pub(crate) fn told(&self, file: usize) -> String {
+        let SourceFile { place, record, .. } = &self.files[file];
+        match record.images.as_slice() {
+            [] => record.name.clone(),
+            [first] => format!("{}/{first}", place.shown().display()),
+            [first, more @ ..] => format!("{}/{first} with {} images more", place.shown().display(), more.len()),
+        }
+    }
+
     /// The number of the file `name`.
     pub(crate) fn number(&self, name: &str) -> Option<usize> {
         self.files.iter().position(|file| file.record.name == name)

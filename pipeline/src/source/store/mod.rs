@@ -223,7 +223,12 @@ impl Location {
         };
         let this = Arc::clone(self);
         let loaded = object::aside(async move {
-            let told = |error: StoreError| (is_missing(&error), Problem::of(this.address.service, &error));
+            let told = |error: StoreError| {
+                // To who may not list, some say that access is denied to what is not there.
+                let is_missing = matches!(error, StoreError::NotFound { .. });
+                let is_this_alone = is_missing || is_denied(&error) && this.store.answered();
+                (is_this_alone, Problem::of(this.address.service, &error))
+            };
             let head = GetOptions { head: true, ..GetOptions::default() };
             let meta = this.store.describe(&key, head).await.map_err(told)?;
             if meta.size > limit {
@@ -252,8 +257,12 @@ impl Location {
         let Some(name) = name.filter(|name| !name.split('/').any(|part| part == "..")) else {
             return Err(format!("it is not below {whole}: --path-root names another folder"));
         };
-        let key = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
-        key_of(&key)
+        let parts: Vec<&str> = name.split('/').filter(|part| *part != ".").collect();
+        if parts.iter().any(|part| part.is_empty()) {
+            return Err("a part of it is empty, and so is none of a key that can be asked for".to_owned());
+        }
+        let name = parts.join("/");
+        key_of(&if folder.is_empty() { name } else { format!("{folder}/{name}") })
     }
 
     /// An error that names it.
@@ -364,11 +373,6 @@ fn key_of(text: &str) -> Result<Key, String> {
 /// Waits for what is done in the background, where stores are asked; that is allowed on every thread.
 pub(crate) fn waited<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Result<T> {
     wait(async move { Ok(future.await) }).map_err(|problem| Error::Internal(problem.to_string()))
-}
-
-/// Whether it is this object that is not there.
-fn is_missing(error: &StoreError) -> bool {
-    matches!(error, StoreError::NotFound { .. })
 }
 
 /// What a store says of an object.
