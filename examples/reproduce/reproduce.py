@@ -106,7 +106,7 @@ def settle(args):
         raise Failed(f"{args.out} is not empty and does not say what it was made with: give another --out, or remove it")
     else:
         args.out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(now))
+        path.write_text(json.dumps(now | {"commit": commit()}))
 
 
 class Run:
@@ -312,11 +312,16 @@ def hours(args):
     return sum(json.loads(line)["seconds"] for line in lines) / 3600
 
 
-def made_by(target):
-    """Who wrote a page, and of which commit the commands are, where that is known."""
+def commit():
+    """What is checked out, where that is known."""
     found = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    at = f" at commit {found.stdout.strip()}" if found.returncode == 0 else ""
-    return f"Made by `make {target}` (examples/reproduce/reproduce.py){at}; do not edit."
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+def made_by(args, target):
+    """Who wrote a page, and of which commit the run is."""
+    begun = json.loads((args.out / "options.json").read_text()).get("commit")
+    return f"Made by `make {target}` (examples/reproduce/reproduce.py)" + (f" of a run begun at commit {begun}" if begun else "") + "; do not edit."
 
 
 def made_with(args):
@@ -341,7 +346,7 @@ def page(args, results, hours):
     lines = [
         "# Does CapFilt help? The paper's Table 1 on a small world",
         "",
-        f"{made_by('reproduce')} [reproduction-more.md](reproduction-more.md) has the paper's Table 2.",
+        f"{made_by(args, 'reproduce')} [reproduction-more.md](reproduction-more.md) has the paper's Table 2.",
         "",
         f"{made_with(args)} The ceiling had a true text for every web picture. {SCORES_ARE}",
         "",
@@ -394,7 +399,7 @@ def more_page(args, results, more):
     lines = [
         "# Beam against nucleus, several texts, two filters, two rounds",
         "",
-        made_by("reproduce-more"),
+        made_by(args, "reproduce-more"),
         "",
         f"{made_with(args)} \"both\" has one synthetic text by nucleus sampling, one filter, one round, and each other row differs from it "
         "in one of these. The noise ratio is the share of synthetic texts that the filter drops (paper, Table 2: nucleus 25 %, beam 19 %, "

@@ -29,7 +29,8 @@ impl Root {
     pub(crate) fn open(root: &Path) -> Result<Self> {
         let text = root.to_string_lossy();
         if is_url(&text) {
-            if text.get(..4).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http")) {
+            let scheme = text.split("://").next().unwrap_or_default().to_ascii_lowercase();
+            if ["http", "https"].contains(&scheme.as_str()) {
                 let reason = "a server on the web has no folders: say with --path-root where the files are, or give --url-column";
                 return Err(Error::source(root, reason));
             }

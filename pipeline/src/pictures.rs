@@ -118,10 +118,12 @@ impl Pictures {
                 names.push(name.and_then(|name| std::str::from_utf8(name).ok()).map(str::to_owned));
             })?;
             for names in names.chunks(FILES) {
-                // What is gone since is none; the caller tells what it did not get.
-                for file in root.read_now(names.to_vec(), MOST_IMAGE_BYTES)? {
-                    if let (Some(numbers), Some(Ok(bytes))) = (asking.next(), file) {
-                        found(numbers, &bytes);
+                for (name, file) in names.iter().zip(root.read_now(names.to_vec(), MOST_IMAGE_BYTES)?) {
+                    match (asking.next(), file) {
+                        (Some(numbers), Some(Ok(bytes))) => found(numbers, &bytes),
+                        // The caller tells whose image it did not get.
+                        (_, Some(Err(reason))) => log::warn!("{}: {reason}", name.as_deref().unwrap_or_default()),
+                        _ => {}
                     }
                 }
             }

@@ -260,6 +260,17 @@ fn a_folder_of_images_is_updated() {
     fs::rename(&away, &there).unwrap();
     place.ok(&run("pictures", &["--update"]));
 
+    // A table of before the names were noted says so.
+    let manifest = place.path("plain/_capfilt/shard-1-of-1/manifest.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for file in json["files"].as_array_mut().unwrap() {
+        file.as_object_mut().unwrap().remove("images").unwrap();
+    }
+    fs::write(&manifest, json.to_string()).unwrap();
+    let said = place.fails(1, &["run", "pictures", "plain", "--recipe", "none.sql", "--update"]);
+    assert!(said.contains("earlier version of capfilt"), "{said}");
+
     // What the table has may not change, neither an image nor its text.
     fs::write(place.path("pictures/style=flat/m.txt"), "a cat, changed").unwrap();
     let said = place.fails(1, &run("pictures", &["--update"]));

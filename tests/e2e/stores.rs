@@ -240,7 +240,9 @@ fn a_folder_of_images_in_a_store_is_read() {
     let said = fails(job(&place, &stores.well, &["s3://data/photos/", "store", "--unit-rows", "7", "--update"]));
     assert!(said.contains("photos/style=flat") && said.contains("has changed"), "{said}");
 
-    // SQL has no such table; one image is none either.
+    // SQL has no such table; one image is none either, nor is a pattern.
+    let said = fails(job(&place, &stores.well, &["s3://data/photos/style=flat/*.png", "some"]));
+    assert!(said.contains("of images give their folder"), "{said}");
     let said = fails(command(&place, &stores.well, &["sql", "-c", "SELECT * FROM 's3://data/photos/'"]));
     assert!(said.contains("folder of images"), "{said}");
     let said = fails(job(&place, &stores.well, &["s3://data/photos/style=flat/1.png", "one"]));

@@ -61,18 +61,23 @@ impl Folder {
 /// The folders of the images among `files`. What a job knows of a folder keeps its order; what came since is one more folder.
 ///
 /// # Errors
-/// Two names of images, or of folders, that differ in what is no UTF-8 alone.
+/// Two names of images, or of folders, that differ in what is no UTF-8 alone; a job of before names were noted.
 pub(super) fn folders(root: &Path, files: Vec<Place>, known: &[FileRecord]) -> Result<Vec<Place>> {
+    let twins = |shown: PathBuf| {
+        let reason = "another one's name differs from it in what is no UTF-8 alone: rename one of them";
+        Err(Error::source(shown, reason))
+    };
+    let mut parts: BTreeMap<&str, Vec<&FileRecord>> = BTreeMap::new();
+    for record in known {
+        parts.entry(record.name.split("//").next().unwrap_or_default()).or_default().push(record);
+    }
     let mut found: BTreeMap<PathBuf, BTreeMap<String, Place>> = BTreeMap::new();
     for file in files {
         let below = file.below(root);
         let name = below.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let shown = file.shown();
         if found.entry(below.parent().unwrap_or(Path::new("")).to_owned()).or_default().insert(name, file).is_some() {
-            return Err(Error::source(
-                shown,
-                "another file's name differs from it in what is no UTF-8 alone: rename one",
-            ));
+            return twins(shown);
         }
     }
     let (mut folders, mut paths) = (Vec::new(), BTreeSet::new());
@@ -90,10 +95,7 @@ pub(super) fn folders(root: &Path, files: Vec<Place>, known: &[FileRecord]) -> R
         let path = if below == Path::new("") { ".".to_owned() } else { below.to_string_lossy().into_owned() };
         let shown = root.join(&below);
         if !paths.insert(path.clone()) {
-            return Err(Error::source(
-                shown,
-                "another folder's name differs from it in what is no UTF-8 alone: rename one",
-            ));
+            return twins(shown);
         }
         let mut add = |name: String, pictures: Vec<Picture>| {
             if pictures.iter().any(|picture| picture.image.is_some()) {
@@ -101,14 +103,18 @@ pub(super) fn folders(root: &Path, files: Vec<Place>, known: &[FileRecord]) -> R
                 folders.push(Place::Folder(Arc::new(folder)));
             }
         };
-        let mut parts = 0;
-        for record in known.iter().filter(|record| record.name.split("//").next() == Some(path.as_str())) {
-            parts += 1;
+        let known = parts.get(path.as_str()).map_or(&[][..], Vec::as_slice);
+        for record in known {
+            if record.images.is_empty() {
+                let reason = "an earlier version of capfilt began with it and did not note its images' names: give --overwrite or another \
+                              folder";
+                return Err(Error::source(shown, reason));
+            }
             let gone = |name: &String| Picture { name: name.clone(), image: None, text: None };
             let there = |name: &String| images.remove(name).unwrap_or_else(|| gone(name));
             add(record.name.clone(), record.images.iter().map(there).collect());
         }
-        let name = if parts == 0 { path } else { format!("{path}//{}", parts + 1) };
+        let name = if known.is_empty() { path } else { format!("{path}//{}", known.len() + 1) };
         add(name, images.into_values().collect());
     }
     Ok(folders)
@@ -159,7 +165,8 @@ pub(super) fn read(folder: &Arc<Folder>, ranges: &[(u64, u64)], most: usize) -> 
                 return Some(Err("it has fewer images than when the job began".to_owned()));
             };
             // What cannot be asked for its size is told of when it is read.
-            bytes += picture.image.as_ref().and_then(|image| image.bytes().ok()).unwrap_or_default();
+            bytes +=
+                picture.image.iter().chain(&picture.text).map(|file| file.bytes().unwrap_or_default()).sum::<u64>();
             pictures.push(picture);
         }
         (!pictures.is_empty()).then(|| batch(&pictures).map_err(|e| e.to_string()))

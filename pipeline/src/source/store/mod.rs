@@ -334,7 +334,7 @@ fn found(store: &Arc<Store>, address: &Address) -> Result<Found, String> {
     }
     let pictures = objects.is_empty() && pattern.is_none() && !images.is_empty();
     if pictures {
-        objects = images;
+        objects.append(&mut images);
         objects.append(&mut texts);
     }
     // As paths are sorted: part by part.
@@ -343,6 +343,7 @@ fn found(store: &Arc<Store>, address: &Address) -> Result<Found, String> {
         _ if !objects.is_empty() => Ok(Found { root: PathBuf::from(address.url(&root)), objects, pictures }),
         (Some(denied), _) => Err(denied),
         (None, Some(meta)) if all == 0 => Ok(one(&parts[..plain - 1].join("/"), meta)),
+        _ if !images.is_empty() => Err("the pattern matches images: of images give their folder".to_owned()),
         _ if pattern.is_some() => Err("nothing matches this pattern".to_owned()),
         _ if all == 0 => Err("there is no such object, and none below it".to_owned()),
         _ => Err("of the objects none ends in .parquet, .tar, .csv or .jsonl, and none is an image".to_owned()),
