@@ -56,6 +56,11 @@ impl Folder {
     pub(super) fn files(&self) -> impl Iterator<Item = &Place> {
         self.pictures.iter().flat_map(|picture| picture.image.iter().chain(&picture.text))
     }
+
+    /// The first image that was there when a job began, and is gone.
+    pub(super) fn gone(&self) -> Option<PathBuf> {
+        self.pictures.iter().find(|picture| picture.image.is_none()).map(|picture| self.shown.join(&picture.name))
+    }
 }
 
 /// The folders of the images among `files`. What a job knows of a folder keeps its order; what came since is one more folder.
@@ -93,7 +98,7 @@ pub(super) fn folders(root: &Path, files: Vec<Place>, known: &[FileRecord]) -> R
             .map(|(name, image)| (name.clone(), Picture { text: text(&name), name, image: Some(image) }))
             .collect();
         let path = if below == Path::new("") { ".".to_owned() } else { below.to_string_lossy().into_owned() };
-        let shown = root.join(&below);
+        let shown = if below == Path::new("") { root.to_owned() } else { root.join(&below) };
         if !paths.insert(path.clone()) {
             return twins(shown);
         }

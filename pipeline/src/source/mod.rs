@@ -282,12 +282,15 @@ impl Source {
         let mut files: Vec<Option<SourceFile>> = std::mem::take(&mut self.files).into_iter().map(Some).collect();
         for record in known {
             let found = files.iter_mut().find(|file| file.as_ref().is_some_and(|f| f.record.name == record.name));
-            let Some(file) = found.and_then(Option::take) else {
-                return Err(Error::source(
-                    self.root.join(&record.name),
-                    "it was part of the source, and is gone: put it back, or give --overwrite or another folder",
-                ));
+            let gone = |path: PathBuf| {
+                let reason =
+                    "it was part of the source, and is gone: put it back, or give --overwrite or another folder";
+                Err(Error::source(path, reason))
             };
+            let Some(file) = found.and_then(Option::take) else { return gone(self.root.join(&record.name)) };
+            if let Some(image) = file.gone() {
+                return gone(image);
+            }
             if file.record != *record {
                 return Err(Error::source(
                     file.place.shown(),
@@ -304,7 +307,7 @@ impl Source {
     /// where one is another than it was.
     pub(crate) fn take_over(&self, known: &mut [FileRecord], begun: usize) -> bool {
         let there: BTreeMap<&str, &FileRecord> =
-            self.files.iter().map(|file| (file.record.name.as_str(), &file.record)).collect();
+            self.files.iter().filter(|f| f.gone().is_none()).map(|f| (f.record.name.as_str(), &f.record)).collect();
         let mut changed = false;
         for record in known.iter_mut().skip(begun) {
             if let Some(now) = there.get(record.name.as_str()).filter(|now| **now != record) {
@@ -472,6 +475,11 @@ pub(crate) fn whereabouts(source: &Path) -> PathBuf {
 }
 
 impl SourceFile {
+    /// Of a folder of images the first that is there no more.
+    fn gone(&self) -> Option<PathBuf> {
+        if let Place::Folder(folder) = &self.place { folder.gone() } else { None }
+    }
+
     /// How many of `rows` rows from number `start` on are there no more.
     fn deleted_in(&self, start: u64, rows: u64) -> u64 {
         let before = |row: u64| self.deleted.partition_point(|deleted| *deleted < row);
