@@ -120,7 +120,7 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) session: SessionArgs,
 
-    /// Least match probability of a kept pair: $min_itm
+    /// Least match probability of a kept pair: $min_itm. The best share of a finished table is kept by `capfilt select --keep-fraction`
     #[arg(long, value_name = "P", default_value = "0.5", value_parser = probability)]
     pub(crate) min_itm: String,
 

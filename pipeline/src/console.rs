@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use capfilt::{Done, Tally, Waits};
 use capfilt_udfs::engine::ModelStats;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{FormattedDuration, ProgressBar, ProgressStyle};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 /// A plain line this often, where there is no terminal.
@@ -65,7 +65,8 @@ pub(crate) fn log_to_stderr() {
 /// How far a job is.
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
-    started: Instant,
+    /// When rows were first read: a pass over the source may come before.
+    started: Cell<Instant>,
     last: RefCell<Instant>,
     told: Cell<bool>,
     stats: Stats,
@@ -77,24 +78,28 @@ impl Progress {
     pub(crate) fn new(stats: Stats) -> Self {
         let bar = io::stderr().is_terminal().then(|| {
             let bar = BAR.get_or_init(|| ProgressBar::new(0)).clone();
-            let style = ProgressStyle::with_template("{bar:20} {pos}/{len} rows  {msg}  ETA {eta}\n{prefix}");
+            let style = ProgressStyle::with_template("{bar:20} {pos}/{len} rows  {msg}\n{prefix}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
         let now = Instant::now();
         let earlier = Spent::of(&stats());
-        Self { bar, started: now, last: RefCell::new(now), told: Cell::new(false), stats, earlier }
+        Self { bar, started: Cell::new(now), last: RefCell::new(now), told: Cell::new(false), stats, earlier }
     }
 
     pub(crate) fn update(&self, done: &Done<'_>) {
         let Done { rows, before, tally, .. } = *done;
-        let seconds = self.started.elapsed().as_secs_f64();
+        if tally.rows == before {
+            self.started.set(Instant::now());
+        }
+        let seconds = self.started.get().elapsed().as_secs_f64();
         if let Some(bar) = &self.bar {
             let spent = self.spent();
             bar.set_length(rows);
             bar.set_position(tally.rows);
-            bar.set_message(doing(tally, before, seconds, &spent));
+            let left = left(done, seconds).map(|left| format!("  ETA {left}")).unwrap_or_default();
+            bar.set_message(doing(tally, before, seconds, &spent) + &left);
             bar.set_prefix(spent.shares(&done.waits, seconds));
         } else if tally.rows == before {
             if !self.told.replace(true) {
@@ -123,11 +128,17 @@ impl Progress {
 /// What is said where there is no terminal: how far the job is, and below it where the time goes.
 fn lines(done: &Done<'_>, seconds: f64, spent: &Spent) -> String {
     let Done { rows, before, tally, .. } = *done;
-    let left = rows.saturating_sub(tally.rows) as f64 / rate(tally.rows - before, seconds);
-    let doing = doing(tally, before, seconds, spent);
-    let line = format!("{} of {rows} rows, {doing}, {left:.0} s to go", tally.rows);
+    let left = left(done, seconds).map(|left| format!(", {left} to go")).unwrap_or_default();
+    let line = format!("{} of {rows} rows, {}{left}", tally.rows, doing(tally, before, seconds, spent));
     let shares = spent.shares(&done.waits, seconds);
     if shares.is_empty() { line } else { format!("{line}\n  {shares}") }
+}
+
+/// How long the rest takes at the mean rate of this run: a chunk may take minutes, and what was done before is no rate.
+fn left(done: &Done<'_>, seconds: f64) -> Option<FormattedDuration> {
+    let now = done.tally.rows.saturating_sub(done.before);
+    let left = done.rows.saturating_sub(done.tally.rows) as f64 / rate(now, seconds);
+    (now > 0).then(|| FormattedDuration(Duration::from_secs_f64(left.min(1e9))))
 }
 
 /// How fast, and with what result.
@@ -249,10 +260,10 @@ mod tests {
             lines(&Done { rows, before, bytes: 1, tally, waits: Waits::default() }, 100_000.0, spent)
         };
         let few = said(&tally(1_100_000, 0), &Spent::default());
-        assert_eq!(few, "1100000 of 12000000 rows, 1.0 rows/s, 50.0 % kept, 10900000 s to go");
+        assert_eq!(few, "1100000 of 12000000 rows, 1.0 rows/s, 50.0 % kept, 126d 03:46:40 to go");
         let spent = Spent { images: 240_000_000, memo_hits: 12_000_000, ..Spent::of(&[model()]) };
         let many = said(&tally(11_000_000, 1_234_567), &spent);
-        assert!(many.contains("100.0 rows/s, 2400.0 images/s, 50.0 % kept, 1234567 failed, 10000 s to go\n  vision"));
+        assert!(many.contains("100.0 rows/s, 2400.0 images/s, 50.0 % kept, 1234567 failed, 02:46:40 to go\n  vision"));
         assert!(many.lines().count() == 2 && many.lines().all(|line| line.len() <= 120), "{many}");
     }
 }

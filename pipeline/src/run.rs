@@ -191,7 +191,7 @@ impl Work {
         let earlier_rows = all.len() as u64;
         let batches = merge(made, earlier)?;
         let rows = numbers.len() as u64 + earlier_rows;
-        let tally = Tally::of(rows, &batches);
+        let tally = Tally::of(rows, &batches)?;
         Ok(Pairs { unit, row, rows: count, batches, tally })
     }
 }

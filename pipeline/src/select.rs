@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use datafusion::arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryViewArray, BooleanArray, StringViewArray,
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryViewArray, BooleanArray, StringArray, StringViewArray,
 };
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Float32Type, Int64Type};
@@ -265,13 +265,16 @@ impl Select {
         let internal = |e: datafusion::arrow::error::ArrowError| Error::Internal(e.to_string());
         let pairs = RecordBatch::try_new(rows.schema(), columns.collect()).map_err(internal)?;
         let webs = sources.iter().filter(|source| *source == Some("web")).count() as u64;
+        // These pairs may begin and end within a row, so it fails by its web text alone, of which each row has one.
+        let own = sources.iter().zip(&errors).map(|(source, error)| error.filter(|_| source == Some("web")));
         let counted = RecordBatch::try_from_iter([
             ("source", cast(&sources, &DataType::Utf8).map_err(internal)?),
-            ("error", cast(&errors, &DataType::Utf8).map_err(internal)?),
+            ("error", Arc::new(own.collect::<StringArray>()) as ArrayRef),
             ("kept", Arc::new(kept) as ArrayRef),
             ("itm_score", Arc::new(scores.clone()) as ArrayRef),
+            ("provenance", Arc::clone(column("provenance")?)),
         ]);
-        let tally = Tally::of(webs, &[counted.map_err(internal)?]);
+        let tally = Tally::of(webs, &[counted.map_err(internal)?])?;
         Ok(Pairs { unit, row, rows: pairs.num_rows() as u64, batches: vec![pairs], tally })
     }
 }

@@ -6,9 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use datafusion::arrow::array::{Array, AsArray};
-use datafusion::arrow::datatypes::Float32Type;
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Float32Type, Int64Type};
 use datafusion::arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
 
 /// How the error of a row begins that repeats an earlier one.
 pub(crate) const DUPLICATE: &str = "duplicate of ";
@@ -56,7 +59,7 @@ pub struct Tally {
     pub web: Count,
     /// Pairs with a caption.
     pub synthetic: Count,
-    /// Rows whose image or text cannot be used.
+    /// Rows whose image or text cannot be used, or none of their captions.
     pub failed: u64,
     /// Rows that repeat an earlier one.
     #[serde(default)]
@@ -64,39 +67,93 @@ pub struct Tally {
     reasons: HashMap<String, u64>,
 }
 
+/// What the texts of one row say of it.
+#[derive(Default)]
+struct Verdict<'a> {
+    web: Option<&'a str>,
+    /// The first error of a caption.
+    synthetic: Option<&'a str>,
+    captioned: bool,
+}
+
+impl<'a> Verdict<'a> {
+    fn add(&mut self, synthetic: bool, error: Option<&'a str>) {
+        match (synthetic, error) {
+            (true, None) => self.captioned = true,
+            (true, Some(_)) => self.synthetic = self.synthetic.or(error),
+            (false, _) => self.web = self.web.or(error),
+        }
+    }
+
+    /// Why the row counts as failed: its image or its text cannot be used, or none of its captions.
+    fn error(&self) -> Option<&'a str> {
+        self.web.or(self.synthetic.filter(|_| !self.captioned))
+    }
+}
+
 /// The texts of a column of pairs.
 pub(crate) fn texts<'a>(batch: &'a RecordBatch, name: &str) -> impl Iterator<Item = Option<&'a str>> {
     batch.column_by_name(name).and_then(|c| c.as_string_opt::<i32>()).into_iter().flatten()
 }
 
+/// Whether each pair is of another row than the one before it, the first than `last`, which becomes this batch's.
+fn begins(batch: &RecordBatch, last: &mut Option<(String, i64)>) -> Result<Vec<bool>> {
+    let wrong = || Error::Internal("pairs without provenance".to_owned());
+    let provenance = batch.column_by_name("provenance").and_then(|p| p.as_struct_opt()).ok_or_else(wrong)?;
+    let files = cast(provenance.column_by_name("file").ok_or_else(wrong)?, &DataType::Utf8View);
+    let files = files.map_err(|e| Error::Internal(e.to_string()))?;
+    let rows = provenance.column_by_name("row").and_then(|r| r.as_primitive_opt::<Int64Type>()).ok_or_else(wrong)?;
+    let pairs = files.as_string_view().iter().map(Option::unwrap_or_default).zip(rows.values());
+    Ok(pairs
+        .map(|(file, &row)| {
+            let same = last.as_ref().is_some_and(|(known, of)| known == file && *of == row);
+            if !same {
+                *last = Some((file.to_owned(), row));
+            }
+            !same
+        })
+        .collect())
+}
+
 impl Tally {
-    /// Counts the pairs of `rows` rows.
-    pub(crate) fn of(rows: u64, pairs: &[RecordBatch]) -> Self {
+    /// Counts the pairs of `rows` rows; those of a row, which its provenance tells, are all there and follow each other.
+    pub(crate) fn of(rows: u64, pairs: &[RecordBatch]) -> Result<Self> {
         let mut tally = Self { rows, ..Self::default() };
+        let mut last = None;
+        let mut row = Verdict::default();
         for batch in pairs {
             let kept = batch.column_by_name("kept").and_then(|c| c.as_boolean_opt());
             let scores = batch.column_by_name("itm_score").and_then(|c| c.as_primitive_opt::<Float32Type>());
-            for (row, (source, error)) in texts(batch, "source").zip(texts(batch, "error")).enumerate() {
+            let begins = begins(batch, &mut last)?;
+            for (pair, (source, error)) in texts(batch, "source").zip(texts(batch, "error")).enumerate() {
                 let synthetic = source == Some("synthetic");
                 let count = if synthetic { &mut tally.synthetic } else { &mut tally.web };
                 count.pairs += 1;
-                count.kept += u64::from(kept.is_some_and(|k| k.is_valid(row) && k.value(row)));
-                if let Some(score) = scores.filter(|s| s.is_valid(row) && s.value(row).is_finite()) {
+                count.kept += u64::from(kept.is_some_and(|k| k.is_valid(pair) && k.value(pair)));
+                if let Some(score) = scores.filter(|s| s.is_valid(pair) && s.value(pair).is_finite()) {
                     count.scored += 1;
-                    count.scores += f64::from(score.value(row));
+                    count.scores += f64::from(score.value(pair));
                 }
-                // An image that fails does so for each of its texts; it is one failure.
-                if let Some(error) = error.filter(|e| !synthetic || *e == "no caption") {
-                    if error.starts_with(DUPLICATE) {
-                        tally.duplicates += 1;
-                    } else {
-                        tally.failed += 1;
-                        tally.reason(error, 1);
-                    }
+                if begins[pair] {
+                    tally.judge(&std::mem::take(&mut row));
                 }
+                row.add(synthetic, error);
             }
         }
-        tally
+        tally.judge(&row);
+        Ok(tally)
+    }
+
+    /// Counts a row once, however many texts it has.
+    fn judge(&mut self, row: &Verdict<'_>) {
+        match row.error() {
+            None => {}
+            Some(error) if error.starts_with(DUPLICATE) => self.duplicates += 1,
+            Some(error) => {
+                self.failed += 1;
+                self.reason(error, 1);
+            }
+        }
     }
 
     /// Adds what another has counted.
@@ -198,6 +255,10 @@ fn files(count: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use datafusion::arrow::array::{ArrayRef, Int64Array, StringArray, StringViewArray, StructArray};
+
     use super::*;
 
     #[test]
@@ -213,6 +274,45 @@ mod tests {
         assert_eq!(reasons.len(), REASONS + 1);
         assert_eq!(reasons[0], ("other", REASONS as u64));
         assert_eq!(reasons[1], ("reason 7", 2));
+    }
+
+    /// Pairs of file, row, source, error.
+    fn pairs(of: &[(&str, i64, &str, Option<&str>)]) -> RecordBatch {
+        let files: ArrayRef = Arc::new(StringViewArray::from_iter_values(of.iter().map(|pair| pair.0)));
+        let rows: ArrayRef = Arc::new(of.iter().map(|pair| pair.1).collect::<Int64Array>());
+        let provenance = StructArray::try_from(vec![("file", files), ("row", rows)]).unwrap();
+        let sources: StringArray = of.iter().map(|pair| Some(pair.2)).collect();
+        let errors: StringArray = of.iter().map(|pair| pair.3).collect();
+        let columns: [(&str, ArrayRef); 3] =
+            [("source", Arc::new(sources)), ("error", Arc::new(errors)), ("provenance", Arc::new(provenance))];
+        RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).unwrap()
+    }
+
+    #[test]
+    fn a_row_fails_once_however_many_texts_it_has() {
+        const WEB: &str = "web";
+        const SYNTHETIC: &str = "synthetic";
+        let (broken, none) = (Some("broken image"), Some("no caption"));
+        let tally = Tally::of(
+            6,
+            &[
+                // One caption of two is well, no caption is, the image is broken, and this in a file of captions alone.
+                pairs(&[
+                    ("a", 0, WEB, None),
+                    ("a", 0, SYNTHETIC, none),
+                    ("a", 0, SYNTHETIC, None),
+                    ("a", 1, WEB, None),
+                ]),
+                pairs(&[("a", 1, SYNTHETIC, none), ("a", 1, SYNTHETIC, none), ("a", 2, WEB, broken)]),
+                pairs(&[("a", 2, SYNTHETIC, broken), ("b", 2, SYNTHETIC, broken), ("b", 2, SYNTHETIC, broken)]),
+                pairs(&[("b", 3, WEB, Some("no text")), ("b", 3, SYNTHETIC, none)]),
+                pairs(&[("b", 4, WEB, Some("duplicate of 3")), ("b", 4, SYNTHETIC, Some("duplicate of 3"))]),
+            ],
+        );
+        let tally = tally.unwrap();
+        assert_eq!((tally.rows, tally.failed, tally.duplicates), (6, 4, 1));
+        assert_eq!(tally.reasons(), [("broken image", 2), ("no caption", 1), ("no text", 1)]);
+        assert_eq!((tally.web.pairs, tally.synthetic.pairs), (5, 9));
     }
 
     #[test]

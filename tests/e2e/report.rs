@@ -79,6 +79,19 @@ fn a_report_tells_what_the_table_holds() {
 }
 
 #[test]
+fn rows_without_an_image_are_sampled_too() {
+    let place = Place::new();
+    let rows = "SELECT value AS id, CAST(NULL AS BYTEA) AS image, concat('text ', value) AS text FROM range(0, 400)";
+    place.ok(&["sql", "-c", &format!("COPY ({rows}) TO 'none.parquet'")]);
+    place.job_ok(&["none.parquet", "pairs"]);
+    place.ok(&["report", "pairs", "-o", "report.html", "--images", "100"]);
+    let data = data(&fs::read_to_string(place.path("report.html")).unwrap());
+    let images = data["images"].as_array().unwrap().len();
+    assert!((60..140).contains(&images), "{images} of 400");
+    assert_eq!(data["funnel"][1]["count"], 0, "{}", data["funnel"]);
+}
+
+#[test]
 fn what_is_no_finished_table_has_no_report() {
     let place = Place::new();
     place.slice();

@@ -141,7 +141,7 @@ impl Report {
             },
             funnel: vec![
                 step("rows read", rows),
-                step("usable rows", rows - failed),
+                step("usable rows", rows.saturating_sub(failed)),
                 step("pairs", pairs),
                 step("scored", scored),
                 step("kept", kept),
