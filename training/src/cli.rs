@@ -147,7 +147,7 @@ pub(crate) struct WorldArgs {
     /// Pictures of one thing with its name, to learn to see by
     #[arg(long, default_value_t = 8000)]
     pub(crate) things: u64,
-    /// Pictures with the text that stood beside them
+    /// Pictures with the text that stood beside them: 30 % true, 25 % near misses, 25 % another picture's, 12 % boilerplate, 8 % keywords
     #[arg(long, default_value_t = 16000)]
     pub(crate) web: u64,
     /// Pictures to choose settings by

@@ -2,6 +2,10 @@
 //!
 //! Parameters bear the names of Hugging Face's BLIP, so that what is trained here is exported as it lies. The step's randomness
 //! is drawn from (seed, step, purpose), which makes a resumed run equal to an undisturbed one.
+//!
+//! A run is one process. Several by data parallelism are planned for and not built: every rank would take the pairs of a step whose
+//! number is its own modulo the ranks, the flat gradient that [`adamw`] takes would be summed over them, and ITC and its queue would
+//! see the features of all, as with BLIP's `concat_all_gather`.
 
 pub mod adamw;
 mod card;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::card;
 use crate::checkpoint::export;
-use crate::data::{Augment, Loader, LoaderOptions, Sampler, Table};
+use crate::data::{Augment, Buffer, Loader, LoaderOptions, Position, Sampler, Table};
 use crate::error::{Error, Result};
 use crate::pretrained::{Start, start};
 use crate::report::{Line, Reporter};
@@ -137,6 +137,7 @@ pub fn train(settings: &Settings, out: &Path) -> Result<Summary> {
         tch::set_num_threads(i32::try_from(settings.threads).unwrap_or(i32::MAX));
     }
     let mut began = start(settings)?;
+    let began_with = card::began_with(&settings.model)?;
     if !began.drawn.is_empty() && !settings.model.start.as_os_str().is_empty() {
         eprintln!("{}: not in the checkpoint, drawn anew: {}", out.display(), began.drawn.join(", "));
     }
@@ -167,7 +168,7 @@ pub fn train(settings: &Settings, out: &Path) -> Result<Summary> {
     let (what, kind) = (settings.export_what()?, settings.export_kind()?);
     let Start { trainer, tokenizer_json, preprocessor, .. } = &began;
     export(&folder, trainer.config(), trainer.params(), what, tokenizer_json, preprocessor, kind)?;
-    card::write(&folder, settings, trainer.config(), &tables, &summary)?;
+    card::write(&folder, settings, trainer.config(), &tables, &summary, &began_with)?;
     // Written last: it says that all else is there.
     let json = serde_json::to_string_pretty(&summary).map_err(|e| Error::file(out, e))?;
     write_whole(&out.join(DONE), &json)?;
@@ -239,9 +240,16 @@ fn tables(settings: &Settings) -> Result<Vec<Arc<Table>>> {
     settings.data.tables.iter().map(open).collect()
 }
 
-fn loader(settings: &Settings, began: &Start, tables: &[Arc<Table>], position: u64, skipped: u64) -> Result<Loader> {
+fn loader(
+    settings: &Settings,
+    began: &Start,
+    tables: &[Arc<Table>],
+    position: Position,
+    skipped: u64,
+) -> Result<Loader> {
     let d = &settings.data;
-    let sampler = Sampler::new(tables.to_vec(), settings.seed, d.texts, d.shuffle_buffer)?;
+    let buffer = Buffer { groups: d.shuffle_buffer, bytes: d.shuffle_bytes };
+    let sampler = Sampler::new(tables.to_vec(), settings.seed, d.texts, buffer)?;
     let options = LoaderOptions {
         seed: settings.seed,
         augment: Augment { crop: d.crop, flip: d.flip, randaugment: d.randaugment },
@@ -268,7 +276,8 @@ fn steps(
     begun: Begun,
 ) -> Result<Summary> {
     let first = resumed.as_ref().map_or(0, |p| p.steps);
-    let (position, skipped, before) = resumed.map_or((0, 0, 0.0), |p| (p.position, p.skipped, p.seconds));
+    let (position, skipped, before) =
+        resumed.map_or((Position::default(), 0, 0.0), |p| (p.position, p.skipped, p.seconds));
     let mut loader = loader(settings, began, tables, position, skipped)?;
     let mut reporter = Reporter::open(out, first, plan.steps, settings.train.log_steps)?;
     let trainer = &mut began.trainer;
@@ -299,7 +308,7 @@ fn steps(
             seconds,
         })?;
         if (step + 1) % settings.train.checkpoint_steps == 0 && step + 1 < plan.steps {
-            let (position, skipped, queue_at) = (loader.position(), loader.skipped(), trainer.queue_at);
+            let (position, skipped, queue_at) = (loader.position().clone(), loader.skipped(), trainer.queue_at);
             let Begun { settings, tables } = &begun;
             let (settings, tables) = (settings.clone(), tables.clone());
             reporter.flush()?;

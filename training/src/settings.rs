@@ -123,6 +123,7 @@ pub struct DataSettings {
     pub batch: usize,
     pub accumulate: usize,
     pub shuffle_buffer: usize,
+    pub shuffle_bytes: usize,
     pub text_tokens: usize,
     pub clean_text: bool,
     pub crop: [f64; 2],
@@ -241,8 +242,8 @@ impl Settings {
     fn validate(&self) -> Result<()> {
         let wrong = |text: String| Err(Error::Option(text));
         let (d, l, t) = (&self.data, &self.loss, &self.train);
-        if d.batch == 0 || d.accumulate == 0 || d.threads == 0 || d.shuffle_buffer == 0 {
-            return wrong("data.batch, accumulate, threads and shuffle_buffer must be 1 or more".into());
+        if [d.batch, d.accumulate, d.threads, d.shuffle_buffer, d.shuffle_bytes].contains(&0) {
+            return wrong("data.batch, accumulate, threads, shuffle_buffer and shuffle_bytes must be 1 or more".into());
         }
         if !(0.0 < d.crop[0] && d.crop[0] <= d.crop[1] && d.crop[1] <= 1.0) {
             return wrong(format!("data.crop {:?}: two shares, the first over 0, the second up to 1", d.crop));

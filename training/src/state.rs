@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tch::{Tensor, no_grad};
 
+use crate::data::Position;
 use crate::error::{Error, Result};
 use crate::step::Trainer;
 
@@ -14,8 +15,9 @@ use crate::step::Trainer;
 pub struct Progress {
     /// Steps taken.
     pub steps: u64,
-    /// Pairs that the sampler has given.
-    pub position: u64,
+    /// Where the sampler is.
+    #[serde(flatten)]
+    pub position: Position,
     /// Of which the image could not be used.
     pub skipped: u64,
     /// Where the queues' oldest features lie.

@@ -7,7 +7,7 @@ use capfilt_udfs::image::{Limits, Preprocessor, decode};
 use capfilt_udfs::text::{Tokenizer, clean};
 
 use super::augment::Augment;
-use super::sampler::{Pair, Sampler};
+use super::sampler::{Epoch, Pair, Position, Sampler};
 use crate::error::{Error, Result};
 use crate::random::{Purpose, generator};
 
@@ -57,15 +57,15 @@ pub struct RawBatch {
 /// What the threads give back for a pair.
 type Outcome = Result<Prepared, String>;
 
-/// A pair on its way: the receiving end of its outcome, or why there is none.
-type Promise = Result<Receiver<Outcome>>;
+/// A pair on its way: the receiving end of its outcome and the tables' epochs, or why there is none.
+type Promise = Result<(Receiver<Outcome>, Arc<[Epoch]>)>;
 
 /// Gives batches in the sampler's order.
 #[derive(Debug)]
 pub struct Loader {
     promises: Receiver<Promise>,
     /// Pairs taken so far, bad ones among them: where a resumed run goes on.
-    position: u64,
+    position: Position,
     /// Pairs whose image could not be used.
     skipped: u64,
     last_reason: String,
@@ -80,7 +80,7 @@ impl Loader {
         mut sampler: Sampler,
         tokenizer: Arc<Tokenizer>,
         options: LoaderOptions,
-        position: u64,
+        position: Position,
         skipped: u64,
     ) -> Result<Self> {
         let (promise, promises) = sync_channel::<Promise>(options.ahead.max(1));
@@ -98,13 +98,15 @@ impl Loader {
                 }
             })?;
         }
+        let from = position.clone();
         spawn("read", move || {
             let mut feed = || -> Result<()> {
-                sampler.skip(position)?;
+                sampler.skip(&from)?;
                 loop {
                     let pair = sampler.draw()?;
                     let (sender, receiver) = sync_channel(1);
-                    if job.send((pair, sender)).is_err() || promise.send(Ok(receiver)).is_err() {
+                    let promised = Ok((receiver, Arc::clone(&pair.epochs)));
+                    if job.send((pair, sender)).is_err() || promise.send(promised).is_err() {
                         return Ok(());
                     }
                 }
@@ -116,9 +118,9 @@ impl Loader {
         Ok(Self { promises, position, skipped, last_reason: String::new() })
     }
 
-    /// Pairs taken, bad ones among them.
-    pub fn position(&self) -> u64 {
-        self.position
+    /// Behind the pairs taken, bad ones among them.
+    pub fn position(&self) -> &Position {
+        &self.position
     }
 
     /// Pairs passed over because their image could not be used.
@@ -140,8 +142,9 @@ impl Loader {
         let mut bad = 0;
         while batch.ids.len() < rows {
             let gone = || Error::Option("the thread that reads the tables has died".into());
-            let outcome = self.promises.recv().map_err(|_| gone())??.recv().map_err(|_| gone())?;
-            self.position += 1;
+            let (outcome, epochs) = self.promises.recv().map_err(|_| gone())??;
+            let outcome = outcome.recv().map_err(|_| gone())?;
+            self.position = Position { pairs: self.position.pairs + 1, epochs: epochs.to_vec() };
             match outcome {
                 Ok(ready) => {
                     bad = 0;

@@ -7,7 +7,8 @@ mod table;
 
 pub use augment::{Augment, speaks_of_sides};
 pub use loader::{Loader, LoaderOptions, RawBatch};
-pub use sampler::{Pair, Sampler};
+pub use sampler::{Buffer, Epoch, Pair, Position, Sampler};
+pub(crate) use table::hash;
 pub use table::{Row, Rows, Table};
 
 #[cfg(test)]

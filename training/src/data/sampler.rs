@@ -3,12 +3,32 @@
 use std::sync::Arc;
 
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::table::{Rows, Table};
 use crate::error::Result;
 use crate::random::{Purpose, below, generator, unit};
 use crate::settings::TextChoice;
+
+/// The epoch that a table is in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Epoch {
+    /// Its number, from 0.
+    pub number: u64,
+    /// Pairs of the table that were drawn before it began.
+    pub before: u64,
+}
+
+/// Where a sampler is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// Pairs drawn, of all tables.
+    #[serde(rename = "position")]
+    pub pairs: u64,
+    /// Of each table; where there are none, the first ones.
+    pub epochs: Vec<Epoch>,
+}
 
 /// An image with one of its texts.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,6 +41,17 @@ pub struct Pair {
     pub image_id: u64,
     /// Its text.
     pub text: Arc<str>,
+    /// Of each table, once this pair is drawn.
+    pub epochs: Arc<[Epoch]>,
+}
+
+/// How much is shuffled among each other, of all tables together. It is held in memory; a single group is whatever its size.
+#[derive(Debug, Clone, Copy)]
+pub struct Buffer {
+    /// Groups at most.
+    pub groups: usize,
+    /// Bytes of their encoded images at most; one that is in several groups counts in each.
+    pub bytes: usize,
 }
 
 /// What is shuffled: an image with one text or, with [`TextChoice::One`], all that follow each other.
@@ -31,14 +62,16 @@ type Group = (Arc<[u8]>, Vec<Arc<str>>);
 struct Stream {
     table: Arc<Table>,
     number: u64,
-    epoch: u64,
+    epoch: Epoch,
     rows: Rows,
     /// The first row of the next group.
     ahead: Option<Group>,
     ended: bool,
     buffer: Vec<Group>,
+    /// Of the images in the buffer.
+    bytes: usize,
     rng: ChaCha8Rng,
-    taken: f64,
+    taken: u64,
 }
 
 /// An endless, reproducible sequence of pairs: it depends on tables, seed and options only.
@@ -47,46 +80,73 @@ pub struct Sampler {
     streams: Vec<Stream>,
     seed: u64,
     texts: TextChoice,
-    most: usize,
+    /// Of each table.
+    most: Buffer,
     number: u64,
+    epochs: Arc<[Epoch]>,
 }
 
 impl Sampler {
-    /// `buffer`: groups that are shuffled among each other, of all tables together.
-    pub fn new(tables: Vec<Arc<Table>>, seed: u64, texts: TextChoice, buffer: usize) -> Result<Self> {
-        let most = (buffer / tables.len().max(1)).max(1);
+    /// Begins each table's first epoch.
+    ///
+    /// # Errors
+    /// A table that cannot be read.
+    pub fn new(tables: Vec<Arc<Table>>, seed: u64, texts: TextChoice, buffer: Buffer) -> Result<Self> {
+        let share = |all: usize| all / tables.len().max(1);
+        let most = Buffer { groups: share(buffer.groups), bytes: share(buffer.bytes) };
         let streams = tables.into_iter().enumerate().map(|(number, table)| {
-            let (rows, number) = (table.rows()?, number as u64);
-            let rng = generator(seed, number << 32, Purpose::Shuffle);
+            let (rows, number, epoch) = (table.rows()?, number as u64, Epoch::default());
+            let rng = epoch.shuffle(seed, number);
             let (ahead, ended, buffer) = (None, false, vec![]);
-            Ok(Stream { table, number, epoch: 0, rows, ahead, ended, buffer, rng, taken: 0.0 })
+            Ok(Stream { table, number, epoch, rows, ahead, ended, buffer, bytes: 0, rng, taken: 0 })
         });
-        Ok(Self { streams: streams.collect::<Result<_>>()?, seed, texts, most, number: 0 })
+        let streams = streams.collect::<Result<Vec<_>>>()?;
+        let epochs = streams.iter().map(|stream| stream.epoch).collect();
+        Ok(Self { streams, seed, texts, most, number: 0, epochs })
     }
 
-    /// Passes over pairs, as a resumed run does. It reads what it passes over, but decodes nothing.
-    pub fn skip(&mut self, pairs: u64) -> Result<()> {
-        for _ in 0..pairs {
-            self.draw()?;
+    /// Goes on from where a new sampler of the same tables, seed and options has come to. Of each table it reads what its epoch has had,
+    /// and decodes nothing.
+    pub fn skip(&mut self, to: &Position) -> Result<()> {
+        for _ in self.number..to.pairs {
+            let next = self.next();
+            self.streams[next].taken += 1;
+            self.number += 1;
         }
+        for (i, stream) in self.streams.iter_mut().enumerate() {
+            stream.epoch = to.epochs.get(i).copied().unwrap_or_default();
+            stream.rng = stream.epoch.shuffle(self.seed, stream.number);
+            let taken = std::mem::replace(&mut stream.taken, stream.epoch.before);
+            while stream.taken < taken {
+                stream.draw(self.seed, self.texts, self.most)?;
+            }
+        }
+        self.epochs = self.streams.iter().map(|stream| stream.epoch).collect();
         Ok(())
     }
 
-    /// The next pair.
-    pub fn draw(&mut self) -> Result<Pair> {
+    /// The table that is furthest behind its share: every stretch of the sequence has the mixture's proportions.
+    fn next(&self) -> usize {
         let total: f64 = self.streams.iter().map(|s| s.table.share()).sum();
-        // The table that is furthest behind its share: every stretch of the sequence has the mixture's proportions.
         let due = (self.number + 1) as f64 / total;
-        let behind = |s: &Stream| s.table.share() * due - s.taken;
+        let behind = |s: &Stream| s.table.share() * due - s.taken as f64;
         let mut next = 0;
         for i in 1..self.streams.len() {
             if behind(&self.streams[i]) > behind(&self.streams[next]) {
                 next = i;
             }
         }
+        next
+    }
+
+    /// The next pair.
+    pub fn draw(&mut self) -> Result<Pair> {
+        let next = self.next();
         let stream = &mut self.streams[next];
-        stream.taken += 1.0;
         let (image, texts) = stream.draw(self.seed, self.texts, self.most)?;
+        if stream.epoch != self.epochs[next] {
+            self.epochs = self.streams.iter().map(|stream| stream.epoch).collect();
+        }
         let number = self.number;
         self.number += 1;
         let text = match &texts[..] {
@@ -96,26 +156,37 @@ impl Sampler {
         let [a, b, c, d, e, f, g, h, ..] = Into::<[u8; 32]>::into(Sha256::digest(&image));
         // A positive int64, as the queue holds it.
         let image_id = u64::from_le_bytes([a, b, c, d, e, f, g, h]) >> 1;
-        Ok(Pair { number, image, image_id, text })
+        Ok(Pair { number, image, image_id, text, epochs: Arc::clone(&self.epochs) })
+    }
+}
+
+impl Epoch {
+    /// The dice that a table is shuffled with.
+    fn shuffle(self, seed: u64, table: u64) -> ChaCha8Rng {
+        generator(seed, table << 32 | self.number, Purpose::Shuffle)
     }
 }
 
 impl Stream {
     /// A group from anywhere in the buffer, whose place the next one takes. An epoch ends with an empty buffer.
-    fn draw(&mut self, seed: u64, texts: TextChoice, most: usize) -> Result<Group> {
+    fn draw(&mut self, seed: u64, texts: TextChoice, most: Buffer) -> Result<Group> {
         loop {
-            while !self.ended && self.buffer.len() < most {
+            let more = |s: &Self| s.buffer.is_empty() || s.buffer.len() < most.groups && s.bytes < most.bytes;
+            while !self.ended && more(self) {
                 self.read(texts)?;
             }
             if !self.buffer.is_empty() {
                 let at = below(self.buffer.len(), &mut self.rng);
-                return Ok(self.buffer.swap_remove(at));
+                self.taken += 1;
+                let group = self.buffer.swap_remove(at);
+                self.bytes -= group.0.len();
+                return Ok(group);
             }
             // Weights below 1 may leave an epoch with no row at all; the table's size is above 0, so one comes.
-            self.epoch += 1;
+            self.epoch = Epoch { number: self.epoch.number + 1, before: self.taken };
             self.rows = self.table.rows()?;
             self.ended = false;
-            self.rng = generator(seed, self.number << 32 | self.epoch, Purpose::Shuffle);
+            self.rng = self.epoch.shuffle(seed, self.number);
         }
     }
 
@@ -123,21 +194,28 @@ impl Stream {
     fn read(&mut self, texts: TextChoice) -> Result<()> {
         let Some(row) = self.rows.next().transpose()? else {
             self.ended = true;
-            self.buffer.extend(self.ahead.take());
+            let last = self.ahead.take();
+            self.hold(last);
             return Ok(());
         };
         let copies =
             row.weight.floor() as u64 + u64::from(row.weight.fract() > 0.0 && unit(&mut self.rng) < row.weight.fract());
         for _ in 0..copies {
             match (&mut self.ahead, texts) {
-                (_, TextChoice::All) => self.buffer.push((Arc::clone(&row.image), vec![Arc::clone(&row.text)])),
+                (_, TextChoice::All) => self.hold(Some((Arc::clone(&row.image), vec![Arc::clone(&row.text)]))),
                 (Some((image, of_image)), _) if Arc::ptr_eq(image, &row.image) => of_image.push(Arc::clone(&row.text)),
                 (ahead, _) => {
                     let group = (Arc::clone(&row.image), vec![Arc::clone(&row.text)]);
-                    self.buffer.extend(ahead.replace(group));
+                    let before = ahead.replace(group);
+                    self.hold(before);
                 }
             }
         }
         Ok(())
+    }
+
+    fn hold(&mut self, group: Option<Group>) {
+        self.bytes += group.as_ref().map_or(0, |(image, _)| image.len());
+        self.buffer.extend(group);
     }
 }

@@ -255,16 +255,21 @@ impl Table {
             return Ok(hex::encode(hasher.finalize()));
         }
         for path in self.files()? {
-            let mut file = File::open(&path).map_err(|e| Error::file(&path, e))?;
-            let mut block = vec![0; 1 << 20];
-            loop {
-                match file.read(&mut block).map_err(|e| Error::file(&path, e))? {
-                    0 => break,
-                    n => hasher.update(&block[..n]),
-                }
-            }
+            hash(&path, &mut hasher)?;
         }
         Ok(hex::encode(hasher.finalize()))
+    }
+}
+
+/// Adds a file's contents to a digest.
+pub(crate) fn hash(path: &Path, hasher: &mut Sha256) -> Result<()> {
+    let mut file = File::open(path).map_err(|e| Error::file(path, e))?;
+    let mut block = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut block).map_err(|e| Error::file(path, e))? {
+            0 => return Ok(()),
+            n => hasher.update(&block[..n]),
+        }
     }
 }
 

@@ -157,6 +157,11 @@ fn a_table_that_capfilt_has_not_finished_is_refused() {
     assert_eq!(table.digest().unwrap(), digest, "the table is its parts");
 }
 
+/// Images of whatever size.
+fn groups(groups: usize) -> Buffer {
+    Buffer { groups, bytes: usize::MAX }
+}
+
 #[test]
 fn an_epoch_has_each_pair_once_in_another_order() {
     let dir = tempfile::tempdir().unwrap();
@@ -164,7 +169,7 @@ fn an_epoch_has_each_pair_once_in_another_order() {
     two_texts(&path, 10);
     let table = Arc::new(open(&path, "", 0.0).unwrap());
     let draw = |seed, buffer, n| -> Vec<String> {
-        let mut sampler = Sampler::new(vec![Arc::clone(&table)], seed, TextChoice::All, buffer).unwrap();
+        let mut sampler = Sampler::new(vec![Arc::clone(&table)], seed, TextChoice::All, groups(buffer)).unwrap();
         (0..n).map(|_| sampler.draw().unwrap().text.to_string()).collect()
     };
     for buffer in [1, 7, 100] {
@@ -176,11 +181,40 @@ fn an_epoch_has_each_pair_once_in_another_order() {
         assert_eq!(texts, draw(1, buffer, 40));
     }
     assert_ne!(draw(1, 100, 20), draw(2, 100, 20));
+    // Large images are shuffled among fewer.
+    let buffer = Buffer { groups: 100, bytes: 1 };
+    let mut bounded = Sampler::new(vec![Arc::clone(&table)], 1, TextChoice::All, buffer).unwrap();
+    let texts: Vec<String> = (0..40).map(|_| bounded.draw().unwrap().text.to_string()).collect();
+    assert_eq!(texts, draw(1, 1, 40));
     // A resumed run goes on in the middle of an epoch.
-    let mut resumed = Sampler::new(vec![Arc::clone(&table)], 1, TextChoice::All, 7).unwrap();
-    resumed.skip(27).unwrap();
+    let mut resumed = Sampler::new(vec![Arc::clone(&table)], 1, TextChoice::All, groups(7)).unwrap();
+    resumed.skip(&Position { pairs: 27, ..Default::default() }).unwrap();
     let rest: Vec<String> = (0..13).map(|_| resumed.draw().unwrap().text.to_string()).collect();
-    assert_eq!(rest, draw(1, 7, 40)[27..]);
+    assert_eq!(rest, draw(1, 7, 40)[27..], "from the first epoch, where no other is known");
+}
+
+#[test]
+fn a_resumed_sampler_begins_with_the_epochs_it_is_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (dir.path().join("a.parquet"), dir.path().join("b.parquet"));
+    two_texts(&a, 5);
+    let weights = Arc::new(Float32Array::from(vec![0.4, 1.0, 2.5]));
+    let images = [Some(png(1)), Some(png(2)), Some(png(3))];
+    pairs(&b, &images, &[Some("x"), Some("y"), Some("z")], vec![("weight", weights)]);
+    let tables = vec![Arc::new(open(&a, "", 1.0).unwrap()), Arc::new(open(&b, "", 2.0).unwrap())];
+    for texts in [TextChoice::All, TextChoice::One] {
+        let sampler = || Sampler::new(tables.clone(), 1, texts, groups(4)).unwrap();
+        let mut whole = sampler();
+        let drawn: Vec<Pair> = (0..120).map(|_| whole.draw().unwrap()).collect();
+        for taken in [1usize, 2, 3, 50, 77, 100] {
+            let epochs = drawn[taken - 1].epochs.to_vec();
+            assert!(taken < 50 || epochs.iter().all(|epoch| epoch.number > 0 && epoch.before > 5), "{epochs:?}");
+            let mut resumed = sampler();
+            resumed.skip(&Position { pairs: taken as u64, epochs }).unwrap();
+            let rest: Vec<Pair> = (taken..120).map(|_| resumed.draw().unwrap()).collect();
+            assert_eq!(rest, drawn[taken..], "{taken}");
+        }
+    }
 }
 
 #[test]
@@ -189,7 +223,7 @@ fn one_text_of_an_image_is_drawn_each_time() {
     let path = dir.path().join("pairs.parquet");
     two_texts(&path, 10);
     let table = Arc::new(open(&path, "", 0.0).unwrap());
-    let mut sampler = Sampler::new(vec![table], 1, TextChoice::One, 100).unwrap();
+    let mut sampler = Sampler::new(vec![table], 1, TextChoice::One, groups(100)).unwrap();
     let mut drawn = BTreeSet::new();
     for _ in 0..8 {
         let epoch: Vec<Pair> = (0..10).map(|_| sampler.draw().unwrap()).collect();
@@ -213,7 +247,7 @@ fn mixtures_and_weights_have_their_shares() {
     );
     let shares = |weight_a, weight_b| {
         let tables = vec![Arc::new(open(&a, "", weight_a).unwrap()), Arc::new(open(&b, "", weight_b).unwrap())];
-        let mut sampler = Sampler::new(tables, 1, TextChoice::All, 8).unwrap();
+        let mut sampler = Sampler::new(tables, 1, TextChoice::All, groups(8)).unwrap();
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         for _ in 0..1150 {
             *counts.entry(sampler.draw().unwrap().text.to_string()).or_default() += 1;
@@ -255,21 +289,22 @@ fn batches_are_the_same_however_many_threads_make_them() {
     let config = BlipConfig::read(&model).unwrap();
     let tokenizer = Arc::new(Tokenizer::read(&model.join("tokenizer.json"), &config.text).unwrap());
     let loader = |threads, position, skipped| {
-        let sampler = Sampler::new(vec![Arc::clone(&table)], 1, TextChoice::All, 6).unwrap();
+        let sampler = Sampler::new(vec![Arc::clone(&table)], 1, TextChoice::All, groups(6)).unwrap();
         Loader::start(sampler, Arc::clone(&tokenizer), options(threads), position, skipped).unwrap()
     };
-    let mut one = loader(1, 0, 0);
+    let start = Position::default;
+    let mut one = loader(1, start(), 0);
     let first: Vec<RawBatch> = (0..8).map(|_| one.batch(4).unwrap()).collect();
     // 32 good pairs of an epoch's 16 good and 4 bad ones.
-    assert_eq!(one.position(), 32 + one.skipped());
+    assert_eq!(one.position().pairs, 32 + one.skipped());
     assert!((4..=8).contains(&one.skipped()) && !one.last_reason().is_empty());
-    let mut three = loader(3, 0, 0);
+    let mut three = loader(3, start(), 0);
     for batch in &first[..4] {
         assert_eq!((&three.batch(4).unwrap(), batch.pixels.len()), (batch, 4 * 3 * 64));
         assert!(batch.ids.iter().all(|ids| ids.len() <= 6));
     }
     // Dropped threads end; a new loader goes on where this one was.
-    let mut resumed = loader(2, three.position(), three.skipped());
+    let mut resumed = loader(2, three.position().clone(), three.skipped());
     for batch in &first[4..] {
         assert_eq!(&resumed.batch(4).unwrap(), batch);
     }

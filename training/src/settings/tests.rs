@@ -25,7 +25,7 @@ fn finetuning_takes_a_presets_sizes_and_not_its_pretraining() {
     let step = |settings: &Settings| settings.data.batch * settings.data.accumulate;
     for (name, pairs, rate) in [("base-14m", 2880, 3e-4), ("base-129m", 2880, 3e-4), ("large", 2400, 2e-4)] {
         let settings = read(&[name], &[]).unwrap();
-        assert_eq!((step(&settings), settings.train.lr), (pairs, rate), "{name}");
+        assert_eq!((step(&settings), settings.train.lr, settings.train.decay), (pairs, rate, 0.85), "{name}");
         for (command, of_large) in [("finetune-captioner", 2e-6), ("finetune-filter", 5e-6)] {
             let settings = read(&[command, name], &[]).unwrap();
             let rate = if name == "large" { of_large } else { 1e-5 };

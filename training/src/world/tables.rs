@@ -30,7 +30,8 @@ impl std::str::FromStr for Split {
 /// there are.
 ///
 /// Columns: `key` (of the picture), `image` (a PNG file), `text`; of the web also `kind` (what the text is), `wrong` (what a
-/// near-miss gets wrong), `text_is_true` and `truth` (a caption that is true and says all). The file appears whole or not at all.
+/// near-miss gets wrong), `text_is_true` and `truth` (a caption that is true and names every thing with its shape, colour and
+/// pattern). The file appears whole or not at all.
 pub fn write(world: &World, split: Split, pictures: u64, path: &Path) -> Result<usize> {
     let part = path.with_extension("parquet.part");
     let file = File::create(&part).map_err(|e| Error::file(&part, e))?;
