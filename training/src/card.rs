@@ -5,31 +5,43 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
+use capfilt_udfs::blip::Checkpoint;
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use crate::config::{MedConfig, parameter_counts};
-use crate::data::Table;
+use crate::data::{Table, hash};
 use crate::error::{Error, Result};
+use crate::pretrained::WEIGHTS;
 use crate::run::Summary;
-use crate::settings::Settings;
+use crate::settings::{ModelSettings, Settings};
 
 /// File of the card.
 const CARD: &str = "README.md";
+const TRAINED_ON: &str = "## Trained on\n";
+const BEGAN_WITH: &str = "## Began with\n";
 
-/// Writes the card into a checkpoint's folder.
+/// Writes the card into a checkpoint's folder. `began` is what [`began_with`] said at the run's start.
 pub(crate) fn write(
     folder: &Path,
     settings: &Settings,
     config: &MedConfig,
     tables: &[Arc<Table>],
     summary: &Summary,
+    began: &str,
 ) -> Result<()> {
     let path = folder.join(CARD);
-    let text = card(settings, config, tables, summary)?;
+    let text = card(settings, config, tables, summary, began)?;
     std::fs::write(&path, text).map_err(|e| Error::file(path, e))
 }
 
-fn card(settings: &Settings, config: &MedConfig, tables: &[Arc<Table>], summary: &Summary) -> Result<String> {
+fn card(
+    settings: &Settings,
+    config: &MedConfig,
+    tables: &[Arc<Table>],
+    summary: &Summary,
+    began: &str,
+) -> Result<String> {
     let architecture = settings.export_what()?.architecture();
     let (v, t) = (&config.vision, &config.text);
     let mut card = format!(
@@ -47,7 +59,8 @@ fn card(settings: &Settings, config: &MedConfig, tables: &[Arc<Table>], summary:
         t.width,
         t.vocab_size,
     );
-    card.push_str("## Trained on\n\n| table | pairs | images | share | sha256 |\n|---|---|---|---|---|\n");
+    card.push_str(TRAINED_ON);
+    card.push_str("\n| table | pairs | images | share | sha256 |\n|---|---|---|---|---|\n");
     let total: f64 = tables.iter().map(|table| table.share()).sum();
     for (table, named) in tables.iter().zip(&settings.data.tables) {
         let query = if named.query.is_empty() { String::new() } else { format!(": `{}`", named.query.trim()) };
@@ -68,7 +81,7 @@ fn card(settings: &Settings, config: &MedConfig, tables: &[Arc<Table>], summary:
         card,
         "\n{} steps, {} pairs, {:.0} seconds; {} pairs were passed over because their image could not be used.\n\n\
          ## Losses\n\nMeans of the last steps.\n\n| ITC | ITM | LM |\n|---|---|---|\n| {:.4} | {:.4} | {:.4} |\n\n\
-         ## Settings\n\n```toml\n{}```\n",
+         {began}## Settings\n\nThe sizes are the model's.\n\n```toml\n{}```\n",
         summary.steps,
         summary.pairs,
         summary.seconds,
@@ -76,9 +89,49 @@ fn card(settings: &Settings, config: &MedConfig, tables: &[Arc<Table>], summary:
         summary.itc,
         summary.itm,
         summary.lm,
-        settings.toml()?,
+        sized(settings, config).toml()?,
     );
     Ok(card)
+}
+
+/// What the weights are before the run, with what the card there says they were trained on, and so on to the first; of a ViT and a
+/// BERT the files. Nothing where all are drawn.
+pub(crate) fn began_with(model: &ModelSettings) -> Result<String> {
+    let mut text = String::new();
+    let start = &model.start;
+    if !start.as_os_str().is_empty() {
+        let digest = Checkpoint::open(start).and_then(|checkpoint| checkpoint.digest());
+        let digest = hex::encode(digest.map_err(|e| Error::file(start, e))?);
+        let _ = write!(text, "`{}`, digest {digest}.\n\n", start.display());
+        let card = std::fs::read_to_string(start.join(CARD)).unwrap_or_default();
+        for heading in [TRAINED_ON, BEGAN_WITH] {
+            if let Some((_, body)) = card.split_once(heading) {
+                let body = body.find("\n## ").map_or(body, |at| &body[..at]);
+                let _ = write!(text, "{}\n\n", body.trim());
+            }
+        }
+    }
+    for (name, folder) in [("ViT", &model.vit), ("BERT", &model.bert)] {
+        if !folder.as_os_str().is_empty() {
+            let path = folder.join(WEIGHTS);
+            let mut digest = Sha256::new();
+            hash(&path, &mut digest)?;
+            let _ = write!(text, "{name}: `{}`, sha256 {}.\n\n", path.display(), hex::encode(digest.finalize()));
+        }
+    }
+    Ok(if text.is_empty() { text } else { format!("{BEGAN_WITH}\n{text}") })
+}
+
+/// The settings with the sizes of the model, which are a checkpoint's where the run began with one.
+fn sized(settings: &Settings, config: &MedConfig) -> Settings {
+    let mut settings = settings.clone();
+    let (v, t, model) = (&config.vision, &config.text, &mut settings.model);
+    (model.image_size, model.patch_size, model.projection) = (v.image_size, v.patch_size, config.projection);
+    (model.vision_width, model.vision_mlp_width) = (v.width, v.mlp_width);
+    (model.vision_layers, model.vision_heads) = (v.layers, v.heads);
+    (model.text_width, model.text_mlp_width) = (t.width, t.mlp_width);
+    (model.text_layers, model.text_heads, model.text_positions) = (t.layers, t.heads, t.max_positions);
+    settings
 }
 
 /// Adds scores to the card of a checkpoint: those of another kind that it has stay.

@@ -18,6 +18,7 @@ use capfilt_training::world::{World, tables};
 use capfilt_udfs::blip::generate::{GenerationOptions, Strategy};
 use clap::Parser as _;
 use cli::{Cli, Command, EvaluateArgs, ExportArgs, SettingsArgs, TrainArgs, WorldArgs};
+use serde_json::{Value, json};
 
 fn main() -> ExitCode {
     keep_freed();
@@ -89,8 +90,20 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
         bail!("there is nothing to evaluate: give --retrieval, --captions or --filter with a table");
     }
     let of = Evaluated::open(&args.checkpoint, &args.device, args.threads, args.text_tokens, args.clean_text)?;
-    let items = |path: &Path, query| -> anyhow::Result<Items> {
+    let mut scores = serde_json::Map::new();
+    // With the table and the options that they are of.
+    let mut add = |kind: &str, table: &str, mut found: Value, options: Value| {
+        if let (Value::Object(found), Value::Object(options)) = (&mut found, options) {
+            found.extend(options);
+            found.insert("table".into(), table.into());
+            found.insert("text_tokens".into(), args.text_tokens.into());
+            found.insert("clean_text".into(), args.clean_text.into());
+        }
+        scores.insert(kind.to_owned(), found);
+    };
+    let items = |path: &Path, query| -> anyhow::Result<(Items, String)> {
         let table = table(path, query)?;
+        let named = format!("{}, sha256 {}", path.display(), table.digest()?);
         let items = Items::read(&table, args.images, of.limits())?;
         let (path, texts, images, unusable) = (path.display(), items.texts(), items.images(), items.unusable);
         eprintln!("{path}: {texts} texts of {images} images; {unusable} images cannot be used");
@@ -100,12 +113,12 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
                 "{path}: {rows} rows have no image or no text, and are not evaluated (capfilt run --image all keeps images)"
             );
         }
-        Ok(items)
+        Ok((items, named))
     };
-    let mut scores = serde_json::Map::new();
     if let Some(path) = &args.retrieval {
-        let found = retrieval(&of, &items(path, String::new())?, args.rerank)?;
-        scores.insert("retrieval".into(), serde_json::to_value(found)?);
+        let (items, named) = items(path, String::new())?;
+        let found = retrieval(&of, &items, args.rerank)?;
+        add("retrieval", &named, serde_json::to_value(found)?, json!({}));
     }
     if let Some(path) = &args.captions {
         let options = GenerationOptions {
@@ -115,8 +128,12 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
             max_length: args.max_length,
             ..Default::default()
         };
-        let (found, made) = captions(&of, &items(path, String::new())?, &options, &args.prompt)?;
-        scores.insert("captions".into(), serde_json::to_value(found)?);
+        let (items, named) = items(path, String::new())?;
+        let (found, made) = captions(&of, &items, &options, &args.prompt)?;
+        let options = json!({
+            "prompt": args.prompt, "beams": args.beams, "min_length": args.min_length, "max_length": args.max_length,
+        });
+        add("captions", &named, serde_json::to_value(found)?, options);
         if let Some(file) = &args.captions_out {
             let lines: Result<Vec<String>, _> = made.iter().map(serde_json::to_string).collect();
             std::fs::write(file, lines?.join("\n") + "\n").with_context(|| file.display().to_string())?;
@@ -127,8 +144,9 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
         let truth = format!("\"{}\"", args.truth.replace('"', "\"\""));
         let query =
             format!("SELECT image, text, CAST({truth} AS DOUBLE) AS weight FROM pairs WHERE {truth} IS NOT NULL");
-        let found = filter(&of, &items(path, query)?, args.threshold)?;
-        scores.insert("filter".into(), serde_json::to_value(found)?);
+        let (items, named) = items(path, query)?;
+        let found = filter(&of, &items, args.threshold)?;
+        add("filter", &named, serde_json::to_value(found)?, json!({ "truth": args.truth }));
     }
     let json = serde_json::to_string_pretty(&scores)?;
     // First what took long.

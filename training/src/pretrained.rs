@@ -30,6 +30,9 @@ pub struct Start {
     pub drawn: Vec<String>,
 }
 
+/// File of the weights of a ViT and a BERT.
+pub(crate) const WEIGHTS: &str = "model.safetensors";
+
 /// Makes the model that settings ask for.
 ///
 /// # Errors
@@ -56,7 +59,7 @@ pub fn start(settings: &Settings) -> Result<Start> {
     let trainer = Trainer::new(config, settings.step_options(prompt), settings.seed, settings.device()?)?;
     let mut drawn = trainer.params().names().to_vec();
     if from(&m.start) {
-        drawn = import(&m.start.join("model.safetensors"), trainer.params())?;
+        drawn = import(&m.start.join(WEIGHTS), trainer.params())?;
     }
     let mut found = vec![];
     if from(&m.vit) {
@@ -98,7 +101,7 @@ type Tensors = BTreeMap<String, Tensor>;
 
 /// The tensors of a folder's model.safetensors, their names without these first parts.
 fn read(dir: &Path, prefixes: &[&str]) -> Result<Tensors> {
-    let path = dir.join("model.safetensors");
+    let path = dir.join(WEIGHTS);
     let tensors = Tensor::read_safetensors(&path).map_err(|e| Error::file(&path, e))?;
     let short = |name: String| match prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)) {
         Some(tail) => tail.to_string(),
@@ -116,7 +119,7 @@ fn take(
     value: Option<Tensor>,
     from: &str,
 ) -> Result<()> {
-    let path = dir.join("model.safetensors");
+    let path = dir.join(WEIGHTS);
     let Some(value) = value else { return Err(Error::file(path, format!("it has no tensor {from}"))) };
     set(params, &name, &value).map_err(|e| Error::file(path, e))?;
     found.push(name);
@@ -385,6 +388,12 @@ mod tests {
             !began.drawn.iter().any(|name| name.contains("embeddings") || name.contains("self_attn")),
             "{:?}",
             began.drawn
+        );
+
+        let told = crate::card::began_with(&settings(&changes).model).unwrap();
+        assert!(
+            told.contains("ViT: `") && told.contains("BERT: `") && told.matches(", sha256 ").count() == 2,
+            "{told}"
         );
 
         std::fs::remove_file(bert.join("model.safetensors")).unwrap();

@@ -47,12 +47,24 @@ fn a_run_leaves_a_checkpoint_with_its_card() {
     assert!(summary.itc > 0.0 && summary.itm > 0.0 && summary.lm > 0.0);
     let inspection = capfilt_udfs::inspect(&out.join(CHECKPOINT)).unwrap();
     assert!(inspection.unknown_tensors.is_empty());
-    let card = std::fs::read_to_string(out.join(CHECKPOINT).join("README.md")).unwrap();
+    let first = std::fs::read_to_string(out.join(CHECKPOINT).join("README.md")).unwrap();
     for words in
         ["BlipForConditionalGeneration", "human.parquet | 120 | 24 | 100.0 %", "8 steps, 48 pairs", "lr = 0.001"]
     {
+        assert!(first.contains(words), "{words}: {first}");
+    }
+    // Another's card tells what it began with, and with which sizes.
+    let start = format!("model.start={}", out.join(CHECKPOINT).display());
+    let next = dir.path().join("next");
+    let changes = [&start, "export.what=captioner", "model.vision_width=96", "train.steps=2"];
+    train(&self::settings(dir.path(), &changes), &next).unwrap();
+    let card = std::fs::read_to_string(next.join(CHECKPOINT).join("README.md")).unwrap();
+    let digest = capfilt_udfs::blip::Checkpoint::open(&out.join(CHECKPOINT)).unwrap().digest().unwrap();
+    for words in ["2 steps, 12 pairs", "## Began with", "8 steps, 48 pairs", &hex::encode(digest)] {
         assert!(card.contains(words), "{words}: {card}");
     }
+    let width = |card: &str| card.lines().find(|line| line.starts_with("vision_width")).map(str::to_owned);
+    assert_eq!(width(&card), width(&first), "{card}");
     let names: Vec<String> =
         std::fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     assert!(names.iter().all(|n| !n.starts_with("state-")) && names.iter().any(|n| n == "curves.svg"), "{names:?}");
