@@ -45,6 +45,9 @@ reproduce: build-training ## the paper's Table 1 on a small world, three seeds: 
 reproduce-more: build-training ## beam against nucleus, several texts, two filters, two rounds on the same worlds: docs/reproduction-more.md
 	@python3 examples/reproduce/reproduce.py --bin $(TARGET)/debug --page docs/reproduction-more.md --more
 
+reproduce-why: build-training ## why both are hardly better than the filter, on the same worlds: docs/reproduction-why.md
+	@python3 examples/reproduce/why.py --bin $(TARGET)/debug --split validation --page docs/reproduction-why.md
+
 default-model: build-training ## train the small emoji and world models from nothing, into default-model-out (needs npm)
 	@python3 examples/models/make.py --bin $(TARGET)/debug
 
@@ -130,4 +133,4 @@ bench-training: setup setup-training ## a training step beside PyTorch's
 clean: ## everything that was built or installed
 	rm -rf target .deps $(DEMO) reproduce-out default-model-out
 
-.PHONY: help setup setup-training build build-training reproduce reproduce-more default-model demo example-lakehouse example-web example-emoji example-polars setup-stores setup-readers test test-readers check docs bench bench-job bench-training clean
+.PHONY: help setup setup-training build build-training reproduce reproduce-more reproduce-why default-model demo example-lakehouse example-web example-emoji example-polars setup-stores setup-readers test test-readers check docs bench bench-job bench-training clean

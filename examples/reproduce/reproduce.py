@@ -177,11 +177,11 @@ class Run:
         return self.train(
             "pretrain", "med", [world / "things.parquet"], args.things_steps, *(word for one in only_lm for word in ("--set", one)))
 
-    def pretrain(self, variant, web):
-        """A MED from the common initial weights, on human pairs and a table of web pairs."""
+    def pretrain(self, variant, web, query=None):
+        """A MED from the common initial weights, on human pairs and a table of web pairs, or what a query makes of it."""
         tables = [{"path": str(self.human), "weight": HUMAN_SHARE}, {"path": str(web), "weight": 1 - HUMAN_SHARE}]
-        if variant == "ceiling":
-            tables[1]["query"] = "SELECT image, truth AS text FROM pairs"
+        if query:
+            tables[1]["query"] = query
         inline = ", ".join("{ " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in table.items()) + " }" for table in tables)
         return self.train(
             "pretrain", f"med-{variant}", [], self.args.steps, "--start", self.begin, "--set", f"data.tables=[{inline}]")
@@ -195,13 +195,16 @@ class Run:
     def capfilt(self, variant, recipe, captioner, filter_, *more):
         """The web table CapFilt-ed, and a MED pretrained on what came of it."""
         name = variant.replace(" ", "-")
-        pairs = self.stage(f"pairs-{name}", lambda part: self.command(
+        return self.pretrain(name, self.pairs(name, recipe, captioner, filter_, *more))
+
+    def pairs(self, name, recipe, captioner, filter_, *more):
+        return self.stage(f"pairs-{name}", lambda part: self.command(
             f"pairs-{name}", "capfilt", "run", self.web, part, "--captioner", captioner, "--filter", filter_, "--recipe", ROOT / recipe,
             "--set", f"capfilt.seed={self.seed}", "--set", "capfilt.max_length=32", "--set", "capfilt.threads=1", *more,
         ))
-        return self.pretrain(name, pairs)
 
-    def all(self):
+    def bootstrap(self):
+        """MED of the first row, captioner and filter."""
         args = self.args
         self.world = self.stage("world", lambda part: self.command(
             "world", "capfilt-train", "world", "--out", part, "--seed", self.seed, "--things", 1,
@@ -209,8 +212,13 @@ class Run:
         ))
         self.human, self.web = self.world / "human.parquet", self.world / "web.parquet"
         first = self.pretrain("none", self.web)
-        captioner, filter_ = at_once(lambda: self.captioner("captioner", first), lambda: self.filter("filter", first))
-        arms = {"none": lambda: first, "ceiling": lambda: self.pretrain("ceiling", self.web)}
+        return first, *at_once(lambda: self.captioner("captioner", first), lambda: self.filter("filter", first))
+
+    def all(self):
+        args = self.args
+        first, captioner, filter_ = self.bootstrap()
+        truth = "SELECT image, truth AS text FROM pairs"
+        arms = {"none": lambda: first, "ceiling": lambda: self.pretrain("ceiling", self.web, truth)}
         for variant, recipe in VARIANTS.items():
             if recipe is not None:
                 arms[variant] = lambda variant=variant, recipe=recipe: self.capfilt(variant, recipe, captioner, filter_)
@@ -330,8 +338,9 @@ def made_with(args):
         f"Seeds {', '.join(map(str, args.seeds))}, each a world of its own: {args.human} human pictures with five true "
         f"captions each, {args.web} web pictures with the text beside them, {args.test} pictures of the {args.split} set. Every MED is "
         f"pretrained in {'bfloat16' if args.bfloat16 else 'float32'} for {args.steps} steps of 64 pairs, {100 * HUMAN_SHARE:.0f} % of them "
-        f"human, from the same initial weights: those of a MED that learned for {args.things_steps} steps to name single things, as BLIP "
-        f"begins with ImageNet's ViT and with BERT; captioner and filter are finetuned for {args.captioner_steps} and {args.filter_steps} "
+        "human, with the preset tiny (no momentum encoder, no queue, no dropout), from the same initial weights: those of a MED that "
+        f"learned for {args.things_steps} steps to name single things, as BLIP begins with ImageNet's ViT and with BERT; captioner and "
+        f"filter are finetuned for {args.captioner_steps} and {args.filter_steps} "
         "steps from the MED of the first row, on the human pairs."
     )
 
@@ -381,8 +390,9 @@ def page(args, results, hours):
         "",
     ]
     rows = [[f"captioner: CIDEr-D on the {args.split} set", *(f"{100 * r['captioner']['captions']['cider_d']:.1f}" for r in results)]]
+    of = f"of {args.test} web texts, which its MED was pretrained on as if they were true"
     for key, name in [("balanced_accuracy", "balanced accuracy"), ("average_precision", "average precision")]:
-        rows.append([f"filter: {name} on {args.test} web texts, %", *(f"{100 * r['filter']['filter'][key]:.1f}" for r in results)])
+        rows.append([f"filter: {name} {of}, %", *(f"{100 * r['filter']['filter'][key]:.1f}" for r in results)])
     for texts in [entry["texts"] for entry in results[0]["kept"]]:
         rows.append([f"kept of {texts.replace('_', ' ')}, %", *(f"{share(r['kept'], texts):.1f}" for r in results)])
     lines += table(["", *(f"seed {s}" for s in seeds)], rows)
@@ -411,8 +421,8 @@ def more_page(args, results, more):
     return "\n".join(lines).rstrip() + "\n"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def options(about):
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--out", type=Path, default=ROOT / "reproduce-out")
     parser.add_argument("--bin", type=Path, default=ROOT / "target/debug", help="folder of capfilt and capfilt-train")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
@@ -428,16 +438,26 @@ def main():
     parser.add_argument("--filter-steps", type=int, default=800)
     parser.add_argument("--checkpoint-steps", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="commands that run at once, each with one thread")
-    parser.add_argument("--more", action="store_true", help="the second table in place of the first, which is made where it is not there")
     parser.add_argument("--page", type=Path, help="file to write; the page is printed as well")
-    args = parser.parse_args()
+    return parser
+
+
+def begin(args):
+    """The runs of all seeds, from the same first weights."""
     args.out, args.bin = args.out.resolve(), args.bin.resolve()
     slots = threading.Semaphore(args.jobs)
+    settle(args)
+    first = Run(args, 0, slots).things()
+    return [Run(args, seed, slots, first) for seed in args.seeds]
+
+
+def main():
+    parser = options(__doc__.splitlines()[0])
+    parser.add_argument("--more", action="store_true", help="the second table in place of the first, which is made where it is not there")
+    args = parser.parse_args()
     began = time.monotonic()
     try:
-        settle(args)
-        begin = Run(args, 0, slots).things()
-        runs = [Run(args, seed, slots, begin) for seed in args.seeds]
+        runs = begin(args)
         results = at_once(*(run.all for run in runs))
         text = more_page(args, results, at_once(*(run.more for run in runs))) if args.more else page(args, results, hours(args))
     except Failed as failed:

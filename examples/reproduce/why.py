@@ -1,0 +1,118 @@
+"""Why captioner and filter together are hardly better than the filter alone: how many of the texts that the filter keeps are false,
+and what a MED learns where those texts are taken away.
+
+A caption is held to be false if it names a shape, a colour or a pattern that the picture's true caption, which names them all, does
+not; it may be false in other ways too. Uses the folder of `make reproduce`, and makes in it what is not there yet.
+"""
+
+import re
+import sys
+
+from reproduce import SCORES, Failed, at_once, begin, cells, dig, made_by, made_with, options, say, SCORES_ARE, table, VARIANTS
+
+# The world's words (training/src/world/kinds.rs): of shapes, colours, patterns.
+NAMES = {
+    "shape": [
+        "circles?|discs?", "stars?", "hearts?", "cars?", "trees?", "houses?|cottages?", "butterfl(y|ies)", "flowers?|blossoms?", "squares?",
+        "fish", "umbrellas?|parasols?", "moons?|crescents?", "boats?|sailboats?", "triangles?", "crowns?", "arrows?",
+    ],
+    "colour": [
+        "red", "blue", "yellow", "green", "white", "black", "pink", "orange", "purple|violet", "brown", "gr[ea]y", "turquoise|teal",
+    ],
+    "pattern": [
+        "striped|stripy|stripes", "dotted|spotted|dots|spots", "zigzag|zigzagged", "checked|checkered|checks", "glowing|shining|glow|light",
+    ],
+}
+
+# What the human set neither shows nor names.
+UNSEEN = "butterfl(y|ies)|umbrellas?|parasols?|crowns?|zigzag|zigzagged|glowing|shining|glow|light|bricks?|snow|snowy"
+
+# Colours of what is behind the things are not the things'.
+BEHIND = "(white|gr[ea]y|black|yellow|pink|blue) background|blue sky|green (grass|field)"
+
+
+def has(column, words):
+    return f"regexp_like(regexp_replace({column}, '{BEHIND}', '', 'g'), '\\b({words})\\b')"
+
+
+def names_false(kinds):
+    """Whether the column text names what the column truth does not."""
+    return "(" + " OR ".join(f"{has('text', words)} AND NOT {has('truth', words)}" for kind in kinds for words in NAMES[kind]) + ")"
+
+
+SYNTHETIC_FALSE = f"source = 'synthetic' AND {names_false(NAMES)}"
+
+# Which pairs of the table of both a MED is trained on.
+ARMS = {
+    "both": None,
+    "both, synthetic from 0.9": "SELECT image, text FROM pairs WHERE kept AND (source = 'web' OR itm_score >= 0.9)",
+    "both without false names": f"SELECT image, text FROM pairs WHERE kept AND NOT ({SYNTHETIC_FALSE})",
+}
+
+
+def slug(name):
+    return re.sub("[^a-z0-9.]+", "-", name)
+
+
+def one(run):
+    """Scores of the arms of a seed, and what the kept texts say."""
+    _, captioner, filter_ = run.bootstrap()
+    pairs = run.pairs("both", VARIANTS["both"], captioner, filter_)
+    arms = {"filter": lambda: run.capfilt("filter", VARIANTS["filter"], captioner, filter_)}
+    for name, query in ARMS.items():
+        arms[name] = lambda name=name, query=query: run.pretrain(slug(name), pairs, query)
+    shares = ", ".join(f"avg(CAST({names_false([kind])} AS INT)) AS {kind}" for kind in NAMES)
+    query = f"""SELECT source, itm_score >= 0.9 AS sure, count(*) AS texts, {shares}, avg(CAST({names_false(NAMES)} AS INT)) AS any_name,
+                avg(CAST({has('truth', UNSEEN)} AS INT)) AS unseen, avg(CAST({has('truth', UNSEEN)} AND {has('text', UNSEEN)} AS INT)) AS told
+                FROM pairs WHERE kept GROUP BY GROUPING SETS ((source), (source, itm_score >= 0.9)) ORDER BY source, sure"""
+    said = run.json("kept-names", "capfilt", "sql", "--table", f"pairs={pairs}", "--format", "json", "-c", query)
+    scores = at_once(*(lambda name=name, make=make: run.evaluate(f"med-{slug(name)}", make()) for name, make in arms.items()))
+    return {"scores": dict(zip(arms, scores)), "said": said}
+
+
+def page(args, results):
+    """docs/reproduction-why.md."""
+    seeds = [f"seed {seed}" for seed in args.seeds]
+    rows = []
+    for source, sure, label in [("web", None, "web"), ("synthetic", None, "synthetic"), ("synthetic", True, "synthetic from 0.9")]:
+        lines = [next(e for e in r["said"] if e["source"] == source and e.get("sure") == sure) for r in results]
+        for key, of in [("texts", "texts"), ("shape", "with a false shape, %"), ("colour", "with a false colour, %"),
+                        ("pattern", "with a false pattern, %"), ("any_name", "with any of these, %"),
+                        ("unseen", "whose true caption names what the human set never does, %"), ("told", "and that name it too, %")]:
+            rows.append([f"{label}: {of}", *(f"{e[key]}" if key == "texts" else f"{100 * e[key]:.1f}" for e in lines)])
+    names = list(results[0]["scores"])
+    per = {v: [[dig(r["scores"][v], path) for r in results] for path in SCORES.values()] for v in names}
+    each = [[f"{v}, {seed}", *(f"{values[i]:.1f}" for values in per[v])] for v in names for i, seed in enumerate(seeds)]
+    return "\n".join([
+        "# Why both are hardly better than the filter",
+        "",
+        made_by(args, "reproduce-why").replace("reproduce.py", "why.py"),
+        "",
+        "Of the table of the row \"both\" (docs/reproduction.md): texts that the filter kept, and how many of them name a shape, a colour or "
+        "a pattern that is not in the picture. Texts may be false in other ways too (places, numbers, which thing has which colour).",
+        "",
+        *table(["kept", *seeds], rows),
+        "What a MED learns from the web texts alone, from both, from both where a synthetic text must have an ITM score of 0.9, and from "
+        "both without the synthetic texts that are false in this way, which only who knows the truth can take away.",
+        "",
+        f"{made_with(args)} {SCORES_ARE}",
+        "",
+        *table(["", *SCORES], [[v, *cells(per[v])] for v in names]),
+        *table(["", *SCORES], each),
+    ]).rstrip() + "\n"
+
+
+def main():
+    args = options(__doc__.splitlines()[0]).parse_args()
+    try:
+        text = page(args, at_once(*(lambda run=run: one(run) for run in begin(args))))
+    except Failed as failed:
+        sys.exit(str(failed))
+    if args.page:
+        args.page.write_text(text)
+    say(f"{args.out}")
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
