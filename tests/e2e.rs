@@ -8,6 +8,8 @@ mod default_model;
 mod delta;
 #[cfg(unix)]
 mod ends;
+#[cfg(unix)]
+mod examples;
 mod fetch;
 mod jobs;
 #[cfg(unix)]

@@ -9,7 +9,7 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 capfilt=$(realpath "${1:-$root/target/debug/capfilt}")
 cd "$root"
 here=examples/lakehouse
-out=demo-out/lakehouse
+out=${OUT:-demo-out/lakehouse}
 models=(--captioner tests/fixtures/models/captioner --filter tests/fixtures/models/matcher)
 
 [ -x "$capfilt" ] || { echo "error: there is no $capfilt: make build makes it" >&2; exit 1; }

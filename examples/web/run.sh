@@ -9,7 +9,7 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 capfilt=$(realpath "${1:-$root/target/debug/capfilt}")
 cd "$root"
 here=examples/web
-out=demo-out/web
+out=${OUT:-demo-out/web}
 
 [ -x "$capfilt" ] || { echo "error: there is no $capfilt: make build makes it" >&2; exit 1; }
 rm -rf "$out"
@@ -26,7 +26,7 @@ until address=$(head -n 1 "$out/requests") && [ -n "$address" ]; do
     kill -0 "$server" 2>/dev/null || { echo "error: the server did not start" >&2; exit 1; }
     sleep 0.1
 done
-"$capfilt" sql --table web=tests/fixtures/web.parquet --param server="$address" -f "$here/urls.sql" >/dev/null
+(cd "$out" && "$capfilt" sql --table web="$root/tests/fixtures/web.parquet" --param server="$address" -f "$root/$here/urls.sql") >/dev/null
 head -n 4 "$out/urls.csv" >&2
 
 # Only because this web is on this machine are private addresses allowed.

@@ -1,7 +1,7 @@
 -- Sixty pictures for the server, and a list of their URLs with the texts that a crawler found beside them. The folder in a URL
--- says how the server behaves there. $server is its address.
+-- says how the server behaves there. $server is its address. Both are written where the query runs.
 
-COPY (SELECT lpad(CAST(id AS VARCHAR), 2, '0') AS key, image FROM web WHERE id < 60) TO 'demo-out/web/pictures.tar';
+COPY (SELECT lpad(CAST(id AS VARCHAR), 2, '0') AS key, image FROM web WHERE id < 60) TO 'pictures.tar';
 
 COPY (
     SELECT
@@ -14,4 +14,4 @@ COPY (
         END || lpad(CAST(id AS VARCHAR), 2, '0') || '.png' AS url,
         text
     FROM web WHERE id < 60 ORDER BY id
-) TO 'demo-out/web/urls.csv';
+) TO 'urls.csv';
