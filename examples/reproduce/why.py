@@ -8,7 +8,7 @@ not; it may be false in other ways too. Uses the folder of `make reproduce`, and
 import re
 import sys
 
-from reproduce import SCORES, Failed, at_once, begin, cells, dig, made_by, made_with, options, say, SCORES_ARE, table, VARIANTS
+from reproduce import SCORES, Failed, at_once, begin, cells, differences, dig, made_by, made_with, options, say, SCORES_ARE, table, VARIANTS
 
 # The world's words (training/src/world/kinds.rs): of shapes, colours, patterns.
 NAMES = {
@@ -92,8 +92,8 @@ def page(args, results):
                         ("unseen", "whose true caption names what the human set never does, %"), ("told", "and that name it too, %")]:
             rows.append([f"{label}: {of}", *(f"{e[key]}" if key == "texts" else f"{100 * e[key]:.1f}" for e in lines)])
     names = list(results[0]["scores"])
-    per = {v: [[dig(r["scores"][v], path) for r in results] for path in SCORES.values()] for v in names}
-    each = [[f"{v}, {seed}", *(f"{values[i]:.1f}" for values in per[v])] for v in names for i, seed in enumerate(seeds)]
+    per = {v: {n: [dig(r["scores"][v], path) for r in results] for n, path in SCORES.items()} for v in names}
+    pairs = [("both", "filter"), (SURE, "both"), (TRUE, "both"), (SURE, "filter"), (TRUE, "filter")]
     return "\n".join([
         "# Why both are hardly better than the filter",
         "",
@@ -106,10 +106,10 @@ def page(args, results):
         "What a MED learns from the web texts alone, from both, from both where a synthetic text must have an ITM score of 0.9, and from "
         "both without the synthetic texts that are false in this way, which only who knows the truth can take away.",
         "",
-        f"{made_with(args)} {SCORES_ARE}",
+        f"{made_with(args)} {SCORES_ARE}" + (" Of two seeds a standard error says little." if len(seeds) < 3 else ""),
         "",
-        *table(["", *SCORES], [[v, *cells(per[v])] for v in names]),
-        *table(["", *SCORES], each),
+        *table(["", *SCORES], [[v, *cells(per[v].values())] for v in names]),
+        *differences(args.seeds, per, pairs),
     ]).rstrip() + "\n"
 
 
