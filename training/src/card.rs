@@ -5,7 +5,6 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
-use capfilt_udfs::blip::Checkpoint;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
@@ -94,29 +93,24 @@ fn card(
     Ok(card)
 }
 
-/// What the weights are before the run, with what the card there says they were trained on, and so on to the first; of a ViT and a
-/// BERT the files. Nothing where all are drawn.
+/// What the weights are before the run: the files, and of a checkpoint of ours what its card says that it was trained on, and so on to
+/// the first. Nothing where all are drawn.
 pub(crate) fn began_with(model: &ModelSettings) -> Result<String> {
     let mut text = String::new();
-    let start = &model.start;
-    if !start.as_os_str().is_empty() {
-        let digest = Checkpoint::open(start).and_then(|checkpoint| checkpoint.digest());
-        let digest = hex::encode(digest.map_err(|e| Error::file(start, e))?);
-        let _ = write!(text, "`{}`, digest {digest}.\n\n", start.display());
-        let card = std::fs::read_to_string(start.join(CARD)).unwrap_or_default();
+    for folder in [&model.start, &model.vit, &model.bert] {
+        if folder.as_os_str().is_empty() {
+            continue;
+        }
+        let path = folder.join(WEIGHTS);
+        let mut digest = Sha256::new();
+        hash(&path, &mut digest)?;
+        let _ = write!(text, "`{}`, sha256 {}.\n\n", path.display(), hex::encode(digest.finalize()));
+        let card = std::fs::read_to_string(folder.join(CARD)).unwrap_or_default();
         for heading in [TRAINED_ON, BEGAN_WITH] {
             if let Some((_, body)) = card.split_once(heading) {
                 let body = body.find("\n## ").map_or(body, |at| &body[..at]);
                 let _ = write!(text, "{}\n\n", body.trim());
             }
-        }
-    }
-    for (name, folder) in [("ViT", &model.vit), ("BERT", &model.bert)] {
-        if !folder.as_os_str().is_empty() {
-            let path = folder.join(WEIGHTS);
-            let mut digest = Sha256::new();
-            hash(&path, &mut digest)?;
-            let _ = write!(text, "{name}: `{}`, sha256 {}.\n\n", path.display(), hex::encode(digest.finalize()));
         }
     }
     Ok(if text.is_empty() { text } else { format!("{BEGAN_WITH}\n{text}") })
