@@ -1,6 +1,7 @@
 //! Sources in a store: an S3 server (moto), also behind one that fails every few requests (tests/stores/server.py). Where moto is
 //! not installed (`make setup-stores`) they are skipped.
 
+mod credentials;
 mod lake;
 mod sql;
 

@@ -1,6 +1,10 @@
 //! Objects of stores as a source: `s3://bucket/folder/`, `gs://`, `az://`, `abfs://`, and single files by `http://`.
 
 mod ahead;
+#[cfg(feature = "cloud")]
+mod aws;
+#[cfg(feature = "cloud")]
+mod connect;
 mod object;
 mod problem;
 mod steady;
@@ -18,6 +22,8 @@ use object_store::path::Path as Key;
 use object_store::{Error as StoreError, GetOptions, GetRange, ObjectMeta, ObjectStore};
 
 pub(super) use ahead::{Cursor, Pages};
+#[cfg(feature = "cloud")]
+use connect::connect;
 use object::{Object, Store, wait};
 use problem::{Problem, Service, is_denied};
 
@@ -390,58 +396,4 @@ fn list(store: &Arc<Store>, root: Key) -> Result<Vec<ObjectMeta>, Problem> {
 #[cfg(not(feature = "cloud"))]
 fn connect(_: &Address) -> Result<Arc<dyn ObjectStore>, Problem> {
     Err(Problem::new("this capfilt is built without the feature cloud, which URLs need: give a path"))
-}
-
-/// With what the environment says, as other programs of object_store have it.
-#[cfg(feature = "cloud")]
-fn connect(address: &Address) -> Result<Arc<dyn ObjectStore>, Problem> {
-    use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-    use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-    use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
-    use object_store::http::HttpBuilder;
-    use object_store::{BackoffConfig, ClientOptions, RetryConfig};
-    use std::time::Duration;
-
-    // First whether there are credentials: where none are set, the machine's own are asked for, and most have none.
-    macro_rules! with_credentials {
-        ($builder:expr, $unsigned:expr) => {{
-            let builder = $builder;
-            let unsigned = builder.get_config_value(&$unsigned).unwrap_or_default().to_ascii_lowercase();
-            if !["1", "true", "on", "yes", "y"].contains(&unsigned.as_str()) {
-                let few = RetryConfig { max_retries: 2, ..RetryConfig::default() };
-                let store =
-                    builder.clone().with_retry(few).build().map_err(|e| Problem::setting(address.service, &e))?;
-                let (credentials, service) = (Arc::clone(store.credentials()), address.service);
-                wait(async move {
-                    let got = credentials.get_credential().await;
-                    got.map(drop).map_err(|error| Problem::no_credentials(service, &error))
-                })?;
-            }
-            Arc::new(builder.build().map_err(|e| Problem::setting(address.service, &e))?)
-        }};
-    }
-
-    let backoff =
-        BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: Duration::from_secs(15), base: 2.0 };
-    let retry = RetryConfig { backoff, max_retries: 10, retry_timeout: Duration::from_secs(180) };
-    let store: Arc<dyn ObjectStore> = match address.service {
-        Service::S3 => with_credentials!(
-            AmazonS3Builder::from_env().with_url(&address.base).with_retry(retry),
-            AmazonS3ConfigKey::SkipSignature
-        ),
-        Service::Google => with_credentials!(
-            GoogleCloudStorageBuilder::from_env().with_url(&address.base).with_retry(retry),
-            GoogleConfigKey::SkipSignature
-        ),
-        Service::Azure => with_credentials!(
-            MicrosoftAzureBuilder::from_env().with_url(&address.base).with_retry(retry),
-            AzureConfigKey::SkipSignature
-        ),
-        Service::Http => {
-            let options = ClientOptions::new().with_allow_http(address.base.starts_with("http:"));
-            let builder = HttpBuilder::new().with_url(&address.base).with_client_options(options).with_retry(retry);
-            Arc::new(builder.build().map_err(|e| Problem::setting(address.service, &e))?)
-        }
-    };
-    Ok(store)
 }

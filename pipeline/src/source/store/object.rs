@@ -109,18 +109,35 @@ impl Store {
 
     /// The objects of a folder, at any depth; those after `offset`, where one is given.
     pub(super) async fn list(&self, root: &Path, offset: Option<&Path>) -> Result<Vec<ObjectMeta>, StoreError> {
-        // Anew from the beginning, where the list breaks off.
-        let list = || {
-            let (inner, root, offset) = (Arc::clone(&self.inner), root.clone(), offset.cloned());
-            async move {
-                let listed = match &offset {
-                    Some(offset) => inner.list_with_offset(Some(&root), offset),
-                    None => inner.list(Some(&root)),
-                };
-                listed.try_collect::<Vec<_>>().await
+        let mut all: Vec<ObjectMeta> = Vec::new();
+        let mut patience = Patience::new();
+        loop {
+            // Stores list by key: where a list breaks off, it goes on after the last key that came. One of millions of objects takes
+            // minutes, and might never come whole.
+            let last = all.last().map(|meta| &meta.location).or(offset).cloned();
+            let mut listed = match &last {
+                Some(last) => self.inner.list_with_offset(Some(root), last),
+                None => self.inner.list(Some(root)),
+            };
+            let before = all.len();
+            let error = loop {
+                match listed.try_next().await {
+                    Ok(Some(meta)) => all.push(meta),
+                    Ok(None) => {
+                        self.answered.store(true, Ordering::Relaxed);
+                        return Ok(all);
+                    }
+                    Err(error) => break error,
+                }
+            };
+            if all.len() > before {
+                self.answered.store(true, Ordering::Relaxed);
+                patience = Patience::new();
             }
-        };
-        self.ask(list).await
+            if !patience.wait(Some(&error), self.answered()).await {
+                return Err(error);
+            }
+        }
     }
 }
 

@@ -31,8 +31,8 @@ impl Service {
     pub(super) fn credentials(self) -> &'static str {
         match self {
             Self::S3 => {
-                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (`aws configure export-credentials --format env` prints a \
-                 profile's), or AWS_SKIP_SIGNATURE=true for a public bucket"
+                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE to a profile of ~/.aws (`aws sso login` renews one \
+                 of SSO), or AWS_SKIP_SIGNATURE=true for a public bucket"
             }
             Self::Google => {
                 "set GOOGLE_APPLICATION_CREDENTIALS to a key file, log in with `gcloud auth application-default login`, or set \
@@ -112,6 +112,16 @@ impl Problem {
     #[cfg(feature = "cloud")]
     pub(super) fn setting(service: Service, error: &StoreError) -> Self {
         Self(format!("{}: {}", short(&cause(error)), service.credentials()))
+    }
+
+    /// Nobody has given credentials for so long.
+    #[cfg(feature = "cloud")]
+    pub(super) fn silent(service: Service, waited: Duration) -> Self {
+        let waited = waited.as_secs();
+        Self(format!(
+            "there are no credentials (none are set, and the metadata service has not answered within {waited} s): {}",
+            service.credentials()
+        ))
     }
 
     /// Without credentials nothing is asked at all.
