@@ -67,6 +67,15 @@ pub(crate) enum Loader {
     Web { fetcher: Arc<crate::fetch::Fetcher>, column: String, query: capfilt_udfs::engine::CancelToken, chunks: usize },
 }
 
+impl Drop for Loader {
+    fn drop(&mut self) {
+        #[cfg(feature = "fetch")]
+        if let Self::Web { fetcher, query, .. } = self {
+            fetcher.forget(query);
+        }
+    }
+}
+
 impl Loader {
     pub(crate) fn new(ctx: &SessionContext, is: ImageIs, column: &str, root: &Path) -> Result<Self> {
         match is {

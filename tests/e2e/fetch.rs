@@ -70,6 +70,39 @@ fn what_is_fetched_is_whole() {
 }
 
 #[test]
+fn answers_are_taken_as_browsers_take_them() {
+    let place = Place::new();
+    let server = Server::new();
+    let paths = [
+        ("/to-utf8", Ok("/ok/%C3%A9".as_bytes())),
+        ("/to-latin1", Ok(b"/ok/%E9")),
+        ("/bad-header", Ok(b"/bad-header")),
+        ("/coding/GZIP", Ok(ZIPPED)),
+        ("/coding/x-gzip", Ok(ZIPPED)),
+        ("/proxied", Ok(b"/proxied")),
+        ("/range/9", Ok(b"0123456789")),
+        ("/range/4", Err("status 206 Partial Content")),
+        ("/status/204", Err("status 204 No Content")),
+        ("/brotli", Err("encoded by br, which was not asked for")),
+    ];
+    let rows = fetched(&place, &server.urls(&paths.map(|(path, _)| path)), &["fetch.retries=0"]);
+    for (row, (path, expected)) in rows.iter().zip(paths) {
+        match expected {
+            Ok(body) => {
+                assert!(row["error"].is_null(), "{path}: {row}");
+                assert_eq!(
+                    (&row["bytes"], &row["sha256"]),
+                    (&hex::encode(body).into(), &sha256(body).into()),
+                    "{path}"
+                );
+            }
+            Err(reason) => lacks(row, reason),
+        }
+    }
+    assert_eq!((server.requests("/ok/%C3%A9"), server.requests("/ok/%E9")), (1, 1));
+}
+
+#[test]
 fn private_addresses_are_refused() {
     let place = Place::new();
     let server = Server::new();

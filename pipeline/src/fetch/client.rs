@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use capfilt_udfs::engine::CancelToken;
-use reqwest::header::{ACCEPT, HeaderMap, LOCATION, RETRY_AFTER};
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Proxy};
 use sha2::{Digest as _, Sha256};
@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use url::Url;
 
 use super::address::{self, PublicOnly};
+use super::answer;
 use super::problem::Problem;
 use super::settings::Settings;
 
@@ -28,6 +29,8 @@ static RUNTIME: LazyLock<Result<Runtime, String>> = LazyLock::new(|| {
 
 /// Beside its bytes an answer takes about this much memory, bytes.
 const ENTRY_BYTES: u64 = 512;
+/// How long a failure that may pass is remembered.
+const FAILED_FOR: Duration = Duration::from_secs(60);
 /// Hosts that are known before those without a request are forgotten.
 const HOSTS: usize = 4096;
 /// A header that a server adds to say what may be done with an answer.
@@ -45,6 +48,8 @@ pub(crate) struct Fetched {
     pub(crate) sha256: Option<String>,
     /// Where redirects led to.
     pub(crate) url: Option<String>,
+    /// When it failed for a reason that may pass.
+    passing: Option<Instant>,
 }
 
 /// Fetches URLs under one set of settings.
@@ -83,6 +88,12 @@ impl Fetcher {
             .pool_max_idle_per_host(settings.per_host())
             // Each step is checked; the client would follow unseen.
             .redirect(Policy::none())
+            // It knows one spelling of gzip.
+            .no_gzip()
+            // One bad line in a head is passed over, as browsers do.
+            .http1_ignore_invalid_headers_in_responses(true)
+            .http1_allow_spaces_after_header_name_in_responses(true)
+            .http1_allow_obsolete_multiline_headers_in_responses(true)
             .no_proxy();
         match settings.proxy() {
             Some(url) => builder = builder.proxy(Proxy::all(url).map_err(|e| format!("fetch.proxy {url}: {e}"))?),
@@ -116,7 +127,9 @@ impl Fetcher {
             Fetching(runtime.spawn(async move {
                 let cell = memo.cell(&url);
                 let fetch = || async {
+                    let unfinished = Unfinished { memo: &memo, url: &url };
                     let fetched = Arc::new(this.fetch(&url).await);
+                    std::mem::forget(unfinished);
                     memo.holds(&url, &fetched);
                     fetched
                 };
@@ -124,6 +137,13 @@ impl Fetcher {
             }))
         };
         Ok(urls.into_iter().map(begin).collect())
+    }
+
+    /// Ends `query`, and forgets what it has fetched.
+    pub(crate) fn forget(&self, query: &CancelToken) {
+        query.cancel();
+        let mut memos = self.memos.lock().unwrap_or_else(PoisonError::into_inner);
+        memos.retain(|(of, _)| !of.is_cancelled());
     }
 
     /// What a query remembers. Queries that have ended are forgotten.
@@ -145,11 +165,12 @@ impl Fetcher {
         match ended {
             Ok(bytes) => {
                 let sha256 = Some(hex::encode(Sha256::digest(&bytes)));
-                Fetched { bytes: Some(bytes), status, error: None, sha256, url }
+                Fetched { bytes: Some(bytes), status, sha256, url, ..Fetched::default() }
             }
             Err(problem) => {
                 let status = problem.status().or(status);
-                Fetched { status, error: Some(problem.to_string()), url, ..Fetched::default() }
+                let passing = problem.retry().map(|_| Instant::now());
+                Fetched { status, error: Some(problem.to_string()), url, passing, ..Fetched::default() }
             }
         }
     }
@@ -202,18 +223,14 @@ impl Fetcher {
 
     async fn ask(&self, url: &Url, seen: &mut Seen) -> Result<Answer, Problem> {
         let request = self.client.get(url.clone()).header(ACCEPT, "image/*,*/*;q=0.8");
-        let mut answer = request.send().await.map_err(|e| Problem::of(&e))?;
+        let mut answer = request.header(ACCEPT_ENCODING, "gzip").send().await.map_err(|e| Problem::of(&e))?;
         let status = answer.status();
         seen.status = Some(status.as_u16());
         seen.url = Some(url.to_string());
         if matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
-            let next = answer.headers().get(LOCATION).and_then(|to| to.to_str().ok());
-            return match next.map(|to| url.join(to)) {
-                Some(Ok(next)) => Ok(Answer::Elsewhere(next)),
-                _ => Err(Problem::Nowhere),
-            };
+            return answer::location(url, answer.headers()).map(Answer::Elsewhere);
         }
-        if status.as_u16() != 200 {
+        if !answer::is_whole(status, answer.headers()) {
             let retry_after = answer.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.parse().ok());
             let retry_after = retry_after.map(Duration::from_secs);
             return Err(Problem::Status { status: status.as_u16(), reason: status.canonical_reason(), retry_after });
@@ -223,6 +240,7 @@ impl Fetcher {
         {
             return Err(Problem::NoAi(words));
         }
+        let layers = answer::gzip_layers(answer.headers())?;
         let most = self.settings.max_bytes();
         if answer.content_length().is_some_and(|length| length > most) {
             return Err(Problem::TooLarge(most));
@@ -234,7 +252,13 @@ impl Fetcher {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Answer::Body(body.freeze()))
+        let mut body = body.freeze();
+        for _ in 0..layers {
+            let unzip = move || answer::gunzip(&body, most);
+            let unzipped = tokio::task::spawn_blocking(unzip).await;
+            body = unzipped.map_err(|e| Problem::Internal(format!("a task ended: {e}")))??;
+        }
+        Ok(Answer::Body(body))
     }
 
     fn host(&self, url: &Url) -> Arc<Semaphore> {
@@ -317,6 +341,19 @@ struct Held {
     bytes: u64,
 }
 
+/// A fetch that has not ended. Dropped, as a query that is given up drops it, it leaves no cell behind.
+struct Unfinished<'a> {
+    memo: &'a Memo,
+    url: &'a str,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        let mut held = self.memo.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.cells.remove(self.url);
+    }
+}
+
 impl Memo {
     fn new(settings: &Settings) -> Self {
         Self { most: settings.memo_bytes(), held: Mutex::default() }
@@ -324,7 +361,12 @@ impl Memo {
 
     fn cell(&self, url: &str) -> Arc<OnceCell<Arc<Fetched>>> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(held.cells.entry(url.to_owned()).or_default())
+        let cell = held.cells.entry(url.to_owned()).or_default();
+        // Rows that follow soon share a failure; later ones ask again.
+        if cell.get().is_some_and(|fetched| fetched.passing.is_some_and(|at| at.elapsed() >= FAILED_FOR)) {
+            *cell = Arc::default();
+        }
+        Arc::clone(cell)
     }
 
     fn holds(&self, url: &str, fetched: &Fetched) {
@@ -355,6 +397,27 @@ mod tests {
         }
         let held = memo.held.lock().unwrap();
         assert!(held.cells.len() == 2 && held.cells.contains_key("u9"), "{:?}", held.order);
+    }
+
+    #[test]
+    fn a_fetch_that_is_given_up_is_forgotten() {
+        let memo = Memo { most: 1 << 20, held: Mutex::default() };
+        let cell = memo.cell("u");
+        drop(Unfinished { memo: &memo, url: "u" });
+        assert!(memo.held.lock().unwrap().cells.is_empty());
+        // Who waits for it still has the cell.
+        assert!(cell.get().is_none());
+    }
+
+    #[test]
+    fn a_passing_failure_is_asked_for_again() {
+        let memo = Memo { most: 1 << 20, held: Mutex::default() };
+        let known = |url: &str| memo.cell(url).get().is_some();
+        let long_ago = Instant::now().checked_sub(2 * FAILED_FOR);
+        for (url, passing) in [("gone", None), ("new", Some(Instant::now())), ("old", long_ago)] {
+            assert!(memo.cell(url).set(Arc::new(Fetched { passing, ..Fetched::default() })).is_ok());
+        }
+        assert_eq!((known("gone"), known("new"), known("old")), (true, true, long_ago.is_none()));
     }
 
     #[test]

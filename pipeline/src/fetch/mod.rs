@@ -1,6 +1,7 @@
 //! `fetch_url(url)`: images by their URL, as a SQL function and as a stage of a job.
 
 mod address;
+mod answer;
 mod client;
 mod problem;
 mod settings;

@@ -24,6 +24,8 @@ pub(super) enum Problem {
     TooLarge(u64),
     #[error("refused by its server: X-Robots-Tag says {0}")]
     NoAi(String),
+    #[error("encoded by {0}, which was not asked for")]
+    Coding(String),
     #[error("timed out")]
     TimedOut,
     #[error("no connection: {0}")]

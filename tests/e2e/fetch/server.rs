@@ -211,6 +211,23 @@ fn answer(mut stream: &TcpStream, seen: &Seen, path: &str, agent: &str, times: u
         "zipped" => gzip(&hex::decode(ZIPPED_GZ).unwrap()),
         "bomb" => gzip(&hex::decode(BOMB_GZ).unwrap()),
         "not-zipped" => gzip(b"no gzip"),
+        // /coding/NAME: gzip by another name; /brotli.
+        "coding" => {
+            whole(stream, 200, &format!("Content-Encoding: {}\r\n", names[1]), &hex::decode(ZIPPED_GZ).unwrap())
+        }
+        "brotli" => whole(stream, 200, "Content-Encoding: br\r\n", b"x"),
+        // Redirects with bytes beyond ASCII, in UTF-8 and in Latin-1.
+        "to-utf8" => raw(stream, "302 Found", "Location: /ok/é\r\n".as_bytes(), b""),
+        "to-latin1" => raw(stream, "302 Found", b"Location: /ok/\xe9\r\n", b""),
+        "proxied" => raw(stream, "203 Non-Authoritative Information", b"", path.as_bytes()),
+        // /range/LAST: bytes 0 to LAST of the 10 that there are.
+        "range" => {
+            let header = format!("Content-Range: bytes 0-{}/10\r\n", number(1));
+            raw(stream, "206 Partial Content", header.as_bytes(), &b"0123456789"[..=number(1)])
+        }
+        "bad-header" => {
+            raw(stream, "200 OK", b"Bad Header With Spaces: x\r\nX-Latin: caf\xe9\r\nnoColon\r\n", path.as_bytes())
+        }
         "moody" if !well => whole(stream, 503, "", b"no"),
         "garbled" if !well => whole(stream, 200, "", b"no picture"),
         "moody" | "garbled" => whole(stream, 200, "", &picture(names[1])),
@@ -220,6 +237,14 @@ fn answer(mut stream: &TcpStream, seen: &Seen, path: &str, agent: &str, times: u
 
 fn head(mut stream: &TcpStream, status: usize, headers: &str) -> io::Result<()> {
     stream.write_all(format!("HTTP/1.1 {status} -\r\nConnection: close\r\n{headers}\r\n").as_bytes())
+}
+
+/// A head as its server writes it, and a body.
+fn raw(mut stream: &TcpStream, status: &str, headers: &[u8], body: &[u8]) -> io::Result<()> {
+    stream.write_all(
+        format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n", body.len()).as_bytes(),
+    )?;
+    stream.write_all(&[headers, b"\r\n", body].concat())
 }
 
 fn whole(mut stream: &TcpStream, status: usize, headers: &str, body: &[u8]) -> io::Result<()> {
