@@ -149,49 +149,41 @@ impl Shared {
 
 fn page(told: &Told, models: &[ModelStats], elapsed: Duration) -> String {
     let Told { rows, before, bytes, tally, waits } = told;
-    let mut page = Page(String::new());
-    page.one("rows_total", "gauge", "Rows of the source that are this job's", rows);
-    page.one("rows_done", "counter", "Rows that are done, those of earlier runs among them", tally.rows);
-    page.one("rows_done_before", "gauge", "Rows that an earlier run had done", before);
-    page.one("failed_rows", "counter", "Rows whose image or text cannot be used", tally.failed);
-    page.one("source_bytes", "gauge", "Bytes of the source's files", bytes);
-    page.one("elapsed_seconds", "gauge", "Seconds since the job began", elapsed.as_secs_f64());
-    page.head(
+    let mut page = Page::default();
+    page.gauge("source_rows", "Rows of the source that are this job's", rows);
+    page.gauge("rows_done_before", "Rows that an earlier run had done", before);
+    page.gauge("source_bytes", "Bytes of the source's files", bytes);
+    page.gauge("elapsed_seconds", "Seconds since the job began", elapsed.as_secs_f64());
+    page.counter("rows_done", "Rows that are done, those of earlier runs among them", [(vec![], tally.rows)]);
+    page.counter("failed_rows", "Rows whose image or text cannot be used", [(vec![], tally.failed)]);
+    page.counter(
         "wait_seconds",
-        "counter",
         "Seconds without rows under way for want of rows (read or fetched), and with pairs ready that could not be written yet",
+        [("rows", waits.rows), ("table", waits.table)].map(|(what, wait)| (vec![("for", what)], wait.as_secs_f64())),
     );
-    for (what, wait) in [("rows", waits.rows), ("table", waits.table)] {
-        page.value("wait_seconds", &[("for", what)], wait.as_secs_f64());
-    }
-    page.head("pairs", "counter", "Pairs of an image and a text, by the text's source and by verdict");
-    for (source, count) in [("web", tally.web), ("synthetic", tally.synthetic)] {
-        for (verdict, pairs) in [("kept", count.kept), ("dropped", count.pairs.saturating_sub(count.kept))] {
-            page.value("pairs", &[("source", source), ("verdict", verdict)], pairs);
-        }
-    }
-    page.head("failed", "counter", "Failed rows by the commonest reasons");
-    for (reason, rows) in tally.reasons().into_iter().take(REASONS) {
-        page.value("failed", &[("reason", reason)], rows);
-    }
+    let verdicts = [("web", tally.web), ("synthetic", tally.synthetic)].into_iter().flat_map(|(source, count)| {
+        [("kept", count.kept), ("dropped", count.pairs.saturating_sub(count.kept))]
+            .map(|(verdict, pairs)| (vec![("source", source), ("verdict", verdict)], pairs))
+    });
+    page.counter("pairs", "Pairs of an image and a text, by the text's source and by verdict", verdicts);
+    let reasons = tally.reasons().into_iter().take(REASONS);
+    let failed = reasons.map(|(reason, rows)| (vec![("reason", reason)], rows));
+    page.counter("failed", "Failed rows by the commonest reasons", failed);
     let labels: Vec<[String; 3]> = models.iter().map(|model| labels(model, models)).collect();
     let labels = |model: usize| {
         let [name, device, precision] = &labels[model];
-        [("model", name.as_str()), ("device", device.as_str()), ("precision", precision.as_str())]
+        vec![("model", name.as_str()), ("device", device.as_str()), ("precision", precision.as_str())]
     };
     for (name, meaning, of) in COUNTS {
-        page.head(name, "counter", meaning);
-        for (n, model) in models.iter().enumerate() {
-            page.value(name, &labels(n), of(model));
-        }
+        page.counter(name, meaning, models.iter().enumerate().map(|(n, model)| (labels(n), of(model))));
     }
-    page.head("stage_seconds", "counter", "Seconds by what they are spent on; decode and wait are summed over threads");
-    for (n, model) in models.iter().enumerate() {
-        for (stage, of) in STAGES {
-            page.value("stage_seconds", &[&labels(n)[..], &[("stage", stage)]].concat(), of(model));
-        }
-    }
-    page.0
+    let stages = models
+        .iter()
+        .enumerate()
+        .flat_map(|(n, model)| STAGES.map(|(stage, of)| ([labels(n), vec![("stage", stage)]].concat(), of(model))));
+    page.counter("stage_seconds", "Seconds by what they are spent on; decode and wait are summed over threads", stages);
+    page.old_names(*rows);
+    page.text
 }
 
 /// A model's folder, device and precision. Where two folders of one name are in use, it is the whole path.
@@ -205,24 +197,55 @@ fn labels(model: &ModelStats, all: &[ModelStats]) -> [String; 3] {
     [name, model.device.clone(), model.precision.to_string()]
 }
 
-/// Text in Prometheus' format. A `String` takes all that is written to it.
-struct Page(String);
+/// A page in Prometheus' text format. A `String` takes all that is written to it.
+#[derive(Default)]
+struct Page {
+    text: String,
+    /// The counters again under the names that they had before 0.2, which lack `_total`.
+    old: String,
+}
+
+/// The names and values of a sample's labels.
+type Labels<'a> = Vec<(&'a str, &'a str)>;
 
 impl Page {
-    fn head(&mut self, name: &str, kind: &str, meaning: &str) {
-        let _ = writeln!(self.0, "# HELP capfilt_{name} {meaning}\n# TYPE capfilt_{name} {kind}");
+    fn gauge(&mut self, name: &str, meaning: &str, value: impl Display) {
+        head(&mut self.text, name, "gauge", meaning);
+        sample(&mut self.text, name, &[], value);
     }
 
-    fn one(&mut self, name: &str, kind: &str, meaning: &str, value: impl Display) {
-        self.head(name, kind, meaning);
-        self.value(name, &[], value);
+    /// A counter, whose name ends in `_total` by Prometheus' convention.
+    fn counter<'a>(
+        &mut self,
+        name: &str,
+        meaning: &str,
+        samples: impl IntoIterator<Item = (Labels<'a>, impl Display)>,
+    ) {
+        let total = format!("{name}_total");
+        head(&mut self.text, &total, "counter", meaning);
+        head(&mut self.old, name, "counter", &format!("Deprecated: capfilt_{total}"));
+        for (labels, value) in samples {
+            sample(&mut self.text, &total, &labels, &value);
+            sample(&mut self.old, name, &labels, &value);
+        }
     }
 
-    fn value(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
-        let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
-        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
-        let _ = writeln!(self.0, "capfilt_{name}{labels} {value}");
+    /// Adds the names of before, for one release.
+    fn old_names(&mut self, source_rows: u64) {
+        let old = std::mem::take(&mut self.old);
+        self.text.push_str(&old);
+        self.gauge("rows_total", "Deprecated: capfilt_source_rows", source_rows);
     }
+}
+
+fn head(page: &mut String, name: &str, kind: &str, meaning: &str) {
+    let _ = writeln!(page, "# HELP capfilt_{name} {meaning}\n# TYPE capfilt_{name} {kind}");
+}
+
+fn sample(page: &mut String, name: &str, labels: &[(&str, &str)], value: impl Display) {
+    let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
+    let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+    let _ = writeln!(page, "capfilt_{name}{labels} {value}");
 }
 
 fn escaped(label: &str) -> String {
@@ -269,18 +292,24 @@ mod tests {
         };
         let page = page(&told, &[model("/models/a \"b\"\\c\nd/", "cuda:0")], Duration::from_millis(1500));
         for line in [
+            "capfilt_source_rows 40",
+            "# TYPE capfilt_source_rows gauge",
+            "capfilt_rows_done_total 10",
+            "# TYPE capfilt_rows_done_total counter",
+            // As before 0.2.
             "capfilt_rows_total 40",
             "capfilt_rows_done 10",
+            "# TYPE capfilt_failed counter",
             "capfilt_rows_done_before 3",
-            "capfilt_failed_rows 2",
+            "capfilt_failed_rows_total 2",
             "capfilt_source_bytes 1000",
             "capfilt_elapsed_seconds 1.5",
-            "capfilt_wait_seconds{for=\"rows\"} 2.5",
-            "capfilt_pairs{source=\"web\",verdict=\"dropped\"} 6",
-            "capfilt_pairs{source=\"synthetic\",verdict=\"kept\"} 0",
-            "# TYPE capfilt_failed counter",
-            r#"capfilt_images_encoded{model="a \"b\"\\c\nd",device="cuda:0",precision="int8"} 12"#,
-            r#"capfilt_stage_seconds{model="a \"b\"\\c\nd",device="cuda:0",precision="int8",stage="encode"} 41.5"#,
+            "capfilt_wait_seconds_total{for=\"rows\"} 2.5",
+            "capfilt_pairs_total{source=\"web\",verdict=\"dropped\"} 6",
+            "capfilt_pairs_total{source=\"synthetic\",verdict=\"kept\"} 0",
+            "# TYPE capfilt_failed_total counter",
+            r#"capfilt_images_encoded_total{model="a \"b\"\\c\nd",device="cuda:0",precision="int8"} 12"#,
+            r#"capfilt_stage_seconds_total{model="a \"b\"\\c\nd",device="cuda:0",precision="int8",stage="encode"} 41.5"#,
         ] {
             assert!(page.lines().any(|found| found == line), "{line}:\n{page}");
         }

@@ -121,7 +121,7 @@ impl Watched {
         let patience = Instant::now();
         loop {
             let page = self.scrape();
-            if value(&page, "capfilt_rows_done") == BEFORE as f64 {
+            if value(&page, "capfilt_rows_done_total") == BEFORE as f64 {
                 return page;
             }
             assert!(self.child.try_wait().unwrap().is_none(), "the job ended");
@@ -171,24 +171,29 @@ fn a_job_tells_its_numbers() {
     assert_eq!(value(&page, "capfilt_source_bytes"), fs::metadata(place.path("web.jsonl")).unwrap().len() as f64);
     assert!(value(&page, "capfilt_elapsed_seconds") > 0.0);
     for source in ["web", "synthetic"] {
-        assert_eq!(sum(&page, "capfilt_pairs", &format!("source=\"{source}\"")), BEFORE as f64, "{page}");
+        assert_eq!(sum(&page, "capfilt_pairs_total", &format!("source=\"{source}\"")), BEFORE as f64, "{page}");
     }
-    assert_eq!(sum(&page, "capfilt_failed", "reason=\"no text\""), 1.0, "{page}");
-    assert_eq!(sum(&page, "capfilt_failed", "reason=\"fetch: "), 1.0, "{page}");
+    assert_eq!(sum(&page, "capfilt_failed_total", "reason=\"no text\""), 1.0, "{page}");
+    assert_eq!(sum(&page, "capfilt_failed_total", "reason=\"fetch: "), 1.0, "{page}");
     // Five pictures, of which one came twice.
-    assert_eq!(sum(&page, "capfilt_captions", "model=\"captioner\""), 5.0, "{page}");
+    assert_eq!(sum(&page, "capfilt_captions_total", "model=\"captioner\""), 5.0, "{page}");
     for model in ["captioner", "matcher"] {
         let model = format!("model=\"{model}\",device=\"");
-        assert_eq!(sum(&page, "capfilt_images_encoded", &model), 5.0, "{page}");
-        assert!(sum(&page, "capfilt_memo_hits", &model) >= 1.0, "{page}");
+        assert_eq!(sum(&page, "capfilt_images_encoded_total", &model), 5.0, "{page}");
+        assert!(sum(&page, "capfilt_memo_hits_total", &model) >= 1.0, "{page}");
         for stage in ["decode", "encode", "generate", "score", "wait"] {
-            let lines =
-                page.lines().filter(|line| line.contains(&model) && line.contains(&format!("stage=\"{stage}\"")));
+            let lines = page
+                .lines()
+                .filter(|line| line.starts_with("capfilt_stage_seconds_total") && line.contains(&model))
+                .filter(|line| line.contains(&format!("stage=\"{stage}\"")));
             assert_eq!(lines.count(), 1, "{page}");
         }
     }
-    assert!(sum(&page, "capfilt_stage_seconds", "stage=\"encode\"") > 0.0, "{page}");
-    assert!(sum(&page, "capfilt_tokens_decoded", "fp32") > 0.0 && sum(&page, "capfilt_texts_scored", "fp32") > 0.0);
+    assert!(sum(&page, "capfilt_stage_seconds_total", "stage=\"encode\"") > 0.0, "{page}");
+    assert!(
+        sum(&page, "capfilt_tokens_decoded_total", "fp32") > 0.0
+            && sum(&page, "capfilt_texts_scored_total", "fp32") > 0.0
+    );
 
     // Every value has its metric's name, meaning and type before it, and no series is there twice.
     let (mut known, mut series) = (String::new(), Vec::new());
@@ -240,10 +245,10 @@ fn whoever_asks_for_metrics_the_job_goes_on() {
             (text(&request[..request.len().min(40)]), request.ends_with(b"\n") || request.ends_with(b"c"));
         assert!(answer.starts_with("HTTP/1.1 404 ") || (answer.is_empty() && !whole), "{start:?}: {answer}");
         assert!(!answer.contains("capfilt_"), "{start:?}: {answer}");
-        assert_eq!(value(&job.scrape(), "capfilt_rows_done"), BEFORE as f64);
+        assert_eq!(value(&job.scrape(), "capfilt_rows_done_total"), BEFORE as f64);
     }
     thread::scope(|scope| {
-        let both = [0, 1].map(|_| scope.spawn(|| value(&job.scrape(), "capfilt_rows_total")));
+        let both = [0, 1].map(|_| scope.spawn(|| value(&job.scrape(), "capfilt_source_rows")));
         assert!(both.into_iter().all(|rows| rows.join().unwrap() == 8.0));
     });
     // Those who are connected and say nothing leave room for others.
