@@ -9,6 +9,7 @@ use datafusion::arrow::datatypes::{DataType, Int64Type};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::json::LineDelimitedWriter;
 use datafusion::arrow::record_batch::RecordBatch;
+use sha2::{Digest as _, Sha256};
 
 /// How the samples of a shard are named.
 #[derive(Debug)]
@@ -94,7 +95,7 @@ impl<W: Write> Shard<W> {
         let file = cast(from.column_by_name("file")?, &DataType::Utf8View).ok()?;
         let number = from.column_by_name("row")?.as_primitive_opt::<Int64Type>()?.value(row);
         let source = cast(batch.column_by_name("source")?, &DataType::Utf8View).ok()?;
-        let (file, source) = (file.as_string_view().value(row).replace('/', "_"), source.as_string_view().value(row));
+        let (file, source) = (file_key(file.as_string_view().value(row)), source.as_string_view().value(row));
         let name = plain(&format!("{file}-{number:09}-{source}"));
         self.same = if name == self.last { self.same + 1 } else { 0 };
         let unique = if self.same == 0 { name.clone() } else { format!("{name}-{}", self.same) };
@@ -105,6 +106,16 @@ impl<W: Write> Shard<W> {
 
 fn wrong(error: ArrowError) -> io::Error {
     io::Error::other(error)
+}
+
+/// A file's name as the beginning of a key, which has neither slashes nor dots. Where another name would give the same, `a/b.parquet`
+/// and `a_b.parquet`, a digest tells them apart.
+fn file_key(name: &str) -> String {
+    let key = name.replace(['/', '.'], "_");
+    if name.matches(['/', '_', '.']).count() <= usize::from(name.contains('.')) {
+        return key;
+    }
+    format!("{key}-{}", hex::encode(&Sha256::digest(name)[..4]))
 }
 
 /// A key has no dot in its last part, for there it would end.
@@ -153,6 +164,15 @@ mod tests {
     use datafusion::arrow::array::{BinaryArray, Int64Array, StringArray};
 
     use super::*;
+
+    #[test]
+    fn files_have_keys_of_their_own() {
+        assert_eq!(file_key("photos.parquet"), "photos_parquet");
+        assert_eq!(file_key("photos"), "photos");
+        let alike = ["a/b.parquet", "a_b.parquet", "a.b.parquet", "a/b_parquet", "a_b_parquet"];
+        let keys: std::collections::BTreeSet<_> = alike.iter().map(|name| file_key(name)).collect();
+        assert!(keys.len() == alike.len() && keys.iter().all(|key| !key.contains(['/', '.'])), "{keys:?}");
+    }
 
     #[test]
     fn what_is_written_is_read() {
