@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::str::FromStr;
 
 use crate::recipe::CAPFILT_SQL;
+use crate::verdicts::Verdicts;
 
 /// How the scores of several filters make one verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -75,12 +76,14 @@ impl Default for Compose {
 }
 
 impl Compose {
-    /// How a recipe's threshold ends where sources have their own.
-    pub(crate) const BY_SOURCE: &str = "ELSE $min_itm END";
-
-    /// Whether each pair's verdict follows from its own ITM score alone, as far as the recipe's text tells.
-    pub(crate) fn is_plain(recipe: &str) -> bool {
-        !["itc_score >=", "__best", "2 * (CAST("].iter().any(|mark| recipe.contains(mark))
+    /// The rule that the recipe keeps pairs by; the value of `$min_itm` is not known here.
+    pub fn verdicts(&self) -> Verdicts {
+        let votes = self.filters > 1 && self.combine == Combine::Vote;
+        Verdicts {
+            min_itm_of: self.min_itm_of.clone(),
+            by_itm_alone: Some(self.agreement.is_none() && !self.best && !votes),
+            ..Verdicts::default()
+        }
     }
 
     /// The SQL of the recipe.
@@ -193,7 +196,7 @@ impl Compose {
                 .iter()
                 .map(|(source, least)| format!(" WHEN '{}' THEN {least:?}", source.replace('\'', "''")))
                 .collect();
-            least = format!("CASE source{cases} {}", Self::BY_SOURCE);
+            least = format!("CASE source{cases} ELSE $min_itm END");
         }
         let mut passes = if self.filters > 1 && self.combine == Combine::Vote {
             let votes = self.scores("text").iter().map(|s| format!("CAST({s} >= {least} AS INT)")).collect::<Vec<_>>();
@@ -238,6 +241,22 @@ mod tests {
                     assert_eq!(DFParser::parse_sql(&sql).unwrap_or_else(|e| panic!("{e}:\n{sql}")).len(), 1);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_recipe_with_another_rule_than_itm_says_so() {
+        let plain = Compose::default();
+        assert_eq!(plain.verdicts().by_itm_alone, Some(true));
+        let agreement = Some(Agreement { low: 0.2, high: 0.4 });
+        let mean = Compose { filters: 2, candidates: 3, ..plain.clone() };
+        assert_eq!(mean.verdicts().by_itm_alone, Some(true));
+        for other in [
+            Compose { agreement, ..plain.clone() },
+            Compose { best: true, ..plain.clone() },
+            Compose { filters: 2, combine: Combine::Vote, ..plain },
+        ] {
+            assert_eq!(other.verdicts().by_itm_alone, Some(false), "{other:?}");
         }
     }
 

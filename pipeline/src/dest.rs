@@ -3,6 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::dedupe;
 use crate::error::{Error, Result};
@@ -12,6 +13,8 @@ use crate::source::is_url;
 use crate::table::{self, BOOKKEEPING, MANIFEST};
 
 const LOCK: &str = "lock";
+/// How long a lock that another process holds for a moment is waited for.
+const AGAIN_AFTER: Duration = Duration::from_millis(200);
 const PARTS: &str = "parts";
 
 /// A shard of a destination, which this process alone writes to.
@@ -74,10 +77,17 @@ impl Dest {
     pub(crate) fn open(path: &Path, shard: u64, shards: u64) -> Result<Self> {
         let created = !path.exists();
         let folder = table::shard_folder(path, shard, shards);
-        fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, &e))?;
         let file = folder.join(LOCK);
-        let lock = File::create(&file).map_err(|e| Error::write(&file, &e))?;
-        match lock.try_lock() {
+        let lock = create_lock(&folder, &file).map_err(|e| Error::write(&file, &e))?;
+        let locked = match lock.try_lock() {
+            // A process that replaces the table takes the lock for a moment, to see whether it is free.
+            Err(TryLockError::WouldBlock) => {
+                std::thread::sleep(AGAIN_AFTER);
+                lock.try_lock()
+            }
+            locked => locked,
+        };
+        match locked {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) if shards > 1 => {
                 return Err(Error::dest(path, format!("another process is writing shard {shard} of {shards}")));
@@ -207,8 +217,10 @@ impl Dest {
     /// Removes the bookkeeping of a table that this one replaces.
     pub(crate) fn clear_other_shards(&self) -> Result<()> {
         let folder = self.path.join(BOOKKEEPING);
-        for name in names(&folder)?.iter().map(|name| folder.join(name)).filter(|path| *path != self.folder) {
-            fs::remove_dir_all(&name).map_err(|e| Error::write(&name, &e))?;
+        for path in names(&folder)?.iter().map(|name| folder.join(name)).filter(|path| *path != self.folder) {
+            if path.is_dir() {
+                fs::remove_dir_all(&path).map_err(|e| Error::write(&path, &e))?;
+            }
         }
         Ok(())
     }
@@ -328,6 +340,16 @@ impl Drop for Dest {
     }
 }
 
+/// Makes the folder and the file to lock in it. A process that ends without having written removes both where they are empty, which may
+/// come between the two.
+fn create_lock(folder: &Path, file: &Path) -> io::Result<File> {
+    let create = || fs::create_dir_all(folder).and_then(|()| File::create(file));
+    match create() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => create(),
+        created => created,
+    }
+}
+
 /// None where there is no folder.
 fn names(folder: &Path) -> Result<Vec<String>> {
     let read = |e: io::Error| Error::dest(folder, e);
@@ -363,6 +385,20 @@ mod tests {
         let _one = Dest::open(&dest, 1, 2).unwrap();
         let _two = Dest::open(&dest, 2, 2).unwrap();
         assert!(Dest::open(&dest, 2, 2).unwrap_err().to_string().contains("shard 2 of 2"));
+    }
+
+    #[test]
+    fn a_lock_that_is_held_for_a_moment_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let shard = table::shard_folder(folder.path(), 1, 2);
+        let held = create_lock(&shard, &shard.join(LOCK)).unwrap();
+        held.lock().unwrap();
+        let letting_go = std::thread::spawn(move || {
+            std::thread::sleep(AGAIN_AFTER / 4);
+            held.unlock().unwrap();
+        });
+        Dest::open(folder.path(), 1, 2).unwrap();
+        letting_go.join().unwrap();
     }
 
     #[test]

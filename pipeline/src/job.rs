@@ -1,7 +1,7 @@
 //! `capfilt run`.
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use capfilt::{Again, Combine, Compose, ImageIs, Images, Job, Params, Parts, Recipe, Stop, run};
+use capfilt::{Again, Combine, Compose, ImageIs, Images, Job, Params, Parts, Recipe, Stop, Verdicts, run};
 use capfilt_udfs::CapfiltOptions;
 use datafusion::prelude::SessionContext;
 use std::io::{self, Write as _};
@@ -143,7 +143,7 @@ fn as_options(text: String) -> String {
 
 fn recipe(args: &RunArgs) -> Result<Recipe> {
     let models = &args.session;
-    let (name, sql) = match &args.recipe {
+    let (name, sql, verdicts) = match &args.recipe {
         None => {
             if args.best && matches!(args.combine, CombineArg::Vote) && models.filter.len() > 1 {
                 bail!("--best needs one score to choose by, and --combine vote has several: give mean, min or max");
@@ -166,20 +166,21 @@ fn recipe(args: &RunArgs) -> Result<Recipe> {
                 agreement: args.agreement,
                 min_itm_of: args.min_itm_of.clone(),
             };
-            ("capfilt.sql".to_owned(), compose.sql())
+            ("capfilt.sql".to_owned(), compose.sql(), compose.verdicts())
         }
         Some(file) => {
             let name = file.display().to_string();
             let sql = std::fs::read_to_string(file).with_context(|| format!("--recipe {name}"))?;
-            (name, sql)
+            (name, sql, Verdicts::default())
         }
     };
+    let asked = Params::asked(&sql).map_err(|e| anyhow!("recipe {name}: {e}"))?;
     for (role, given) in [("captioner", &models.captioner), ("filter", &models.filter)] {
-        if let Some(n) = (2..=given.len()).find(|n| !Params::mentioned(&sql, &format!("{role}_{n}"))) {
+        if let Some(n) = (2..=given.len()).find(|n| !asked.contains(&format!("{role}_{n}"))) {
             bail!("recipe {name} does not ask for ${role}_{n}: give it one --{role}, or use it there");
         }
     }
-    if let Some((unused, _)) = models.param.iter().find(|(param, _)| !Params::mentioned(&sql, param)) {
+    if let Some((unused, _)) = models.param.iter().find(|(param, _)| !asked.contains(param)) {
         bail!("--param {unused}=..: recipe {name} does not ask for ${unused}; --print-sql shows what it asks for");
     }
     let mut params = session::params(&args.session);
@@ -190,7 +191,7 @@ fn recipe(args: &RunArgs) -> Result<Recipe> {
             params.set_text_default(&format!("{role}_{}", n + 1), model);
         }
     }
-    Ok(Recipe { name, sql, params })
+    Ok(Recipe { name, sql, params, verdicts })
 }
 
 /// Ctrl-C, or the request to end that a batch system sends before it kills.

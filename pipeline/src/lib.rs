@@ -33,6 +33,7 @@ mod source;
 mod stage;
 mod summary;
 mod table;
+mod verdicts;
 mod webdataset;
 mod write;
 
@@ -55,6 +56,7 @@ use source::Lake;
 pub use source::Source;
 pub use summary::{Count, Summary, Tally};
 pub use table::unfinished;
+pub use verdicts::Verdicts;
 pub use webdataset::register_webdataset;
 pub use write::Parts;
 

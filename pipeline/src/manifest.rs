@@ -16,15 +16,27 @@ use crate::error::{Error, Result};
 use crate::source::{FileRecord, Position, Source};
 use crate::summary::Tally;
 use crate::table;
+use crate::verdicts::Verdicts;
 use crate::write::Parts;
 
 const FORMAT: u32 = 2;
 
+/// The name and version of this program.
+pub(crate) const PROGRAM: &str = concat!("capfilt ", env!("CARGO_PKG_VERSION"));
+
+/// The version of the results, which grows with each change that gives some row other pixels, texts, scores or verdicts. A table
+/// is continued by every version of the program whose results are the same.
+pub(crate) const RESULTS: u32 = 2;
+
 /// Everything that decides what the table holds. Two jobs that differ in it do not share a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
-    /// Name and version of this program.
+    /// Name and version of the program that began the table: a record, which decides nothing.
     pub(crate) engine: String,
+    /// The version of the results. It is left out where it is 1, as in the manifests that were written before it was recorded, so
+    /// that their digests stay.
+    #[serde(default = "first_results", skip_serializing_if = "is_first_results")]
+    pub(crate) results: u32,
     /// The recipe with the values of its parameters.
     pub(crate) recipe: String,
     #[serde(flatten)]
@@ -63,6 +75,15 @@ fn bytes() -> String {
     "bytes".to_owned()
 }
 
+fn first_results() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_first_results(results: &u32) -> bool {
+    *results == first_results()
+}
+
 impl Identity {
     /// 16 hex digits that stand for it.
     pub(crate) fn digest(&self) -> String {
@@ -86,6 +107,13 @@ impl Identity {
 
     /// How another job differs, in words; `None` where it does not.
     pub(crate) fn difference(&self, other: &Self) -> Option<String> {
+        if self.results != other.results {
+            return Some(format!(
+                "it was begun by {}, whose results differ from those of {} for some rows",
+                self.engine, other.engine
+            ));
+        }
+        let other = &Self { engine: self.engine.clone(), ..other.clone() };
         if self == other {
             return None;
         }
@@ -190,6 +218,9 @@ pub(crate) struct Manifest {
     pub(crate) files: Vec<FileRecord>,
     /// Names and types of the columns of its pairs.
     pub(crate) columns: Vec<(String, String)>,
+    /// The rule that its pairs are kept by.
+    #[serde(default)]
+    pub(crate) verdicts: Verdicts,
     /// A table that was there goes when this one is whole.
     pub(crate) replaces: bool,
     pub(crate) parts: Vec<Part>,
@@ -212,7 +243,14 @@ pub(crate) struct Manifest {
 }
 
 impl Manifest {
-    pub(crate) fn new(shard: u64, job: Identity, source: &Source, root: PathBuf, replaces: bool) -> Self {
+    pub(crate) fn new(
+        shard: u64,
+        job: Identity,
+        verdicts: Verdicts,
+        source: &Source,
+        root: PathBuf,
+        replaces: bool,
+    ) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             format: FORMAT,
@@ -224,6 +262,7 @@ impl Manifest {
             source_version: source.version(),
             files: source.records(),
             columns: Vec::new(),
+            verdicts,
             replaces,
             retried: None,
             parts: Vec::new(),
@@ -304,6 +343,7 @@ mod tests {
         };
         Identity {
             engine: "capfilt 0".to_owned(),
+            results: RESULTS,
             recipe: "SELECT 1".to_owned(),
             models,
             round: 1,
@@ -342,6 +382,25 @@ mod tests {
     }
 
     #[test]
+    fn another_version_of_the_program_continues_a_table_where_its_results_are_the_same() {
+        let first = identity();
+        let newer = Identity { engine: "capfilt 9".to_owned(), ..identity() };
+        assert_eq!(first.difference(&newer), None);
+        let other = Identity { results: RESULTS + 1, ..newer };
+        let said = first.difference(&other).unwrap();
+        assert_eq!(said, "it was begun by capfilt 0, whose results differ from those of capfilt 9 for some rows");
+    }
+
+    #[test]
+    fn a_manifest_without_a_version_of_results_keeps_its_digest() {
+        let first = Identity { results: 1, ..identity() };
+        let mut json = serde_json::to_value(&first).unwrap();
+        assert_eq!(json.get("results"), None);
+        let read: Identity = serde_json::from_value(json.take()).unwrap();
+        assert_eq!((read.results, read.digest()), (1, first.digest()));
+    }
+
+    #[test]
     fn a_manifest_is_read_as_it_was_written() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("manifest.json");
@@ -349,7 +408,7 @@ mod tests {
         let source = folder.path().join("source.csv");
         fs::write(&source, "id\n1\n").unwrap();
         let source = Source::open(&source).unwrap();
-        let mut manifest = Manifest::new(1, identity(), &source, "/x".into(), true);
+        let mut manifest = Manifest::new(1, identity(), Verdicts::default(), &source, "/x".into(), true);
         manifest.parts.push(Part { name: "p".to_owned(), pairs: 1, bytes: 2 });
         manifest.write(&path).unwrap();
         let got = Manifest::read(&path).unwrap().unwrap();

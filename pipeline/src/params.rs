@@ -1,10 +1,10 @@
 //! Values for the `$name` of a statement.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
 
-use datafusion::sql::parser::{CopyToSource, Statement};
+use datafusion::sql::parser::{CopyToSource, DFParser, Statement};
 use datafusion::sql::sqlparser::ast::{self, Expr, UnaryOperator, Value, VisitMut, visit_expressions_mut};
 
 use crate::error::{Error, Result};
@@ -42,31 +42,12 @@ impl Params {
 
     /// Replaces the parameters of `statement` by their values. Values that it does not ask for are left alone.
     pub fn bind(&self, statement: &mut Statement) -> Result<()> {
-        match statement {
-            // Its parameters get their values from EXECUTE.
-            Statement::Statement(inner) if matches!(**inner, ast::Statement::Prepare { .. }) => Ok(()),
-            Statement::Statement(inner) => self.bind_in(inner.as_mut()),
-            Statement::CopyTo(copy) => match &mut copy.source {
-                CopyToSource::Query(query) => self.bind_in(query.as_mut()),
-                CopyToSource::Relation(_) => Ok(()),
-            },
-            Statement::Explain(explain) => self.bind(&mut explain.statement),
-            Statement::CreateExternalTable(_) | Statement::Reset(_) => Ok(()),
-        }
-    }
-
-    fn bind_in(&self, tree: &mut impl VisitMut) -> Result<()> {
-        let found = visit_expressions_mut(tree, |expr| {
-            let Expr::Value(value) = expr else { return ControlFlow::Continue(()) };
-            let Value::Placeholder(id) = &value.value else { return ControlFlow::Continue(()) };
-            let Some(name) = id.strip_prefix('$') else { return ControlFlow::Continue(()) };
-            match self.0.get(name) {
-                Some(value) => {
-                    *expr = literal(value);
-                    ControlFlow::Continue(())
-                }
-                None => ControlFlow::Break(name.to_owned()),
+        let found = each_placeholder(statement, &mut |name, expr| match self.0.get(name) {
+            Some(value) => {
+                *expr = literal(value);
+                ControlFlow::Continue(())
             }
+            None => ControlFlow::Break(name.to_owned()),
         });
         match found {
             ControlFlow::Break(name) => Err(Error::Parameter(name)),
@@ -74,21 +55,63 @@ impl Params {
         }
     }
 
-    /// Whether `sql` has `$name` in it.
-    pub fn mentioned(sql: &str, name: &str) -> bool {
-        let ends = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
-        sql.match_indices('$').any(|(at, _)| sql[at + 1..].strip_prefix(name).is_some_and(ends))
+    /// The names of the parameters that the statements of `sql` ask for. A `$name` in a comment or a string is none.
+    ///
+    /// # Errors
+    /// SQL that cannot be parsed.
+    pub fn asked(sql: &str) -> Result<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        for mut statement in DFParser::parse_sql(sql)? {
+            let _ = each_placeholder(&mut statement, &mut |name, _| {
+                names.insert(name.to_owned());
+                ControlFlow::Continue(())
+            });
+        }
+        Ok(names)
     }
 
-    /// One SQL comment a parameter that `sql` mentions.
+    /// The value of `name` as a number, where `sql` asks for it.
+    pub(crate) fn number_asked(&self, sql: &str, name: &str) -> Option<f32> {
+        let Some(Value::Number(digits, _)) = self.0.get(name) else { return None };
+        Self::asked(sql).ok()?.contains(name).then(|| digits.parse().ok())?
+    }
+
+    /// One SQL comment a parameter that `sql` asks for. SQL that cannot be parsed, which never runs, has none.
     pub fn comments(&self, sql: &str) -> String {
-        self.0.iter().filter(|(name, _)| Self::mentioned(sql, name)).fold(String::new(), |mut out, (name, value)| {
+        let asked = Self::asked(sql).unwrap_or_default();
+        self.0.iter().filter(|(name, _)| asked.contains(*name)).fold(String::new(), |mut out, (name, value)| {
             // A line break in a value would end the comment.
             let value = value.to_string().replace(['\n', '\r'], " ");
             let _ = writeln!(out, "-- ${name} = {value}");
             out
         })
     }
+}
+
+/// What to do with a parameter's name and the expression in its place.
+type Each<'a> = &'a mut dyn FnMut(&str, &mut Expr) -> ControlFlow<String>;
+
+/// Visits the parameters of a statement, but for those of PREPARE, which get their values from EXECUTE.
+fn each_placeholder(statement: &mut Statement, each: Each<'_>) -> ControlFlow<String> {
+    match statement {
+        Statement::Statement(inner) if matches!(**inner, ast::Statement::Prepare { .. }) => ControlFlow::Continue(()),
+        Statement::Statement(inner) => each_in(inner.as_mut(), each),
+        Statement::CopyTo(copy) => match &mut copy.source {
+            CopyToSource::Query(query) => each_in(query.as_mut(), each),
+            CopyToSource::Relation(_) => ControlFlow::Continue(()),
+        },
+        Statement::Explain(explain) => each_placeholder(&mut explain.statement, each),
+        Statement::CreateExternalTable(_) | Statement::Reset(_) => ControlFlow::Continue(()),
+    }
+}
+
+fn each_in(tree: &mut impl VisitMut, each: Each<'_>) -> ControlFlow<String> {
+    visit_expressions_mut(tree, |expr| {
+        let Expr::Value(value) = &*expr else { return ControlFlow::Continue(()) };
+        let Value::Placeholder(id) = &value.value else { return ControlFlow::Continue(()) };
+        let Some(name) = id.strip_prefix('$').map(str::to_owned) else { return ControlFlow::Continue(()) };
+        each(&name, expr)
+    })
 }
 
 /// `inf` and `nan` are words here, and no text with a letter but an exponent's is a number.
@@ -114,8 +137,6 @@ fn literal(value: &Value) -> Expr {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::sql::parser::DFParser;
-
     use super::*;
 
     fn bound(sql: &str, params: &[(&str, &str)]) -> Result<String> {
@@ -165,11 +186,14 @@ mod tests {
     }
 
     #[test]
-    fn comments_name_what_the_sql_mentions() {
+    fn comments_name_what_the_sql_asks_for() {
         let mut params = Params::default();
         params.set("min_itm", "0.5");
         params.set("min", "1");
         params.set_text_default("prompt", "a\n; x");
-        assert_eq!(params.comments("x >= $min_itm, $prompt"), "-- $min_itm = 0.5\n-- $prompt = 'a ; x'\n");
+        let sql = "SELECT x >= $min_itm, $prompt, '$min' FROM web -- as $min says";
+        assert_eq!(params.comments(sql), "-- $min_itm = 0.5\n-- $prompt = 'a ; x'\n");
+        assert_eq!(params.number_asked(sql, "min_itm"), Some(0.5));
+        assert_eq!((params.number_asked(sql, "min"), params.number_asked(sql, "prompt")), (None, None));
     }
 }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use capfilt_udfs::CapfiltOptions;
+use datafusion::catalog::MemoryCatalogProviderList;
+use datafusion::execution::SessionStateBuilder;
 use datafusion::prelude::SessionContext;
 use tokio::sync::watch;
 
@@ -16,7 +18,7 @@ use crate::dedupe::{self, Dedupe, Duplicates, Look};
 use crate::dest::{Dest, Found};
 use crate::error::{Error, Result};
 use crate::load::{ImageIs, Loader};
-use crate::manifest::{Identity, Manifest, Part, State};
+use crate::manifest::{Identity, Manifest, PROGRAM, Part, RESULTS, State};
 use crate::recipe::{Columns, Planned, Recipe};
 use crate::run::Stop;
 use crate::source::{FileRecord, Reading, Source, Units, is_url, shown, whereabouts};
@@ -108,7 +110,8 @@ impl Job {
     fn identity(&self, ctx: &SessionContext) -> Result<Identity> {
         let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned().unwrap_or_default();
         Ok(Identity {
-            engine: concat!("capfilt ", env!("CARGO_PKG_VERSION")).to_owned(),
+            engine: PROGRAM.to_owned(),
+            results: RESULTS,
             recipe: self.recipe.identity(),
             models: options.provenance()?,
             captioners: digests(&options, "captioner", &self.captioners)?,
@@ -206,7 +209,7 @@ impl Job {
         let root = whereabouts(&self.source);
         let retry = self.again == Again::RetryFailed;
         let new = |source: &Source, replaces| {
-            let mut manifest = Manifest::new(self.shard.0, identity, source, root, replaces);
+            let mut manifest = Manifest::new(self.shard.0, identity, self.recipe.verdicts(), source, root, replaces);
             manifest.path_root = self.path_root.as_deref().map(whereabouts);
             manifest
         };
@@ -314,7 +317,8 @@ impl Job {
         let reading = Reading { known: &known, alone: self.again == Again::RetryFailed, texts };
         let source = Source::open_as(&self.source, version.as_deref(), reading)?;
         source.check_apart(&self.dest)?;
-        let workers = one_partition(ctx);
+        // A recipe sees `web` alone, and the caller's session keeps its tables and its partitions.
+        let (ctx, workers) = (&own_session(ctx), ctx.copied_config().target_partitions());
         let columns = Columns {
             image: &self.image_column,
             image_is: self.image_is,
@@ -325,7 +329,8 @@ impl Job {
         let planned = self.recipe.plan(ctx, &source, &columns).await?;
         let identity = self.identity(ctx)?;
         let loader = self.loader(ctx, &source)?;
-        Ok(Prepared { source, workers, planned, identity, loader })
+        // With one chunk alone, decoding would wait for the model and the model for decoding.
+        Ok(Prepared { source, workers: workers.max(2), planned, identity, loader })
     }
 
     /// What gets the images that the source only names.
@@ -407,13 +412,14 @@ fn digests(options: &CapfiltOptions, role: &str, models: &[String]) -> Result<Ve
     models.iter().map(digest).collect()
 }
 
-/// The session's partitions become chunks under way: a chunk is planned with one partition, which keeps its rows in order.
-fn one_partition(ctx: &SessionContext) -> usize {
-    let state = ctx.state_ref();
-    let mut state = state.write();
-    let execution = &mut state.config_mut().options_mut().execution;
-    let workers = execution.target_partitions;
-    execution.target_partitions = 1;
-    // With one chunk alone, decoding would wait for the model and the model for decoding.
-    workers.max(2)
+/// A session with the functions and settings of `ctx`, none of its tables, and one partition, which keeps the rows of a chunk in
+/// order.
+fn own_session(ctx: &SessionContext) -> SessionContext {
+    let state = ctx.state();
+    let config = state.config().clone().with_target_partitions(1).with_create_default_catalog_and_schema(true);
+    let state = SessionStateBuilder::new_from_existing(state)
+        .with_catalog_list(Arc::new(MemoryCatalogProviderList::new()))
+        .with_config(config)
+        .build();
+    SessionContext::new_with_state(state)
 }

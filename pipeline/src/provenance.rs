@@ -9,7 +9,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Fields};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{self, Expr, visit_expressions};
 
-use crate::manifest::Identity;
+use crate::manifest::{Identity, PROGRAM};
 
 /// Settings that decide how captions are decoded, where a call has none of its own.
 const DECODING: [&str; 10] = [
@@ -48,7 +48,7 @@ impl Provenance {
             filter: together(models.filter.as_ref(), &job.filters),
             decoding: decoding.map(|calls| calls + &set(&models.settings)),
             seed: models.settings.get("seed").and_then(|seed| seed.parse::<u64>().ok()).map(u64::cast_signed),
-            engine: job.engine.clone(),
+            engine: PROGRAM.to_owned(),
             round: i32::try_from(job.round).unwrap_or(i32::MAX),
         }
     }

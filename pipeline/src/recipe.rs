@@ -22,6 +22,7 @@ use crate::load::ImageIs;
 use crate::params::Params;
 use crate::provenance::{Provenance, decoding};
 use crate::source::Source;
+use crate::verdicts::Verdicts;
 
 /// The recipe that runs where none is named: both texts of an image, each kept if the filter says so.
 pub const CAPFILT_SQL: &str = include_str!("../../sql/capfilt.sql");
@@ -115,6 +116,8 @@ pub struct Recipe {
     pub sql: String,
     /// Values of its parameters.
     pub params: Params,
+    /// The rule that it keeps pairs by; the default for a recipe whose rule is not known.
+    pub verdicts: Verdicts,
 }
 
 /// Which columns hold images and texts, and what others are called.
@@ -150,11 +153,16 @@ impl Recipe {
         self.annotated().lines().filter(|line| !model(line)).fold(String::new(), |text, line| text + line + "\n")
     }
 
+    /// The rule that it keeps pairs by, with the value of its `$min_itm`.
+    pub(crate) fn verdicts(&self) -> Verdicts {
+        Verdicts { min_itm: self.params.number_asked(&self.sql, "min_itm"), ..self.verdicts.clone() }
+    }
+
     fn wrong(&self, reason: impl Into<String>) -> Error {
         Error::Recipe { name: self.name.clone(), reason: reason.into() }
     }
 
-    /// Plans the recipe over `source`.
+    /// Plans the recipe over `source`. Of the tables of `ctx`, a session of the job's own, `web` becomes a view over it.
     pub(crate) async fn plan(&self, ctx: &SessionContext, source: &Source, columns: &Columns<'_>) -> Result<Planned> {
         let failed = |e: DataFusionError| self.wrong(message(&e));
         let of = match columns.may_lack {
@@ -184,6 +192,10 @@ impl Recipe {
         self.params.bind(&mut statement)?;
         let decoding = decoding(&statement);
         let state = ctx.state();
+        let tables = state.resolve_table_references(&statement).map_err(failed)?;
+        if let Some(other) = tables.iter().find(|table| table.table() != "web") {
+            return Err(self.uses(&format!("the table {other}, and may use none but web")));
+        }
         let plan = state.statement_to_plan(statement).await.map_err(failed)?;
         self.check_row_wise(&plan)?;
         let plan = self.pairs(plan)?;
@@ -202,10 +214,7 @@ impl Recipe {
                 | LogicalPlan::SubqueryAlias(_)
                 | LogicalPlan::Unnest(_)
                 | LogicalPlan::EmptyRelation(_) => None,
-                LogicalPlan::TableScan(scan) => {
-                    let name = scan.table_name.table();
-                    (name != "web" && name != ROWS).then(|| format!("the table {name}, and may use none but web"))
-                }
+                LogicalPlan::TableScan(scan) if scan.table_name.table() == ROWS => None,
                 LogicalPlan::Aggregate(_) => Some("an aggregate or GROUP BY".to_owned()),
                 LogicalPlan::Window(_) => Some("a window function".to_owned()),
                 LogicalPlan::Sort(_) => Some("ORDER BY".to_owned()),
@@ -222,11 +231,16 @@ impl Recipe {
         })?;
         match found {
             None => Ok(()),
-            Some(what) => Err(self.wrong(format!(
-                "it uses {what}; a recipe sees a few rows of web at a time, so do that over the finished pair table, \
-                 with capfilt sql --table pairs=DEST"
-            ))),
+            Some(what) => Err(self.uses(&what)),
         }
+    }
+
+    /// The error of a recipe that looks beyond its row.
+    fn uses(&self, what: &str) -> Error {
+        self.wrong(format!(
+            "it uses {what}; a recipe sees a few rows of web at a time, so do that over the finished pair table, with capfilt sql \
+             --table pairs=DEST"
+        ))
     }
 
     /// The pair table's columns in their order and types, whatever the order in the recipe.

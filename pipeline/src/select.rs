@@ -14,21 +14,17 @@ use datafusion::execution::disk_manager::DiskManagerMode;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::bounded::bounded;
-use crate::compose::Compose;
 use crate::dest::{Dest, Found};
 use crate::error::{Error, Result};
 use crate::manifest::{Identity, Manifest};
 use crate::pictures::{Pictures, Wanted};
 use crate::prepare::{Again, Images};
-use crate::report::threshold;
 use crate::source::{Chunk, Source, Units, whereabouts};
 use crate::stage::{End, Pairs, Stage, Written};
 use crate::summary::{Summary, Tally};
 use crate::table;
+use crate::verdicts::Verdicts;
 use crate::write::{Format, Parts};
-
-/// How the recipe of a selected table begins.
-const SELECTED: &str = "-- selected: ";
 
 /// Rows that are judged at a time.
 const ROWS: usize = 64;
@@ -71,16 +67,24 @@ impl Select {
                 "its files are no Parquet: write the table with --format parquet or delta",
             ));
         }
-        if !Compose::is_plain(&first.job.recipe) {
-            let reason = "its verdicts do not follow from the ITM scores alone (--agreement, --best or --combine vote): run the job \
-                          again with other thresholds";
-            return Err(Error::dest(&self.table, reason));
+        match first.verdicts.by_itm_alone {
+            Some(true) => {}
+            Some(false) => {
+                let reason = "its verdicts do not follow from the ITM scores alone (--agreement, --best or --combine vote): run the \
+                              job again with other thresholds";
+                return Err(Error::dest(&self.table, reason));
+            }
+            None => log::warn!(
+                "{}: its recipe is no built-in one, or an earlier version wrote it; pairs are selected by their ITM score alone, whatever \
+                 rule kept them before",
+                self.table.display()
+            ),
         }
         // An unfinished table is refused here.
         let mut parts = Source::open(&self.table)?;
         parts.check_apart(&self.dest)?;
-        let min_itm = self.min_itm(&first.job)?;
-        self.check_stored(&first.job, min_itm)?;
+        let min_itm = self.min_itm(&first.verdicts)?;
+        self.check_stored(first, min_itm)?;
         self.check_sources().await?;
         let fraction = match self.keep_fraction {
             Some(share) => Some(self.score_at(share).await?),
@@ -95,7 +99,15 @@ impl Select {
         let dest = Dest::open(&self.dest, 1, 1)?;
         let root = whereabouts(&first.source);
         let (manifest, begun) = match dest.look(&identity, if self.overwrite { Again::Overwrite } else { Again::No })? {
-            Found::Nothing { replaces } => (Manifest::new(1, identity, &parts, root, replaces), false),
+            Found::Nothing { replaces } => {
+                let verdicts = Verdicts {
+                    min_itm: Some(min_itm),
+                    min_itm_of: self.min_itm_of.clone(),
+                    selected: true,
+                    by_itm_alone: Some(true),
+                };
+                (Manifest::new(1, identity, verdicts, &parts, root, replaces), false)
+            }
             Found::Shards(_) => return Err(Error::dest(&self.dest, "shards of a job are there: give another folder")),
             Found::Begun(manifest) => {
                 parts.reorder(&manifest.files)?;
@@ -129,7 +141,7 @@ impl Select {
                 }
             };
             tally.merge(&pairs.tally);
-            read += pairs.rows;
+            read += pairs.batches.iter().map(|batch| batch.num_rows() as u64).sum::<u64>();
             if !stage.write(pairs).await {
                 ended = Ok(End::Broken);
                 break;
@@ -150,8 +162,7 @@ impl Select {
         let mut words = vec![format!("min_itm = {min_itm}")];
         words.extend(self.min_itm_of.iter().map(|(source, least)| format!("min_itm of {source} = {least}")));
         words.extend(self.keep_fraction.map(|share| format!("keep_fraction = {share}")));
-        // The report reads the threshold from the recipe's comments; the first one counts.
-        let recipe = format!("{SELECTED}{}\n-- $min_itm = {}\n{}", words.join(", "), min_itm, job.recipe);
+        let recipe = format!("-- selected: {}\n{}", words.join(", "), job.recipe);
         let format = "parquet".to_owned();
         // What was left out once is missing here too.
         let kept_only = self.kept_only || job.kept_only;
@@ -159,23 +170,22 @@ impl Select {
     }
 
     /// The least probability of texts whose source has none of its own.
-    fn min_itm(&self, job: &Identity) -> Result<f32> {
+    fn min_itm(&self, before: &Verdicts) -> Result<f32> {
         let own = || match self.keep_fraction {
             Some(_) => Some(0.0),
             // Each source may have had its own.
-            None => threshold(&job.recipe).filter(|_| !job.recipe.contains(Compose::BY_SOURCE)),
+            None => before.min_itm.filter(|_| before.min_itm_of.is_empty()),
         };
         let reason = "--min-itm is missing: the table does not say one that it was made with";
         self.min_itm.or_else(own).ok_or_else(|| Error::Option(reason.to_owned()))
     }
 
     /// Refuses what asks for pairs that a table of kept ones alone has left out; warns where the table does not tell which these are.
-    fn check_stored(&self, job: &Identity, min_itm: f32) -> Result<()> {
-        if !job.kept_only {
+    fn check_stored(&self, before: &Manifest, min_itm: f32) -> Result<()> {
+        if !before.job.kept_only {
             return Ok(());
         }
-        let by_one_threshold = !job.recipe.starts_with(SELECTED) && !job.recipe.contains(Compose::BY_SOURCE);
-        let Some(had) = threshold(&job.recipe).filter(|_| by_one_threshold) else {
+        let Some(had) = before.verdicts.one_threshold() else {
             log::warn!("{}: --kept-only has left pairs out, which are not selected", self.table.display());
             return Ok(());
         };
@@ -240,7 +250,7 @@ impl Select {
         images: Images,
         pictures: &mut Fill<'_>,
     ) -> Result<Pairs> {
-        let Chunk { unit, row, rows, .. } = chunk;
+        let Chunk { unit, row, count, rows, .. } = chunk;
         let wrong = |what: &str| Error::dest(&self.table, format!("it has no column {what} as capfilt run writes it"));
         let column = |name: &str| rows.column_by_name(name).ok_or_else(|| wrong(name));
         let (sources, errors) = (strings(column("source")?)?, strings(column("error")?)?);
@@ -275,7 +285,7 @@ impl Select {
             ("provenance", Arc::clone(column("provenance")?)),
         ]);
         let tally = Tally::of(webs, &[counted.map_err(internal)?])?;
-        Ok(Pairs { unit, row, rows: pairs.num_rows() as u64, batches: vec![pairs], tally })
+        Ok(Pairs { unit, row, rows: count, batches: vec![pairs], tally })
     }
 }
 

@@ -58,8 +58,10 @@ pub(crate) enum End {
 /// The pairs of some rows of a unit.
 pub(crate) struct Pairs {
     pub(crate) unit: Position,
-    /// The first row and the number of rows.
+    /// The first row's number.
     pub(crate) row: u64,
+    /// How many rows of the source they stand for, those that a Delta table has deleted among them: `row + rows` is where the next
+    /// pairs begin.
     pub(crate) rows: u64,
     pub(crate) batches: Vec<RecordBatch>,
     pub(crate) tally: Tally,
@@ -192,8 +194,13 @@ impl Writer {
         for path in units {
             match read_unit(&path) {
                 Ok(unit) if unit.record.unit < self.manifest.done => remove(&path)?,
-                Ok(unit) if !broken => self.done.push(unit),
-                Ok(_) => remove(&path)?,
+                Ok(unit) if !broken && !ends_early(&unit.record, &self.manifest) => self.done.push(unit),
+                Ok(_) if broken => remove(&path)?,
+                Ok(_) => {
+                    log::warn!("{}: it ends before its unit does; it and what follows are done anew", path.display());
+                    broken = true;
+                    remove(&path)?;
+                }
                 Err(error) => {
                     // What comes after it is done anew too: units follow each other.
                     log::warn!("{error}; it and what follows are done anew");
@@ -392,11 +399,22 @@ pub(crate) fn left(dest: &Dest, manifest: &Manifest) -> Result<Left> {
         // What follows one that is broken is done anew.
         let Ok(Unit { record, .. }) = read_unit(&dest.kept(&name)) else { break };
         if record.unit >= manifest.done {
+            if ends_early(&record, manifest) {
+                break;
+            }
             left.next = record.end;
             left.tally.merge(&record.tally);
         }
     }
     Ok(left)
+}
+
+/// Whether a unit's file lacks rows at its end: it ends neither where the next unit begins nor with the source's file.
+fn ends_early(record: &UnitRecord, manifest: &Manifest) -> bool {
+    let UnitRecord { unit, end, .. } = record;
+    let whole = unit.row + manifest.job.unit_rows;
+    let last = manifest.files.get(unit.file).map_or(0, |file| file.rows);
+    end.file != unit.file || end.row < whole.min(last)
 }
 
 fn read_unit(path: &Path) -> Result<Unit> {

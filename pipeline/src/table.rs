@@ -28,10 +28,12 @@ pub(crate) fn manifests(table: &Path) -> Result<Vec<Manifest>> {
     let read = |e| Error::dest(&folder, e);
     let mut paths = fs::read_dir(&folder)
         .map_err(read)?
-        .map(|entry| entry.map(|e| e.path().join(MANIFEST)).map_err(read))
+        .map(|entry| entry.map(|e| e.path()).map_err(read))
         .collect::<Result<Vec<_>>>()?;
+    // A stray file, of a file manager or a network file system, is no shard.
+    paths.retain(|path| path.is_dir());
     paths.sort();
-    paths.iter().filter_map(|path| Manifest::read(path).transpose()).collect()
+    paths.iter().filter_map(|path| Manifest::read(&path.join(MANIFEST)).transpose()).collect()
 }
 
 /// Folder of a Delta table's log.
@@ -65,7 +67,7 @@ pub fn unfinished(table: &Path) -> Result<Option<String>> {
     let (all, begun) = (first.job.shards, manifests.len() as u64);
     let running: Vec<_> =
         manifests.iter().filter(|m| m.state != State::Finished).map(|m| m.shard.to_string()).collect();
-    if let Some(other) = manifests.iter().find(|m| m.job != first.job || m.files != first.files) {
+    if let Some(other) = manifests.iter().find(|m| m.job.difference(&first.job).is_some() || m.files != first.files) {
         let shards = (first.shard, other.shard);
         return Ok(Some(format!(
             "its shards {} and {} are of two jobs or two sources: run both with --update, or write it anew",

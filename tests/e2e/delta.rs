@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use super::{BOOKKEEPING, Place};
+use serde_json::{Value, json};
+
+use super::{BOOKKEEPING, Place, text};
 
 const RECIPE: &str = "SELECT * EXCLUDE (image, text), encode(sha256(image), 'hex') AS image_sha256, 'web' AS source, text, \
                       id % 100 / 100.0 AS itm_score, id % 2 = 0 AS kept, image_error(image) AS error, image FROM web";
@@ -29,6 +31,50 @@ const DELTA: [&str; 2] = ["--format", "delta"];
 
 pub(super) fn versions(place: &Place, table: &str) -> usize {
     place.names(&format!("{table}/_delta_log")).iter().filter(|name| name.ends_with(".json")).count()
+}
+
+/// The files that a version adds.
+pub(super) fn added(place: &Place, table: &str, version: u64) -> Vec<Value> {
+    let lines = fs::read_to_string(place.path(&log(table, version))).unwrap();
+    let actions = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["add"].clone());
+    actions.filter(|add| !add.is_null()).collect()
+}
+
+fn log(table: &str, version: u64) -> String {
+    format!("{table}/_delta_log/{version:020}.json")
+}
+
+/// Commits a version after `version` in which the rows 3, 4, 7, 11, 18 and 29 of its only file are deleted, by a vector of the Delta
+/// protocol's examples.
+pub(super) fn delete_six_rows(place: &Place, table: &str, version: u64) {
+    let [mut add] = <[Value; 1]>::try_from(added(place, table, version)).unwrap();
+    add["deletionVector"] = json!({"storageType": "i", "sizeInBytes": 44, "cardinality": 6,
+        "pathOrInlineDv": "^Bg9^0rr910000000000iXQKl0rr91000f55c8Xg0@@D72lkbi5=-{L"});
+    let protocol = json!({"protocol": {"minReaderVersion": 3, "minWriterVersion": 7,
+        "readerFeatures": ["deletionVectors"], "writerFeatures": ["appendOnly", "deletionVectors", "invariants"]}});
+    let remove = json!({"remove": {"path": add["path"], "deletionTimestamp": 0, "dataChange": true}});
+    let lines = [protocol, remove, json!({ "add": add })].map(|line| format!("{line}\n"));
+    fs::write(place.path(&log(table, version + 1)), lines.concat()).unwrap();
+}
+
+#[test]
+#[cfg(unix)]
+fn a_selection_over_deleted_rows_survives_a_kill() {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    let place = place();
+    place.ok(&run("web", "pairs", &DELTA));
+    delete_six_rows(&place, "pairs", 0);
+    let select = |dest| ["select", "pairs", dest, "--min-itm", "0.5"];
+    place.ok(&select("whole"));
+    assert_eq!(place.number("whole", "SELECT count(*) FROM t"), 34);
+    // The unit in hand has deleted rows, and not as its last.
+    for at in ["unit-done:1", "unit-done:1", "pairs:1"] {
+        let output = place.command(&select("selected")).env("CAPFILT_KILL_AT", at).output().unwrap();
+        assert_eq!(output.status.signal(), Some(9), "{at}: {}", text(&output.stderr));
+    }
+    place.ok(&select("selected"));
+    super::kills::same_table(&place, "whole", "selected");
 }
 
 #[test]

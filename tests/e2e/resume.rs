@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use serde_json::Value;
+
 use super::{BOOKKEEPING, Place};
 
 const UNITS: [&str; 2] = ["--unit-rows", "7"];
@@ -267,4 +269,35 @@ fn a_broken_manifest_is_named() {
     fs::write(&manifest, &whole[..whole.len() / 2]).unwrap();
     let message = place.job_fails(&["web", "pairs", "--update"]);
     assert!(message.contains("manifest.json") && message.contains("not a manifest"), "{message}");
+}
+
+#[test]
+fn another_version_of_the_program_goes_on_where_its_results_are_the_same() {
+    let place = Place::new();
+    let slice = place.slice();
+    place.job_ok(&[slice, "pairs"]);
+    let path = place.path("pairs/_capfilt/shard-1-of-1/manifest.json");
+    let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    manifest["job"]["engine"] = "capfilt 0.0.9".into();
+    fs::write(&path, manifest.to_string()).unwrap();
+    place.job_ok(&[slice, "pairs", "--update"]);
+    // A manifest of a version that did not record it.
+    manifest["job"].as_object_mut().unwrap().remove("results");
+    fs::write(&path, manifest.to_string()).unwrap();
+    let said = place.job_fails(&[slice, "pairs", "--update"]);
+    assert!(said.contains("begun by capfilt 0.0.9, whose results differ") && said.contains("--overwrite"), "{said}");
+}
+
+#[test]
+fn stray_files_beside_the_bookkeeping_do_no_harm() {
+    let place = Place::new();
+    let slice = place.slice();
+    place.job_ok(&[slice, "pairs"]);
+    for name in [".DS_Store", ".nfs000000000001"] {
+        fs::write(place.path("pairs/_capfilt").join(name), "x").unwrap();
+    }
+    place.ok(&["report", "pairs", "-o", "report.html"]);
+    place.job_ok(&[slice, "pairs", "--update"]);
+    place.job_ok(&[slice, "pairs", "--overwrite"]);
+    assert_eq!(place.number("pairs", "SELECT count(*) FROM t"), 80);
 }

@@ -68,12 +68,11 @@ struct Pass<'a> {
 }
 
 /// Grows with each change of what is hashed, and of what counts as a picture or a text.
-const WAY: u32 = 2;
+const WAY: u32 = 3;
 
 /// What a file beside the table was made of, to know it again.
 #[derive(Serialize)]
 struct Note<'a> {
-    engine: &'a str,
     way: u32,
     how: String,
     image_column: &'a str,
@@ -89,7 +88,6 @@ impl Pass<'_> {
     fn note(&self, how: String, files: &[FileRecord], start: u64) -> Result<String> {
         let Look { image_column, text_column, limits, .. } = &*self.look;
         let note = Note {
-            engine: concat!("capfilt ", env!("CARGO_PKG_VERSION")),
             way: WAY,
             how,
             image_column,

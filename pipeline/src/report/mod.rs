@@ -14,7 +14,6 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use crate::bounded::bounded;
 use crate::error::{Error, Result};
 use crate::table;
-pub(crate) use queries::threshold;
 
 /// The page, but for its style, script and data.
 const PAGE: &str = include_str!("page.html");

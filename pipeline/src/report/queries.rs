@@ -44,14 +44,9 @@ pub(super) async fn numbers(ctx: &SessionContext, manifests: &[Manifest]) -> Res
         histograms: histograms(ctx).await?,
         failures,
         captions: captions(ctx).await?,
-        threshold: threshold(&manifests[0].job.recipe),
+        threshold: manifests[0].verdicts.min_itm,
         images: tally.rows,
     })
-}
-
-/// The value of $min_itm, which the recipe's comments give.
-pub(crate) fn threshold(recipe: &str) -> Option<f32> {
-    recipe.lines().find_map(|line| line.strip_prefix("-- $min_itm = "))?.trim().parse().ok()
 }
 
 async fn rows(ctx: &SessionContext, sql: &str) -> Result<Vec<RecordBatch>> {
@@ -115,15 +110,4 @@ async fn captions(ctx: &SessionContext) -> Result<Vec<Text>> {
         found.extend((0..batch.num_rows()).map(|row| Text { text: word(&batch, row), count: count(&batch, 1, row) }));
     }
     Ok(found)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_threshold_is_the_recipes() {
-        assert_eq!(threshold("-- $min_itm = 0.7\n-- $prompt = ''\nSELECT 1"), Some(0.7));
-        assert_eq!(threshold("SELECT 1"), None);
-    }
 }

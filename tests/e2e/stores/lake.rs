@@ -45,29 +45,6 @@ fn second(place: &Place) {
     ok(job(place, "", &[&["web", "lake", "--update"][..], &DELTA].concat()));
 }
 
-fn log(version: u64) -> String {
-    format!("lake/_delta_log/{version:020}.json")
-}
-
-/// The files that a version adds.
-fn added(place: &Place, version: u64) -> Vec<Value> {
-    let lines = fs::read_to_string(place.path(&log(version))).unwrap();
-    let actions = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["add"].clone());
-    actions.filter(|add| !add.is_null()).collect()
-}
-
-/// The fourth, by hand: six rows of the third's file are deleted, as an example of the protocol's has it.
-fn fourth(place: &Place) {
-    let [mut add] = <[Value; 1]>::try_from(added(place, 2)).unwrap();
-    add["deletionVector"] = json!({"storageType": "i", "sizeInBytes": 44, "cardinality": 6,
-        "pathOrInlineDv": "^Bg9^0rr910000000000iXQKl0rr91000f55c8Xg0@@D72lkbi5=-{L"});
-    let protocol = json!({"protocol": {"minReaderVersion": 3, "minWriterVersion": 7,
-        "readerFeatures": ["deletionVectors"], "writerFeatures": ["appendOnly", "deletionVectors", "invariants"]}});
-    let remove = json!({"remove": {"path": add["path"], "deletionTimestamp": 0, "dataChange": true}});
-    let lines = [protocol, remove, json!({ "add": add })].map(|line| format!("{line}\n"));
-    fs::write(place.path(&log(3)), lines.concat()).unwrap();
-}
-
 /// A job over the table.
 fn of(place: &Place, endpoint: &str, source: &str, dest: &str, more: &[&str]) -> Command {
     let renames: Vec<String> = RENAMES.iter().map(|name| format!("{name}={name}_before")).collect();
@@ -104,7 +81,8 @@ fn a_delta_table_in_a_store_is_as_one_on_a_disk() {
     fs::write(place.path("recipe.sql"), RECIPE.replace("1.0 AS itm_score", "0.5 AS itm_score")).unwrap();
     ok(job(&place, "", &[&["web", "lake", "--overwrite"][..], &DELTA].concat()));
     fs::write(place.path("recipe.sql"), RECIPE).unwrap();
-    fourth(&place);
+    // The fourth: six rows of the third's file are deleted.
+    super::super::delta::delete_six_rows(&place, "lake", 2);
     copied.put(&place, &mut stores, "lake");
 
     for (version, count) in [("0", 40), ("1", 80), ("2", 80), ("3", 74)] {
@@ -151,7 +129,7 @@ fn a_delta_table_in_a_store_is_as_one_on_a_disk() {
     assert!(said.contains("a table is written to a disk"), "{said}");
 
     // A file of the first version goes, as in a table that was cleaned up.
-    let old = added(&place, 0)[0]["path"].as_str().unwrap().to_owned();
+    let old = super::super::delta::added(&place, "lake", 0)[0]["path"].as_str().unwrap().to_owned();
     stores.ask(&["delete", "data", &format!("lake/{old}")]);
     let said = fails(of(&place, &stores.well, "s3://data/lake", "none", &["--source-version", "0"]));
     assert!(said.contains(&format!("version 0 has the file {old}, which is gone")), "{said}");
