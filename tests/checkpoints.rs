@@ -1,5 +1,8 @@
 //! Checkpoints of every make, and broken ones.
 
+mod layouts;
+mod refusals;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -131,10 +134,41 @@ fn an_untied_head_is_used_and_a_tied_one_may_be_stored_twice() {
     let message = failure(different.path());
     assert!(message.contains("decoder.weight") && message.contains("tied"), "{message}");
 
-    let untied = folder("captioner", |c| c["tie_word_embeddings"] = false.into());
-    save(&untied.path().join("model.safetensors"), &tensors, Dtype::F32);
+    let own = |c: &mut serde_json::Value| {
+        c["tie_word_embeddings"] = false.into();
+        c["text_config"]["tie_word_embeddings"] = false.into();
+    };
+    let with = |change: &dyn Fn(&mut serde_json::Value), tensors: &Tensors| {
+        let dir = folder("captioner", change);
+        save(&dir.path().join("model.safetensors"), tensors, Dtype::F32);
+        dir
+    };
+    let untied = with(&own, &tensors);
     let (ours, tied) = (logits(&open(untied.path())), logits(&open(Path::new(&model("captioner")))));
     assert!(worst(&ours, &tied) > 0.1);
+
+    // Where config.json and its text_config contradict each other, the head is what is stored.
+    let halves: [fn(&mut serde_json::Value); 2] =
+        [|c| c["tie_word_embeddings"] = false.into(), |c| c["text_config"]["tie_word_embeddings"] = false.into()];
+    for half in halves {
+        assert_eq!(logits(&open(with(&half, &tensors).path())), ours);
+        assert_eq!(logits(&open(with(&half, &read("captioner")).path())), tied);
+    }
+    assert!(failure(with(&own, &read("captioner")).path()).contains("decoder.weight"));
+
+    // transformers 5 adds the bias of the head's own layer; transformers 4 wrote one bias alone.
+    let (stored, own_bias) = ("text_decoder.cls.predictions.bias", "text_decoder.cls.predictions.decoder.bias");
+    let bias = tensors[stored].clone();
+    let shifted = (bias.0, bias.1.iter().enumerate().map(|(i, b)| b + (i % 3) as f32).collect::<Vec<_>>());
+    let mut version_4 = tensors.clone();
+    version_4.insert(stored.into(), shifted.clone());
+    tensors.insert(own_bias.into(), shifted);
+    let version_5 = with(&own, &tensors);
+    assert_eq!(logits(&open(version_5.path())), logits(&open(with(&own, &version_4).path())));
+    assert!(worst(&logits(&open(version_5.path())), &ours) > 0.1);
+    assert_eq!(inspect(version_5.path()).unwrap().unknown_tensors, [""; 0]);
+    let message = failure(with(&|_| (), &tensors).path());
+    assert!(message.contains("tied"), "{message}");
 }
 
 #[test]

@@ -24,6 +24,7 @@ pub mod engine;
 pub mod error;
 mod functions;
 pub mod image;
+mod json;
 pub mod metrics;
 #[cfg(feature = "polars")]
 pub mod polars;

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::config::BlipConfig;
+use super::config::{BlipConfig, Tying};
+use super::files;
 use super::weights::{TextNames, Weights};
 use crate::error::{Error, Result};
 use crate::image::Preprocessor;
-use crate::text::Tokenizer;
+use crate::text::{self, Tokenizer};
 
 /// Names of the image-grounded and the unimodal encoder.
 pub(crate) struct EncoderNames;
@@ -24,6 +25,9 @@ impl TextNames for EncoderNames {
         format!("text_encoder.encoder.layer.{i}.{name}")
     }
     fn head_weight(&self) -> String {
+        String::new()
+    }
+    fn head_bias(&self) -> String {
         String::new()
     }
 }
@@ -54,6 +58,11 @@ impl TextNames for DecoderNames<'_> {
     fn head_weight(&self) -> String {
         if self.tied { self.embeddings("word_embeddings.weight") } else { self.head("decoder.weight") }
     }
+    fn head_bias(&self) -> String {
+        // transformers adds the decoder's; of a tied head, and of any in transformers 4, the other is the same tensor.
+        let own = self.head("decoder.bias");
+        if !self.tied && self.weights.contains(&own) { own } else { self.head("bias") }
+    }
 }
 
 /// A checkpoint in Hugging Face layout, opened: its files are whole and every tensor that its parts need is there and has
@@ -69,6 +78,8 @@ pub struct Checkpoint {
     /// Tensors that nothing uses and no known version of BLIP has.
     pub(crate) unknown: Vec<String>,
     used: BTreeSet<String>,
+    /// The files beside the weights that decide a result.
+    inputs: Vec<PathBuf>,
 }
 
 /// What a checkpoint can do.
@@ -92,21 +103,18 @@ impl Checkpoint {
     pub fn open(dir: &Path) -> Result<Self> {
         let config = BlipConfig::read(dir)?;
         let weights = Weights::open(dir)?;
-        let json = |name: &str| {
-            let path = dir.join(name);
-            std::fs::read_to_string(&path).map_err(|e| Error::checkpoint(path, e.to_string()))
-        };
-        let preprocessor = Preprocessor::from_json(&json("preprocessor_config.json")?)
-            .map_err(|e| Error::checkpoint(dir.join("preprocessor_config.json"), e))?;
+        weights.check_names()?;
+        let (path, preprocessor) = files::preprocessor(dir)?;
         let side = config.vision.image_size;
         if (preprocessor.width as usize, preprocessor.height as usize) != (side, side) {
             let reason = format!(
-                "preprocessor_config.json makes images of {}x{}, but config.json's image_size is {side}",
+                "it makes images of {}x{}, but config.json's image_size is {side}",
                 preprocessor.width, preprocessor.height
             );
-            return Err(Error::checkpoint(dir, reason));
+            return Err(Error::checkpoint(path, reason));
         }
-        let tokenizer = Tokenizer::read(&dir.join("tokenizer.json"), &config.text)?;
+        let tokenizer = Tokenizer::read(dir, &config.text)?;
+        let inputs = [dir.join(files::CONFIG), path].into_iter().chain(text::files(dir)?).collect();
         let decoder = weights.has_prefix("text_decoder.");
         let encoder = weights.has_prefix("text_encoder.");
         let parts = Parts {
@@ -129,6 +137,7 @@ impl Checkpoint {
             parts,
             unknown: vec![],
             used: BTreeSet::new(),
+            inputs,
         };
         checkpoint.check()?;
         Ok(checkpoint)
@@ -139,8 +148,32 @@ impl Checkpoint {
         Error::checkpoint(&self.dir, what)
     }
 
+    /// Its sizes and special tokens.
+    pub fn config(&self) -> &BlipConfig {
+        &self.config
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Its image preprocessing.
+    pub fn preprocessor(&self) -> &Preprocessor {
+        &self.preprocessor
+    }
+
+    /// Whether the LM head is the word embedding.
+    pub fn tied(&self) -> bool {
+        match self.config.tying {
+            Tying::Tied => true,
+            Tying::Untied => false,
+            Tying::AsStored => !self.weights.contains("text_decoder.cls.predictions.decoder.weight"),
+        }
+    }
+
     pub(crate) fn decoder_names(&self) -> DecoderNames<'_> {
-        DecoderNames { weights: &self.weights, tied: self.config.tied }
+        DecoderNames { weights: &self.weights, tied: self.tied() }
     }
 
     /// Every tensor that the parts use, with its shape; an error names the first that is missing or misshapen.
@@ -156,7 +189,7 @@ impl Checkpoint {
             add(names.head("transform.dense.bias"), &[d]);
             add(names.head("transform.LayerNorm.weight"), &[d]);
             add(names.head("transform.LayerNorm.bias"), &[d]);
-            add(names.head("bias"), &[t.vocab_size]);
+            add(names.head_bias(), &[t.vocab_size]);
             add(names.head_weight(), &[t.vocab_size, d]);
         }
         if self.parts.matcher {
@@ -249,15 +282,14 @@ impl Checkpoint {
 
     /// A tied tensor may be stored twice, but then it must be the same.
     fn check_tied(&self) -> Result<()> {
-        if !self.parts.captioner {
+        if !self.parts.captioner || !self.tied() {
             return Ok(());
         }
         let names = self.decoder_names();
-        let mut pairs = vec![(names.head("decoder.bias"), names.head("bias"))];
-        if self.config.tied {
-            pairs.push((names.head("decoder.weight"), names.embeddings("word_embeddings.weight")));
-        }
-        for (copy, original) in pairs {
+        for (copy, original) in [
+            (names.head("decoder.bias"), names.head("bias")),
+            (names.head("decoder.weight"), names.embeddings("word_embeddings.weight")),
+        ] {
             if self.weights.contains(&copy) && !self.weights.equal(&copy, &original) {
                 let reason = format!(
                     "{copy} and {original} are tied, but the file holds different values for them; \
@@ -272,9 +304,8 @@ impl Checkpoint {
     /// Digest of everything that decides a result: weights, configuration, tokenizer, preprocessing.
     pub fn digest(&self) -> Result<[u8; 32]> {
         let mut sha = Sha256::new();
-        for name in ["config.json", "preprocessor_config.json", "tokenizer.json"] {
-            let path = self.dir.join(name);
-            let bytes = std::fs::read(&path).map_err(|e| Error::checkpoint(path, e.to_string()))?;
+        for path in &self.inputs {
+            let bytes = std::fs::read(path).map_err(|e| files::unreadable(path, &e))?;
             sha.update((bytes.len() as u64).to_le_bytes());
             sha.update(&bytes);
         }
@@ -311,6 +342,7 @@ fn known_extra(name: &str) -> bool {
         || name == "logit_scale"
         || name.contains(".pooler.")
         || name.starts_with("text_decoder.cls.predictions.decoder.")
+        || name == "text_decoder.cls.predictions.bias"
 }
 
 /// What `capfilt model inspect` tells.
@@ -370,7 +402,7 @@ pub fn inspect(dir: &Path) -> Result<Inspection> {
         resident_bytes: [super::Precision::Fp32, super::Precision::Int8]
             .map(|p| (p.to_string(), c.resident_bytes(p)))
             .into(),
-        tied: c.config.tied,
+        tied: c.tied(),
         digest: hex::encode(c.digest()?),
         unknown_tensors: c.unknown,
     })

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::files;
 use crate::error::{Error, Result};
+use crate::json::whole_field;
 
 /// Sizes of the vision encoder.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,7 +80,19 @@ pub struct BlipConfig {
     /// Width of the ITC embeddings.
     pub projection: usize,
     /// Whether the LM head is the word embedding.
-    pub tied: bool,
+    pub tying: Tying,
+}
+
+/// What config.json says of the LM head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tying {
+    /// It is the word embedding.
+    Tied,
+    /// It has a matrix of its own.
+    Untied,
+    /// config.json and its text_config contradict each other. transformers 4 believes the latter, transformers 5 ties what the file lacks;
+    /// so the head has its own matrix where the file has one.
+    AsStored,
 }
 
 /// What a checkpoint says of decoding; what it leaves out is `None`.
@@ -120,8 +134,8 @@ impl PartialGeneration {
         let path = dir.join("generation_config.json");
         match std::fs::read_to_string(&path) {
             Ok(text) => serde_json::from_str(&text).map_err(|e| Error::checkpoint(path, e.to_string())),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(e) => Err(Error::checkpoint(path, e.to_string())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !files::present(&path) => Ok(Self::default()),
+            Err(e) => Err(files::unreadable(&path, &e)),
         }
     }
 }
@@ -131,11 +145,17 @@ impl PartialGeneration {
 #[derive(Deserialize)]
 #[serde(default)]
 struct RawVision {
+    #[serde(deserialize_with = "whole_field")]
     hidden_size: usize,
+    #[serde(deserialize_with = "whole_field")]
     intermediate_size: usize,
+    #[serde(deserialize_with = "whole_field")]
     num_hidden_layers: usize,
+    #[serde(deserialize_with = "whole_field")]
     num_attention_heads: usize,
+    #[serde(deserialize_with = "whole_field")]
     image_size: usize,
+    #[serde(deserialize_with = "whole_field")]
     patch_size: usize,
     hidden_act: String,
     layer_norm_eps: f32,
@@ -159,17 +179,25 @@ impl Default for RawVision {
 #[derive(Deserialize)]
 #[serde(default)]
 struct RawText {
+    #[serde(deserialize_with = "whole_field")]
     vocab_size: usize,
+    #[serde(deserialize_with = "whole_field")]
     hidden_size: usize,
-    encoder_hidden_size: Option<usize>,
+    #[serde(deserialize_with = "whole_field")]
     intermediate_size: usize,
+    #[serde(deserialize_with = "whole_field")]
     num_hidden_layers: usize,
+    #[serde(deserialize_with = "whole_field")]
     num_attention_heads: usize,
+    #[serde(deserialize_with = "whole_field")]
     max_position_embeddings: usize,
     hidden_act: String,
     layer_norm_eps: f32,
+    #[serde(deserialize_with = "whole_field")]
     bos_token_id: u32,
+    #[serde(deserialize_with = "whole_field")]
     sep_token_id: u32,
+    #[serde(deserialize_with = "whole_field")]
     pad_token_id: u32,
     tie_word_embeddings: Option<bool>,
 }
@@ -179,7 +207,6 @@ impl Default for RawText {
         Self {
             vocab_size: 30524,
             hidden_size: 768,
-            encoder_hidden_size: None,
             intermediate_size: 3072,
             num_hidden_layers: 12,
             num_attention_heads: 8,
@@ -194,51 +221,62 @@ impl Default for RawText {
     }
 }
 
+// null is what is left out, here: transformers 4 writes it for what was not set.
 #[derive(Deserialize)]
 struct RawConfig {
-    #[serde(default)]
-    architectures: Vec<String>,
-    #[serde(default)]
-    model_type: String,
-    #[serde(default)]
-    vision_config: RawVision,
-    #[serde(default)]
-    text_config: RawText,
-    image_text_hidden_size: Option<usize>,
+    architectures: Option<Vec<String>>,
+    model_type: Option<String>,
+    vision_config: Option<RawVision>,
+    text_config: Option<RawText>,
+    // Of files older than transformers 4.26.
+    vision_config_dict: Option<RawVision>,
+    text_config_dict: Option<RawText>,
+    #[serde(default = "projection", deserialize_with = "whole_field")]
+    image_text_hidden_size: usize,
     tie_word_embeddings: Option<bool>,
+}
+
+fn projection() -> usize {
+    256
 }
 
 impl BlipConfig {
     /// Reads and checks config.json of a checkpoint's folder.
     pub fn read(dir: &Path) -> Result<Self> {
-        let path = dir.join("config.json");
+        let path = dir.join(files::CONFIG);
+        if dir.is_file() {
+            let reason = "it is a file; give the folder that holds config.json and model.safetensors (`capfilt model convert SOURCE OUT` \
+                          makes one of a .pth file)";
+            return Err(Error::checkpoint(dir, reason));
+        }
         if !dir.is_dir() {
             return Err(Error::checkpoint(
                 dir,
                 "no such folder; give the folder of a BLIP checkpoint in Hugging Face layout",
             ));
         }
-        let text = std::fs::read_to_string(&path).map_err(|e| {
-            Error::checkpoint(
-                &path,
-                format!("{e}; a checkpoint in Hugging Face layout has config.json and model.safetensors"),
-            )
-        })?;
+        if !files::present(&path) {
+            let plain = "config.json is not in the folder; a checkpoint in Hugging Face layout has config.json, model.safetensors, \
+                         tokenizer.json and preprocessor_config.json";
+            return Err(files::lacking(dir, plain));
+        }
+        let text = files::read(&path)?;
         let raw: RawConfig = serde_json::from_str(&text).map_err(|e| Error::checkpoint(&path, e.to_string()))?;
         Self::check(raw).map_err(|reason| Error::checkpoint(path, reason))
     }
 
     fn check(raw: RawConfig) -> Result<Self, String> {
-        let architecture = raw.architectures.first().cloned().unwrap_or_default();
+        let architecture = raw.architectures.unwrap_or_default().first().cloned().unwrap_or_default();
+        let model_type = raw.model_type.unwrap_or_default();
         let ours = ["BlipForConditionalGeneration", "BlipForImageTextRetrieval", "BlipModel", "CapFiltMed", ""];
-        if !ours.contains(&architecture.as_str()) || !["blip", ""].contains(&raw.model_type.as_str()) {
+        if !ours.contains(&architecture.as_str()) || !["blip", ""].contains(&model_type.as_str()) {
             return Err(format!(
-                "architecture {architecture:?} (model_type {:?}) is not supported: it must be BlipForConditionalGeneration, \
-                 BlipForImageTextRetrieval or CapFiltMed",
-                raw.model_type
+                "architecture {architecture:?} (model_type {model_type:?}) is not supported: it must be \
+                 BlipForConditionalGeneration, BlipForImageTextRetrieval or CapFiltMed"
             ));
         }
-        let (v, t) = (raw.vision_config, raw.text_config);
+        let v = raw.vision_config.or(raw.vision_config_dict).unwrap_or_default();
+        let t = raw.text_config.or(raw.text_config_dict).unwrap_or_default();
         for (which, act) in [("vision", &v.hidden_act), ("text", &t.hidden_act)] {
             if act != "gelu" {
                 return Err(format!("{which}_config.hidden_act {act:?} is not supported: BLIP's is \"gelu\""));
@@ -283,8 +321,8 @@ impl BlipConfig {
             },
             text: TextConfig {
                 width: t.hidden_size,
-                // transformers sets it from the vision encoder where it is left out.
-                encoder_width: t.encoder_hidden_size.unwrap_or(v.hidden_size),
+                // transformers puts it in the place of encoder_hidden_size, whatever that says.
+                encoder_width: v.hidden_size,
                 mlp_width: t.intermediate_size,
                 layers: t.num_hidden_layers,
                 heads: t.num_attention_heads,
@@ -295,8 +333,12 @@ impl BlipConfig {
                 sep_token_id: t.sep_token_id,
                 pad_token_id: t.pad_token_id,
             },
-            projection: raw.image_text_hidden_size.unwrap_or(256),
-            tied: raw.tie_word_embeddings.or(t.tie_word_embeddings).unwrap_or(true),
+            projection: raw.image_text_hidden_size,
+            tying: match (raw.tie_word_embeddings.unwrap_or(true), t.tie_word_embeddings.unwrap_or(true)) {
+                (true, true) => Tying::Tied,
+                (false, false) => Tying::Untied,
+                _ => Tying::AsStored,
+            },
         })
     }
 }

@@ -5,6 +5,7 @@
 pub(crate) mod checkpoint;
 pub(crate) mod config;
 mod decoder;
+pub(crate) mod files;
 pub mod generate;
 mod graph;
 mod quant;
@@ -15,9 +16,10 @@ mod weights;
 
 pub use checkpoint::{Checkpoint, Inspection, Parts, inspect};
 pub(crate) use checkpoint::{NO_DECODER, NO_ITM_HEAD};
-pub use config::{BlipConfig, PartialGeneration, TextConfig, VisionConfig};
+pub use config::{BlipConfig, PartialGeneration, TextConfig, Tying, VisionConfig};
 pub use registry::{checkpoint_dir, generation_defaults, load, projection_dim, register_checkpoint};
 pub use session::OrtMed;
+pub use weights::weight_files;
 
 use std::fmt::Debug;
 use std::sync::Arc;

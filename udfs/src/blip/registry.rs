@@ -22,7 +22,16 @@ pub fn checkpoint_dir(name: &str) -> Result<PathBuf> {
     let missing = |e: std::io::Error| {
         let known: Vec<&str> = names.keys().map(String::as_str).collect();
         let known = if known.is_empty() { String::new() } else { format!(" (registered names: {})", known.join(", ")) };
-        Error::checkpoint(&dir, format!("{e}; give the folder of a BLIP checkpoint in Hugging Face layout{known}"))
+        let repository = name.split('/').count() == 2 && !name.starts_with(['.', '/', '~']) && !name.ends_with('/');
+        let fetch = if repository {
+            format!("; `hf download {name} --local-dir DIR` makes one of a repository")
+        } else {
+            String::new()
+        };
+        Error::checkpoint(
+            &dir,
+            format!("{e}; give the folder of a BLIP checkpoint in Hugging Face layout{fetch}{known}"),
+        )
     };
     let dir = dir.canonicalize().map_err(missing)?;
     if !dir.is_dir() {

@@ -12,6 +12,7 @@ use ort::memory::{Allocator, MemoryInfo};
 use ort::value::{DynValue, Shape, Tensor, TensorRefMut};
 use safetensors::{Dtype, SafeTensors};
 
+use super::files;
 use super::graph::{Form, Shapes, WeightRef};
 use crate::error::{Error, Result};
 
@@ -28,6 +29,8 @@ pub(crate) trait TextNames {
     }
     /// The LM head's last product.
     fn head_weight(&self) -> String;
+    /// What the LM head adds last.
+    fn head_bias(&self) -> String;
 }
 
 struct Stored {
@@ -72,20 +75,25 @@ impl Weights {
     pub(crate) fn open(dir: &Path) -> Result<Self> {
         let mut weights =
             Self { dir: dir.into(), files: vec![], tensors: BTreeMap::new(), values: Mutex::new(HashMap::new()) };
-        for path in safetensors_files(dir)? {
+        for path in files::safetensors(dir)? {
             weights.map(path)?;
         }
         Ok(weights)
     }
 
     fn map(&mut self, path: PathBuf) -> Result<()> {
-        let io = |e: std::io::Error| Error::checkpoint(&path, e.to_string());
+        let io = |e: std::io::Error| files::unreadable(&path, &e);
         let file = File::open(&path).map_err(io)?;
+        if file.metadata().map_err(io)?.is_dir() {
+            return Err(Error::checkpoint(&path, "a folder, where a file is expected"));
+        }
         // SAFETY: a mapping of a file that another process shortens would fault. Checkpoints are not written while they are
         // used; the alternative, reading a gigabyte for each session, is what the mapping is there to avoid.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
-        let broken =
-            |e| Error::checkpoint(&path, format!("no whole safetensors file ({e}); was its download cut short?"));
+        let broken = |e| {
+            let cut = || format!("no whole safetensors file ({e}); was its download cut short?");
+            Error::checkpoint(&path, files::stand_in(&map).unwrap_or_else(cut))
+        };
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(broken)?;
         let start = header + 8;
         let index = self.files.len();
@@ -108,6 +116,27 @@ impl Weights {
         }
         self.files.push((path, map));
         Ok(())
+    }
+
+    /// That the tensors are a plain model's under the names that transformers gives them: neither wrapped nor adapted.
+    pub(crate) fn check_names(&self) -> Result<()> {
+        const OURS: &str = "vision_model.";
+        let advice = |name: &str| {
+            if name.starts_with("base_model.") || name.contains(".lora_") || name.contains(".base_layer.") {
+                return Some(files::MERGE.to_string());
+            }
+            if name.starts_with("visual_encoder.") {
+                let reason = "a name of BLIP's own release, not transformers'; `capfilt model convert SOURCE OUT` renames the tensors of \
+                              its .pth files";
+                return Some(reason.into());
+            }
+            let (prefix, _) = name.split_once(OURS).filter(|(prefix, _)| !prefix.is_empty())?;
+            Some(format!("{prefix:?} is what a wrapper puts before a name; save the model that is inside the wrapper"))
+        };
+        match self.names().find_map(|name| Some((name, advice(name)?))) {
+            Some((name, advice)) => Err(Error::checkpoint(&self.dir, format!("tensor {name}: {advice}"))),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn contains(&self, tensor: &str) -> bool {
@@ -218,6 +247,11 @@ impl Weights {
     }
 }
 
+/// The safetensors files of a model's folder, each with a whole header: one, or the shards that its index names.
+pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    Ok(Weights::open(dir)?.files().map(|(path, _)| path.to_owned()).collect())
+}
+
 fn owned(shape: &[usize], data: Vec<f32>) -> ort::Result<DynValue> {
     let shape: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
     Ok(Tensor::from_array((shape, data))?.into_dyn())
@@ -237,37 +271,4 @@ fn mapped(bytes: &[u8], shape: &[usize]) -> ort::Result<DynValue> {
         std::mem::forget(borrowed);
         Ok(value)
     }
-}
-
-fn safetensors_files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let single = dir.join("model.safetensors");
-    if single.is_file() {
-        return Ok(vec![single]);
-    }
-    let index = dir.join("model.safetensors.index.json");
-    if index.is_file() {
-        let broken = |e: String| Error::checkpoint(&index, e);
-        let text = std::fs::read_to_string(&index).map_err(|e| broken(e.to_string()))?;
-        let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| broken(e.to_string()))?;
-        let map = json["weight_map"].as_object().ok_or_else(|| broken("no \"weight_map\" in it".into()))?;
-        let names: std::collections::BTreeSet<&str> = map.values().filter_map(|v| v.as_str()).collect();
-        if names.is_empty() {
-            return Err(broken("its \"weight_map\" names no file".into()));
-        }
-        if let Some(name) = names.iter().find(|n| Path::new(n).components().count() != 1 || n.starts_with('.')) {
-            return Err(broken(format!("file name {name:?} leads out of the folder")));
-        }
-        return Ok(names.into_iter().map(|n| dir.join(n)).collect());
-    }
-    let pickle = ["pytorch_model.bin", "pytorch_model.bin.index.json", "model.pth", "model_base.pth"]
-        .into_iter()
-        .find(|name| dir.join(name).exists());
-    Err(match pickle {
-        Some(name) => Error::checkpoint(
-            dir.join(name),
-            "a pickle can run any code when it is read, so it is not; save the checkpoint as model.safetensors \
-             (transformers: model.save_pretrained(DIR, safe_serialization=True))",
-        ),
-        None => Error::checkpoint(dir, "neither model.safetensors nor model.safetensors.index.json is in the folder"),
-    })
 }

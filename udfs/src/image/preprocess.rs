@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{ImageError, Rgb8, resample};
+use crate::json::whole;
 
 /// Size and scale of the encoder's input.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,15 +30,20 @@ struct Config {
     do_normalize: Option<bool>,
     do_center_crop: Option<bool>,
     do_pad: Option<bool>,
+    crop_size: Option<Value>,
+    pad_size: Option<Value>,
     resample: Option<Value>,
     rescale_factor: Option<f32>,
-    image_mean: Option<[f32; 3]>,
-    image_std: Option<[f32; 3]>,
+    image_mean: Option<Value>,
+    image_std: Option<Value>,
 }
 
 /// CLIP's, which BLIP took over.
 const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 const STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
+
+/// Width and height where a file names none, in transformers.
+const SIZE: (u32, u32) = (384, 384);
 
 /// Pillow's number for bicubic.
 const BICUBIC: u64 = 3;
@@ -46,32 +52,44 @@ const BICUBIC: u64 = 3;
 const MAX_INPUT: u64 = 8192;
 
 impl Preprocessor {
-    /// Reads Hugging Face's `preprocessor_config.json`: `size` as `{height, width}`, `{shortest_edge}` or a number, the
-    /// last two meaning a square.
+    /// Reads the text of Hugging Face's `preprocessor_config.json`: `size` as `{height, width}`, `[height, width]`, `{shortest_edge}` or a
+    /// number, the last two meaning a square; 384 x 384 where it is left out, as in transformers.
     ///
     /// # Errors
-    /// Text that is no such JSON, a missing size, and whatever BLIP does not do: other filters, crops, pads, no resize.
+    /// Text that is no such JSON, and whatever BLIP does not do: other filters, crops, pads, no resize.
     pub fn from_json(text: &str) -> Result<Self, String> {
-        let config: Config =
-            serde_json::from_str(text).map_err(|error| format!("preprocessor_config.json: {error}"))?;
+        Self::from_value(serde_json::from_str(text).map_err(|error| format!("preprocessor_config.json: {error}"))?)
+    }
+
+    /// As [`Preprocessor::from_json`], from a part of another file too.
+    pub(crate) fn from_value(value: Value) -> Result<Self, String> {
+        let config = Config::deserialize(value).map_err(|error| error.to_string())?;
         if config.do_resize == Some(false) {
             return Err("do_resize = false is not supported: every image must have the encoder's size".into());
         }
-        for (key, value) in [("do_center_crop", config.do_center_crop), ("do_pad", config.do_pad)] {
-            if value == Some(true) {
-                return Err(format!("{key} = true is not supported: BLIP squashes the whole image"));
+        let (width, height) =
+            config.size.filter(|size| !size.is_null()).map_or(Ok(SIZE), |value| size("size", &value))?;
+        // Salesforce's files have a do_pad of ViLT's. Without pad_size it pads to the largest image, and all have one size.
+        for (step, done, key, to) in [
+            ("do_center_crop", config.do_center_crop, "crop_size", Some(config.crop_size.unwrap_or_default())),
+            ("do_pad", config.do_pad, "pad_size", config.pad_size),
+        ] {
+            let Some(to) = to.filter(|_| done == Some(true)) else { continue };
+            if size(key, &to)? != (width, height) {
+                return Err(format!(
+                    "{step} = true with {key} = {to} is not supported: BLIP squashes the whole image to {width} x {height}"
+                ));
             }
         }
-        if let Some(resample) = config.resample.filter(|value| value.as_u64() != Some(BICUBIC) && !value.is_null()) {
+        if let Some(resample) = config.resample.filter(|value| whole(value) != Some(BICUBIC) && !value.is_null()) {
             return Err(format!("resample = {resample} is not supported: only {BICUBIC} (bicubic)"));
         }
-        let (width, height) = size(config.size.as_ref())?;
         // No scaling is scaling by one, and no normalising takes nothing away.
         let rescale_factor =
             if config.do_rescale == Some(false) { 1.0 } else { config.rescale_factor.unwrap_or(1.0 / 255.0) };
         let (mean, std) = match config.do_normalize {
             Some(false) => ([0.0; 3], [1.0; 3]),
-            _ => (config.image_mean.unwrap_or(MEAN), config.image_std.unwrap_or(STD)),
+            _ => (channels("image_mean", config.image_mean, MEAN)?, channels("image_std", config.image_std, STD)?),
         };
         if std.iter().any(|value| !value.is_normal())
             || !rescale_factor.is_normal()
@@ -121,16 +139,33 @@ impl Preprocessor {
     }
 }
 
-fn size(value: Option<&Value>) -> Result<(u32, u32), String> {
-    let Some(value) = value.filter(|value| !value.is_null()) else {
-        return Err("no size: expected {\"height\": .., \"width\": ..}".into());
+/// Width and height of a size under any of its spellings.
+fn size(key: &str, value: &Value) -> Result<(u32, u32), String> {
+    let square = whole(value).or_else(|| whole(value.get("shortest_edge")?));
+    let named = |key| value.get(key).and_then(whole);
+    let listed = match value.as_array().map(Vec::as_slice) {
+        Some([height, width]) => whole(width).zip(whole(height)),
+        _ => None,
     };
-    let square = value.as_u64().or_else(|| value.get("shortest_edge")?.as_u64());
-    let pair = value.get("width").and_then(Value::as_u64).zip(value.get("height").and_then(Value::as_u64));
-    match pair.or(square.map(|side| (side, side))) {
+    let pair = named("width").zip(named("height")).or(listed).or(square.map(|side| (side, side)));
+    match pair {
         Some((width, height)) if (1..=MAX_INPUT).contains(&width) && (1..=MAX_INPUT).contains(&height) => {
             Ok((width as u32, height as u32))
         }
-        _ => Err(format!("size = {value}: expected {{\"height\": .., \"width\": ..}}, each from 1 to {MAX_INPUT}")),
+        _ => Err(format!("{key} = {value}: expected {{\"height\": .., \"width\": ..}}, each from 1 to {MAX_INPUT}")),
+    }
+}
+
+/// A number for each channel; a single one is for all three.
+fn channels(key: &str, value: Option<Value>, default: [f32; 3]) -> Result<[f32; 3], String> {
+    match value {
+        None | Some(Value::Null) => Ok(default),
+        Some(value) => {
+            let single = value.as_f64().map(|number| [number as f32; 3]);
+            let each = || <[f32; 3]>::deserialize(&value).ok();
+            single
+                .or_else(each)
+                .ok_or_else(|| format!("{key} = {value}: expected a number, or one for each of three channels"))
+        }
     }
 }

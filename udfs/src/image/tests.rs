@@ -288,22 +288,41 @@ fn preprocessor_config() {
     let blip = blip64();
     let short = Preprocessor::from_json(r#"{"size": {"height": 64, "width": 64}}"#).unwrap();
     assert_eq!(short, blip);
-    for size in [r#"{"shortest_edge": 384}"#, "384"] {
+    for size in
+        [r#"{"shortest_edge": 384}"#, "384", "384.0", "[384, 384]", "null", r#"{"height": 384.0, "width": 384}"#]
+    {
         let square = Preprocessor::from_json(&format!(r#"{{"size": {size}, "resample": 3}}"#)).unwrap();
         assert_eq!((square.width, square.height), (384, 384));
     }
+    assert_eq!(Preprocessor::from_json("{}").unwrap().height, 384);
+    for same in [
+        r#""do_pad": true, "size_divisor": 32"#,
+        r#""do_pad": true, "pad_size": null"#,
+        r#""do_pad": false, "pad_size": 96"#,
+        r#""do_pad": true, "pad_size": {"height": 64, "width": 64}"#,
+        r#""do_center_crop": true, "crop_size": 64"#,
+        r#""do_center_crop": null, "resample": 3.0, "image_mean": null"#,
+    ] {
+        assert_eq!(Preprocessor::from_json(&format!(r#"{{"size": 64, {same}}}"#)).unwrap(), blip, "{same}");
+    }
+    let half = Preprocessor::from_json(r#"{"size": 64, "image_mean": 0.5, "image_std": 0.25}"#).unwrap();
+    assert_eq!((half.mean, half.std), ([0.5; 3], [0.25; 3]));
     let plain = Preprocessor::from_json(r#"{"size": 2, "do_rescale": false, "do_normalize": false}"#).unwrap();
     let mut out = [0.0; 12];
     plain.normalise_into(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], &mut out);
     assert_eq!(out, [1.0, 4.0, 7.0, 10.0, 2.0, 5.0, 8.0, 11.0, 3.0, 6.0, 9.0, 12.0]);
     for (json, key) in [
-        ("{}", "no size"),
         ("[", "preprocessor_config.json"),
         (r#"{"size": 0}"#, "size = 0"),
         (r#"{"size": {"height": 64}}"#, "size ="),
         (r#"{"size": 64, "resample": 2}"#, "resample = 2"),
         (r#"{"size": 64, "do_resize": false}"#, "do_resize"),
-        (r#"{"size": 64, "do_center_crop": true}"#, "do_center_crop"),
+        (r#"{"size": 64, "do_center_crop": true}"#, "crop_size"),
+        (r#"{"size": 64, "do_center_crop": true, "crop_size": {"height": 56, "width": 56}}"#, "do_center_crop"),
+        (r#"{"size": 64, "do_pad": true, "pad_size": {"height": 96, "width": 96}}"#, "do_pad"),
+        (r#"{"size": 64.5}"#, "size = 64.5"),
+        (r#"{"size": 64, "image_mean": [0.5, 0.5]}"#, "image_mean"),
+        (r#"{"size": 64, "do_resize": "yes"}"#, "invalid type"),
         (r#"{"size": 64, "image_std": [0, 1, 1]}"#, "image_std"),
     ] {
         let error = Preprocessor::from_json(json).unwrap_err();

@@ -1,12 +1,15 @@
 //! Texts to token ids and back: WordPiece with BLIP's special tokens, and BLIP's cleaning of captions.
 
+mod vocabulary;
+
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::blip::config::TextConfig;
+use crate::blip::files::{present, read};
 use crate::error::{Error, Result};
 
 /// The first token of a text that is matched with an image.
@@ -55,6 +58,46 @@ pub struct Tokenizer {
     max_positions: usize,
 }
 
+const TOKENIZER: &str = "tokenizer.json";
+const VOCABULARY: &str = "vocab.txt";
+
+/// The files that the tokenizer in a checkpoint's folder is made of: tokenizer.json, or where it is missing vocab.txt and what transformers
+/// writes beside it.
+pub(crate) fn files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let (whole, words) = (dir.join(TOKENIZER), dir.join(VOCABULARY));
+    if present(&whole) {
+        return Ok(vec![whole]);
+    }
+    if !present(&words) {
+        let reason = "neither tokenizer.json nor vocab.txt is in the folder; write one there with the processor's save_pretrained(DIR)";
+        return Err(Error::checkpoint(dir, reason));
+    }
+    Ok(std::iter::once(words).chain(vocabulary::beside(dir)).collect())
+}
+
+/// The text of a tokenizer.json: of the file at `path`, of one made from the vocab.txt at `path`, or of either in the folder `path`.
+pub fn tokenizer_json(path: &Path) -> Result<String> {
+    Ok(source(path)?.1)
+}
+
+/// A tokenizer.json's text, and the file that it comes from.
+fn source(path: &Path) -> Result<(PathBuf, String)> {
+    let file = if path.is_dir() { files(path)?.swap_remove(0) } else { path.to_owned() };
+    let json = if file.ends_with(VOCABULARY) { vocabulary::tokenizer_json(&file)? } else { read(&file)? };
+    Ok((file, json))
+}
+
+/// Parses a tokenizer.json; nothing in it cuts or pads, and its vocabulary has a token for what it does not know.
+fn parse(json: &str) -> tokenizers::Result<tokenizers::Tokenizer> {
+    let mut inner = tokenizers::Tokenizer::from_bytes(json)?;
+    // The file may carry settings of another use.
+    inner.with_truncation(None)?;
+    inner.with_padding(None);
+    // A letter of Gothic.
+    inner.encode_fast("\u{10330}", false)?;
+    Ok(inner)
+}
+
 /// A tokenizer's numbers, as a model that is made for it needs them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpecialIds {
@@ -71,10 +114,11 @@ pub struct SpecialIds {
 }
 
 impl SpecialIds {
-    /// Reads them from a tokenizer.json with [PAD] and a template that puts [CLS] before a text and [SEP] behind.
+    /// Reads them from a tokenizer as [`tokenizer_json`] does; it has [PAD] and a template that puts [CLS] before a text and [SEP] behind.
     pub fn read(path: &Path) -> Result<Self> {
-        let broken = |e: String| Error::checkpoint(path, e);
-        let inner = tokenizers::Tokenizer::from_file(path).map_err(|e| broken(e.to_string()))?;
+        let (path, json) = source(path)?;
+        let broken = |e: String| Error::checkpoint(&path, e);
+        let inner = parse(&json).map_err(|e| broken(e.to_string()))?;
         let around = inner.encode_fast("", true).map_err(|e| broken(e.to_string()))?;
         let [_, sep] = around.get_ids() else {
             return Err(broken("its template does not put one token before a text and one behind".into()));
@@ -88,15 +132,12 @@ impl SpecialIds {
 }
 
 impl Tokenizer {
-    /// Reads tokenizer.json. [CLS] and [SEP] are what its template puts around a text, [DEC] is config.json's
+    /// Reads a tokenizer as [`tokenizer_json`] does. [CLS] and [SEP] are what its template puts around a text, [DEC] is config.json's
     /// `bos_token_id`, and [ENC] the token of that name or, in checkpoints that Salesforce converted, the id after [DEC].
     pub fn read(path: &Path, config: &TextConfig) -> Result<Self> {
-        let broken = |e: String| Error::checkpoint(path, e);
-        let bytes = std::fs::read(path).map_err(|e| broken(e.to_string()))?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| broken(e.to_string()))?;
-        // The file may carry settings of another use.
-        inner.with_truncation(None).map_err(|e| broken(e.to_string()))?;
-        inner.with_padding(None);
+        let (path, json) = source(path)?;
+        let broken = |e: String| Error::checkpoint(&path, e);
+        let inner = parse(&json).map_err(|e| broken(e.to_string()))?;
         let around = inner.encode_fast("", true).map_err(|e| broken(e.to_string()))?;
         let [cls, sep] = around.get_ids() else {
             return Err(broken("its template does not put one token before a text and one behind".into()));

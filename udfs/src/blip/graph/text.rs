@@ -65,7 +65,7 @@ pub(crate) fn decoder_step(c: &TextConfig, names: &dyn TextNames, shapes: &dyn S
     let y = b.gelu(&y);
     let y = b.layer_norm(&y, &names.head("transform.LayerNorm"), c.layer_norm_eps);
     let y = b.product(&y, &names.head_weight());
-    let bias = b.weight(&names.head("bias"));
+    let bias = b.weight(&names.head_bias());
     b.push("", "Add", &[&y, &bias], &["logits".into()], vec![]);
     b.push("", "LogSoftmax", &["logits"], &["log_probs".into()], vec![attr_int("axis", -1)]);
     b.finish("decoder_step")
