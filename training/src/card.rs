@@ -5,13 +5,13 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
+use capfilt_udfs::blip::weight_files;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::config::{MedConfig, parameter_counts};
 use crate::data::{Table, hash};
 use crate::error::{Error, Result};
-use crate::pretrained::WEIGHTS;
 use crate::run::Summary;
 use crate::settings::{ModelSettings, Settings};
 
@@ -101,10 +101,11 @@ pub(crate) fn began_with(model: &ModelSettings) -> Result<String> {
         if folder.as_os_str().is_empty() {
             continue;
         }
-        let path = folder.join(WEIGHTS);
-        let mut digest = Sha256::new();
-        hash(&path, &mut digest)?;
-        let _ = write!(text, "`{}`, sha256 {}.\n\n", path.display(), hex::encode(digest.finalize()));
+        for path in weight_files(folder)? {
+            let mut digest = Sha256::new();
+            hash(&path, &mut digest)?;
+            let _ = write!(text, "`{}`, sha256 {}.\n\n", path.display(), hex::encode(digest.finalize()));
+        }
         let card = std::fs::read_to_string(folder.join(CARD)).unwrap_or_default();
         for heading in [TRAINED_ON, BEGAN_WITH] {
             if let Some((_, body)) = card.split_once(heading) {

@@ -1,11 +1,12 @@
 //! Export in Hugging Face's layout, as `capfilt-udfs` and transformers load it, and import of such a checkpoint.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
+use capfilt_udfs::blip::weight_files;
 use capfilt_udfs::image::Preprocessor;
 
 use crate::config::MedConfig;
@@ -169,15 +170,21 @@ fn tensors(params: &Params, what: Export) -> BTreeMap<String, Tensor> {
     tensors
 }
 
-/// Sets the parameters that the safetensors file of a checkpoint has, under our layout's names or a lone captioner's, and returns
+/// The tensors of a model's folder by name.
+pub(crate) fn read_tensors(dir: &Path) -> Result<BTreeMap<String, Tensor>> {
+    let read = |path: PathBuf| Tensor::read_safetensors(&path).map_err(|e| Error::file(&path, e));
+    let files = weight_files(dir)?.into_iter().map(read).collect::<Result<Vec<_>>>()?;
+    Ok(files.into_iter().flatten().collect())
+}
+
+/// Sets the parameters that the checkpoint in the folder `dir` has, under our layout's names or a lone captioner's, and returns
 /// the names of those it lacks. What the decoder has not of its own there is the encoder's; position embeddings of another image
 /// size are interpolated.
 ///
 /// # Errors
 /// A file that cannot be read, another shape, and a decoder that shares less than the parameters do.
-pub fn import(path: &Path, params: &Params) -> Result<Vec<String>> {
-    let tensors: BTreeMap<String, Tensor> =
-        Tensor::read_safetensors(path).map_err(|e| Error::file(path, e))?.into_iter().collect();
+pub fn import(dir: &Path, params: &Params) -> Result<Vec<String>> {
+    let tensors = read_tensors(dir)?;
     let unshared = tensors.keys().find(|name| {
         let tail = name.strip_prefix(DECODER);
         params.get(name).is_none() && tail.is_some_and(|tail| tensors.contains_key(&format!("{ENCODER}{tail}")))
@@ -186,7 +193,7 @@ pub fn import(path: &Path, params: &Params) -> Result<Vec<String>> {
         let reason = format!(
             "its decoder has {name} of its own, which would be lost: give the model.sharing that it was made with"
         );
-        return Err(Error::file(path, reason));
+        return Err(Error::file(dir, reason));
     }
     let mut missing = vec![];
     for name in params.names() {
@@ -196,7 +203,7 @@ pub fn import(path: &Path, params: &Params) -> Result<Vec<String>> {
             _ => None,
         };
         match tensors.get(name).or_else(|| tensors.get(other.as_ref()?)) {
-            Some(tensor) => set(params, name, tensor).map_err(|e| Error::file(path, e))?,
+            Some(tensor) => set(params, name, tensor).map_err(|e| Error::file(dir, e))?,
             None => missing.push(name.clone()),
         }
     }

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use capfilt_udfs::blip::BlipConfig;
+use capfilt_udfs::blip::{BlipConfig, Checkpoint};
 use capfilt_udfs::image::Preprocessor;
-use capfilt_udfs::text::{SpecialIds, Tokenizer};
+use capfilt_udfs::text::{SpecialIds, Tokenizer, tokenizer_json};
 use tch::{Kind, Tensor};
 
-use crate::checkpoint::{blip_preprocessor, import, set};
+use crate::checkpoint::{blip_preprocessor, import, read_tensors, set};
 use crate::config::MedConfig;
 use crate::error::{Error, Result};
 use crate::params::Params;
@@ -30,9 +30,6 @@ pub struct Start {
     pub drawn: Vec<String>,
 }
 
-/// File of the weights that training begins with.
-pub(crate) const WEIGHTS: &str = "model.safetensors";
-
 /// Makes the model that settings ask for.
 ///
 /// # Errors
@@ -43,23 +40,23 @@ pub fn start(settings: &Settings) -> Result<Start> {
     if from(&m.start) && (from(&m.vit) || from(&m.bert)) {
         return Err(Error::Option("model.start and model.vit or model.bert exclude each other".into()));
     }
-    let path = if from(&m.start) { m.start.join("tokenizer.json") } else { m.tokenizer.clone() };
-    if !from(&path) {
+    let path = if from(&m.start) { &m.start } else { &m.tokenizer };
+    if !from(path) {
         return Err(Error::Option(
             "give model.start, a checkpoint to go on from, or model.tokenizer, a tokenizer.json".into(),
         ));
     }
-    let tokenizer_json = std::fs::read_to_string(&path).map_err(|e| Error::file(&path, e))?;
-    let ids = SpecialIds::read(&path)?;
+    let tokenizer_json = tokenizer_json(path)?;
+    let ids = SpecialIds::read(path)?;
     let (config, preprocessor) =
         if from(&m.start) { begun(settings, &ids)? } else { (m.config(&ids)?, blip_preprocessor(m.image_size)?) };
-    let tokenizer = Tokenizer::read(&path, &config.text)?;
+    let tokenizer = Tokenizer::read(path, &config.text)?;
     // [DEC] is the prompt's first token.
     let prompt = tokenizer.caption_prompt(&settings.loss.prompt).len() as i64 - 1;
     let trainer = Trainer::new(config, settings.step_options(prompt), settings.seed, settings.device()?)?;
     let mut drawn = trainer.params().names().to_vec();
     if from(&m.start) {
-        drawn = import(&m.start.join(WEIGHTS), trainer.params())?;
+        drawn = import(&m.start, trainer.params())?;
     }
     let mut found = vec![];
     if from(&m.vit) {
@@ -76,10 +73,13 @@ pub fn start(settings: &Settings) -> Result<Start> {
 /// Sizes and preprocessing of model.start.
 fn begun(settings: &Settings, ids: &SpecialIds) -> Result<(MedConfig, Preprocessor)> {
     let m = &settings.model;
-    let BlipConfig { mut vision, text, projection, .. } = BlipConfig::read(&m.start)?;
-    let path = m.start.join("preprocessor_config.json");
-    let json = std::fs::read_to_string(&path).map_err(|e| Error::file(&path, e))?;
-    let mut preprocessor = Preprocessor::from_json(&json).map_err(|e| Error::file(&path, e))?;
+    let checkpoint = Checkpoint::open(&m.start)?;
+    if !checkpoint.tied() {
+        let reason = "its LM head is not the word embedding (tie_word_embeddings is false); training makes it so, and would lose the head";
+        return Err(Error::file(&m.start, reason));
+    }
+    let BlipConfig { mut vision, text, projection, .. } = checkpoint.config().clone();
+    let mut preprocessor = checkpoint.preprocessor().clone();
     if m.image_size > 0 {
         vision.image_size = m.image_size;
         (preprocessor.width, preprocessor.height) = (m.image_size as u32, m.image_size as u32);
@@ -99,10 +99,9 @@ fn begun(settings: &Settings, ids: &SpecialIds) -> Result<(MedConfig, Preprocess
 
 type Tensors = BTreeMap<String, Tensor>;
 
-/// The tensors of a folder's model.safetensors, their names without these first parts.
+/// The tensors of a model's folder, their names without these first parts.
 fn read(dir: &Path, prefixes: &[&str]) -> Result<Tensors> {
-    let path = dir.join(WEIGHTS);
-    let tensors = Tensor::read_safetensors(&path).map_err(|e| Error::file(&path, e))?;
+    let tensors = read_tensors(dir)?;
     let short = |name: String| match prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)) {
         Some(tail) => tail.to_string(),
         None => name,
@@ -119,9 +118,8 @@ fn take(
     value: Option<Tensor>,
     from: &str,
 ) -> Result<()> {
-    let path = dir.join(WEIGHTS);
-    let Some(value) = value else { return Err(Error::file(path, format!("it has no tensor {from}"))) };
-    set(params, &name, &value).map_err(|e| Error::file(path, e))?;
+    let Some(value) = value else { return Err(Error::file(dir, format!("it has no tensor {from}"))) };
+    set(params, &name, &value).map_err(|e| Error::file(dir, e))?;
     found.push(name);
     Ok(())
 }
@@ -212,7 +210,7 @@ mod tests {
     use std::sync::Arc;
 
     use capfilt_udfs::blip::generate::{GenerationOptions, Strategy};
-    use capfilt_udfs::blip::{Checkpoint, Embedding, GenerateRequest, Med as _, OrtMed, Precision};
+    use capfilt_udfs::blip::{Embedding, GenerateRequest, Med as _, OrtMed, Precision};
     use capfilt_udfs::image::{Limits, load};
     use capfilt_udfs::text::ItmToken;
     use serde_json::Value;
@@ -287,6 +285,84 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// A run begins with whatever the SQL functions load, and with nothing that they refuse.
+    #[test]
+    fn layouts_of_other_programs_begin_a_run() {
+        let fixtures = root().join("tests/fixtures");
+        let from = fixtures.join("models/matcher");
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let begin = |path: &Path| start(&settings(&[format!("model.start={}", path.display())]));
+        let plain = begin(&from).unwrap();
+
+        // transformers' shards, vocab.txt and processor_config.json.
+        std::fs::copy(from.join("config.json"), at("config.json")).unwrap();
+        std::fs::copy(fixtures.join("hub/transformers-5.24/processor_config.json"), at("processor_config.json"))
+            .unwrap();
+        for name in ["added_tokens.json", "special_tokens_map.json", "tokenizer_config.json"] {
+            std::fs::copy(fixtures.join("hub/transformers-4.57").join(name), at(name)).unwrap();
+        }
+        let tokenizer: Value =
+            serde_json::from_str(&std::fs::read_to_string(from.join("tokenizer.json")).unwrap()).unwrap();
+        let words = tokenizer["model"]["vocab"].as_object().unwrap();
+        let words: BTreeMap<u64, &String> = words.iter().map(|(word, id)| (id.as_u64().unwrap(), word)).collect();
+        std::fs::write(at("vocab.txt"), words.values().map(|word| format!("{word}\n")).collect::<String>()).unwrap();
+        let tensors = Tensor::read_safetensors(from.join("model.safetensors")).unwrap();
+        let shard =
+            |name: &str| format!("model-0000{}-of-00002.safetensors", 1 + usize::from(name.starts_with("text")));
+        for file in [shard("vision"), shard("text")] {
+            let part: Vec<(&String, &Tensor)> =
+                tensors.iter().filter(|(name, _)| shard(name) == file).map(|(name, tensor)| (name, tensor)).collect();
+            Tensor::write_safetensors(&part, at(&file)).unwrap();
+        }
+        let map: BTreeMap<&String, String> = tensors.iter().map(|(name, _)| (name, shard(name))).collect();
+        let index = serde_json::json!({ "metadata": {}, "weight_map": map });
+        std::fs::write(at("model.safetensors.index.json"), index.to_string()).unwrap();
+        let other = begin(dir.path()).unwrap();
+        assert_eq!((&other.preprocessor, &other.drawn), (&plain.preprocessor, &plain.drawn));
+        for text in ["a red apple [ENC]", "naïve 猫 xylophonist"] {
+            assert_eq!(other.tokenizer.itc_ids(text, 20), plain.tokenizer.itc_ids(text, 20));
+        }
+        let params = other.trainer.params();
+        for name in params.names().iter().filter(|name| !plain.drawn.contains(name)) {
+            assert!(params.get(name).unwrap().equal(plain.trainer.params().get(name).unwrap()), "{name}");
+        }
+        // Its tokenizer.json is a whole one.
+        std::fs::write(at("tokenizer.json"), &other.tokenizer_json).unwrap();
+        assert_eq!(SpecialIds::read(&at("tokenizer.json")).unwrap(), SpecialIds::read(&from).unwrap());
+        let card =
+            crate::card::began_with(&settings(&[format!("model.start={}", dir.path().display())]).model).unwrap();
+        assert!(card.contains("00001-of-00002") && card.contains("00002-of-00002"), "{card}");
+
+        std::fs::write(at(&shard("text")), "version https://git-lfs.github.com/spec/v1\n").unwrap();
+        assert!(begin(dir.path()).unwrap_err().to_string().contains("git lfs pull"));
+        std::fs::remove_file(at("model.safetensors.index.json")).unwrap();
+        std::fs::write(at("pytorch_model.bin"), "PK").unwrap();
+        std::fs::remove_file(at(&shard("text"))).unwrap();
+        std::fs::remove_file(at(&shard("vision"))).unwrap();
+        assert!(begin(dir.path()).unwrap_err().to_string().contains("refs/pr/5"));
+    }
+
+    /// Training ties the LM head to the word embedding: a head of its own is not lost in silence.
+    #[test]
+    fn an_untied_head_begins_no_run() {
+        let from = root().join("tests/fixtures/models/captioner");
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["preprocessor_config.json", "tokenizer.json"] {
+            std::fs::copy(from.join(name), dir.path().join(name)).unwrap();
+        }
+        let mut config: Value = serde_json::from_slice(&std::fs::read(from.join("config.json")).unwrap()).unwrap();
+        config["tie_word_embeddings"] = false.into();
+        config["text_config"]["tie_word_embeddings"] = false.into();
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        let mut tensors = Tensor::read_safetensors(from.join("model.safetensors")).unwrap();
+        let words = tensors.iter().find(|(name, _)| name.ends_with("word_embeddings.weight")).unwrap().1.copy();
+        tensors.push(("text_decoder.cls.predictions.decoder.weight".into(), words / 2.0));
+        Tensor::write_safetensors(&tensors, dir.path().join("model.safetensors")).unwrap();
+        let error = start(&settings(&[format!("model.start={}", dir.path().display())])).unwrap_err().to_string();
+        assert!(error.contains("LM head") && error.contains("tie_word_embeddings"), "{error}");
     }
 
     /// Hugging Face's ViT and BERT under their own names, old and new.
@@ -393,9 +469,12 @@ mod tests {
 
         let told = crate::card::began_with(&settings(&changes).model).unwrap();
         for folder in [&vit, &bert] {
-            let bytes = std::fs::read(folder.join(WEIGHTS)).unwrap();
+            let bytes = std::fs::read(folder.join("model.safetensors")).unwrap();
             let digest = hex::encode(sha2::Sha256::digest(bytes));
-            assert!(told.contains(&format!("`{}`, sha256 {digest}.", folder.join(WEIGHTS).display())), "{told}");
+            assert!(
+                told.contains(&format!("`{}`, sha256 {digest}.", folder.join("model.safetensors").display())),
+                "{told}"
+            );
         }
 
         std::fs::remove_file(bert.join("model.safetensors")).unwrap();

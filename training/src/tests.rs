@@ -366,7 +366,7 @@ fn exports_are_what_the_sql_functions_load() {
             }
             // And back.
             let again = Trainer::new(trainer.config.clone(), options(), 10, Device::Cpu).unwrap();
-            let missing = import(&dir.path().join("model.safetensors"), &again.params).unwrap();
+            let missing = import(dir.path(), &again.params).unwrap();
             match what {
                 Export::Med => {
                     // The temperature too: a finetuning goes on with it.
