@@ -3,6 +3,7 @@
 
 mod checkpoints;
 mod common;
+mod convert;
 mod docs;
 mod e2e;
 mod engine;

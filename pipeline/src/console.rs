@@ -125,6 +125,40 @@ impl Progress {
     }
 }
 
+/// How much of a file is written.
+pub(crate) struct Bytes {
+    bar: Option<ProgressBar>,
+    last: Cell<Instant>,
+}
+
+impl Bytes {
+    pub(crate) fn new() -> Self {
+        let bar = io::stderr().is_terminal().then(|| {
+            let bar = BAR.get_or_init(|| ProgressBar::new(0)).clone();
+            let style = ProgressStyle::with_template("{bar:20} {bytes}/{total_bytes}  ETA {eta}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar
+        });
+        Self { bar, last: Cell::new(Instant::now()) }
+    }
+
+    pub(crate) fn update(&self, done: u64, all: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(all);
+            bar.set_position(done);
+        } else if self.last.get().elapsed() >= EVERY {
+            self.last.set(Instant::now());
+            say(&format!("{:.0} of {:.0} MB", done as f64 / 1e6, all as f64 / 1e6));
+        }
+    }
+
+    pub(crate) fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// What is said where there is no terminal: how far the job is, and below it where the time goes.
 fn lines(done: &Done<'_>, seconds: f64, spent: &Spent) -> String {
     let Done { rows, before, tally, .. } = *done;

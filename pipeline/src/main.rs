@@ -14,6 +14,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use capfilt_udfs::Converted;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
 use cli::{Cli, Command, InspectFormat, ModelCommand};
@@ -95,6 +96,19 @@ fn dispatch(cli: Cli, scripts: Vec<cli::Script>) -> Result<()> {
                 InspectFormat::Json => serde_json::to_string_pretty(&model)?,
             };
             put(text.trim_end(), "\n")
+        }
+        Command::Model(ModelCommand::Convert { source, out, tokenizer }) => {
+            let bar = console::Bytes::new();
+            let converted =
+                capfilt_udfs::convert(&source, &out, tokenizer.as_deref(), &|done, all| bar.update(done, all));
+            bar.end();
+            let Converted { tensors, bytes, tied, left_out } = converted?;
+            console::say(&format!(
+                "wrote {}: {tensors} tensors, {:.1} MB; left out {tied} that are tied to others and {left_out} that only training needs",
+                out.display(),
+                bytes as f64 / 1e6
+            ));
+            put(capfilt_udfs::inspect(&out)?.to_string().trim_end(), "\n")
         }
         Command::Docs => put(&capfilt::functions_markdown(), ""),
     }

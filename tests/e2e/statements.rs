@@ -190,3 +190,17 @@ fn a_checkpoint_is_inspected() {
     assert!(place.fails(1, &["model", "inspect", "empty"]).contains("empty"));
     assert!(place.fails(1, &["model", "inspect", "missing"]).contains("missing"));
 }
+
+#[test]
+fn a_checkpoint_is_converted() {
+    let place = Place::new();
+    let source = root("tests/fixtures/pickles/hf");
+    let out = place.ok(&["model", "convert", &source, "captioner"]);
+    assert!(out.contains("usable for") && out.contains("caption"), "{out}");
+    assert_eq!(out, place.ok(&["model", "inspect", "captioner"]));
+    let again = place.fails(1, &["model", "convert", &source, "captioner"]);
+    assert!(again.contains("captioner") && again.contains("not empty"), "{again}");
+    let evil = root("tests/fixtures/pickles/evil.pth");
+    assert!(place.fails(1, &["model", "convert", &evil, "evil"]).contains("posix.system"));
+    assert!(!place.path("evil").exists() && !place.path("owned").exists());
+}

@@ -40,7 +40,7 @@ use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use engine::Client;
 
-pub use blip::{Inspection, inspect};
+pub use blip::{Converted, Inspection, convert, inspect};
 pub use config::{CapfiltOptions, Provenance};
 pub use error::{Error, Result};
 pub use query::current_query;

@@ -4,6 +4,7 @@
 
 pub(crate) mod checkpoint;
 pub(crate) mod config;
+mod convert;
 mod decoder;
 pub(crate) mod files;
 pub mod generate;
@@ -17,6 +18,7 @@ mod weights;
 pub use checkpoint::{Checkpoint, Inspection, Parts, inspect};
 pub(crate) use checkpoint::{NO_DECODER, NO_ITM_HEAD};
 pub use config::{BlipConfig, PartialGeneration, TextConfig, Tying, VisionConfig};
+pub use convert::{Converted, convert};
 pub use registry::{checkpoint_dir, generation_defaults, load, projection_dim, register_checkpoint};
 pub use session::OrtMed;
 pub use weights::weight_files;

@@ -117,13 +117,17 @@ impl SpecialIds {
     /// Reads them from a tokenizer as [`tokenizer_json`] does; it has [PAD] and a template that puts [CLS] before a text and [SEP] behind.
     pub fn read(path: &Path) -> Result<Self> {
         let (path, json) = source(path)?;
-        let broken = |e: String| Error::checkpoint(&path, e);
-        let inner = parse(&json).map_err(|e| broken(e.to_string()))?;
-        let around = inner.encode_fast("", true).map_err(|e| broken(e.to_string()))?;
+        Self::from_json(&json).map_err(|e| Error::checkpoint(path, e))
+    }
+
+    /// The same from a tokenizer.json's text.
+    pub(crate) fn from_json(json: &str) -> Result<Self, String> {
+        let inner = parse(json).map_err(|e| e.to_string())?;
+        let around = inner.encode_fast("", true).map_err(|e| e.to_string())?;
         let [_, sep] = around.get_ids() else {
-            return Err(broken("its template does not put one token before a text and one behind".into()));
+            return Err("its template does not put one token before a text and one behind".into());
         };
-        let Some(pad) = inner.token_to_id("[PAD]") else { return Err(broken("it has no token [PAD]".into())) };
+        let pad = inner.token_to_id("[PAD]").ok_or("it has no token [PAD]")?;
         let size = inner.get_vocab_size(true);
         let dec = inner.token_to_id("[DEC]").unwrap_or(size as u32);
         let enc = inner.token_to_id("[ENC]").unwrap_or(dec + 1);
