@@ -2,11 +2,11 @@
 
 use image::{
     ColorType, ImageDecoder, ImageError as Failure, Limits as DecoderLimits,
-    codecs::{bmp::BmpDecoder, png::PngDecoder, webp::WebPDecoder},
+    codecs::{png::PngDecoder, webp::WebPDecoder},
 };
-use std::{error::Error, io::Cursor};
+use std::{borrow::Cow, error::Error, io::Cursor, ops::Range};
 
-use super::{Format, ImageError, Limits, Preprocessor, gif, info, jpeg, tiff, webp};
+use super::{Format, ImageError, Limits, Preprocessor, bmp, gif, info, jpeg, tiff, webp};
 
 /// A decoded picture.
 #[derive(Clone, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
         Format::Png => png(bytes, limits),
         Format::WebP => webp(bytes, limits),
         Format::Gif => gif::first_frame(bytes, limits),
-        Format::Bmp => bmp(bytes, limits),
+        Format::Bmp => bmp::decode(bytes, limits),
         Format::Tiff => tiff::first_picture(bytes, limits),
     }?;
     debug_assert_eq!(image.data.len(), image.width as usize * image.height as usize * 3);
@@ -65,16 +65,36 @@ fn png(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
     limits.check_size(header.width, header.height)?;
     let mut decoder_limits = DecoderLimits::no_limits();
     decoder_limits.max_alloc = Some(limits.memory());
+    let file = one_palette(bytes);
     let decoder =
-        PngDecoder::with_limits(Cursor::new(bytes), decoder_limits).map_err(|e| error(Format::Png, limits, e))?;
+        PngDecoder::with_limits(Cursor::new(&file[..]), decoder_limits).map_err(|e| error(Format::Png, limits, e))?;
     // Pillow keeps 16 bits of plain grey, and clips them on conversion; of the other kinds it takes the high byte.
     let clip = header.depth == 16 && header.colour == 0;
     pixels(Format::Png, decoder, limits, clip)
 }
 
-fn bmp(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
-    let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|e| error(Format::Bmp, limits, e))?;
-    pixels(Format::Bmp, decoder, limits, false)
+/// The file without all palettes but the last: the decoder takes only one, Pillow the last.
+fn one_palette(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let mut palettes: Vec<Range<usize>> = Vec::new();
+    let mut at = 8_usize;
+    while let Some([a, b, c, d, name @ ..]) = bytes.get(at..at.saturating_add(8)) {
+        let end = at.saturating_add(u32::from_be_bytes([*a, *b, *c, *d]) as usize).saturating_add(12);
+        match name {
+            b"IDAT" => break,
+            b"PLTE" if end <= bytes.len() => palettes.push(at..end),
+            _ => {}
+        }
+        at = end;
+    }
+    let Some((_, others @ [_, ..])) = palettes.split_last() else { return Cow::Borrowed(bytes) };
+    let mut file = Vec::with_capacity(bytes.len());
+    let mut from = 0;
+    for palette in others {
+        file.extend_from_slice(&bytes[from..palette.start]);
+        from = palette.end;
+    }
+    file.extend_from_slice(&bytes[from..]);
+    Cow::Owned(file)
 }
 
 fn webp(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
@@ -109,12 +129,7 @@ fn webp(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
 
 /// Reads all pixels and makes RGB of them. `clip`: 16 bits of grey are clipped at 255, as Pillow does with its mode
 /// `I;16`.
-pub(super) fn pixels(
-    format: Format,
-    decoder: impl ImageDecoder,
-    limits: &Limits,
-    clip: bool,
-) -> Result<Rgb8, ImageError> {
+fn pixels(format: Format, decoder: impl ImageDecoder, limits: &Limits, clip: bool) -> Result<Rgb8, ImageError> {
     let (width, height) = decoder.dimensions();
     let colour = decoder.color_type();
     let data = read(format, decoder, limits)?;
@@ -191,11 +206,11 @@ pub(super) fn error(format: Format, limits: &Limits, failure: Failure) -> ImageE
     };
     // The format is named already.
     let reason = reason.split_once("does not support the format features ").map_or(&*reason, |(_, feature)| feature);
-    // The png crate prints the chunk as Rust's debugger would.
-    let reason = match reason.split_once("Unrecognized critical chunk: ChunkType { type: ") {
-        Some((_, chunk)) => format!("unrecognized critical chunk {}", chunk.split(',').next().unwrap_or_default()),
+    let reason = match reason.split_once("Unrecognized critical chunk: ") {
+        Some((_, chunk)) => format!("unrecognized critical chunk {chunk}"),
         None => reason.to_string(),
     };
+    let reason = undebugged(&reason);
     let reason: String = reason.lines().next().unwrap_or_default().trim_end_matches('.').chars().take(200).collect();
     match failure {
         Failure::Limits(_) => ImageError::TooMuchMemory { format: format.label(), limit: limits.memory() },
@@ -210,5 +225,25 @@ pub(super) fn error(format: Format, limits: &Limits, failure: Failure) -> ImageE
             format.truncated(reason)
         }
         _ => format.corrupt(reason),
+    }
+}
+
+/// The png crate's words without what it prints as Rust's debugger would: chunks, and the codes of errors.
+fn undebugged(reason: &str) -> String {
+    if reason.starts_with("Corrupt deflate stream") {
+        return "its compressed data are garbled".into();
+    }
+    if reason.starts_with("Invalid color/depth combination") {
+        return "its header names colours and a depth that do not go together".into();
+    }
+    match reason.split_once("ChunkType { type: ") {
+        Some((before, chunk)) => {
+            let (name, after) = chunk.split_once(" }").unwrap_or((chunk, ""));
+            let name = name.split_once(", critical").map_or(name, |(name, _)| name);
+            // Letters only; others come as their numbers.
+            let name = if name.contains('\\') { "of no name" } else { name };
+            format!("{before}{name}{after}")
+        }
+        None => reason.to_string(),
     }
 }

@@ -1,16 +1,13 @@
 //! What an image is, from its first bytes.
 
-use image::{ExtendedColorType, ImageDecoder, codecs::bmp::BmpDecoder};
-use std::io::Cursor;
-
-use super::{Format, ImageError, Limits, decode, gif, jpeg, tiff, webp};
+use super::{Format, ImageError, Limits, bmp, gif, jpeg, tiff, webp};
 
 /// What the header of an image says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageInfo {
     /// `jpeg`, `png`, `webp`, `gif`, `bmp` or `tiff`.
     pub format: &'static str,
-    /// Width in pixels, before any EXIF rotation.
+    /// Width in pixels, as [`decode`](super::decode) gives it: before any EXIF rotation, but of a TIFF after.
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
@@ -40,17 +37,8 @@ pub fn info(bytes: &[u8], limits: &Limits) -> Result<ImageInfo, ImageError> {
             (header.width, header.height, if header.alpha { 4 } else { 3 })
         }
         Format::Gif => gif::info(bytes)?,
-        Format::Bmp => {
-            let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|error| decode::error(format, limits, error))?;
-            let (width, height) = decoder.dimensions();
-            (width, height, decoder.color_type().channel_count())
-        }
-        Format::Tiff => {
-            let decoder = tiff::open(bytes, limits)?;
-            let (width, height) = decoder.dimensions();
-            let cmyk = matches!(decoder.original_color_type(), ExtendedColorType::Cmyk8 | ExtendedColorType::Cmyk16);
-            (width, height, if cmyk { 4 } else { decoder.color_type().channel_count() })
-        }
+        Format::Bmp => bmp::info(bytes)?,
+        Format::Tiff => tiff::info(bytes)?,
     };
     if width == 0 || height == 0 {
         return Err(format.corrupt(format!("its size is {width} x {height}")));
@@ -68,8 +56,8 @@ pub(super) fn sniff(bytes: &[u8]) -> Result<Format, ImageError> {
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Ok(Format::WebP),
         [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Ok(Format::Gif),
         [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => Ok(Format::Tiff),
-        // Two letters announce much: the reserved zeros must follow, or text that starts with BM would be a picture.
-        [b'B', b'M', _, _, _, _, 0, 0, 0, 0, ..] => Ok(Format::Bmp),
+        // Two letters announce much: a header of a known length must follow, or text that starts with BM would be a picture.
+        [b'B', b'M', ..] if bmp::has_header(bytes) => Ok(Format::Bmp),
         _ => Err(stranger(bytes)),
     }
 }

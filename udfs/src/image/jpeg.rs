@@ -5,6 +5,8 @@
 //! without metadata (a broken EXIF block is no reason to lose a picture), and with ones before the end marker. No
 //! Huffman code is all ones, so a decoder that still wants data there fails instead of inventing them.
 
+use std::ops::RangeInclusive;
+
 use zune_jpeg::{
     JpegDecoder,
     errors::DecodeErrors,
@@ -32,15 +34,44 @@ pub(super) struct Frame {
     unsupported: Option<&'static str>,
 }
 
-/// How three or four components mean colours, decided as libjpeg does.
+/// What the components mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Colour {
-    /// Left to the decoder, whose reading of one, three and four components is libjpeg's.
+    /// What the decoder takes for granted: grey, YCbCr or CMYK, by the number of components.
     Usual,
-    /// RGB that only Adobe's marker tells.
+    /// RGB.
     Rgb,
     /// YCbCr for three channels, black as the fourth.
     Ycck,
+}
+
+/// The markers that say what the components mean.
+#[derive(Debug, Default)]
+struct Markings {
+    jfif: bool,
+    /// The transform that Adobe's marker names.
+    adobe: Option<u8>,
+}
+
+impl Markings {
+    fn see(&mut self, marker: u8, body: &[u8]) {
+        match marker {
+            0xe0 if body.len() >= 14 => self.jfif |= body.starts_with(b"JFIF\0"),
+            0xee if body.len() >= 12 && body.starts_with(b"Adobe") => self.adobe = Some(body[11]),
+            _ => {}
+        }
+    }
+
+    /// Decides as libjpeg does (`default_decompress_parms` in jdapimin.c).
+    fn colour(&self, frame: &Frame) -> Colour {
+        match (frame.components.len(), self.adobe) {
+            (3, _) if self.jfif => Colour::Usual,
+            (3, Some(0)) => Colour::Rgb,
+            (3, None) if frame.is_lettered() => Colour::Rgb,
+            (4, Some(1..)) => Colour::Ycck,
+            _ => Colour::Usual,
+        }
+    }
 }
 
 /// What the walk finds.
@@ -164,6 +195,11 @@ impl Frame {
         Ok(Self { width, height, components, progressive: marker == 0xc2, unsupported })
     }
 
+    /// Whether the identifiers are the letters R, G and B.
+    fn is_lettered(&self) -> bool {
+        self.components.iter().map(|c| c[0]).eq(*b"RGB")
+    }
+
     /// Bytes of the coefficients of the whole picture: two for each, of all components, in whole blocks.
     fn coefficients(&self) -> u64 {
         let most = |at: usize| self.components.iter().map(|c| u64::from(c[at])).max().unwrap_or(1);
@@ -182,7 +218,7 @@ impl Walk {
         let mut markers = Markers::new(bytes);
         let mut file = Vec::with_capacity(bytes.len() + 2 * ONES + 2);
         file.extend_from_slice(&[0xff, 0xd8]);
-        let (mut frame, mut jfif, mut adobe, mut scans) = (None::<Frame>, false, None, 0_usize);
+        let (mut frame, mut markings, mut scans) = (None::<Frame>, Markings::default(), 0_usize);
         // Whether there are scans of several components, and restart markers.
         let (mut mixed, mut restarts) = (false, false);
         // Components that have been seen: at all where sequential, with their mean value where progressive.
@@ -197,8 +233,7 @@ impl Walk {
             }
             let body = markers.segment()?;
             match marker {
-                0xe0 => jfif |= body.starts_with(b"JFIF\0"),
-                0xee if body.starts_with(b"Adobe") => adobe = body.get(11).copied(),
+                0xe0 | 0xee if scans == 0 => markings.see(marker, body),
                 0xdd => restarts |= body != [0, 0],
                 _ if is_frame(marker) && frame.is_some() => return Err(corrupt("a second frame header")),
                 _ if is_frame(marker) => frame = Some(Frame::parse(marker, body)?),
@@ -209,7 +244,21 @@ impl Walk {
             if is_frame(marker) || matches!(marker, 0xc4 | 0xda | 0xdb | 0xdd | 0xe0) {
                 file.extend_from_slice(&[0xff, marker]);
                 file.extend_from_slice(&(body.len() as u16 + 2).to_be_bytes());
+                let start = file.len();
                 file.extend_from_slice(body);
+                // By letters for identifiers the decoder would judge, whatever the markers say.
+                if frame.as_ref().is_some_and(Frame::is_lettered) {
+                    let identifiers = match marker {
+                        0xda => start + 1..file.len().min(start + 7),
+                        _ if is_frame(marker) => start + 6..file.len(),
+                        _ => 0..0,
+                    };
+                    let step = if marker == 0xda { 2 } else { 3 };
+                    for identifier in file[identifiers].iter_mut().step_by(step) {
+                        *identifier =
+                            b"RGB".iter().zip(1..).find(|(l, _)| *l == identifier).map_or(*identifier, |l| l.1);
+                    }
+                }
             }
             if marker == 0xda {
                 let Some(frame) = &frame else { return Err(corrupt("no frame header before the picture")) };
@@ -233,12 +282,7 @@ impl Walk {
             file.extend_from_slice(&[0xff, 0].repeat(ONES));
         }
         file.extend_from_slice(&[0xff, 0xd9]);
-        let colour = match (frame.components.len(), adobe) {
-            // With the letters for identifiers the decoder knows it by itself.
-            (3, Some(0)) if !jfif && !frame.components.iter().map(|c| c[0]).eq(*b"RGB") => Colour::Rgb,
-            (4, Some(1..)) => Colour::Ycck,
-            _ => Colour::Usual,
-        };
+        let colour = markings.colour(&frame);
         let buffered = frame.progressive || scans > 1;
         // What the decoder does of such files is right for one component a scan, whole rows and no restarts; the rest
         // it garbles, mostly in silence.
@@ -247,6 +291,24 @@ impl Walk {
             return Err(Format::Jpeg.unsupported("sequential coding in several scans with sampled rows or restarts"));
         }
         Ok(Self { frame, colour, buffered, file })
+    }
+
+    /// Bytes of coefficients that the decoder holds at once.
+    fn coefficients(&self) -> u64 {
+        if self.buffered { self.frame.coefficients() } else { 0 }
+    }
+
+    /// `length` bytes: rows of the wanted channels.
+    fn pixels(mut self, wanted: ColorSpace, length: u64) -> Result<Vec<u8>, ImageError> {
+        let options = DecoderOptions::default().set_strict_mode(true).set_max_width(65_535).set_max_height(65_535);
+        if self.colour == Colour::Ycck {
+            self.file.splice(2..2, *b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\x02");
+        }
+        let options = options.jpeg_set_out_colorspace(wanted);
+        let mut decoder = JpegDecoder::new_with_options(ZCursor::new(&self.file[..]), options);
+        let mut data = vec![0; length as usize];
+        decoder.decode_into(&mut data).map_err(error)?;
+        Ok(data)
     }
 }
 
@@ -257,23 +319,49 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> 
     if let Some(kind) = unsupported {
         return Err(Format::Jpeg.unsupported(kind));
     }
-    let Walk { frame, colour, buffered, mut file } = Walk::new(bytes)?;
+    let walk = Walk::new(bytes)?;
     let output = u64::from(width) * u64::from(height) * 3;
-    limits.check_memory(Format::Jpeg, output + if buffered { frame.coefficients() } else { 0 })?;
+    limits.check_memory(Format::Jpeg, output + walk.coefficients())?;
+    let wanted = match walk.colour {
+        // Asked for what it takes for granted, the decoder copies.
+        Colour::Rgb => ColorSpace::YCbCr,
+        Colour::Usual | Colour::Ycck => ColorSpace::RGB,
+    };
+    Ok(Rgb8 { width, height, data: walk.pixels(wanted, output)? })
+}
 
-    let mut options = DecoderOptions::default().set_strict_mode(true).set_max_width(65_535).set_max_height(65_535);
-    match colour {
-        Colour::Usual => {}
-        // The decoder would take YCbCr for granted; asked for just that, it copies.
-        Colour::Rgb => options = options.jpeg_set_out_colorspace(ColorSpace::YCbCr),
-        Colour::Ycck => {
-            file.splice(2..2, *b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\x02");
-        }
+/// What a JPEG within another format must be.
+pub(super) struct Part {
+    pub(super) width: u32,
+    pub(super) heights: RangeInclusive<u32>,
+    pub(super) components: usize,
+    /// Whether the components are YCbCr and wanted as RGB; otherwise they are taken as they are. Markers do not matter.
+    pub(super) rgb: bool,
+    /// Bytes that are held already.
+    pub(super) held: u64,
+}
+
+/// Decodes a JPEG within another format: rows of samples.
+pub(super) fn decode_part(bytes: &[u8], limits: &Limits, part: &Part) -> Result<Vec<u8>, ImageError> {
+    let Frame { width, height, components, unsupported, .. } = Frame::read(bytes)?;
+    if width != part.width || !part.heights.contains(&height) || components.len() != part.components {
+        let count = components.len();
+        return Err(corrupt(&format!("{width} x {height} pixels of {count} components are not what belongs there")));
     }
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(&file[..]), options);
-    let mut data = vec![0; output as usize];
-    decoder.decode_into(&mut data).map_err(error)?;
-    Ok(Rgb8 { width, height, data })
+    if let Some(kind) = unsupported {
+        return Err(Format::Jpeg.unsupported(kind));
+    }
+    let mut walk = Walk::new(bytes)?;
+    walk.colour = Colour::Usual;
+    let output = u64::from(width) * u64::from(height) * components.len() as u64;
+    limits.check_memory(Format::Jpeg, part.held.saturating_add(output + walk.coefficients()))?;
+    let wanted = match components.len() {
+        1 => ColorSpace::Luma,
+        3 if part.rgb => ColorSpace::RGB,
+        3 => ColorSpace::YCbCr,
+        _ => ColorSpace::CMYK,
+    };
+    walk.pixels(wanted, output)
 }
 
 fn error(error: DecodeErrors) -> ImageError {

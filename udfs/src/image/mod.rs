@@ -7,11 +7,14 @@
 //!
 //! An image is data from the web: nothing here panics on bytes, and [`Limits`] hold before memory is taken.
 
+mod bmp;
 mod decode;
 mod gif;
 mod info;
 mod jpeg;
 mod phash;
+#[cfg(test)]
+mod pillow;
 mod preprocess;
 mod resample;
 #[cfg(test)]
