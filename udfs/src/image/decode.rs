@@ -26,7 +26,8 @@ impl std::fmt::Debug for Rgb8 {
     }
 }
 
-/// Decodes an image: the first frame of an animation, without alpha (dropped, not blended), unrotated.
+/// Decodes an image: the first frame of an animation, without alpha (dropped, not blended). Only a TIFF is turned by its
+/// orientation, as Pillow turns it on load.
 ///
 /// # Errors
 /// Everything that [`ImageError`] names but [`ImageError::Resize`]. Bytes after the end of the image are no error.

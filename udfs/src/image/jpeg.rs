@@ -213,6 +213,23 @@ fn is_frame(marker: u8) -> bool {
     matches!(marker, 0xc0..=0xcf) && !matches!(marker, 0xc4 | 0xc8 | 0xcc)
 }
 
+/// A frame or scan header with numbers for the identifiers R, G and B: by these letters the decoder would judge what the
+/// components mean, whatever the markers say.
+fn numbered(marker: u8, header: &[u8]) -> Vec<u8> {
+    let (first, step) = if marker == 0xda { (1, 2) } else { (6, 3) };
+    let count = header.get(first - 1).map_or(0, |count| usize::from(*count));
+    let mut header = header.to_vec();
+    for identifier in header.iter_mut().skip(first).step_by(step).take(count) {
+        *identifier = match *identifier {
+            b'R' => 1,
+            b'G' => 2,
+            b'B' => 3,
+            other => other,
+        };
+    }
+    header
+}
+
 impl Walk {
     fn new(bytes: &[u8]) -> Result<Self, ImageError> {
         let mut markers = Markers::new(bytes);
@@ -244,20 +261,11 @@ impl Walk {
             if is_frame(marker) || matches!(marker, 0xc4 | 0xda | 0xdb | 0xdd | 0xe0) {
                 file.extend_from_slice(&[0xff, marker]);
                 file.extend_from_slice(&(body.len() as u16 + 2).to_be_bytes());
-                let start = file.len();
-                file.extend_from_slice(body);
-                // By letters for identifiers the decoder would judge, whatever the markers say.
-                if frame.as_ref().is_some_and(Frame::is_lettered) {
-                    let identifiers = match marker {
-                        0xda => start + 1..file.len().min(start + 7),
-                        _ if is_frame(marker) => start + 6..file.len(),
-                        _ => 0..0,
-                    };
-                    let step = if marker == 0xda { 2 } else { 3 };
-                    for identifier in file[identifiers].iter_mut().step_by(step) {
-                        *identifier =
-                            b"RGB".iter().zip(1..).find(|(l, _)| *l == identifier).map_or(*identifier, |l| l.1);
-                    }
+                let letters = frame.as_ref().is_some_and(Frame::is_lettered) && (marker == 0xda || is_frame(marker));
+                if letters {
+                    file.extend(numbered(marker, body));
+                } else {
+                    file.extend_from_slice(body);
                 }
             }
             if marker == 0xda {

@@ -1,9 +1,9 @@
 //! From encoded bytes to the pixels that BLIP sees: decode with limits, squash, normalise.
 //!
 //! The reference is what Hugging Face's processor does with Pillow, so that a picture gives the pixels the checkpoints
-//! were trained on: [`decode`] is `Image.open(..).convert('RGB')` (alpha dropped, not blended; EXIF rotation ignored),
-//! [`Preprocessor::squash`] is Pillow's bicubic `resize`, and [`Preprocessor::normalise_into`] the rest. Stricter than
-//! Pillow in one thing: a picture that is not all there is an error, never one with grey below.
+//! were trained on: [`decode`] is `Image.open(..).convert('RGB')` (alpha dropped, not blended; EXIF rotation ignored but
+//! in TIFF), [`Preprocessor::squash`] is Pillow's bicubic `resize`, and [`Preprocessor::normalise_into`] the rest.
+//! Stricter than Pillow in one thing: a picture that is not all there is an error, never one with grey below.
 //!
 //! An image is data from the web: nothing here panics on bytes, and [`Limits`] hold before memory is taken.
 

@@ -123,3 +123,67 @@ fn no_damage_to_any_kind_of_file_panics() {
         messages.keys().filter(|message| message.contains(['{', '}', '`', '\n']) || message.contains("::")).collect();
     assert!(odd.is_empty(), "{odd:#?}");
 }
+
+/// A little-endian TIFF of one directory; each tag has numbers of four bytes.
+fn tiff(tags: &[(u16, &[u32])]) -> Vec<u8> {
+    let mut bytes = b"II*\0\x08\0\0\0".to_vec();
+    bytes.extend_from_slice(&(tags.len() as u16).to_le_bytes());
+    let mut lists = Vec::new();
+    for (tag, numbers) in tags {
+        let stored: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        bytes.extend_from_slice(&tag.to_le_bytes());
+        bytes.extend_from_slice(&[4, 0]);
+        bytes.extend_from_slice(&(numbers.len() as u32).to_le_bytes());
+        if numbers.len() == 1 {
+            bytes.extend_from_slice(&stored);
+        } else {
+            let at = 8 + 2 + tags.len() * 12 + 4 + lists.len();
+            bytes.extend_from_slice(&(at as u32).to_le_bytes());
+            lists.extend(stored);
+        }
+    }
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend(lists);
+    bytes
+}
+
+#[test]
+fn limits_hold_before_memory_and_time_are_spent_on_a_tiff_or_bmp() {
+    let limits = Limits { max_pixels: 1 << 20, ..Limits::default() };
+    let refuse = |bytes: &[u8]| decode(bytes, &limits).unwrap_err();
+    let grey: &[(u16, &[u32])] = &[(258, &[8]), (262, &[1]), (277, &[1])];
+    let with = |tags: &[(u16, &[u32])]| tiff(&[grey, tags].concat());
+
+    let huge = with(&[(256, &[60_000]), (257, &[60_000]), (273, &[8]), (279, &[8])]);
+    assert!(matches!(refuse(&huge), ImageError::TooManyPixels { width: 60_000, height: 60_000, .. }));
+    assert_eq!(info(&huge, &limits).unwrap().width, 60_000);
+    // Turned, the sides change places.
+    let strip = with(&[(256, &[2_000_000]), (257, &[1]), (273, &[8]), (274, &[6])]);
+    assert!(matches!(decode(&strip, &Limits::default()), Err(ImageError::TooLong { width: 1, height: 2_000_000 })));
+
+    // A row of a tile, or all of it as a JPEG or a fax, is memory.
+    for (compression, bits, side) in [(5, 8, 1 << 30), (7, 8, 1 << 14), (4, 1, 1 << 16)] {
+        let tags: &[(u16, &[u32])] = &[(256, &[9]), (257, &[9]), (259, &[compression]), (258, &[bits])];
+        let tile: &[(u16, &[u32])] = &[(262, &[1]), (322, &[side]), (323, &[side]), (324, &[8]), (325, &[8])];
+        let error = refuse(&tiff(&[tags, tile].concat()));
+        assert!(matches!(error, ImageError::TooMuchMemory { format: "TIFF", .. }), "{compression}: {error}");
+    }
+
+    // The same bytes for each of ten thousand strips would be unpacked as often.
+    let (offsets, lengths) = ([8; 10_000], [40_000; 10_000]);
+    let strips = with(&[(256, &[9]), (257, &[10_000]), (259, &[5]), (273, &offsets), (278, &[1]), (279, &lengths)]);
+    assert_eq!(refuse(&strips).to_string(), "corrupt TIFF: its strips or tiles are longer than the file");
+    // A list that is announced takes nothing.
+    let list = with(&[(256, &[9]), (257, &[9]), (273, &[8]), (279, &[8])]);
+    let long: Vec<u8> = list
+        .windows(12)
+        .position(|entry| entry[..2] == [17, 1])
+        .map_or(vec![], |at| [&list[..at + 4], &[0xff; 4], &list[at + 8..]].concat());
+    assert!(matches!(refuse(&long), ImageError::Truncated { .. }));
+
+    let mut bmp = b"BM\0\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0".to_vec();
+    bmp.extend_from_slice(&[0x60, 0xea, 0, 0, 0x60, 0xea, 0, 0, 1, 0, 24, 0]);
+    bmp.resize(54, 0);
+    assert!(matches!(refuse(&bmp), ImageError::TooManyPixels { width: 60_000, height: 60_000, .. }));
+    assert_eq!(info(&bmp, &limits).unwrap().height, 60_000);
+}

@@ -61,10 +61,12 @@ impl<'a> Chunks<'a> {
         let offsets = list(offsets, "offsets")?;
         let lengths = if layout.compression == 1 { None } else { Some(list(lengths, "lengths")?) };
         let total = lengths.iter().flat_map(|list| list.iter().take(expected as usize)).fold(0, u64::saturating_add);
+        let tables = directory.list(347).map_or(&b""[..], |list| list.bytes());
+        // The tables are read for each, but are soon done with.
+        let total = total.saturating_add(expected.saturating_mul(tables.len() as u64) / 8);
         if total > 2 * bytes.len() as u64 {
             return Err(FORMAT.corrupt("its strips or tiles are longer than the file"));
         }
-        let tables = directory.list(347).map_or(&b""[..], |list| list.bytes());
         let fax = directory.first(292).unwrap_or(0);
         Ok(Self { layout, bytes, little: directory.little(), offsets, lengths, tables, fax })
     }
