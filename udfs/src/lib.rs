@@ -19,12 +19,14 @@
 
 pub mod blip;
 pub mod config;
+pub mod cost;
 pub mod docs;
 pub mod engine;
 pub mod error;
 mod functions;
 pub mod image;
 mod json;
+mod late;
 pub mod metrics;
 #[cfg(feature = "polars")]
 pub mod polars;
@@ -34,7 +36,7 @@ pub mod text;
 use std::sync::Arc;
 
 use datafusion::common::Result as SqlResult;
-use datafusion::execution::{FunctionRegistry, SessionStateBuilder};
+use datafusion::execution::FunctionRegistry;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -59,7 +61,8 @@ pub fn aggregate_functions() -> Vec<AggregateUDF> {
     functions::aggregates()
 }
 
-/// Registers the functions and, unless the session has them, the settings.
+/// Registers the functions and, unless the session has them, the settings. Queries are planned so that costly functions are
+/// called on as few rows as can be (see [`cost`]).
 pub fn register(ctx: &SessionContext) -> SqlResult<()> {
     let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned();
     register_with(ctx, options.unwrap_or_default())
@@ -78,7 +81,7 @@ pub fn register_with(ctx: &SessionContext, options: CapfiltOptions) -> SqlResult
     }
     state.register_udtf(functions::stats::NAME, Arc::new(functions::stats::Stats));
     if !state.physical_optimizers().iter().any(|rule| rule.name() == query::QueryScopeRule.name()) {
-        let builder = SessionStateBuilder::new_from_existing(state.clone());
+        let builder = late::install(state.clone());
         *state = builder.with_physical_optimizer_rule(Arc::new(query::QueryScopeRule)).build();
     }
     Ok(())

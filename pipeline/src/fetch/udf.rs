@@ -5,6 +5,7 @@
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, LazyLock};
 
+use capfilt_udfs::cost::{self, Cost};
 use capfilt_udfs::engine::blocking;
 use datafusion::arrow::array::{ArrayRef, AsArray as _, Int32Array, StringArray, StructArray};
 use datafusion::arrow::buffer::NullBuffer;
@@ -53,6 +54,7 @@ impl Fetch {
             .build();
         // Volatile: a server may answer otherwise tomorrow, and EXPLAIN must not ask it.
         let signature = Signature::user_defined(Volatility::Volatile);
+        cost::declare::<Self>(Cost::NETWORK);
         Self { options, signature, aliases: vec!["fetch".to_owned()], documentation }
     }
 }

@@ -10,6 +10,7 @@ use datafusion::logical_expr::ColumnarValue;
 use super::call::Call;
 use super::captioning;
 use super::udf::{Arg, Plan, SqlFunction};
+use crate::cost::Cost;
 
 /// One caption of an image.
 #[derive(Debug)]
@@ -24,6 +25,7 @@ impl SqlFunction for Caption {
     const EXAMPLE: &'static str =
         "SELECT id, caption(image, named_struct('strategy', 'nucleus', 'top_p', 0.9)) AS text FROM web";
     const RELATED: &'static [&'static str] = &["captions", "image_error"];
+    const COST: Cost = Cost::CAPTION;
 
     fn return_type(plan: &Plan<'_>) -> Result<DataType> {
         captioning::check(plan, None, 1)?;

@@ -11,6 +11,7 @@ use super::call::Call;
 use super::captioning;
 use super::udf::{Arg, MAX_COUNT, Plan, SqlFunction};
 use crate::blip::generate::Strategy;
+use crate::cost::Cost;
 
 /// Several sampled captions of an image.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ impl SqlFunction for Captions {
     const ARGS: &'static [Arg] = &[Arg::Image, Arg::Count, Arg::Options(captioning::OPTIONS)];
     const EXAMPLE: &'static str = "SELECT id, unnest(captions(image, 3, named_struct('seed', 7))) AS text FROM web";
     const RELATED: &'static [&'static str] = &["caption", "itm_score"];
+    const COST: Cost = Cost::CAPTION;
 
     fn return_type(plan: &Plan<'_>) -> Result<DataType> {
         let count = match plan.scalars.get(1).copied().flatten().map(|n| n.cast_to(&DataType::Int64)) {

@@ -8,6 +8,7 @@ use super::call::Call;
 use super::filtering::{Filter, IMAGE_OPTIONS, embedding_type, embeddings, vector};
 use super::image_arg::Digests;
 use super::udf::{Arg, Plan, SqlFunction};
+use crate::cost::Cost;
 use crate::engine::{ImageSource, Outcome};
 
 /// An image's ITC embedding.
@@ -22,6 +23,7 @@ impl SqlFunction for EmbedImage {
     const ARGS: &'static [Arg] = &[Arg::Image, Arg::Options(IMAGE_OPTIONS)];
     const EXAMPLE: &'static str = "SELECT id, embed_image(image) AS embedding FROM web";
     const RELATED: &'static [&'static str] = &["embed_text", "itc_score"];
+    const COST: Cost = Cost::EMBED;
 
     fn return_type(plan: &Plan<'_>) -> Result<DataType> {
         embedding_type(plan)

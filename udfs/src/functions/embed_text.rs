@@ -7,6 +7,7 @@ use datafusion::logical_expr::ColumnarValue;
 use super::call::Call;
 use super::filtering::{Filter, TEXT_OPTIONS, embedding_type, embeddings, vector};
 use super::udf::{Arg, Plan, SqlFunction};
+use crate::cost::Cost;
 
 /// A text's ITC embedding.
 #[derive(Debug)]
@@ -20,6 +21,7 @@ impl SqlFunction for EmbedText {
     const ARGS: &'static [Arg] = &[Arg::Text, Arg::Options(TEXT_OPTIONS)];
     const EXAMPLE: &'static str = "SELECT embed_text('a red apple') AS query";
     const RELATED: &'static [&'static str] = &["embed_image", "itc_score"];
+    const COST: Cost = Cost::EMBED;
 
     fn return_type(plan: &Plan<'_>) -> Result<DataType> {
         embedding_type(plan)

@@ -9,6 +9,7 @@ use datafusion::logical_expr::ColumnarValue;
 
 use super::call::Call;
 use super::udf::{Arg, Plan, SqlFunction};
+use crate::cost::Cost;
 
 /// In how many bits two hashes differ.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ impl SqlFunction for Hamming {
     const EXAMPLE: &'static str =
         "SELECT x.id, y.id FROM hashes x JOIN hashes y ON x.id < y.id AND hamming(x.hash, y.hash) <= 4";
     const RELATED: &'static [&'static str] = &["image_phash"];
+    const COST: Cost = Cost::FREE;
 
     fn return_type(_: &Plan<'_>) -> Result<DataType> {
         Ok(DataType::Int32)

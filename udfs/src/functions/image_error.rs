@@ -9,6 +9,7 @@ use datafusion::logical_expr::ColumnarValue;
 
 use super::call::Call;
 use super::udf::{Arg, Plan, SqlFunction};
+use crate::cost::Cost;
 use crate::image;
 
 /// Why an image cannot be used.
@@ -24,6 +25,7 @@ impl SqlFunction for ImageError {
     const ARGS: &'static [Arg] = &[Arg::Image];
     const EXAMPLE: &'static str = "SELECT image_error(image) AS error, count(*) FROM web GROUP BY error";
     const RELATED: &'static [&'static str] = &["image_info"];
+    const COST: Cost = Cost::DECODE;
 
     fn return_type(_: &Plan<'_>) -> Result<DataType> {
         Ok(DataType::Utf8)

@@ -11,6 +11,7 @@ use datafusion::logical_expr::ColumnarValue;
 use super::call::Call;
 use super::image_arg::Digests;
 use super::udf::{Arg, Plan, SqlFunction};
+use crate::cost::Cost;
 use crate::image;
 
 /// What an image's header says.
@@ -35,6 +36,7 @@ impl SqlFunction for ImageInfo {
     const ARGS: &'static [Arg] = &[Arg::Image];
     const EXAMPLE: &'static str = "SELECT id FROM web WHERE image_info(image)['width'] >= 64";
     const RELATED: &'static [&'static str] = &["image_error"];
+    const COST: Cost = Cost::DECODE;
 
     fn return_type(_: &Plan<'_>) -> Result<DataType> {
         Ok(DataType::Struct(fields()))

@@ -10,6 +10,7 @@ use datafusion::logical_expr::ColumnarValue;
 use super::call::Call;
 use super::image_arg::Digests;
 use super::udf::{Arg, Plan, SqlFunction};
+use crate::cost::Cost;
 use crate::image;
 
 /// What an image looks like, in 64 bits.
@@ -26,6 +27,7 @@ impl SqlFunction for ImagePhash {
     const EXAMPLE: &'static str =
         "SELECT image_phash(image) AS hash, count(*) FROM web GROUP BY hash HAVING count(*) > 1";
     const RELATED: &'static [&'static str] = &["hamming"];
+    const COST: Cost = Cost::DECODE;
 
     fn return_type(_: &Plan<'_>) -> Result<DataType> {
         Ok(DataType::Int64)

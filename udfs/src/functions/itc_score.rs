@@ -8,6 +8,7 @@ use super::call::{Call, planned_checkpoint};
 use super::filtering::{TEXT_OPTIONS, scores, vector};
 use super::udf::{Arg, Plan, SqlFunction};
 use crate::config::settings::Key;
+use crate::cost::Cost;
 use crate::engine::Outcome;
 
 /// The cosine of an image's and a text's embedding.
@@ -24,6 +25,7 @@ impl SqlFunction for ItcScore {
     const EXAMPLE: &'static str =
         "SELECT id, text, itc_score(image, text) AS itc_score FROM web ORDER BY itc_score DESC";
     const RELATED: &'static [&'static str] = &["itm_score", "embed_image", "embed_text"];
+    const COST: Cost = Cost::EMBED;
 
     fn return_type(plan: &Plan<'_>) -> Result<DataType> {
         planned_checkpoint(plan, Key::Filter)?;

@@ -8,6 +8,7 @@ use super::call::{Call, planned_checkpoint};
 use super::filtering::{Filter, MATCH_OPTIONS, scores};
 use super::udf::{Arg, Plan, SqlFunction};
 use crate::config::settings::Key;
+use crate::cost::Cost;
 use crate::engine::Outcome;
 
 /// The filter's probability that a text matches an image.
@@ -22,6 +23,7 @@ impl SqlFunction for ItmScore {
     const ARGS: &'static [Arg] = &[Arg::Image, Arg::Text, Arg::Options(MATCH_OPTIONS)];
     const EXAMPLE: &'static str = "SELECT id, text FROM web WHERE itm_score(image, text) >= 0.5";
     const RELATED: &'static [&'static str] = &["itc_score", "caption"];
+    const COST: Cost = Cost::MATCH;
 
     fn return_type(plan: &Plan<'_>) -> Result<DataType> {
         planned_checkpoint(plan, Key::Filter)?;

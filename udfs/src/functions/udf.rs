@@ -17,6 +17,7 @@ use super::call::Call;
 use super::options_arg::{CallOptions, OptionField};
 use super::{image_arg, options_arg, text_arg};
 use crate::config::CapfiltOptions;
+use crate::cost::{self, Cost};
 
 /// One SQL function: its signature and documentation as data, and what it computes.
 pub(crate) trait SqlFunction: Debug + Send + Sync + 'static {
@@ -27,6 +28,8 @@ pub(crate) trait SqlFunction: Debug + Send + Sync + 'static {
     const ARGS: &'static [Arg];
     const EXAMPLE: &'static str;
     const RELATED: &'static [&'static str];
+    /// What a row costs the planner.
+    const COST: Cost;
 
     /// Checks what the planner knows beyond types, and says what comes out. Loads no model.
     fn return_type(plan: &Plan<'_>) -> Result<DataType>;
@@ -114,6 +117,7 @@ pub(crate) struct Udf<F> {
 
 impl<F: SqlFunction> Udf<F> {
     pub(crate) fn new(session: Arc<CapfiltOptions>) -> Self {
+        cost::declare::<Self>(F::COST);
         Self {
             session,
             // Stable: results are a function of the arguments and the settings, and settings hold for a query.

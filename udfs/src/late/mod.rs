@@ -1,0 +1,78 @@
+//! Fewer calls than rows: functions with a [`Cost`](crate::cost::Cost) are evaluated as late as is sound.
+//!
+//! DataFusion evaluates a SELECT list below an ORDER BY with a LIMIT and below a join, pushes predicates below joins, and
+//! evaluates the terms of an AND on all rows of most batches: each right where functions are cheap. [`LateRule`] rewrites the
+//! physical plan, before any other rule but that which notes the order of the result:
+//!
+//! - `cheap AND costly` becomes a filter over a filter, the cheapest below; within an OR, or the condition of a join, a CASE,
+//!   which evaluates the costly term only where the cheap one leaves it open (see [`predicate`]);
+//! - a costly column that neither a filter, a limit, an ORDER BY with a LIMIT nor an equi-join needs is computed above it, and
+//!   a predicate of a model's above an equi-join (see [`deferred`]).
+//!
+//! A [`Fence`](fence::Fence) below each operator that calls such a function keeps later rules from moving it down again;
+//! [`UnfenceRule`] takes the fences away at the end.
+
+mod deferred;
+mod distinct_on;
+mod fence;
+mod predicate;
+mod pull;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use datafusion::common::Result;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::ExecutionPlan;
+
+use crate::cost::{self, Cost};
+
+/// Gives a session's planner the rules. It must not have them yet.
+pub(crate) fn install(state: SessionState) -> SessionStateBuilder {
+    let mut logical = state.optimizers().to_vec();
+    logical.insert(0, Arc::new(distinct_on::DistinctOnRule));
+    let mut physical = state.physical_optimizers().to_vec();
+    // After the rule that pins the order of the result to the plan's root: what is pulled up there is then never reordered.
+    let pinned = physical.iter().position(|rule| rule.name() == "OutputRequirements").map_or(0, |at| at + 1);
+    physical.insert(pinned, Arc::new(LateRule));
+    physical.push(Arc::new(fence::UnfenceRule));
+    SessionStateBuilder::new_from_existing(state).with_optimizer_rules(logical).with_physical_optimizer_rules(physical)
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct LateRule;
+
+impl PhysicalOptimizerRule for LateRule {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+        let mut costly = false;
+        plan.apply(|node| {
+            costly |= own_cost(node)? > Cost::FREE;
+            Ok(if costly { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+        })?;
+        if costly { Ok(pull::pull(&plan)?.plan) } else { Ok(plan) }
+    }
+
+    fn name(&self) -> &str {
+        "capfilt_late"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+/// The cost of a row of an operator's own expressions.
+fn own_cost(node: &Arc<dyn ExecutionPlan>) -> Result<Cost> {
+    let mut cost = Cost::FREE;
+    node.apply_expressions(&mut |expr: &Arc<dyn PhysicalExpr>| {
+        cost = cost.plus(cost::of(expr)?);
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(cost)
+}
