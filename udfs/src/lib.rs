@@ -31,6 +31,7 @@ pub mod metrics;
 #[cfg(feature = "polars")]
 pub mod polars;
 mod query;
+mod refuse;
 pub mod text;
 
 use std::sync::Arc;
@@ -83,6 +84,7 @@ pub fn register_with(ctx: &SessionContext, options: CapfiltOptions) -> SqlResult
     if !state.physical_optimizers().iter().any(|rule| rule.name() == query::QueryScopeRule.name()) {
         let builder = late::install(state.clone());
         *state = builder.with_physical_optimizer_rule(Arc::new(query::QueryScopeRule)).build();
+        state.register_relation_planner(Arc::new(refuse::RefuseIgnored))?;
     }
     Ok(())
 }
