@@ -1,9 +1,13 @@
 //! Which query a call belongs to, so that a dropped query stops the engine's work for it.
 //!
 //! DataFusion tells a function neither its query nor that the query is gone: a task that waits in a function cannot be
-//! aborted. [`QueryScopeRule`] therefore puts a [`QueryScopeExec`] over the plan's root and over each operator that calls one of
-//! our functions. While such an operator is polled, its query's token is the thread's; a call finds it there. When the
-//! root's last stream is dropped, the token is cancelled, and waiting calls end within one slice.
+//! aborted, and no more can one that goes through the pairs of a join. [`QueryScopeRule`] therefore puts a [`QueryScopeExec`] over
+//! the plan's root, over each operator that calls one of our functions, and over each that can make many rows of few. While such
+//! an operator is polled, its query's token is the thread's; a call finds it there. When the root's last stream is dropped or
+//! the session's client cancels what runs, the token is cancelled: waiting calls end within one slice, and the operators with
+//! their next batch.
+
+mod point;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -15,17 +19,20 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
+use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions,
 };
 use futures::{Stream, StreamExt};
 
-use crate::engine::CancelToken;
+use crate::config::CapfiltOptions;
+use crate::engine::{CancelToken, Client};
+use crate::error::Error;
 
 thread_local! {
     static CURRENT: RefCell<Option<CancelToken>> = const { RefCell::new(None) };
@@ -35,6 +42,15 @@ thread_local! {
 /// while a query is planned. A function of another crate has it if its documentation is in [`crate::docs::SECTION`].
 pub fn current_query() -> Option<CancelToken> {
     CURRENT.with_borrow(Clone::clone)
+}
+
+/// An error if the query that this thread works for was cancelled.
+pub(crate) fn check_cancelled() -> Result<()> {
+    CURRENT.with_borrow(|token| token.as_ref().map_or(Ok(()), alive))
+}
+
+fn alive(token: &CancelToken) -> Result<()> {
+    if token.is_cancelled() { Err(DataFusionError::External(Box::new(Error::Cancelled))) } else { Ok(()) }
 }
 
 /// One execution of a plan. Its streams hold it; dropping the last one cancels the token.
@@ -48,15 +64,22 @@ impl Drop for Execution {
 }
 
 /// What the scopes of one plan share. A plan that is executed again gets a new token.
-#[derive(Debug, Default)]
-struct Query(Mutex<Weak<Execution>>);
+#[derive(Debug)]
+struct Query {
+    running: Mutex<Weak<Execution>>,
+    /// The session's, which can cancel it.
+    client: Option<Client>,
+}
 
 impl Query {
     /// The running execution, or a new one.
     fn begin(&self) -> Arc<Execution> {
-        let mut running = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        let mut running = self.running.lock().unwrap_or_else(|e| e.into_inner());
         running.upgrade().unwrap_or_else(|| {
             let execution = Arc::new(Execution(CancelToken::new()));
+            if let Some(client) = &self.client {
+                client.cancel_with_others(&execution.0);
+            }
             *running = Arc::downgrade(&execution);
             execution
         })
@@ -68,15 +91,19 @@ impl Query {
 pub(crate) struct QueryScopeRule;
 
 impl PhysicalOptimizerRule for QueryScopeRule {
-    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
-        let query = Arc::new(Query::default());
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, config: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+        let client = config.extensions.get::<CapfiltOptions>().map(|options| options.client().clone());
+        let query = Arc::new(Query { running: Mutex::default(), client });
         let mut found = false;
         let plan = plan.transform_up(|node| {
             use datafusion::common::tree_node::Transformed;
-            if node.downcast_ref::<QueryScopeExec>().is_some() || !calls_us(&node)? {
+            // A join, or what else has several inputs.
+            let makes_rows = node.children().len() > 1 || node.downcast_ref::<UnnestExec>().is_some();
+            if node.downcast_ref::<QueryScopeExec>().is_some() || !(makes_rows || calls_us(&node)?) {
                 return Ok(Transformed::no(node));
             }
             found = true;
+            let node = point::in_condition(node)?;
             Ok(Transformed::yes(QueryScopeExec::wrap(node, &query, false)))
         })?;
         Ok(if found { QueryScopeExec::wrap(plan.data, &query, true) } else { plan.data })
@@ -211,6 +238,9 @@ impl Stream for QueryScopeStream {
             fn drop(&mut self) {
                 CURRENT.set(self.0.take());
             }
+        }
+        if let Err(cancelled) = alive(&self.token) {
+            return Poll::Ready(Some(Err(cancelled)));
         }
         let _restore = Restore(CURRENT.replace(Some(self.token.clone())));
         self.inner.poll_next_unpin(cx)

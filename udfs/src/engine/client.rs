@@ -1,7 +1,7 @@
 //! Who asks: the session that a call belongs to, and how its calls are stopped.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 
 /// Stops the calls that carry it, for good: one a query.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +44,8 @@ pub(super) struct Session {
     pub(super) id: u64,
     /// Counts the calls of `cancel_running`: a run that began under an older number is over.
     generation: AtomicU64,
+    /// Of the queries that run.
+    queries: Mutex<Vec<Weak<AtomicBool>>>,
     /// Bytes of images that this client has in hand (see `inputs`).
     pub(super) held: AtomicUsize,
 }
@@ -54,7 +56,12 @@ impl Client {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         Self {
-            session: Arc::new(Session { id, generation: AtomicU64::new(0), held: AtomicUsize::new(0) }),
+            session: Arc::new(Session {
+                id,
+                generation: AtomicU64::new(0),
+                queries: Mutex::default(),
+                held: AtomicUsize::new(0),
+            }),
             tokens: vec![],
         }
     }
@@ -66,9 +73,22 @@ impl Client {
         client
     }
 
-    /// Ends all calls of this client that run now, with [`crate::Error::Cancelled`]. Later ones are unharmed.
+    /// Ends all calls of this client that run now, and its queries that join tables or call our functions, with
+    /// [`crate::Error::Cancelled`]. Later ones are unharmed.
     pub fn cancel_running(&self) {
         self.session.generation.fetch_add(1, Ordering::AcqRel);
+        for query in self.session.queries.lock().unwrap_or_else(|e| e.into_inner()).drain(..) {
+            if let Some(query) = query.upgrade() {
+                query.store(true, Ordering::Release);
+            }
+        }
+    }
+
+    /// Makes [`Client::cancel_running`] cancel `token` too.
+    pub(crate) fn cancel_with_others(&self, token: &CancelToken) {
+        let mut queries = self.session.queries.lock().unwrap_or_else(|e| e.into_inner());
+        queries.retain(|query| query.strong_count() > 0);
+        queries.push(Arc::downgrade(&token.0));
     }
 
     pub(super) fn session(&self) -> &Arc<Session> {
@@ -128,6 +148,17 @@ mod tests {
         assert!(first.is_cancelled());
         assert!(!other.is_cancelled());
         assert!(!a.ticket().is_cancelled());
+    }
+
+    #[test]
+    fn a_query_ends_with_the_calls_of_its_client() {
+        let (a, b) = (Client::new(), Client::new());
+        let tokens = [CancelToken::new(), CancelToken::new(), CancelToken::new()];
+        a.cancel_with_others(&tokens[0]);
+        b.cancel_with_others(&tokens[1]);
+        a.clone().cancel_running();
+        a.cancel_with_others(&tokens[2]);
+        assert_eq!(tokens.map(|token| token.is_cancelled()), [true, false, false]);
     }
 
     #[test]

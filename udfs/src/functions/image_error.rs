@@ -10,7 +10,7 @@ use datafusion::logical_expr::ColumnarValue;
 use super::call::Call;
 use super::udf::{Arg, Plan, SqlFunction};
 use crate::cost::Cost;
-use crate::image;
+use crate::{image, query};
 
 /// Why an image cannot be used.
 #[derive(Debug)]
@@ -34,14 +34,17 @@ impl SqlFunction for ImageError {
     fn invoke(call: &Call<'_>) -> Result<ColumnarValue> {
         let images = call.images(0)?;
         let limits = call.session.image_limits();
-        let error = |row: usize| match images.get(row) {
-            Some(bytes) => image::check(bytes, &limits).err().map(|why| why.to_string()),
-            None if !images.is_struct(row) => Some("no image".into()),
-            None => Some(match images.path(row) {
-                Some(path) => format!("no bytes: only a path ({path})"),
-                None => "no bytes".into(),
-            }),
+        let error = |row: usize| {
+            query::check_cancelled()?;
+            Ok(match images.get(row) {
+                Some(bytes) => image::check(bytes, &limits).err().map(|why| why.to_string()),
+                None if !images.is_struct(row) => Some("no image".into()),
+                None => Some(match images.path(row) {
+                    Some(path) => format!("no bytes: only a path ({path})"),
+                    None => "no bytes".into(),
+                }),
+            })
         };
-        Ok(ColumnarValue::Array(Arc::new((0..call.rows).map(error).collect::<StringArray>())))
+        Ok(ColumnarValue::Array(Arc::new((0..call.rows).map(error).collect::<Result<StringArray>>()?)))
     }
 }

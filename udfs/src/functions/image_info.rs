@@ -12,7 +12,7 @@ use super::call::Call;
 use super::image_arg::Digests;
 use super::udf::{Arg, Plan, SqlFunction};
 use crate::cost::Cost;
-use crate::image;
+use crate::{image, query};
 
 /// What an image's header says.
 #[derive(Debug)]
@@ -47,6 +47,7 @@ impl SqlFunction for ImageInfo {
         let limits = call.session.image_limits();
         let mut rows = Vec::with_capacity(call.rows);
         for row in 0..call.rows {
+            query::check_cancelled()?;
             rows.push(match images.get(row).map(|bytes| (bytes, image::info(bytes, &limits))) {
                 None => None,
                 Some((_, Ok(info))) => Some(info),

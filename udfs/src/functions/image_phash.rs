@@ -11,7 +11,7 @@ use super::call::Call;
 use super::image_arg::Digests;
 use super::udf::{Arg, Plan, SqlFunction};
 use crate::cost::Cost;
-use crate::image;
+use crate::{image, query};
 
 /// What an image looks like, in 64 bits.
 #[derive(Debug)]
@@ -38,6 +38,7 @@ impl SqlFunction for ImagePhash {
         let limits = call.session.image_limits();
         let mut hashes = Vec::with_capacity(call.rows);
         for row in 0..call.rows {
+            query::check_cancelled()?;
             hashes.push(match images.get(row).map(|bytes| (bytes, image::phash(bytes, &limits))) {
                 None => None,
                 Some((_, Ok(hash))) => Some(hash),
