@@ -103,6 +103,29 @@ fn answers_are_taken_as_browsers_take_them() {
 }
 
 #[test]
+fn hosts_of_excluded_rows_are_not_asked() {
+    let place = Place::new();
+    let server = Server::new();
+    let rows: Vec<_> = (1..=6).map(|v| format!("({v}, '{}')", server.url(&format!("/ok/{v}")))).collect();
+    let rows = format!("(VALUES {}) AS l(v, url)", rows.join(", "));
+    let asks = |query: &str| -> usize {
+        let query = query.replace("$l", &rows);
+        let before = server.all_requests();
+        place.ok(&[&["sql", "-c", &query][..], &PRIVATE].concat());
+        server.all_requests() - before
+    };
+    assert_eq!(asks("SELECT fetch_url(url)['status'] FROM $l"), 6);
+    assert_eq!(asks("SELECT v FROM $l WHERE fetch_url(url)['status'] = 200 AND v < 3"), 2);
+    assert_eq!(asks("SELECT v, fetch_url(url)['status'] FROM $l ORDER BY v DESC LIMIT 2"), 2);
+    assert_eq!(asks("SELECT fetch_url(url)['status'] FROM $l LIMIT 1 OFFSET 2"), 1);
+    let fields = "SELECT f['status'], f['error'] FROM (SELECT v, fetch_url(url) AS f FROM $l) ORDER BY v LIMIT 3";
+    assert_eq!(asks(fields), 3);
+    let joined =
+        "SELECT f['status'] FROM (SELECT v, fetch_url(url) AS f FROM $l) JOIN (VALUES (2), (9)) AS few(v) USING (v)";
+    assert_eq!(asks(joined), 1);
+}
+
+#[test]
 fn private_addresses_are_refused() {
     let place = Place::new();
     let server = Server::new();
