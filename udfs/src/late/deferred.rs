@@ -196,7 +196,8 @@ impl Deferred {
     }
 }
 
-fn all_columns(schema: &SchemaRef) -> Vec<ProjectionExpr> {
+/// The columns of `schema` as they are.
+pub(super) fn all_columns(schema: &SchemaRef) -> Vec<ProjectionExpr> {
     let column = |slot| ProjectionExpr { expr: column(schema, slot), alias: schema.field(slot).name().clone() };
     (0..schema.fields().len()).map(column).collect()
 }

@@ -7,7 +7,8 @@
 //! - `cheap AND costly` becomes a filter over a filter, the cheapest below; within an OR, or the condition of a join, a CASE,
 //!   which evaluates the costly term only where the cheap one leaves it open (see [`predicate`]);
 //! - a costly column that neither a filter, a limit, an ORDER BY with a LIMIT nor an equi-join needs is computed above it, and
-//!   a predicate of a model's above an equi-join (see [`deferred`]).
+//!   a predicate of a model's above an equi-join (see [`deferred`]);
+//! - a costly key of an ORDER BY is a column, computed once (see [`keys`]).
 //!
 //! A [`Fence`](fence::Fence) below each operator that calls such a function keeps later rules from moving it down again;
 //! [`UnfenceRule`] takes the fences away at the end.
@@ -15,6 +16,7 @@
 mod deferred;
 mod distinct_on;
 mod fence;
+mod keys;
 mod predicate;
 mod pull;
 #[cfg(test)]

@@ -17,8 +17,8 @@ use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceCh
 
 use super::deferred::{Deferred, Pending, Predicate, column, columns, moved, named, placeholder};
 use super::fence::Fence;
-use super::own_cost;
 use super::predicate::{all_of, lazy};
+use super::{keys, own_cost};
 use crate::cost::{self, Cost};
 
 /// From this cost on an expression is worth to be evaluated above a join, where a row may come more than once: models remember
@@ -34,17 +34,17 @@ pub(super) struct Pulled {
 }
 
 impl Pulled {
-    fn complete(plan: Arc<dyn ExecutionPlan>) -> Self {
+    pub(super) fn complete(plan: Arc<dyn ExecutionPlan>) -> Self {
         Self { plan, late: None }
     }
 
     /// The rows of `late`, which is completed at once, since the operator below it drops rows.
-    fn reduced(late: Deferred) -> Result<Self> {
+    pub(super) fn reduced(late: Deferred) -> Result<Self> {
         let plan = late.clone().close()?;
         Ok(Self { plan, late: Some(late).filter(|late| !late.is_none()) })
     }
 
-    fn deferred(&self) -> Deferred {
+    pub(super) fn deferred(&self) -> Deferred {
         self.late.clone().unwrap_or_else(|| Deferred::none(&self.plan))
     }
 }
@@ -60,6 +60,9 @@ fn with_children(
 }
 
 pub(super) fn pull(node: &Arc<dyn ExecutionPlan>) -> Result<Pulled> {
+    if let Some(pulled) = keys::sort(node)?.filter(|pulled| pulled.plan.schema() == node.schema()) {
+        return Ok(pulled);
+    }
     let mut inputs = node.children().into_iter().map(pull).collect::<Result<Vec<_>>>()?;
     let pulled = match inputs.as_slice() {
         [input] => {
@@ -228,7 +231,7 @@ impl<'a> Outputs<'a> {
 }
 
 /// A column's name that no other has in this process.
-fn unique(what: &str) -> String {
+pub(super) fn unique(what: &str) -> String {
     use std::sync::atomic::{AtomicUsize, Ordering};
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     format!("__capfilt_{what}_{}", NEXT.fetch_add(1, Ordering::Relaxed))

@@ -148,7 +148,12 @@ const QUERIES: &[(&str, [&str; 4])] = &[
     ("SELECT id, write(x) FROM t ORDER BY id LIMIT 2", ["0", "0", "2", "0"]),
     ("SELECT id, write(x) FROM t ORDER BY id DESC LIMIT 2 OFFSET 3", ["0", "0", "2", "0"]),
     ("SELECT write(x) IS NULL, look(x) AS l FROM t ORDER BY id LIMIT 3", ["3", "0", "3", "0"]),
-    ("SELECT id, write(x) AS w FROM t ORDER BY score(x), id LIMIT 5", ["0", "", "5", "0"]),
+    ("SELECT id, write(x) AS w FROM t ORDER BY score(x), id LIMIT 5", ["0", "40", "5", "0"]),
+    ("SELECT id FROM t ORDER BY ask(x) DESC, id", ["0", "0", "0", "40"]),
+    (
+        "SELECT w FROM v WHERE score(id) > 1 ORDER BY look(id), score(id), id LIMIT 4",
+        ["SELECT count(*) FROM t WHERE score(id) > 1", "", "4", "0"],
+    ),
     ("SELECT score(x) AS s, id, write(x) AS w FROM t ORDER BY s DESC, id LIMIT 5", ["0", "40", "5", "0"]),
     ("SELECT id, write(x) AS w, score(x) FROM t ORDER BY w, id LIMIT 5", ["0", "5", "40", "0"]),
     ("SELECT id, s || write(x) AS w FROM t WHERE look(x) IS NOT NULL ORDER BY s, id LIMIT 3", ["40", "0", "3", "0"]),
