@@ -8,6 +8,8 @@
 //! their next batch.
 
 mod point;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::fmt;
