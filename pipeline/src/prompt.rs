@@ -2,7 +2,7 @@
 
 use std::io::{self, BufWriter, Write as _};
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use capfilt::Params;
@@ -16,11 +16,17 @@ use rustyline::hint::Hinter;
 use rustyline::history::DefaultHistory;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Config, Editor, Helper};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle;
 
 use crate::cli::Format;
 use crate::console::say;
 use crate::{session, sql};
+
+/// How long the prompt waits for a stopped statement.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The exit status of a shell for a command that SIGINT ended.
+const INTERRUPTED: i32 = 130;
 
 const HELP: &str = "\
 statements end with ;  and may run over several lines
@@ -92,32 +98,16 @@ fn answer(runtime: &Runtime, ctx: &SessionContext, params: &Params, format: Form
 fn statements(runtime: &Runtime, ctx: &SessionContext, params: &Params, format: Format, text: &str) -> Result<()> {
     for statement in sql::parse(ctx, text)? {
         let started = Instant::now();
-        let (ctx, params) = (ctx.clone(), params.clone());
-        let rows = runtime.block_on(async {
-            let task = {
-                let ctx = ctx.clone();
-                tokio::spawn(async move {
-                    let mut out = BufWriter::new(io::stdout());
-                    let rows = sql::execute(&ctx, statement, &params, format, &mut out).await?;
-                    out.flush()?;
-                    Ok::<_, anyhow::Error>(rows)
-                })
-            };
-            let stop = task.abort_handle();
-            tokio::pin!(task);
-            tokio::select! {
-                ended = &mut task => ended?.map(Some),
-                _ = tokio::signal::ctrl_c() => {
-                    // The models stop at the end of their slice; what else runs, at its next await. The next statement
-                    // starts when this one has ended.
-                    session::cancel(&ctx);
-                    stop.abort();
-                    let _ = task.await;
-                    Ok(None)
-                }
-            }
-        })?;
-        match rows {
+        let task = {
+            let (ctx, params) = (ctx.clone(), params.clone());
+            runtime.spawn(async move {
+                let mut out = BufWriter::new(io::stdout());
+                let rows = sql::execute(&ctx, statement, &params, format, &mut out).await?;
+                out.flush()?;
+                Ok::<_, anyhow::Error>(rows)
+            })
+        };
+        match interruptible(ctx, task)? {
             Some(rows) => {
                 let unit = if rows == 1 { "row" } else { "rows" };
                 say(&format!("{rows} {unit}, {:.1} s", started.elapsed().as_secs_f64()));
@@ -129,6 +119,31 @@ fn statements(runtime: &Runtime, ctx: &SessionContext, params: &Params, format: 
         }
     }
     Ok(())
+}
+
+/// Waits for a statement; `None` if Ctrl-C stopped it.
+fn interruptible(ctx: &SessionContext, task: JoinHandle<Result<usize>>) -> Result<Option<usize>> {
+    // A runtime of its own, since operators that compute may hold every thread of the statement's, and then none of them
+    // would see the signal.
+    Builder::new_current_thread().enable_all().build()?.block_on(async {
+        let stop = task.abort_handle();
+        tokio::pin!(task);
+        tokio::select! {
+            ended = &mut task => ended?.map(Some),
+            _ = tokio::signal::ctrl_c() => {
+                // Calls of models end with their slice, joins with their next batch, and what else runs at its next await.
+                session::cancel(ctx);
+                stop.abort();
+                tokio::select! {
+                    _ = &mut task => {}
+                    // The rest of a batch in a slow function is not waited for.
+                    () = tokio::time::sleep(PATIENCE) => {}
+                    _ = tokio::signal::ctrl_c() => std::process::exit(INTERRUPTED),
+                }
+                Ok(None)
+            }
+        }
+    })
 }
 
 fn history_file() -> Option<PathBuf> {

@@ -1,6 +1,6 @@
 //! The prompt of `capfilt sql`, at a terminal.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -77,4 +77,51 @@ fn ctrl_c_stops_the_statement_and_no_more() {
     // The library keeps its type of this to itself.
     let ended = format!("{:?}", prompt.0.process().wait().unwrap());
     assert!(ended.starts_with("Exited(") && ended.ends_with(", 0)"), "{ended}");
+}
+
+#[test]
+fn ctrl_c_stops_what_only_computes() {
+    let place = Place::new();
+    let mut prompt = Prompt::new(&place);
+    let pairs = "generate_series(1, 3000000) a, generate_series(1, 3000) b";
+    for statement in [
+        format!("SELECT count(*) FROM {pairs} WHERE (a.value * b.value) % 7 = 3;"),
+        // No pair meets it: the join returns nothing to look at.
+        format!("SELECT count(*) FROM {pairs} WHERE a.value * b.value = -1;"),
+        format!("SELECT max(md5(CAST(a.value * b.value AS VARCHAR))) FROM {pairs};"),
+        format!("CREATE TABLE t AS SELECT a.value AS v FROM {pairs};"),
+        "SELECT max(image_phash(image)) FROM web, generate_series(1, 500);".to_owned(),
+        "SELECT count(image_error(image)) FROM web, generate_series(1, 500);".to_owned(),
+        "SELECT image_phash(image) FROM web, generate_series(1, 500) ORDER BY 1;".to_owned(),
+        "SELECT max(regexp_replace(repeat('ab', 20000), '(a|b)*c', CAST(value AS VARCHAR))) FROM generate_series(1, 200000);"
+            .to_owned(),
+    ] {
+        prompt.0.send_line(&statement).unwrap();
+        sleep(Duration::from_secs(1));
+        prompt.0.send_control('c').unwrap();
+        let asked = Instant::now();
+        prompt.wait("cancelled");
+        prompt.wait("capfilt> ");
+        assert!(asked.elapsed() < Duration::from_secs(3), "{statement}: {:?}", asked.elapsed());
+    }
+    // The threads are free again.
+    assert_eq!(prompt.number("SELECT count(*) FROM web, generate_series(1, 2)"), 2 * 1512);
+    prompt.0.send_line("\\q").unwrap();
+    prompt.0.exp_eof().unwrap();
+}
+
+#[test]
+fn signals_end_a_script() {
+    let place = Place::new();
+    let endless =
+        "SELECT count(*) FROM generate_series(1, 3000000) a, generate_series(1, 3000) b WHERE a.value * b.value = -1";
+    for signal in ["-INT", "-TERM"] {
+        let mut child = place.command(&["sql", "-c", endless]).stdout(Stdio::null()).spawn().unwrap();
+        sleep(Duration::from_secs(1));
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+        let asked = Instant::now();
+        let ended = child.wait().unwrap();
+        assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+        assert!(!ended.success());
+    }
 }
