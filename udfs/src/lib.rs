@@ -32,6 +32,7 @@ pub mod metrics;
 pub mod polars;
 mod query;
 mod refuse;
+mod scan;
 pub mod text;
 
 use std::sync::Arc;
@@ -47,6 +48,7 @@ pub use blip::{Converted, Inspection, convert, inspect};
 pub use config::{CapfiltOptions, Provenance};
 pub use error::{Error, Result};
 pub use query::current_query;
+pub use scan::sound_scans;
 
 /// Rows of a batch in [`session`]: with DataFusion's 8192 images of a batch, hours would pass before a LIMIT's first row.
 pub const BATCH_SIZE: usize = 64;
@@ -63,7 +65,7 @@ pub fn aggregate_functions() -> Vec<AggregateUDF> {
 }
 
 /// Registers the functions and, unless the session has them, the settings. Queries are planned so that costly functions are
-/// called on as few rows as can be (see [`cost`]).
+/// called on as few rows as can be (see [`cost`]), and Parquet scans become sound, as by [`sound_scans`].
 pub fn register(ctx: &SessionContext) -> SqlResult<()> {
     let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned();
     register_with(ctx, options.unwrap_or_default())
@@ -86,6 +88,8 @@ pub fn register_with(ctx: &SessionContext, options: CapfiltOptions) -> SqlResult
         *state = builder.with_physical_optimizer_rule(Arc::new(query::QueryScopeRule)).build();
         state.register_relation_planner(Arc::new(refuse::RefuseIgnored))?;
     }
+    drop(state);
+    sound_scans(ctx);
     Ok(())
 }
 
@@ -94,11 +98,16 @@ pub fn client(ctx: &SessionContext) -> Option<Client> {
     ctx.copied_config().options().extensions.get::<CapfiltOptions>().map(|o| o.client().clone())
 }
 
-/// A session with the functions, the information schema (for SHOW) and, where `config` leaves DataFusion's default, batches
-/// of [`BATCH_SIZE`] rows.
+/// A session with the functions, the information schema (for SHOW) and, where `config` leaves DataFusion's defaults, batches
+/// of [`BATCH_SIZE`] rows and NULL last in every order: rows without a score do not come before the best ones.
 pub fn session(config: SessionConfig) -> SqlResult<SessionContext> {
-    let untouched = config.batch_size() == SessionConfig::new().batch_size();
-    let config = if untouched { config.with_batch_size(BATCH_SIZE) } else { config };
+    let default = SessionConfig::new();
+    let untouched = config.batch_size() == default.batch_size();
+    let mut config = if untouched { config.with_batch_size(BATCH_SIZE) } else { config };
+    let nulls = &mut config.options_mut().sql_parser.default_null_ordering;
+    if *nulls == default.options().sql_parser.default_null_ordering {
+        "nulls_last".clone_into(nulls);
+    }
     let ctx = SessionContext::new_with_config(config.with_information_schema(true));
     register(&ctx)?;
     Ok(ctx)

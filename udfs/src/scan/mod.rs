@@ -1,0 +1,155 @@
+//! Parquet scans that give what the files hold, whatever their footers say.
+//!
+//! Parquet's minimum and maximum of a column of floats leave NaN out, and DataFusion 55 takes a column whose minimum is its
+//! maximum for a constant, so that 0.5 comes where NaN stands (<https://github.com/apache/datafusion/issues/15812>); it skips the
+//! files, row groups and pages that by these numbers have nothing for a filter, though NaN is above all numbers in its order; and
+//! it answers `max(x)` from them. [`SoundScans`] takes these numbers of floats away, and leaves those of other columns. Its
+//! [`reader`] also sees to it that texts are checked to be UTF-8.
+
+mod reader;
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Schema};
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::stats::Precision;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Result, Statistics};
+use datafusion::datasource::physical_plan::{
+    FileGroup, FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource,
+};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::execution::SessionStateBuilder;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::prelude::SessionContext;
+
+use reader::SoundReaders;
+
+/// Makes the session's Parquet scans sound, as [`crate::register`] does for sessions with the functions: NaN is neither lost nor
+/// turned into another number, and bytes that are no UTF-8 are an error where they are to be text.
+pub fn sound_scans(ctx: &SessionContext) {
+    let state = ctx.state_ref();
+    let mut state = state.write();
+    if state.physical_optimizers().iter().any(|rule| rule.name() == NAME) {
+        return;
+    }
+    // First: the other rules go by the statistics.
+    let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(SoundScans)];
+    rules.extend(state.physical_optimizers().iter().map(Arc::clone));
+    *state = SessionStateBuilder::new_from_existing(state.clone()).with_physical_optimizer_rules(rules).build();
+}
+
+const NAME: &str = "capfilt_sound_scans";
+
+/// Changes the Parquet scans of a plan; see the module.
+#[derive(Debug)]
+struct SoundScans;
+
+impl PhysicalOptimizerRule for SoundScans {
+    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+        let plan = plan.transform_down(|node| {
+            // deltalake-core's scan of a table with deletion vectors insists on the source that it was planned with. It lets no
+            // filter of rows into it, so that the statistics are all there is to change.
+            if node.name() == "DeltaScanExec" {
+                let both = Arc::clone(&node).map_children(|child| sound(child, true));
+                let changed = both.or_else(|_| node.map_children(|child| sound(child, false)))?;
+                return Ok(Transformed::new(changed.data, changed.transformed, TreeNodeRecursion::Jump));
+            }
+            one(node, true)
+        })?;
+        Ok(plan.data)
+    }
+
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+fn sound(plan: Arc<dyn ExecutionPlan>, readers: bool) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    plan.transform_down(|node| one(node, readers))
+}
+
+/// An operator, changed where it is a Parquet scan; with its readers or without.
+fn one(node: Arc<dyn ExecutionPlan>, readers: bool) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    let Some(exec) = node.downcast_ref::<DataSourceExec>() else { return Ok(Transformed::no(node)) };
+    let Some(config) = exec.data_source().downcast_ref::<FileScanConfig>() else { return Ok(Transformed::no(node)) };
+    let Some(source) = config.file_source().downcast_ref::<ParquetSource>() else { return Ok(Transformed::no(node)) };
+    let mut builder = without_floats(config);
+    if readers {
+        builder = builder.with_source(sound_source(source, config));
+    }
+    let exec = exec.clone().with_data_source(Arc::new(builder.build()));
+    Ok(Transformed::yes(Arc::new(exec)))
+}
+
+fn sound_source(source: &ParquetSource, config: &FileScanConfig) -> Arc<dyn FileSource> {
+    let source = source.clone();
+    Arc::new(match source.parquet_file_reader_factory().map(Arc::clone) {
+        Some(inner) => {
+            let readers = SoundReaders::new(inner, Arc::clone(config.file_schema()));
+            source.with_parquet_file_reader_factory(Arc::new(readers))
+        }
+        // Made by hand, without what DataFusion's own tables have: nothing is skipped then.
+        None => {
+            let mut options = source.table_parquet_options().clone();
+            options.global.pruning = false;
+            options.global.enable_page_index = false;
+            source.with_table_parquet_options(options)
+        }
+    })
+}
+
+/// The scan without minima and maxima of floats: of each file, of each group of them, and of all.
+fn without_floats(config: &FileScanConfig) -> FileScanConfigBuilder {
+    let builder = FileScanConfigBuilder::from(config.clone());
+    let schema = config.file_schema();
+    if !schema.fields().iter().any(|field| has_floats(field.data_type())) {
+        return builder;
+    }
+    let groups = config.file_groups.iter().map(|group| {
+        let summary = group.file_statistics(None).cloned();
+        let files = group.iter().cloned().map(|mut file| {
+            if let Some(statistics) = file.statistics.take() {
+                file.statistics = Some(Arc::new(forget(Arc::unwrap_or_clone(statistics), schema)));
+            }
+            file
+        });
+        let group = FileGroup::new(files.collect());
+        match summary {
+            Some(summary) => group.with_statistics(Arc::new(forget(summary, schema))),
+            None => group,
+        }
+    });
+    let groups = groups.collect();
+    // The source's filter, if any, makes these inexact again when they are asked for.
+    let all = forget(config.statistics(), schema);
+    builder.with_file_groups(groups).with_statistics(all)
+}
+
+/// Statistics without what leaves NaN out. The file's columns come first, those that its path tells follow.
+fn forget(mut statistics: Statistics, schema: &Schema) -> Statistics {
+    for (column, field) in statistics.column_statistics.iter_mut().zip(schema.fields()) {
+        if has_floats(field.data_type()) {
+            column.min_value = Precision::Absent;
+            column.max_value = Precision::Absent;
+            column.sum_value = Precision::Absent;
+        }
+    }
+    statistics
+}
+
+fn has_floats(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Dictionary(_, values) => has_floats(values),
+        DataType::Struct(fields) => fields.iter().any(|field| has_floats(field.data_type())),
+        other => other.is_floating(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
