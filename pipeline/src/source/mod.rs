@@ -1,5 +1,6 @@
 //! What a job reads: files of one kind, in the order of their names, cut into units.
 
+mod adapt;
 mod chunk;
 mod csv;
 mod cursor;
@@ -24,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, AsArray as _, StringViewArray, new_null_array};
-use datafusion::arrow::compute::{CastOptions, cast_with_options, filter_record_batch};
+use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
@@ -432,7 +433,7 @@ impl Source {
                 );
                 return Err(ArrowError::CastError(reason));
             }
-            cast_with_options(&column, field.data_type(), &CastOptions { safe: false, ..CastOptions::default() })
+            adapt::adapt(&column, field.data_type())
         };
         let columns = self.schema.fields().iter().map(column).collect::<Result<_, _>>()?;
         RecordBatch::try_new(Arc::clone(&self.schema), columns)
