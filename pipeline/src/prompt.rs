@@ -50,7 +50,7 @@ pub(crate) fn main(runtime: &Runtime, ctx: &SessionContext, params: &Params, for
     loop {
         match editor.readline("capfilt> ") {
             Ok(line) => {
-                if !answer(runtime, ctx, params, format, line.trim())? {
+                if !answer(runtime, ctx, params, format, capfilt::unmarked(&line).trim())? {
                     break;
                 }
             }
@@ -176,6 +176,7 @@ impl Helper for Lines {}
 
 /// Whether the last thing in `text`, comments aside, is a semicolon; one in quotes or in a comment is none.
 fn is_complete(text: &str) -> bool {
+    let text = capfilt::unmarked(text);
     let trimmed = text.trim();
     if trimmed.is_empty() || trimmed.starts_with('\\') || ["exit", "quit"].contains(&trimmed) {
         return true;
@@ -192,7 +193,18 @@ mod tests {
 
     #[test]
     fn a_statement_ends_at_its_semicolon() {
-        for text in ["", "\\d", "\\d web", "SELECT 1;", "SELECT 1; -- why", "SELECT ';' ;", "quit", "-- nothing"] {
+        for text in [
+            "",
+            "\\d",
+            "\\d web",
+            "SELECT 1;",
+            "\u{feff}SELECT 1;",
+            "\u{feff}\\d",
+            "SELECT 1; -- why",
+            "SELECT ';' ;",
+            "quit",
+            "-- nothing",
+        ] {
             assert!(is_complete(text), "{text}");
         }
         for text in ["SELECT 1", "SELECT ';", "SELECT 1 -- ;", "SELECT ';'", "SELECT /* ; */ 1", "SELECT 1; SELECT"] {

@@ -50,13 +50,16 @@ fn read(script: Script) -> Result<(String, String)> {
     match script {
         Script::Text(text) => Ok(("-c".to_owned(), text)),
         Script::File(path) if path == Path::new("-") => {
-            let mut text = String::new();
-            io::stdin().read_to_string(&mut text).context("standard input")?;
+            let mut text = Vec::new();
+            io::stdin().read_to_end(&mut text).context("standard input")?;
+            let text = capfilt::script(text).map_err(|e| anyhow!(e)).context("standard input")?;
             Ok(("standard input".to_owned(), text))
         }
         Script::File(path) => {
             let name = path.display().to_string();
-            let text = std::fs::read_to_string(&path).with_context(|| format!("-f {name}"))?;
+            let text = std::fs::read(&path).map_err(anyhow::Error::from);
+            let text = text.and_then(|text| capfilt::script(text).map_err(|e| anyhow!(e)));
+            let text = text.with_context(|| format!("-f {name}"))?;
             Ok((name, text))
         }
     }
@@ -86,7 +89,8 @@ async fn run(
 pub(crate) fn parse(ctx: &SessionContext, text: &str) -> Result<Vec<Statement>> {
     let name = ctx.copied_config().options().sql_parser.dialect.to_string();
     let dialect: Box<dyn Dialect> = dialect_from_str(name).unwrap_or_else(|| Box::new(GenericDialect {}));
-    let statements = DFParser::parse_sql_with_dialect(text, dialect.as_ref()).map_err(|e| readable(&e))?;
+    let statements =
+        DFParser::parse_sql_with_dialect(capfilt::unmarked(text), dialect.as_ref()).map_err(|e| readable(&e))?;
     Ok(statements.into())
 }
 

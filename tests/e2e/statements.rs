@@ -64,6 +64,23 @@ fn standard_input_is_a_script() {
 }
 
 #[test]
+fn files_of_windows_editors_run() {
+    let place = Place::new();
+    let sql = "\u{feff}SELECT 7 AS n;\r\n";
+    fs::write(place.path("bom.sql"), sql).unwrap();
+    assert_eq!(place.ok(&["sql", "--format", "csv", "-f", "bom.sql"]), "n\n7\n");
+    assert_eq!(place.ok(&["sql", "--format", "csv", "-c", sql]), "n\n7\n");
+    let input = fs::File::open(place.path("bom.sql")).unwrap();
+    let output = place.command(&["sql", "--format", "csv"]).stdin(input).output().unwrap();
+    assert_eq!(text(&output.stdout), "n\n7\n");
+    fs::write(place.path("utf16.sql"), sql.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>()).unwrap();
+    let said = place.fails(1, &["sql", "-f", "utf16.sql"]);
+    assert!(said.contains("utf16.sql: it is UTF-16") && said.contains("save it as UTF-8"), "{said}");
+    let said = place.fails(1, &["run", "web.parquet", "pairs", "--recipe", "utf16.sql"]);
+    assert!(said.contains("utf16.sql: it is UTF-16"), "{said}");
+}
+
+#[test]
 fn the_first_failure_ends_it() {
     let place = Place::new();
     let output =
