@@ -58,8 +58,8 @@ pub(crate) struct Loaded {
 
 /// Where images come from.
 pub(crate) enum Loader {
-    /// The source itself.
-    Source,
+    /// The source itself, in a column of bytes or of structs with them.
+    Source { column: String },
     /// Files below a folder, named in a column.
     Files { root: Root, column: String, limit: u64 },
     /// The web, by URLs in a column.
@@ -79,7 +79,7 @@ impl Drop for Loader {
 impl Loader {
     pub(crate) fn new(ctx: &SessionContext, is: ImageIs, column: &str, root: &Path) -> Result<Self> {
         match is {
-            ImageIs::Bytes => Ok(Self::Source),
+            ImageIs::Bytes => Ok(Self::Source { column: column.to_owned() }),
             ImageIs::Path => {
                 let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned();
                 let limit = options.unwrap_or_default().image_limits().max_bytes;
@@ -106,7 +106,7 @@ impl Loader {
 
     /// Whether the source only names the images.
     fn loads(&self) -> bool {
-        !matches!(self, Self::Source)
+        !matches!(self, Self::Source { .. })
     }
 
     fn chunks(&self) -> usize {
@@ -190,7 +190,10 @@ impl Loader {
     async fn on(&self, chunk: Chunk) -> Result<Loaded> {
         let mut problems = chunk.problems.clone();
         let images = match self {
-            Self::Source => None,
+            Self::Source { column } => {
+                problems.extend(only_paths(&chunk, column)?);
+                None
+            }
             Self::Files { root, column, limit } => {
                 let files = root.read(texts(&chunk, column)?, *limit).await?;
                 let mut all = Vec::with_capacity(files.len());
@@ -227,6 +230,26 @@ impl Loader {
         };
         Ok(Loaded { chunk, images, problems })
     }
+}
+
+/// Of Hugging Face's structs {bytes, path} those without bytes, which have a path alone, by their rows' numbers.
+fn only_paths(chunk: &Chunk, column: &str) -> Result<Vec<(u64, String)>> {
+    let images = chunk.rows.column_by_name(column).and_then(|images| images.as_struct_opt());
+    let part = |name: &str| images.and_then(|images| images.column_by_name(name));
+    let (Some(images), Some(bytes), Some(paths)) = (images, part("bytes"), part("path")) else { return Ok(Vec::new()) };
+    let Some(bytes) = bytes.logical_nulls() else { return Ok(Vec::new()) };
+    let paths = cast(paths, &DataType::Utf8View).map_err(|e| Error::Internal(format!("column {column}: {e}")))?;
+    let rows = chunk.numbers.iter().copied().zip(paths.as_string_view()).enumerate();
+    let alone = rows.filter(|(row, (number, _))| {
+        images.is_valid(*row) && bytes.is_null(*row) && !chunk.problems.contains_key(number)
+    });
+    let told = |path: &str| {
+        format!(
+            "no bytes: only a path ({path}), which is not read here: make it a column of its own, {column}['path'], and give \
+             that with --path-column"
+        )
+    };
+    Ok(alone.filter_map(|(_, (number, path))| Some((number, told(path?)))).collect())
 }
 
 /// The names of images, but for those of rows that have a problem already.

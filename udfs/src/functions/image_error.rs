@@ -40,7 +40,7 @@ impl SqlFunction for ImageError {
                 Some(bytes) => image::check(bytes, &limits).err().map(|why| why.to_string()),
                 None if !images.is_struct(row) => Some("no image".into()),
                 None => Some(match images.path(row) {
-                    Some(path) => format!("no bytes: only a path ({path})"),
+                    Some(path) => format!("no bytes: only a path ({path}), which is not read here"),
                     None => "no bytes".into(),
                 }),
             })

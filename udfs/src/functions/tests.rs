@@ -125,7 +125,10 @@ async fn constants_structs_and_empty_batches() -> Result<()> {
         ("SELECT image_error(NULL) AS e", "no image"),
         ("SELECT image_error(X'00') IS NOT NULL AS e", "true"),
         ("SELECT image_error(arrow_cast(X'00', 'BinaryView')) IS NOT NULL AS e", "true"),
-        ("SELECT image_error(named_struct('bytes', NULL, 'path', 'a.jpg')) AS e", "no bytes: only a path (a.jpg)"),
+        (
+            "SELECT image_error(named_struct('bytes', NULL, 'path', 'a.jpg')) AS e",
+            "no bytes: only a path (a.jpg), which is not read here",
+        ),
         ("SELECT image_error(named_struct('bytes', arrow_cast(NULL, 'Binary'))) AS e", "no bytes"),
         ("SELECT DISTINCT image_error(NULL) AS e FROM t", "no image"),
         ("SELECT count(image_error(image)) AS n FROM t WHERE false", "| 0 "),
