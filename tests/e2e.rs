@@ -14,6 +14,7 @@ mod fetch;
 mod jobs;
 #[cfg(unix)]
 mod kills;
+mod lakes;
 #[cfg(unix)]
 mod prompt;
 mod recipes;

@@ -2,6 +2,7 @@
 //!
 //! The log is read and written by deltalake-core. The files that it names are read and written as all others are.
 
+mod provider;
 mod read;
 mod schema;
 

@@ -7,6 +7,7 @@
 mod bounded;
 mod budget;
 mod compose;
+mod copy;
 mod crash;
 mod dedupe;
 #[cfg(feature = "delta")]
@@ -15,8 +16,10 @@ mod dest;
 mod dry_run;
 mod earlier;
 mod error;
+mod external;
 #[cfg(feature = "fetch")]
 mod fetch;
+mod hive;
 mod load;
 mod manifest;
 mod named;
@@ -28,6 +31,7 @@ mod provenance;
 mod recipe;
 mod report;
 mod run;
+mod script;
 mod select;
 mod source;
 mod stage;
@@ -45,12 +49,13 @@ pub use error::{Error, Result, message};
 #[cfg(feature = "fetch")]
 pub use fetch::{FetchOptions, register_fetch};
 pub use load::ImageIs;
-pub use named::{enable_named_tables, named_table};
+pub use named::{enable_named_tables, literal, named_table};
 pub use params::Params;
 pub use prepare::{Again, Images, Job};
 pub use recipe::{CAPFILT_SQL, PairColumn, Recipe};
 pub use report::{ReportOptions, report};
 pub use run::{Done, Failure, Stop, Waits, run};
+pub use script::{script, unmarked};
 pub use select::Select;
 use source::Lake;
 pub use source::Source;
@@ -68,6 +73,7 @@ pub async fn register_pairs(
     path: &std::path::Path,
     version: Option<&str>,
 ) -> Result<()> {
+    capfilt_udfs::sound_scans(ctx);
     if let Some(lake) = Lake::find(path)? {
         ctx.register_table(name, named::delta(ctx, &lake, version).await?)?;
         return Ok(());
@@ -75,8 +81,7 @@ pub async fn register_pairs(
     if version.is_some() {
         return Err(Error::source(path, "it is no Delta table, which alone has versions"));
     }
-    let location = path.to_string_lossy();
-    ctx.register_parquet(name, location.as_ref(), Default::default()).await?;
+    ctx.register_parquet(name, literal(path), Default::default()).await?;
     Ok(())
 }
 

@@ -11,7 +11,10 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::prelude::SessionContext;
 
+use crate::copy::CheckedCopy;
 use crate::error::{Error, Result, message};
+use crate::external::ExternalTables;
+use crate::hive;
 use crate::source::{Lake, Location, is_url, shown};
 
 const PATTERN: [char; 3] = ['*', '?', '['];
@@ -20,12 +23,20 @@ const BELOW: &str = "its files are in folders whose names are not name=value: na
                      SET datafusion.execution.listing_table_ignore_subdirectory = false";
 
 /// A session in which a table that is not registered is looked for as a file, a folder or a URL of its name.
+///
+/// In it, folders `column=value` are read and written as Hive does (`__HIVE_DEFAULT_PARTITION__` is NULL), also by CREATE EXTERNAL TABLE,
+/// which takes URLs of stores too; and COPY refuses what it would lose: a folder that is a Delta table, and stores. What the session is
+/// to read beside DataFusion's own formats ([`crate::register_webdataset`]) is registered before.
 pub fn enable_named_tables(ctx: SessionContext) -> SessionContext {
     let named = Arc::new(Named::default());
     let catalogs = Arc::clone(ctx.state_ref().read().catalog_list());
     let catalogs = DynamicFileCatalog::new(catalogs, Arc::clone(&named) as Arc<dyn UrlTableFactory>);
     let id = ctx.session_id();
-    let state = ctx.into_state_builder().with_session_id(id).with_catalog_list(Arc::new(catalogs)).build();
+    let builder = ctx.into_state_builder().with_session_id(id).with_catalog_list(Arc::new(catalogs));
+    let mut state = builder.with_analyzer_rule(Arc::new(CheckedCopy)).build();
+    for factory in state.table_factories_mut().values_mut() {
+        *factory = Arc::new(ExternalTables(Arc::clone(factory)));
+    }
     let ctx = SessionContext::new_with_state(state);
     let state = ctx.state_weak_ref();
     // For the first time, as it was made here.
@@ -114,9 +125,24 @@ async fn files(state: &SessionState, location: &str, kind: &Kind) -> Result<Arc<
         factory.ok_or_else(|| DataFusionError::Plan(format!("this session reads no files of {}", kind.format)))?;
     let compression = kind.compression.iter().map(|how| ("format.compression".to_owned(), how.clone()));
     let options = ListingOptions::new(factory.create(state, &compression.collect())?).with_file_extension(&kind.ending);
+    let location = literal(Path::new(location));
     let config = ListingTableConfig::new(ListingTableUrl::parse(location)?).with_listing_options(options);
     let config = config.infer_partitions_from_path(state).await?.infer_schema(state).await?;
-    Ok(Arc::new(ListingTable::try_new(config)?))
+    Ok(hive::table(ListingTable::try_new(config)?))
+}
+
+/// The path of what is there as DataFusion takes it: as a URL, where a part of it would stand for other names.
+pub fn literal(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let url = || if text.contains(PATTERN) && path.exists() { file_url(path, path.is_dir()) } else { None };
+    url().unwrap_or_else(|| text.into_owned())
+}
+
+/// The URL of a path, in which no character stands for others.
+pub(crate) fn file_url(path: &Path, is_folder: bool) -> Option<String> {
+    let path = std::path::absolute(path).ok()?;
+    let url = if is_folder { url::Url::from_directory_path(path) } else { url::Url::from_file_path(path) };
+    url.ok().map(String::from)
 }
 
 /// What files are, by what their names end in.

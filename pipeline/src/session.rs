@@ -17,8 +17,9 @@ pub(crate) fn readable(error: &DataFusionError) -> anyhow::Error {
 
 /// A session with the functions and the settings of the command line.
 pub(crate) async fn open(args: &SessionArgs) -> Result<SessionContext> {
-    let ctx = capfilt::enable_named_tables(capfilt_udfs::session(SessionConfig::new()).map_err(|e| readable(&e))?);
+    let ctx = capfilt_udfs::session(SessionConfig::new()).map_err(|e| readable(&e))?;
     capfilt::register_webdataset(&ctx).map_err(|e| readable(&e))?;
+    let ctx = capfilt::enable_named_tables(ctx);
     #[cfg(feature = "fetch")]
     capfilt::register_fetch(&ctx).map_err(|e| readable(&e))?;
     for (option, values) in [("captioner", &args.captioner), ("filter", &args.filter)] {

@@ -19,6 +19,7 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _};
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
+use super::provider::LakeTable;
 use super::{Failed, apart};
 use crate::error::{Error, Result};
 use crate::source::Lake;
@@ -84,7 +85,8 @@ pub(crate) fn snapshot(lake: &Lake, at: Option<&At>) -> Result<Snapshot> {
 /// The table at `at`, for SQL.
 pub(crate) async fn table(ctx: &SessionContext, lake: &Lake, at: Option<&At>) -> Result<Arc<dyn TableProvider>> {
     let table = apart(|| open(lake, at)).and_then(|table| table.map_err(|e| failed(lake, &*e)))?;
-    Ok(table.table_provider().with_session(Arc::new(ctx.state())).await?)
+    let table = table.table_provider().with_session(Arc::new(ctx.state())).await?;
+    Ok(Arc::new(LakeTable { table, name: lake.name() }))
 }
 
 fn failed(lake: &Lake, error: &(dyn std::error::Error + Send + Sync)) -> Error {

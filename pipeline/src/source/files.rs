@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::{Kind, images};
 use crate::error::{Error, Result};
-use crate::table;
+use crate::{hive, table};
 
 /// The folder that names are counted from, and the files below it, sorted.
 pub(super) fn find(path: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
@@ -137,7 +137,7 @@ pub(super) fn partitions(below: &Path) -> Result<Vec<(String, Option<String>)>, 
             let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
             decoded.map(|t| t.into_owned()).map_err(|e| format!("its folder {folder}: {e}"))
         };
-        let value = if value == "__HIVE_DEFAULT_PARTITION__" { None } else { Some(plain(value)?) };
+        let value = if value == hive::NULL { None } else { Some(plain(value)?) };
         found.push((plain(name)?, value));
     }
     Ok(found)

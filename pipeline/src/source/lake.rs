@@ -25,6 +25,15 @@ impl Lake {
         Ok(if location.has_log()? { Some(Self::Store(location)) } else { None })
     }
 
+    /// As messages name it.
+    #[cfg(feature = "delta")]
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Disk(path) => path.display().to_string(),
+            Self::Store(location) => location.root().display().to_string(),
+        }
+    }
+
     /// An error that names it.
     pub(crate) fn error(&self, reason: impl ToString) -> Error {
         match self {

@@ -106,6 +106,7 @@ impl Table {
         // One partition: rows come in the order of the files.
         let config = SessionConfig::new().with_target_partitions(1).with_batch_size(BATCH);
         let ctx = SessionContext::new_with_config(config);
+        capfilt_udfs::sound_scans(&ctx);
         let Some(path) = self.path.to_str() else {
             return Err(Error::file(&self.path, "its name is no UTF-8"));
         };
@@ -138,7 +139,7 @@ impl Table {
         if is_folder {
             // The files that the digest is of, and not what a job keeps beside them.
             let names = files.iter().map(|file| {
-                let name = file.to_str().map(str::to_owned);
+                let name = file.to_str().map(|_| capfilt::literal(file));
                 name.ok_or_else(|| Error::file(file, "its name is no UTF-8"))
             });
             let names = names.collect::<Result<Vec<String>>>()?;
@@ -150,7 +151,7 @@ impl Table {
             return Ok(ctx);
         }
         let options = ParquetReadOptions { file_extension: extension(&self.path), ..ParquetReadOptions::default() };
-        ctx.register_parquet(PAIRS, path, options).await.map_err(|e| self.failed(e))?;
+        ctx.register_parquet(PAIRS, capfilt::literal(&self.path), options).await.map_err(|e| self.failed(e))?;
         Ok(ctx)
     }
 
