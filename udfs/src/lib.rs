@@ -48,7 +48,7 @@ pub use blip::{Converted, Inspection, convert, inspect};
 pub use config::{CapfiltOptions, Provenance};
 pub use error::{Error, Result};
 pub use query::current_query;
-pub use scan::sound_scans;
+pub use scan::{checked_texts, sound_scans};
 
 /// Rows of a batch in [`session`]: with DataFusion's 8192 images of a batch, hours would pass before a LIMIT's first row.
 pub const BATCH_SIZE: usize = 64;

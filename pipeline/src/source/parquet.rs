@@ -52,7 +52,9 @@ fn open(place: &Place, ranges: &[(u64, u64)], most: usize) -> Result<ParquetReco
     let bytes: i64 = footer.metadata().row_groups().iter().map(|group| group.total_byte_size()).sum();
     let rows = footer.metadata().file_metadata().num_rows();
     let options = ArrowReaderOptions::new().with_schema(Arc::new(schema::as_views(footer.schema())));
-    ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)?
+    // What is annotated as other than UTF-8, and is a text all the same, would not be looked at.
+    let checked = capfilt_udfs::checked_texts(Arc::clone(footer.metadata()), footer.schema())?;
+    ParquetRecordBatchReaderBuilder::new_with_metadata(file, ArrowReaderMetadata::try_new(checked, options)?)
         .with_batch_size(batch_rows(bytes.unsigned_abs(), rows.unsigned_abs(), most))
         .with_row_selection(selection(ranges))
         .build()
@@ -77,7 +79,44 @@ fn selection(ranges: &[(u64, u64)]) -> RowSelection {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
+    use datafusion::arrow::array::{ArrayRef, AsArray as _, BinaryArray};
+    use datafusion::arrow::record_batch::RecordBatch;
+    use datafusion::parquet::arrow::ArrowWriter;
+    use datafusion::parquet::arrow::arrow_writer::ArrowWriterOptions;
+    use datafusion::parquet::basic::{LogicalType, Repetition, Type as Physical};
+    use datafusion::parquet::schema::types::{SchemaDescriptor, Type};
+
     use super::*;
+
+    /// A JSON column of DuckDB's is a text, and is looked at as one.
+    #[test]
+    fn json_that_is_no_utf8_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let column = Type::primitive_type_builder("j", Physical::BYTE_ARRAY).with_logical_type(Some(LogicalType::Json));
+        let column = column.with_repetition(Repetition::REQUIRED);
+        let fields = vec![Arc::new(column.build().unwrap())];
+        let root = Type::group_type_builder("duckdb_schema").with_fields(fields).build().unwrap();
+        let written = Arc::new(SchemaDescriptor::new(Arc::new(root)));
+        let read_all = |name: &str, value: &[u8]| {
+            let path = folder.path().join(name);
+            let values: ArrayRef = Arc::new(BinaryArray::from_vec(vec![value]));
+            let rows = RecordBatch::try_from_iter([("j", values)]).unwrap();
+            let options = ArrowWriterOptions::new()
+                .with_skip_arrow_metadata(true)
+                .with_parquet_schema(SchemaDescriptor::clone(&written));
+            let mut writer =
+                ArrowWriter::try_new_with_options(File::create(&path).unwrap(), rows.schema(), options).unwrap();
+            writer.write(&rows).unwrap();
+            writer.close().unwrap();
+            read(&Place::Local(path), &[(0, 1)], 8)?.collect::<Result<Vec<_>, _>>()
+        };
+        let good = read_all("good.parquet", b"{\"a\": \"caf\xc3\xa9\"}").unwrap();
+        assert_eq!(good[0].column(0).as_string_view().value(0), "{\"a\": \"café\"}");
+        let error = read_all("bad.parquet", b"{\"a\": \"Latin-1, caf\xe9\"}").unwrap_err();
+        assert!(error.to_lowercase().contains("utf-8"), "{error}");
+    }
 
     #[test]
     fn batches_of_large_images_are_short() {

@@ -25,6 +25,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 
 use reader::SoundReaders;
+pub use reader::checked_texts;
 
 /// Makes the session's Parquet scans sound, as [`crate::register`] does for sessions with the functions: NaN is neither lost nor
 /// turned into another number, and bytes that are no UTF-8 are an error where they are to be text.

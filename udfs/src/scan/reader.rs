@@ -114,8 +114,11 @@ fn is_float(leaf: &ColumnDescriptor) -> bool {
 /// A footer in which all that is read as text is annotated as UTF-8: the Parquet reader looks at the bytes of such columns alone,
 /// and takes those of others for UTF-8 unchecked, be it that the table says text
 /// (`datafusion.execution.parquet.binary_as_string`, a declared type, <https://github.com/apache/datafusion/issues/25509>) or the
-/// annotation JSON.
-fn checked_texts(footer: Arc<ParquetMetaData>, table: &Schema) -> ParquetResult<Arc<ParquetMetaData>> {
+/// annotation JSON. `table` says which top-level columns are read as text.
+///
+/// # Errors
+/// A file whose own Arrow schema takes bytes inside of a struct or list for text.
+pub fn checked_texts(footer: Arc<ParquetMetaData>, table: &Schema) -> ParquetResult<Arc<ParquetMetaData>> {
     let file = footer.file_metadata();
     let descriptor = file.schema_descr();
     // A decimal is kept in bytes too, and is none of them to its readers.

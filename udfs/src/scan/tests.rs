@@ -9,7 +9,7 @@ use datafusion::datasource::MemTable;
 use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::parquet::arrow::arrow_writer::ArrowWriterOptions;
 use datafusion::parquet::arrow::encode_arrow_schema;
-use datafusion::parquet::basic::{ConvertedType, LogicalType, Type as Physical};
+use datafusion::parquet::basic::{ConvertedType, LogicalType, Repetition, Type as Physical};
 use datafusion::parquet::file::metadata::KeyValue;
 use datafusion::parquet::file::properties::WriterProperties;
 use datafusion::parquet::schema::types::{SchemaDescriptor, Type};
@@ -93,6 +93,7 @@ async fn bytes_become_texts_only_if_they_are() -> Result<()> {
         let json = Type::primitive_type_builder("text", Physical::BYTE_ARRAY)
             .with_logical_type(Some(LogicalType::Json))
             .with_converted_type(ConvertedType::JSON)
+            .with_repetition(Repetition::REQUIRED)
             .build()?;
         let json = Type::group_type_builder("schema").with_fields(vec![Arc::new(json)]).build()?;
         let json = plain().with_parquet_schema(SchemaDescriptor::new(Arc::new(json)));
