@@ -29,6 +29,7 @@ mod select;
 mod sources;
 mod statements;
 mod stores;
+mod tables;
 #[cfg(unix)]
 mod watching;
 mod webdataset;

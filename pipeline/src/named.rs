@@ -2,20 +2,25 @@
 
 use std::fmt;
 use std::path::Path;
+use std::slice;
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{DynamicFileCatalog, TableProvider, UrlTableFactory};
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
+use datafusion::object_store::ObjectMeta;
 use datafusion::prelude::SessionContext;
+use futures::future::ready;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::copy::CheckedCopy;
 use crate::error::{Error, Result, message};
 use crate::external::ExternalTables;
 use crate::hive;
-use crate::source::{Lake, Location, is_url, shown};
+use crate::source::{Conflict, Lake, Location, Merged, is_url, plain, shown};
 
 const PATTERN: [char; 3] = ['*', '?', '['];
 const NO_MATCH: &str = "nothing matches this pattern (of folders name=value it matches the files' names alone)";
@@ -125,9 +130,14 @@ async fn files(state: &SessionState, location: &str, kind: &Kind) -> Result<Arc<
         factory.ok_or_else(|| DataFusionError::Plan(format!("this session reads no files of {}", kind.format)))?;
     let compression = kind.compression.iter().map(|how| ("format.compression".to_owned(), how.clone()));
     let options = ListingOptions::new(factory.create(state, &compression.collect())?).with_file_extension(&kind.ending);
-    let location = literal(Path::new(location));
-    let config = ListingTableConfig::new(ListingTableUrl::parse(location)?).with_listing_options(options);
-    let config = config.infer_partitions_from_path(state).await?.infer_schema(state).await?;
+    let location = ListingTableUrl::parse(literal(Path::new(location)))?;
+    let schema = if kind.format == "parquet" { one_schema(state, &options, &location).await? } else { None };
+    let config = ListingTableConfig::new(location).with_listing_options(options);
+    let config = config.infer_partitions_from_path(state).await?;
+    let config = match schema {
+        Some(schema) => config.with_schema(schema),
+        None => config.infer_schema(state).await?,
+    };
     Ok(hive::table(ListingTable::try_new(config)?))
 }
 
@@ -143,6 +153,32 @@ pub(crate) fn file_url(path: &Path, is_folder: bool) -> Option<String> {
     let path = std::path::absolute(path).ok()?;
     let url = if is_folder { url::Url::from_directory_path(path) } else { url::Url::from_file_path(path) };
     url.ok().map(String::from)
+}
+
+/// Columns that hold those of all files, as a job has them; `None` where there are no files.
+async fn one_schema(
+    state: &SessionState,
+    options: &ListingOptions,
+    location: &ListingTableUrl,
+) -> Result<Option<SchemaRef>, DataFusionError> {
+    let store = state.runtime_env().object_store(location)?;
+    let files = location.list_all_files(state, store.as_ref(), &options.file_extension).await?;
+    let mut files: Vec<ObjectMeta> = files.try_filter(|file| ready(file.size > 0)).try_collect().await?;
+    files.sort_by(|a, b| a.location.cmp(&b.location));
+    let store = &store;
+    let schema =
+        move |file: ObjectMeta| async move { options.format.infer_schema(state, store, slice::from_ref(&file)).await };
+    let at_once = state.config_options().execution.meta_fetch_concurrency.get();
+    let schemas = stream::iter(files.clone()).map(schema).boxed().buffered(at_once);
+    let schemas: Vec<SchemaRef> = schemas.try_collect().await?;
+    let mut merged = Merged::default();
+    for (file, schema) in files.iter().zip(&schemas) {
+        merged.add(&plain(schema)).map_err(|Conflict { file: other, reason }| {
+            let other = &files[other].location;
+            DataFusionError::Plan(format!("{}: {reason} {other}: convert one of them", file.location))
+        })?;
+    }
+    Ok((!files.is_empty()).then(|| Arc::new(merged.schema())))
 }
 
 /// What files are, by what their names end in.

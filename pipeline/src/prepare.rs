@@ -348,6 +348,7 @@ impl Job {
             let reason = "JSON lines call the text caption, and the source has a column of that name: give --rename caption=caption_before";
             return Err(Error::Column(reason.to_owned()));
         }
+        format.check()?;
         let columns = format.columns();
         let (long, short) = if columns.len() < manifest.columns.len() {
             (&manifest.columns, &columns)

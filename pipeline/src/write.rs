@@ -7,10 +7,11 @@ use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{AsArray, BooleanArray};
+use datafusion::arrow::array::{AsArray, BooleanArray, new_null_array};
 use datafusion::arrow::compute::{filter_record_batch, not, nullif};
-use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::json::LineDelimitedWriter;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::parquet::arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions};
 use datafusion::parquet::arrow::{ARROW_SCHEMA_META_KEY, encode_arrow_schema};
@@ -104,6 +105,8 @@ impl Format {
             .set_column_dictionary_enabled(image.clone(), false)
             .set_column_statistics_enabled(image.clone(), EnabledStatistics::None)
             .set_column_data_page_size_limit(image, IMAGE_PAGE_BYTES)
+            // Of milliseconds that are days others know only that they are numbers.
+            .set_coerce_types(has_date64(&schema))
             .build();
         Ok(Self { schema: Arc::new(schema), recorded, properties, images, kept_only, parts })
     }
@@ -111,6 +114,33 @@ impl Format {
     /// Names and types of the columns.
     pub(crate) fn columns(&self) -> Vec<(String, String)> {
         self.schema.fields().iter().map(|field| (field.name().clone(), field.data_type().to_string())).collect()
+    }
+
+    /// Refuses the first column that the files cannot hold, by a row of it.
+    pub(crate) fn check(&self) -> Result<()> {
+        let is_json = matches!(self.parts, Parts::WebDataset | Parts::JsonLines);
+        for field in self.schema.fields() {
+            let schema = Arc::new(Schema::new(vec![Arc::clone(field)]));
+            let row = RecordBatch::try_new(Arc::clone(&schema), vec![new_null_array(field.data_type(), 1)]);
+            let row = row.map_err(|e| Error::Internal(e.to_string()))?;
+            let one = Self { schema, ..self.clone() };
+            let parquet =
+                one.writer(io::sink()).and_then(|mut writer| writer.write(&row).and_then(|()| writer.finish()));
+            let refused = match parquet {
+                Err(e) => Some(("Parquet", e.to_string())),
+                Ok(_) if is_json && field.name() != "image" => {
+                    LineDelimitedWriter::new(io::sink()).write(&row).err().map(|e| ("JSON", e.to_string()))
+                }
+                Ok(_) => None,
+            };
+            if let Some((what, reason)) = refused {
+                let (name, of) = (field.name(), field.data_type());
+                return Err(Error::Column(format!(
+                    "column {name} is {of}, which {what} files cannot hold ({reason}): cast it in the recipe, or leave it out"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// The pairs and columns that are asked for.
@@ -185,6 +215,11 @@ impl Format {
         let options = ArrowWriterOptions::new().with_properties(self.properties.clone()).with_skip_arrow_metadata(true);
         ArrowWriter::try_new_with_options(to, Arc::clone(&self.schema), options)
     }
+}
+
+/// Whether a column is of Date64, at any depth.
+fn has_date64(schema: &Schema) -> bool {
+    schema.flattened_fields().iter().any(|field| *field.data_type() == DataType::Date64)
 }
 
 /// Bytes that were written to it.
@@ -289,7 +324,6 @@ impl Drop for PairFile {
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::array::{Array as _, ArrayRef, BinaryViewArray, StringArray};
-    use datafusion::arrow::datatypes::DataType;
     use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
     use super::*;

@@ -1,10 +1,20 @@
 //! What a source is read in.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 
+use datafusion::arrow::array::{ArrayRef, AsArray as _, StringViewArray, new_null_array};
+use datafusion::arrow::compute::filter_record_batch;
+use datafusion::arrow::datatypes::{DataType, Field};
+use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
+use tokio::sync::mpsc;
 
-use super::Position;
+use super::adapt::{adapt, would_be_rounded};
+use super::rows::{Problem, Rows};
+use super::{Position, Source, SourceFile, Units, text};
+use crate::error::Result;
 
 /// Some rows of one unit, in the order of the source.
 pub(crate) struct Chunk {
@@ -48,11 +58,160 @@ impl Chunk {
     }
 }
 
+impl Source {
+    /// Reads the rows of `units` in order from `from` on, on a thread of their own, at most a few chunks of at most `rows` rows
+    /// ahead.
+    pub(crate) fn read(self: &Arc<Self>, units: Units, from: Position, rows: usize) -> mpsc::Receiver<Result<Chunk>> {
+        let (sender, receiver) = mpsc::channel(2);
+        let this = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            for file in from.file..this.files.len() {
+                let mut send = |chunk: Result<Chunk>| sender.blocking_send(chunk).is_ok();
+                if let Err(error) = this.read_file(file, &units, from.within(file), rows, &mut send) {
+                    // Nobody listens any more: the job has failed elsewhere.
+                    let _ = sender.blocking_send(Err(error));
+                    return;
+                }
+            }
+        });
+        receiver
+    }
+
+    /// Sends the chunks of a file; ends early when `send` says that nobody listens.
+    fn read_file(
+        &self,
+        file: usize,
+        units: &Units,
+        from: u64,
+        most: usize,
+        send: &mut dyn FnMut(Result<Chunk>) -> bool,
+    ) -> Result<()> {
+        let all = self.files[file].record.rows;
+        let ranges: Vec<(u64, u64)> = units.ranges(from, all).filter(|(start, _)| units.mine(file, *start)).collect();
+        self.read_ranges(file, units, &ranges, most, send)
+    }
+
+    /// Sends the rows of `ranges` of a file (first row and number of rows, sorted), in chunks that lie in one range each.
+    pub(crate) fn read_ranges(
+        &self,
+        file: usize,
+        units: &Units,
+        ranges: &[(u64, u64)],
+        most: usize,
+        send: &mut dyn FnMut(Result<Chunk>) -> bool,
+    ) -> Result<()> {
+        if ranges.is_empty() {
+            return Ok(());
+        }
+        let source = &self.files[file];
+        let broken = |e: &dyn std::fmt::Display| source.place.error(|| format!("cannot read: {e}"));
+        let mut batches = self.kind.read(&source.place, &source.read, ranges, most).map_err(|e| broken(&e))?;
+        let mut rest: Option<Rows> = None;
+        let mut replaced = Replaced::default();
+        for &(start, rows) in ranges {
+            let unit = Position { file, row: units.start_of(start) };
+            let mut row = start;
+            while row < start + rows {
+                let batch = match rest.take() {
+                    Some(batch) => batch,
+                    None => match batches.next() {
+                        Some(batch) => {
+                            let Rows { batch, problems } = batch.map_err(|e| broken(&e))?;
+                            Rows { batch: self.shape(batch, source).map_err(|e| broken(&e))?, problems }
+                        }
+                        None => return Err(broken(&"it has fewer rows than it had when the job began")),
+                    },
+                };
+                let left = usize::try_from(start + rows - row).unwrap_or(usize::MAX);
+                let all = batch.batch.num_rows();
+                let taken = left.min(all);
+                if taken < all {
+                    rest = Some(batch.slice(taken, all - taken));
+                }
+                let Rows { batch, problems } = batch.slice(0, taken);
+                let count = taken as u64;
+                let (rows, numbers) = source.left_of(batch, row).map_err(|e| broken(&e))?;
+                let mut failed = BTreeMap::new();
+                for Problem { row: at, column, reason } in problems {
+                    let number = row + at as u64;
+                    match column {
+                        // A deleted row has no problem.
+                        _ if numbers.binary_search(&number).is_err() => {}
+                        Some(column) if !self.texts.contains(&column) => replaced.add(column, number, reason),
+                        _ => {
+                            failed.entry(number).or_insert(reason);
+                        }
+                    }
+                }
+                if !send(Ok(Chunk { unit, row, count, rows, numbers, problems: failed, earlier: Vec::new() })) {
+                    return Ok(());
+                }
+                row += count;
+            }
+        }
+        replaced.warn(&source.place.shown());
+        Ok(())
+    }
+
+    /// A file's batch as all of them are: with the columns that its path tells, NULL for those that others have, and one type.
+    fn shape(&self, batch: RecordBatch, file: &SourceFile) -> Result<RecordBatch, ArrowError> {
+        let rows = batch.num_rows();
+        let column = |field: &Arc<Field>| -> Result<ArrayRef, ArrowError> {
+            let told = file.partitions.iter().find(|(name, _)| name == field.name());
+            let column: ArrayRef = match (told, batch.column_by_name(field.name())) {
+                (Some((_, Some(value))), _) => {
+                    Arc::new(std::iter::repeat_n(Some(value.as_str()), rows).collect::<StringViewArray>())
+                }
+                (Some((_, None)), _) | (None, None) => new_null_array(field.data_type(), rows),
+                (None, Some(column)) => Arc::clone(column),
+            };
+            let named = |e: ArrowError| ArrowError::CastError(format!("column {}: {}", field.name(), text::plain(&e)));
+            if let (Some(texts), DataType::Float64) = (column.as_string_view_opt(), field.data_type())
+                && let Some(number) = texts.iter().flatten().find(|text| !text::is_exact(text))
+            {
+                return Err(named(would_be_rounded(number)));
+            }
+            adapt(&column, field.data_type()).map_err(named)
+        };
+        let columns = self.schema.fields().iter().map(column).collect::<Result<_, _>>()?;
+        RecordBatch::try_new(Arc::clone(&self.schema), columns)
+    }
+}
+
+impl SourceFile {
+    /// The rows of a batch that are still there, with their numbers; the first one is number `row`.
+    fn left_of(&self, batch: RecordBatch, row: u64) -> Result<(RecordBatch, Vec<u64>), ArrowError> {
+        let numbers = row..row + batch.num_rows() as u64;
+        if self.deleted.is_empty() {
+            return Ok((batch, numbers.collect()));
+        }
+        let there: Vec<bool> = numbers.clone().map(|n| self.deleted.binary_search(&n).is_err()).collect();
+        let left = numbers.zip(&there).filter(|(_, there)| **there).map(|(n, _)| n).collect();
+        Ok((filter_record_batch(&batch, &there.into())?, left))
+    }
+}
+
+/// Texts of a file that have U+FFFD in the place of what is not UTF-8, in columns that a job only takes along: the first of each
+/// column, and how many there are.
+#[derive(Default)]
+struct Replaced(BTreeMap<String, (u64, String, u64)>);
+
+impl Replaced {
+    fn add(&mut self, column: String, row: u64, reason: String) {
+        self.0.entry(column).or_insert((row, reason, 0)).2 += 1;
+    }
+
+    fn warn(self, file: &Path) {
+        for (row, reason, count) in self.0.into_values() {
+            let more = if count > 1 { format!(", and {} rows more", count - 1) } else { String::new() };
+            log::warn!("{}, row {row}{more}: {reason}; U+FFFD stands for them", file.display());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use datafusion::arrow::array::{ArrayRef, AsArray as _, Int64Array};
+    use datafusion::arrow::array::Int64Array;
     use datafusion::arrow::datatypes::Int64Type;
 
     use super::*;

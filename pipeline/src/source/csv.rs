@@ -1,115 +1,221 @@
-//! What the types that are found for a CSV file do not tell: whether its quotes are well, and which numbers are none.
+//! Rows of a CSV file, and types that hold all of its values.
 
-/// A CSV file as it goes by.
-pub(super) struct Seen {
-    at: At,
-    line: u64,
-    /// Bytes of the file so far, up to those of a byte order mark.
-    bytes: usize,
-    row: u64,
-    column: usize,
-    /// How the field begins.
-    head: [u8; 3],
-    length: usize,
-    /// The line of the last quote that opened a field.
-    opened: u64,
-    /// The line of the first one after whose end the field goes on.
-    stray: Option<u64>,
-    /// Columns in which a number begins with a zero, as those of an id or a postal code do.
-    zeros: Vec<bool>,
-}
+use std::io::Read;
+use std::sync::Arc;
 
-/// Where in a field.
-#[derive(PartialEq)]
-enum At {
-    Start,
-    Plain,
-    Quoted,
-    /// After a quote in a quoted field: its end, or the first of two.
-    Closed,
-}
+use csv::{ByteRecord, ErrorKind, Position, ReaderBuilder};
+use datafusion::arrow::array::timezone::Tz;
+use datafusion::arrow::array::{ArrayRef, StringViewBuilder};
+use datafusion::arrow::compute::kernels::cast_utils::{Parser as _, string_to_datetime};
+use datafusion::arrow::datatypes::{DataType, Date32Type, Field, Schema, SchemaRef, TimeUnit};
+use datafusion::arrow::record_batch::RecordBatch;
 
-impl Seen {
-    pub(super) fn new() -> Self {
-        let (line, opened) = (1, 1);
-        Self {
-            at: At::Start,
-            line,
-            bytes: 0,
-            row: 0,
-            column: 0,
-            head: [0; 3],
-            length: 0,
-            opened,
-            stray: None,
-            zeros: Vec::new(),
+use super::Batches;
+use super::adapt::adapt;
+use super::quotes::Quotes;
+use super::rows::{Problem, Rows};
+use super::text::plain;
+
+/// A batch ends here, however few rows it has.
+const BATCH_BYTES: usize = 16 << 20;
+
+/// The columns and the number of rows. A column is of a type only where each of its values is read as that: it is text otherwise.
+pub(super) fn look(file: impl Read) -> Result<(Schema, u64), String> {
+    let mut quotes = Quotes::of(file);
+    let mut records = ReaderBuilder::new().from_reader(&mut quotes);
+    let names = records.byte_headers().map_err(|e| said(&e))?.clone();
+    let mut looks = vec![Looks::default(); names.len()];
+    let (mut rows, mut record) = (0, ByteRecord::new());
+    while records.read_byte_record(&mut record).map_err(|e| said(&e))? {
+        rows += 1;
+        for (looks, value) in looks.iter_mut().zip(&record) {
+            looks.add(value);
         }
     }
+    quotes.finish()?;
+    let fields = names.iter().zip(&looks).enumerate().map(|(at, (name, looks))| {
+        let unlike = |_| format!("the name of its column {} is not UTF-8: write the file as UTF-8", at + 1);
+        Ok(Field::new(std::str::from_utf8(name).map_err(unlike)?, looks.data_type(), true))
+    });
+    Ok((Schema::new(fields.collect::<Result<Vec<_>, String>>()?), rows))
+}
 
-    pub(super) fn read(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            if self.bytes < 3 {
-                self.bytes += 1;
-                if byte == [0xef, 0xbb, 0xbf][self.bytes - 1] {
-                    continue;
-                }
-                self.bytes = 3;
+/// All rows, in batches of at most `most`. A field that is not UTF-8 has U+FFFD for what is not, and is a problem of its row.
+pub(super) fn read(file: impl Read + 'static, schema: SchemaRef, most: usize) -> Result<Batches, String> {
+    let mut records = ReaderBuilder::new().from_reader(file);
+    let names = records.byte_headers().map_err(|e| said(&e))?.len();
+    if names != schema.fields().len() {
+        return Err(format!("it has {names} columns, and had {} when the job began", schema.fields().len()));
+    }
+    let mut record = ByteRecord::new();
+    Ok(Box::new(std::iter::from_fn(move || {
+        let mut columns: Vec<StringViewBuilder> = (0..names).map(|_| StringViewBuilder::new()).collect();
+        let (mut rows, mut bytes, mut problems) = (0, 0, Vec::new());
+        while rows < most && bytes < BATCH_BYTES {
+            match records.read_byte_record(&mut record) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(e) => return Some(Err(said(&e))),
             }
-            self.line += u64::from(byte == b'\n');
-            match (&self.at, byte) {
-                (At::Start, b'"') => (self.at, self.opened) = (At::Quoted, self.line),
-                (At::Start | At::Plain | At::Closed, b',') => self.end(false),
-                (At::Start | At::Plain | At::Closed, b'\n') => self.end(true),
-                (At::Start | At::Closed, b'\r') => {}
-                (At::Quoted, b'"') => self.at = At::Closed,
-                (At::Closed, b'"') => self.at = At::Quoted,
-                (At::Closed, _) => {
-                    self.stray.get_or_insert(self.opened);
-                    self.at = At::Plain;
-                }
-                (at, byte) => {
-                    if *at == At::Start {
-                        self.at = At::Plain;
-                    }
-                    if let Some(place) = self.head.get_mut(self.length) {
-                        (*place, self.length) = (byte, self.length + 1);
+            for (at, (column, value)) in columns.iter_mut().zip(&record).enumerate() {
+                match std::str::from_utf8(value) {
+                    Ok("") => column.append_null(),
+                    Ok(value) => column.append_value(value),
+                    Err(_) => {
+                        let lossy = String::from_utf8_lossy(value);
+                        let name = schema.field(at).name();
+                        problems.push(Problem::not_utf8(rows, name, &lossy));
+                        column.append_value(lossy);
                     }
                 }
             }
+            (rows, bytes) = (rows + 1, bytes + record.as_slice().len());
+        }
+        (rows > 0).then(|| typed(columns, &schema).map(|batch| Rows { batch, problems }))
+    })))
+}
+
+/// Texts as what the schema has.
+fn typed(texts: Vec<StringViewBuilder>, schema: &SchemaRef) -> Result<RecordBatch, String> {
+    let columns = schema.fields().iter().zip(texts).map(|(field, mut texts)| {
+        let texts: ArrayRef = Arc::new(texts.finish());
+        adapt(&texts, field.data_type()).map_err(|e| format!("column {}: {}", field.name(), plain(&e)))
+    });
+    let columns = columns.collect::<Result<_, String>>()?;
+    RecordBatch::try_new(Arc::clone(schema), columns).map_err(|e| plain(&e))
+}
+
+/// An error in words that name the line of the file.
+fn said(error: &csv::Error) -> String {
+    let line =
+        |at: &Option<Position>| at.as_ref().map_or_else(|| "a line".to_owned(), |at| format!("line {}", at.line()));
+    match error.kind() {
+        ErrorKind::UnequalLengths { pos, expected_len, len } => {
+            let s = if *len == 1 { "" } else { "s" };
+            format!("{} has {len} field{s}, and the header {expected_len}", line(pos))
+        }
+        ErrorKind::Io(e) => e.to_string(),
+        _ => error.to_string(),
+    }
+}
+
+/// What the values of a column look like.
+#[derive(Debug, Clone, Copy, Default)]
+struct Looks {
+    /// One bit for each kind of value that was there.
+    kinds: u16,
+    /// A time is out of the years that nanoseconds can tell.
+    is_far: bool,
+}
+
+impl Looks {
+    const BOOLEAN: u16 = 1;
+    const INTEGER: u16 = 1 << 1;
+    const FRACTION: u16 = 1 << 2;
+    const DATE: u16 = 1 << 3;
+    const SECONDS: u16 = 1 << 4;
+    const MILLIS: u16 = 1 << 5;
+    const MICROS: u16 = 1 << 6;
+    const NANOS: u16 = 1 << 7;
+    const TEXT: u16 = 1 << 8;
+
+    fn add(&mut self, value: &[u8]) {
+        if value.is_empty() || self.kinds & Self::TEXT != 0 {
+            return;
+        }
+        let kind = std::str::from_utf8(value).ok().and_then(|value| number(value).or_else(|| self.time(value)));
+        self.kinds |= kind.unwrap_or(Self::TEXT);
+    }
+
+    /// The kind of a date or a time that there is.
+    fn time(&mut self, value: &str) -> Option<u16> {
+        let kind = time_like(value)?;
+        let utc: Tz = "+00:00".parse().ok()?;
+        let time = string_to_datetime(&utc, value).ok()?;
+        if kind == Self::DATE {
+            Date32Type::parse(value)?;
+        }
+        self.is_far |= time.timestamp_nanos_opt().is_none();
+        Some(kind)
+    }
+
+    fn data_type(self) -> DataType {
+        let time = |unit| DataType::Timestamp(unit, None);
+        match self.kinds {
+            0 => DataType::Null,
+            Self::BOOLEAN => DataType::Boolean,
+            Self::INTEGER => DataType::Int64,
+            kinds if kinds & !(Self::INTEGER | Self::FRACTION) == 0 => DataType::Float64,
+            Self::DATE => DataType::Date32,
+            kinds if kinds & (Self::BOOLEAN | Self::INTEGER | Self::FRACTION | Self::TEXT) != 0 => DataType::Utf8,
+            kinds if kinds & Self::NANOS != 0 && self.is_far => DataType::Utf8,
+            kinds if kinds & Self::NANOS != 0 => time(TimeUnit::Nanosecond),
+            kinds if kinds & Self::MICROS != 0 => time(TimeUnit::Microsecond),
+            kinds if kinds & Self::MILLIS != 0 => time(TimeUnit::Millisecond),
+            _ => time(TimeUnit::Second),
         }
     }
+}
 
-    fn end(&mut self, of_row: bool) {
-        let head = &self.head[..self.length];
-        let digits = head.strip_prefix(b"-").unwrap_or(head);
-        // The first row are the names.
-        if self.row > 0 && digits.len() > 1 && digits[0] == b'0' && digits[1].is_ascii_digit() {
-            self.zeros.resize(self.zeros.len().max(self.column + 1), false);
-            self.zeros[self.column] = true;
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// The kind of a number or a Boolean. A number that begins with a zero is none, as that of an id or a postal code, nor is one that
+/// its type cannot hold.
+fn number(value: &str) -> Option<u16> {
+    if value.eq_ignore_ascii_case("true") || value.eq_ignore_ascii_case("false") {
+        return Some(Looks::BOOLEAN);
+    }
+    let digits = value.strip_prefix('-').unwrap_or(value);
+    let bytes = digits.as_bytes();
+    if bytes.first() == Some(&b'0') && bytes.get(1).is_some_and(u8::is_ascii_digit) {
+        return None;
+    }
+    if is_digits(digits) {
+        return value.parse::<i64>().ok().map(|_| Looks::INTEGER);
+    }
+    let (mantissa, exponent) = match digits.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, Some(exponent.strip_prefix(['-', '+']).unwrap_or(exponent))),
+        None => (digits, None),
+    };
+    let is_mantissa = match mantissa.split_once('.') {
+        Some((whole, fraction)) => {
+            let is_part = |part: &str| part.is_empty() || is_digits(part);
+            is_part(whole) && is_part(fraction) && mantissa.len() > 1
         }
-        (self.at, self.length) = (At::Start, 0);
-        (self.row, self.column) = if of_row { (self.row + 1, 0) } else { (self.row, self.column + 1) };
-    }
+        None => is_digits(mantissa) && exponent.is_some(),
+    };
+    let is_fraction = is_mantissa && exponent.is_none_or(is_digits);
+    (is_fraction && value.parse::<f64>().is_ok_and(f64::is_finite)).then_some(Looks::FRACTION)
+}
 
-    /// The file is read to its end. Errors say what is wrong with its quotes.
-    pub(super) fn finish(&mut self) -> Result<(), String> {
-        let line = match (&self.stray, &self.at) {
-            (Some(line), _) => line,
-            (None, At::Quoted) => &self.opened,
-            _ => {
-                self.end(true);
-                return Ok(());
-            }
-        };
-        Err(format!(
-            "the quote that opens a field in line {line} is not closed at the field's end: write a quote that is part of a text twice, \
-             and quotes around the text"
-        ))
+/// The kind of what is written as a date or a time is, whether there is one or not: `2025-01-31`, and after `T` or a blank a time, with
+/// up to nine digits of a second and a zone.
+fn time_like(value: &str) -> Option<u16> {
+    let has_form = |text: &[u8], form: &[u8]| {
+        let alike = |(byte, of): (&u8, &u8)| if *of == b'0' { byte.is_ascii_digit() } else { byte == of };
+        text.len() == form.len() && text.iter().zip(form).all(alike)
+    };
+    let bytes = value.as_bytes();
+    if has_form(bytes, b"0000-00-00") {
+        return Some(Looks::DATE);
     }
-
-    /// Whether a column has numbers that begin with a zero.
-    pub(super) fn has_zeros(&self, column: usize) -> bool {
-        self.zeros.get(column).copied().unwrap_or(false)
+    let (begin, rest) = bytes.split_at_checked(19)?;
+    if !has_form(&begin[..10], b"0000-00-00")
+        || !matches!(begin[10], b'T' | b' ')
+        || !has_form(&begin[11..], b"00:00:00")
+    {
+        return None;
+    }
+    let Some(fraction) = rest.strip_prefix(b".") else {
+        return rest.first().is_none_or(|byte| !byte.is_ascii_digit()).then_some(Looks::SECONDS);
+    };
+    match fraction.iter().take_while(|byte| byte.is_ascii_digit()).count() {
+        1..=3 => Some(Looks::MILLIS),
+        4..=6 => Some(Looks::MICROS),
+        7..=9 => Some(Looks::NANOS),
+        _ => None,
     }
 }
 
@@ -117,40 +223,82 @@ impl Seen {
 mod tests {
     use super::*;
 
-    fn seen(text: &str) -> Seen {
-        let mut seen = Seen::new();
-        // In pieces, as a file comes.
-        text.as_bytes().chunks(3).for_each(|piece| seen.read(piece));
-        seen
+    fn of(values: &[&str]) -> DataType {
+        let mut looks = Looks::default();
+        values.iter().for_each(|value| looks.add(value.as_bytes()));
+        looks.data_type()
     }
 
     #[test]
-    fn quotes_are_closed() {
-        for well in [
-            "a,b\n1,2\n",
-            "a,b\n\"x, \"\"y\"\"\n z\",2\r\n\"\",\"3\"",
-            "\u{feff}\"a\",b\n1,12\" pipe\n",
-            "a\r\n\"1\"\r\n",
-            "",
+    fn a_type_holds_all_values_of_a_column() {
+        use DataType::{Boolean, Date32, Float64, Int64, Null, Utf8};
+        let time = |unit| DataType::Timestamp(unit, None);
+        for (values, wanted) in [
+            (&["", ""][..], Null),
+            (&["1", "", "-2"], Int64),
+            (&["1", "2.5", "-1e3", ".5", "5.", "1.5E-3"], Float64),
+            (&["true", "False"], Boolean),
+            (&["true", "1"], Utf8),
+            // Words and forms that some readers take for numbers.
+            (&["1", "NaN"], Utf8),
+            (&["1.5", "inf"], Utf8),
+            (&["1", "+5"], Utf8),
+            (&["1e400"], Utf8),
+            (&["."], Utf8),
+            (&["1_000"], Utf8),
+            (&["9223372036854775807"], Int64),
+            (&["9223372036854775808"], Utf8),
+            (&["12345678901234567890"], Utf8),
+            // Ids and postal codes.
+            (&["1", "007"], Utf8),
+            (&["-01"], Utf8),
+            (&["0.5", "00.5"], Utf8),
+            (&["0", "0.5", "-0.5"], Float64),
+            (&["2020-01-01"], Date32),
+            // MySQL's zero date, and dates and times that no calendar or clock has.
+            (&["2020-01-01", "0000-00-00"], Utf8),
+            (&["2020-01-01", "2020-02-30"], Utf8),
+            (&["2020-01-01", "20-01-01"], Utf8),
+            (&["2020-01-01 10:00:00"], time(TimeUnit::Second)),
+            (&["2020-01-01 10:00:00", "2020-01-01"], time(TimeUnit::Second)),
+            (&["2020-01-01 10:00:00", "0000-00-00 00:00:00"], Utf8),
+            (&["2020-01-01T10:00:00", "2020-01-01T25:61:61"], Utf8),
+            (&["2020-01-01T10:00:00+02:00"], time(TimeUnit::Second)),
+            (&["2020-01-01T10:00:00+99:00"], Utf8),
+            (&["2020-01-01T10:00:00 local"], Utf8),
+            (&["2020-01-01T10:00:00.5Z", "2020-01-01T10:00:00.123456"], time(TimeUnit::Microsecond)),
+            (&["2020-01-01T10:00:00.123456789"], time(TimeUnit::Nanosecond)),
+            (&["2020-01-01T10:00:00.1234567890"], Utf8),
+            // Out of the years that nanoseconds can tell.
+            (&["1600-01-01T10:00:00.123456789"], Utf8),
+            (&["2020-01-01T10:00:00.123456789", "1600-01-01"], Utf8),
+            (&["1600-01-01T10:00:00.123"], time(TimeUnit::Millisecond)),
+            (&["2020-01-01", "5"], Utf8),
         ] {
-            assert_eq!(seen(well).finish(), Ok(()), "{well:?}");
-        }
-        for (text, line) in [
-            ("a,b\n1,2\n3,\"12 inch\n4,5\n", 3),
-            ("a,b\n1,\"x\n2,y\"z\n", 2),
-            ("a,b\n\"two\nlines\",2\n1,\"x\"y\n", 4),
-            ("a\n\"", 2),
-        ] {
-            let problem = seen(text).finish().unwrap_err();
-            assert!(problem.contains(&format!("line {line} ")), "{text:?}: {problem}");
+            assert_eq!(of(values), wanted, "{values:?}");
         }
     }
 
     #[test]
-    fn zeros_are_seen() {
-        let mut all = seen("00,b,c,d,e\n1,007,0,\"01\",x\n2,3,0.5,4,-01");
-        all.finish().unwrap();
-        let zeros: Vec<bool> = (0..5).map(|column| all.has_zeros(column)).collect();
-        assert_eq!(zeros, [false, true, false, true, true]);
+    fn a_value_is_read_as_what_it_looks_like() {
+        let text = "a,b,c,d\n1,2020-01-01,2020-01-01 10:00:00.5,TRUE\n,,,\n-3,9999-12-31,0001-01-01 00:00:00,false\n";
+        let (schema, rows) = look(text.as_bytes()).unwrap();
+        let batches = read(text.as_bytes(), Arc::new(schema.clone()), 2).unwrap();
+        let batches: Vec<Rows> = batches.collect::<Result<_, _>>().unwrap();
+        assert_eq!((rows, batches.iter().map(|rows| rows.batch.num_rows()).collect::<Vec<_>>()), (3, vec![2, 1]));
+        assert_eq!(batches[0].batch.schema().as_ref(), &schema);
+        let nulls: Vec<usize> = batches[0].batch.columns().iter().map(|column| column.null_count()).collect();
+        assert_eq!(nulls, [1; 4]);
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_a_problem_of_their_row() {
+        let text = b"id,text\n1,a cat\n2,caf\xe9\n3,a dog\n";
+        let (schema, rows) = look(&text[..]).unwrap();
+        let mut batches = read(&text[..], Arc::new(schema), 10).unwrap();
+        let Rows { batch, problems } = batches.next().unwrap().unwrap();
+        assert_eq!((rows, batch.num_rows(), problems.len()), (3, 3, 1));
+        assert_eq!((problems[0].row, problems[0].column.as_deref()), (1, Some("text")));
+        assert!(look(&b"id,caf\xe9\n1,2\n"[..]).unwrap_err().contains("the name of its column 2 is not UTF-8"));
     }
 }

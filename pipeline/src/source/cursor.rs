@@ -6,9 +6,9 @@ use std::sync::Arc;
 use datafusion::arrow::array::{Array as _, AsArray as _, BinaryViewArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::DataType;
-use datafusion::arrow::record_batch::RecordBatch;
 
 use super::kind::{Batches, Kind};
+use super::rows::Rows;
 use super::{Source, SourceFile};
 use crate::error::{Error, Result};
 
@@ -81,8 +81,8 @@ impl Source {
     }
 }
 
-fn images_of(source: &SourceFile, batch: Result<RecordBatch, String>, column: &str) -> Result<BinaryViewArray> {
-    let batch = batch.map_err(|e| broken(source, &e))?;
+fn images_of(source: &SourceFile, rows: Result<Rows, String>, column: &str) -> Result<BinaryViewArray> {
+    let Rows { batch, .. } = rows.map_err(|e| broken(source, &e))?;
     let found = batch.column_by_name(column).ok_or_else(|| broken(source, &format!("there is no column {column}")))?;
     let bytes = match found.as_struct_opt() {
         Some(parts) => parts.column_by_name("bytes").unwrap_or(found),

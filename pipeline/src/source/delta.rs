@@ -70,6 +70,7 @@ impl Source {
         });
         let files = files.collect();
         let (version, schema) = (Some(found.version), Arc::new(schema::as_views(&found.schema)));
-        Ok(Self { given: whereabouts(given), root, kind: Kind::Parquet, files, version, schema, written: found.schema })
+        let (given, written, texts) = (whereabouts(given), found.schema, Vec::new());
+        Ok(Self { given, root, kind: Kind::Parquet, files, version, schema, written, texts })
     }
 }

@@ -13,6 +13,7 @@ use datafusion::arrow::record_batch::RecordBatch;
 use sha2::{Digest as _, Sha256};
 
 use super::place::{self, Place};
+use super::rows::Rows;
 use super::{Batches, FileRecord};
 use crate::error::{Error, Result};
 use crate::paths::MOST_IMAGE_BYTES;
@@ -174,7 +175,7 @@ pub(super) fn read(folder: &Arc<Folder>, ranges: &[(u64, u64)], most: usize) -> 
                 picture.image.iter().chain(&picture.text).map(|file| file.bytes().unwrap_or_default()).sum::<u64>();
             pictures.push(picture);
         }
-        (!pictures.is_empty()).then(|| batch(&pictures).map_err(|e| e.to_string()))
+        (!pictures.is_empty()).then(|| batch(&pictures).map(Rows::from).map_err(|e| e.to_string()))
     }))
 }
 

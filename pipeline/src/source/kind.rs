@@ -5,9 +5,9 @@ use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
-use datafusion::arrow::record_batch::RecordBatch;
 
 use super::place::Place;
+use super::rows::Rows;
 use super::text::Text;
 use super::{FileRecord, images, parquet, tar};
 use crate::error::Result;
@@ -38,7 +38,7 @@ impl fmt::Display for Kind {
 }
 
 /// Rows that are read one after another.
-pub(super) type Batches = Box<dyn Iterator<Item = Result<RecordBatch, String>>>;
+pub(super) type Batches = Box<dyn Iterator<Item = Result<Rows, String>>>;
 
 impl Kind {
     /// By what the name ends in. Beside a table's files in a folder lie some of .json, which tell of them.

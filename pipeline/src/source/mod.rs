@@ -7,12 +7,16 @@ mod cursor;
 #[cfg(feature = "delta")]
 mod delta;
 mod files;
+mod footer;
 mod images;
+mod json;
 mod kind;
 mod lake;
 mod parquet;
 mod place;
+mod quotes;
 mod reading;
+mod rows;
 mod schema;
 mod store;
 mod tar;
@@ -24,13 +28,8 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, AsArray as _, StringViewArray, new_null_array};
-use datafusion::arrow::compute::filter_record_batch;
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::arrow::error::ArrowError;
-use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
 
 use crate::dest;
 use crate::error::{Error, Result};
@@ -43,7 +42,7 @@ pub(crate) use lake::Lake;
 use place::Place;
 pub(crate) use reading::Reading;
 use reading::order;
-pub(crate) use schema::recorded;
+pub(crate) use schema::{Conflict, Merged, plain, recorded};
 use store::Found;
 pub(crate) use store::{Location, is_url, shown, waited};
 pub(crate) use unit::{Position, Units};
@@ -59,8 +58,10 @@ pub struct Source {
     version: Option<u64>,
     /// As the rows are read: texts and images as views, so that a second copy of an image is 16 bytes.
     schema: SchemaRef,
-    /// As the first file says.
+    /// As the files say, the first of them where they differ in what does not matter.
     written: SchemaRef,
+    /// Columns whose texts must be whole: a row whose is not fails.
+    texts: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -105,7 +106,7 @@ impl Source {
     }
 
     pub(crate) fn open_as(path: &Path, version: Option<&str>, reading: Reading<'_>) -> Result<Self> {
-        let Reading { known, alone, .. } = reading;
+        let Reading { known, alone, texts } = reading;
         let text = path.to_string_lossy();
         let location = if is_url(&text) { Some(Location::open(&text)?) } else { None };
         let is_delta = match &location {
@@ -116,6 +117,7 @@ impl Source {
             let mut source =
                 Self::delta(&location.map_or_else(|| Lake::Disk(path.to_owned()), Lake::Store), path, version)?;
             order(&mut source.files, |file| file.record.name.clone(), known, alone);
+            source.texts = owned(texts);
             return Ok(source);
         }
         if version.is_some() {
@@ -174,7 +176,8 @@ impl Source {
         let Some((schema, written)) = one_schema(kind, &mut files, reading.texts)? else {
             return Err(Error::source(path, "the folder holds no .parquet, .tar, .csv or .jsonl file, and no image"));
         };
-        Ok(Self { given: whereabouts(path), root, kind, files, version: None, schema, written })
+        let texts = owned(reading.texts);
+        Ok(Self { given: whereabouts(path), root, kind, files, version: None, schema, written, texts })
     }
 
     /// The version of a Delta table.
@@ -330,140 +333,38 @@ impl Source {
             })
             .sum()
     }
+}
 
-    /// Reads the rows of `units` in order from `from` on, on a thread of their own, at most a few chunks of at most `rows` rows
-    /// ahead.
-    pub(crate) fn read(self: &Arc<Self>, units: Units, from: Position, rows: usize) -> mpsc::Receiver<Result<Chunk>> {
-        let (sender, receiver) = mpsc::channel(2);
-        let this = Arc::clone(self);
-        tokio::task::spawn_blocking(move || {
-            for file in from.file..this.files.len() {
-                let mut send = |chunk: Result<Chunk>| sender.blocking_send(chunk).is_ok();
-                if let Err(error) = this.read_file(file, &units, from.within(file), rows, &mut send) {
-                    // Nobody listens any more: the job has failed elsewhere.
-                    let _ = sender.blocking_send(Err(error));
-                    return;
-                }
-            }
-        });
-        receiver
-    }
-
-    /// Sends the chunks of a file; ends early when `send` says that nobody listens.
-    fn read_file(
-        &self,
-        file: usize,
-        units: &Units,
-        from: u64,
-        most: usize,
-        send: &mut dyn FnMut(Result<Chunk>) -> bool,
-    ) -> Result<()> {
-        let all = self.files[file].record.rows;
-        let ranges: Vec<(u64, u64)> = units.ranges(from, all).filter(|(start, _)| units.mine(file, *start)).collect();
-        self.read_ranges(file, units, &ranges, most, send)
-    }
-
-    /// Sends the rows of `ranges` of a file (first row and number of rows, sorted), in chunks that lie in one range each.
-    pub(crate) fn read_ranges(
-        &self,
-        file: usize,
-        units: &Units,
-        ranges: &[(u64, u64)],
-        most: usize,
-        send: &mut dyn FnMut(Result<Chunk>) -> bool,
-    ) -> Result<()> {
-        if ranges.is_empty() {
-            return Ok(());
-        }
-        let source = &self.files[file];
-        let broken = |e: &dyn std::fmt::Display| source.place.error(|| format!("cannot read: {e}"));
-        let mut batches = self.kind.read(&source.place, &source.read, ranges, most).map_err(|e| broken(&e))?;
-        let mut rest: Option<RecordBatch> = None;
-        for &(start, rows) in ranges {
-            let unit = Position { file, row: units.start_of(start) };
-            let mut row = start;
-            while row < start + rows {
-                let batch = match rest.take() {
-                    Some(batch) => batch,
-                    None => match batches.next() {
-                        Some(batch) => self.shape(batch.map_err(|e| broken(&e))?, source).map_err(|e| broken(&e))?,
-                        None => return Err(broken(&"it has fewer rows than it had when the job began")),
-                    },
-                };
-                let left = usize::try_from(start + rows - row).unwrap_or(usize::MAX);
-                let taken = left.min(batch.num_rows());
-                if taken < batch.num_rows() {
-                    rest = Some(batch.slice(taken, batch.num_rows() - taken));
-                }
-                let count = taken as u64;
-                let (rows, numbers) = source.left_of(batch.slice(0, taken), row).map_err(|e| broken(&e))?;
-                if !send(Ok(Chunk { unit, row, count, rows, numbers, problems: BTreeMap::new(), earlier: Vec::new() }))
-                {
-                    return Ok(());
-                }
-                row += count;
-            }
-        }
-        Ok(())
-    }
-
-    /// A file's batch as all of them are: with the columns that its path tells, and in a Delta table NULL for those that came later.
-    fn shape(&self, batch: RecordBatch, file: &SourceFile) -> Result<RecordBatch, ArrowError> {
-        let rows = batch.num_rows();
-        let column = |field: &Arc<Field>| -> Result<ArrayRef, ArrowError> {
-            let told = file.partitions.iter().find(|(name, _)| name == field.name());
-            let column: ArrayRef = match (told, batch.column_by_name(field.name())) {
-                (Some((_, Some(value))), _) => {
-                    Arc::new(std::iter::repeat_n(Some(value.as_str()), rows).collect::<StringViewArray>())
-                }
-                (Some((_, None)), _) | (None, None) => new_null_array(field.data_type(), rows),
-                (None, Some(column)) => Arc::clone(column),
-            };
-            if column.data_type() == field.data_type() {
-                return Ok(column);
-            }
-            if let (Some(texts), DataType::Float64) = (column.as_string_view_opt(), field.data_type())
-                && let Some(number) = texts.iter().flatten().find(|text| !text::is_exact(text))
-            {
-                // An id, as it may be, would become another one.
-                let reason = format!(
-                    "column {} has the whole number {number}, which would be rounded beside fractions: write the column as text (JSON \
-                     lines in quotes, or Parquet), and give --overwrite where the job has begun",
-                    field.name()
-                );
-                return Err(ArrowError::CastError(reason));
-            }
-            adapt::adapt(&column, field.data_type())
-        };
-        let columns = self.schema.fields().iter().map(column).collect::<Result<_, _>>()?;
-        RecordBatch::try_new(Arc::clone(&self.schema), columns)
-    }
+fn owned(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
 /// The schema that the rows of all files have, and that of the files as written. Each file is told how it is to be read.
 fn one_schema(kind: Kind, files: &mut [SourceFile], texts: &[&str]) -> Result<Option<(SchemaRef, SchemaRef)>> {
-    let Some(first) = files.first() else { return Ok(None) };
-    let (mut all, first) = (Arc::clone(&first.written), first.place.shown());
-    let beside = |file: &SourceFile, reason: String| {
-        Error::source(file.place.shown(), format!("{reason} {}: convert one of them", first.display()))
+    if files.is_empty() {
+        return Ok(None);
+    }
+    let beside = |file: &SourceFile, reason: String, other: &SourceFile| {
+        let other = other.place.shown();
+        Error::source(file.place.shown(), format!("{reason} {}: convert one of them", other.display()))
     };
     if let Kind::Text(text) = kind {
         let written: Vec<SchemaRef> = files.iter().map(|file| Arc::clone(&file.written)).collect();
-        all = text.agree(&written, texts).map_err(|(number, reason)| beside(&files[number], reason))?;
+        let all = text.agree(&written, texts);
+        let all = all.map_err(|(number, reason)| beside(&files[number], reason, &files[0]))?;
         let read = text::read_as(&all);
-        files.iter_mut().for_each(|file| file.read = Arc::clone(&read));
-    }
-    let mut merged: Option<Vec<Field>> = None;
-    for file in &*files {
-        let written = if matches!(kind, Kind::Text(_)) { &all } else { &file.written };
-        let these = schema::with_partitions(&schema::as_views(written), &file.partitions)
-            .map_err(|reason| Error::source(file.place.shown(), reason))?;
-        match &mut merged {
-            None => merged = Some(these.fields().iter().map(|f| f.as_ref().clone()).collect()),
-            Some(fields) => schema::merge(fields, &these).map_err(|reason| beside(file, reason))?,
+        for file in &mut *files {
+            (file.read, file.written) = (Arc::clone(&read), Arc::clone(&all));
         }
     }
-    Ok(merged.map(|fields| (Arc::new(Schema::new(fields)), all)))
+    let mut merged = schema::Merged::default();
+    for file in &*files {
+        let these = schema::with_partitions(&file.written, &file.partitions)
+            .map_err(|reason| Error::source(file.place.shown(), reason))?;
+        merged.add(&these).map_err(|conflict| beside(file, conflict.reason, &files[conflict.file]))?;
+    }
+    let written = schema::with_texts(&merged.schema(), texts);
+    Ok(Some((Arc::new(schema::as_views(&written)), Arc::new(written))))
 }
 
 /// Where a source is, as seen from anywhere: an absolute path, or a URL without what may be a password.
@@ -485,16 +386,5 @@ impl SourceFile {
     fn deleted_in(&self, start: u64, rows: u64) -> u64 {
         let before = |row: u64| self.deleted.partition_point(|deleted| *deleted < row);
         (before(start + rows) - before(start)) as u64
-    }
-
-    /// The rows of a batch that are still there, with their numbers; the first one is number `row`.
-    fn left_of(&self, batch: RecordBatch, row: u64) -> Result<(RecordBatch, Vec<u64>), ArrowError> {
-        let numbers = row..row + batch.num_rows() as u64;
-        if self.deleted.is_empty() {
-            return Ok((batch, numbers.collect()));
-        }
-        let there: Vec<bool> = numbers.clone().map(|n| self.deleted.binary_search(&n).is_err()).collect();
-        let left = numbers.zip(&there).filter(|(_, there)| **there).map(|(n, _)| n).collect();
-        Ok((filter_record_batch(&batch, &there.into())?, left))
     }
 }

@@ -3,17 +3,26 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::array::Array as _;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::arrow::util::display::array_value_to_string;
 use datafusion::parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
     RowSelector,
 };
+use datafusion::parquet::arrow::{ARROW_SCHEMA_META_KEY, encode_arrow_schema};
+use datafusion::parquet::basic::{ConvertedType, LogicalType, Type as Physical};
 use datafusion::parquet::errors::ParquetError;
-use datafusion::parquet::file::reader::{ChunkReader as _, Length as _};
-use sha2::{Digest as _, Sha256};
+use datafusion::parquet::file::metadata::{FileMetaData, KeyValue, ParquetMetaData};
+use datafusion::parquet::file::reader::Length as _;
+use datafusion::parquet::schema::types::{SchemaDescriptor, Type};
 
-use super::place::{Chunks, Place};
-use super::{Batches, FileRecord, schema};
+use super::adapt::{adapt, with_lossy_texts};
+use super::place::Place;
+use super::rows::{Problem, Rows};
+use super::{Batches, FileRecord, footer, schema};
 use crate::error::{Error, Result};
 
 /// Batches of large images have fewer rows, so that about this much is read at once.
@@ -22,42 +31,116 @@ const BATCH_BYTES: u64 = 64 << 20;
 /// What the footer says.
 pub(super) fn look(root: &Path, place: &Place) -> Result<(FileRecord, SchemaRef)> {
     let file = place.chunks().map_err(|e| Error::source(place.shown(), e))?;
-    let broken = |e: &dyn std::fmt::Display| place.error(|| format!("not a Parquet file, or a broken one: {e}"));
+    let broken = |e: &dyn std::fmt::Display| {
+        place.error(|| match footer::is_encrypted(&file) {
+            true => "it is encrypted: write it anew without".to_owned(),
+            false => format!("not a Parquet file, or a broken one: {e}"),
+        })
+    };
     let footer = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| broken(&e))?;
+    if let Some(name) = schema::twice(footer.schema()) {
+        return Err(place.error(|| format!("it has two columns {name:?}: rename one")));
+    }
     let rows = u64::try_from(footer.metadata().file_metadata().num_rows()).unwrap_or(0);
-    let stamp = footer_digest(&file).map_err(|e| broken(&e))?;
+    let stamp = footer::digest(&file).map_err(|e| broken(&e))?;
     Ok((
         FileRecord { name: place.name(root), bytes: file.len(), stamp, rows, images: Vec::new() },
-        Arc::clone(footer.schema()),
+        Arc::new(schema::plain(footer.schema())),
     ))
 }
 
-/// The footer tells sizes, places and statistics of all that is in the file; a copy of the file has the same.
-fn footer_digest(file: &Chunks) -> Result<String, ParquetError> {
-    let tail = file.get_bytes(file.len().saturating_sub(8), 8)?;
-    let length = u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]);
-    let footer = file.get_bytes(file.len().saturating_sub(8 + u64::from(length)), length as usize)?;
-    Ok(hex::encode(&Sha256::digest(&footer)[..8]))
-}
-
-/// The rows of `ranges`, as [`super::Kind::read`] has them.
+/// The rows of `ranges`, as [`super::Kind::read`] has them. A text that is not UTF-8 has U+FFFD for what is not, and is a problem
+/// of its row.
 pub(super) fn read(place: &Place, ranges: &[(u64, u64)], most: usize) -> Result<Batches, String> {
-    let reader = open(place, ranges, most).map_err(|e| e.to_string())?;
-    Ok(Box::new(reader.map(|batch| batch.map_err(|e| e.to_string()))))
+    let (reader, wanted) = open(place, ranges, most).map_err(|e| e.to_string())?;
+    Ok(Box::new(reader.map(move |batch| {
+        let batch = batch.map_err(|e| e.to_string())?;
+        texts(&batch, &wanted).map_err(|e| e.to_string())
+    })))
 }
 
-fn open(place: &Place, ranges: &[(u64, u64)], most: usize) -> Result<ParquetRecordBatchReader, ParquetError> {
+/// A reader that has bytes for texts, and the schema that its rows are to have.
+fn open(
+    place: &Place,
+    ranges: &[(u64, u64)],
+    most: usize,
+) -> Result<(ParquetRecordBatchReader, SchemaRef), ParquetError> {
     let file = place.chunks()?;
     let footer = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())?;
     let bytes: i64 = footer.metadata().row_groups().iter().map(|group| group.total_byte_size()).sum();
     let rows = footer.metadata().file_metadata().num_rows();
-    let options = ArrowReaderOptions::new().with_schema(Arc::new(schema::as_views(footer.schema())));
-    // What is annotated as other than UTF-8, and is a text all the same, would not be looked at.
-    let checked = capfilt_udfs::checked_texts(Arc::clone(footer.metadata()), footer.schema())?;
-    ParquetRecordBatchReaderBuilder::new_with_metadata(file, ArrowReaderMetadata::try_new(checked, options)?)
+    let wanted = Arc::new(schema::as_views(&schema::plain(footer.schema())));
+    let bare = Arc::new(without_texts(footer.metadata(), &schema::as_bytes(&wanted))?);
+    let bare = ArrowReaderMetadata::try_new(bare, ArrowReaderOptions::new())?;
+    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, bare)
         .with_batch_size(batch_rows(bytes.unsigned_abs(), rows.unsigned_abs(), most))
         .with_row_selection(selection(ranges))
-        .build()
+        .build()?;
+    Ok((reader, wanted))
+}
+
+/// The metadata of a file that has bytes where it has texts: the reader refuses a whole page of texts for one that is not UTF-8,
+/// and does not say whose it is. `read_as` is what Arrow's types its columns are of.
+fn without_texts(metadata: &ParquetMetaData, read_as: &Schema) -> Result<ParquetMetaData, ParquetError> {
+    let file = metadata.file_metadata();
+    let schema = SchemaDescriptor::new(Arc::new(without_text(file.schema())?));
+    let told = file.key_value_metadata().into_iter().flatten().filter(|note| note.key != ARROW_SCHEMA_META_KEY);
+    let own = KeyValue::new(ARROW_SCHEMA_META_KEY.to_owned(), encode_arrow_schema(read_as));
+    let (created_by, orders) = (file.created_by().map(str::to_owned), file.column_orders().cloned());
+    let notes = Some(told.cloned().chain([own]).collect());
+    let file = FileMetaData::new(file.version(), file.num_rows(), created_by, notes, Arc::new(schema), orders);
+    Ok(ParquetMetaData::new(file, metadata.row_groups().to_vec()))
+}
+
+fn without_text(of: &Type) -> Result<Type, ParquetError> {
+    let info = of.get_basic_info();
+    let id = info.has_id().then(|| info.id());
+    match of {
+        Type::GroupType { fields, .. } => {
+            let fields = fields.iter().map(|field| without_text(field).map(Arc::new)).collect::<Result<_, _>>()?;
+            let group = Type::group_type_builder(info.name())
+                .with_converted_type(info.converted_type())
+                .with_logical_type(info.logical_type_ref().cloned())
+                .with_fields(fields)
+                .with_id(id);
+            if info.has_repetition() { group.with_repetition(info.repetition()).build() } else { group.build() }
+        }
+        Type::PrimitiveType { physical_type: Physical::BYTE_ARRAY, .. } if is_text(of) => {
+            Type::primitive_type_builder(info.name(), Physical::BYTE_ARRAY)
+                .with_repetition(info.repetition())
+                .with_id(id)
+                .build()
+        }
+        other => Ok(other.clone()),
+    }
+}
+
+/// Whether Arrow has a text for it.
+fn is_text(of: &Type) -> bool {
+    let info = of.get_basic_info();
+    match info.logical_type_ref() {
+        Some(logical) => matches!(logical, LogicalType::String | LogicalType::Json),
+        None => matches!(info.converted_type(), ConvertedType::UTF8 | ConvertedType::JSON),
+    }
+}
+
+/// The batch with its bytes as the texts that `wanted` has, and the rows whose bytes are none.
+fn texts(batch: &RecordBatch, wanted: &SchemaRef) -> Result<Rows, ArrowError> {
+    let mut problems = Vec::new();
+    let columns = wanted.fields().iter().zip(batch.columns()).map(|(field, column)| {
+        if let Ok(column) = adapt(column, field.data_type()) {
+            return Ok(column);
+        }
+        let lossy = with_lossy_texts(column, field.data_type())?;
+        let is_bad = |row: &usize| adapt(&column.slice(*row, 1), field.data_type()).is_err();
+        for row in (0..column.len()).filter(is_bad) {
+            problems.push(Problem::not_utf8(row, field.name(), &array_value_to_string(&lossy, row)?));
+        }
+        Ok(lossy)
+    });
+    let columns = columns.collect::<Result<Vec<_>, ArrowError>>()?;
+    problems.sort_by_key(|problem| problem.row);
+    Ok(Rows { batch: RecordBatch::try_new(Arc::clone(wanted), columns)?, problems })
 }
 
 fn batch_rows(bytes: u64, rows: u64, most: usize) -> usize {
@@ -79,44 +162,7 @@ fn selection(ranges: &[(u64, u64)]) -> RowSelection {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-
-    use datafusion::arrow::array::{ArrayRef, AsArray as _, BinaryArray};
-    use datafusion::arrow::record_batch::RecordBatch;
-    use datafusion::parquet::arrow::ArrowWriter;
-    use datafusion::parquet::arrow::arrow_writer::ArrowWriterOptions;
-    use datafusion::parquet::basic::{LogicalType, Repetition, Type as Physical};
-    use datafusion::parquet::schema::types::{SchemaDescriptor, Type};
-
     use super::*;
-
-    /// A JSON column of DuckDB's is a text, and is looked at as one.
-    #[test]
-    fn json_that_is_no_utf8_is_an_error() {
-        let folder = tempfile::tempdir().unwrap();
-        let column = Type::primitive_type_builder("j", Physical::BYTE_ARRAY).with_logical_type(Some(LogicalType::Json));
-        let column = column.with_repetition(Repetition::REQUIRED);
-        let fields = vec![Arc::new(column.build().unwrap())];
-        let root = Type::group_type_builder("duckdb_schema").with_fields(fields).build().unwrap();
-        let written = Arc::new(SchemaDescriptor::new(Arc::new(root)));
-        let read_all = |name: &str, value: &[u8]| {
-            let path = folder.path().join(name);
-            let values: ArrayRef = Arc::new(BinaryArray::from_vec(vec![value]));
-            let rows = RecordBatch::try_from_iter([("j", values)]).unwrap();
-            let options = ArrowWriterOptions::new()
-                .with_skip_arrow_metadata(true)
-                .with_parquet_schema(SchemaDescriptor::clone(&written));
-            let mut writer =
-                ArrowWriter::try_new_with_options(File::create(&path).unwrap(), rows.schema(), options).unwrap();
-            writer.write(&rows).unwrap();
-            writer.close().unwrap();
-            read(&Place::Local(path), &[(0, 1)], 8)?.collect::<Result<Vec<_>, _>>()
-        };
-        let good = read_all("good.parquet", b"{\"a\": \"caf\xc3\xa9\"}").unwrap();
-        assert_eq!(good[0].column(0).as_string_view().value(0), "{\"a\": \"café\"}");
-        let error = read_all("bad.parquet", b"{\"a\": \"Latin-1, caf\xe9\"}").unwrap_err();
-        assert!(error.to_lowercase().contains("utf-8"), "{error}");
-    }
 
     #[test]
     fn batches_of_large_images_are_short() {

@@ -1,6 +1,10 @@
 //! Types in memory, and in files.
 
-use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema};
+
+use super::adapt::common;
 
 /// Texts and images as views, as DataFusion's own reader has them.
 pub(super) fn as_views(schema: &Schema) -> Schema {
@@ -15,6 +19,75 @@ pub(super) fn as_views(schema: &Schema) -> Schema {
     Schema::new(fields)
 }
 
+/// Without dictionaries, whose keys are of a width that suffices for one file and not for a table of many, and without lists of
+/// views, which few other readers know.
+pub(crate) fn plain(schema: &Schema) -> Schema {
+    Schema::new(schema.fields().iter().map(|field| with_types(field, &mut plain_type)).collect::<Vec<FieldRef>>())
+}
+
+fn plain_type(of: &DataType) -> Option<DataType> {
+    match of {
+        DataType::Dictionary(_, value) => Some(map_types(value, &mut plain_type)),
+        DataType::ListView(item) => Some(DataType::List(with_types(item, &mut plain_type))),
+        DataType::LargeListView(item) => Some(DataType::LargeList(with_types(item, &mut plain_type))),
+        _ => None,
+    }
+}
+
+/// With bytes in the place of texts, at any depth.
+pub(super) fn as_bytes(schema: &Schema) -> Schema {
+    let mut bytes = |of: &DataType| match of {
+        DataType::Utf8 => Some(DataType::Binary),
+        DataType::LargeUtf8 => Some(DataType::LargeBinary),
+        DataType::Utf8View => Some(DataType::BinaryView),
+        _ => None,
+    };
+    Schema::new(schema.fields().iter().map(|field| with_types(field, &mut bytes)).collect::<Vec<FieldRef>>())
+}
+
+/// The type, with what `to` gives for it or for a part of it in its place.
+fn map_types(of: &DataType, to: &mut dyn FnMut(&DataType) -> Option<DataType>) -> DataType {
+    if let Some(other) = to(of) {
+        return other;
+    }
+    match of {
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(|field| with_types(field, to)).collect()),
+        DataType::List(item) => DataType::List(with_types(item, to)),
+        DataType::LargeList(item) => DataType::LargeList(with_types(item, to)),
+        DataType::FixedSizeList(item, length) => DataType::FixedSizeList(with_types(item, to), *length),
+        DataType::ListView(item) => DataType::ListView(with_types(item, to)),
+        DataType::LargeListView(item) => DataType::LargeListView(with_types(item, to)),
+        DataType::Map(entries, sorted) => DataType::Map(with_types(entries, to), *sorted),
+        other => other.clone(),
+    }
+}
+
+fn with_types(field: &FieldRef, to: &mut dyn FnMut(&DataType) -> Option<DataType>) -> FieldRef {
+    let mapped = map_types(field.data_type(), to);
+    if mapped == *field.data_type() {
+        Arc::clone(field)
+    } else {
+        Arc::new(field.as_ref().clone().with_data_type(mapped))
+    }
+}
+
+/// The first name that two columns have.
+pub(super) fn twice(schema: &Schema) -> Option<&str> {
+    let names = || schema.fields().iter().map(|field| field.name().as_str());
+    names().enumerate().find(|(at, name)| names().take(*at).any(|other| other == *name)).map(|(_, name)| name)
+}
+
+/// With texts in the columns `texts` that no file has a value for.
+pub(super) fn with_texts(schema: &Schema, texts: &[&str]) -> Schema {
+    let fields = schema.fields().iter().map(|field| match field.data_type() {
+        DataType::Null if texts.contains(&field.name().as_str()) => {
+            field.as_ref().clone().with_data_type(DataType::Utf8)
+        }
+        _ => field.as_ref().clone(),
+    });
+    Schema::new(fields.collect::<Vec<Field>>())
+}
+
 /// With the columns that a file's path tells.
 pub(super) fn with_partitions(schema: &Schema, partitions: &[(String, Option<String>)]) -> Result<Schema, String> {
     let mut fields: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone()).collect();
@@ -22,22 +95,73 @@ pub(super) fn with_partitions(schema: &Schema, partitions: &[(String, Option<Str
         if fields.iter().any(|field| field.name() == name) {
             return Err(format!("its folder {name}=.. gives it a column {name}, and it has one of its own"));
         }
-        fields.push(Field::new(name, DataType::Utf8View, true));
+        fields.push(Field::new(name, DataType::Utf8, true));
     }
     Ok(Schema::new(fields))
 }
 
-/// Makes `fields` take what a further file has, whose columns must be the same but for NULLs.
-pub(super) fn merge(fields: &mut [Field], these: &Schema) -> Result<(), String> {
-    let alike = |(a, b): (&Field, &Field)| a.name() == b.name() && a.data_type() == b.data_type();
-    let others = these.fields();
-    if others.len() != fields.len() || !others.iter().map(AsRef::as_ref).zip(&*fields).all(alike) {
-        return Err("its columns differ from those of".to_owned());
+/// Columns that hold those of all files that were added, found by their names.
+#[derive(Debug, Default)]
+pub(crate) struct Merged {
+    fields: Vec<Field>,
+    /// Of each the number of the file that its type is of, and how many files have it.
+    from: Vec<(usize, usize)>,
+    files: usize,
+}
+
+/// A column of two files that no type holds.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Conflict {
+    /// The number of the file whose column it was before.
+    pub(crate) file: usize,
+    /// "its column .. is .., and .. in", before the name of that file.
+    pub(crate) reason: String,
+}
+
+impl Merged {
+    /// Takes what a further file has.
+    pub(crate) fn add(&mut self, these: &Schema) -> Result<(), Conflict> {
+        let number = self.files;
+        self.files += 1;
+        for this in these.fields() {
+            let Some(at) = self.fields.iter().position(|field| field.name() == this.name()) else {
+                self.fields.push(this.as_ref().clone());
+                self.from.push((number, 1));
+                continue;
+            };
+            let (field, (file, count)) = (&mut self.fields[at], &mut self.from[at]);
+            let Some(both) = common(field.data_type(), this.data_type()) else {
+                let reason = format!(
+                    "its column {} is {}, and {} in",
+                    field.name(),
+                    told(this.data_type()),
+                    told(field.data_type())
+                );
+                return Err(Conflict { file: *file, reason });
+            };
+            if field.data_type() != &both {
+                *file = number;
+            }
+            *count += 1;
+            let nullable = field.is_nullable() || this.is_nullable();
+            *field = field.clone().with_data_type(both).with_nullable(nullable);
+        }
+        Ok(())
     }
-    for (field, this) in fields.iter_mut().zip(others) {
-        field.set_nullable(field.is_nullable() || this.is_nullable());
+
+    /// The columns in the order in which they came; what a file lacks may be NULL.
+    pub(crate) fn schema(self) -> Schema {
+        let fields = self.fields.into_iter().zip(self.from).map(|(field, (_, count))| {
+            let nullable = field.is_nullable() || count < self.files;
+            field.with_nullable(nullable)
+        });
+        Schema::new(fields.collect::<Vec<Field>>())
     }
-    Ok(())
+}
+
+/// A type as errors name it: views are how it is read.
+fn told(of: &DataType) -> String {
+    of.to_string().replace("View", "")
 }
 
 fn view_of(of: &DataType) -> Option<DataType> {
@@ -57,7 +181,7 @@ pub(crate) fn recorded(output: &Schema, source: &Schema) -> Schema {
             let before = source.field_with_name(field.name()).ok().map(Field::data_type);
             let plain = match (before, field.data_type()) {
                 (Some(before), now) if view_of(before).as_ref() == Some(now) => before.clone(),
-                (_, now) => without_views(now),
+                (_, now) => map_types(now, &mut without_view),
             };
             field.as_ref().clone().with_data_type(plain)
         })
@@ -65,19 +189,20 @@ pub(crate) fn recorded(output: &Schema, source: &Schema) -> Schema {
     Schema::new(fields)
 }
 
-fn without_views(of: &DataType) -> DataType {
+fn without_view(of: &DataType) -> Option<DataType> {
     match of {
-        DataType::Utf8View => DataType::Utf8,
-        DataType::BinaryView => DataType::Binary,
-        DataType::Struct(fields) => DataType::Struct(
-            fields.iter().map(|f| f.as_ref().clone().with_data_type(without_views(f.data_type()))).collect(),
-        ),
-        other => other.clone(),
+        DataType::Utf8View => Some(DataType::Utf8),
+        DataType::BinaryView => Some(DataType::Binary),
+        // The keys that sufficed for one batch would not suffice for a table.
+        DataType::Dictionary(_, value) => Some(map_types(value, &mut without_view)),
+        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use datafusion::arrow::datatypes::Fields;
+
     use super::*;
 
     fn schema(types: &[(&str, DataType)]) -> Schema {
@@ -99,6 +224,54 @@ mod tests {
         let types: Vec<_> = got.fields().iter().map(|f| f.data_type().clone()).collect();
         let plain = inner(DataType::Utf8);
         assert_eq!(types, [DataType::LargeUtf8, DataType::Binary, DataType::Int64, DataType::Utf8, plain]);
+    }
+
+    #[test]
+    fn files_agree_on_columns_by_their_names() {
+        use DataType::{Float64, Int32, Int64, LargeUtf8, Null, Utf8};
+        let file = |columns: &[(&str, DataType)]| schema(columns);
+        let mut merged = Merged::default();
+        merged.add(&file(&[("image", DataType::Binary), ("n", Int32), ("lic", Null)])).unwrap();
+        merged.add(&file(&[("n", Int64), ("lic", Utf8), ("image", DataType::Binary)])).unwrap();
+        merged.add(&file(&[("more", Utf8), ("n", Float64), ("lic", LargeUtf8)])).unwrap();
+        // The type is that of the second file, whatever the first and the third have.
+        let conflict = merged.add(&file(&[("lic", Int64)])).unwrap_err();
+        let reason = "its column lic is Int64, and Utf8 in".to_owned();
+        assert_eq!(conflict, Conflict { file: 1, reason });
+        let all = merged.schema();
+        let types: Vec<_> = all.fields().iter().map(|f| (f.name().as_str(), f.data_type().clone())).collect();
+        assert_eq!(types, [("image", DataType::Binary), ("n", Float64), ("lic", Utf8), ("more", Utf8)]);
+    }
+
+    #[test]
+    fn what_a_file_lacks_may_be_null() {
+        let column = |name: &str| Schema::new(vec![Field::new(name, DataType::Int64, false)]);
+        let mut merged = Merged::default();
+        for names in [["a", "b"], ["a", "c"]] {
+            let both = Schema::try_merge(names.map(column)).unwrap();
+            merged.add(&both).unwrap();
+        }
+        let nullable: Vec<bool> = merged.schema().fields().iter().map(|field| field.is_nullable()).collect();
+        assert_eq!(nullable, [false, true, true]);
+    }
+
+    #[test]
+    fn dictionaries_are_their_values_at_any_depth() {
+        let texts = || DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8));
+        let nested = |of: DataType| {
+            let inner: Fields = vec![Field::new("x", DataType::new_list(of.clone(), true), true)].into();
+            let entry: Fields = vec![Field::new("key", of.clone(), false), Field::new("value", of, true)].into();
+            let entries = Field::new("entries", DataType::Struct(entry), false);
+            [DataType::Struct(inner), DataType::Map(Arc::new(entries), false)]
+        };
+        let [a, b] = nested(texts());
+        let got = plain(&schema(&[("top", texts()), ("struct", a), ("map", b)]));
+        let [a, b] = nested(DataType::Utf8);
+        assert_eq!(got, schema(&[("top", DataType::Utf8), ("struct", a.clone()), ("map", b)]));
+        let bytes = as_bytes(&got);
+        assert_eq!(bytes.field(1).data_type(), &nested(DataType::Binary)[0]);
+        let view = schema(&[("s", nested(DataType::Utf8View)[0].clone())]);
+        assert_eq!(recorded(&view, &Schema::empty()).field(0).data_type(), &a);
     }
 
     #[test]

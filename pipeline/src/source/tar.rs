@@ -7,6 +7,7 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::place::Place;
+use super::rows::Rows;
 use super::{Batches, FileRecord};
 use crate::error::{Error, Result};
 use crate::webdataset;
@@ -39,5 +40,5 @@ pub(super) fn written() -> SchemaRef {
 pub(super) fn read(place: &Place, ranges: &[(u64, u64)], most: usize) -> Result<Batches, String> {
     let file = place.open().map_err(|e| e.to_string())?;
     let batches = webdataset::samples(place.shown().display().to_string(), BufReader::new(file), ranges.to_vec(), most);
-    Ok(Box::new(batches.map(|batch| batch.map_err(|e| e.to_string()))))
+    Ok(Box::new(batches.map(|batch| batch.map(Rows::from).map_err(|e| e.to_string()))))
 }

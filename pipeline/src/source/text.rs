@@ -1,21 +1,17 @@
 //! Rows of CSV files and of files with a JSON object a line.
 
 use std::collections::VecDeque;
-use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::io::{self, BufReader, Cursor, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use datafusion::arrow::csv::{self, reader::Format};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::arrow::error::ArrowError;
-use datafusion::arrow::json;
-use datafusion::arrow::record_batch::RecordBatch;
-use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
-use super::csv::Seen;
 use super::place::{Input, Place};
-use super::{Batches, FileRecord, schema};
+use super::rows::Rows;
+use super::{Batches, FileRecord, csv, json, schema};
 use crate::error::{Error, Result};
 
 /// Which of the two.
@@ -30,34 +26,20 @@ impl Text {
     pub(super) fn look(self, root: &Path, place: &Place) -> Result<(FileRecord, SchemaRef)> {
         let broken = |e: &dyn std::fmt::Display| place.error(|| format!("not {}: {e}", self.words()));
         let file = place.open().map_err(|e| Error::source(place.shown(), e))?;
-        let csv = (self == Self::Csv).then(Seen::new);
-        let mut file = Digested { file, digest: Sha256::new(), bytes: 0, csv };
-        let (found, rows) = match self {
-            Self::Csv => format().infer_schema(BufReader::new(&mut file), None),
-            Self::JsonLines => infer_objects(BufReader::new(after_mark(&mut file))),
+        let mut file = Digested { file, digest: Sha256::new(), bytes: 0 };
+        let (schema, rows) = match self {
+            Self::Csv => csv::look(&mut file),
+            Self::JsonLines => json::look(after_mark(&mut file)),
         }
-        .map_err(|e| broken(&plain(&e)))?;
-        let mut schema = found;
-        if let Some(csv) = &mut file.csv {
-            csv.finish().map_err(|problem| broken(&problem))?;
-            let fields = schema.fields().iter().enumerate().map(|(at, field)| match field.data_type() {
-                DataType::Int64 | DataType::Float64 if csv.has_zeros(at) => {
-                    field.as_ref().clone().with_data_type(DataType::Utf8)
-                }
-                _ => field.as_ref().clone(),
-            });
-            schema = Schema::new(fields.collect::<Vec<_>>());
-        }
-        let names = || schema.fields().iter().map(|field| field.name());
-        if let Some((_, name)) = names().enumerate().find(|(at, name)| names().take(*at).any(|other| other == *name)) {
+        .map_err(|e| broken(&e))?;
+        if let Some(name) = schema::twice(&schema) {
             return Err(broken(&format!("it has two columns {name:?}: rename one")));
         }
         if schema.fields().is_empty() {
             return Err(broken(&"it has no columns"));
         }
         let stamp = place.stamp().unwrap_or_else(|| hex::encode(&file.digest.finalize()[..8]));
-        let record =
-            FileRecord { name: place.name(root), bytes: file.bytes, stamp, rows: rows as u64, images: Vec::new() };
+        let record = FileRecord { name: place.name(root), bytes: file.bytes, stamp, rows, images: Vec::new() };
         Ok((record, Arc::new(schema)))
     }
 
@@ -121,15 +103,9 @@ impl Text {
     ) -> Result<Batches, String> {
         let file = BufReader::with_capacity(1 << 20, place.open().map_err(|e| e.to_string())?);
         let schema = Arc::new(schema::as_views(written));
-        let batches: Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>>> = match self {
-            Self::Csv => {
-                let builder = csv::ReaderBuilder::new(schema).with_format(format()).with_batch_size(most);
-                Box::new(builder.build_buffered(file).map_err(|e| plain(&e))?)
-            }
-            Self::JsonLines => {
-                let builder = json::ReaderBuilder::new(schema).with_batch_size(most).with_coerce_primitive(true);
-                Box::new(builder.build(BufReader::new(after_mark(file))).map_err(|e| plain(&e))?)
-            }
+        let batches = match self {
+            Self::Csv => csv::read(file, schema, most)?,
+            Self::JsonLines => json::read(after_mark(file), schema, most)?,
         };
         Ok(Box::new(Selected { batches, at: 0, ranges: ranges.to_vec().into(), rest: None }))
     }
@@ -175,12 +151,8 @@ pub(super) fn is_exact(text: &str) -> bool {
     }
 }
 
-fn format() -> Format {
-    Format::default().with_header(true)
-}
-
 /// What follows a byte order mark, which some editors put before a text.
-fn after_mark(mut file: impl Read) -> impl Read {
+fn after_mark<R: Read>(mut file: R) -> impl Read + use<R> {
     const MARK: &[u8] = "\u{feff}".as_bytes();
     let mut begin = Vec::new();
     // What cannot be read now, cannot be read after this.
@@ -200,37 +172,10 @@ impl Read for Failed {
     }
 }
 
-/// Types that hold all objects of a file, and how many there are. Errors name the line.
-fn infer_objects(mut file: impl BufRead) -> Result<(Schema, usize), ArrowError> {
-    let (mut line, mut objects, mut text) = (0_u64, 0, String::new());
-    let values = std::iter::from_fn(|| {
-        loop {
-            text.clear();
-            line += 1;
-            match file.read_line(&mut text) {
-                Ok(0) => return None,
-                Ok(_) if text.trim().is_empty() => {}
-                Ok(_) => break,
-                Err(e) => return Some(Err(ArrowError::JsonError(e.to_string()))),
-            }
-        }
-        objects += 1;
-        // Its own count of lines is that of this one.
-        let unlike = |e: serde_json::Error| {
-            let words = e.to_string();
-            let words = words.split(" at line ").next().unwrap_or_default();
-            ArrowError::JsonError(format!("{words} at column {}", e.column()))
-        };
-        Some(serde_json::from_str::<Map<String, Value>>(text.trim_end()).map(Value::Object).map_err(unlike))
-    });
-    let schema = json::reader::infer_json_schema_from_iterator(values);
-    Ok((schema.map_err(|e| ArrowError::JsonError(format!("line {line}: {}", plain(&e))))?, objects))
-}
-
 /// Arrow's words without the name of the variant.
-fn plain(error: &ArrowError) -> String {
+pub(super) fn plain(error: &ArrowError) -> String {
     match error {
-        ArrowError::CsvError(text) | ArrowError::JsonError(text) | ArrowError::ParseError(text) => text.clone(),
+        ArrowError::CastError(text) | ArrowError::JsonError(text) | ArrowError::ParseError(text) => text.clone(),
         other => other.to_string(),
     }
 }
@@ -240,16 +185,12 @@ struct Digested {
     file: Box<dyn Input>,
     digest: Sha256,
     bytes: u64,
-    csv: Option<Seen>,
 }
 
 impl Read for Digested {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read(into)?;
         self.digest.update(&into[..read]);
-        if let Some(csv) = &mut self.csv {
-            csv.read(&into[..read]);
-        }
         self.bytes += read as u64;
         Ok(read)
     }
@@ -257,15 +198,15 @@ impl Read for Digested {
 
 /// The rows of some ranges of batches that follow each other.
 struct Selected {
-    batches: Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>>>,
+    batches: Batches,
     /// The number of the next batch's first row.
     at: u64,
     ranges: VecDeque<(u64, u64)>,
-    rest: Option<(u64, RecordBatch)>,
+    rest: Option<(u64, Rows)>,
 }
 
 impl Iterator for Selected {
-    type Item = Result<RecordBatch, String>;
+    type Item = Result<Rows, String>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let &(start, rows) = self.ranges.front()?;
@@ -275,13 +216,13 @@ impl Iterator for Selected {
                 None => match self.batches.next()? {
                     Ok(batch) => {
                         let at = self.at;
-                        self.at += batch.num_rows() as u64;
+                        self.at += batch.batch.num_rows() as u64;
                         (at, batch)
                     }
-                    Err(e) => return Some(Err(plain(&e))),
+                    Err(e) => return Some(Err(e)),
                 },
             };
-            let end = at + batch.num_rows() as u64;
+            let end = at + batch.batch.num_rows() as u64;
             if end <= start {
                 continue;
             }
@@ -325,9 +266,11 @@ mod tests {
             assert_eq!((record.rows, record.bytes), (10, text.len() as u64), "{name}");
             assert_eq!(schema.field(0).data_type(), &DataType::Int64);
             let batches = kind.read(&path, &schema, &[(1, 4), (6, 1), (7, 3)], 3).unwrap();
-            let rows: Vec<RecordBatch> = batches.collect::<Result<_, _>>().unwrap();
-            let ids: Vec<i64> =
-                rows.iter().flat_map(|b| b.column(0).as_primitive::<Int64Type>().values().to_vec()).collect();
+            let rows: Vec<Rows> = batches.collect::<Result<_, _>>().unwrap();
+            let ids: Vec<i64> = rows
+                .iter()
+                .flat_map(|rows| rows.batch.column(0).as_primitive::<Int64Type>().values().to_vec())
+                .collect();
             assert_eq!(ids, [1, 2, 3, 4, 6, 7, 8, 9], "{name}");
         }
     }
@@ -377,8 +320,10 @@ mod tests {
             (Text::Csv, "a,b,a\n1,2,3\n", "two columns \"a\""),
             (Text::Csv, "", "no columns"),
             (Text::JsonLines, "[1, 2", "not a file with a JSON object"),
-            (Text::JsonLines, "{\"a\": 1}\n\n{\"a\": 1,}\n", "line 3: trailing comma at column 9"),
-            (Text::JsonLines, "{\"a\": 1}\n[{\"a\": 1}]\n", "line 2: invalid type: sequence, expected a map"),
+            (Text::Csv, "a,b\n1,\"2\n3\"\n4\n", "line 4 has 1 field, and the header 2"),
+            (Text::JsonLines, "\n{\"a\": 1,}\n{\n", "line 2: trailing comma at column 9"),
+            (Text::JsonLines, "[{\"a\": 1}, {\"a\": 2}", "the array that it begins with is not closed"),
+            (Text::JsonLines, "[{\"a\": 1}]\n[{\"a\": 2}]\n", "something follows the array that it begins with"),
         ] {
             let path = folder.path().join("x");
             std::fs::write(&path, text).unwrap();

@@ -1,0 +1,257 @@
+//! Tables as the world's programs write them: what differs between their files, and values that are none.
+
+use std::fs::{self, File};
+use std::sync::Arc;
+
+use datafusion::arrow::array::{
+    ArrayRef, BinaryArray, DictionaryArray, Float64Array, Int32Array, Int64Array, ListArray, NullArray, StringArray,
+    StructArray, TimestampMicrosecondArray, TimestampNanosecondArray,
+};
+use datafusion::arrow::buffer::OffsetBuffer;
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Field, Int8Type};
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::parquet::arrow::ArrowWriter;
+use datafusion::parquet::data_type::{ByteArray, ByteArrayType};
+use datafusion::parquet::file::properties::WriterProperties;
+use datafusion::parquet::file::writer::SerializedFileWriter;
+use datafusion::parquet::schema::parser::parse_message_type;
+
+use super::{Place, root};
+
+const RECIPE: &str = "SELECT * EXCLUDE (image, text), encode(sha256(image), 'hex') AS image_sha256, 'web' AS source, text, \
+                      1.0 AS itm_score, image_error(image) IS NULL AS kept, image_error(image) AS error, image FROM web";
+const CAT: &str = "tests/fixtures/images/emoji_cat_face_google.png";
+
+fn place() -> Place {
+    let place = Place::new();
+    fs::write(place.path("recipe.sql"), RECIPE).unwrap();
+    fs::create_dir(place.path("data")).unwrap();
+    fs::copy(root(CAT), place.path("data/cat.png")).unwrap();
+    place
+}
+
+fn run<'a>(source: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&["run", source, "pairs", "--recipe", "recipe.sql"][..], more].concat()
+}
+
+/// A column of the pair table as text.
+fn column(place: &Place, expr: &str) -> Vec<String> {
+    let rows = place.rows("pairs", &format!("SELECT coalesce(CAST({expr} AS VARCHAR), 'NULL') AS v FROM t"));
+    rows.iter().map(|row| row["v"].as_str().unwrap().to_owned()).collect()
+}
+
+/// A Parquet file with an image and a text in each row, unless the columns have others.
+fn parquet(place: &Place, name: &str, columns: &[(&str, ArrayRef)]) {
+    let rows = columns[0].1.len();
+    let cat = fs::read(root(CAT)).unwrap();
+    let image: ArrayRef = Arc::new(BinaryArray::from(vec![cat.as_slice(); rows]));
+    let text: ArrayRef = Arc::new(StringArray::from(vec!["a cat"; rows]));
+    let has = |name: &str| columns.iter().any(|(column, _)| *column == name);
+    let own = [("image", image), ("text", text)].into_iter().filter(|(name, _)| !has(name));
+    let all: Vec<(&str, ArrayRef)> = own.chain(columns.iter().cloned()).collect();
+    let batch = RecordBatch::try_from_iter_with_nullable(all.into_iter().map(|(n, c)| (n, c, true))).unwrap();
+    let file = File::create(place.path(name)).unwrap();
+    let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+}
+
+fn structs(parts: Vec<(&str, ArrayRef)>) -> ArrayRef {
+    let parts =
+        parts.into_iter().map(|(name, part)| (Arc::new(Field::new(name, part.data_type().clone(), true)), part));
+    Arc::new(StructArray::from(parts.collect::<Vec<_>>()))
+}
+
+/// The width of a dictionary's keys suffices for one file of pandas, and not for the table of them all.
+#[test]
+fn categories_of_many_files_are_read_back() {
+    let place = place();
+    for file in 0..3 {
+        let names: Vec<String> = (0..300).map(|row| format!("site{file}_{}.org", row % 100)).collect();
+        let names: DictionaryArray<Int8Type> = names.iter().map(String::as_str).collect();
+        let names: ArrayRef = Arc::new(names);
+        let item = Arc::new(Field::new("item", names.data_type().clone(), true));
+        let lists = ListArray::new(item, OffsetBuffer::from_lengths([1; 300]), Arc::clone(&names), None);
+        let nested = structs(vec![("of", Arc::clone(&names))]);
+        let columns: [(&str, ArrayRef); 3] = [("domain", names), ("all", Arc::new(lists)), ("part", nested)];
+        parquet(&place, &format!("data/{file}.parquet"), &columns);
+    }
+    let found = "count(DISTINCT domain) + count(DISTINCT \"all\"[1]) + count(DISTINCT part['of'])";
+    for format in ["parquet", "delta", "jsonl"] {
+        let _ = fs::remove_dir_all(place.path("pairs"));
+        place.ok(&run("data", &["--format", format, "--image", "none"]));
+        assert_eq!(place.number("pairs", &format!("SELECT {found} FROM t")), 900, "{format}");
+    }
+    place.ok(&["sql", "-c", "COPY (SELECT * EXCLUDE image FROM 'data') TO 'copy.parquet'"]);
+    assert_eq!(place.number("copy.parquet", &format!("SELECT {found} FROM t")), 900);
+}
+
+#[test]
+fn shards_are_one_table_by_the_names_of_their_columns() {
+    let place = place();
+    let int32 = |values: Vec<Option<i32>>| Arc::new(Int32Array::from(values)) as ArrayRef;
+    let texts = |values: Vec<Option<&str>>| Arc::new(StringArray::from(values)) as ArrayRef;
+    let nothing = || Arc::new(NullArray::new(2)) as ArrayRef;
+    let second = 1_600_000_000_000_000_i64;
+    parquet(
+        &place,
+        "data/0.parquet",
+        &[
+            ("id", int32(vec![Some(1), Some(2)])),
+            ("width", Arc::new(Int64Array::from(vec![Some(7), None]))),
+            ("licence", nothing()),
+            ("seen", Arc::new(TimestampMicrosecondArray::from(vec![second; 2]))),
+            ("meta", structs(vec![("path", nothing()), ("n", int32(vec![Some(5), None]))])),
+        ],
+    );
+    // In another order, with other widths, and with values where the first has none.
+    parquet(
+        &place,
+        "data/1.parquet",
+        &[
+            ("licence", cast(&texts(vec![Some("MIT"), None]), &DataType::LargeUtf8).unwrap()),
+            ("text", texts(vec![Some("a dog"), Some("a cow")])),
+            ("meta", structs(vec![("more", nothing()), ("path", texts(vec![Some("p"), None])), ("n", nothing())])),
+            ("seen", Arc::new(TimestampNanosecondArray::from(vec![second * 1000 + 1; 2]))),
+            ("id", Arc::new(Int64Array::from(vec![3, 1 << 40]))),
+            ("width", Arc::new(Float64Array::from(vec![Some(1.5), None]))),
+            ("only", texts(vec![Some("here"), None])),
+        ],
+    );
+    place.ok(&run("data", &[]));
+    assert_eq!(column(&place, "id"), ["1", "2", "3", "1099511627776"]);
+    assert_eq!(column(&place, "width"), ["7.0", "NULL", "1.5", "NULL"]);
+    assert_eq!(column(&place, "licence"), ["NULL", "NULL", "MIT", "NULL"]);
+    assert_eq!(column(&place, "meta['path']"), ["NULL", "NULL", "p", "NULL"]);
+    assert_eq!(column(&place, "meta['n']"), ["5", "NULL", "NULL", "NULL"]);
+    assert_eq!(column(&place, "only"), ["NULL", "NULL", "here", "NULL"]);
+    assert_eq!(column(&place, "text"), ["a cat", "a cat", "a dog", "a cow"]);
+    assert_eq!(column(&place, "CAST(seen AS BIGINT) % 1000"), ["0", "0", "1", "1"]);
+    // SQL sees the same table.
+    for expr in ["id", "width", "licence", "meta['path']", "meta['n']", "only", "text", "seen"] {
+        let here = place.rows("data", &format!("SELECT {expr} AS v FROM t ORDER BY id"));
+        assert_eq!(here, place.rows("pairs", &format!("SELECT {expr} AS v FROM t ORDER BY id")), "{expr}");
+    }
+
+    // A number that a fraction cannot be is not rounded, and texts are no numbers.
+    parquet(&place, "data/2.parquet", &[("width", Arc::new(Int64Array::from(vec![(1 << 53) + 1])))]);
+    let said = place.fails(1, &run("data", &["--overwrite"]));
+    assert!(said.contains("2.parquet") && said.contains("column width: the whole number 9007199254740993"), "{said}");
+    parquet(&place, "data/2.parquet", &[("only", Arc::new(Int64Array::from(vec![1])))]);
+    let said = place.fails(1, &run("data", &["--overwrite"]));
+    let words = ["2.parquet: its column only is Int64, and Utf8 in", "data/1.parquet: convert one of them"];
+    assert!(words.iter().all(|word| said.contains(word)), "{said}");
+    let said = place.fails(1, &["sql", "--table", "t=data", "-c", "SELECT count(*) FROM t"]);
+    assert!(said.contains("its column only is Int64, and Utf8 in") && said.contains("1.parquet"), "{said}");
+    let schema = parse_message_type("message rows { required int32 meta; required int32 meta; }").unwrap();
+    let file = File::create(place.path("twice.parquet")).unwrap();
+    SerializedFileWriter::new(file, Arc::new(schema), Arc::new(WriterProperties::new())).unwrap().close().unwrap();
+    let said = place.fails(1, &run("twice.parquet", &["--overwrite"]));
+    assert!(said.contains("two columns \"meta\": rename one"), "{said}");
+}
+
+/// Rows with bytes where the schema has texts.
+fn parquet_of_bytes(place: &Place, name: &str, rows: &[[&[u8]; 3]]) {
+    let schema = "message rows { required binary image; required binary text (UTF8); required group meta { required binary alt (UTF8); } }";
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let file = File::create(place.path(name)).unwrap();
+    let mut writer = SerializedFileWriter::new(file, schema, Arc::new(WriterProperties::new())).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    for at in 0..3 {
+        let mut column = group.next_column().unwrap().unwrap();
+        let values: Vec<ByteArray> = rows.iter().map(|row| ByteArray::from(row[at].to_vec())).collect();
+        column.typed::<ByteArrayType>().write_batch(&values, None, None).unwrap();
+        column.close().unwrap();
+    }
+    group.close().unwrap();
+    writer.close().unwrap();
+}
+
+#[test]
+fn a_text_that_is_not_utf8_costs_its_row() {
+    let place = place();
+    let cat = fs::read(root(CAT)).unwrap();
+    let row = |text: &'static [u8], alt: &'static [u8]| [&cat[..], text, alt];
+    let rows = [row(b"a cat", b"x"), row(b"caf\xe9", b"y"), row(b"a dog", b"na\xefve"), row(b"a cow", b"\xff")];
+    parquet_of_bytes(&place, "bad.parquet", &rows);
+    let output = place.run(&run("bad.parquet", &[]));
+    let said = super::text(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(column(&place, "kept"), ["true", "false", "true", "true"]);
+    assert_eq!(column(&place, "error")[1], "column text: bytes that are not UTF-8: \"caf\u{fffd}\"");
+    assert_eq!(column(&place, "text")[1..3], ["caf\u{fffd}", "a dog"]);
+    // What is only taken along costs no row, and is told.
+    assert_eq!(column(&place, "meta['alt']")[2..], ["na\u{fffd}ve", "\u{fffd}"]);
+    let words =
+        ["bad.parquet, row 2, and 1 rows more: column meta: bytes that are not UTF-8", "U+FFFD stands for them"];
+    assert!(words.iter().all(|word| said.contains(word)), "{said}");
+    // A row is the same whatever rows it is read with, and another try changes nothing.
+    place.ok(&run("bad.parquet", &["--retry-failed"]));
+    assert_eq!(column(&place, "kept"), ["true", "false", "true", "true"]);
+    let said = place.fails(1, &run("bad.parquet", &["--overwrite", "--max-failed", "0"]));
+    assert!(said.contains("column text: bytes that are not UTF-8"), "{said}");
+}
+
+#[test]
+fn a_line_that_is_no_object_costs_its_row() {
+    let place = place();
+    let line = |more: &str| format!("{{\"path\": \"cat.png\", {more}}}\n");
+    let mut lines = [line("\"text\": \"a cat \\ud83d\", \"score\": NaN"), line("\"text\": \"b\""), line("\"text\": ")]
+        .concat()
+        .into_bytes();
+    lines.extend(b"{\"path\": \"cat.png\", \"text\": \"caf\xe9\"}\n\n");
+    lines.extend(line("\"text\": \"last\", \"score\": 0.5").into_bytes());
+    fs::write(place.path("data/web.jsonl"), &lines).unwrap();
+    place.ok(&run("data/web.jsonl", &["--path-column", "path", "--unit-rows", "2"]));
+    assert_eq!(column(&place, "kept"), ["true", "true", "false", "false", "true"]);
+    assert_eq!(column(&place, "text"), ["a cat \u{fffd}", "b", "NULL", "caf\u{fffd}", "last"]);
+    assert_eq!(column(&place, "score"), ["NULL", "NULL", "NULL", "NULL", "0.5"]);
+    let errors = column(&place, "error");
+    assert!(errors[2].starts_with("line 3: expected value at column"), "{errors:?}");
+    assert_eq!(errors[3], "line 4: bytes that are not UTF-8");
+
+    // One array, as LLaVA's and COCO's lists are.
+    let array =
+        "[\n  {\"path\": \"cat.png\", \"text\": \"a, [cat]\"},\n  {\"path\": \"cat.png\",\n   \"text\": \"b\"}, 7]\n";
+    fs::write(place.path("data/web.json"), array).unwrap();
+    place.ok(&run("data/web.json", &["--path-column", "path", "--overwrite"]));
+    assert_eq!(column(&place, "text"), ["a, [cat]", "b", "NULL"]);
+    assert!(column(&place, "error")[2].starts_with("object 3: invalid type: integer `7`"));
+    fs::write(place.path("data/web.json"), &array[..array.len() - 3]).unwrap();
+    let said = place.fails(1, &run("data/web.json", &["--path-column", "path", "--overwrite"]));
+    assert!(said.contains("web.json") && said.contains("is not closed"), "{said}");
+}
+
+#[test]
+fn a_csv_value_that_no_type_holds_makes_its_column_text() {
+    let place = place();
+    let lines = |last: &str| {
+        let rows: String = (1..20).map(|n| format!("cat.png,cat {n},2020-01-0{},{n}\n", n % 9 + 1)).collect();
+        format!("path,text,day,n\n{rows}cat.png,cat last,{last}\n")
+    };
+    for (last, day, n) in [
+        ("2020-01-09,20", "Date32", "Int64"),
+        ("0000-00-00,20", "Utf8", "Int64"),
+        ("2020-02-30,9223372036854775808", "Utf8", "Utf8"),
+        (",NaN", "Date32", "Utf8"),
+    ] {
+        fs::write(place.path("data/late.csv"), lines(last)).unwrap();
+        place.ok(&run("data/late.csv", &["--path-column", "path", "--unit-rows", "4", "--overwrite"]));
+        for (name, wanted) in [("day", day), ("n", n)] {
+            let wrong = format!("SELECT count(*) FROM t WHERE replace(arrow_typeof({name}), 'View', '') <> '{wanted}'");
+            assert_eq!(place.number("pairs", &wrong), 0, "{last}: {name} is {:?}", column(&place, name));
+        }
+        assert_eq!(column(&place, "kept"), ["true"; 20]);
+    }
+    // A field that is not UTF-8 is as a text of Parquet; a row without its fields is named, by the file's own lines.
+    let bad = [b"path,text,alt\ncat.png,caf\xe9,x\n".as_slice(), b"cat.png,\"two\nlines\",\xff\n"].concat();
+    fs::write(place.path("data/late.csv"), &bad).unwrap();
+    place.ok(&run("data/late.csv", &["--path-column", "path", "--overwrite"]));
+    assert_eq!(column(&place, "kept"), ["false", "true"]);
+    assert_eq!(column(&place, "error")[0], "column text: bytes that are not UTF-8: \"caf\u{fffd}\"");
+    assert_eq!(column(&place, "alt"), ["x", "\u{fffd}"]);
+    fs::write(place.path("data/late.csv"), [&bad[..], b"cat.png\n"].concat()).unwrap();
+    let said = place.fails(1, &run("data/late.csv", &["--path-column", "path", "--overwrite"]));
+    assert!(said.contains("late.csv") && said.contains("line 5 has 1 field, and the header 3"), "{said}");
+}
