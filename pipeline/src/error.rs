@@ -117,6 +117,17 @@ pub fn message(error: &DataFusionError) -> String {
         DataFusionError::SQL(cause, _) => cause.to_string(),
         DataFusionError::Plan(text) => text.clone(),
         root @ DataFusionError::SchemaError(..) => root.strip_backtrace(),
-        _ => error.strip_backtrace(),
+        _ => not_utf8(error.strip_backtrace()),
     }
+}
+
+/// What to do where a Parquet file has bytes for a text, of which its reader tells neither file nor column.
+fn not_utf8(text: String) -> String {
+    if !text.contains("encountered non UTF-8 data") {
+        return text;
+    }
+    format!(
+        "{text}: a column of text has bytes that are no text. Select the other columns by their names; or have capfilt run read the \
+         file, which names file, row and column, puts U+FFFD for such bytes, and goes on"
+    )
 }

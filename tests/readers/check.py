@@ -3,6 +3,8 @@
 usage: check.py CAPFILT, from the project's root; `make test-readers` installs the packages and runs it.
 """
 
+import datetime
+import decimal
 import hashlib
 import json
 import subprocess
@@ -11,6 +13,8 @@ import tempfile
 from pathlib import Path
 
 import duckdb
+import numpy
+import pyarrow
 import pyarrow.dataset
 import pyarrow.parquet
 import webdataset
@@ -18,6 +22,82 @@ from datasets import load_dataset
 from deltalake import DeltaTable, write_deltalake
 
 ROWS = 200
+RECIPE = ("SELECT * EXCLUDE (image, text), '' AS image_sha256, 'web' AS source, text, 1.0 AS itm_score, true AS kept, "
+          "CAST(NULL AS VARCHAR) AS error, image FROM web")
+
+
+def typed():
+    """A column of each type that pyarrow writes to Parquet, with a NULL and values at the types' ends."""
+    at = datetime.datetime(2020, 1, 2, 3, 4, 5)
+    time = datetime.time(10, 11, 12)
+    types = {
+        pyarrow.bool_(): [True, False], pyarrow.float16(): [numpy.float16(1.5), numpy.float16(-2)],
+        pyarrow.float32(): [1.5, float("-inf")], pyarrow.float64(): [1e300, -0.0],
+        pyarrow.decimal128(10, 2): [decimal.Decimal("1.25"), decimal.Decimal("-3.00")],
+        pyarrow.decimal256(50, 3): [decimal.Decimal("1.250"), decimal.Decimal(10**40)],
+        pyarrow.date32(): [at.date(), datetime.date(1, 1, 1)], pyarrow.date64(): [at.date(), datetime.date(1969, 1, 1)],
+        pyarrow.binary(): [b"\xff", b""], pyarrow.large_binary(): [b"\xff", b""], pyarrow.binary(4): [b"abcd", b"efgh"],
+        pyarrow.binary_view(): [b"x", b"longer than twelve bytes"],
+        pyarrow.string(): ["é", ""], pyarrow.large_string(): ["é", ""], pyarrow.string_view(): ["é", "longer than twelve bytes"],
+        pyarrow.list_(pyarrow.string()): [["a", None], []], pyarrow.large_list(pyarrow.int8()): [[1], []],
+        pyarrow.list_(pyarrow.float32(), 2): [[1, 2], [3, 4]], pyarrow.map_(pyarrow.string(), pyarrow.int64()): [[("k", 1)], []],
+        pyarrow.struct([("a", pyarrow.int32()), ("b", pyarrow.list_(pyarrow.date64()))]): [{"a": 1, "b": [at.date()]}, {"a": None, "b": None}],
+        pyarrow.dictionary(pyarrow.int8(), pyarrow.string()): ["a", "b"], pyarrow.dictionary(pyarrow.int8(), pyarrow.int64()): [5, 6],
+        pyarrow.dictionary(pyarrow.int8(), pyarrow.binary(4)): [b"abcd", b"efgh"],
+        pyarrow.list_(pyarrow.dictionary(pyarrow.int16(), pyarrow.string())): [["a"], ["b", "a"]],
+        pyarrow.null(): [None, None], pyarrow.time32("s"): [time, datetime.time(0)], pyarrow.time32("ms"): [time, datetime.time(0)],
+        pyarrow.time64("us"): [time, datetime.time(0)], pyarrow.time64("ns"): [time, datetime.time(0)],
+    }
+    for bits in (8, 16, 32, 64):
+        types[getattr(pyarrow, f"int{bits}")()] = [-(2 ** (bits - 1)), 2 ** (bits - 1) - 1]
+        types[getattr(pyarrow, f"uint{bits}")()] = [0, 2**bits - 1]
+    for unit in ("s", "ms", "us", "ns"):
+        types[pyarrow.timestamp(unit)] = types[pyarrow.timestamp(unit, "Europe/Berlin")] = [at, at]
+        types[pyarrow.duration(unit)] = [datetime.timedelta(seconds=5), datetime.timedelta(0)]
+    columns = {f"{number:02} {of}": pyarrow.array([first, None, last], of) for number, (of, (first, last)) in enumerate(types.items())}
+    decimals = pyarrow.array([decimal.Decimal("1.25"), decimal.Decimal("2.00")], pyarrow.decimal128(10, 2))
+    columns["a dictionary of decimals"] = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0, None, 1], pyarrow.int8()), decimals)
+    return columns
+
+
+def check_types(place, run):
+    """Each type comes out as it went in; a dictionary as its values."""
+    columns, image = typed(), Path("tests/fixtures/images/one_pixel.png").read_bytes()
+    source = pyarrow.table({"image": [image] * 3, "text": ["a", "b", "c"], **columns})
+    pyarrow.parquet.write_table(source, place / "types.parquet")
+    run("run", place / "types.parquet", place / "typed", "--recipe", place / "recipe.sql")
+    table = pyarrow.dataset.dataset(place / "typed", format="parquet").to_table()
+    # As pyarrow itself sees the source: it keeps no seconds in files, and no fields of its own types of views.
+    read = pyarrow.parquet.read_table(place / "types.parquet")
+    for name in columns:
+        assert table[name].to_pylist() == read[name].to_pylist(), (name, table[name], read[name])
+        was = read.schema.field(name).type
+        if not any(pyarrow.types.is_dictionary(part) for part in (was, getattr(was, "value_type", was))):
+            assert table.schema.field(name).type == was, (name, table.schema.field(name).type)
+    old = pyarrow.table({"image": [image], "text": ["a"], "seen": pyarrow.array([datetime.datetime(2020, 1, 2)], pyarrow.timestamp("ns"))})
+    pyarrow.parquet.write_table(old, place / "old.parquet", use_deprecated_int96_timestamps=True)
+    run("run", place / "old.parquet", place / "of-old", "--recipe", place / "recipe.sql")
+    assert pyarrow.dataset.dataset(place / "of-old", format="parquet").to_table()["seen"].to_pylist() == old["seen"].to_pylist()
+
+
+def check_categories(place, run):
+    """The keys of 100 categories are of 8 bits, and the table has 300 of them."""
+    (place / "categories").mkdir()
+    image = Path("tests/fixtures/images/one_pixel.png").read_bytes()
+    for file in range(3):
+        names = pyarrow.array([f"site{file}_{row % 100}.org" for row in range(300)]).dictionary_encode()
+        names = pyarrow.DictionaryArray.from_arrays(names.indices.cast(pyarrow.int8()), names.dictionary, ordered=True)
+        nested = pyarrow.ListArray.from_arrays(list(range(301)), names)
+        parts = pyarrow.StructArray.from_arrays([names], ["of"])
+        columns = {"image": [image] * 300, "text": ["a"] * 300, "domain": names, "all": nested, "part": parts}
+        pyarrow.parquet.write_table(pyarrow.table(columns), place / "categories" / f"{file}.parquet")
+    for form in ("parquet", "delta"):
+        run("run", place / "categories", place / form, "--recipe", place / "recipe.sql", "--format", form)
+    for table in (pyarrow.dataset.dataset(place / "parquet", format="parquet").to_table(), DeltaTable(place / "delta").to_pyarrow_table()):
+        rows = table.to_pylist()
+        assert len({row["domain"] for row in rows}) == len({row["all"][0] for row in rows}) == len({row["part"]["of"] for row in rows}) == 300
+    loaded = load_dataset("parquet", data_files=f"{place}/parquet/*.parquet", split="train", cache_dir=place / "cache")
+    assert len(set(loaded["domain"])) == 300
 
 
 def main(capfilt):
@@ -78,12 +158,18 @@ def main(capfilt):
         DeltaTable(place / "crawl").delete("id % 2 = 0")
         left = sum(row["id"] % 2 == 1 for row in web.slice(0, 80).to_pylist())
         recipe = place / "recipe.sql"
-        recipe.write_text("SELECT * EXCLUDE (image, text), '' AS image_sha256, 'web' AS source, text, 1.0 AS itm_score, true AS kept, "
-                          "CAST(NULL AS VARCHAR) AS error, image FROM web")
+        recipe.write_text(RECIPE)
         for version, expected in ((0, 50), (1, 80), (2, left)):
             run("run", place / "crawl", place / f"of-{version}", "--source-version", version, "--recipe", recipe)
             assert pyarrow.dataset.dataset(place / f"of-{version}", format="parquet").count_rows() == expected, version
         print("deltalake: each version, and its own tables as a source")
+
+        check_types(place, run)
+        print("pyarrow: each type as it was in the source")
+        (place / "of-categories").mkdir()
+        (place / "of-categories" / "recipe.sql").write_text(RECIPE)
+        check_categories(place / "of-categories", run)
+        print("pyarrow, datasets and deltalake: categories of more files than their keys suffice for")
 
 
 if __name__ == "__main__":

@@ -84,6 +84,11 @@ fn exact_cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
             exact(array, from)?;
             plain_cast(array, to)
         }
+        // Of views each is looked at: elsewhere the bytes of all values are, and those of a slice's neighbours.
+        (from, to) if is_binary(from) && is_text(to) => {
+            let texts = plain_cast(&plain_cast(array, &DataType::BinaryView)?, &DataType::Utf8View)?;
+            plain_cast(&texts, to)
+        }
         // A view is made by way of Binary only.
         (DataType::FixedSizeBinary(_), to) if is_binary(to) => plain_cast(&plain_cast(array, &DataType::Binary)?, to),
         _ => plain_cast(array, to),
@@ -167,7 +172,9 @@ pub(super) fn common(a: &DataType, b: &DataType) -> Option<DataType> {
         (Null, other) | (other, Null) => Some(other.clone()),
         (Dictionary(_, value), other) | (other, Dictionary(_, value)) => common(value, other),
         (a, b) if a.is_integer() && b.is_integer() => integer(a, b),
-        (a, b) if a.is_floating() && b.is_floating() => Some(if a.size() >= b.size() { a.clone() } else { b.clone() }),
+        (a, b) if a.is_floating() && b.is_floating() => {
+            Some(if a.primitive_width() >= b.primitive_width() { a.clone() } else { b.clone() })
+        }
         (a, b) if (a.is_integer() && b.is_floating()) || (a.is_floating() && b.is_integer()) => Some(Float64),
         (a, b) if is_text(a) && is_text(b) => Some(a.clone()),
         (FixedSizeBinary(_), FixedSizeBinary(_)) => Some(Binary),
