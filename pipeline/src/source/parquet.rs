@@ -31,12 +31,11 @@ const BATCH_BYTES: u64 = 64 << 20;
 /// What the footer says.
 pub(super) fn look(root: &Path, place: &Place) -> Result<(FileRecord, SchemaRef)> {
     let file = place.chunks().map_err(|e| Error::source(place.shown(), e))?;
-    let broken = |e: &dyn std::fmt::Display| {
-        place.error(|| match footer::is_encrypted(&file) {
-            true => "it is encrypted: write it anew without".to_owned(),
-            false => format!("not a Parquet file, or a broken one: {e}"),
-        })
-    };
+    // With a footer that can be read it would fail at the first of its columns that is encrypted.
+    if footer::is_encrypted(&file) {
+        return Err(place.error(|| "it is encrypted: write it anew without".to_owned()));
+    }
+    let broken = |e: &dyn std::fmt::Display| place.error(|| format!("not a Parquet file, or a broken one: {e}"));
     let footer = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| broken(&e))?;
     if let Some(name) = schema::twice(footer.schema()) {
         return Err(place.error(|| format!("it has two columns {name:?}: rename one")));
