@@ -171,8 +171,9 @@ fn hash(chunk: &Chunk, start: u64, look: &Look) -> Result<Hashed> {
     let mut keys = FixedSizeBinaryBuilder::with_capacity(count, 32);
     let mut looks = Vec::with_capacity(count);
     let mut sketches = Vec::with_capacity(count);
-    for (image, text) in images.iter().zip(texts) {
-        let Some(image) = image else {
+    for ((image, text), number) in images.iter().zip(texts).zip(&chunk.numbers) {
+        // A row that fails is no original: what repeats it would go with it.
+        let Some(image) = image.filter(|_| !chunk.problems.contains_key(number)) else {
             keys.append_null();
             looks.push(None);
             sketches.push(None);
@@ -277,6 +278,7 @@ mod tests {
             (Some("a"), Some("")),
             (Some("b"), Some("x")),
             (None, Some("x")),
+            (Some("a"), Some("x")),
         ];
         let image: ArrayRef = Arc::new(rows.iter().map(|(image, _)| image.map(str::as_bytes)).collect::<BinaryArray>());
         let text: ArrayRef = Arc::new(rows.iter().map(|(_, text)| *text).collect::<StringArray>());
@@ -284,10 +286,10 @@ mod tests {
         let chunk = Chunk {
             unit: Position { file: 3, row: 0 },
             row: 10,
-            count: 8,
+            count: 9,
             rows,
-            numbers: (10..18).collect(),
-            problems: BTreeMap::new(),
+            numbers: (10..19).collect(),
+            problems: BTreeMap::from([(18, "column text: bytes that are not UTF-8".to_owned())]),
             earlier: Vec::new(),
         };
         // Nothing of it is a picture: keys decide either way, and texts do not.
@@ -300,14 +302,14 @@ mod tests {
                 limits: Limits::default(),
             };
             let hashed = hash(&chunk, 100, &look).unwrap();
-            assert_eq!((hashed.file, hashed.count), (3, 8));
-            assert_eq!(files::numbers(&hashed.rows, 0).unwrap().values().to_vec(), (110..118).collect::<Vec<u64>>());
+            assert_eq!((hashed.file, hashed.count), (3, 9));
+            assert_eq!(files::numbers(&hashed.rows, 0).unwrap().values().to_vec(), (110..119).collect::<Vec<u64>>());
             let keys: Vec<_> = hashed.rows.column(1).as_fixed_size_binary().iter().collect();
-            assert_eq!((keys[0], keys[3], keys[7]), (keys[1], keys[4], None));
+            assert_eq!((keys[0], keys[3], keys[7], keys[8]), (keys[1], keys[4], None, None));
             assert_eq!(keys.iter().flatten().collect::<BTreeSet<_>>().len(), 5);
             assert_eq!(hashed.rows.columns().len(), if how.contains("texts") { 6 } else { 3 });
             for column in 2..hashed.rows.num_columns() {
-                assert_eq!(hashed.rows.column(column).null_count(), 8);
+                assert_eq!(hashed.rows.column(column).null_count(), 9);
             }
         }
     }
