@@ -3,6 +3,7 @@
 usage: check.py CAPFILT, from the project's root; `make test-readers` installs the packages and runs it.
 """
 
+import base64
 import datetime
 import decimal
 import hashlib
@@ -17,6 +18,7 @@ import numpy
 import pyarrow
 import pyarrow.dataset
 import pyarrow.parquet
+import pyarrow.parquet.encryption
 import webdataset
 from datasets import load_dataset
 from deltalake import DeltaTable, write_deltalake
@@ -79,6 +81,29 @@ def check_types(place, run):
     pyarrow.parquet.write_table(old, place / "old.parquet", use_deprecated_int96_timestamps=True)
     run("run", place / "old.parquet", place / "of-old", "--recipe", place / "recipe.sql")
     assert pyarrow.dataset.dataset(place / "of-old", format="parquet").to_table()["seen"].to_pylist() == old["seen"].to_pylist()
+
+
+class Keys(pyarrow.parquet.encryption.KmsClient):
+    """Keys that are kept nowhere."""
+
+    def __init__(self, _):
+        super().__init__()
+
+    def wrap_key(self, key, _):
+        return base64.b64encode(key)
+
+
+def check_encrypted(place, capfilt):
+    """Files that are encrypted as a whole, or but for the footer, are named as that."""
+    table = pyarrow.table({"image": [b"x"], "text": ["a"]})
+    for plain in (True, False):
+        config = pyarrow.parquet.encryption.EncryptionConfiguration(footer_key="f", column_keys={"c": ["text"]}, plaintext_footer=plain)
+        factory = pyarrow.parquet.encryption.CryptoFactory(Keys)
+        properties = factory.file_encryption_properties(pyarrow.parquet.encryption.KmsConnectionConfig(), config)
+        with pyarrow.parquet.ParquetWriter(place / "secret.parquet", table.schema, encryption_properties=properties) as writer:
+            writer.write_table(table)
+        told = subprocess.run([capfilt, "run", place / "secret.parquet", place / "secret"], capture_output=True, text=True)
+        assert told.returncode == 1 and "it is encrypted" in told.stderr, told.stderr
 
 
 def check_categories(place, run):
@@ -166,7 +191,8 @@ def main(capfilt):
         print("deltalake: each version, and its own tables as a source")
 
         check_types(place, run)
-        print("pyarrow: each type as it was in the source")
+        check_encrypted(place, capfilt)
+        print("pyarrow: each type as it was in the source, and encrypted files are refused as that")
         (place / "of-categories").mkdir()
         (place / "of-categories" / "recipe.sql").write_text(RECIPE)
         check_categories(place / "of-categories", run)
