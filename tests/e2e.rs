@@ -1,6 +1,8 @@
 //! The command as a user runs it: the binary, in a folder of its own, over real pictures and small real checkpoints.
 
 #[cfg(unix)]
+mod changes;
+#[cfg(unix)]
 mod columns;
 mod compose;
 mod dedupe;

@@ -309,13 +309,16 @@ impl Dest {
     /// A renamed file is safe on disk only when its folder is.
     pub(crate) fn sync(&self) -> Result<()> {
         let parts = self.folder.join(PARTS);
-        for folder in [&self.folder, &parts, &self.path] {
-            if folder == &parts && !parts.is_dir() {
-                continue;
-            }
-            File::open(folder).and_then(|f| f.sync_all()).map_err(|e| Error::write(folder, &e))?;
+        self.sync_kept()?;
+        if parts.is_dir() {
+            sync(&parts)?;
         }
-        Ok(())
+        sync(&self.path)
+    }
+
+    /// The same where the file is in the shard's folder, which is there for long.
+    pub(crate) fn sync_kept(&self) -> Result<()> {
+        sync(&self.folder)
     }
 
     /// Removes the folder of waiting parts, which is empty.
@@ -348,6 +351,10 @@ fn create_lock(folder: &Path, file: &Path) -> io::Result<File> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => create(),
         created => created,
     }
+}
+
+fn sync(folder: &Path) -> Result<()> {
+    File::open(folder).and_then(|f| f.sync_all()).map_err(|e| Error::write(folder, &e))
 }
 
 /// None where there is no folder.

@@ -5,7 +5,6 @@ mod estimate;
 use std::sync::Arc;
 use std::time::Instant;
 
-use capfilt_udfs::engine::blocking;
 use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::common::runtime::SpawnedTask;
@@ -16,6 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::dest::Dest;
 use crate::error::{Error, Result};
+use crate::halt;
 use crate::load::Loader;
 use crate::prepare::{Again, Job, Prepared};
 use crate::provenance::Provenance;
@@ -63,12 +63,18 @@ pub async fn dry_run(ctx: &SessionContext, job: &Job, sample: usize) -> Result<E
     };
 
     let batch = ctx.copied_config().batch_size().max(1);
-    let Drawn { warm_up, sample, places } = blocking(|| draw(&source, units, done.next, sample as u64, batch))?;
+    let source = Arc::new(source);
+    let drawn = {
+        let source = Arc::clone(&source);
+        // A file of text is read from its beginning to each place.
+        halt::aside(move |_| draw(&source, units, done.next, sample as u64, batch))
+    };
+    let Drawn { warm_up, sample, places } = drawn.await?;
     let mut files: Vec<usize> = sample.iter().map(|chunk| chunk.unit.file).collect();
     files.dedup();
     let second = job.loader(ctx, &source)?;
     let provenance = Provenance::new(&manifest.job, planned.decoding());
-    let work = Arc::new(Work { planned, provenance, source: Arc::new(source) });
+    let work = Arc::new(Work { planned, provenance, source });
     // As in a job, each worker has several chunks to do, so that it is seldom that one waits for the last.
     let most = sample.iter().map(|chunk| chunk.numbers.len()).sum::<usize>().div_ceil(2 * workers);
     let most = most.max(PLACE as usize).min(batch);
@@ -194,6 +200,7 @@ fn join(chunks: Vec<Chunk>, most: usize) -> Result<Vec<Chunk>> {
                     .map_err(|e| Error::Internal(format!("joining the sample's chunks: {e}")))?;
                 last.count += chunk.count;
                 last.numbers.extend(chunk.numbers);
+                last.problems.extend(chunk.problems);
             }
             _ => joined.push(chunk),
         }

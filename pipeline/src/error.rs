@@ -66,6 +66,9 @@ pub enum Error {
     /// The job was asked to stop.
     #[error("interrupted")]
     Interrupted,
+    /// The same, before it had written anything.
+    #[error("interrupted while {0}; nothing was written")]
+    Halted(&'static str),
     /// A bug of ours.
     #[error("internal error of capfilt, please report it: {0}")]
     Internal(String),

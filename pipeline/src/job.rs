@@ -6,6 +6,7 @@ use capfilt_udfs::CapfiltOptions;
 use datafusion::prelude::SessionContext;
 use std::io::{self, Write as _};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -15,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::session;
 
 /// A job that was told twice to stop has so long to do it: it may be where it cannot hear.
-const STOP_AFTER: Duration = Duration::from_secs(5);
+const STOP_AFTER: Duration = Duration::from_secs(2);
 
 /// Runs the job, or prints its SQL.
 pub(crate) async fn main(args: &RunArgs) -> Result<()> {
@@ -83,25 +84,32 @@ pub(crate) async fn main(args: &RunArgs) -> Result<()> {
         None => None,
     };
     let (stop, stopped) = watch::channel(Stop::No);
-    // On a thread of its own: opening a source may keep this one for minutes.
+    // From its first row on there is a unit in hand.
+    let begun = Arc::new(AtomicBool::new(false));
+    let mut signals = Signals::listen()?;
     let signalled = tokio::spawn({
-        let ctx = ctx.clone();
+        let (ctx, begun) = (ctx.clone(), Arc::clone(&begun));
         async move {
-            interrupt().await;
+            signals.next().await;
             let _ = stop.send(Stop::AtUnit);
-            say("finishing the unit in hand; once more to stop at once (the unit is then done anew) ..");
-            interrupt().await;
+            say(match begun.load(Ordering::Relaxed) {
+                true => "finishing the unit in hand; once more to stop at once (the unit is then done anew) ..",
+                false => "stopping ..",
+            });
+            signals.next().await;
             // First the wish, then the engine, or the job would take the engine's answer for a failure.
             let _ = stop.send(Stop::Now);
             session::cancel(&ctx);
-            say("stopping ..");
+            say("stopping at once ..");
             tokio::time::sleep(STOP_AFTER).await;
             // What is in hand is done anew by the next run, as after a kill.
+            say("error: interrupted");
             std::process::exit(130);
         }
     });
     let progress = Progress::new(stats);
     let update = |done: &capfilt::Done<'_>| {
+        begun.store(true, Ordering::Relaxed);
         progress.update(done);
         if let Some(metrics) = &metrics {
             metrics.update(done);
@@ -122,9 +130,10 @@ pub(crate) async fn main(args: &RunArgs) -> Result<()> {
 /// What the job would do.
 async fn estimate(ctx: &SessionContext, job: &Job, sample: usize) -> Result<()> {
     say("running the recipe on a sample; nothing is written ..");
+    let mut signals = Signals::listen()?;
     let estimate = tokio::select! {
         estimate = capfilt::dry_run(ctx, job, sample) => estimate.map_err(|e| anyhow!(as_options(e.to_string())))?,
-        () = interrupt() => {
+        () = signals.next() => {
             session::cancel(ctx);
             bail!("interrupted");
         }
@@ -196,18 +205,37 @@ fn recipe(args: &RunArgs) -> Result<Recipe> {
     Ok(Recipe { name, sql, params, verdicts })
 }
 
-/// Ctrl-C, or the request to end that a batch system sends before it kills.
-async fn interrupt() {
+/// Ctrl-C, and the request to end that a batch system sends before it kills. One is not lost while the last is being acted on.
+struct Signals {
     #[cfg(unix)]
-    {
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    #[cfg(unix)]
+    fn listen() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut end) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = end.recv() => {}
-            }
-            return;
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    #[cfg(unix)]
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
     }
-    let _ = tokio::signal::ctrl_c().await;
+
+    #[cfg(not(unix))]
+    #[expect(clippy::unnecessary_wraps, reason = "as with signals")]
+    fn listen() -> io::Result<Self> {
+        Ok(Self {})
+    }
+
+    #[cfg(not(unix))]
+    async fn next(&mut self) {
+        let _ = tokio::signal::ctrl_c().await;
+    }
 }

@@ -19,6 +19,7 @@ mod error;
 mod external;
 #[cfg(feature = "fetch")]
 mod fetch;
+mod halt;
 mod hive;
 mod load;
 mod manifest;
@@ -33,6 +34,7 @@ mod report;
 mod run;
 mod script;
 mod select;
+mod sidecar;
 mod source;
 mod stage;
 mod summary;

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::crash;
 use crate::error::{Error, Result};
-use crate::source::{FileRecord, Position, Source};
+use crate::source::{FileRecord, Memo, Position, Source};
 use crate::summary::Tally;
 use crate::table;
 use crate::verdicts::Verdicts;
@@ -216,6 +216,9 @@ pub(crate) struct Manifest {
     #[serde(default)]
     pub(crate) source_version: Option<u64>,
     pub(crate) files: Vec<FileRecord>,
+    /// What spares another look at some of them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) memos: BTreeMap<String, Memo>,
     /// Names and types of the columns of its pairs.
     pub(crate) columns: Vec<(String, String)>,
     /// The rule that its pairs are kept by.
@@ -261,6 +264,7 @@ impl Manifest {
             path_root: None,
             source_version: source.version(),
             files: source.records(),
+            memos: source.memos(),
             columns: Vec::new(),
             verdicts,
             replaces,

@@ -1,7 +1,7 @@
 //! Tables by their path or URL: `FROM 'web.parquet'`, and `capfilt sql --table`.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::slice;
 use std::sync::{Arc, OnceLock};
 
@@ -19,8 +19,9 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use crate::copy::CheckedCopy;
 use crate::error::{Error, Result, message};
 use crate::external::ExternalTables;
+use crate::halt::Halt;
 use crate::hive;
-use crate::source::{Conflict, Lake, Location, Merged, is_url, plain, shown};
+use crate::source::{Conflict, Lake, Location, Merged, is_url, plain, shown, walk};
 
 const PATTERN: [char; 3] = ['*', '?', '['];
 const NO_MATCH: &str = "nothing matches this pattern (of folders name=value it matches the files' names alone)";
@@ -70,7 +71,7 @@ pub async fn named_table(ctx: &SessionContext, name: &str) -> Result<Option<Arc<
     } else {
         let path = Path::new(name);
         let kind = if path.is_dir() {
-            kind_in(path).map_err(|e| Error::source(path, e))?
+            kind_in(path)?
         } else if path.exists() || name.contains(PATTERN) {
             Kind::of(name)
         } else {
@@ -209,20 +210,15 @@ impl Kind {
 }
 
 /// The kind of a folder's files: that of the first one known, at any depth.
-fn kind_in(folder: &Path) -> std::io::Result<Option<Kind>> {
-    let mut entries = std::fs::read_dir(folder)?.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>()?;
-    entries.sort();
-    for path in entries {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with(['.', '_']) {
-            continue;
+fn kind_in(folder: &Path) -> Result<Option<Kind>> {
+    let mut first: Option<PathBuf> = None;
+    walk(folder, &Halt::default(), &mut |path| {
+        let is_known = path.file_name().is_some_and(|name| Kind::of(&name.to_string_lossy()).is_some());
+        if is_known && first.as_ref().is_none_or(|first| path < *first) {
+            first = Some(path);
         }
-        let kind = if path.is_dir() { kind_in(&path)? } else { Kind::of(&name) };
-        if kind.is_some() {
-            return Ok(kind);
-        }
-    }
-    Ok(None)
+    })?;
+    Ok(first.and_then(|path| Kind::of(&path.file_name()?.to_string_lossy())))
 }
 
 type Session = dyn Fn() -> Option<SessionContext> + Send + Sync;

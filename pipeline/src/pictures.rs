@@ -19,8 +19,10 @@ pub(crate) struct Pictures {
     column: String,
     /// Where the files are that the column names.
     root: Option<Root>,
-    /// The source's files when the job read them.
-    known: Vec<FileRecord>,
+    /// The source's files when the job read them, by their names.
+    known: BTreeMap<String, FileRecord>,
+    /// The numbers of those that are there now, by their stamps.
+    stamps: BTreeMap<String, usize>,
     /// Where [`Self::find_next`] stands.
     cursor: Option<Cursor>,
 }
@@ -53,7 +55,8 @@ impl Pictures {
         };
         let names = [job.job.image_column.as_str()];
         let texts = if by == "path" { &names[..] } else { &[] };
-        let source = Source::open_as(path, version.as_deref(), Reading { known: &job.files, alone: false, texts })?;
+        let reading = Reading { known: &job.files, memos: Some(&job.memos), texts, ..Reading::default() };
+        let source = Source::open_as(path, version.as_deref(), reading)?;
         let root = || match &job.path_root {
             // What was in the source moves with it.
             Some(root) => match root.strip_prefix(&job.source) {
@@ -63,15 +66,20 @@ impl Pictures {
             None => source.root().to_owned(),
         };
         let root = if by == "path" { Some(Root::open(&root())?) } else { None };
-        Ok(Self { source, column: job.job.image_column.clone(), root, known: job.files.clone(), cursor: None })
+        let known = job.files.iter().map(|record| (record.name.clone(), record.clone())).collect();
+        // Of several that are alike the first.
+        let stamps = source.records().into_iter().enumerate().rev().map(|(number, record)| (record.stamp, number));
+        let stamps = stamps.collect();
+        Ok(Self { source, column: job.job.image_column.clone(), root, known, stamps, cursor: None })
     }
 
     /// The number of the file that had this name; it may have another one by now.
     fn number(&self, name: &str) -> Option<usize> {
         let renamed = || {
-            let known = self.known.iter().find(|record| record.name == name)?;
-            let same = |other: &FileRecord| FileRecord { name: known.name.clone(), ..other.clone() } == *known;
-            self.source.records().iter().position(same)
+            let known = self.known.get(name)?;
+            let number = *self.stamps.get(&known.stamp)?;
+            let there = FileRecord { name: known.name.clone(), ..self.source.record(number).clone() };
+            (there == *known).then_some(number)
         };
         self.source.number(name).or_else(renamed)
     }

@@ -17,11 +17,12 @@ use crate::budget::Budget;
 use crate::dedupe::{self, Dedupe, Duplicates, Look};
 use crate::dest::{Dest, Found};
 use crate::error::{Error, Result};
+use crate::halt;
 use crate::load::{ImageIs, Loader};
 use crate::manifest::{Identity, Manifest, PROGRAM, Part, RESULTS, State};
 use crate::recipe::{Columns, Planned, Recipe};
 use crate::run::Stop;
-use crate::source::{FileRecord, Reading, Source, Units, is_url, shown, whereabouts};
+use crate::source::{FileRecord, Memo, Reading, Source, Units, is_url, shown, whereabouts};
 use crate::stage;
 use crate::table;
 use crate::write::{Format, Parts};
@@ -251,6 +252,7 @@ impl Job {
             }
         }
         source.reorder(&manifest.files)?;
+        manifest.memos = source.memos();
         let Some(new) = newcomers(source, &manifest) else {
             return Ok((manifest, true, saved));
         };
@@ -286,21 +288,48 @@ impl Job {
 
     /// The files that the job has begun with, in their order; then those that another shard knows, in the order that it gave them:
     /// what a file's number is decides whose rows it has.
-    fn known(&self) -> Result<Vec<FileRecord>> {
+    fn known(&self) -> Result<(Vec<FileRecord>, BTreeMap<String, Memo>)> {
         if self.again == Again::Overwrite {
-            return Ok(Vec::new());
+            return Ok(Default::default());
         }
         let mut all = table::manifests(&self.dest)?;
+        let mut memos = BTreeMap::new();
+        for manifest in &mut all {
+            memos.append(&mut manifest.memos);
+        }
         let own = all.iter().position(|manifest| manifest.shard == self.shard.0);
         let mut known = own.map(|own| all.swap_remove(own).files).unwrap_or_default();
         if own.is_none() || self.again != Again::RetryFailed {
             let most = all.into_iter().map(|manifest| manifest.files).max_by_key(Vec::len).unwrap_or_default();
             known.extend(most.into_iter().skip(known.len()));
         }
-        Ok(known)
+        Ok((known, memos))
     }
 
-    /// Opens the source and plans the recipe.
+    /// Opens the source, which may take minutes, on a thread of its own: dropped meanwhile, it ends.
+    async fn open(
+        &self,
+        ctx: &SessionContext,
+        version: Option<String>,
+        known: Vec<FileRecord>,
+        memos: BTreeMap<String, Memo>,
+    ) -> Result<Source> {
+        let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned().unwrap_or_default();
+        let limit = Some(options.image_limits().max_bytes);
+        let mut texts = vec![self.text_column.clone()];
+        if self.image_is != ImageIs::Bytes {
+            texts.push(self.image_column.clone());
+        }
+        let (source, alone) = (self.source.clone(), self.again == Again::RetryFailed);
+        let open = move |halt: &halt::Halt| {
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            let reading = Reading { known: &known, memos: Some(&memos), alone, texts: &texts, limit, halt: Some(halt) };
+            Source::open_as(&source, version.as_deref(), reading)
+        };
+        halt::aside(open).await
+    }
+
+    /// Opens the source and plans the recipe. It has written nothing, whenever it is dropped.
     pub(crate) async fn prepare(&self, ctx: &SessionContext) -> Result<Prepared> {
         let version = match &self.source_version {
             Some(version) => Some(version.clone()),
@@ -311,11 +340,8 @@ impl Job {
             let reason = "--dedupe near and texts look at pictures, and the source has their names alone: give exact";
             return Err(Error::Option(reason.to_owned()));
         }
-        let known = self.known()?;
-        let texts = [self.text_column.as_str(), self.image_column.as_str()];
-        let texts = if self.image_is == ImageIs::Bytes { &texts[..1] } else { &texts };
-        let reading = Reading { known: &known, alone: self.again == Again::RetryFailed, texts };
-        let source = Source::open_as(&self.source, version.as_deref(), reading)?;
+        let (known, memos) = self.known()?;
+        let source = self.open(ctx, version, known, memos).await?;
         source.check_apart(&self.dest)?;
         // A recipe sees `web` alone, and the caller's session keeps its tables and its partitions.
         let (ctx, workers) = (&own_session(ctx), ctx.copied_config().target_partitions());

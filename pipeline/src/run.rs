@@ -101,7 +101,11 @@ pub async fn run(
     progress: &dyn Fn(&Done<'_>),
 ) -> Result<Summary, Failure> {
     let started = Instant::now();
-    let Prepared { mut source, workers, planned, identity, loader } = job.prepare(ctx).await?;
+    let Prepared { mut source, workers, planned, identity, loader } = tokio::select! {
+        biased;
+        () = asked(&stop, Stop::AtUnit) => return Err(Error::Halted("its source was looked at").into()),
+        prepared = job.prepare(ctx) => prepared?,
+    };
     let dest = Dest::open(&job.dest, job.shard.0, job.shard.1)?;
     let found = dest.look(&identity, job.again)?;
     let (mut manifest, begun, saved) = job.manifest(&dest, found, identity, &mut source)?;
@@ -170,6 +174,15 @@ pub async fn run(
     Err(Failure { error, untouched, done: (done, rows) })
 }
 
+/// Waits until the job is asked to end, `how` or sooner; without end where nobody is left who could ask.
+async fn asked(stop: &watch::Receiver<Stop>, how: Stop) {
+    let mut stop = stop.clone();
+    let is_asked = |stop: &Stop| *stop == Stop::Now || *stop == how;
+    if stop.wait_for(is_asked).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// What turns rows into pairs.
 pub(crate) struct Work {
     pub(crate) planned: Planned,
@@ -219,15 +232,8 @@ impl Pump<'_> {
         let mut under_way = FuturesOrdered::new();
         let mut last: Option<Position> = None;
         let mut end = None;
-        let mut stop_now = std::pin::pin!({
-            let mut stop = stop.clone();
-            async move {
-                if stop.wait_for(|stop| *stop == Stop::Now).await.is_err() {
-                    // Nobody is left who could ask.
-                    std::future::pending::<()>().await;
-                }
-            }
-        });
+        let mut stop_now = std::pin::pin!(asked(stop, Stop::Now));
+        let mut stop_at_unit = std::pin::pin!(asked(stop, Stop::AtUnit));
         loop {
             if let Some(end) = end
                 && under_way.is_empty()
@@ -245,6 +251,8 @@ impl Pump<'_> {
             tokio::select! {
                 biased;
                 () = &mut stop_now => return Err(Error::Interrupted),
+                // No unit is in hand; the first may be far behind in a file that is read from its beginning.
+                () = &mut stop_at_unit, if end.is_none() && last.is_none() => end = Some(End::AtUnit),
                 Some(done) = under_way.next() => {
                     let pairs: Pairs = flatten(done)?;
                     self.tally.merge(&pairs.tally);

@@ -96,7 +96,17 @@ impl Stage {
         begun: bool,
         saved: bool,
     ) -> Result<(Self, Left)> {
-        let mut writer = Writer { dest, format, units, manifest, saved, done: Vec::new(), open: None, given_up: false };
+        let mut writer = Writer {
+            dest,
+            format,
+            units,
+            manifest,
+            saved,
+            done: Vec::new(),
+            done_bytes: 0,
+            open: None,
+            given_up: false,
+        };
         let left = writer.restore(begun)?;
         let (sender, mut receiver) = mpsc::channel(4);
         let thread = tokio::task::spawn_blocking(move || {
@@ -156,8 +166,9 @@ struct Writer {
     units: Units,
     manifest: Manifest,
     saved: bool,
-    /// Units that are done, and in no part.
+    /// Units that are done, and in no part, and their bytes.
     done: Vec<Unit>,
+    done_bytes: u64,
     open: Option<OpenUnit>,
     /// What was done is no more: the old table stays.
     given_up: bool,
@@ -194,7 +205,7 @@ impl Writer {
         for path in units {
             match read_unit(&path) {
                 Ok(unit) if unit.record.unit < self.manifest.done => remove(&path)?,
-                Ok(unit) if !broken && !ends_early(&unit.record, &self.manifest) => self.done.push(unit),
+                Ok(unit) if !broken && !ends_early(&unit.record, &self.manifest) => self.add(unit),
                 Ok(_) if broken => remove(&path)?,
                 Ok(_) => {
                     log::warn!("{}: it ends before its unit does; it and what follows are done anew", path.display());
@@ -287,18 +298,27 @@ impl Writer {
         let (temp, pairs) = (open.file.path().to_owned(), open.file.pairs);
         crash::point("unit");
         let bytes = open.file.end()?;
+        let is_first = !self.saved;
         self.begin()?;
         let path = temp.with_extension("");
         fs::rename(&temp, &path).map_err(|e| Error::write(&path, &e))?;
-        self.dest.sync()?;
-        self.done.push(Unit { record: open.record, path, pairs, bytes });
+        if is_first {
+            self.dest.sync()?
+        } else {
+            self.dest.sync_kept()?
+        }
+        self.add(Unit { record: open.record, path, pairs, bytes });
         crash::point("unit-done");
         self.end_part_if_large()
     }
 
     fn end_part_if_large(&mut self) -> Result<()> {
-        let bytes: u64 = self.done.iter().map(|unit| unit.record.bytes.unwrap_or(unit.bytes)).sum();
-        if bytes >= self.manifest.job.file_bytes { self.end_part() } else { Ok(()) }
+        if self.done_bytes >= self.manifest.job.file_bytes { self.end_part() } else { Ok(()) }
+    }
+
+    fn add(&mut self, unit: Unit) {
+        self.done_bytes += unit.record.bytes.unwrap_or(unit.bytes);
+        self.done.push(unit);
     }
 
     /// From now on there is something to go on with.
@@ -366,6 +386,7 @@ impl Writer {
         self.begin()?;
         self.save()?;
         crash::point("part-saved");
+        self.done_bytes = 0;
         self.done.drain(..).try_for_each(|unit| remove(&unit.path))
     }
 

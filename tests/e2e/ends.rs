@@ -51,7 +51,7 @@ fn a_second_signal_stops_at_once() {
     assert_eq!(place.number("pairs", "SELECT count(*) FROM t"), 3024);
 }
 
-fn send(signal: &str, child: &Child) {
+pub(crate) fn send(signal: &str, child: &Child) {
     let sent = Command::new("sh").args(["-c", &format!("kill -{signal} {}", child.id())]).status().unwrap();
     assert!(sent.success());
 }

@@ -430,4 +430,21 @@ fn what_is_passed_over_in_a_folder_or_a_tar_is_told() {
     let said = told(&run("photos/twice.tar", &["--overwrite"]));
     assert!(said.contains("passed over a.jpg"), "{said}");
     assert_eq!(column(&place, "kept"), ["true"]);
+    // Of JPEG's other names a folder alone is one of images.
+    fs::create_dir(place.path("scans")).unwrap();
+    for name in ["a.jfif", "b.JPE"] {
+        fs::copy(root(CAT), place.path("scans").join(name)).unwrap();
+    }
+    fs::write(place.path("scans/a.txt"), b"\xff\xfea\0 \0c\0a\0t\0\r\0\n\0").unwrap();
+    fs::write(place.path("scans/b.txt"), vec![b'x'; 9 << 20]).unwrap();
+    let limit = ["--set", "capfilt.max_image_bytes=100", "--overwrite"];
+    let said = told(&run("scans", &limit[2..]));
+    assert!(said.contains("scans/b.txt: passed over, a text of more than 8 MiB"), "{said}");
+    assert_eq!(
+        (column(&place, "kept"), column(&place, "text")),
+        (vec!["true".to_owned(); 2], vec!["a cat".to_owned(), "NULL".to_owned()])
+    );
+    told(&run("scans", &limit));
+    assert_eq!(column(&place, "error"), vec!["image: larger than 100 bytes (capfilt.max_image_bytes)"; 2]);
+    assert_eq!(column(&place, "image_sha256"), ["NULL", "NULL"]);
 }

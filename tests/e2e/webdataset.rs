@@ -2,7 +2,11 @@
 
 use std::fs;
 
-use super::{BOOKKEEPING, Place};
+use super::{BOOKKEEPING, Place, root, text};
+
+/// A recipe without models.
+const RECIPE: &str = "SELECT * EXCLUDE (image, text), encode(sha256(image), 'hex') AS image_sha256, 'web' AS source, text, \
+                      1.0 AS itm_score, image_error(image) IS NULL AS kept, image_error(image) AS error, image FROM web";
 
 /// Shards of the slice: `shards/a.tar` and `shards/b.tar`, with the id as key.
 fn shards(place: &Place) {
@@ -102,4 +106,130 @@ fn a_pair_table_may_be_shards() {
         assert!(sample["key"].as_str().unwrap().ends_with(pair["source"].as_str().unwrap()));
     }
     assert!(place.fails(1, &["report", "tar", "-o", "x.html"]).contains("is made of Parquet"));
+}
+
+/// Writes `members` into `name`, in their order.
+fn tar_file(place: &Place, name: &str, members: &[(&str, &[u8])]) {
+    let mut builder = tar::Builder::new(fs::File::create(place.path(name)).unwrap());
+    for (name, bytes) in members {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, name, *bytes).unwrap();
+    }
+    builder.finish().unwrap();
+}
+
+/// Keys, texts and errors of the rows, and what the job said.
+fn rows_of(place: &Place, source: &str) -> (Vec<[String; 3]>, String) {
+    fs::write(place.path("recipe.sql"), RECIPE).unwrap();
+    let output = place.run(&["run", source, "pairs", "--recipe", "recipe.sql", "--overwrite"]);
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{source}: {said}");
+    let rows =
+        place.rows("pairs", "SELECT key, coalesce(text, 'NULL') AS text, coalesce(error, 'NULL') AS error FROM t");
+    let rows = rows.iter().map(|row| ["key", "text", "error"].map(|name| row[name].as_str().unwrap().to_owned()));
+    (rows.collect(), said)
+}
+
+fn row(key: &str, text: &str, error: &str) -> [String; 3] {
+    [key, text, error].map(str::to_owned)
+}
+
+#[test]
+fn no_member_is_passed_over_without_a_word() {
+    let place = Place::new();
+    let cat = fs::read(root("tests/fixtures/images/emoji_cat_face_google.png")).unwrap();
+    let cat = cat.as_slice();
+    // A job reads folders of tar files too; the first name of a kind and the number of all are told.
+    fs::create_dir(place.path("dots")).unwrap();
+    tar_file(
+        &place,
+        "dots/a.tar",
+        &[("22.00.jpg", cat), ("22.00.txt", b"a cat"), ("22.01.jpg", cat), ("22.01.txt", b"a cat")],
+    );
+    tar_file(
+        &place,
+        "dots/b.tar",
+        &[("s0.input.jpg", cat), ("s0.outputs.txt", b"a cat"), ("s1.left.jpg", cat), ("s1.txt", b"two")],
+    );
+    let (rows, said) = rows_of(&place, "dots");
+    let missing = |field: &str| format!("no image: {field} is passed over");
+    assert_eq!(
+        rows,
+        [
+            row("22", "NULL", &missing("00.jpg")),
+            row("s0", "NULL", &missing("input.jpg")),
+            row("s1", "two", &missing("left.jpg"))
+        ]
+    );
+    assert!(
+        said.contains("passed over 22.00.jpg in dots/a.tar and 6 more members: a sample's key ends at the first dot"),
+        "{said}"
+    );
+
+    let avif = [&[0, 0, 0, 0x1c][..], b"ftypavif\0\0\0\0avifmif1miaf"].concat();
+    let jp2 = [&[0, 0, 0, 12][..], b"jP  \r\n\x87\n"].concat();
+    let members = [
+        ("0.jfif", cat),
+        ("0.txt", &b"\xef\xbb\xbf a cat \n"[..]),
+        ("1.JPE", cat),
+        ("1.txt", b"\xff\xfea\0 \0c\0a\0t\0"),
+        ("2.avif", &avif),
+        ("2.cls", b"7"),
+        ("3.jp2", &jp2),
+    ];
+    tar_file(&place, "formats.tar", &members);
+    let (rows, said) = rows_of(&place, "formats.tar");
+    assert_eq!(rows[..2], [row("0", "a cat", "NULL"), row("1", "a cat", "NULL")]);
+    assert!(rows[2][2].contains("AVIF") && rows[3][2].contains("JPEG 2000"), "{rows:?}");
+    assert!(said.contains("passed over 2.cls in formats.tar: no image, text or json"), "{said}");
+
+    tar_file(&place, "apart.tar", &[("0.png", cat), ("1.png", cat), ("0.txt", b"a cat"), ("1.txt", b"a cat")]);
+    let (rows, said) = rows_of(&place, "apart.tar");
+    assert_eq!(rows.len(), 4);
+    assert!(said.contains("2 samples go on after another one has begun, the first is 0 in apart.tar"), "{said}");
+    // SQL says the same of a file that it reads.
+    let output = place.run(&["sql", "-c", "SELECT count(*) FROM 'apart.tar'"]);
+    assert!(text(&output.stderr).contains("2 samples go on after another one has begun"), "{}", text(&output.stderr));
+}
+
+/// As GNU tar writes files with holes, in all its formats.
+#[test]
+fn sparse_members_are_whole() {
+    let place = Place::new();
+    let mut bmp = Vec::new();
+    image::RgbImage::new(400, 400).write_to(&mut std::io::Cursor::new(&mut bmp), image::ImageFormat::Bmp).unwrap();
+    let file = fs::File::create(place.path("0.bmp")).unwrap();
+    file.set_len(bmp.len() as u64).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &bmp[..54], 0).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[200; 3000], 300_000).unwrap();
+    fs::write(place.path("0.txt"), "a hole").unwrap();
+    for (name, format) in [
+        ("gnu.tar", &["--format=gnu"][..]),
+        ("pax00.tar", &["--format=posix", "--sparse-version=0.0"]),
+        ("pax01.tar", &["--format=posix", "--sparse-version=0.1"]),
+        ("pax10.tar", &["--format=posix", "--sparse-version=1.0"]),
+    ] {
+        let mut command = std::process::Command::new("tar");
+        let done =
+            command.args(["-S", "-cf", name]).args(format).args(["0.bmp", "0.txt"]).current_dir(place.folder.path());
+        assert!(done.status().unwrap().success(), "{name}");
+        assert!(fs::metadata(place.path(name)).unwrap().len() < 100_000, "{name}: no holes");
+        let (rows, _) = rows_of(&place, name);
+        assert_eq!(rows, [row("0", "a hole", "NULL")], "{name}");
+        let bytes = fs::read(place.path("0.bmp")).unwrap();
+        let digest = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&bytes));
+        assert_eq!(place.rows("pairs", "SELECT image_sha256 AS digest FROM t")[0]["digest"], digest, "{name}");
+    }
+    // Packed, whatever its name.
+    let packed = std::process::Command::new("gzip").args(["-k", "gnu.tar"]).current_dir(place.folder.path()).status();
+    assert!(packed.unwrap().success());
+    for name in ["packed.tar", "packed.tgz"] {
+        fs::copy(place.path("gnu.tar.gz"), place.path(name)).unwrap();
+        let said = place.fails(1, &["run", name, "other", "--recipe", "recipe.sql"]);
+        assert!(said.contains(name) && said.contains("it is compressed") && said.is_ascii(), "{said}");
+    }
+    let said = place.fails(1, &["sql", "-c", "SELECT count(*) FROM 'packed.tar'"]);
+    assert!(said.contains("it is compressed (gzip)"), "{said}");
 }

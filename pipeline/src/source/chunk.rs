@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::adapt::{adapt, would_be_rounded};
 use super::rows::{Problem, Rows};
+use super::seen::Watch;
 use super::{Position, Source, SourceFile, Units, text};
 use crate::error::Result;
 
@@ -105,7 +106,9 @@ impl Source {
         }
         let source = &self.files[file];
         let broken = |e: &dyn std::fmt::Display| source.place.error(|| format!("cannot read: {e}"));
-        let mut batches = self.kind.read(&source.place, &source.read, ranges, most).map_err(|e| broken(&e))?;
+        let watch = Watch::begin(&source.place, source.seen)?;
+        let batches = self.kind.read(&source.place, &source.read, ranges, most, self.most_image_bytes);
+        let mut batches = batches.map_err(|e| broken(&e))?;
         let mut rest: Option<Rows> = None;
         let mut replaced = Replaced::default();
         for &(start, rows) in ranges {
@@ -114,13 +117,16 @@ impl Source {
             while row < start + rows {
                 let batch = match rest.take() {
                     Some(batch) => batch,
-                    None => match batches.next() {
-                        Some(batch) => {
-                            let Rows { batch, problems } = batch.map_err(|e| broken(&e))?;
-                            Rows { batch: self.shape(batch, source).map_err(|e| broken(&e))?, problems }
-                        }
-                        None => return Err(broken(&"it has fewer rows than it had when the job began")),
-                    },
+                    None => {
+                        let next = batches.next();
+                        // What was read is of the file that was looked at, whatever became of it since.
+                        watch.check()?;
+                        let Some(next) = next else {
+                            return Err(broken(&"it has fewer rows than it had when the job began"));
+                        };
+                        let Rows { batch, problems } = next.map_err(|e| broken(&e))?;
+                        Rows { batch: self.shape(batch, source).map_err(|e| broken(&e))?, problems }
+                    }
                 };
                 let left = usize::try_from(start + rows - row).unwrap_or(usize::MAX);
                 let all = batch.batch.num_rows();

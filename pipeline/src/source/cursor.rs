@@ -77,7 +77,8 @@ impl Source {
 
     fn batches(&self, file: usize, ranges: &[(u64, u64)], rows: usize) -> Result<Batches> {
         let source = &self.files[file];
-        self.kind.read(&source.place, &source.read, ranges, rows.clamp(1, ROWS)).map_err(|e| broken(source, &e))
+        let batches = self.kind.read(&source.place, &source.read, ranges, rows.clamp(1, ROWS), self.most_image_bytes);
+        batches.map_err(|e| broken(source, &e))
     }
 }
 

@@ -1,12 +1,13 @@
 //! Files of a Delta table.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use sha2::{Digest as _, Sha256};
 
 use super::place::{self, Place};
-use super::{Kind, Lake, Source, SourceFile, schema, whereabouts};
+use super::seen::{Looked, Looking};
+use super::{Kind, Lake, Reading, Source, SourceFile, schema, whereabouts};
 use crate::error::Result;
 use crate::{delta, table};
 
@@ -45,7 +46,7 @@ impl Lake {
 
 impl Source {
     /// A Delta table at a version, or as it is now.
-    pub(super) fn delta(lake: &Lake, given: &Path, version: Option<&str>) -> Result<Self> {
+    pub(super) fn delta(lake: &Lake, given: &Path, version: Option<&str>, reading: Reading<'_>) -> Result<Self> {
         if let Some(reason) = lake.unfinished()? {
             return Err(lake.error(reason));
         }
@@ -58,19 +59,30 @@ impl Source {
             place.ok_or_else(|| lake.error(gone()))
         });
         let places = there.collect::<Result<Vec<_>>>()?;
-        let looks = place::each(&places, |place| Kind::Parquet.look(&root, place))?;
-        let files = found.files.into_iter().zip(places).zip(looks).map(|((file, place), (mut record, written))| {
+        let looking = Looking::until(reading.halt);
+        let looks = place::each(&places, |place| Kind::Parquet.looked(&root, place, &looking))?;
+        let files = found.files.into_iter().zip(places).zip(looks).map(|((file, place), looked)| {
+            let Looked { mut record, written, seen } = looked;
             let deleted = file.deleted.unwrap_or_default();
             // What the log says of a file is part of it.
             if !deleted.is_empty() || !file.partitions.is_empty() {
                 let told = format!("{deleted:?} {:?}", file.partitions);
                 record.stamp = format!("{}-{}", record.stamp, hex::encode(&Sha256::digest(told)[..8]));
             }
-            SourceFile { place, record, read: Arc::clone(&written), written, partitions: file.partitions, deleted }
+            SourceFile {
+                place,
+                record,
+                seen,
+                read: Arc::clone(&written),
+                written,
+                partitions: file.partitions,
+                deleted,
+            }
         });
         let files = files.collect();
         let (version, schema) = (Some(found.version), Arc::new(schema::as_views(&found.schema)));
-        let (given, written, texts) = (whereabouts(given), found.schema, Vec::new());
-        Ok(Self { given, root, kind: Kind::Parquet, files, version, schema, written, texts })
+        let (given, written, most_image_bytes) = (whereabouts(given), found.schema, reading.most_image_bytes());
+        let (kind, numbers, texts) = (Kind::Parquet, OnceLock::new(), Vec::new());
+        Ok(Self { given, root, kind, files, numbers, version, schema, written, texts, most_image_bytes })
     }
 }

@@ -1,17 +1,19 @@
 //! Which files a source is.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use super::{Kind, images};
 use crate::error::{Error, Result};
+use crate::halt::Halt;
 use crate::{hive, table};
 
 /// The folder that names are counted from, and the files below it, sorted.
-pub(super) fn find(path: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
+pub(super) fn find(path: &Path, halt: &Halt) -> Result<(PathBuf, Vec<PathBuf>)> {
     let text = path.to_string_lossy();
     if !path.exists() && text.contains(['*', '?', '[']) {
-        return matching(path, &text);
+        return matching(path, &text, halt);
     }
     let meta = fs::metadata(path).map_err(|e| Error::source(path, e))?;
     if !meta.is_dir() {
@@ -19,7 +21,7 @@ pub(super) fn find(path: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
         return Ok((folder, vec![path.to_owned()]));
     }
     let mut files = Vec::new();
-    collect(path, &mut files)?;
+    collect(path, halt, &mut files)?;
     files.sort();
     if files.is_empty()
         && let Some(reason) = table::unfinished(path)?
@@ -43,20 +45,21 @@ fn whole(files: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn matching(path: &Path, pattern: &str) -> Result<(PathBuf, Vec<PathBuf>)> {
+fn matching(path: &Path, pattern: &str, halt: &Halt) -> Result<(PathBuf, Vec<PathBuf>)> {
     let magic = |part: &Component<'_>| part.as_os_str().to_string_lossy().contains(['*', '?', '[']);
     let root: PathBuf = path.components().take_while(|part| !magic(part)).collect();
     let root = if root.as_os_str().is_empty() { PathBuf::from(".") } else { root };
     let found = glob::glob(pattern).map_err(|e| Error::source(path, format!("not a pattern: {e}")))?;
     let mut files = Vec::new();
     for entry in found {
+        halt.check()?;
         let entry = entry.map_err(|e| Error::source(e.path().to_owned(), e.error()))?;
         let below = entry.strip_prefix(&root).unwrap_or(&entry);
         if below.components().any(|part| is_bookkeeping(Path::new(part.as_os_str()))) {
             continue;
         }
         if entry.is_dir() {
-            collect(&entry, &mut files)?;
+            collect(&entry, halt, &mut files)?;
         } else {
             files.push(entry);
         }
@@ -75,44 +78,79 @@ fn is_bookkeeping(path: &Path) -> bool {
 }
 
 /// Every file of a known kind below `folder` that is not bookkeeping.
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(folder).map_err(|e| Error::source(folder, e))? {
-        let path = entry.map_err(|e| Error::source(folder, e))?.path();
-        if is_bookkeeping(&path) {
-            continue;
-        }
-        if path.is_dir() {
-            collect(&path, files)?;
-        } else if Kind::of(&path).is_some() {
+fn collect(folder: &Path, halt: &Halt, files: &mut Vec<PathBuf>) -> Result<()> {
+    walk(folder, halt, &mut |path| {
+        if Kind::of(&path).is_some() {
             files.push(path);
         }
+    })
+}
+
+/// Hands over all that is below `root` and no folder, but for bookkeeping.
+///
+/// A folder is walked once, by its own path where that is below `root`, else by the first link to it. A link to a folder that is
+/// walked anyway, or that `root` is in, is not followed: each file would come twice, or without end. A warning names it.
+///
+/// # Errors
+/// A folder that cannot be read.
+pub(crate) fn walk(root: &Path, halt: &Halt, each: &mut dyn FnMut(PathBuf)) -> Result<()> {
+    let real = |path: &Path| fs::canonicalize(path).map_err(|e| Error::source(path, e));
+    let top = real(root)?;
+    let (mut walked, mut links) = (HashSet::from([top.clone()]), Vec::new());
+    let mut repeated: Option<(PathBuf, u64)> = None;
+    let mut left = vec![(root.to_owned(), top.clone())];
+    loop {
+        while let Some((folder, real)) = left.pop() {
+            for entry in fs::read_dir(&folder).map_err(|e| Error::source(&folder, e))? {
+                halt.check()?;
+                let entry = entry.map_err(|e| Error::source(&folder, e))?;
+                let path = entry.path();
+                if is_bookkeeping(&path) {
+                    continue;
+                }
+                let kind = entry.file_type().map_err(|e| Error::source(&path, e))?;
+                if kind.is_dir() {
+                    let real = real.join(entry.file_name());
+                    if walked.insert(real.clone()) {
+                        left.push((path, real));
+                    }
+                } else if kind.is_symlink() && path.is_dir() {
+                    links.push(path);
+                } else {
+                    each(path);
+                }
+            }
+        }
+        // By their names: the order in which a folder lists them is that of its disk.
+        links.sort();
+        let Some(link) = (!links.is_empty()).then(|| links.remove(0)) else { break };
+        let target = real(&link)?;
+        if top.starts_with(&target) || !walked.insert(target.clone()) {
+            repeated.get_or_insert((link, 0)).1 += 1;
+        } else {
+            left.push((link, target));
+        }
+    }
+    if let Some((first, links)) = repeated {
+        let more = if links > 1 { format!(" and {} more links", links - 1) } else { String::new() };
+        log::warn!(
+            "{}{more}: not followed, since it leads to a folder that is read anyway or that the source is in",
+            first.display()
+        );
     }
     Ok(())
 }
 
 /// The images in a folder and below it, and their texts. A warning counts what is no image, no text and no bookkeeping, and links to
 /// nothing.
-pub(super) fn pictures(root: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn pictures(root: &Path, halt: &Halt) -> Result<Vec<PathBuf>> {
     let (mut files, mut texts) = (Vec::new(), Vec::new());
     let mut passed: Option<(PathBuf, u64)> = None;
-    let mut left = vec![root.to_owned()];
-    while let Some(folder) = left.pop() {
-        for entry in fs::read_dir(&folder).map_err(|e| Error::source(&folder, e))? {
-            let path = entry.map_err(|e| Error::source(&folder, e))?.path();
-            if is_bookkeeping(&path) {
-                continue;
-            }
-            if path.is_dir() {
-                left.push(path);
-                continue;
-            }
-            match path.is_file() {
-                true if images::is_image(&path) => files.push(path),
-                true if images::is_text(&path) => texts.push(path),
-                _ => passed.get_or_insert((path, 0)).1 += 1,
-            }
-        }
-    }
+    walk(root, halt, &mut |path| match path.is_file() {
+        true if images::is_image(&path) => files.push(path),
+        true if images::is_text(&path) => texts.push(path),
+        _ => passed.get_or_insert((path, 0)).1 += 1,
+    })?;
     if files.is_empty() {
         return Ok(files);
     }
@@ -154,5 +192,39 @@ mod tests {
         let some = |name: &str, value: &str| (name.to_owned(), Some(value.to_owned()));
         assert_eq!(of("split=train/day=a%2Fb/x.parquet"), [some("split", "train"), some("day", "a/b")]);
         assert_eq!(of("day=__HIVE_DEFAULT_PARTITION__/x.parquet"), [("day".to_owned(), None)]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_is_walked_once_however_often_it_is_linked() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for below in ["in/a/b", "in/_no", "far/deep"] {
+            fs::create_dir_all(at(below)).unwrap();
+        }
+        for file in ["in/1", "in/a/2", "in/a/b/3", "in/_no/4", "far/5", "far/deep/6"] {
+            fs::write(at(file), file).unwrap();
+        }
+        let links =
+            [(".", "in/self"), ("..", "in/a/x"), ("..", "in/a/y"), ("../..", "in/a/above"), ("../in/a", "in/c")];
+        for (target, link) in
+            links.into_iter().chain([("../far", "in/far"), ("../far", "in/again"), ("nowhere", "in/lost")])
+        {
+            symlink(target, at(link)).unwrap();
+        }
+        symlink("..", at("far/deep/up")).unwrap();
+        let mut found = Vec::new();
+        walk(&at("in"), &Halt::default(), &mut |path| {
+            found.push(path.strip_prefix(at("in")).unwrap().to_str().unwrap().to_owned());
+        })
+        .unwrap();
+        found.sort();
+        assert_eq!(found, ["1", "a/2", "a/b/3", "again/5", "again/deep/6", "lost"]);
+        // Through a link, too, the source is what it leads to.
+        symlink("in", at("source")).unwrap();
+        let mut files = 0;
+        walk(&at("source"), &Halt::default(), &mut |_| files += 1).unwrap();
+        assert_eq!(files, 6);
     }
 }

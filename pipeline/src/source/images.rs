@@ -1,10 +1,9 @@
 //! Folders of images, on disks and in stores: each image with the text of a file of its name.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use datafusion::arrow::array::{ArrayRef, BinaryViewBuilder, StringViewBuilder};
 use datafusion::arrow::buffer::Buffer;
@@ -14,17 +13,19 @@ use sha2::{Digest as _, Sha256};
 
 use super::place::{self, Place};
 use super::rows::Rows;
+use super::seen::{Seen, Watch};
 use super::{Batches, FileRecord};
 use crate::error::{Error, Result};
-use crate::paths::MOST_IMAGE_BYTES;
+use crate::halt::Halt;
+use crate::paths::too_large;
+use crate::sidecar::{self, IMAGES, MOST_TEXT_BYTES, PROBLEM};
 
 /// A batch ends here, however few rows it has.
 const BATCH_BYTES: u64 = 64 << 20;
-const EXTENSIONS: [&str; 8] = ["bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"];
 
 /// Whether a file is an image by its name.
 pub(super) fn is_image(path: &Path) -> bool {
-    path.extension().is_some_and(|e| EXTENSIONS.contains(&e.to_string_lossy().to_ascii_lowercase().as_str()))
+    path.extension().is_some_and(|e| IMAGES.contains(&e.to_string_lossy().to_ascii_lowercase().as_str()))
 }
 
 /// Whether a file may be an image's text.
@@ -48,13 +49,57 @@ pub(super) struct Folder {
 struct Picture {
     name: String,
     /// `None` where it was there when the job began, and is gone: the rows behind it stay where they were.
-    image: Option<Place>,
-    text: Option<Place>,
+    image: Option<Beside>,
+    text: Option<Beside>,
+}
+
+/// An image or a text.
+#[derive(Debug, Clone)]
+struct Beside {
+    place: Place,
+    /// As it was looked at.
+    seen: OnceLock<Seen>,
+    is_text: bool,
+}
+
+impl Beside {
+    fn new(place: Place, is_text: bool) -> Self {
+        Self { place, seen: OnceLock::new(), is_text }
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        self.seen.get().map_or_else(|| self.place.bytes(), |seen| Ok(seen.bytes))
+    }
+
+    /// What is in it; `None` where that is more than `most` bytes.
+    fn read(&self, most: u64) -> Result<Option<Vec<u8>>> {
+        let broken = |e: io::Error| self.place.error(|| e.to_string());
+        let watch = Watch::begin(&self.place, self.seen.get().copied())?;
+        if self.bytes().map_err(broken)? > most {
+            return Ok(None);
+        }
+        let mut content = Vec::new();
+        let read = self.place.open().and_then(|input| input.take(most + 1).read_to_end(&mut content));
+        // Read as one that changes, it may be cut off.
+        watch.check()?;
+        read.map_err(broken)?;
+        Ok((content.len() as u64 <= most).then_some(content))
+    }
+}
+
+impl AsRef<Place> for Beside {
+    fn as_ref(&self) -> &Place {
+        &self.place
+    }
 }
 
 impl Folder {
     /// The files, each text behind its image.
     pub(super) fn files(&self) -> impl Iterator<Item = &Place> {
+        self.besides().map(|file| &file.place)
+    }
+
+    fn besides(&self) -> impl Iterator<Item = &Beside> {
         self.pictures.iter().flat_map(|picture| picture.image.iter().chain(&picture.text))
     }
 
@@ -92,11 +137,14 @@ pub(super) fn folders(root: &Path, files: Vec<Place>, known: &[FileRecord]) -> R
             files.into_iter().partition(|(name, _)| is_text(Path::new(name)));
         let text = |name: &str| {
             let names = ["txt", "TXT"].map(|end| Path::new(name).with_extension(end).to_string_lossy().into_owned());
-            names.iter().find_map(|name| texts.get(name)).cloned()
+            names.iter().find_map(|name| texts.get(name)).map(|place| Beside::new(place.clone(), true))
         };
         let mut images: BTreeMap<String, Picture> = images
             .into_iter()
-            .map(|(name, image)| (name.clone(), Picture { text: text(&name), name, image: Some(image) }))
+            .map(|(name, image)| {
+                let image = Some(Beside::new(image, false));
+                (name.clone(), Picture { text: text(&name), name, image })
+            })
             .collect();
         let path = if below == Path::new("") { ".".to_owned() } else { below.to_string_lossy().into_owned() };
         let shown = if below == Path::new("") { root.to_owned() } else { root.join(&below) };
@@ -127,24 +175,27 @@ pub(super) fn folders(root: &Path, files: Vec<Place>, known: &[FileRecord]) -> R
 }
 
 /// Names, sizes and times of the images and their texts; in a store its stamps instead of times.
-pub(super) fn look(folder: &Folder) -> Result<(FileRecord, SchemaRef)> {
+pub(super) fn look(folder: &Folder, halt: &Halt) -> Result<(FileRecord, SchemaRef)> {
     let (mut bytes, mut digest) = (0, Sha256::new());
     for picture in folder.pictures.iter().filter(|picture| picture.image.is_none()) {
         digest.update(format!("{} is gone", picture.name));
     }
-    for file in folder.files() {
+    for beside in folder.besides() {
+        halt.check()?;
+        let file = &beside.place;
         let unread = |e: io::Error| file.error(|| e.to_string());
-        let size = file.bytes().map_err(unread)?;
+        let seen = file.seen().map_err(unread)?;
+        let size = seen.map_or_else(|| file.bytes(), |seen| Ok(seen.bytes)).map_err(unread)?;
         bytes += size;
         digest.update(file.shown().file_name().unwrap_or_default().as_encoded_bytes());
         digest.update(size.to_le_bytes());
-        match file {
-            Place::Local(path) => {
-                let changed = fs::metadata(path).and_then(|meta| meta.modified()).map_err(unread)?;
-                let since = changed.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-                digest.update(since.as_nanos().to_le_bytes());
+        match seen {
+            Some(seen) => {
+                let since = seen.modified.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+                digest.update(since.unwrap_or_default().as_nanos().to_le_bytes());
+                beside.seen.get_or_init(|| seen);
             }
-            other => digest.update(other.stamp().unwrap_or_default()),
+            None => digest.update(file.stamp().unwrap_or_default()),
         }
     }
     let schema = Schema::new(vec![
@@ -158,7 +209,7 @@ pub(super) fn look(folder: &Folder) -> Result<(FileRecord, SchemaRef)> {
 }
 
 /// The images of `ranges`, as [`super::Kind::read`] has them.
-pub(super) fn read(folder: &Arc<Folder>, ranges: &[(u64, u64)], most: usize) -> Batches {
+pub(super) fn read(folder: &Arc<Folder>, ranges: &[(u64, u64)], most: usize, most_image_bytes: u64) -> Batches {
     let folder = Arc::clone(folder);
     let numbers: Vec<u64> = ranges.iter().flat_map(|(start, rows)| *start..start + rows).collect();
     let mut left = 0..numbers.len();
@@ -170,32 +221,37 @@ pub(super) fn read(folder: &Arc<Folder>, ranges: &[(u64, u64)], most: usize) -> 
             let Some(picture) = picture else {
                 return Some(Err("it has fewer images than when the job began".to_owned()));
             };
-            // What cannot be asked for its size is told of when it is read.
-            bytes +=
-                picture.image.iter().chain(&picture.text).map(|file| file.bytes().unwrap_or_default()).sum::<u64>();
+            // What cannot be asked for its size is told of when it is read; what is too large is not.
+            let sizes = picture.image.iter().chain(&picture.text).map(|file| file.bytes().unwrap_or_default());
+            bytes += sizes.map(|size| size.min(most_image_bytes)).sum::<u64>();
             pictures.push(picture);
         }
-        (!pictures.is_empty()).then(|| batch(&pictures).map(Rows::from).map_err(|e| e.to_string()))
+        (!pictures.is_empty()).then(|| batch(&pictures, most_image_bytes).map(Rows::with_problems).map_err(reason))
     }))
 }
 
-fn batch(pictures: &[&Picture]) -> Result<RecordBatch> {
+/// The caller names the folder.
+fn reason(error: Error) -> String {
+    match error {
+        Error::Source { path, reason } => format!("{}: {reason}", path.display()),
+        other => other.to_string(),
+    }
+}
+
+fn batch(pictures: &[&Picture], most_image_bytes: u64) -> Result<RecordBatch> {
     let failed = |e: &dyn std::fmt::Display| Error::Internal(e.to_string());
     let images = pictures.iter().filter_map(|picture| picture.image.clone());
     let texts = pictures.iter().filter_map(|picture| picture.text.clone());
-    let files: Vec<Place> = images.chain(texts).collect();
-    let mut contents = place::each(&files, |file| {
-        let mut content = Vec::new();
-        let read = file.open().and_then(|input| input.take(MOST_IMAGE_BYTES).read_to_end(&mut content));
-        read.map_err(|e| file.error(|| e.to_string()))?;
-        Ok(content)
-    })?
-    .into_iter();
-    let (mut keys, mut images, mut texts) =
-        (StringViewBuilder::new(), BinaryViewBuilder::new(), StringViewBuilder::new());
+    let files: Vec<Beside> = images.chain(texts).collect();
+    let read = |file: &Beside| file.read(if file.is_text { MOST_TEXT_BYTES } else { most_image_bytes });
+    let mut contents = place::each(&files, read)?.into_iter();
+    let (mut keys, mut images) = (StringViewBuilder::new(), BinaryViewBuilder::new());
+    let (mut texts, mut problems) = (StringViewBuilder::new(), StringViewBuilder::new());
     for picture in pictures {
         keys.append_value(&picture.name);
-        let Some(image) = picture.image.as_ref().and_then(|_| contents.next()) else {
+        let image = picture.image.as_ref().map(|_| contents.next().flatten());
+        problems.append_option(matches!(image, Some(None)).then(|| format!("image: {}", too_large(most_image_bytes))));
+        let Some(image) = image.flatten() else {
             images.append_null();
             continue;
         };
@@ -205,16 +261,17 @@ fn batch(pictures: &[&Picture]) -> Result<RecordBatch> {
         images.try_append_view(block, 0, bytes).map_err(|e| failed(&e))?;
     }
     for picture in pictures {
-        let text = picture.text.as_ref().and_then(|_| contents.next());
-        texts.append_option(text.as_ref().map(|text| {
-            let text = String::from_utf8_lossy(text);
-            text.trim_start_matches('\u{feff}').trim().to_owned()
-        }));
+        let text = picture.text.as_ref().map(|text| (text, contents.next().flatten()));
+        if let Some((text, None)) = &text {
+            log::warn!("{}: passed over, a text of more than 8 MiB", text.place.shown().display());
+        }
+        texts.append_option(text.and_then(|(_, text)| text).map(|text| sidecar::text(&text)));
     }
-    let columns: [(&str, ArrayRef, bool); 3] = [
+    let columns: [(&str, ArrayRef, bool); 4] = [
         ("key", Arc::new(keys.finish()), false),
         ("image", Arc::new(images.finish()), true),
         ("text", Arc::new(texts.finish()), true),
+        (PROBLEM, Arc::new(problems.finish()), true),
     ];
     RecordBatch::try_from_iter_with_nullable(columns).map_err(|e| failed(&e))
 }

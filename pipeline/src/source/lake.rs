@@ -45,7 +45,7 @@ impl Lake {
 
 #[cfg(not(feature = "delta"))]
 impl Source {
-    pub(super) fn delta(lake: &Lake, _: &Path, _: Option<&str>) -> Result<Self> {
+    pub(super) fn delta(lake: &Lake, _: &Path, _: Option<&str>, _: super::Reading<'_>) -> Result<Self> {
         Err(lake.error("it is a Delta table, and this capfilt is built without the feature delta"))
     }
 }

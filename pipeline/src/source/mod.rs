@@ -12,12 +12,14 @@ mod images;
 mod json;
 mod kind;
 mod lake;
+mod memo;
 mod parquet;
 mod place;
 mod quotes;
 mod reading;
 mod rows;
 mod schema;
+mod seen;
 mod store;
 mod tar;
 mod text;
@@ -26,7 +28,7 @@ mod unit;
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use datafusion::arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
@@ -37,12 +39,15 @@ use crate::table;
 
 pub(crate) use chunk::Chunk;
 pub(crate) use cursor::Cursor;
+pub(crate) use files::walk;
 use kind::{Batches, Kind};
 pub(crate) use lake::Lake;
+pub(crate) use memo::Memo;
 use place::Place;
 pub(crate) use reading::Reading;
 use reading::order;
 pub(crate) use schema::{Conflict, Merged, plain, recorded};
+use seen::{Looked, Looking, Seen, Watch};
 use store::Found;
 pub(crate) use store::{Location, is_url, shown, waited};
 pub(crate) use unit::{Position, Units};
@@ -54,6 +59,8 @@ pub struct Source {
     root: PathBuf,
     kind: Kind,
     files: Vec<SourceFile>,
+    /// The files' numbers by their names, once they are asked for.
+    numbers: OnceLock<BTreeMap<String, usize>>,
     /// Of a Delta table.
     version: Option<u64>,
     /// As the rows are read: texts and images as views, so that a second copy of an image is 16 bytes.
@@ -62,12 +69,16 @@ pub struct Source {
     written: SchemaRef,
     /// Columns whose texts must be whole: a row whose is not fails.
     texts: Vec<String>,
+    /// A larger image that is a file or a member of its own is not read.
+    most_image_bytes: u64,
 }
 
 #[derive(Debug)]
 struct SourceFile {
     place: Place,
     record: FileRecord,
+    /// As it was looked at.
+    seen: Option<Seen>,
     /// As the file says.
     written: SchemaRef,
     /// As its rows are read.
@@ -106,7 +117,8 @@ impl Source {
     }
 
     pub(crate) fn open_as(path: &Path, version: Option<&str>, reading: Reading<'_>) -> Result<Self> {
-        let Reading { known, alone, texts } = reading;
+        let Reading { known, alone, texts, halt, .. } = reading;
+        let looking = Looking::until(halt);
         let text = path.to_string_lossy();
         let location = if is_url(&text) { Some(Location::open(&text)?) } else { None };
         let is_delta = match &location {
@@ -114,8 +126,12 @@ impl Source {
             None => table::is_delta(path),
         };
         if is_delta {
-            let mut source =
-                Self::delta(&location.map_or_else(|| Lake::Disk(path.to_owned()), Lake::Store), path, version)?;
+            let mut source = Self::delta(
+                &location.map_or_else(|| Lake::Disk(path.to_owned()), Lake::Store),
+                path,
+                version,
+                reading,
+            )?;
             order(&mut source.files, |file| file.record.name.clone(), known, alone);
             source.texts = owned(texts);
             return Ok(source);
@@ -131,9 +147,9 @@ impl Source {
             let Found { root, objects, pictures } = location.find()?;
             (root, objects.into_iter().map(Place::Remote).collect(), pictures)
         } else {
-            let (root, paths) = files::find(path)?;
+            let (root, paths) = files::find(path, &looking.halt)?;
             let pictures = paths.is_empty();
-            let paths = if pictures { files::pictures(&root)? } else { paths };
+            let paths = if pictures { files::pictures(&root, &looking.halt)? } else { paths };
             (root, local(paths), pictures)
         };
         if pictures {
@@ -144,10 +160,17 @@ impl Source {
             Some(first) if !pictures => Kind::told(&root, first)?,
             _ => Kind::Images,
         };
-        Self::of(path, root, places, kind, reading)
+        Self::of(path, root, places, kind, reading, &looking)
     }
 
-    fn of(path: &Path, root: PathBuf, places: Vec<Place>, kind: Kind, reading: Reading<'_>) -> Result<Self> {
+    fn of(
+        path: &Path,
+        root: PathBuf,
+        places: Vec<Place>,
+        kind: Kind,
+        reading: Reading<'_>,
+        looking: &Looking,
+    ) -> Result<Self> {
         let is_other = |place: &&Place| Kind::of(place.below(&root)).is_some_and(|other| other != kind);
         if let Some(other) = places.iter().find(|place| kind != Kind::Images && is_other(place)) {
             let reason =
@@ -156,28 +179,31 @@ impl Source {
         }
         let known: BTreeMap<&str, &FileRecord> =
             reading.known.iter().map(|record| (record.name.as_str(), record)).collect();
-        let looks = place::each(&places, |place| match known.get(place.name(&root).as_str()) {
-            // To be counted it would come whole, at each start.
-            Some(record) if kind == Kind::WebDataset && tar::is_as(place, record) => {
-                Ok(((*record).clone(), tar::written()))
+        let looks = place::each(&places, |place| {
+            let name = place.name(&root);
+            let memo = reading.memos.and_then(|memos| memos.get(&name));
+            match known.get(name.as_str()) {
+                Some(record) if let Some(looked) = kind.remembered(place, record, memo)? => Ok(looked),
+                _ => kind.looked(&root, place, looking),
             }
-            _ => kind.look(&root, place),
         })?;
-        let file = |(place, (record, written)): (Place, (FileRecord, SchemaRef))| {
+        looking.warn();
+        let file = |(place, Looked { record, written, seen }): (Place, Looked)| {
             let partitions = match kind {
                 // A folder tells its own columns too.
                 Kind::Images => files::partitions(&place.below(&root).join("image")),
                 _ => files::partitions(place.below(&root)),
             };
             let partitions = partitions.map_err(|reason| Error::source(place.shown(), reason))?;
-            Ok(SourceFile { place, record, read: Arc::clone(&written), written, partitions, deleted: Vec::new() })
+            Ok(SourceFile { place, record, seen, read: Arc::clone(&written), written, partitions, deleted: Vec::new() })
         };
         let mut files = places.into_iter().zip(looks).map(file).collect::<Result<Vec<_>>>()?;
         let Some((schema, written)) = one_schema(kind, &mut files, reading.texts)? else {
             return Err(Error::source(path, "the folder holds no .parquet, .tar, .csv or .jsonl file, and no image"));
         };
-        let texts = owned(reading.texts);
-        Ok(Self { given: whereabouts(path), root, kind, files, version: None, schema, written, texts })
+        let (given, most_image_bytes) = (whereabouts(path), reading.most_image_bytes());
+        let (numbers, texts) = (OnceLock::new(), owned(reading.texts));
+        Ok(Self { given, root, kind, files, numbers, version: None, schema, written, texts, most_image_bytes })
     }
 
     /// The version of a Delta table.
@@ -268,59 +294,16 @@ impl Source {
 
     /// The number of the file `name`.
     pub(crate) fn number(&self, name: &str) -> Option<usize> {
-        self.files.iter().position(|file| file.record.name == name)
+        let all = || self.files.iter().enumerate().map(|(number, file)| (file.record.name.clone(), number)).collect();
+        self.numbers.get_or_init(all).get(name).copied()
+    }
+
+    pub(crate) fn record(&self, file: usize) -> &FileRecord {
+        &self.files[file].record
     }
 
     pub(crate) fn records(&self) -> Vec<FileRecord> {
         self.files.iter().map(|file| file.record.clone()).collect()
-    }
-
-    /// Whether it has these files and no others.
-    pub(crate) fn is_of(&self, known: &[FileRecord]) -> bool {
-        known.len() == self.files.len() && known.iter().all(|record| self.files.iter().any(|f| f.record == *record))
-    }
-
-    /// Puts the files in the order of `known`, which comes first; what it does not name follows in the order of the names. Errors
-    /// where a known file is gone or has changed.
-    pub(crate) fn reorder(&mut self, known: &[FileRecord]) -> Result<()> {
-        let mut files: Vec<Option<SourceFile>> = std::mem::take(&mut self.files).into_iter().map(Some).collect();
-        for record in known {
-            let found = files.iter_mut().find(|file| file.as_ref().is_some_and(|f| f.record.name == record.name));
-            let gone = |path: PathBuf| {
-                let reason =
-                    "it was part of the source, and is gone: put it back, or give --overwrite or another folder";
-                Err(Error::source(path, reason))
-            };
-            let Some(file) = found.and_then(Option::take) else { return gone(self.root.join(&record.name)) };
-            if let Some(image) = file.gone() {
-                return gone(image);
-            }
-            if file.record != *record {
-                return Err(Error::source(
-                    file.place.shown(),
-                    "it has changed since the job began: give --overwrite or another folder",
-                ));
-            }
-            self.files.push(file);
-        }
-        self.files.extend(files.into_iter().flatten());
-        Ok(())
-    }
-
-    /// Of the files that a job knew, lets those from number `begun` on, of which it has taken no row, be what they are now. True
-    /// where one is another than it was.
-    pub(crate) fn take_over(&self, known: &mut [FileRecord], begun: usize) -> bool {
-        let there: BTreeMap<&str, &FileRecord> =
-            self.files.iter().filter(|f| f.gone().is_none()).map(|f| (f.record.name.as_str(), &f.record)).collect();
-        let mut changed = false;
-        for record in known.iter_mut().skip(begun) {
-            if let Some(now) = there.get(record.name.as_str()).filter(|now| **now != record) {
-                log::warn!("{}: it has changed, and is read as it is now; no row of it was taken yet", record.name);
-                record.clone_from(now);
-                changed = true;
-            }
-        }
-        changed
     }
 
     /// How many rows `units` has from `from` on.

@@ -14,7 +14,7 @@ use super::images::Folder;
 use super::store::{Pages, Remote};
 use crate::error::{Error, Result};
 
-/// Files of a store that are looked at at a time: each costs some answers of it.
+/// Files that are looked at at a time: each of a store costs some answers of it.
 const AT_ONCE: usize = 8;
 
 /// A file on a disk, an object of a store, or many of them that are images and their texts.
@@ -29,6 +29,12 @@ pub(super) enum Place {
 pub(super) trait Input: Read + Seek + Send {}
 
 impl<T: Read + Seek + Send> Input for T {}
+
+impl AsRef<Self> for Place {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
 
 impl Place {
     /// As errors name it.
@@ -148,15 +154,22 @@ impl ChunkReader for Chunks {
     }
 }
 
-/// Looks at all places in their order; at some of a store's at a time. The first error, in that order, is the answer.
-pub(super) fn each<T: Send>(places: &[Place], look: impl Fn(&Place) -> Result<T> + Sync) -> Result<Vec<T>> {
-    if !places.iter().any(|place| matches!(place, Place::Remote(_))) {
+/// Looks at all places in their order, at some at a time: an answer of a store, or of a disk elsewhere, is waited for. The first
+/// error, in that order, is the answer.
+pub(super) fn each<P: AsRef<Place> + Sync, T: Send>(
+    places: &[P],
+    look: impl Fn(&P) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let is_remote = places.iter().any(|place| matches!(place.as_ref(), Place::Remote(_)));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let at_once = if is_remote { AT_ONCE } else { cores.min(AT_ONCE) }.min(places.len());
+    if at_once < 2 {
         return places.iter().map(look).collect();
     }
     let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
     let seen: Mutex<Vec<(usize, Result<T>)>> = Mutex::new(Vec::with_capacity(places.len()));
     std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE.min(places.len()) {
+        for _ in 0..at_once {
             scope.spawn(|| {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);

@@ -1,6 +1,9 @@
 //! Rows as a file's reader hands them over.
 
+use datafusion::arrow::array::AsArray as _;
 use datafusion::arrow::record_batch::RecordBatch;
+
+use crate::sidecar::PROBLEM;
 
 /// Some rows that follow each other, and what is wrong with them.
 #[derive(Debug, Clone)]
@@ -42,6 +45,15 @@ impl From<RecordBatch> for Rows {
 }
 
 impl Rows {
+    /// Rows whose column [`PROBLEM`] says why one cannot be used.
+    pub(super) fn with_problems(batch: RecordBatch) -> Self {
+        let reasons = batch.column_by_name(PROBLEM).and_then(|column| column.as_string_view_opt());
+        let reasons = reasons.into_iter().flatten().enumerate();
+        let problem = |(row, why): (usize, Option<&str>)| Some(Problem { row, column: None, reason: why?.to_owned() });
+        let problems = reasons.filter_map(problem).collect();
+        Self { batch, problems }
+    }
+
     /// `rows` of them from `start` on.
     pub(super) fn slice(&self, start: usize, rows: usize) -> Self {
         let within = self.problems.iter().filter(|problem| (start..start + rows).contains(&problem.row));

@@ -2,22 +2,25 @@
 
 use std::io::BufReader;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use super::place::Place;
 use super::rows::Rows;
+use super::seen::Looking;
 use super::{Batches, FileRecord};
 use crate::error::{Error, Result};
-use crate::webdataset;
+use crate::webdataset::{self, Counted, Reader};
 
 /// What the members' headers say.
-pub(super) fn look(root: &Path, place: &Place) -> Result<(FileRecord, SchemaRef)> {
+pub(super) fn look(root: &Path, place: &Place, looking: &Looking) -> Result<(FileRecord, SchemaRef)> {
     let unread = |e: std::io::Error| Error::source(place.shown(), e);
     let (bytes, file) = (place.bytes().map_err(unread)?, place.open().map_err(unread)?);
-    let (rows, headers) = webdataset::count(file).map_err(|e| place.error(|| e.to_string()))?;
-    let stamp = place.stamp().unwrap_or(headers);
+    let found = webdataset::count(file, &looking.halt).map_err(|e| place.error(|| e.to_string()))?;
+    let Counted { samples: rows, digest, passed } = found;
+    looking.passed.lock().unwrap_or_else(PoisonError::into_inner).add(&place.shown().display().to_string(), passed);
+    let stamp = place.stamp().unwrap_or(digest);
     Ok((FileRecord { name: place.name(root), bytes, stamp, rows, images: Vec::new() }, written()))
 }
 
@@ -37,8 +40,15 @@ pub(super) fn written() -> SchemaRef {
 }
 
 /// The samples of `ranges`, as [`super::Kind::read`] has them.
-pub(super) fn read(place: &Place, ranges: &[(u64, u64)], most: usize) -> Result<Batches, String> {
+pub(super) fn read(
+    place: &Place,
+    ranges: &[(u64, u64)],
+    most: usize,
+    most_image_bytes: u64,
+) -> Result<Batches, String> {
     let file = place.open().map_err(|e| e.to_string())?;
-    let batches = webdataset::samples(place.shown().display().to_string(), BufReader::new(file), ranges.to_vec(), most);
-    Ok(Box::new(batches.map(|batch| batch.map(Rows::from).map_err(|e| e.to_string()))))
+    let (name, file, of) =
+        (place.shown().display().to_string(), BufReader::new(file), Reader::Job { most_image_bytes });
+    let batches = webdataset::samples(name, file, ranges.to_vec(), most, of);
+    Ok(Box::new(batches.map(|batch| batch.map(Rows::with_problems).map_err(|e| e.to_string()))))
 }

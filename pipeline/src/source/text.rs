@@ -13,6 +13,7 @@ use super::place::{Input, Place};
 use super::rows::Rows;
 use super::{Batches, FileRecord, csv, json, schema};
 use crate::error::{Error, Result};
+use crate::halt::Halt;
 
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,10 +24,10 @@ pub(super) enum Text {
 
 impl Text {
     /// Reads the whole file: its rows, and types that hold all of them; Null where a column has no value.
-    pub(super) fn look(self, root: &Path, place: &Place) -> Result<(FileRecord, SchemaRef)> {
+    pub(super) fn look(self, root: &Path, place: &Place, halt: &Halt) -> Result<(FileRecord, SchemaRef)> {
         let broken = |e: &dyn std::fmt::Display| place.error(|| format!("not {}: {e}", self.words()));
         let file = place.open().map_err(|e| Error::source(place.shown(), e))?;
-        let mut file = Digested { file, digest: Sha256::new(), bytes: 0 };
+        let mut file = Digested { file, digest: Sha256::new(), bytes: 0, halt };
         let (schema, rows) = match self {
             Self::Csv => csv::look(&mut file),
             Self::JsonLines => json::look(after_mark(&mut file)),
@@ -181,14 +182,16 @@ pub(super) fn plain(error: &ArrowError) -> String {
 }
 
 /// A file that is digested while it is read.
-struct Digested {
+struct Digested<'a> {
     file: Box<dyn Input>,
     digest: Sha256,
     bytes: u64,
+    halt: &'a Halt,
 }
 
-impl Read for Digested {
+impl Read for Digested<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.halt.check().map_err(io::Error::other)?;
         let read = self.file.read(into)?;
         self.digest.update(&into[..read]);
         self.bytes += read as u64;
@@ -262,7 +265,7 @@ mod tests {
             let path = folder.path().join(name);
             std::fs::write(&path, &text).unwrap();
             let path = Place::Local(path);
-            let (record, schema) = kind.look(folder.path(), &path).unwrap();
+            let (record, schema) = kind.look(folder.path(), &path, &Halt::default()).unwrap();
             assert_eq!((record.rows, record.bytes), (10, text.len() as u64), "{name}");
             assert_eq!(schema.field(0).data_type(), &DataType::Int64);
             let batches = kind.read(&path, &schema, &[(1, 4), (6, 1), (7, 3)], 3).unwrap();
@@ -327,7 +330,7 @@ mod tests {
         ] {
             let path = folder.path().join("x");
             std::fs::write(&path, text).unwrap();
-            let error = kind.look(folder.path(), &Place::Local(path)).unwrap_err().to_string();
+            let error = kind.look(folder.path(), &Place::Local(path), &Halt::default()).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         }
     }

@@ -36,7 +36,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::io::AsyncWriteExt as _;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
-use super::read::{TarError, samples, schema};
+use super::read::{Reader, TarError, samples, schema};
 use super::write::{Names, Shard};
 
 /// The format's names: what STORED AS says, and what a file ends in.
@@ -230,10 +230,12 @@ impl FileOpener for WebDatasetOpener {
             let all = vec![(0, u64::MAX)];
             let name = location.to_string();
             let batches = match store.get(&location).await?.payload {
-                GetResultPayload::File(file, _) => samples(name, std::io::BufReader::new(file), all, batch_size),
+                GetResultPayload::File(file, _) => {
+                    samples(name, std::io::BufReader::new(file), all, batch_size, Reader::Sql)
+                }
                 GetResultPayload::Stream(stream) => {
                     let bytes = StreamReader::new(stream.map_err(std::io::Error::other));
-                    samples(name, SyncIoBridge::new(Box::pin(bytes)), all, batch_size)
+                    samples(name, SyncIoBridge::new(Box::pin(bytes)), all, batch_size, Reader::Sql)
                 }
             };
             // The thread that reads hands over one batch at a time; to wait for it is no work for this one.

@@ -1,8 +1,11 @@
-//! WebDataset: tar files whose members of one name before the first dot are a sample. As a source of jobs, as a format of the pair
+//! WebDataset: tar files in which members that stand side by side and have one name before the first dot are a sample. As a source of jobs, as a format of the pair
 //! table, and as `STORED AS WEBDATASET` in SQL.
 
+mod census;
 mod format;
+mod member;
 mod read;
+mod sparse;
 mod write;
 
 use std::sync::Arc;
@@ -10,7 +13,9 @@ use std::sync::Arc;
 use datafusion::error::DataFusionError;
 use datafusion::prelude::SessionContext;
 
-pub(crate) use read::{count, samples, schema};
+pub(crate) use census::Passed;
+pub(crate) use member::compressed;
+pub(crate) use read::{Counted, Reader, count, samples, schema};
 pub(crate) use write::{Names, Shard};
 
 /// Lets SQL read and write WebDataset: `CREATE EXTERNAL TABLE .. STORED AS WEBDATASET`, `COPY .. TO 'x.tar'`.

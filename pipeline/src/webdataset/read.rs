@@ -10,11 +10,16 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use sha2::{Digest as _, Sha256};
 
-use crate::paths::MOST_IMAGE_BYTES;
+use super::census::{Census, Passed, Place};
+use super::member::{Member, Part, compressed, shown};
+use crate::halt::Halt;
+use crate::paths::{MOST_IMAGE_BYTES, too_large};
+use crate::sidecar::{self, PROBLEM};
 
 /// A batch ends here, however few rows it has.
 const BATCH_BYTES: usize = 64 << 20;
 
+/// Samples as SQL sees them.
 static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![
         Field::new("key", DataType::Utf8View, false),
@@ -24,36 +29,9 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     ]))
 });
 
-/// Columns of a sample: its key, the image (jpg, jpeg, png, webp, gif, bmp, tif, tiff, img), the text (txt, text, caption), the json.
+/// Columns of a sample: its key, the image (jpg, png and others), the text (txt, text, caption), the json.
 pub(crate) fn schema() -> SchemaRef {
     Arc::clone(&SCHEMA)
-}
-
-/// What a member is for its sample.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
-    Image,
-    Text,
-    Json,
-}
-
-impl Part {
-    fn of(extension: &str) -> Option<Self> {
-        match extension.to_ascii_lowercase().as_str() {
-            "jpg" | "jpeg" | "png" | "webp" | "gif" | "bmp" | "tif" | "tiff" | "img" => Some(Self::Image),
-            "txt" | "text" | "caption" => Some(Self::Text),
-            "json" => Some(Self::Json),
-            _ => None,
-        }
-    }
-}
-
-/// The key and the extension of a member, as the webdataset package cuts them; `None` where it has none.
-fn cut(name: &str) -> Option<(&str, &str)> {
-    let base = name.rfind('/').map_or(0, |slash| slash + 1);
-    let dot = name[base..].find('.').filter(|dot| *dot > 0)?;
-    let meta = name.starts_with("__") && name.ends_with("__");
-    (!meta).then(|| (&name[..base + dot], &name[base + dot + 1..]))
 }
 
 /// What is wrong with a tar file.
@@ -70,56 +48,95 @@ impl std::error::Error for TarError {}
 
 impl From<io::Error> for TarError {
     fn from(error: io::Error) -> Self {
-        Self(format!("not a tar file, or a broken one: {error}"))
+        let words = error.to_string();
+        // The reader of headers repeats their bytes.
+        if words.chars().any(|c| c.is_control() || c == char::REPLACEMENT_CHARACTER) {
+            return Self("not a tar file, or a broken one: a header is damaged".to_owned());
+        }
+        Self(format!("not a tar file, or a broken one: {words}"))
     }
 }
 
-/// Counts the samples by the members' headers, and digests these: 16 hex digits.
-pub(crate) fn count(mut file: impl Read + Seek) -> Result<(u64, String), TarError> {
+/// How a file begins, as far as it has bytes; an error where these are compressed.
+fn begin(file: &mut impl Read) -> Result<Vec<u8>, TarError> {
+    let mut begin = Vec::new();
+    file.take(6).read_to_end(&mut begin)?;
+    match compressed(&begin) {
+        None => Ok(begin),
+        Some(how) => {
+            let reason =
+                format!("it is compressed ({how}), whatever its name says: unpack it, and name what comes out .tar");
+            Err(TarError(reason))
+        }
+    }
+}
+
+/// What the headers of a tar file say.
+pub(crate) struct Counted {
+    pub(crate) samples: u64,
+    /// Digest of the headers, 16 hex digits.
+    pub(crate) digest: String,
+    pub(crate) passed: Passed,
+}
+
+/// Counts the samples by the members' headers, and digests these.
+pub(crate) fn count(mut file: impl Read + Seek, halt: &Halt) -> Result<Counted, TarError> {
     let bytes = file.seek(io::SeekFrom::End(0))?;
     // Even a tar file without members has blocks that end it.
     if bytes == 0 {
         return Err(TarError("not a tar file: it is empty".to_owned()));
     }
     file.rewind()?;
+    begin(&mut file)?;
+    file.rewind()?;
     let mut archive = tar::Archive::new(file);
-    let (mut samples, mut last, mut digest) = (0, None, Sha256::new());
+    let (mut census, mut digest) = (Census::default(), Sha256::new());
     for entry in archive.entries_with_seek()? {
-        let entry = entry?;
+        halt.check().map_err(|e| TarError(e.to_string()))?;
+        let mut entry = entry?;
         digest.update(entry.header().as_bytes());
-        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let member = Member::of(&mut entry)?;
         // A seek goes beyond the end without a word.
-        if entry.raw_file_position().saturating_add(entry.size()) > bytes {
+        if entry.raw_file_position().saturating_add(member.stored) > bytes {
+            let name = member.shown();
             return Err(TarError(format!("it is cut off: its member {name} goes on beyond its end; get it anew")));
         }
-        if let Some((key, _)) = cut(&name).filter(|_| entry.header().entry_type().is_file())
-            && last.as_deref() != Some(key)
-        {
-            samples += 1;
-            last = Some(key.to_owned());
-        }
+        census.next(&member);
     }
-    Ok((samples, hex::encode(&digest.finalize()[..8])))
+    let digest = hex::encode(&digest.finalize()[..8]);
+    Ok(Counted { samples: census.samples, digest, passed: census.passed })
+}
+
+/// Who reads samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// SQL: columns are those of [`schema`], and what is passed over is told when the file has been read.
+    Sql,
+    /// A job, which [`count`] has told what is passed over. The further column [`PROBLEM`] says why a row has no image; one of more
+    /// than so many bytes is not read.
+    Job { most_image_bytes: u64 },
 }
 
 /// Samples of `ranges` (first sample and number of samples, sorted) in batches of at most `most`, read on a thread of its own. Of a
-/// part that a sample has twice the first one counts; a warning names the `file`.
+/// part that a sample has twice the first one counts. Warnings name the `file`.
 pub(crate) fn samples(
     file: String,
     reader: impl Read + Send + 'static,
     ranges: Vec<(u64, u64)>,
     most: usize,
+    of: Reader,
 ) -> mpsc::IntoIter<Result<RecordBatch, TarError>> {
     let (sender, receiver) = mpsc::sync_channel(1);
     std::thread::spawn(move || {
         let ranges = ranges.into_iter().peekable();
-        let mut batches = Batches { ranges, rows: Rows::default(), most, sender, twice: None };
+        let mut batches = Batches { ranges, rows: Rows::default(), most, sender, of, census: Census::default() };
         if let Err(error) = batches.read(reader) {
             let _ = batches.sender.send(Err(error));
         }
-        if let Some((first, members)) = batches.twice {
-            let more = if members > 1 { format!(" and {} more members", members - 1) } else { String::new() };
-            log::warn!("{file}: passed over {first}{more}: their samples have an image, a text or a json already");
+        if of == Reader::Sql {
+            let mut passed = Passed::default();
+            passed.add(&file, batches.census.passed);
+            passed.warn();
         }
     });
     receiver.into_iter()
@@ -130,8 +147,8 @@ struct Batches {
     rows: Rows,
     most: usize,
     sender: mpsc::SyncSender<Result<RecordBatch, TarError>>,
-    /// Members that were passed over since their sample had such a part already: the first one, and how many.
-    twice: Option<(String, u64)>,
+    of: Reader,
+    census: Census,
 }
 
 /// A sample that is being read.
@@ -141,6 +158,8 @@ struct Sample {
     image: Option<Vec<u8>>,
     text: Option<String>,
     json: Option<String>,
+    /// Why it has no image.
+    problem: Option<String>,
 }
 
 #[derive(Default)]
@@ -149,44 +168,54 @@ struct Rows {
     image: BinaryViewBuilder,
     text: StringViewBuilder,
     json: StringViewBuilder,
+    problem: StringViewBuilder,
     count: usize,
     bytes: usize,
 }
 
 impl Batches {
-    fn read(&mut self, reader: impl Read) -> Result<(), TarError> {
-        let mut archive = tar::Archive::new(reader);
-        let mut number = 0;
+    fn read(&mut self, mut reader: impl Read) -> Result<(), TarError> {
+        let begin = begin(&mut reader)?;
+        let mut archive = tar::Archive::new(io::Cursor::new(begin).chain(reader));
         let mut sample: Option<Sample> = None;
         for entry in archive.entries()? {
             let mut entry = entry?;
-            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-            let Some((key, extension)) = cut(&name).filter(|_| entry.header().entry_type().is_file()) else { continue };
-            if sample.as_ref().is_none_or(|sample| sample.key != key) {
-                if let Some(done) = sample.take() {
-                    if !self.add(number, done) {
-                        self.send();
-                        return Ok(());
-                    }
-                    number += 1;
+            let member = Member::of(&mut entry)?;
+            let Some(Place { begins, part, may_be_image }) = self.census.next(&member) else { continue };
+            let number = self.census.samples - 1;
+            if begins {
+                if let Some(done) = sample.take()
+                    && !self.add(number - 1, done)
+                {
+                    self.send();
+                    return Ok(());
                 }
-                sample = Some(Sample { key: key.to_owned(), ..Sample::default() });
+                let key = member.cut().map_or_else(String::new, |(key, _)| shown(key).into_owned());
+                sample = Some(Sample { key, ..Sample::default() });
             }
-            if let (Some(sample), Some(part), true) = (&mut sample, Part::of(extension), self.wanted(number)) {
-                if sample.has(part) {
-                    self.twice.get_or_insert((name, 0)).1 += 1;
-                    continue;
-                }
-                let mut bytes = Vec::with_capacity(usize::try_from(entry.size()).unwrap_or(0).min(BATCH_BYTES));
-                match part {
-                    Part::Image => (&mut entry).take(MOST_IMAGE_BYTES).read_to_end(&mut bytes)?,
-                    _ => entry.read_to_end(&mut bytes)?,
-                };
-                sample.put(part, bytes);
+            let Some(sample) = sample.as_mut().filter(|_| self.wanted(number)) else { continue };
+            if may_be_image && sample.image.is_none() {
+                let field = member.cut().map_or_else(String::new, |(_, field)| shown(field).into_owned());
+                sample.problem.get_or_insert_with(|| format!("no image: {field} is passed over"));
+            }
+            match part {
+                Some(Part::Image) => match self.of {
+                    Reader::Job { most_image_bytes } if member.size > most_image_bytes => {
+                        sample.problem = Some(format!("image: {}", too_large(most_image_bytes)));
+                    }
+                    // Arrow's views hold no more.
+                    _ if member.size >= MOST_IMAGE_BYTES => {
+                        return Err(TarError(format!("its member {} has over 4 GB", member.shown())));
+                    }
+                    _ => (sample.image, sample.problem) = (Some(member.read(&mut entry)?), None),
+                },
+                Some(Part::Text) => sample.text = Some(sidecar::text(&member.read(&mut entry)?)),
+                Some(Part::Json) => sample.json = Some(sidecar::text(&member.read(&mut entry)?)),
+                None => {}
             }
         }
         if let Some(done) = sample {
-            self.add(number, done);
+            self.add(self.census.samples - 1, done);
         }
         self.send();
         Ok(())
@@ -210,47 +239,37 @@ impl Batches {
 
     /// False: nobody listens.
     fn send(&mut self) -> bool {
-        self.rows.count == 0 || self.sender.send(std::mem::take(&mut self.rows).batch()).is_ok()
-    }
-}
-
-impl Sample {
-    fn has(&self, part: Part) -> bool {
-        match part {
-            Part::Image => self.image.is_some(),
-            Part::Text => self.text.is_some(),
-            Part::Json => self.json.is_some(),
-        }
-    }
-
-    fn put(&mut self, part: Part, bytes: Vec<u8>) {
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        match part {
-            Part::Image => self.image = Some(bytes),
-            Part::Text => self.text = Some(text(bytes)),
-            Part::Json => self.json = Some(text(bytes)),
-        }
+        self.rows.count == 0 || self.sender.send(std::mem::take(&mut self.rows).batch(self.of)).is_ok()
     }
 }
 
 impl Rows {
     fn add(&mut self, sample: Sample) {
         self.count += 1;
-        self.bytes += sample.image.as_ref().map_or(0, Vec::len);
+        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        self.bytes += sample.image.as_ref().map_or(0, Vec::len) + length(&sample.text) + length(&sample.json);
         self.key.append_value(sample.key);
         self.image.append_option(sample.image);
         self.text.append_option(sample.text);
         self.json.append_option(sample.json);
+        self.problem.append_option(sample.problem);
     }
 
-    fn batch(mut self) -> Result<RecordBatch, TarError> {
-        let columns: Vec<ArrayRef> = vec![
+    fn batch(mut self, of: Reader) -> Result<RecordBatch, TarError> {
+        let mut columns: Vec<ArrayRef> = vec![
             Arc::new(self.key.finish()),
             Arc::new(self.image.finish()),
             Arc::new(self.text.finish()),
             Arc::new(self.json.finish()),
         ];
-        RecordBatch::try_new(schema(), columns).map_err(|e| TarError(e.to_string()))
+        let mut schema = schema();
+        if of != Reader::Sql {
+            columns.push(Arc::new(self.problem.finish()));
+            let fields = schema.fields().iter().map(Arc::clone);
+            let problem = Arc::new(Field::new(PROBLEM, DataType::Utf8View, true));
+            schema = Arc::new(Schema::new(fields.chain([problem]).collect::<Vec<_>>()));
+        }
+        RecordBatch::try_new(schema, columns).map_err(|e| TarError(e.to_string()))
     }
 }
 
@@ -272,7 +291,11 @@ mod tests {
     }
 
     fn read(bytes: &[u8], ranges: &[(u64, u64)], most: usize) -> Result<Vec<RecordBatch>, TarError> {
-        samples("x.tar".to_owned(), io::Cursor::new(bytes.to_vec()), ranges.to_vec(), most).collect()
+        samples("x.tar".to_owned(), io::Cursor::new(bytes.to_vec()), ranges.to_vec(), most, Reader::Sql).collect()
+    }
+
+    fn counted(bytes: &[u8]) -> Result<Counted, TarError> {
+        count(io::Cursor::new(bytes), &Halt::default())
     }
 
     fn keys(batches: &[RecordBatch]) -> Vec<String> {
@@ -280,15 +303,6 @@ mod tests {
             .iter()
             .flat_map(|b| b.column(0).as_string_view().iter().flatten().map(str::to_owned).collect::<Vec<_>>())
             .collect()
-    }
-
-    #[test]
-    fn names_are_cut_at_the_first_dot() {
-        assert_eq!(cut("a/b.c/d.seg.png"), Some(("a/b.c/d", "seg.png")));
-        assert_eq!(cut("000.jpg"), Some(("000", "jpg")));
-        for none in ["a", ".hidden", "dir/.x", "__meta.x__"] {
-            assert_eq!(cut(none), None, "{none}");
-        }
     }
 
     #[test]
@@ -313,7 +327,7 @@ mod tests {
         assert_eq!(keys(&read(&bytes, &[(0, 3)], 2).unwrap()), ["000", "001", "002"]);
         assert_eq!(keys(&read(&bytes, &[(1, 1)], 10).unwrap()), ["001"]);
 
-        assert_eq!(count(io::Cursor::new(&bytes)).unwrap().0, 6);
+        assert_eq!(counted(&bytes).unwrap().samples, 6);
     }
 
     #[test]
@@ -331,7 +345,134 @@ mod tests {
         assert!(read(&bytes[..bytes.len() - 2500], &[(0, 9)], 9).unwrap_err().to_string().contains("broken"));
         assert!(read(b"not a tar file at all", &[(0, 9)], 9).is_err());
         assert!(read(&tar(&[]), &[(0, 9)], 9).unwrap().is_empty());
-        assert_eq!(count(io::Cursor::new(tar(&[]))).unwrap().0, 0);
-        assert!(count(io::Cursor::new([])).unwrap_err().to_string().contains("empty"));
+        assert_eq!(counted(&tar(&[])).unwrap().samples, 0);
+        assert!(counted(&[]).err().unwrap().to_string().contains("empty"));
+    }
+
+    /// Rows as a job reads them: key, bytes of the image, text, problem.
+    fn rows(bytes: &[u8]) -> Vec<(String, Option<usize>, Option<String>, Option<String>)> {
+        let job = Reader::Job { most_image_bytes: 1000 };
+        let batches = samples("x.tar".to_owned(), io::Cursor::new(bytes.to_vec()), vec![(0, 99)], 9, job);
+        let mut rows = Vec::new();
+        for batch in batches.map(Result::unwrap) {
+            let text = |column: usize, row: usize| {
+                let texts = batch.column(column).as_string_view();
+                texts.is_valid(row).then(|| texts.value(row).to_owned())
+            };
+            let images = batch.column(1).as_binary_view();
+            rows.extend((0..batch.num_rows()).map(|row| {
+                let image = images.is_valid(row).then(|| images.value(row).len());
+                (text(0, row).unwrap(), image, text(2, row), text(4, row))
+            }));
+        }
+        assert_eq!(counted(bytes).unwrap().samples, rows.len() as u64);
+        rows
+    }
+
+    #[test]
+    fn an_image_that_is_not_read_is_the_rows_problem() {
+        let all = rows(&tar(&[
+            ("a.jpg", &[1; 1001]),
+            ("a.txt", b"\xef\xbb\xbf large \n"),
+            ("b.left.jpg", b"1"),
+            ("b.right.jpg", b"2"),
+            ("b.txt", b"two"),
+            ("c.jfif", b"3"),
+            ("c.mask.png", b"4"),
+            ("d.txt", b"none"),
+        ]));
+        let row = |key: &str, image: Option<usize>, text: Option<&str>, problem: Option<&str>| {
+            (key.to_owned(), image, text.map(str::to_owned), problem.map(str::to_owned))
+        };
+        let large = "image: larger than 1000 bytes (capfilt.max_image_bytes)";
+        assert_eq!(
+            all,
+            [
+                row("a", None, Some("large"), Some(large)),
+                row("b", None, Some("two"), Some("no image: left.jpg is passed over")),
+                row("c", Some(1), None, None),
+                row("d", None, Some("none"), None),
+            ]
+        );
+    }
+
+    #[test]
+    fn members_that_are_passed_over_are_counted() {
+        let large = vec![b'x'; usize::try_from(sidecar::MOST_TEXT_BYTES).unwrap() + 1];
+        let bytes = tar(&[
+            ("a.jpg", b"1"),
+            ("a.png", b"2"),
+            ("a.cls", b"7"),
+            ("b.0.txt", b"x"),
+            ("b.txt", &large),
+            ("a.txt", b"y"),
+        ]);
+        let passed = format!("{:?}", counted(&bytes).unwrap().passed);
+        let wanted = "{Twice: (1, \"a.png\"), Dotted: (1, \"b.0.txt\"), Field: (1, \"a.cls\"), TooLong: (1, \"b.txt\"), Parted: (1, \"a\")}";
+        assert_eq!(passed, format!("Passed({wanted})"));
+        let texts: Vec<_> = rows(&bytes).into_iter().map(|row| (row.0, row.2)).collect();
+        assert_eq!(texts, [("a".to_owned(), None), ("b".to_owned(), None), ("a".to_owned(), Some("y".to_owned()))]);
+    }
+
+    #[test]
+    fn names_that_differ_in_bad_bytes_are_two_rows() {
+        let mut builder = tar::Builder::new(Vec::new());
+        for name in [&b"\xe90.jpg"[..], b"\xe90.txt", b"\xe80.jpg", b"\xe80.txt"] {
+            let mut header = tar::Header::new_gnu();
+            header.as_mut_bytes()[..name.len()].copy_from_slice(name);
+            header.set_size(1);
+            header.set_cksum();
+            builder.append(&header, &b"x"[..]).unwrap();
+        }
+        let keys: Vec<String> = rows(&builder.into_inner().unwrap()).into_iter().map(|row| row.0).collect();
+        assert_eq!(keys, ["%E90", "%E80"]);
+    }
+
+    /// A member of a type of its own, whose header the archive's writer does not make.
+    fn member(name: &str, of: u8, bytes: &[u8]) -> Vec<u8> {
+        let mut header = tar::Header::new_ustar();
+        header.set_path(name).unwrap();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        header.as_mut_bytes()[156] = of;
+        header.set_cksum();
+        let mut all = header.as_bytes().to_vec();
+        all.extend(bytes);
+        all.resize(all.len().next_multiple_of(512), 0);
+        all
+    }
+
+    #[test]
+    fn members_of_old_and_odd_types_are_read_or_counted() {
+        let all = [
+            member("a/", b'5', b""),
+            member("a/0.jpg", b'7', b"image"),
+            member("a/0.txt", 0, b"text"),
+            member("a/1.jpg", b'1', b""),
+            member("a/1.txt", b'0', b"linked"),
+            member("a/2.jpg", b'3', b""),
+            member("a/2.txt", b'0', b"device"),
+            vec![0; 1024],
+        ];
+        let bytes = all.concat();
+        let read: Vec<_> = rows(&bytes).into_iter().map(|row| (row.0, row.1, row.2.unwrap())).collect();
+        let row = |key: &str, image: Option<usize>, text: &str| (key.to_owned(), image, text.to_owned());
+        assert_eq!(read, [row("a/0", Some(5), "text"), row("a/1", None, "linked"), row("a/2", None, "device")]);
+        let passed = format!("{:?}", counted(&bytes).unwrap().passed);
+        assert_eq!(passed, "Passed({Link: (1, \"a/1.jpg\"), Special: (1, \"a/2.jpg\")})");
+    }
+
+    #[test]
+    fn what_is_compressed_is_said_to_be() {
+        for begin in [&b"\x1f\x8b\x08\x00"[..], b"\x28\xb5\x2f\xfd\x04", b"\xfd7zXZ\x00", b"BZh91AY"] {
+            let bytes = [begin, &[7; 2000]].concat();
+            for said in
+                [counted(&bytes).err().unwrap().to_string(), read(&bytes, &[(0, 9)], 9).unwrap_err().to_string()]
+            {
+                assert!(said.contains("it is compressed"), "{said}");
+            }
+        }
+        let said = counted(&[0x80_u8, 0x81].repeat(500)).err().unwrap().to_string();
+        assert!(said.ends_with("a header is damaged"), "{said}");
     }
 }

@@ -187,7 +187,8 @@ mod tests {
         let mut shard = Shard::new(Vec::new(), Names::Column);
         shard.write(&RecordBatch::try_from_iter(columns).unwrap()).unwrap();
         let bytes = shard.end().unwrap();
-        let read: Vec<_> = crate::webdataset::samples("x.tar".to_owned(), io::Cursor::new(bytes), vec![(0, 9)], 9)
+        let sql = crate::webdataset::Reader::Sql;
+        let read: Vec<_> = crate::webdataset::samples("x.tar".to_owned(), io::Cursor::new(bytes), vec![(0, 9)], 9, sql)
             .map(Result::unwrap)
             .collect();
         let text = |column: usize, row: usize| read[0].column(column).as_string_view().value(row).to_owned();

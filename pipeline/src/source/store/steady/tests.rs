@@ -16,7 +16,7 @@ use super::super::problem::Service;
 use super::super::tests::{flaky, put};
 use super::super::{Address, shown};
 use super::*;
-use crate::source::{Lake, Source, Units};
+use crate::source::{Lake, Reading, Source, Units};
 use crate::{delta, table};
 
 /// What names mean is not what they are: not in the key, and not in the log.
@@ -103,7 +103,8 @@ fn rows(source: &Source) -> Vec<(String, Vec<u64>, RecordBatch)> {
 
 #[track_caller]
 fn same(disk: &Lake, store: &Lake, version: Option<&str>) {
-    let [disk, store] = [disk, store].map(|lake| Source::delta(lake, Path::new(URL), version).unwrap());
+    let [disk, store] =
+        [disk, store].map(|lake| Source::delta(lake, Path::new(URL), version, Reading::default()).unwrap());
     assert_eq!((disk.version(), disk.records()), (store.version(), store.records()), "{version:?}");
     assert_eq!(rows(&disk), rows(&store), "{version:?}");
 }
@@ -123,7 +124,7 @@ fn a_delta_table_is_read_as_one_on_a_disk() {
     for version in ["0", "1", "2", "2200-01-01 00:00:00"] {
         same(&disk, &lake, Some(version));
     }
-    let open = |version: &str| Source::delta(&lake, Path::new(URL), Some(version));
+    let open = |version: &str| Source::delta(&lake, Path::new(URL), Some(version), Reading::default());
     assert_eq!(open("2").unwrap().rows(), 54);
     for (version, words) in
         [("7", "the latest is 2"), ("1999-01-01", "is younger than"), ("soon", "neither a version nor a time")]

@@ -1,0 +1,60 @@
+//! Work of a blocking thread that its caller may give up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{Error, Result};
+
+/// A flag that every loop over files, members and lines looks at before a job has its first row.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Halt(Arc<AtomicBool>);
+
+impl Halt {
+    /// Whether nobody waits for the work any more.
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// # Errors
+    /// [`Error::Interrupted`] where nobody waits for the work any more.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.is_set() { Err(Error::Interrupted) } else { Ok(()) }
+    }
+}
+
+/// Runs `work` on a thread that may block. Dropped before the work has ended, as a `select!` does it, it sets the work's flag.
+pub(crate) async fn aside<T: Send + 'static>(work: impl FnOnce(&Halt) -> Result<T> + Send + 'static) -> Result<T> {
+    struct Dropped(Halt);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let dropped = Dropped(Halt::default());
+    let halt = dropped.0.clone();
+    let ended = tokio::task::spawn_blocking(move || work(&halt)).await;
+    ended.unwrap_or_else(|e| Err(Error::Internal(format!("a thread ended: {e}"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_is_given_up_ends() {
+        assert_eq!(aside(|_| Ok(7)).await.unwrap(), 7);
+        let (sender, ended) = mpsc::channel();
+        let endless = aside(move |halt| {
+            while halt.check().is_ok() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let _ = sender.send(());
+            halt.check()
+        });
+        assert!(tokio::time::timeout(Duration::from_millis(20), endless).await.is_err());
+        ended.recv_timeout(Duration::from_secs(10)).unwrap();
+    }
+}

@@ -1,0 +1,153 @@
+//! Which members of tar files make up samples, and which are passed over.
+
+use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{Hash as _, Hasher as _};
+
+use super::member::{Kind, Member, Part, shown};
+use crate::sidecar::MOST_TEXT_BYTES;
+
+/// Why a member is passed over, or its sample is not what it looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Why {
+    Twice,
+    Dotted,
+    Field,
+    Link,
+    Special,
+    TooLong,
+    Parted,
+}
+
+/// Members that are passed over: how many for each reason, and the first.
+#[derive(Debug, Default)]
+pub(crate) struct Passed(BTreeMap<Why, (u64, String)>);
+
+impl Passed {
+    fn note(&mut self, why: Why, name: impl FnOnce() -> String) {
+        self.0.entry(why).or_insert_with(|| (0, name())).0 += 1;
+    }
+
+    /// Adds those of `file`.
+    pub(crate) fn add(&mut self, file: &str, others: Self) {
+        for (why, (members, first)) in others.0 {
+            let first = format!("{first} in {file}");
+            let all = self.0.entry(why).or_insert_with(|| (0, first.clone()));
+            all.0 += members;
+            // Files are looked at side by side.
+            all.1 = std::mem::take(&mut all.1).min(first);
+        }
+    }
+
+    /// A warning for each reason.
+    pub(crate) fn warn(&self) {
+        for (why, (members, first)) in &self.0 {
+            let others = match members - 1 {
+                0 => String::new(),
+                1 => " and 1 more member".to_owned(),
+                more => format!(" and {more} more members"),
+            };
+            let text = match why {
+                Why::Twice => "their samples have an image, a text or a json already",
+                Why::Dotted => {
+                    "a sample's key ends at the first dot of its members' names, and what it has beside KEY.jpg, KEY.txt or KEY.json (or \
+                     another image format) is not read: name them so, with no other dot"
+                }
+                Why::Field => "no image, text or json by what their names end in",
+                Why::Link => {
+                    "links, whose files are elsewhere: write the tar file with --dereference --hard-dereference"
+                }
+                Why::Special => "neither files nor folders",
+                Why::TooLong => "texts of more than 8 MiB",
+                Why::Parted => {
+                    let samples =
+                        if *members == 1 { "1 sample goes".to_owned() } else { format!("{members} samples go") };
+                    log::warn!(
+                        "{samples} on after another one has begun, the first is {first}: members of a sample stand side by side, or each \
+                         piece is a row of its own; write the tar file with --sort=name"
+                    );
+                    continue;
+                }
+            };
+            log::warn!("passed over {first}{others}: {text}");
+        }
+    }
+}
+
+/// Goes along with the members of one file.
+#[derive(Default)]
+pub(super) struct Census {
+    last: Option<Vec<u8>>,
+    /// Hashes of the keys up to now.
+    keys: HashSet<u64>,
+    has: Vec<Part>,
+    pub(super) samples: u64,
+    pub(super) passed: Passed,
+}
+
+/// What a member is in its sample.
+pub(super) struct Place {
+    /// It is the sample's first.
+    pub(super) begins: bool,
+    /// What is to be read of it.
+    pub(super) part: Option<Part>,
+    /// It may be the image that its sample is taken to lack.
+    pub(super) may_be_image: bool,
+}
+
+impl Census {
+    /// The next member's place; `None` where it belongs to no sample.
+    pub(super) fn next(&mut self, member: &Member) -> Option<Place> {
+        let (key, field) = member.cut()?;
+        let part = Part::of(field);
+        let last = field.rsplit(|b| *b == b'.').next().and_then(Part::of);
+        let why = match member.kind {
+            Kind::Apart => return None,
+            Kind::Link if part.is_some() => Why::Link,
+            Kind::Special if part.is_some() => Why::Special,
+            Kind::Link | Kind::Special => return None,
+            Kind::File => match part {
+                None if last.is_some() => Why::Dotted,
+                None => Why::Field,
+                Some(part) => {
+                    let begins = self.begin(key);
+                    let part = match part {
+                        twice if self.has.contains(&twice) => {
+                            self.passed.note(Why::Twice, || member.shown());
+                            None
+                        }
+                        Part::Text | Part::Json if member.size > MOST_TEXT_BYTES => {
+                            self.passed.note(Why::TooLong, || member.shown());
+                            None
+                        }
+                        part => {
+                            self.has.push(part);
+                            Some(part)
+                        }
+                    };
+                    return Some(Place { begins, part, may_be_image: false });
+                }
+            },
+        };
+        self.passed.note(why, || member.shown());
+        // What is no file begins no sample.
+        let begins = member.kind == Kind::File && self.begin(key);
+        let is_same = self.last.as_deref() == Some(key);
+        is_same.then_some(Place { begins, part: None, may_be_image: last == Some(Part::Image) })
+    }
+
+    fn begin(&mut self, key: &[u8]) -> bool {
+        if self.last.as_deref() == Some(key) {
+            return false;
+        }
+        let mut hash = DefaultHasher::new();
+        key.hash(&mut hash);
+        if !self.keys.insert(hash.finish()) {
+            self.passed.note(Why::Parted, || shown(key).into_owned());
+        }
+        self.last = Some(key.to_vec());
+        self.has.clear();
+        self.samples += 1;
+        true
+    }
+}

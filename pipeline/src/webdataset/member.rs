@@ -1,0 +1,163 @@
+//! Members of a tar file: which sample they belong to, what they are for it, and what is in them.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{self, Read};
+
+use tar::{Entry, EntryType};
+
+use super::sparse::Sparse;
+use crate::sidecar::IMAGES;
+
+/// What the names of images end in whose format is not decoded: such a row's error names the format.
+const NOT_DECODED: [&str; 14] =
+    ["avif", "heic", "heif", "ico", "j2k", "jp2", "jxl", "pbm", "pgm", "pnm", "ppm", "psd", "svg", "tga"];
+
+/// What a member is for its sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    Image,
+    Text,
+    Json,
+}
+
+impl Part {
+    /// By what follows the first dot of the member's name.
+    pub(super) fn of(field: &[u8]) -> Option<Self> {
+        match field.to_ascii_lowercase().as_slice() {
+            b"img" => Some(Self::Image),
+            b"txt" | b"text" | b"caption" => Some(Self::Text),
+            b"json" => Some(Self::Json),
+            other => IMAGES.iter().chain(&NOT_DECODED).any(|end| end.as_bytes() == other).then_some(Self::Image),
+        }
+    }
+}
+
+/// What a member's header says it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    File,
+    Link,
+    /// A device, a pipe, or what only some programs know.
+    Special,
+    /// A folder, or what describes the archive.
+    Apart,
+}
+
+/// A member, before it is read.
+pub(super) struct Member {
+    /// As the archive has it: not all names are UTF-8.
+    pub(super) name: Vec<u8>,
+    pub(super) kind: Kind,
+    /// Bytes of what is in it.
+    pub(super) size: u64,
+    /// Bytes that it takes up in the archive; of a sparse member fewer.
+    pub(super) stored: u64,
+    sparse: Option<Sparse>,
+}
+
+impl Member {
+    /// # Errors
+    /// A description of a sparse member that cannot be understood.
+    pub(super) fn of<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<Self> {
+        let of = entry.header().entry_type();
+        let kind = match of {
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => Kind::File,
+            EntryType::Link | EntryType::Symlink => Kind::Link,
+            EntryType::Directory | EntryType::XGlobalHeader | EntryType::XHeader => Kind::Apart,
+            // GNU's name of a volume, and its list of a folder.
+            other if matches!(other.as_byte(), b'V' | b'D') => Kind::Apart,
+            _ => Kind::Special,
+        };
+        let sparse = if kind == Kind::File { Sparse::of(entry)? } else { None };
+        // Of GNU's own sparse members the archive's reader knows the map.
+        let stored = if of == EntryType::GNUSparse { entry.header().entry_size()? } else { entry.size() };
+        let named = sparse.as_ref().and_then(|sparse| sparse.name.clone());
+        let name = named.unwrap_or_else(|| entry.path_bytes().into_owned());
+        let size = sparse.as_ref().map_or(entry.size(), |sparse| sparse.size);
+        Ok(Self { name, kind, size, stored, sparse })
+    }
+
+    /// The sample's key and the field in it.
+    pub(super) fn cut(&self) -> Option<(&[u8], &[u8])> {
+        cut(&self.name)
+    }
+
+    /// Its name as messages have it.
+    pub(super) fn shown(&self) -> String {
+        shown(&self.name).into_owned()
+    }
+
+    /// All that is in it. The caller has looked at its size.
+    ///
+    /// # Errors
+    /// An archive that ends before the member does.
+    pub(super) fn read(&self, entry: &mut impl Read) -> io::Result<Vec<u8>> {
+        if let Some(sparse) = &self.sparse {
+            return sparse.read(entry);
+        }
+        let size = usize::try_from(self.size).map_err(io::Error::other)?;
+        // What a header says is not believed before the bytes are there.
+        let mut bytes = Vec::with_capacity(size.min(1 << 20));
+        entry.read_to_end(&mut bytes)?;
+        if bytes.len() < size {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(bytes)
+    }
+}
+
+/// The key and the field of a name, which the webdataset package cuts at the first dot; `None` where it has none.
+fn cut(name: &[u8]) -> Option<(&[u8], &[u8])> {
+    let base = name.iter().rposition(|b| *b == b'/').map_or(0, |slash| slash + 1);
+    let dot = name[base..].iter().position(|b| *b == b'.').filter(|dot| *dot > 0)?;
+    let meta = name.starts_with(b"__") && name.ends_with(b"__");
+    (!meta).then(|| (&name[..base + dot], &name[base + dot + 1..]))
+}
+
+/// A name as text: bytes that are no UTF-8 as %E9, so that two names that differ in them stay two.
+pub(super) fn shown(name: &[u8]) -> Cow<'_, str> {
+    if let Ok(text) = std::str::from_utf8(name) {
+        return Cow::Borrowed(text);
+    }
+    let mut text = String::new();
+    for chunk in name.utf8_chunks() {
+        text.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            let _ = write!(text, "%{byte:02X}");
+        }
+    }
+    Cow::Owned(text)
+}
+
+/// What a file is compressed with, by how it begins; `None` where it is not.
+pub(crate) fn compressed(begin: &[u8]) -> Option<&'static str> {
+    match begin {
+        [0x1f, 0x8b, ..] => Some("gzip"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("zstd"),
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => Some("xz"),
+        [b'B', b'Z', b'h', b'1'..=b'9', ..] => Some("bzip2"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_cut_at_the_first_dot() {
+        assert_eq!(cut(b"a/b.c/d.seg.png"), Some((&b"a/b.c/d"[..], &b"seg.png"[..])));
+        assert_eq!(cut(b"000.jpg"), Some((&b"000"[..], &b"jpg"[..])));
+        for none in ["a", ".hidden", "dir/.x", "__meta.x__"] {
+            assert_eq!(cut(none.as_bytes()), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn names_that_are_no_utf8_stay_apart() {
+        assert_eq!(shown("é0".as_bytes()), "é0");
+        assert_eq!(shown(b"a/\xe9\xe80.jpg"), "a/%E9%E80.jpg");
+        assert_ne!(shown(b"\xe90"), shown(b"\xe80"));
+    }
+}

@@ -1,0 +1,167 @@
+//! Sparse members whose holes PAX headers tell, as `tar -S --format=posix` writes them (GNU tar's manual, "Storing Sparse Files").
+
+use std::io::{self, Read};
+
+use tar::Entry;
+
+const BLOCK: usize = 512;
+
+/// Where the bytes of a sparse member belong.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Sparse {
+    /// The member's own name; its header may have another.
+    pub(super) name: Option<Vec<u8>>,
+    /// Bytes of the file, holes and all.
+    pub(super) size: u64,
+    /// Offsets and lengths; `None` where they stand before the bytes (format 1.0).
+    map: Option<Vec<(u64, u64)>>,
+}
+
+impl Sparse {
+    /// What the PAX headers say of a member; `None` where it has no holes.
+    pub(super) fn of<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<Option<Self>> {
+        // A keyword that another program writes may be one that tar's reader takes for malformed.
+        match entry.pax_extensions()? {
+            Some(keywords) => Self::told(keywords.flatten().map(|one| (one.key_bytes(), one.value_bytes()))),
+            None => Ok(None),
+        }
+    }
+
+    fn told<'a>(keywords: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> io::Result<Option<Self>> {
+        let (mut name, mut size, mut before) = (None, None, false);
+        let mut map: Vec<(u64, u64)> = Vec::new();
+        let mut offset = None;
+        for (key, value) in keywords {
+            match key {
+                b"GNU.sparse.name" => name = Some(value.to_vec()),
+                b"GNU.sparse.size" | b"GNU.sparse.realsize" => size = Some(number(value)?),
+                b"GNU.sparse.major" => before = number(value)? == 1,
+                b"GNU.sparse.map" if value.is_empty() => {}
+                b"GNU.sparse.map" => {
+                    let all = value.split(|b| *b == b',').map(number).collect::<io::Result<Vec<u64>>>()?;
+                    map = all
+                        .chunks(2)
+                        .map(|pair| Ok((pair[0], *pair.get(1).ok_or_else(wrong)?)))
+                        .collect::<io::Result<_>>()?;
+                }
+                b"GNU.sparse.offset" => offset = Some(number(value)?),
+                b"GNU.sparse.numbytes" => map.push((offset.take().ok_or_else(wrong)?, number(value)?)),
+                _ => {}
+            }
+        }
+        let Some(size) = size else { return Ok(None) };
+        Ok(Some(Self { name, size, map: if before { None } else { Some(map) } }))
+    }
+
+    /// The file with its holes, which are zeros.
+    pub(super) fn read(&self, stored: &mut impl Read) -> io::Result<Vec<u8>> {
+        let size = usize::try_from(self.size).map_err(io::Error::other)?;
+        let found;
+        let map = match &self.map {
+            Some(map) => map,
+            None => {
+                found = map_before(stored, self.size)?;
+                &found
+            }
+        };
+        let mut bytes = vec![0; size];
+        let mut end = 0;
+        for &(offset, length) in map {
+            let (from, to) = (offset, offset.checked_add(length).ok_or_else(wrong)?);
+            if from < end || to > self.size {
+                return Err(wrong());
+            }
+            end = to;
+            // Both are at most the size.
+            stored.read_exact(&mut bytes[from as usize..to as usize])?;
+        }
+        Ok(bytes)
+    }
+}
+
+/// The map of format 1.0: decimal numbers, each on a line of its own, and filled up to a block.
+fn map_before(stored: &mut impl Read, size: u64) -> io::Result<Vec<(u64, u64)>> {
+    let (mut block, mut at) = ([0; BLOCK], BLOCK);
+    let mut next = || {
+        let mut digits = Vec::new();
+        loop {
+            if at == BLOCK {
+                stored.read_exact(&mut block)?;
+                at = 0;
+            }
+            at += 1;
+            match block[at - 1] {
+                b'\n' => return number(&digits),
+                // A number of 64 bits has 20 digits.
+                digit if digits.len() < 20 => digits.push(digit),
+                _ => return Err(wrong()),
+            }
+        }
+    };
+    let pieces = next()?;
+    // Each has a byte at least, but for the last, which tells the end.
+    if pieces > size.saturating_add(1) {
+        return Err(wrong());
+    }
+    (0..pieces).map(|_| Ok((next()?, next()?))).collect()
+}
+
+fn number(digits: &[u8]) -> io::Result<u64> {
+    std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()).ok_or_else(wrong)
+}
+
+fn wrong() -> io::Error {
+    io::Error::other("a sparse member's map is damaged")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(keywords: &[(&str, &str)]) -> io::Result<Option<Sparse>> {
+        Sparse::told(keywords.iter().map(|(key, value)| (key.as_bytes(), value.as_bytes())))
+    }
+
+    #[test]
+    fn all_three_formats_are_read() {
+        let wanted = b"\0\0ab\0\0\0c\0";
+        let first = [
+            ("GNU.sparse.size", "9"),
+            ("GNU.sparse.numblocks", "2"),
+            ("GNU.sparse.offset", "2"),
+            ("GNU.sparse.numbytes", "2"),
+            ("GNU.sparse.offset", "7"),
+            ("GNU.sparse.numbytes", "1"),
+        ];
+        let second = [("GNU.sparse.size", "9"), ("GNU.sparse.name", "d/a.bmp"), ("GNU.sparse.map", "2,2,7,1,9,0")];
+        for keywords in [&first[..], &second[..]] {
+            let sparse = told(keywords).unwrap().unwrap();
+            assert_eq!(sparse.read(&mut &b"abc"[..]).unwrap(), wanted);
+        }
+        assert_eq!(told(&second).unwrap().unwrap().name.unwrap(), b"d/a.bmp");
+        let third = told(&[("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", "9")]);
+        let mut stored = b"3\n2\n2\n7\n1\n9\n0\n".to_vec();
+        stored.resize(BLOCK, 0);
+        stored.extend(b"abc");
+        assert_eq!(third.unwrap().unwrap().read(&mut stored.as_slice()).unwrap(), wanted);
+        assert_eq!(told(&[("path", "a.jpg"), ("mtime", "1")]).unwrap(), None);
+    }
+
+    #[test]
+    fn a_damaged_map_is_an_error() {
+        let map = |map: &str| told(&[("GNU.sparse.size", "9"), ("GNU.sparse.map", map)]);
+        for odd in ["1", "a,b", "1,2,3"] {
+            assert!(map(odd).is_err(), "{odd}");
+        }
+        // One goes beyond the end, one comes before its predecessor's end, of one the bytes are missing.
+        for wrong in ["8,2", "4,2,5,1", "0,9", "1,18446744073709551615"] {
+            assert!(map(wrong).unwrap().unwrap().read(&mut &b"abcd"[..]).is_err(), "{wrong}");
+        }
+        let before = Sparse { name: None, size: 9, map: None };
+        for wrong in ["99\n", "1\nx\n1\n", "111111111111111111111\n", "1\n1\n"] {
+            let mut stored = wrong.as_bytes().to_vec();
+            stored.resize(BLOCK, 0);
+            assert!(before.read(&mut stored.as_slice()).is_err(), "{wrong}");
+        }
+    }
+}
