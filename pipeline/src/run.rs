@@ -146,6 +146,7 @@ pub async fn run(
         tally: left.tally,
         before,
         rows,
+        bytes: source.bytes(),
         progress,
         budget: job.max_failed,
         waits: Waits::default(),
@@ -217,6 +218,8 @@ struct Pump<'a> {
     tally: Tally,
     before: u64,
     rows: u64,
+    /// Of the source: there may be as many files as chunks, so they are not asked for each.
+    bytes: u64,
     progress: &'a dyn Fn(&Done<'_>),
     budget: Option<Budget>,
     waits: Waits,
@@ -280,8 +283,8 @@ impl Pump<'_> {
     }
 
     fn tell(&self) {
-        let bytes = self.work.source.bytes();
-        (self.progress)(&Done { rows: self.rows, before: self.before, bytes, tally: &self.tally, waits: self.waits });
+        let Self { rows, before, bytes, waits, .. } = *self;
+        (self.progress)(&Done { rows, before, bytes, tally: &self.tally, waits });
     }
 
     fn check_budget(&self, at_end: bool) -> Result<()> {
