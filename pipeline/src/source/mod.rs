@@ -47,7 +47,7 @@ use place::Place;
 pub(crate) use reading::Reading;
 use reading::order;
 pub(crate) use schema::{Conflict, Merged, plain, recorded};
-use seen::{Looked, Looking, Seen, Watch};
+use seen::{Looked, Looking, Seen};
 use store::Found;
 pub(crate) use store::{Location, is_url, shown, waited};
 pub(crate) use unit::{Position, Units};
