@@ -66,6 +66,7 @@ pub fn aggregate_functions() -> Vec<AggregateUDF> {
 
 /// Registers the functions and, unless the session has them, the settings. Queries are planned so that costly functions are
 /// called on as few rows as can be (see [`cost`]), and Parquet scans become sound, as by [`sound_scans`].
+/// DataFusion's `octet_length`, `bit_length` and `length` take binary values too, of which they count the bytes.
 pub fn register(ctx: &SessionContext) -> SqlResult<()> {
     let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned();
     register_with(ctx, options.unwrap_or_default())
@@ -81,6 +82,13 @@ pub fn register_with(ctx: &SessionContext, options: CapfiltOptions) -> SqlResult
     }
     for function in functions::aggregates() {
         state.register_udaf(Arc::new(function))?;
+    }
+    for name in functions::byte_length::NAMES {
+        if let Some(strings) = state.scalar_functions().get(name).cloned()
+            && let Some(function) = functions::byte_length::ByteLength::over(strings)
+        {
+            state.register_udf(Arc::new(function))?;
+        }
     }
     state.register_udtf(functions::stats::NAME, Arc::new(functions::stats::Stats));
     if !state.physical_optimizers().iter().any(|rule| rule.name() == query::QueryScopeRule.name()) {

@@ -2,6 +2,7 @@
 
 mod aggregate;
 mod bleu;
+pub(crate) mod byte_length;
 mod call;
 mod caption;
 mod captioning;

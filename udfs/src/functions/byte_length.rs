@@ -1,0 +1,141 @@
+//! `octet_length`, `bit_length` and `length` of binary values, in place of DataFusion's, which take strings alone.
+//!
+//! PostgreSQL, DuckDB and Spark count a binary value's bytes with them, and tables of images are cut by that number. To be
+//! removed with a DataFusion that has apache/datafusion#24765, which came after 55.2.
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, Int64Array};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::compute::kernels::length::length;
+use datafusion::arrow::compute::kernels::numeric::mul;
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
+use datafusion::common::{Result, ScalarValue, internal_err};
+use datafusion::logical_expr::type_coercion::functions::fields_with_udf;
+use datafusion::logical_expr::{
+    Coercion, ColumnarValue, Documentation, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    TypeSignature, TypeSignatureClass,
+};
+
+/// The functions that it stands in for; `length` is another name of the last.
+pub(crate) const NAMES: [&str; 3] = ["octet_length", BITS, "character_length"];
+const BITS: &str = "bit_length";
+
+/// A function of DataFusion that counts what a string has, and the bytes or bits of a binary value besides.
+#[derive(Debug)]
+pub(crate) struct ByteLength {
+    strings: Arc<ScalarUDF>,
+    signature: Signature,
+}
+
+impl ByteLength {
+    /// Strings, and whatever else DataFusion's function takes, go to that function. `None` where it is one of these already.
+    pub(crate) fn over(strings: Arc<ScalarUDF>) -> Option<ScalarUDF> {
+        if strings.inner().is::<Self>() {
+            return None;
+        }
+        let inner = strings.signature();
+        let signature = TypeSignature::OneOf(vec![
+            // Takes all; the rest is what SHOW FUNCTIONS lists.
+            TypeSignature::UserDefined,
+            TypeSignature::Nullary,
+            inner.type_signature.clone(),
+            TypeSignature::Coercible(vec![Coercion::new_exact(TypeSignatureClass::Binary)]),
+        ]);
+        let signature = Signature::new(signature, inner.volatility);
+        Some(Self { strings, signature }.into())
+    }
+
+    /// The type of the count, if this is one of binary values.
+    fn counts(&self, given: &DataType) -> Option<DataType> {
+        match given {
+            // A value of 256 MiB has more bits than an Int32 can say.
+            DataType::Binary | DataType::BinaryView | DataType::FixedSizeBinary(_) if self.name() != BITS => {
+                Some(DataType::Int32)
+            }
+            DataType::Binary | DataType::BinaryView | DataType::FixedSizeBinary(_) | DataType::LargeBinary => {
+                Some(DataType::Int64)
+            }
+            DataType::Dictionary(_, values) => self.counts(values),
+            _ => None,
+        }
+    }
+}
+
+impl ScalarUDFImpl for ByteLength {
+    fn name(&self) -> &str {
+        self.strings.name()
+    }
+
+    fn aliases(&self) -> &[String] {
+        self.strings.aliases()
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    /// What DataFusion's function refuses passes here: its reason comes from [`Self::return_field_from_args`], alone.
+    fn coerce_types(&self, given: &[DataType]) -> Result<Vec<DataType>> {
+        if let [one] = given
+            && self.counts(one).is_some()
+        {
+            return Ok(given.to_vec());
+        }
+        let field = |t: &DataType| Arc::new(Field::new("", t.clone(), true));
+        let fields: Vec<FieldRef> = given.iter().map(field).collect();
+        let coerced = fields_with_udf(&fields, self.strings.as_ref());
+        Ok(coerced.map_or(given.to_vec(), |fields| fields.iter().map(|f| f.data_type().clone()).collect()))
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        internal_err!("{}: return_field_from_args is the one to call", self.name())
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
+        if let [field] = args.arg_fields
+            && let Some(count) = self.counts(field.data_type())
+        {
+            return Ok(Arc::new(Field::new(self.name(), count, field.is_nullable())));
+        }
+        fields_with_udf(args.arg_fields, self.strings.as_ref())?;
+        self.strings.return_field_from_args(args)
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let [value] = args.args.as_slice() else { return self.strings.invoke_with_args(args) };
+        let Some(count) = self.counts(&value.data_type()) else { return self.strings.invoke_with_args(args) };
+        let (array, constant) = match value {
+            ColumnarValue::Array(array) => (Arc::clone(array), false),
+            ColumnarValue::Scalar(scalar) => (scalar.to_array()?, true),
+        };
+        let mut counts: ArrayRef = cast(&length(&array)?, &count)?;
+        if self.name() == BITS {
+            counts = mul(&counts, &Int64Array::new_scalar(8))?;
+        }
+        Ok(if constant {
+            ColumnarValue::Scalar(ScalarValue::try_from_array(&counts, 0)?)
+        } else {
+            ColumnarValue::Array(counts)
+        })
+    }
+
+    fn documentation(&self) -> Option<&Documentation> {
+        self.strings.documentation()
+    }
+}
+
+impl PartialEq for ByteLength {
+    fn eq(&self, other: &Self) -> bool {
+        self.strings == other.strings
+    }
+}
+
+impl Eq for ByteLength {}
+
+impl Hash for ByteLength {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.strings.hash(state);
+    }
+}
