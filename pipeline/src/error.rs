@@ -112,13 +112,15 @@ impl Error {
     }
 }
 
-/// DataFusion's message without the names of the planner's rules that it passed through. Where the cause is an error of the
+/// DataFusion's message without its kind, and without the names of the planner's rules that it passed through. Where the cause is an error of the
 /// models or of this crate, that error's own words: a prefix such as `External error:` tells a user nothing.
 pub fn message(error: &DataFusionError) -> String {
     match error.find_root() {
         DataFusionError::External(cause) => cause.to_string(),
         DataFusionError::SQL(cause, _) => cause.to_string(),
-        DataFusionError::Plan(text) => text.clone(),
+        DataFusionError::Plan(text) | DataFusionError::Execution(text) | DataFusionError::Configuration(text) => {
+            text.clone()
+        }
         root @ DataFusionError::SchemaError(..) => root.strip_backtrace(),
         _ => not_utf8(error.strip_backtrace()),
     }

@@ -9,11 +9,12 @@ use capfilt_udfs::cost::{self, Cost};
 use capfilt_udfs::engine::blocking;
 use datafusion::arrow::array::{ArrayRef, AsArray as _, Int32Array, StringArray, StructArray};
 use datafusion::arrow::buffer::NullBuffer;
+use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, Fields};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::{Result, ScalarValue, exec_datafusion_err, plan_err};
 use datafusion::logical_expr::{
-    ColumnarValue, Documentation, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Documentation, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility,
 };
 
 use super::FetchOptions;
@@ -52,8 +53,11 @@ impl Fetch {
             .with_sql_example(EXAMPLE)
             .with_argument("url", "A string")
             .build();
-        // Volatile: a server may answer otherwise tomorrow, and EXPLAIN must not ask it.
-        let signature = Signature::user_defined(Volatility::Volatile);
+        // Volatile: a server may answer otherwise tomorrow, and EXPLAIN must not ask it. What is wrong with arguments, `return_type`
+        // says: DataFusion's message of a coercion that fails buries the reason. Exact is what SHOW FUNCTIONS lists.
+        let listed = TypeSignature::Exact(vec![DataType::Utf8]);
+        let open = vec![TypeSignature::UserDefined, TypeSignature::Nullary, listed];
+        let signature = Signature::one_of(open, Volatility::Volatile);
         cost::declare::<Self>(Cost::NETWORK);
         Self { options, signature, aliases: vec!["fetch".to_owned()], documentation }
     }
@@ -87,25 +91,27 @@ impl ScalarUDFImpl for Fetch {
     }
 
     fn coerce_types(&self, given: &[DataType]) -> Result<Vec<DataType>> {
+        Ok(given.to_vec())
+    }
+
+    fn return_type(&self, given: &[DataType]) -> Result<DataType> {
         let [url] = given else { return plan_err!("{SYNTAX} takes one URL, not {} arguments", given.len()) };
         let plain = match url {
             DataType::Dictionary(_, value) => value.as_ref(),
             other => other,
         };
         match plain {
-            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null => Ok(vec![DataType::Utf8View]),
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null => {
+                Ok(DataType::Struct(FIELDS.clone()))
+            }
             other => plan_err!("fetch_url: a URL must be a string, not {other}"),
         }
-    }
-
-    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
-        Ok(DataType::Struct(FIELDS.clone()))
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let [url] = args.args.as_slice() else { return plan_err!("{SYNTAX} takes one URL") };
         let constant = matches!(url, ColumnarValue::Scalar(_));
-        let urls = url.to_array(if constant { 1 } else { args.number_rows })?;
+        let urls = cast(&url.to_array(if constant { 1 } else { args.number_rows })?, &DataType::Utf8View)?;
         let urls = urls.as_string_view();
         let query = capfilt_udfs::current_query();
         let fetcher = self.options.fetcher().map_err(|e| exec_datafusion_err!("fetch: {e}"))?;

@@ -69,6 +69,8 @@ settings! {
         "How a caption's tokens are chosen";
     NumBeams "num_beams": Kind::Integer { min: 1, max: GenerationOptions::MAX_BEAMS as u64 }, default None,
         "Beams of beam search";
+    TopK "top_k": Kind::Integer { min: 0, max: u64::MAX }, default None,
+        "How many of the likeliest tokens nucleus sampling draws from, before top_p; 0 is all of them";
     TopP "top_p": Kind::Float { above_zero: true, max: 1.0 }, default None,
         "Probability mass that nucleus sampling draws from";
     Temperature "temperature": Kind::Float { above_zero: true, max: f32::MAX }, default None,
@@ -194,6 +196,16 @@ impl Kind {
                 _ => None,
             },
             Self::Size => bytes(text).map(|n| Value::Size(n, text.into())),
+        }
+    }
+
+    /// A type that an option of a call may have.
+    pub(crate) fn example(self) -> DataType {
+        match self {
+            Self::Text | Self::Choice(_) | Self::Device | Self::Size => DataType::Utf8,
+            Self::Integer { .. } => DataType::Int64,
+            Self::Float { .. } => DataType::Float64,
+            Self::Flag => DataType::Boolean,
         }
     }
 

@@ -7,7 +7,7 @@ use std::mem::size_of;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray};
-use datafusion::arrow::compute::can_cast_types;
+use datafusion::arrow::compute::{CastOptions, can_cast_types, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::{DataFusionError, Result, ScalarValue, plan_err};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
@@ -82,7 +82,8 @@ impl AggregateArg {
         }
     }
 
-    fn coerce(self, function: &str, given: &DataType) -> Result<DataType> {
+    /// A plan error unless the argument can be cast from this type.
+    fn check_type(self, function: &str, given: &DataType) -> Result<()> {
         let wanted = match self {
             Self::Candidate => "a string",
             Self::References => "a list of strings, or a string",
@@ -94,7 +95,7 @@ impl AggregateArg {
             Self::Number(..) => given.is_integer(),
         };
         if *given == DataType::Null || fits && can_cast_types(given, &self.data_type()) {
-            return Ok(self.data_type());
+            return Ok(());
         }
         plan_err!("{function}: argument {} must be {wanted}, not {given}", self.name())
     }
@@ -160,7 +161,7 @@ impl<F: SqlAggregate> Udaf<F> {
             documentation = documentation.with_related_udf(*related);
         }
         AggregateUDF::from(Self {
-            signature: Signature::user_defined(Volatility::Immutable),
+            signature: Signature::new(udf::signature(examples::<F>()), Volatility::Immutable),
             aliases: F::ALIAS.into_iter().map(Into::into).collect(),
             documentation: documentation.build(),
             function: PhantomData,
@@ -170,6 +171,15 @@ impl<F: SqlAggregate> Udaf<F> {
     fn named(error: DataFusionError) -> DataFusionError {
         error.context(F::NAME)
     }
+}
+
+/// The arguments as they are read, and of the caption metrics also a single reference.
+fn examples<F: SqlAggregate>() -> Vec<Vec<DataType>> {
+    let mut examples = vec![F::ARGS.map(AggregateArg::data_type).to_vec()];
+    if let [first, AggregateArg::References] = F::ARGS {
+        examples.push(vec![first.data_type(), DataType::Utf8]);
+    }
+    examples
 }
 
 fn syntax<F: SqlAggregate>() -> String {
@@ -203,14 +213,16 @@ impl<F: SqlAggregate> AggregateUDFImpl for Udaf<F> {
         &self.signature
     }
 
+    /// See [`udf::signature`]: what is wrong with them, [`Self::return_type`] says, and [`Rows::update_batch`] casts them.
     fn coerce_types(&self, given: &[DataType]) -> Result<Vec<DataType>> {
+        Ok(given.to_vec())
+    }
+
+    fn return_type(&self, given: &[DataType]) -> Result<DataType> {
         if given.len() != F::ARGS.len() {
             return plan_err!("{} takes {}, but was called with {} arguments", F::NAME, syntax::<F>(), given.len());
         }
-        F::ARGS.iter().zip(given).map(|(arg, given)| arg.coerce(F::NAME, given)).collect()
-    }
-
-    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        F::ARGS.iter().zip(given).try_for_each(|(arg, given)| arg.check_type(F::NAME, given))?;
         Ok(DataType::Float64)
     }
 
@@ -256,7 +268,10 @@ struct Rows<F: SqlAggregate>(F::Stats);
 
 impl<F: SqlAggregate> Accumulator for Rows<F> {
     fn update_batch(&mut self, columns: &[ArrayRef]) -> Result<()> {
-        F::add(&mut self.0, columns).map_err(Udaf::<F>::named)
+        let strict = CastOptions { safe: false, ..Default::default() };
+        let cast = |(arg, column): (&AggregateArg, &ArrayRef)| cast_with_options(column, &arg.data_type(), &strict);
+        let columns: Vec<ArrayRef> = F::ARGS.iter().zip(columns).map(cast).collect::<Result<_, _>>()?;
+        F::add(&mut self.0, &columns).map_err(Udaf::<F>::named)
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{AsArray as _, Int64Array};
-use datafusion::arrow::compute::cast;
+use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Int64Type};
 use datafusion::common::{DataFusionError, Result, internal_err, plan_err};
 use datafusion::logical_expr::ColumnarValue;
@@ -38,6 +38,7 @@ pub(crate) fn checkpoint(function: &str, role: Key, named: Option<&str>, session
 /// The folder of the checkpoint a call will use, as far as the plan tells; `None` where only the rows will.
 pub(crate) fn planned_checkpoint(plan: &Plan<'_>, role: Key) -> Result<Option<PathBuf>> {
     match &plan.options {
+        _ if plan.listed => Ok(None),
         Some(options) => checkpoint(plan.function, role, options.model(), plan.session).map(Some),
         None if plan.may_name_model => Ok(None),
         None => checkpoint(plan.function, role, None, plan.session).map(Some),
@@ -70,7 +71,9 @@ impl<'a> Call<'a> {
     /// Whole numbers, one for each row.
     pub(crate) fn integers(&self, i: usize) -> Result<Int64Array> {
         let array = self.arg(i)?.to_array(self.rows)?;
-        Ok(cast(&array, &DataType::Int64)?.as_primitive::<Int64Type>().clone())
+        // One that does not fit is an error, not a NULL.
+        let strict = CastOptions { safe: false, ..Default::default() };
+        Ok(cast_with_options(&array, &DataType::Int64, &strict)?.as_primitive::<Int64Type>().clone())
     }
 
     pub(crate) fn texts(&self, i: usize) -> Result<TextArg<'a>> {

@@ -47,7 +47,8 @@ pub(crate) fn embedding_type(plan: &Plan<'_>) -> Result<DataType> {
     let named = plan.options.as_ref().and_then(|o| o.model());
     let undecided = plan.options.is_none() && plan.may_name_model;
     let planned = match plan.session.text(Key::Filter) {
-        None if named.is_some() || undecided => USUAL_WIDTH,
+        None if named.is_some() || undecided || plan.listed => USUAL_WIDTH,
+        Some(_) if plan.listed => width(None).unwrap_or(USUAL_WIDTH),
         _ => width(None)?,
     };
     if let Some(model) = named {

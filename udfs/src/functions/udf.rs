@@ -10,7 +10,7 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::{Result, ScalarValue, internal_err, plan_err};
 use datafusion::logical_expr::{
     ColumnarValue, DocSection, Documentation, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
-    Volatility,
+    TypeSignature, Volatility,
 };
 
 use super::call::Call;
@@ -78,18 +78,30 @@ impl Arg {
         }
     }
 
-    /// The type the argument is read as.
-    fn coerce(self, function: &str, given: &DataType) -> Result<DataType> {
+    /// A plan error unless the argument may have this type.
+    fn check_type(self, function: &str, given: &DataType) -> Result<()> {
         match self {
-            Self::Image => image_arg::check_type(function, given)?,
-            Self::Text => text_arg::check_type(function, given)?,
-            Self::Options(fields) => options_arg::check_type(function, fields, given)?,
-            Self::Count if given.is_integer() || *given == DataType::Null => return Ok(DataType::Int64),
-            Self::Hash(_) if given.is_integer() || *given == DataType::Null => return Ok(DataType::Int64),
-            Self::Hash(name) => return plan_err!("{function}: argument {name} must be a whole number, not {given}"),
-            Self::Count => return plan_err!("{function}: argument n must be a whole number, not {given}"),
+            Self::Image => image_arg::check_type(function, given),
+            Self::Text => text_arg::check_type(function, given),
+            Self::Options(fields) => options_arg::check_type(function, fields, given),
+            Self::Count | Self::Hash(_) if given.is_integer() || *given == DataType::Null => Ok(()),
+            Self::Count | Self::Hash(_) => {
+                plan_err!("{function}: argument {} must be a whole number, not {given}", self.name())
+            }
         }
-        Ok(given.clone())
+    }
+
+    /// One of the types that it may have, for the information schema.
+    fn example(self) -> DataType {
+        match self {
+            Self::Image => DataType::Binary,
+            Self::Text => DataType::Utf8,
+            Self::Count | Self::Hash(_) => DataType::Int64,
+            Self::Options(fields) => {
+                let field = |option: &OptionField| Field::new(option.name(), option.kind().example(), true);
+                DataType::Struct(fields.iter().map(field).collect())
+            }
+        }
     }
 }
 
@@ -104,6 +116,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) options: Option<CallOptions>,
     /// Whether the options may name a model.
     pub(crate) may_name_model: bool,
+    /// Whether this is no call: `information_schema` asks what types give what, and no model need be set.
+    pub(crate) listed: bool,
     pub(crate) scalars: &'a [Option<&'a ScalarValue>],
 }
 
@@ -121,11 +135,36 @@ impl<F: SqlFunction> Udf<F> {
         Self {
             session,
             // Stable: results are a function of the arguments and the settings, and settings hold for a query.
-            signature: Signature::user_defined(Volatility::Stable),
+            signature: Signature::new(signature(examples::<F>()), Volatility::Stable),
             documentation: Arc::new(documentation::<F>()),
             function: PhantomData,
         }
     }
+}
+
+/// A signature that lets everything pass, so that the function itself can say what is wrong with a call: where DataFusion's
+/// coercion fails, its message buries the reason between two that mislead. The examples are what SHOW FUNCTIONS and
+/// `information_schema.parameters` list, a row each; a signature that is user-defined alone has none there
+/// (apache/datafusion#23437).
+pub(crate) fn signature(examples: Vec<Vec<DataType>>) -> TypeSignature {
+    // Without Nullary a call without arguments would not come to the function.
+    let open = [TypeSignature::UserDefined, TypeSignature::Nullary];
+    TypeSignature::OneOf(open.into_iter().chain(examples.into_iter().map(TypeSignature::Exact)).collect())
+}
+
+/// The arguments without options, and with them.
+fn examples<F: SqlFunction>() -> Vec<Vec<DataType>> {
+    let of = |args: &[Arg]| args.iter().map(|arg| arg.example()).collect();
+    match F::ARGS {
+        [required @ .., Arg::Options(_)] => vec![of(required), of(F::ARGS)],
+        all => vec![of(all)],
+    }
+}
+
+/// Whether the information schema asks, which does so with examples under these names.
+fn is_listing(args: &ReturnFieldArgs<'_>) -> bool {
+    let named = args.arg_fields.iter().enumerate().all(|(i, field)| *field.name() == format!("arg_{i}"));
+    named && args.scalar_arguments.iter().all(Option::is_none)
 }
 
 /// `name(a, b [, options])`.
@@ -176,17 +215,18 @@ impl<F: SqlFunction> ScalarUDFImpl for Udf<F> {
         internal_err!("{}: return_field_from_args is the one to call", F::NAME)
     }
 
+    /// See [`signature`]: what is wrong with them, [`Self::return_field_from_args`] says.
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
-        check_count::<F>(arg_types.len())?;
-        F::ARGS.iter().zip(arg_types).map(|(arg, given)| arg.coerce(F::NAME, given)).collect()
+        Ok(arg_types.to_vec())
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
         check_count::<F>(args.arg_fields.len())?;
         let mut options = Some(CallOptions::default());
         let mut may_name_model = false;
+        let listed = is_listing(&args);
         for (i, (arg, field)) in F::ARGS.iter().zip(args.arg_fields).enumerate() {
-            arg.coerce(F::NAME, field.data_type())?;
+            arg.check_type(F::NAME, field.data_type())?;
             if let Arg::Options(fields) = arg {
                 options = match args.scalar_arguments.get(i).copied().flatten() {
                     Some(scalar) => Some(CallOptions::of_scalar(F::NAME, fields, scalar)?),
@@ -196,7 +236,7 @@ impl<F: SqlFunction> ScalarUDFImpl for Udf<F> {
             }
         }
         let (function, session, scalars) = (F::NAME, self.session.as_ref(), args.scalar_arguments);
-        let data_type = F::return_type(&Plan { function, session, options, may_name_model, scalars })?;
+        let data_type = F::return_type(&Plan { function, session, options, may_name_model, listed, scalars })?;
         Ok(Arc::new(Field::new(F::NAME, data_type, true)))
     }
 
