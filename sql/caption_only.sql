@@ -12,7 +12,7 @@ WITH candidates AS (
         unnest([
             named_struct('source', 'web', 'text', text),
             named_struct('source', 'synthetic', 'text', caption(image, named_struct(
-                'strategy', 'nucleus', 'top_p', 0.9, 'repetition_penalty', 1.1, 'min_length', 5, 'prompt', $prompt)))
+                'strategy', 'nucleus', 'top_k', 50, 'top_p', 0.9, 'repetition_penalty', 1.1, 'min_length', 5, 'prompt', $prompt)))
         ]) AS candidate
     FROM web
 ),

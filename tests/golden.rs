@@ -1,9 +1,9 @@
-//! Parity with the reference: outputs of Hugging Face transformers on the fixtures (`fixtures/golden.*`).
+//! Parity with the reference: outputs of Hugging Face transformers on the fixtures (`fixtures/golden.*`, `fixtures/decoding.json`).
 
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
-use capfilt_udfs::blip::generate::{GenerationOptions, Strategy};
+use capfilt_udfs::blip::generate::{GenerationOptions, Search, Strategy};
 use capfilt_udfs::blip::{Checkpoint, Embedding, GenerateRequest, Med, OrtMed, Precision};
 use capfilt_udfs::text::ItmToken;
 use safetensors::SafeTensors;
@@ -17,10 +17,12 @@ fn med(name: &str) -> OrtMed {
     OrtMed::new(Arc::new(checkpoint), "cpu", Precision::Fp32, 0).unwrap()
 }
 
-static JSON: LazyLock<serde_json::Value> = LazyLock::new(|| {
-    let text = std::fs::read_to_string(root().join("tests/fixtures/golden.json")).unwrap();
+fn json(name: &str) -> serde_json::Value {
+    let text = std::fs::read_to_string(root().join("tests/fixtures").join(name)).unwrap();
     serde_json::from_str(&text).unwrap()
-});
+}
+
+static JSON: LazyLock<serde_json::Value> = LazyLock::new(|| json("golden.json"));
 
 static BYTES: LazyLock<Vec<u8>> =
     LazyLock::new(|| std::fs::read(root().join("tests/fixtures/golden.safetensors")).unwrap());
@@ -113,7 +115,7 @@ fn token_ids_equal_the_references() {
     }
 }
 
-/// Options as the names of golden.json's `captions` say them.
+/// Options as the names of golden.json's `captions` and decoding.json's `beams` say them.
 fn options(name: &str) -> GenerationOptions {
     let mut options = GenerationOptions::default();
     for word in name.split('_') {
@@ -122,6 +124,8 @@ fn options(name: &str) -> GenerationOptions {
             options.strategy = Strategy::Greedy;
         } else if let Some(n) = number("beam") {
             options.num_beams = n as usize;
+        } else if let Some(n) = number("n") {
+            options.num_return_sequences = n as usize;
         } else if let Some(n) = number("min") {
             options.min_length = n as usize;
         } else if let Some(n) = number("max") {
@@ -167,6 +171,59 @@ fn captions_equal_the_references_in_every_way_of_decoding() {
         }
     }
     assert!(wrong.is_empty(), "{} of {}: {wrong:#?}", wrong.len(), 13 * names.len());
+}
+
+#[test]
+fn the_best_beams_equal_the_references() {
+    let (med, decoding) = (med("captioner"), json("decoding.json"));
+    let all = embeddings(&med);
+    let places: Vec<usize> = serde_json::from_value(decoding["images"].clone()).unwrap();
+    let images: Vec<&Embedding> = places.iter().map(|&place| &all[place]).collect();
+    for (way, expected) in decoding["beams"].as_object().unwrap() {
+        let expected: Vec<Vec<Vec<u32>>> = serde_json::from_value(expected.clone()).unwrap();
+        let prompt = med.tokenizer().caption_prompt(if way.contains("prompt") { "a picture of " } else { "" });
+        let requests = vec![vec![GenerateRequest { prompt, key: [0; 32] }]; images.len()];
+        let ours = med.generate(&images, &requests, &options(way), &|| false).unwrap();
+        assert!(ours.iter().all(|beams| beams.len() == options(way).num_return_sequences && beams.len() > 1));
+        assert_eq!(ours, expected, "{way}");
+    }
+}
+
+#[test]
+fn samples_are_drawn_from_what_the_reference_draws_from() {
+    const DRAWS: u32 = 3000;
+    let (med, decoding) = (med("captioner"), json("decoding.json"));
+    let prompt = med.tokenizer().caption_prompt("red apple");
+    let (eos, logits) = (102, golden("captioner.logits_after_red_apple"));
+    let vocab = logits.len() / strings("images").len();
+    for case in decoding["warped"].as_array().unwrap() {
+        let number = |name: &str| case[name].as_f64().unwrap();
+        let options = GenerationOptions {
+            strategy: Strategy::Nucleus,
+            temperature: number("temperature") as f32,
+            top_k: number("top_k") as usize,
+            top_p: number("top_p") as f32,
+            ..Default::default()
+        };
+        let (ids, probabilities): (Vec<u32>, Vec<f64>) = serde_json::from_value(case["left"].clone()).unwrap();
+        let logits = &logits[number("image") as usize * vocab..][..vocab];
+        let mut drawn = vec![0u32; ids.len()];
+        for seed in 0..DRAWS {
+            let mut key = [1; 32];
+            key[..4].copy_from_slice(&seed.to_le_bytes());
+            let mut search = Search::new(&options, &prompt, eos, vocab, key);
+            search.advance(logits, &[]);
+            // The end of a text is no id of it.
+            let token = search.into_sequences()[0].first().copied().unwrap_or(eos);
+            let place = ids.iter().position(|&id| id == token);
+            drawn[place.unwrap_or_else(|| panic!("{token} is left out: {options:?}"))] += 1;
+        }
+        for (count, probability) in drawn.iter().zip(&probabilities) {
+            let (expected, draws) = (probability * f64::from(DRAWS), f64::from(DRAWS));
+            let deviation = (draws * probability * (1.0 - probability)).sqrt().max(1.0);
+            assert!((f64::from(*count) - expected).abs() < 5.0 * deviation, "{count} of {expected}: {options:?}");
+        }
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ WITH candidates AS (
         * EXCLUDE (text),
         unnest(array_prepend('web', array_repeat('synthetic', $candidates))) AS source,
         unnest(array_prepend(text, captions(image, $candidates, named_struct(
-            'strategy', $strategy, 'top_p', 0.9, 'repetition_penalty', 1.1, 'min_length', 5)))) AS text
+            'strategy', $strategy, 'top_k', 50, 'top_p', 0.9, 'repetition_penalty', 1.1, 'min_length', 5)))) AS text
     FROM web
 ),
 scored AS (

@@ -8,7 +8,7 @@ WITH candidates AS (
         * EXCLUDE (text),
         unnest(['web', 'synthetic']) AS source,
         unnest([text, caption(image, named_struct(
-            'strategy', 'nucleus', 'top_p', 0.9, 'repetition_penalty', 1.1, 'min_length', 5))]) AS text
+            'strategy', 'nucleus', 'top_k', 50, 'top_p', 0.9, 'repetition_penalty', 1.1, 'min_length', 5))]) AS text
     FROM web
 ),
 scored AS (

@@ -164,7 +164,7 @@ impl Compose {
         let n = self.candidates;
         // An image that cannot be used has a row for each caption that it might have had.
         format!(
-            "coalesce(captions(image, {n}, named_struct('strategy', 'nucleus', 'top_p', 0.9, 'repetition_penalty', 1.1, \
+            "coalesce(captions(image, {n}, named_struct('strategy', 'nucleus', 'top_k', 50, 'top_p', 0.9, 'repetition_penalty', 1.1, \
              'min_length', 5, 'prompt', $prompt{model})), array_repeat(CAST(NULL AS VARCHAR), {n}))"
         )
     }

@@ -12,7 +12,7 @@ use datafusion::sql::sqlparser::ast::{self, Expr, visit_expressions};
 use crate::manifest::{Identity, PROGRAM};
 
 /// Settings that decide how captions are decoded, where a call has none of its own.
-const DECODING: [&str; 10] = [
+const DECODING: [&str; 11] = [
     "early_stopping",
     "length_penalty",
     "max_length",
@@ -22,6 +22,7 @@ const DECODING: [&str; 10] = [
     "repetition_penalty",
     "strategy",
     "temperature",
+    "top_k",
     "top_p",
 ];
 

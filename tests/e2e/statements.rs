@@ -81,6 +81,86 @@ fn files_of_windows_editors_run() {
 }
 
 #[test]
+fn a_wrong_argument_is_one_sentence() {
+    let place = Place::new();
+    let t = "(VALUES (X'00', 'a')) AS t(image, text)";
+    for (call, message) in [
+        ("itm_score(image)", "itm_score takes itm_score(image, text [, options]), but was called with 1 arguments"),
+        (
+            "itm_score(image, 5)",
+            "itm_score: argument text must be a string (Utf8, LargeUtf8, Utf8View or a dictionary of them), not Int64",
+        ),
+        ("captions(image, 'x')", "captions: argument n must be a whole number, not Utf8"),
+        (
+            "caption(image, named_struct('num_beams', 0))",
+            "caption: option num_beams must be a whole number from 1 to 64, not 0",
+        ),
+        ("bleu4(text)", "bleu4 takes bleu4(candidate, refs), but was called with 1 arguments"),
+        ("hamming(text, 1)", "hamming: argument a must be a whole number, not Utf8"),
+    ] {
+        let output = place.run(&["sql", "-c", &format!("SELECT {call} FROM {t}")]);
+        assert_eq!(text(&output.stderr).trim_end(), format!("error: -c: {message}"));
+    }
+    let output = place.run(&["sql", "-c", "SET capfilt.seed = 'x'"]);
+    assert_eq!(
+        text(&output.stderr).trim_end(),
+        "error: -c: capfilt.seed must be a whole number of at least 0, not \"x\""
+    );
+}
+
+#[test]
+fn functions_are_shown() {
+    let place = Place::new();
+    let out = place.ok(&["sql", "--format", "nd-json", "-c", "SHOW FUNCTIONS LIKE 'itm%'"]);
+    let rows: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.len(), 2, "{out}");
+    assert!(rows.iter().all(|row| row["function_name"] == "itm_score" && row["return_type"] == "Float32"), "{out}");
+    assert!(place.ok(&["sql", "-c", "SHOW FUNCTIONS LIKE 'fetch_url'"]).contains("| [url]"));
+}
+
+#[test]
+fn generation_config_is_obeyed_where_it_can_be() {
+    let place = Place::new();
+    let fixture = root().join("tests/fixtures/models/captioner");
+    let captioner = place.path("captioner");
+    fs::create_dir(&captioner).unwrap();
+    for entry in fs::read_dir(&fixture).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), captioner.join(entry.file_name())).unwrap();
+    }
+    let run = |generation: &str| {
+        fs::write(captioner.join("generation_config.json"), generation).unwrap();
+        let web = root().join("tests/fixtures/web.parquet");
+        let captions =
+            |options| format!("SELECT caption(image{options}) AS c FROM '{}' WHERE id < 6 ORDER BY id;", web.display());
+        let query = captions("") + &captions(", named_struct('max_length', 20)");
+        let output = place.run(&["sql", "--format", "csv", "--captioner", "captioner", "-c", &query]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let out = text(&output.stdout);
+        let (first, second) = out.split_at(out.rfind("c\n").unwrap());
+        (first.to_owned(), second.to_owned(), text(&output.stderr))
+    };
+    let (plain, same, silent) =
+        run(r#"{"_from_model_config": true, "eos_token_id": 2, "transformers_version": "5.24.0"}"#);
+    assert_eq!((plain.as_str(), silent.as_str()), (same.as_str(), ""));
+    // As transformers, which reads nothing of it, goes on.
+    let odd = r#"{"early_stopping": "never", "max_length": "long", "max_new_tokens": 2, "no_repeat_ngram_size": 2}"#;
+    let (left_out, same, warning) = run(odd);
+    assert_eq!((left_out.as_str(), same.as_str()), (plain.as_str(), plain.as_str()));
+    for words in
+        ["early_stopping (\"never\")", "max_length (\"long\")", "max_new_tokens (2", "no_repeat_ngram_size (2)"]
+    {
+        assert!(warning.contains(words), "{warning}");
+    }
+    assert_eq!(warning.matches("generation_config.json").count(), 1, "once: {warning}");
+    // The call comes before what the file says.
+    let (short, whole, silent) = run(r#"{"max_length": 3.0}"#);
+    assert_eq!((whole.as_str(), silent.as_str()), (plain.as_str(), ""));
+    assert!(short.lines().skip(1).all(|caption| caption.split_whitespace().count() <= 2), "{short}");
+    assert_ne!(short, plain);
+}
+
+#[test]
 fn the_first_failure_ends_it() {
     let place = Place::new();
     let output =

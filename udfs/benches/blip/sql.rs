@@ -239,8 +239,8 @@ impl Bench {
         let captions = ask(captioner, images.iter().map(|&image| Task { image: Some(image), work: work() }).collect())?;
         let mut tasks = Vec::with_capacity(2 * rows.len());
         for ((row, &image), caption) in rows.iter().zip(&images).zip(&captions) {
-            let Outcome::Ids(ids) = caption else { return Err(format!("no caption: {caption:?}").into()) };
-            for text in [&row.text, &captioner.tokenizer().decode(ids)] {
+            let Outcome::Ids(sequences) = caption else { return Err(format!("no caption: {caption:?}").into()) };
+            for text in [&row.text, &captioner.tokenizer().decode(&sequences[0])] {
                 let ids = filter.tokenizer().match_ids(text, TEXT_TOKENS, ItmToken::Enc);
                 tasks.push(Task { image: Some(image), work: Work::Match { ids } });
             }

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::config::{BlipConfig, Tying};
 use super::files;
+use super::generation_config::PartialGeneration;
 use super::weights::{TextNames, Weights};
 use crate::error::{Error, Result};
 use crate::image::Preprocessor;
@@ -301,13 +302,19 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Digest of everything that decides a result: weights, configuration, tokenizer, preprocessing.
+    /// Digest of everything that decides a result: weights, configuration, tokenizer, preprocessing, and what is obeyed of
+    /// generation_config.json.
     pub fn digest(&self) -> Result<[u8; 32]> {
         let mut sha = Sha256::new();
         for path in &self.inputs {
             let bytes = std::fs::read(path).map_err(|e| files::unreadable(path, &e))?;
             sha.update((bytes.len() as u64).to_le_bytes());
             sha.update(&bytes);
+        }
+        let generation = PartialGeneration::read(&self.dir)?;
+        if generation != PartialGeneration::default() {
+            // Of the values alone: the file also names the version of transformers that wrote it.
+            sha.update(serde_json::to_vec(&generation).map_err(|e| Error::Internal(e.to_string()))?);
         }
         for (_, bytes) in self.weights.files() {
             sha.update((bytes.len() as u64).to_le_bytes());

@@ -1,4 +1,4 @@
-//! config.json of a BLIP checkpoint, and generation_config.json.
+//! config.json of a BLIP checkpoint.
 
 use std::path::Path;
 
@@ -93,51 +93,6 @@ pub enum Tying {
     /// config.json and its text_config contradict each other. transformers 4 believes the latter, transformers 5 ties what the file lacks;
     /// so the head has its own matrix where the file has one.
     AsStored,
-}
-
-/// What a checkpoint says of decoding; what it leaves out is `None`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct PartialGeneration {
-    /// Beams of beam search.
-    pub num_beams: Option<usize>,
-    /// Whether tokens are drawn.
-    pub do_sample: Option<bool>,
-    /// Probability mass drawn from.
-    pub top_p: Option<f32>,
-    /// Divides the logits before drawing.
-    pub temperature: Option<f32>,
-    /// Shortest caption in tokens.
-    pub min_length: Option<usize>,
-    /// Longest caption in tokens.
-    pub max_length: Option<usize>,
-    /// Exponent of the length in a beam's score.
-    pub length_penalty: Option<f32>,
-    /// Divides scores of tokens that occurred.
-    pub repetition_penalty: Option<f32>,
-    /// Whether beam search stops at the first `num_beams` endings; transformers' "never" is not supported.
-    #[serde(deserialize_with = "early_stopping")]
-    pub early_stopping: Option<bool>,
-}
-
-fn early_stopping<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<bool>, D::Error> {
-    match serde_json::Value::deserialize(d)? {
-        serde_json::Value::Bool(b) => Ok(Some(b)),
-        serde_json::Value::Null => Ok(None),
-        other => Err(serde::de::Error::custom(format!("early_stopping {other} is not supported: use true or false"))),
-    }
-}
-
-impl PartialGeneration {
-    /// Reads generation_config.json of a checkpoint's folder; all `None` where there is no such file.
-    pub fn read(dir: &Path) -> Result<Self> {
-        let path = dir.join("generation_config.json");
-        match std::fs::read_to_string(&path) {
-            Ok(text) => serde_json::from_str(&text).map_err(|e| Error::checkpoint(path, e.to_string())),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !files::present(&path) => Ok(Self::default()),
-            Err(e) => Err(files::unreadable(&path, &e)),
-        }
-    }
 }
 
 // What the file holds. Defaults are those of transformers' BlipConfig, which leaves default values out of the file.

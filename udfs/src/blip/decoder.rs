@@ -18,7 +18,10 @@ pub(super) fn generate(
     cancelled: &dyn Fn() -> bool,
 ) -> Result<Vec<Vec<Vec<u32>>>> {
     let mut options = options.clone();
-    options.max_length = options.max_length.min(med.checkpoint.config.text.max_positions);
+    let positions = med.checkpoint.config.text.max_positions;
+    let longest = requests.iter().flatten().map(|r| r.prompt.len()).max().unwrap_or(0);
+    options.check_room(longest, positions).map_err(Error::Option)?;
+    options.max_length = options.max_length.min(positions);
     // Images whose prompts have one length and whose captions one number go together: the first step feeds all prompts at once.
     let mut groups: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
     for (image, requests) in requests.iter().enumerate() {
@@ -185,7 +188,7 @@ impl<'a> Batch<'a> {
             if self.slots[s].searches.iter().all(Search::is_done) {
                 self.kv.swap_remove(s, self.slots.len())?;
                 let slot = self.slots.swap_remove(s);
-                self.finished[slot.image] = slot.searches.into_iter().map(Search::into_ids).collect();
+                self.finished[slot.image] = slot.searches.into_iter().flat_map(Search::into_sequences).collect();
             } else {
                 s += 1;
             }

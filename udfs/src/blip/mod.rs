@@ -8,6 +8,7 @@ mod convert;
 mod decoder;
 pub(crate) mod files;
 pub mod generate;
+mod generation_config;
 mod graph;
 mod quant;
 mod registry;
@@ -17,8 +18,9 @@ mod weights;
 
 pub use checkpoint::{Checkpoint, Inspection, Parts, inspect};
 pub(crate) use checkpoint::{NO_DECODER, NO_ITM_HEAD};
-pub use config::{BlipConfig, PartialGeneration, TextConfig, Tying, VisionConfig};
+pub use config::{BlipConfig, TextConfig, Tying, VisionConfig};
 pub use convert::{Converted, convert};
+pub use generation_config::PartialGeneration;
 pub use registry::{checkpoint_dir, generation_defaults, load, projection_dim, register_checkpoint};
 pub use session::OrtMed;
 pub use weights::weight_files;
@@ -125,8 +127,9 @@ pub trait Med: Debug + Send + Sync {
     /// ITM: for each image the texts to match it with (token ids, first token [ENC] or [CLS]), and for each of these the
     /// probability that it matches.
     fn match_texts(&self, images: &[&Embedding], texts: &[Vec<&[u32]>]) -> Result<Vec<Vec<f32>>>;
-    /// Captions: for each image one or more requests; all of a call share `options`. Returns the ids that follow the prompt,
-    /// without [SEP]. `cancelled` is asked between steps; when it says yes the call returns [`crate::Error::Cancelled`].
+    /// Captions: for each image one or more requests; all of a call share `options`. Returns for each image the ids that follow
+    /// the prompt, without [SEP]: [`GenerationOptions::returned`] sequences of its first request, then those of the next.
+    /// `cancelled` is asked between steps; when it says yes the call returns [`crate::Error::Cancelled`].
     fn generate(
         &self,
         images: &[&Embedding],

@@ -119,5 +119,11 @@ mod tests {
             std::fs::copy(&from, copy.path().join(from.file_name().unwrap())).unwrap();
         }
         assert_eq!(of(copy.path().to_str().unwrap()), got);
+        // What its generation_config.json says of decoding is of its content, the version that wrote the file is not.
+        let generation = |text: &str| std::fs::write(copy.path().join("generation_config.json"), text).unwrap();
+        generation(r#"{"transformers_version": "4.15.0"}"#);
+        assert_eq!(of(copy.path().to_str().unwrap()), got);
+        generation(r#"{"num_beams": 5}"#);
+        assert_ne!(of(copy.path().to_str().unwrap()), got);
     }
 }

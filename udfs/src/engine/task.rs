@@ -57,8 +57,8 @@ pub enum Work {
 /// What came of a task.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// Of [`Work::Caption`]: the tokens after the prompt.
-    Ids(Arc<[u32]>),
+    /// Of [`Work::Caption`]: the tokens after the prompt, of each sequence that its options ask for, best first.
+    Ids(Arc<[Arc<[u32]>]>),
     /// Of [`Work::Match`].
     Score(f32),
     /// Of [`Work::EmbedImage`] and [`Work::EmbedText`].
@@ -72,7 +72,10 @@ impl Outcome {
     pub(super) fn heap_bytes(&self) -> usize {
         const COUNTS: usize = 2 * size_of::<usize>();
         match self {
-            Self::Ids(ids) => COUNTS + size_of_val::<[u32]>(ids),
+            Self::Ids(sequences) => {
+                let each = |ids: &Arc<[u32]>| size_of_val(ids) + COUNTS + size_of_val::<[u32]>(ids);
+                COUNTS + sequences.iter().map(each).sum::<usize>()
+            }
             Self::Score(_) => 0,
             Self::Vector(values) => COUNTS + size_of_val::<[f32]>(values),
             // Reasons carry little more than the words that they print.
@@ -193,6 +196,8 @@ pub(super) fn work_key(image: &Key, work: &Work) -> Key {
             let GenerationOptions {
                 strategy,
                 num_beams,
+                num_return_sequences,
+                top_k,
                 top_p,
                 temperature,
                 min_length,
@@ -206,7 +211,7 @@ pub(super) fn work_key(image: &Key, work: &Work) -> Key {
                 Strategy::Greedy => 1,
                 Strategy::Nucleus => 2,
             });
-            for n in [num_beams, min_length, max_length, usize::from(early_stopping)] {
+            for n in [num_beams, num_return_sequences, top_k, min_length, max_length, usize::from(early_stopping)] {
                 hasher.number(n as u64);
             }
             for x in [top_p, temperature, length_penalty, repetition_penalty] {

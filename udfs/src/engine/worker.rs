@@ -267,10 +267,11 @@ impl Compute<'_> {
         let cancelled = || self.is_cancelled(units);
         let captions =
             guarded(self.model, "generate", || self.model.med.generate(&embeddings, &requests, options, &cancelled))?;
-        let captions: Vec<Vec<u32>> = per_image(self.model, "generate", captions, &by_image)?;
+        let captions: Vec<Vec<u32>> = per_image(self.model, "generate", captions, &by_image, options.returned())?;
         self.model.counters.captions.add(captions.len());
         self.model.counters.tokens_decoded.add(captions.iter().map(Vec::len).sum());
-        Ok(captions.into_iter().map(|ids| Outcome::Ids(ids.into())).collect())
+        let captions: Vec<Arc<[u32]>> = captions.into_iter().map(Arc::from).collect();
+        Ok(captions.chunks(options.returned()).map(|sequences| Outcome::Ids(sequences.into())).collect())
     }
 
     fn match_texts(&self, units: &[Unit]) -> Result<Vec<Outcome>> {
@@ -278,7 +279,7 @@ impl Compute<'_> {
         let (embeddings, texts): (Vec<&Embedding>, Vec<Vec<&[u32]>>) =
             by_image.iter().map(|(embedding, units)| (embedding, units.iter().filter_map(ids).collect())).unzip();
         let scores = guarded(self.model, "match_texts", || self.model.med.match_texts(&embeddings, &texts))?;
-        let scores = per_image(self.model, "match_texts", scores, &by_image)?;
+        let scores = per_image(self.model, "match_texts", scores, &by_image, 1)?;
         self.model.counters.texts_scored.add(scores.len());
         Ok(scores.into_iter().map(Outcome::Score).collect())
     }
@@ -327,17 +328,18 @@ fn expect<T>(model: &Loaded, stage: &'static str, results: Vec<T>, n: usize) -> 
     Err(Error::Internal(format!("model {} gave {} results for {n} in {stage}", model.med.name(), results.len())))
 }
 
-/// The results of all images in one list, if each image has as many as it has units.
+/// The results of all images in one list, if each image has `each` for each of its units.
 fn per_image<T>(
     model: &Loaded,
     stage: &'static str,
     results: Vec<Vec<T>>,
     images: &[(Embedding, &[Unit])],
+    each: usize,
 ) -> Result<Vec<T>> {
     let results = expect(model, stage, results, images.len())?;
     let mut all = vec![];
     for (results, (_, units)) in results.into_iter().zip(images) {
-        all.extend(expect(model, stage, results, units.len())?);
+        all.extend(expect(model, stage, results, units.len() * each)?);
     }
     Ok(all)
 }

@@ -10,14 +10,16 @@ use super::image_arg::Digests;
 use super::options_arg::{CallOptions, Layered, OptionField};
 use super::udf::Plan;
 use crate::blip::generate::{GenerationOptions, Strategy};
-use crate::blip::generation_defaults;
+use crate::blip::{BlipConfig, generation_defaults};
 use crate::config::settings::Key;
 use crate::engine::{ImageSource, Outcome, Task, Work};
+use crate::text::Tokenizer;
 
 /// The options of a caption.
 pub(crate) const OPTIONS: &[OptionField] = &[
     OptionField::Setting(Key::Strategy),
     OptionField::Setting(Key::NumBeams),
+    OptionField::Setting(Key::TopK),
     OptionField::Setting(Key::TopP),
     OptionField::Setting(Key::Temperature),
     OptionField::Setting(Key::MinLength),
@@ -30,24 +32,42 @@ pub(crate) const OPTIONS: &[OptionField] = &[
     OptionField::Model,
 ];
 
-/// Checks what is known of `count` captions while planning. `unnamed`: see [`decoding::resolve`].
+/// Checks what is known of `count` captions while planning, and loads no model. `unnamed`: see [`decoding::resolve`].
 pub(crate) fn check(plan: &Plan<'_>, unnamed: Option<Strategy>, count: u32) -> Result<()> {
     let (Some(dir), Some(call)) = (planned_checkpoint(plan, Key::Captioner)?, &plan.options) else {
         return Ok(());
     };
     let own = generation_defaults(&dir).map_err(|e| external(plan.function, e))?;
-    let options = decoding::resolve(plan.function, Layered { call, session: plan.session }, &own, unnamed)?;
-    check_count(plan.function, &options, count)
+    let asked = Layered { call, session: plan.session };
+    let options = decoding::resolve(plan.function, asked, &own, unnamed)?;
+    check_count(plan.function, &options, count)?;
+    let prompt = asked.text(Key::Prompt).unwrap_or("");
+    // A token is made of a byte at least, but for oddities that the call itself finds: most prompts need no tokenizer here.
+    if prompt.len() + 1 < options.max_length {
+        return Ok(());
+    }
+    let text = BlipConfig::read(&dir).map_err(|e| external(plan.function, e))?.text;
+    let tokenizer = Tokenizer::read(&dir.join("tokenizer.json"), &text).map_err(|e| external(plan.function, e))?;
+    check_room(plan.function, &options, &tokenizer.caption_prompt(prompt), text.max_positions)
+}
+
+fn check_room(function: &str, options: &GenerationOptions, prompt: &[u32], positions: usize) -> Result<()> {
+    options.check_room(prompt.len(), positions).or_else(|reason| plan_err!("{function}: {reason}"))
 }
 
 fn check_count(function: &str, options: &GenerationOptions, count: u32) -> Result<()> {
-    if count > 1 && options.strategy != Strategy::Nucleus {
-        return plan_err!(
-            "{function}: {count} captions of an image with strategy '{}' would be the same: use strategy 'nucleus'",
-            options.strategy
-        );
+    match options.strategy {
+        Strategy::Greedy if count > 1 => plan_err!(
+            "{function}: {count} captions of an image with strategy 'greedy' would be the same: use strategy 'nucleus', or \
+             'beam' for the best beams"
+        ),
+        Strategy::Beam if count as usize > options.num_beams => plan_err!(
+            "{function}: a search with {} beams has no {count} captions: n must be at most num_beams, so raise num_beams, or \
+             use strategy 'nucleus'",
+            options.num_beams
+        ),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// How one set of options has captions made.
@@ -56,6 +76,23 @@ struct Setup {
     prompt: Arc<[u32]>,
     options: Arc<GenerationOptions>,
     seed: u64,
+}
+
+impl Setup {
+    /// The work that makes `count` captions: a search for each sample, one for all beams.
+    fn work(&mut self, count: u32) -> impl Iterator<Item = Work> {
+        let beam = self.options.strategy == Strategy::Beam;
+        if beam && self.options.num_return_sequences != count as usize {
+            Arc::make_mut(&mut self.options).num_return_sequences = count as usize;
+        }
+        let Self { prompt, options, seed, .. } = &*self;
+        (0..if beam { 1 } else { count }).map(move |candidate| Work::Caption {
+            prompt: Arc::clone(prompt),
+            options: Arc::clone(options),
+            seed: *seed,
+            candidate,
+        })
+    }
 }
 
 /// What was asked of the engine for one row.
@@ -73,7 +110,9 @@ fn setup(call: &Call<'_>, tasks: &mut Tasks<'_>, given: &CallOptions, unnamed: O
     let options = decoding::resolve(call.function, asked, &own, unnamed)?;
     // Only sampling has a seed: without it, equal work is known to be equal.
     let seed = if options.strategy == Strategy::Nucleus { asked.integer(Key::Seed).unwrap_or(0) } else { 0 };
-    let prompt = tasks.handle(model).tokenizer().caption_prompt(asked.text(Key::Prompt).unwrap_or(""));
+    let tokenizer = tasks.handle(model).tokenizer();
+    let prompt = tokenizer.caption_prompt(asked.text(Key::Prompt).unwrap_or(""));
+    check_room(call.function, &options, &prompt, tokenizer.max_positions())?;
     Ok(Setup { model, prompt, options: Arc::new(options), seed })
 }
 
@@ -103,27 +142,19 @@ pub(crate) fn run<'a>(
         };
         check_count(call.function, &setup.options, count)?;
         let sha256 = digests.of(bytes);
-        let places: Vec<usize> = (0..count)
-            .map(|candidate| {
-                let work = Work::Caption {
-                    prompt: Arc::clone(&setup.prompt),
-                    options: Arc::clone(&setup.options),
-                    seed: setup.seed,
-                    candidate,
-                };
-                tasks.push(setup.model, Task { image: Some(ImageSource { bytes, sha256 }), work })
-            })
-            .collect();
-        rows.push(Some(Asked { sha256, model: setup.model, places }));
+        let (model, image) = (setup.model, ImageSource { bytes, sha256 });
+        let ask = |work| tasks.push(model, Task { image: Some(image), work });
+        let places: Vec<usize> = setup.work(count).map(ask).collect();
+        rows.push(Some(Asked { sha256, model, places }));
     }
     let outcomes = tasks.run()?;
     let finish = |(row, work): (usize, Option<Asked>)| {
         let Some(Asked { sha256, model, places }) = work else { return Ok(None) };
         let tokenizer = tasks.handle(model).tokenizer();
-        let mut captions = Vec::with_capacity(places.len());
+        let mut captions = vec![];
         for place in places {
             match &outcomes[place] {
-                Outcome::Ids(ids) => captions.push(tokenizer.decode(ids)),
+                Outcome::Ids(sequences) => captions.extend(sequences.iter().map(|ids| tokenizer.decode(ids))),
                 Outcome::BadImage(why) => {
                     call.bad_image(row, &images, &sha256, why)?;
                     return Ok(None);

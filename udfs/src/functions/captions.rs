@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, AsArray, ListBuilder, StringBuilder};
-use datafusion::arrow::datatypes::{DataType, Field, Int64Type};
+use datafusion::arrow::array::{Array, ListBuilder, StringBuilder};
+use datafusion::arrow::datatypes::{DataType, Field};
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
 use datafusion::logical_expr::ColumnarValue;
 
@@ -13,7 +13,7 @@ use super::udf::{Arg, MAX_COUNT, Plan, SqlFunction};
 use crate::blip::generate::Strategy;
 use crate::cost::Cost;
 
-/// Several sampled captions of an image.
+/// Several captions of an image.
 #[derive(Debug)]
 pub(crate) struct Captions;
 
@@ -27,9 +27,10 @@ fn check_count(n: i64) -> Result<u32, String> {
 
 impl SqlFunction for Captions {
     const NAME: &'static str = "captions";
-    const DESCRIPTION: &'static str = "Samples `n` captions of an image with the model of `capfilt.captioner`, by \
-        nucleus sampling unless the call or SET names another strategy. They share the work on the image. NULL, and \
-        an image that cannot be used, give NULL.";
+    const DESCRIPTION: &'static str = "Writes `n` captions of an image with the model of `capfilt.captioner`. They are samples, \
+        drawn by nucleus sampling, unless the call has `num_beams` or the call or SET names the strategy `beam`: then they are the \
+        `n` best beams of one search, best first, and `n` is at most `num_beams`. They share the work on the image. NULL, and an \
+        image that cannot be used, give NULL.";
     const RETURNS: &'static str = "List(Utf8)";
     const ARGS: &'static [Arg] = &[Arg::Image, Arg::Count, Arg::Options(captioning::OPTIONS)];
     const EXAMPLE: &'static str = "SELECT id, unnest(captions(image, 3, named_struct('seed', 7))) AS text FROM web";
@@ -49,8 +50,7 @@ impl SqlFunction for Captions {
     }
 
     fn invoke(call: &Call<'_>) -> Result<ColumnarValue> {
-        let counts = call.args[1].clone().into_array(call.rows)?;
-        let counts = counts.as_primitive::<Int64Type>();
+        let counts = call.integers(1)?;
         let count = |row: usize| {
             if counts.is_null(row) {
                 return Ok(None);

@@ -7,8 +7,8 @@ use crate::blip::PartialGeneration;
 use crate::blip::generate::{GenerationOptions, Strategy};
 use crate::config::settings::Key;
 
-/// Resolves the options of a caption. `unnamed` is the strategy where neither the call nor SET names one; without it
-/// the checkpoint decides. The error says which option does not fit.
+/// Resolves the options of a caption. `unnamed` is the strategy where neither the call nor SET names one, and the call has no
+/// beams; without it the checkpoint decides. The error says which option does not fit.
 pub(crate) fn resolve(
     function: &str,
     asked: Layered<'_>,
@@ -18,10 +18,12 @@ pub(crate) fn resolve(
     let built_in = GenerationOptions::default();
     let integer = |key, own: Option<usize>, last| asked.integer(key).map(|n| n as usize).or(own).unwrap_or(last);
     let float = |key, own: Option<f32>, last| asked.float(key).or(own).unwrap_or(last);
-    let strategy = match asked.text(Key::Strategy).and_then(|s| s.parse().ok()).or(unnamed) {
+    // Whoever asks for beams wants beam search.
+    let beam = |asked: bool| asked.then_some(Strategy::Beam);
+    let strategy = asked.text(Key::Strategy).and_then(|s| s.parse().ok());
+    let strategy = strategy.or(beam(asked.call.has(Key::NumBeams))).or(unnamed);
+    let strategy = match strategy.or(beam(asked.integer(Key::NumBeams).is_some())) {
         Some(strategy) => strategy,
-        // Whoever asks for beams wants beam search.
-        None if asked.integer(Key::NumBeams).is_some() => Strategy::Beam,
         None => match (checkpoint.do_sample, checkpoint.num_beams) {
             (Some(true), _) => Strategy::Nucleus,
             (Some(false) | None, Some(1)) => Strategy::Greedy,
@@ -31,6 +33,8 @@ pub(crate) fn resolve(
     let options = GenerationOptions {
         strategy,
         num_beams: integer(Key::NumBeams, checkpoint.num_beams, built_in.num_beams),
+        num_return_sequences: built_in.num_return_sequences,
+        top_k: integer(Key::TopK, checkpoint.top_k, built_in.top_k),
         top_p: float(Key::TopP, checkpoint.top_p, built_in.top_p),
         temperature: float(Key::Temperature, checkpoint.temperature, built_in.temperature),
         min_length: integer(Key::MinLength, checkpoint.min_length, built_in.min_length),
@@ -75,6 +79,10 @@ mod tests {
         let session = session.with("max_length", "25")?.with("num_beams", "4")?;
         let set = resolve("caption", Layered { call: &none, session: &session }, &checkpoint, None)?;
         assert_eq!((set.num_beams, set.max_length), (4, 25));
+        let cut = PartialGeneration { top_k: Some(7), ..checkpoint.clone() };
+        assert_eq!(resolve("caption", Layered { call: &none, session: &session }, &cut, None)?.top_k, 7);
+        let all = session.clone().with("top_k", "0")?;
+        assert_eq!(resolve("caption", Layered { call: &none, session: &all }, &cut, None)?.top_k, 0);
         let two = call(vec![("num_beams", ScalarValue::Int64(Some(2))), ("strategy", ScalarValue::Utf8(None))])?;
         let called = resolve("caption", Layered { call: &two, session: &session }, &checkpoint, None)?;
         assert_eq!((called.num_beams, called.max_length), (2, 25));
@@ -91,6 +99,9 @@ mod tests {
         let one = PartialGeneration { num_beams: Some(1), ..Default::default() };
         assert_eq!(resolve("caption", layered, &one, None)?.strategy, Strategy::Greedy);
         assert_eq!(resolve("captions", layered, &one, Some(Strategy::Nucleus))?.strategy, Strategy::Nucleus);
+        let called = call(vec![("num_beams", ScalarValue::Int64(Some(4)))])?;
+        let asks_for_beams = Layered { call: &called, session: &session };
+        assert_eq!(resolve("captions", asks_for_beams, &one, Some(Strategy::Nucleus))?.strategy, Strategy::Beam);
         let beams = CapfiltOptions::new().with("num_beams", "3")?;
         let layered = Layered { call: &none, session: &beams };
         assert_eq!(resolve("caption", layered, &sampling, None)?.strategy, Strategy::Beam);

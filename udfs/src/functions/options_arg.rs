@@ -110,6 +110,11 @@ impl CallOptions {
         self.0.iter().find(|(f, _)| *f == field).map(|(_, v)| v)
     }
 
+    /// Whether the call itself has a value for a setting.
+    pub(crate) fn has(&self, key: Key) -> bool {
+        self.get(OptionField::Setting(key)).is_some()
+    }
+
     /// The checkpoint that the call names.
     pub(crate) fn model(&self) -> Option<&str> {
         self.get(OptionField::Model).and_then(Value::text)

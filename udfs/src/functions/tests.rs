@@ -44,6 +44,11 @@ async fn error(ctx: &SessionContext, sql: &str) -> String {
     }
 }
 
+/// Plans a query to the end, and runs nothing.
+async fn planned(ctx: &SessionContext, sql: &str) -> Result<()> {
+    ctx.sql(sql).await?.create_physical_plan().await.map(drop)
+}
+
 /// A checkpoint as far as planning reads it: it cannot be loaded.
 fn checkpoint(config: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -65,7 +70,7 @@ async fn settings_are_set_and_shown() -> Result<()> {
     assert!(all.contains("capfilt.captioner") && all.contains("capfilt.prompt"), "{all}");
     let listed =
         "SELECT count(*) FROM information_schema.df_settings WHERE name LIKE 'capfilt.%' AND description <> ''";
-    assert!(table(&ctx, listed).await?.contains("25"));
+    assert!(table(&ctx, listed).await?.contains("26"));
     assert!(error(&ctx, "SET capfilt.topp = 1").await.contains("Did you mean top_p?"));
     assert!(error(&ctx, "SET capfilt.temperature = -1").await.contains("capfilt.temperature must be a number above 0"));
     Ok(())
@@ -162,22 +167,131 @@ async fn plans_are_refused_with_reasons() -> Result<()> {
         ("SELECT caption(image, named_struct('top_p', 'x')) FROM t", "caption: option top_p must be a number"),
         ("SELECT itm_score(image, name, named_struct('top_p', 1)) FROM t", "itm_score has no option \"top_p\""),
         ("SELECT image_info(image, 1) FROM t", "image_info takes image_info(image)"),
+        ("SELECT image_info(5) FROM t", "image_info: argument image must be Binary"),
+        ("SELECT itm_score(image) FROM t", "itm_score takes itm_score(image, text [, options]), but was called with 1"),
+        ("SELECT hamming('a', 1) FROM t", "hamming: argument a must be a whole number, not Utf8"),
+        ("SELECT bleu4() FROM t", "bleu4 takes bleu4(candidate, refs), but was called with 0 arguments"),
+        ("SELECT bleu4(name) FROM t", "bleu4 takes bleu4(candidate, refs), but was called with 1 arguments"),
+        ("SELECT cider(image, name) FROM t", "cider: argument candidate must be a string, not BinaryView"),
+        ("SELECT rouge_l(name, 5) FROM t", "rouge_l: argument refs must be a list of strings, or a string, not Int64"),
+        ("SELECT recall_at(1, name) FROM t", "recall_at: argument rank must be a whole number, not Utf8"),
+        ("SELECT octet_length(5) FROM t", "Function 'octet_length' requires String"),
+        ("SELECT octet_length() FROM t", "'octet_length' does not support zero arguments"),
         ("SELECT * FROM capfilt_stats(1)", "capfilt_stats takes no arguments"),
     ] {
         let message = error(&ctx, sql).await;
         assert!(message.contains(expected), "{sql}\n{message}");
+        assert!(!message.contains("coercion failed") && !message.contains("No function matches"), "{sql}\n{message}");
     }
     table(&ctx, &format!("SET capfilt.captioner = '{}'", dir.path().display())).await?;
     for (sql, expected) in [
         ("SELECT captions(image, 0) FROM t", "captions: n must be from 1 to 64, not 0"),
         ("SELECT caption(image, named_struct('num_beams', 0)) FROM t", "option num_beams must be a whole number"),
         ("SELECT caption(image, named_struct('min_length', 30)) FROM t", "min_length must be at most max_length"),
-        ("SELECT captions(image, 2, named_struct('strategy', 'beam')) FROM t", "use strategy 'nucleus'"),
+        ("SELECT captions(image, 2, named_struct('strategy', 'greedy')) FROM t", "use strategy 'nucleus'"),
+        ("SELECT captions(image, 4, named_struct('strategy', 'beam')) FROM t", "n must be at most num_beams"),
+        (
+            "SELECT caption(image, named_struct('top_k', -1)) FROM t",
+            "option top_k must be a whole number of at least 0",
+        ),
         ("SELECT caption(image, named_struct('model', '/nowhere')) FROM t", "/nowhere"),
     ] {
         let message = error(&ctx, sql).await;
         assert!(message.contains(expected), "{sql}\n{message}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_prompt_that_leaves_no_room_is_refused_while_planning() -> Result<()> {
+    let ctx = pictures("images")?;
+    let captioner = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/models/captioner");
+    table(&ctx, &format!("SET capfilt.captioner = '{}'", captioner.display())).await?;
+    for (options, expected) in [
+        (
+            "'prompt', 'a picture of ', 'max_length', 4",
+            "it has 4 tokens, and max_length is 4; set max_length to at least 5",
+        ),
+        (
+            "'prompt', 'dog dog dog dog dog dog dog dog dog dog dog dog dog dog dog dog dog dog dog'",
+            "it has 20 tokens, and max_length is 20",
+        ),
+        ("'prompt', repeat('dog ', 63), 'max_length', 100", "it has 64 tokens, and the checkpoint reads 64 at most"),
+        ("'max_length', 1", "it has 1 tokens, and max_length is 1"),
+    ] {
+        for call in ["caption(image, ", "captions(image, 2, "] {
+            let sql = format!("SELECT {call}named_struct({options})) FROM t");
+            let message = planned(&ctx, &sql).await.unwrap_err().to_string();
+            assert!(message.contains(expected) && message.contains("caption"), "{sql}\n{message}");
+        }
+    }
+    for options in ["'prompt', 'a picture of ', 'max_length', 5", "'prompt', repeat('dog ', 62), 'max_length', 100"] {
+        planned(&ctx, &format!("SELECT caption(image, named_struct({options})) FROM t")).await?;
+    }
+    table(&ctx, &format!("SET capfilt.prompt = '{}'", "dog ".repeat(19))).await?;
+    let message = planned(&ctx, "SELECT caption(image) FROM t").await.unwrap_err().to_string();
+    assert!(message.contains("it has 20 tokens, and max_length is 20"), "{message}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn lengths_of_binary_values_are_bytes() -> Result<()> {
+    let ctx = pictures("images")?;
+    let sizes: usize = fixtures("images").iter().map(|f| std::fs::metadata(f).unwrap().len() as usize).sum();
+    for (sql, expected) in [
+        ("SELECT sum(octet_length(image)) AS n FROM t", format!("| {sizes} ")),
+        ("SELECT sum(length(image)) AS n FROM t", format!("| {sizes} ")),
+        ("SELECT sum(bit_length(image)) AS n FROM t", format!("| {} ", 8 * sizes)),
+        ("SELECT octet_length(image) IS NULL AS n FROM t WHERE image IS NULL", "true".into()),
+        ("SELECT length(X'e4f6fc') AS n", "| 3 ".into()),
+        ("SELECT char_length(arrow_cast(X'e4f6', 'LargeBinary')) AS n", "| 2 ".into()),
+        ("SELECT bit_length(arrow_cast(X'e4f6', 'FixedSizeBinary(2)')) AS n", "| 16 ".into()),
+        ("SELECT octet_length(arrow_cast(X'e4f6', 'Dictionary(Int32, Binary)')) AS n", "| 2 ".into()),
+        // Of strings it is as it was.
+        ("SELECT length('äöü') AS n", "| 3 ".into()),
+        ("SELECT octet_length('äöü') AS n", "| 6 ".into()),
+        ("SELECT bit_length('äöü') AS n", "| 48 ".into()),
+        ("SELECT length(12345) AS n", "| 5 ".into()),
+        ("SELECT sum(length(arrow_cast(name, 'Dictionary(Int32, Utf8)'))) > 0 AS n FROM t", "true".into()),
+        ("SELECT octet_length(NULL) IS NULL AS n", "true".into()),
+        ("SELECT octet_length(named_struct('a', X'00')['a']) AS n", "| 1 ".into()),
+    ] {
+        let rows = table(&ctx, sql).await?;
+        assert!(rows.contains(&expected), "{sql}\n{rows}");
+    }
+    // A second time it stands in for itself no more.
+    crate::register(&ctx)?;
+    assert!(table(&ctx, "SELECT length(X'00') AS n").await?.contains("| 1 "));
+    Ok(())
+}
+
+#[tokio::test]
+async fn show_functions_lists_them() -> Result<()> {
+    let ctx = session(SessionConfig::new())?;
+    let rows = table(&ctx, "SHOW FUNCTIONS").await?;
+    let scalars = functions().into_iter().map(|f| f.name().to_owned());
+    for name in scalars.chain(crate::aggregate_functions().into_iter().map(|f| f.name().to_owned())) {
+        assert!(rows.contains(&format!("| {name} ")), "{name}");
+    }
+    assert!(rows.contains("| capfilt_stats "));
+    // Without a model being set; a row for each signature.
+    let itm = table(&ctx, "SHOW FUNCTIONS LIKE 'itm%'").await?;
+    assert_eq!(itm.matches("| itm_score ").count(), 2, "{itm}");
+    for words in [
+        "[image, text]",
+        "[image, text, options]",
+        "Float32",
+        "Binary",
+        "itm_token",
+        "itm_score(image, text [, options])",
+    ] {
+        assert!(itm.contains(words), "{words}\n{itm}");
+    }
+    assert_eq!(table(&ctx, "SHOW FUNCTIONS LIKE 'bleu4'").await?.matches("| bleu4 ").count(), 2);
+    // A call of columns that have the names which the listing gives its examples is a call.
+    let ctx = pictures("images")?;
+    let message = error(&ctx, "SELECT caption(arg_0) FROM (SELECT image AS arg_0 FROM t)").await;
+    assert!(message.contains("caption needs a captioner"), "{message}");
     Ok(())
 }
 

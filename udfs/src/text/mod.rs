@@ -210,6 +210,11 @@ impl Tokenizer {
             .into()
     }
 
+    /// Most tokens of a text that the checkpoint's model reads.
+    pub(crate) fn max_positions(&self) -> usize {
+        self.max_positions
+    }
+
     pub(crate) fn sep(&self) -> u32 {
         self.sep
     }

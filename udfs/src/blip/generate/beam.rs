@@ -17,6 +17,7 @@ pub(super) struct Beam {
     eos: u32,
     vocab: usize,
     num_beams: usize,
+    returned: usize,
     max_length: usize,
     length_penalty: f64,
     early_stopping: bool,
@@ -58,6 +59,7 @@ impl Beam {
             eos,
             vocab,
             num_beams,
+            returned: options.num_return_sequences,
             max_length: options.max_length,
             length_penalty: decimal(options.length_penalty),
             early_stopping: options.early_stopping,
@@ -156,8 +158,9 @@ impl Beam {
         self.finished.iter().any(|beam| best > if beam.ended { worst } else { OUT })
     }
 
-    pub(super) fn into_ids(self) -> Vec<u32> {
-        self.finished.into_iter().next().map(|beam| beam.ids).unwrap_or_default()
+    /// The best that have ended, as many as were asked for; as in transformers, a beam that nothing ended in is a sequence too.
+    pub(super) fn into_sequences(self) -> Vec<Vec<u32>> {
+        self.finished.into_iter().take(self.returned).map(|beam| beam.ids).collect()
     }
 }
 

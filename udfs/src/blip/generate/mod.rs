@@ -1,7 +1,8 @@
 //! Decoding strategies: what to do with a step's logits. Pure, one image at a time, so that neighbours cannot matter.
 //!
-//! A [`Search`] gives the token ids of Hugging Face transformers' `generate` (5.23), with one deliberate difference:
-//! nucleus sampling there also cuts at `top_k` = 50 unless told otherwise. BLIP's does not, and neither does this.
+//! A [`Search`] gives the token ids of Hugging Face transformers' `generate` (5.23). Nucleus sampling there draws from the
+//! `top_k` = 50 likeliest tokens unless told otherwise, and so do this and BLIP: its code passes no `top_k`, and the version
+//! of transformers that it requires (4.15) then takes 50 from the model's configuration.
 
 mod beam;
 #[cfg(test)]
@@ -25,7 +26,7 @@ pub enum Strategy {
     Beam,
     /// The likeliest token at each step.
     Greedy,
-    /// Drawn from the likeliest tokens whose probabilities sum to `top_p`.
+    /// Drawn from the likeliest tokens whose probabilities sum to `top_p`, `top_k` of them at most.
     Nucleus,
 }
 
@@ -65,6 +66,11 @@ pub struct GenerationOptions {
     pub strategy: Strategy,
     /// Beams kept at each step (beam search).
     pub num_beams: usize,
+    /// Finished beams that a search gives, best first (beam search); `num_beams` at most.
+    pub num_return_sequences: usize,
+    /// How many of the likeliest tokens are drawn from, and all that are as likely as the last of them (nucleus); 0 is all.
+    /// It cuts after `temperature` and before `top_p`.
+    pub top_k: usize,
     /// Probability mass drawn from (nucleus), in (0, 1].
     pub top_p: f32,
     /// Divides the logits (nucleus), above 0.
@@ -86,6 +92,8 @@ impl Default for GenerationOptions {
         Self {
             strategy: Strategy::Beam,
             num_beams: 3,
+            num_return_sequences: 1,
+            top_k: 50,
             top_p: 0.9,
             temperature: 1.0,
             min_length: 0,
@@ -109,6 +117,10 @@ impl GenerationOptions {
         if !(1..=most).contains(&num_beams) {
             return Err(format!("num_beams must be from 1 to {most}, not {num_beams}"));
         }
+        let returned = self.num_return_sequences;
+        if returned < 1 || (self.strategy == Strategy::Beam && returned > num_beams) {
+            return Err(format!("num_return_sequences must be from 1 to num_beams ({num_beams}), not {returned}"));
+        }
         // Written so that a NaN fails as well.
         if !(top_p > 0.0 && top_p <= 1.0) {
             return Err(format!("top_p must be above 0 and at most 1, not {top_p}"));
@@ -129,6 +141,33 @@ impl GenerationOptions {
             return Err(format!("repetition_penalty must be above 0 and finite, not {repetition_penalty}"));
         }
         Ok(())
+    }
+
+    /// Checks that `tokens` tokens of `[DEC]` and a prompt leave room for a caption. A model reads `positions` tokens at most.
+    pub fn check_room(&self, tokens: usize, positions: usize) -> Result<(), String> {
+        if tokens >= self.max_length {
+            return Err(format!(
+                "the prompt leaves no room for a caption: with [DEC] it has {tokens} tokens, and max_length is {}; \
+                 set max_length to at least {}, or shorten the prompt",
+                self.max_length,
+                tokens + 1
+            ));
+        }
+        if tokens >= positions {
+            return Err(format!(
+                "the prompt leaves no room for a caption: with [DEC] it has {tokens} tokens, and the checkpoint reads \
+                 {positions} at most (max_position_embeddings); shorten the prompt"
+            ));
+        }
+        Ok(())
+    }
+
+    /// How many token sequences one search gives.
+    pub fn returned(&self) -> usize {
+        match self.strategy {
+            Strategy::Beam => self.num_return_sequences,
+            Strategy::Greedy | Strategy::Nucleus => 1,
+        }
     }
 }
 
@@ -202,13 +241,16 @@ impl Search {
         self.rows().is_empty()
     }
 
-    /// The ids after the prompt, up to and without `eos`. Of a beam search that is not done, the best that has ended.
-    pub fn into_ids(self) -> Vec<u32> {
-        let mut ids = match self.method {
-            Method::Beam(beam) => beam.into_ids(),
-            Method::Sample(sample) => sample.into_ids(),
+    /// The ids after the prompt, up to and without `eos`, of each of [`GenerationOptions::returned`] sequences, best first.
+    /// Of a beam search that is not done, the best that have ended.
+    pub fn into_sequences(self) -> Vec<Vec<u32>> {
+        let mut sequences = match self.method {
+            Method::Beam(beam) => beam.into_sequences(),
+            Method::Sample(sample) => vec![sample.into_ids()],
         };
-        ids.truncate(ids.iter().position(|&id| id == self.eos).unwrap_or(ids.len()));
-        ids
+        for ids in &mut sequences {
+            ids.truncate(ids.iter().position(|&id| id == self.eos).unwrap_or(ids.len()));
+        }
+        sequences
     }
 }

@@ -59,18 +59,18 @@ fn cut(ids: &[u32], eos: u32) -> Vec<u32> {
     ids.iter().copied().take_while(|&id| id != eos).collect()
 }
 
-/// `_beam_search`, with `length_penalty` as the double that Python has.
+/// `_beam_search`, with `length_penalty` as the double that Python has: `num_return_sequences` sequences.
 pub(super) fn beam_port(
     options: &GenerationOptions,
     length_penalty: f64,
     prompt: &[u32],
     eos: u32,
     model: Model<'_>,
-) -> Vec<u32> {
+) -> Vec<Vec<u32>> {
     let (num_beams, max_length, prompt_len) = (options.num_beams, options.max_length, prompt.len());
     // transformers raises here; ours is no new ids.
     if prompt_len >= max_length {
-        return Vec::new();
+        return vec![Vec::new(); options.num_return_sequences];
     }
     let beams_to_keep = 2 * num_beams;
     let mut cur_len = prompt_len;
@@ -143,8 +143,13 @@ pub(super) fn beam_port(
             break;
         }
     }
-    let generated = beam_indices[0].iter().filter(|index| **index >= 0).count();
-    cut(&sequences[0][prompt_len..prompt_len + generated], eos)
+    let returned = sequences.iter().zip(&beam_indices).take(options.num_return_sequences);
+    returned
+        .map(|(sequence, beam_indices)| {
+            let generated = beam_indices.iter().filter(|index| **index >= 0).count();
+            cut(&sequence[prompt_len..prompt_len + generated], eos)
+        })
+        .collect()
 }
 
 /// `_sample`: `choose` is the token selection from processed scores.
@@ -170,7 +175,7 @@ pub(super) fn greedy_port(options: &GenerationOptions, prompt: &[u32], eos: u32,
     sample_port(options, prompt, eos, model, |scores| topk(&scores, 1)[0] as u32)
 }
 
-/// Sampling with TemperatureLogitsWarper and TopPLogitsWarper. In place of torch's generator and `multinomial`: the
+/// Sampling with TemperatureLogitsWarper, TopKLogitsWarper and TopPLogitsWarper. In place of torch's generator and `multinomial`: the
 /// same uniform numbers as ours, over the tokens in TopPLogitsWarper's order from its end.
 pub(super) fn nucleus_port(
     options: &GenerationOptions,
@@ -185,6 +190,11 @@ pub(super) fn nucleus_port(
     sample_port(options, prompt, eos, model, |mut scores| {
         if options.temperature != 1.0 {
             scores.iter_mut().for_each(|score| *score /= options.temperature);
+        }
+        if options.top_k != 0 {
+            let top_k = options.top_k.min(scores.len());
+            let last = scores[topk(&scores, top_k)[top_k - 1]];
+            scores.iter_mut().filter(|score| **score < last).for_each(|score| *score = f32::NEG_INFINITY);
         }
         let mut sorted_indices: Vec<usize> = (0..scores.len()).collect();
         sorted_indices.sort_by(|&a, &b| scores[a].partial_cmp(&scores[b]).unwrap());

@@ -88,6 +88,8 @@ fn likeliest(scores: Scores<'_>) -> Option<u32> {
 #[derive(Debug)]
 struct Nucleus {
     temperature: f32,
+    /// Tokens less likely than the `top_k`-th are left out; 0 keeps all.
+    top_k: usize,
     /// Tokens are left out, from the least likely on, while their probabilities sum to at most this.
     left_out: f32,
     rng: ChaCha8Rng,
@@ -96,7 +98,8 @@ struct Nucleus {
 impl Nucleus {
     fn new(options: &GenerationOptions, key: [u8; 32]) -> Self {
         let left_out = (1.0 - decimal(options.top_p)) as f32;
-        Self { temperature: options.temperature, left_out, rng: ChaCha8Rng::from_seed(key) }
+        let (temperature, top_k) = (options.temperature, options.top_k);
+        Self { temperature, top_k, left_out, rng: ChaCha8Rng::from_seed(key) }
     }
 
     /// One draw by inverse CDF, the likeliest token first. Sums are doubles, so that the last bits of the scores seldom
@@ -114,16 +117,23 @@ impl Nucleus {
         if highest == f32::NEG_INFINITY {
             return None;
         }
+        let least = match self.top_k {
+            0 => f32::NEG_INFINITY,
+            top_k if top_k >= scores.len() => f32::NEG_INFINITY,
+            top_k => nth_greatest(scaled().map(|(score, _)| score), top_k),
+        };
+        // As transformers' TopKLogitsWarper: what is as likely as the last of the `top_k` stays. A NaN fails the comparison.
+        let likely = || scaled().filter(move |(score, _)| *score >= least);
         // Not a plain difference: of two infinities it is a NaN. Other NaNs fail each comparison below.
         let distance = |score: f32| if score == highest { 0.0 } else { score - highest };
         let weight = |score: f32| f64::from(distance(score).exp());
-        let sum: f64 = scaled().map(|(score, _)| weight(score)).filter(|weight| *weight > 0.0).sum();
+        let sum: f64 = likely().map(|(score, _)| weight(score)).filter(|weight| *weight > 0.0).sum();
 
         // All tokens below an even share of `left_out` sum to less than it and are surely left out: no need to sort
         // them. The margin of 0.001 is far above rounding.
         let share = f64::from(self.left_out) / scores.len() as f64;
         let floor = ((share * sum).ln() - 0.001) as f32;
-        let entries = scaled().filter(|(score, _)| distance(*score) >= floor).collect();
+        let entries = likely().filter(|(score, _)| distance(*score) >= floor).collect();
         let mut sorted = Descending { entries, sorted: 0 };
 
         let mut mass = 1.0;
@@ -158,6 +168,28 @@ impl Nucleus {
         }
         token
     }
+}
+
+/// The `n`-th greatest score, `n` above 0; minus infinity where there are fewer. A NaN counts as none.
+fn nth_greatest(scores: impl Iterator<Item = f32>, n: usize) -> f32 {
+    let descending = |a: &f32, b: &f32| b.partial_cmp(a).unwrap_or(Ordering::Equal);
+    let mut greatest: Vec<f32> = Vec::with_capacity(2 * n);
+    let mut bar = f32::NEG_INFINITY;
+    for score in scores {
+        // Few pass: what is below the `n`-th greatest so far changes nothing.
+        if score > bar {
+            greatest.push(score);
+            if greatest.len() == 2 * n {
+                greatest.select_nth_unstable_by(n - 1, descending);
+                greatest.truncate(n);
+                bar = greatest[n - 1];
+            }
+        }
+    }
+    if greatest.len() < n {
+        return f32::NEG_INFINITY;
+    }
+    *greatest.select_nth_unstable_by(n - 1, descending).1
 }
 
 /// Scores and tokens from the greatest score on, sorted as far as asked. Of equal scores the higher token comes first:

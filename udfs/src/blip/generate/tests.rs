@@ -11,6 +11,17 @@ type Model<'a> = &'a dyn Fn(&[u32]) -> Vec<f32>;
 
 /// Plays the driver: one model call a row, and the sequences that `Row::parent` implies.
 fn search(options: &GenerationOptions, prompt: &[u32], vocab: usize, key: [u8; 32], model: Model<'_>) -> Vec<u32> {
+    sequences(options, prompt, vocab, key, model).remove(0)
+}
+
+/// The same, and all sequences that it gives.
+fn sequences(
+    options: &GenerationOptions,
+    prompt: &[u32],
+    vocab: usize,
+    key: [u8; 32],
+    model: Model<'_>,
+) -> Vec<Vec<u32>> {
     let mut search = Search::new(options, prompt, EOS, vocab, key);
     let mut sequences: Vec<Vec<u32>> = Vec::new();
     let mut steps = 0;
@@ -28,7 +39,9 @@ fn search(options: &GenerationOptions, prompt: &[u32], vocab: usize, key: [u8; 3
         steps += 1;
         assert!(prompt.len() + steps <= options.max_length);
     }
-    search.into_ids()
+    let sequences = search.into_sequences();
+    assert_eq!(sequences.len(), options.returned());
+    sequences
 }
 
 /// Logits drawn anew for each sequence. `quantum` above 0 rounds them, which makes ties.
@@ -78,6 +91,7 @@ fn beam_search_equals_the_port() {
                     for _ in 0..12 {
                         let mut options = GenerationOptions {
                             num_beams,
+                            num_return_sequences: 1 + below(&mut rng, num_beams),
                             length_penalty: length_penalty as f32,
                             early_stopping,
                             repetition_penalty,
@@ -85,18 +99,18 @@ fn beam_search_equals_the_port() {
                         };
                         let (prompt, vocab, seed, quantum) = random_case(&mut rng, &mut options);
                         let model = toy(seed, vocab, quantum);
-                        let ids = search(&options, &prompt, vocab, [0; 32], &model);
+                        let found = sequences(&options, &prompt, vocab, [0; 32], &model);
                         let expected = if num_beams == 1 {
-                            greedy_port(&options, &prompt, EOS, &model)
+                            vec![greedy_port(&options, &prompt, EOS, &model)]
                         } else {
                             beam_port(&options, length_penalty, &prompt, EOS, &model)
                         };
                         assert_eq!(
-                            ids, expected,
+                            found, expected,
                             "{options:?}, prompt {prompt:?}, vocab {vocab}, seed {seed}, {quantum}"
                         );
                         cases += 1;
-                        long += usize::from(ids.len() > 3);
+                        long += usize::from(found[0].len() > 3);
                     }
                 }
             }
@@ -124,6 +138,7 @@ fn nucleus_equals_the_port() {
     for case in 0..600 {
         let mut options = GenerationOptions {
             strategy: Strategy::Nucleus,
+            top_k: [50, 0, 1, 3, 12, 40_000][case % 6],
             top_p: [0.9, 1.0, 0.5, 0.05, 0.999][case % 5],
             temperature: [1.0, 0.7, 1.5][case % 3],
             repetition_penalty: [1.0, 1.1][case % 2],
@@ -154,12 +169,65 @@ fn nucleus_draws_in_proportion() {
         let mut search = Search::new(&options, &[0], 9, 4, key);
         search.advance(&logits, &[]);
         assert!(search.is_done());
-        drawn[search.into_ids()[0] as usize] += 1.0 / 4000.0;
+        drawn[search.into_sequences()[0][0] as usize] += 1.0 / 4000.0;
     }
     assert_eq!(drawn[0], 0.0);
     for (token, expected) in [(1, 0.5 / 0.95), (2, 0.15 / 0.95), (3, 0.3 / 0.95)] {
         assert!((drawn[token] - expected).abs() < 0.03, "{drawn:?}");
     }
+}
+
+#[test]
+fn nucleus_draws_from_the_top_k_and_what_is_as_likely() {
+    // Descending but for the two equal ones: the third and the fourth likeliest.
+    let logits = [0.0f32, 3.0, 1.0, 2.0, 1.0];
+    let drawn = |options: &GenerationOptions| -> Vec<u32> {
+        let mut drawn: Vec<u32> = (0u32..500)
+            .map(|seed| {
+                let mut key = [7; 32];
+                key[..4].copy_from_slice(&seed.to_le_bytes());
+                let mut search = Search::new(options, &[0], 9, 5, key);
+                search.advance(&logits, &[]);
+                search.into_sequences()[0][0]
+            })
+            .collect();
+        drawn.sort_unstable();
+        drawn.dedup();
+        drawn
+    };
+    let options = |top_k, top_p| GenerationOptions {
+        strategy: Strategy::Nucleus,
+        max_length: 2,
+        temperature: 2.0,
+        top_k,
+        top_p,
+        ..Default::default()
+    };
+    for (top_k, expected) in [
+        (0, &[0, 1, 2, 3, 4][..]),
+        (1, &[1]),
+        (2, &[1, 3]),
+        (3, &[1, 2, 3, 4]),
+        (4, &[1, 2, 3, 4]),
+        (9, &[0, 1, 2, 3, 4]),
+    ] {
+        assert_eq!(drawn(&options(top_k, 1.0)), expected, "top_k {top_k}");
+    }
+    // top_p is of what top_k leaves: of the two likeliest, the first has 0.62; of all five, 0.39.
+    assert_eq!(drawn(&options(2, 0.6)), [1]);
+    assert_eq!(drawn(&options(0, 0.6)), [1, 3]);
+}
+
+#[test]
+fn a_prompt_must_leave_room() {
+    let options = GenerationOptions { min_length: 5, ..Default::default() };
+    assert_eq!(options.check_room(19, 64), Ok(()));
+    let message = options.check_room(20, 64).unwrap_err();
+    assert!(message.contains("it has 20 tokens, and max_length is 20; set max_length to at least 21"), "{message}");
+    let long = GenerationOptions { max_length: 512, ..options };
+    assert_eq!(long.check_room(63, 64), Ok(()));
+    let message = long.check_room(64, 64).unwrap_err();
+    assert!(message.contains("it has 64 tokens, and the checkpoint reads 64 at most"), "{message}");
 }
 
 #[test]
@@ -187,7 +255,7 @@ fn a_prompt_that_fills_the_length_gets_no_ids() {
             let mut search = Search::new(&options, prompt, EOS, 10, [0; 32]);
             assert!(search.is_done() && search.rows().is_empty());
             search.advance(&[0.0; 10], &[0.0; 10]);
-            assert_eq!(search.into_ids(), [0u32; 0]);
+            assert_eq!(search.into_sequences(), [[0u32; 0]]);
         }
     }
 }
@@ -217,21 +285,23 @@ fn bad_scores_neither_panic_nor_loop() {
             steps += 1;
         }
         assert!(steps <= 18);
-        assert!(search.into_ids().len() <= 18);
+        assert!(search.into_sequences()[0].len() <= 18);
     }
     for strategy in Strategy::ALL {
         let options = GenerationOptions { strategy, ..Default::default() };
         let mut search = Search::new(&options, &[0], EOS, 5, [0; 32]);
         search.advance(&[f32::NAN; 5], &[f32::NAN; 5]);
         assert!(search.is_done());
-        assert_eq!(search.into_ids(), [0u32; 0]);
+        assert_eq!(search.into_sequences(), [[0u32; 0]]);
     }
 }
 
 #[test]
 fn options_outside_their_range_are_named() {
     type Change = fn(&mut GenerationOptions);
-    let bad: [(&str, Change); 12] = [
+    let bad: [(&str, Change); 14] = [
+        ("num_return_sequences", |options| options.num_return_sequences = 4),
+        ("num_return_sequences", |options| options.num_return_sequences = 0),
         ("num_beams", |options| options.num_beams = 0),
         ("num_beams", |options| options.num_beams = 65),
         ("top_p", |options| options.top_p = 0.0),
