@@ -11,6 +11,7 @@ use datafusion::arrow::compute::cast;
 use datafusion::arrow::compute::kernels::length::length;
 use datafusion::arrow::compute::kernels::numeric::mul;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
+use datafusion::common::types::logical_binary;
 use datafusion::common::{Result, ScalarValue, internal_err};
 use datafusion::logical_expr::type_coercion::functions::fields_with_udf;
 use datafusion::logical_expr::{
@@ -41,7 +42,8 @@ impl ByteLength {
             TypeSignature::UserDefined,
             TypeSignature::Nullary,
             inner.type_signature.clone(),
-            TypeSignature::Coercible(vec![Coercion::new_exact(TypeSignatureClass::Binary)]),
+            // Not the class of all binary types, for which NULL is one of them, to be left as it is.
+            TypeSignature::Coercible(vec![Coercion::new_exact(TypeSignatureClass::Native(logical_binary()))]),
         ]);
         let signature = Signature::new(signature, inner.volatility);
         Some(Self { strings, signature }.into())
