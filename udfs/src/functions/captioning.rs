@@ -1,6 +1,8 @@
 //! What `caption` and `captions` share.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use datafusion::common::{Result, plan_err};
 
@@ -10,7 +12,7 @@ use super::image_arg::Digests;
 use super::options_arg::{CallOptions, Layered, OptionField};
 use super::udf::Plan;
 use crate::blip::generate::{GenerationOptions, Strategy};
-use crate::blip::{BlipConfig, generation_defaults};
+use crate::blip::{BlipConfig, TextConfig, generation_defaults};
 use crate::config::settings::Key;
 use crate::engine::{ImageSource, Outcome, Task, Work};
 use crate::text::Tokenizer;
@@ -43,16 +45,34 @@ pub(crate) fn check(plan: &Plan<'_>, unnamed: Option<Strategy>, count: u32) -> R
     check_count(plan.function, &options, count)?;
     let prompt = asked.text(Key::Prompt).unwrap_or("");
     // A token is made of a byte at least, but for oddities that the call itself finds: most prompts need no tokenizer here.
-    if prompt.len() + 1 < options.max_length {
+    if prompt.bytes().filter(|byte| !byte.is_ascii_whitespace()).count() + 1 < options.max_length {
         return Ok(());
     }
     let text = BlipConfig::read(&dir).map_err(|e| external(plan.function, e))?.text;
-    let tokenizer = Tokenizer::read(&dir.join("tokenizer.json"), &text).map_err(|e| external(plan.function, e))?;
-    check_room(plan.function, &options, &tokenizer.caption_prompt(prompt), text.max_positions)
+    let tokens = prompt_tokens(dir.join("tokenizer.json"), &text, prompt).map_err(|e| external(plan.function, e))?;
+    check_room(plan.function, &options, tokens, text.max_positions)
 }
 
-fn check_room(function: &str, options: &GenerationOptions, prompt: &[u32], positions: usize) -> Result<()> {
-    options.check_room(prompt.len(), positions).or_else(|reason| plan_err!("{function}: {reason}"))
+/// How many tokens `[DEC]` and a prompt are. The last answer is kept: planning asks about ten times, and to read a tokenizer takes
+/// tens of milliseconds.
+fn prompt_tokens(tokenizer: PathBuf, config: &TextConfig, prompt: &str) -> crate::Result<usize> {
+    type Asked = (PathBuf, Option<SystemTime>, String);
+    static LAST: Mutex<Option<(Asked, usize)>> = Mutex::new(None);
+    let written = std::fs::metadata(&tokenizer).and_then(|file| file.modified()).ok();
+    let asked = (tokenizer, written, prompt.to_owned());
+    let mut last = LAST.lock().unwrap_or_else(|e| e.into_inner());
+    match &*last {
+        Some((known, tokens)) if *known == asked => Ok(*tokens),
+        _ => {
+            let tokens = Tokenizer::read(&asked.0, config)?.caption_prompt(prompt).len();
+            *last = Some((asked, tokens));
+            Ok(tokens)
+        }
+    }
+}
+
+fn check_room(function: &str, options: &GenerationOptions, prompt_tokens: usize, positions: usize) -> Result<()> {
+    options.check_room(prompt_tokens, positions).or_else(|reason| plan_err!("{function}: {reason}"))
 }
 
 fn check_count(function: &str, options: &GenerationOptions, count: u32) -> Result<()> {
@@ -112,7 +132,7 @@ fn setup(call: &Call<'_>, tasks: &mut Tasks<'_>, given: &CallOptions, unnamed: O
     let seed = if options.strategy == Strategy::Nucleus { asked.integer(Key::Seed).unwrap_or(0) } else { 0 };
     let tokenizer = tasks.handle(model).tokenizer();
     let prompt = tokenizer.caption_prompt(asked.text(Key::Prompt).unwrap_or(""));
-    check_room(call.function, &options, &prompt, tokenizer.max_positions())?;
+    check_room(call.function, &options, prompt.len(), tokenizer.max_positions())?;
     Ok(Setup { model, prompt, options: Arc::new(options), seed })
 }
 
