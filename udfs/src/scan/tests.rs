@@ -82,7 +82,7 @@ async fn bytes_become_texts_only_if_they_are() -> Result<()> {
     let folder = tempfile::tempdir().unwrap();
     let place = |name: &str| folder.path().join(name);
     let texts = |second: &'static [u8]| -> ArrayRef {
-        Arc::new(BinaryArray::from_vec(vec![b"a caf\xc3\xa9 at night", second]))
+        Arc::new(BinaryArray::from_vec(vec![&b"a caf\xc3\xa9 at night"[..], second]))
     };
     let plain = || ArrowWriterOptions::new().with_skip_arrow_metadata(true);
     let bad: &[u8] = b"caf\xe9, that is Latin-1 \xff\xfe";
