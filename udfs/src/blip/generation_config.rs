@@ -10,8 +10,8 @@ use std::sync::{LazyLock, Mutex};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::generate::GenerationOptions;
 use super::files;
+use super::generate::GenerationOptions;
 use crate::error::{Error, Result};
 
 const FILE: &str = "generation_config.json";
