@@ -47,11 +47,11 @@ pub use budget::Budget;
 pub use compose::{Agreement, Combine, Compose};
 pub use dedupe::Dedupe;
 pub use dry_run::{Estimate, dry_run};
-pub use error::{Error, Result, message};
+pub use error::{Error, NOT_UTF8, Result, message};
 #[cfg(feature = "fetch")]
 pub use fetch::{FetchOptions, register_fetch};
 pub use load::ImageIs;
-pub use named::{enable_named_tables, literal, named_table};
+pub use named::{bad_text, enable_named_tables, literal, named_table};
 pub use params::Params;
 pub use prepare::{Again, Images, Job};
 pub use recipe::{CAPFILT_SQL, PairColumn, Recipe};

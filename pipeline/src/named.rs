@@ -6,11 +6,15 @@ use std::slice;
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
+use capfilt_udfs::engine::blocking;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{DynamicFileCatalog, TableProvider, UrlTableFactory};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
+use datafusion::datasource::source_as_provider;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::object_store::ObjectMeta;
 use datafusion::prelude::SessionContext;
 use futures::future::ready;
@@ -21,7 +25,7 @@ use crate::error::{Error, Result, message};
 use crate::external::ExternalTables;
 use crate::halt::Halt;
 use crate::hive;
-use crate::source::{Conflict, Lake, Location, Merged, is_url, plain, shown, walk};
+use crate::source::{Conflict, Lake, Location, Merged, Source, is_url, plain, shown, walk};
 
 const PATTERN: [char; 3] = ['*', '?', '['];
 const NO_MATCH: &str = "nothing matches this pattern (of folders name=value it matches the files' names alone)";
@@ -122,6 +126,25 @@ pub(crate) async fn delta(ctx: &SessionContext, lake: &Lake, version: Option<&st
         let _ = (ctx, version);
         Err(lake.error("it is a Delta table, and this capfilt is built without the feature delta"))
     }
+}
+
+/// The first text that is not UTF-8 in the Parquet files that `plan` reads from a disk, as [`Source::bad_text`] names it: their own
+/// reader in SQL refuses a page for it, and does not say whose it is.
+pub fn bad_text(plan: &LogicalPlan) -> Option<String> {
+    let mut found = None;
+    let looked = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && let Ok(table) = source_as_provider(&scan.source)
+            && let Some(table) = table.downcast_ref::<ListingTable>()
+        {
+            let paths =
+                table.table_paths().iter().filter_map(|path| url::Url::parse(path.as_str()).ok()?.to_file_path().ok());
+            let bad = |path: PathBuf| Source::open(&path).and_then(|source| source.bad_text()).ok().flatten();
+            found = blocking(|| paths.filter_map(bad).next());
+        }
+        Ok(if found.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    looked.ok().and(found)
 }
 
 /// Files of a kind, with hive's folders as columns.

@@ -4,7 +4,7 @@ use std::io::{self, BufWriter, IsTerminal as _, Read as _, Write};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use capfilt::Params;
+use capfilt::{NOT_UTF8, Params, bad_text};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, dialect_from_str};
@@ -103,10 +103,14 @@ pub(crate) async fn execute(
     out: &mut (dyn Write + Send),
 ) -> Result<usize> {
     params.bind(&mut statement).map_err(|e| anyhow!(e))?;
-    let rows = async {
-        let plan = ctx.state().statement_to_plan(statement).await?;
-        ctx.execute_logical_plan(plan).await?.execute_stream().await
+    let plan = ctx.state().statement_to_plan(statement).await.map_err(|e| readable(&e))?;
+    let rows = async { ctx.execute_logical_plan(plan.clone()).await?.execute_stream().await };
+    let printed = match rows.await {
+        Ok(rows) => print(format, rows, out).await,
+        Err(e) => Err(readable(&e)),
     };
-    let rows = rows.await.map_err(|e| readable(&e))?;
-    print(format, rows, out).await
+    printed.map_err(|e| match e.to_string() {
+        text if text.contains(NOT_UTF8) => bad_text(&plan).map_or(e, |place| anyhow!("{place} ({text})")),
+        _ => e,
+    })
 }

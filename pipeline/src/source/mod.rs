@@ -237,6 +237,18 @@ impl Source {
         Ok(())
     }
 
+    /// The first text of its Parquet files that is not UTF-8: file, row and column, and what is left of it.
+    pub fn bad_text(&self) -> Result<Option<String>> {
+        for SourceFile { place, record, .. } in self.files.iter().filter(|_| self.kind == Kind::Parquet) {
+            let found =
+                parquet::bad_text(place, record.rows).map_err(|e| place.error(|| format!("cannot read: {e}")))?;
+            if let Some((row, reason)) = found {
+                return Ok(Some(format!("{}, row {row}: {reason}", place.shown().display())));
+            }
+        }
+        Ok(None)
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> u64 {
         self.files.iter().map(|file| file.record.rows - file.deleted.len() as u64).sum()

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use datafusion::arrow::array::Array as _;
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::arrow::util::display::array_value_to_string;
@@ -12,7 +12,7 @@ use datafusion::parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
     RowSelector,
 };
-use datafusion::parquet::arrow::{ARROW_SCHEMA_META_KEY, encode_arrow_schema};
+use datafusion::parquet::arrow::{ARROW_SCHEMA_META_KEY, ProjectionMask, encode_arrow_schema};
 use datafusion::parquet::basic::{ConvertedType, LogicalType, Type as Physical};
 use datafusion::parquet::errors::ParquetError;
 use datafusion::parquet::file::metadata::{FileMetaData, KeyValue, ParquetMetaData};
@@ -27,6 +27,8 @@ use crate::error::{Error, Result};
 
 /// Batches of large images have fewer rows, so that about this much is read at once.
 const BATCH_BYTES: u64 = 64 << 20;
+/// Rows whose texts are looked at together.
+const LOOKED_AT: usize = 1024;
 
 /// What the footer says.
 pub(super) fn look(root: &Path, place: &Place) -> Result<(FileRecord, SchemaRef)> {
@@ -51,18 +53,34 @@ pub(super) fn look(root: &Path, place: &Place) -> Result<(FileRecord, SchemaRef)
 /// The rows of `ranges`, as [`super::Kind::read`] has them. A text that is not UTF-8 has U+FFFD for what is not, and is a problem
 /// of its row.
 pub(super) fn read(place: &Place, ranges: &[(u64, u64)], most: usize) -> Result<Batches, String> {
-    let (reader, wanted) = open(place, ranges, most).map_err(|e| e.to_string())?;
+    let (reader, wanted) = open(place, ranges, most, |_| true).map_err(|e| e.to_string())?;
     Ok(Box::new(reader.map(move |batch| {
         let batch = batch.map_err(|e| e.to_string())?;
         texts(&batch, &wanted).map_err(|e| e.to_string())
     })))
 }
 
-/// A reader that has bytes for texts, and the schema that its rows are to have.
+/// The row of the first text that is not UTF-8, and what is wrong with it.
+pub(super) fn bad_text(place: &Place, rows: u64) -> Result<Option<(u64, String)>, String> {
+    let has_text = |column: &Field| schema::as_bytes(&Schema::new(vec![column.clone()])).field(0) != column;
+    let (reader, wanted) = open(place, &[(0, rows)], LOOKED_AT, has_text).map_err(|e| e.to_string())?;
+    let mut row = 0;
+    for batch in reader {
+        let Rows { batch, problems } = texts(&batch.map_err(|e| e.to_string())?, &wanted).map_err(|e| e.to_string())?;
+        if let Some(Problem { row: at, reason, .. }) = problems.into_iter().next() {
+            return Ok(Some((row + at as u64, reason)));
+        }
+        row += batch.num_rows() as u64;
+    }
+    Ok(None)
+}
+
+/// A reader of some columns that has bytes for texts, and the schema that its rows are to have.
 fn open(
     place: &Place,
     ranges: &[(u64, u64)],
     most: usize,
+    is_asked: impl Fn(&Field) -> bool,
 ) -> Result<(ParquetRecordBatchReader, SchemaRef), ParquetError> {
     let file = place.chunks()?;
     let footer = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())?;
@@ -71,7 +89,11 @@ fn open(
     let wanted = Arc::new(schema::as_views(&schema::plain(footer.schema())));
     let bare = Arc::new(without_texts(footer.metadata(), &schema::as_bytes(&wanted))?);
     let bare = ArrowReaderMetadata::try_new(bare, ArrowReaderOptions::new())?;
+    let columns: Vec<usize> = (0..wanted.fields().len()).filter(|column| is_asked(wanted.field(*column))).collect();
+    let mask = ProjectionMask::roots(bare.parquet_schema(), columns.iter().copied());
+    let wanted = Arc::new(wanted.project(&columns)?);
     let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, bare)
+        .with_projection(mask)
         .with_batch_size(batch_rows(bytes.unsigned_abs(), rows.unsigned_abs(), most))
         .with_row_selection(selection(ranges))
         .build()?;
