@@ -262,7 +262,7 @@ fn damaged_files_are_read_or_refused_in_bounded_memory() {
     assert!(read(&unchecked).is_ok());
     let (mut whole, mut broken) = (0, 0);
     for file in [fixture("legacy.bin"), unchecked, zip] {
-        for _ in 0..4000 {
+        for _ in 0..1500 {
             let mut bytes = file.clone();
             damage(&mut bytes, &mut random, 9000);
             match read(&bytes) {
@@ -277,13 +277,13 @@ fn damaged_files_are_read_or_refused_in_bounded_memory() {
             }
         }
     }
-    assert!(whole > 100 && broken > 1000, "{whole} whole, {broken} broken");
+    assert!(whole > 50 && broken > 1000, "{whole} whole, {broken} broken");
 
     // The pickle alone: what is kept is no more than its bytes.
     let legacy = fixture("legacy.bin");
     let start = legacy.windows(14).position(|bytes| bytes == b"\x80\x02ccollections").unwrap();
     let object = &legacy[start..];
-    for _ in 0..20_000 {
+    for _ in 0..6000 {
         let mut bytes = object[..13_000].to_vec();
         damage(&mut bytes, &mut random, 12_000);
         if let Ok(pickle) = machine::read(&bytes) {
