@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use capfilt_udfs::blip::generate::GenerationOptions;
+use capfilt_udfs::blip::generate::{GenerationOptions, Strategy};
 use capfilt_udfs::blip::{
     BlipConfig, Checkpoint, Converted, Embedding, GenerateRequest, Med, OrtMed, Precision, convert,
 };
@@ -94,7 +94,7 @@ fn same(dir: &Path, expected: &Value) {
     let logits = med.first_logits(&images, &med.tokenizer().caption_prompt("red apple")).unwrap();
     close(&logits.concat(), &expected["logits"]);
     let request = || vec![GenerateRequest { prompt: med.tokenizer().caption_prompt(""), key: [0; 32] }];
-    let options = GenerationOptions { min_length: 0, max_length: 10, num_beams: 1, ..Default::default() };
+    let options = GenerationOptions { strategy: Strategy::Greedy, max_length: 10, ..Default::default() };
     let captions = med.generate(&images, &[request(), request()], &options, &|| false).unwrap();
     assert_eq!(serde_json::to_value(captions.concat()).unwrap(), expected["captions"]);
 }
