@@ -73,6 +73,7 @@ impl Source {
                 place,
                 record,
                 seen,
+                memo: None,
                 read: Arc::clone(&written),
                 written,
                 partitions: file.partitions,

@@ -66,9 +66,7 @@ fn nanos(time: SystemTime) -> Option<u64> {
 impl Source {
     /// What spares another look at its files, by their names.
     pub(crate) fn memos(&self) -> BTreeMap<String, Memo> {
-        let memo = |file: &SourceFile| {
-            Some((file.record.name.clone(), Memo::of(self.kind, &file.place, &file.record, &file.written, file.seen)?))
-        };
+        let memo = |file: &SourceFile| Some((file.record.name.clone(), file.memo.clone()?));
         self.files.iter().filter_map(memo).collect()
     }
 }

@@ -79,6 +79,8 @@ struct SourceFile {
     record: FileRecord,
     /// As it was looked at.
     seen: Option<Seen>,
+    /// What spares another look at it.
+    memo: Option<Memo>,
     /// As the file says.
     written: SchemaRef,
     /// As its rows are read.
@@ -195,7 +197,10 @@ impl Source {
                 _ => files::partitions(place.below(&root)),
             };
             let partitions = partitions.map_err(|reason| Error::source(place.shown(), reason))?;
-            Ok(SourceFile { place, record, seen, read: Arc::clone(&written), written, partitions, deleted: Vec::new() })
+            // Of the file's own types: others may join them.
+            let memo = Memo::of(kind, &place, &record, &written, seen);
+            let (read, deleted) = (Arc::clone(&written), Vec::new());
+            Ok(SourceFile { place, record, seen, memo, read, written, partitions, deleted })
         };
         let mut files = places.into_iter().zip(looks).map(file).collect::<Result<Vec<_>>>()?;
         let Some((schema, written)) = one_schema(kind, &mut files, reading.texts)? else {
