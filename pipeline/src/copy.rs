@@ -67,12 +67,12 @@ fn checked(copy: CopyTo, config: &ConfigOptions) -> Result<CopyTo> {
     let input = Arc::unwrap_or_clone(copy.input);
     let columns = input.schema().iter().map(|(relation, field)| {
         let column = Expr::Column(Column::new(relation.cloned(), field.name()));
-        match copy.partition_by.contains(field.name()) {
-            true => hive::folder_name(column).alias_qualified(relation.cloned(), field.name()),
+        Ok(match copy.partition_by.contains(field.name()) {
+            true => hive::folder_name(column)?.alias_qualified(relation.cloned(), field.name()),
             false => column,
-        }
+        })
     });
-    let columns: Vec<Expr> = columns.collect();
+    let columns = columns.collect::<Result<Vec<Expr>>>()?;
     let input = Arc::new(LogicalPlanBuilder::from(input).project(columns)?.build()?);
     Ok(CopyTo { input, ..copy })
 }

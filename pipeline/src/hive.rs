@@ -22,22 +22,23 @@ use datafusion::datasource::listing::helpers::{expr_applicable_for_cols, parse_p
 use datafusion::datasource::listing::{ListingTable, ListingTableConfig, ListingTableUrl, PartitionedFile};
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
 use datafusion::datasource::table_schema::TableSchema;
-use datafusion::functions::core::expr_fn::coalesce;
 use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::utils::conjunction;
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, cast, col, lit};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, cast, col, lit, when};
 use datafusion::object_store::{ObjectMeta, ObjectStore};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
+use crate::restamp::Restamp;
+
 /// What a folder has in place of a value that is NULL.
 pub(crate) const NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 
 /// The name of the folder that a value's rows are written to, after `column=`: an empty text and NULL have one each.
-pub(crate) fn folder_name(value: Expr) -> Expr {
-    coalesce(vec![cast(value, DataType::Utf8), lit(NULL)])
+pub(crate) fn folder_name(value: Expr) -> Result<Expr> {
+    when(value.clone().is_null(), lit(NULL)).otherwise(cast(value, DataType::Utf8))
 }
 
 /// The same files, read and written as said above; others as they are.
@@ -233,7 +234,9 @@ impl TableProvider for HiveTable {
             .with_limit(limit)
             .with_output_ordering(ordering)
             .build();
-        format.create_physical_plan(state, config).await
+        let scan = format.create_physical_plan(state, config).await?;
+        let is_parquet = format.get_ext().ends_with("parquet");
+        Ok(if is_parquet { scan } else { Arc::new(Restamp(scan)) })
     }
 
     async fn insert_into(
@@ -253,7 +256,7 @@ impl TableProvider for HiveTable {
         let columns = given.fields().iter().map(|field| {
             let column = col(datafusion::common::Column::new_unqualified(field.name()));
             let is_folder = self.folders.find(field.name()).is_some();
-            let value = if is_folder { folder_name(column) } else { column };
+            let value = if is_folder { folder_name(column)? } else { column };
             Ok((state.create_physical_expr(value, &schema)?, field.name().clone()))
         });
         let columns = columns.collect::<Result<Vec<_>>>()?;

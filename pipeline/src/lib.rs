@@ -31,6 +31,7 @@ mod prepare;
 mod provenance;
 mod recipe;
 mod report;
+mod restamp;
 mod run;
 mod script;
 mod select;

@@ -211,7 +211,7 @@ fn sql_does_not_write_delta() {
     }
     for to in ["lake/b.parquet", "lake/", "lake/more/"] {
         let said = refused(&place, &format!("COPY (SELECT 2 AS id, 'b' AS text) TO '{to}' STORED AS PARQUET"));
-        assert!(said.contains("lake is a Delta table, of which a file is no part"), "{said}");
+        assert!(said.contains("is a Delta table, of which a file is no part"), "{said}");
     }
     let said = refused(&place, "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 'lake'");
     assert!(said.contains("lake is a Delta table") && said.contains("FROM 'lake'"), "{said}");
@@ -312,5 +312,7 @@ fn an_image_that_is_a_path_alone_is_named() {
         "starts_with(error, 'no bytes: only a path (dog.jpg)') AND strpos(error, 'picture[''path'']') > 0 AND NOT kept";
     let odd = place.number("hf.parquet", "SELECT count(*) FROM t WHERE id % 2 = 1");
     assert_eq!(place.number("pairs", &format!("SELECT count(*) FROM t WHERE {told} AND id % 2 = 1")), odd);
-    assert_eq!(place.number("pairs", "SELECT count(*) FROM t WHERE starts_with(error, 'no bytes')"), odd);
+    // One of the others has a path alone too: its image was missing before.
+    let all = place.number("hf.parquet", "SELECT count(*) FROM t WHERE picture['bytes'] IS NULL");
+    assert_eq!(place.number("pairs", "SELECT count(*) FROM t WHERE starts_with(error, 'no bytes')"), all);
 }

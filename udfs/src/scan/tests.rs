@@ -66,7 +66,7 @@ async fn no_nan_is_lost() -> Result<()> {
             asked.push(format!("SELECT id, {column} FROM t ORDER BY {column}, id LIMIT 2"));
         }
         for sql in asked {
-            let [file, memory] = ["file", "memory"].map(|table| sql.replace("FROM t", &format!("FROM {table}")));
+            let [file, memory] = ["file", "memory"].map(|table| sql.replace("FROM t", &format!("FROM {table} AS t")));
             assert_eq!(ask(&ctx, &file).await?, ask(&ctx, &memory).await?, "{sql}");
         }
         // What is known of other columns still answers.
