@@ -197,6 +197,11 @@ fn files_that_are_not_whole_or_of_another_kind_are_named() {
     assert!(failure(&pickles("missing.pth"), &dir, Some(&vocabulary)).contains("missing.pth"));
     let empty = folder(&[]);
     assert!(failure(empty.path(), &dir, None).contains("neither pytorch_model.bin"));
+    let weights = std::fs::read(pickles("hf/pytorch_model.bin")).unwrap();
+    std::fs::write(empty.path().join("pytorch_model.bin"), weights).unwrap();
+    assert!(
+        failure(empty.path(), &dir, None).contains("config.json, which says the model's sizes, is not in the folder")
+    );
     assert!(Checkpoint::open(&pickles("med.pth")).unwrap_err().to_string().contains("model convert"));
     assert!(!dir.exists());
 }

@@ -25,7 +25,7 @@ pub(crate) enum Command {
     Select(SelectArgs),
     /// Make a page that shows what a run did: numbers, scores, a gallery of images and texts
     Report(ReportArgs),
-    /// Look at a checkpoint
+    /// Look at a checkpoint, or make one of PyTorch's pickles
     #[command(subcommand)]
     Model(ModelCommand),
     /// Print the documentation of the SQL functions

@@ -38,7 +38,8 @@ impl ExecutionPlan for Restamp {
     }
 
     fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
+        // It does; said so, a sort would move below it.
+        vec![false]
     }
 
     fn benefits_from_input_partitioning(&self) -> Vec<bool> {

@@ -82,6 +82,7 @@ impl Select {
         }
         // An unfinished table is refused here.
         let mut parts = Source::open(&self.table)?;
+        table::check_parts(&self.table, &manifests)?;
         parts.check_apart(&self.dest)?;
         let min_itm = self.min_itm(&first.verdicts)?;
         self.check_stored(first, min_itm)?;

@@ -3,6 +3,7 @@
 //! Beside the table's parts there is `_capfilt/`, which readers of tables pass over: a folder for each shard of the job, with its
 //! manifest, and while it runs the units that are done and the parts made of them. The parts go to their places when all are there.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -34,6 +35,24 @@ pub(crate) fn manifests(table: &Path) -> Result<Vec<Manifest>> {
     paths.retain(|path| path.is_dir());
     paths.sort();
     paths.iter().filter_map(|path| Manifest::read(&path.join(MANIFEST)).transpose()).collect()
+}
+
+/// Refuses Parquet files beside the parts of a table that is read by its folder: they would count as pairs.
+pub(crate) fn check_parts(table: &Path, manifests: &[Manifest]) -> Result<()> {
+    if is_delta(table) {
+        return Ok(());
+    }
+    let known: HashSet<&str> = manifests.iter().flat_map(Manifest::part_names).collect();
+    let read = |e| Error::dest(table, e);
+    for entry in fs::read_dir(table).map_err(read)? {
+        let name = entry.map_err(read)?.file_name();
+        let name = name.to_string_lossy();
+        if name.ends_with(".parquet") && !name.starts_with(['.', '_']) && !known.contains(&*name) {
+            let reason = "it is no part of the pair table, and would be read with it: take it out of the folder";
+            return Err(Error::dest(table.join(&*name), reason));
+        }
+    }
+    Ok(())
 }
 
 /// Folder of a Delta table's log.

@@ -166,3 +166,17 @@ fn a_source_is_known_under_another_name() {
     let other = ["select", "pairs", "selected", "--min-itm", "0.1", "--source", "other.parquet", "--overwrite"];
     assert!(place.fails(1, &other).contains("is kept now, and the table left its image out"));
 }
+
+#[test]
+fn a_file_beside_the_parts_is_no_pair_table() {
+    let place = Place::new();
+    let slice = place.slice();
+    place.job_ok(&[slice, "pairs"]);
+    fs::copy(place.path(slice), place.path("pairs/extra.parquet")).unwrap();
+    for args in [&["select", "pairs", "selected", "--min-itm", "0.5"][..], &["report", "pairs", "-o", "report.html"]] {
+        let said = place.fails(1, args);
+        assert!(said.contains("extra.parquet: it is no part of the pair table"), "{said}");
+    }
+    fs::remove_file(place.path("pairs/extra.parquet")).unwrap();
+    place.ok(&["select", "pairs", "selected", "--min-itm", "0.5"]);
+}

@@ -44,6 +44,7 @@ pub async fn report(path: &Path, options: &ReportOptions) -> Result<String> {
     if !matches!(first.job.format.as_str(), "parquet" | "delta") {
         return Err(Error::dest(path, format!("a report is made of Parquet, and this table is {}", first.job.format)));
     }
+    table::check_parts(path, &manifests)?;
     let config = SessionConfig::new().with_target_partitions(1).with_batch_size(64);
     let ctx = SessionContext::new_with_config(config);
     crate::register_pairs(&ctx, queries::PAIRS, path, None).await?;

@@ -24,7 +24,7 @@ use serde_json::Value;
 
 use super::Checkpoint;
 use super::config::{BlipConfig, Tying};
-use super::files::shards;
+use super::files::{CONFIG, lacking, present, shards};
 use crate::error::{Error, Result};
 use crate::text::{SpecialIds, tokenizer_json};
 use archive::{Archive, Stored};
@@ -88,9 +88,21 @@ pub fn convert(source: &Path, out: &Path, tokenizer: Option<&Path>, progress: &d
         write(&part.0.join(name), text)?;
     }
     let bytes = plan.write(&part.0, progress)?;
-    drop(Checkpoint::open(&part.0)?);
+    drop(Checkpoint::open(&part.0).map_err(|e| named(e, &part.0, source))?);
     part.finish(out)?;
     Ok(Converted { tensors: plan.tensors.len(), bytes, tied: plan.tied, left_out: plan.left_out })
+}
+
+/// An error of the folder that is made, as one of what it is made of: the former goes.
+fn named(error: Error, part: &Path, source: &Path) -> Error {
+    match error {
+        Error::Checkpoint { path, reason } => match path.strip_prefix(part) {
+            Ok(rest) if rest.as_os_str().is_empty() => Error::checkpoint(source, reason),
+            Ok(rest) => Error::checkpoint(source.join(rest), reason),
+            Err(_) => Error::Checkpoint { path, reason },
+        },
+        other => other,
+    }
 }
 
 /// The files of a folder's weights.
@@ -99,16 +111,19 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>> {
         return Err(Error::checkpoint(dir, "its weights are safetensors already: it can be used as it is"));
     }
     let (whole, index) = (dir.join("pytorch_model.bin"), dir.join("pytorch_model.bin.index.json"));
-    if whole.is_file() {
-        return Ok(vec![whole]);
+    let found = if whole.is_file() {
+        vec![whole]
+    } else if index.is_file() {
+        shards(&index)?
+    } else {
+        let plain = "neither pytorch_model.bin nor pytorch_model.bin.index.json is in the folder; a .pth file is given by its own name";
+        return Err(lacking(dir, plain));
+    };
+    if !present(&dir.join(CONFIG)) {
+        let reason = "config.json, which says the model's sizes, is not in the folder: fetch it with the weights";
+        return Err(Error::checkpoint(dir, reason));
     }
-    if index.is_file() {
-        return shards(&index);
-    }
-    Err(Error::checkpoint(
-        dir,
-        "neither pytorch_model.bin nor pytorch_model.bin.index.json is in the folder; a .pth file is given by its own name",
-    ))
+    Ok(found)
 }
 
 /// What a folder will hold.
