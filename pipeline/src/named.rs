@@ -155,6 +155,7 @@ async fn files(state: &SessionState, location: &str, kind: &Kind) -> Result<Arc<
     let compression = kind.compression.iter().map(|how| ("format.compression".to_owned(), how.clone()));
     let options = ListingOptions::new(factory.create(state, &compression.collect())?).with_file_extension(&kind.ending);
     let location = ListingTableUrl::parse(literal(Path::new(location)))?;
+    refuse_hidden(state, &options, &location).await?;
     let schema = if kind.format == "parquet" { one_schema(state, &options, &location).await? } else { None };
     let config = ListingTableConfig::new(location).with_listing_options(options);
     let config = config.infer_partitions_from_path(state).await?;
@@ -163,6 +164,30 @@ async fn files(state: &SessionState, location: &str, kind: &Kind) -> Result<Arc<
         None => config.infer_schema(state).await?,
     };
     Ok(hive::table(ListingTable::try_new(config)?))
+}
+
+/// Refuses a folder with files that `capfilt run`, pyarrow and Spark pass over by their names, as what macOS and unfinished writers leave;
+/// DataFusion would read them.
+async fn refuse_hidden(
+    state: &SessionState,
+    options: &ListingOptions,
+    location: &ListingTableUrl,
+) -> Result<(), DataFusionError> {
+    if !location.is_collection() {
+        return Ok(());
+    }
+    let store = state.runtime_env().object_store(location)?;
+    let mut files = location.list_all_files(state, store.as_ref(), &options.file_extension).await?;
+    while let Some(file) = files.try_next().await? {
+        if file.location.filename().is_some_and(|name| name.starts_with(['.', '_'])) {
+            return Err(DataFusionError::Plan(format!(
+                "{}: a file whose name begins with . or _ is no part of a table: take it out of the folder, or name the others by a pattern \
+                 such as '[a-z0-9]*{}'",
+                file.location, options.file_extension
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The path of what is there as DataFusion takes it: as a URL, where a part of it would stand for other names.

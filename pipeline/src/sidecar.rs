@@ -9,24 +9,31 @@ pub(crate) const MOST_TEXT_BYTES: u64 = 8 << 20;
 /// The column that says why a row has no image; tables have it until their rows are read.
 pub(crate) const PROBLEM: &str = "problem";
 
-/// A text without the byte order mark and the blanks around it. One that begins with UTF-16's mark is decoded as UTF-16; what is
-/// not valid becomes U+FFFD.
-pub(crate) fn text(bytes: &[u8]) -> String {
+/// Characters of a text that a reason shows.
+const SHOWN: usize = 60;
+
+/// A text without the byte order mark and the blanks around it, and why it is not what was written. One that begins with UTF-16's
+/// mark is decoded as UTF-16; in one that is not valid, U+FFFD stands for what is not.
+pub(crate) fn text(bytes: &[u8]) -> (String, Option<String>) {
     let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let mut units: Vec<u16> = bytes.chunks_exact(2).map(|pair| unit([pair[0], pair[1]])).collect();
         if bytes.len() % 2 == 1 {
-            // Half a unit.
-            units.push(0xfffd);
+            // Half a unit, as half a pair.
+            units.push(0xd800);
         }
-        String::from_utf16_lossy(&units)
+        (String::from_utf16_lossy(&units), String::from_utf16(&units).is_err())
     };
-    let decoded = match bytes {
+    let utf8 = |bytes: &[u8]| (String::from_utf8_lossy(bytes).into_owned(), std::str::from_utf8(bytes).is_err());
+    let (decoded, is_bad) = match bytes {
         [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes),
         [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes),
-        [0xef, 0xbb, 0xbf, rest @ ..] => String::from_utf8_lossy(rest).into_owned(),
-        plain => String::from_utf8_lossy(plain).into_owned(),
+        [0xef, 0xbb, 0xbf, rest @ ..] => utf8(rest),
+        plain => utf8(plain),
     };
-    decoded.trim().to_owned()
+    let decoded = decoded.trim().to_owned();
+    let shown: String = decoded.chars().take(SHOWN).collect();
+    let problem = is_bad.then(|| format!("text: bytes that are not UTF-8: {shown:?}"));
+    (decoded, problem)
 }
 
 #[cfg(test)]
@@ -44,9 +51,13 @@ mod tests {
             utf16([0xff, 0xfe], u16::to_le_bytes),
             utf16([0xfe, 0xff], u16::to_be_bytes),
         ] {
-            assert_eq!(text(&bytes), "eine Käte 🐈");
+            assert_eq!(text(&bytes), ("eine Käte 🐈".to_owned(), None));
         }
-        assert_eq!(text(b"caf\xe9"), "caf\u{fffd}");
-        assert_eq!(text(&[0xff, 0xfe, b'a', 0, b'b']), "a\u{fffd}");
+        let said = "text: bytes that are not UTF-8: \"caf\u{fffd}\"";
+        assert_eq!(text(b"caf\xe9"), ("caf\u{fffd}".to_owned(), Some(said.to_owned())));
+        let (half, problem) = text(&[0xff, 0xfe, b'a', 0, b'b']);
+        assert!(half == "a\u{fffd}" && problem.is_some(), "{half}");
+        // What was written so is a text.
+        assert_eq!(text("caf\u{fffd}".as_bytes()).1, None);
     }
 }

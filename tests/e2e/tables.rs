@@ -17,7 +17,7 @@ use datafusion::parquet::file::properties::WriterProperties;
 use datafusion::parquet::file::writer::SerializedFileWriter;
 use datafusion::parquet::schema::parser::parse_message_type;
 
-use super::{Place, root};
+use super::{Place, root, text};
 
 const RECIPE: &str = "SELECT * EXCLUDE (image, text), encode(sha256(image), 'hex') AS image_sha256, 'web' AS source, text, \
                       1.0 AS itm_score, image_error(image) IS NULL AS kept, image_error(image) AS error, image FROM web";
@@ -261,4 +261,53 @@ fn a_csv_value_that_no_type_holds_makes_its_column_text() {
     fs::write(place.path("data/late.csv"), [&bad[..], b"cat.png\n"].concat()).unwrap();
     let said = place.fails(1, &run("data/late.csv", &["--path-column", "path", "--overwrite"]));
     assert!(said.contains("late.csv") && said.contains("line 5 has 1 field, and the header 3"), "{said}");
+}
+
+/// Texts of Windows' old editors, tars joined by cat, and what macOS leaves beside a file.
+#[test]
+#[cfg(unix)]
+fn what_others_leave_is_named() {
+    let place = Place::new();
+    let cat = fs::read(root(CAT)).unwrap();
+    fs::create_dir(place.path("pictures")).unwrap();
+    for name in ["a", "b"] {
+        fs::write(place.path(&format!("pictures/{name}.png")), &cat).unwrap();
+    }
+    fs::write(place.path("pictures/a.txt"), b"caf\xe9 na\xefve").unwrap();
+    fs::write(place.path("pictures/b.txt"), "a cat").unwrap();
+    let tar = |to: &str, names: [&str; 2]| {
+        let mut command = std::process::Command::new("tar");
+        let done = command.args(["cf", to, "-C", "pictures"]).args(names).current_dir(place.path("")).status().unwrap();
+        assert!(done.success());
+    };
+    tar("a.tar", ["a.png", "a.txt"]);
+    tar("b.tar", ["b.png", "b.txt"]);
+    fs::create_dir(place.path("tars")).unwrap();
+    for name in ["a.tar", "b.tar"] {
+        fs::copy(place.path(name), place.path(&format!("tars/{name}"))).unwrap();
+    }
+    fs::write(place.path("recipe.sql"), RECIPE).unwrap();
+    for (source, dest) in [("pictures", "one"), ("tars", "two")] {
+        place.ok(&["run", source, dest, "--recipe", "recipe.sql"]);
+        let bad = "SELECT count(*) FROM t WHERE starts_with(text, 'caf') AND NOT kept AND starts_with(error, 'text: bytes that are not UTF-8')";
+        assert_eq!(place.number(dest, bad), 1, "{source}");
+        assert_eq!(place.number(dest, "SELECT count(*) FROM t WHERE text = 'a cat' AND kept AND error IS NULL"), 1);
+    }
+    let joined = [fs::read(place.path("b.tar")).unwrap(), fs::read(place.path("a.tar")).unwrap()].concat();
+    fs::write(place.path("joined.tar"), joined).unwrap();
+    let output = place.run(&["run", "joined.tar", "three", "--recipe", "recipe.sql"]);
+    let said = text(&output.stderr);
+    assert!(output.status.success() && said.contains("joined.tar: bytes follow the end of its archive"), "{said}");
+    let said = text(&place.run(&["run", "b.tar", "four", "--recipe", "recipe.sql"]).stderr);
+    assert!(!said.contains("bytes follow"), "{said}");
+
+    fs::create_dir(place.path("table")).unwrap();
+    place.ok(&["sql", "-c", "COPY (SELECT 1 AS n) TO 'table/0.parquet'"]);
+    for name in ["._0.parquet", "_1.parquet"] {
+        fs::copy(place.path("table/0.parquet"), place.path(&format!("table/{name}"))).unwrap();
+        let said = place.fails(1, &["sql", "-c", "SELECT count(*) FROM 'table'"]);
+        assert!(said.contains(&format!("table/{name}: a file whose name begins with . or _")), "{said}");
+        fs::remove_file(place.path(&format!("table/{name}"))).unwrap();
+    }
+    assert_eq!(place.number("table", "SELECT count(*) FROM t"), 1);
 }

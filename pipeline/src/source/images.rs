@@ -5,7 +5,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use datafusion::arrow::array::{ArrayRef, BinaryViewBuilder, StringViewBuilder};
+use datafusion::arrow::array::{ArrayRef, BinaryViewBuilder, StringViewArray, StringViewBuilder};
 use datafusion::arrow::buffer::Buffer;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
@@ -246,11 +246,11 @@ fn batch(pictures: &[&Picture], most_image_bytes: u64) -> Result<RecordBatch> {
     let read = |file: &Beside| file.read(if file.is_text { MOST_TEXT_BYTES } else { most_image_bytes });
     let mut contents = place::each(&files, read)?.into_iter();
     let (mut keys, mut images) = (StringViewBuilder::new(), BinaryViewBuilder::new());
-    let (mut texts, mut problems) = (StringViewBuilder::new(), StringViewBuilder::new());
+    let (mut texts, mut problems) = (StringViewBuilder::new(), Vec::with_capacity(pictures.len()));
     for picture in pictures {
         keys.append_value(&picture.name);
         let image = picture.image.as_ref().map(|_| contents.next().flatten());
-        problems.append_option(matches!(image, Some(None)).then(|| format!("image: {}", too_large(most_image_bytes))));
+        problems.push(matches!(image, Some(None)).then(|| format!("image: {}", too_large(most_image_bytes))));
         let Some(image) = image.flatten() else {
             images.append_null();
             continue;
@@ -260,18 +260,22 @@ fn batch(pictures: &[&Picture], most_image_bytes: u64) -> Result<RecordBatch> {
         let block = images.append_block(Buffer::from_vec(image));
         images.try_append_view(block, 0, bytes).map_err(|e| failed(&e))?;
     }
-    for picture in pictures {
+    for (picture, problem) in pictures.iter().zip(&mut problems) {
         let text = picture.text.as_ref().map(|text| (text, contents.next().flatten()));
         if let Some((text, None)) = &text {
             log::warn!("{}: passed over, a text of more than 8 MiB", text.place.shown().display());
         }
-        texts.append_option(text.and_then(|(_, text)| text).map(|text| sidecar::text(&text)));
+        let text = text.and_then(|(_, text)| text).map(|text| sidecar::text(&text));
+        if let Some((_, Some(why))) = &text {
+            problem.get_or_insert_with(|| why.clone());
+        }
+        texts.append_option(text.map(|(text, _)| text));
     }
     let columns: [(&str, ArrayRef, bool); 4] = [
         ("key", Arc::new(keys.finish()), false),
         ("image", Arc::new(images.finish()), true),
         ("text", Arc::new(texts.finish()), true),
-        (PROBLEM, Arc::new(problems.finish()), true),
+        (PROBLEM, Arc::new(problems.into_iter().collect::<StringViewArray>()), true),
     ];
     RecordBatch::try_from_iter_with_nullable(columns).map_err(|e| failed(&e))
 }

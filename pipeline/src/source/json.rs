@@ -286,7 +286,10 @@ mod tests {
     use super::*;
 
     /// The texts and the problems of a file of objects with a number and a text.
-    fn read_all(file: &'static [u8]) -> (Vec<Option<i64>>, Vec<Option<String>>, Vec<(usize, String)>) {
+    /// Numbers, texts, and the rows that failed with their reasons.
+    type All = (Vec<Option<i64>>, Vec<Option<String>>, Vec<(usize, String)>);
+
+    fn read_all(file: &'static [u8]) -> All {
         let (schema, count) = look(file).unwrap();
         let (mut numbers, mut texts, mut problems) = (Vec::new(), Vec::new(), Vec::new());
         for rows in read(file, Arc::new(schema), 3).unwrap() {

@@ -18,7 +18,13 @@ pub(super) fn look(root: &Path, place: &Place, looking: &Looking) -> Result<(Fil
     let unread = |e: std::io::Error| Error::source(place.shown(), e);
     let (bytes, file) = (place.bytes().map_err(unread)?, place.open().map_err(unread)?);
     let found = webdataset::count(file, &looking.halt).map_err(|e| place.error(|| e.to_string()))?;
-    let Counted { samples: rows, digest, passed } = found;
+    let Counted { samples: rows, digest, passed, goes_on } = found;
+    if goes_on {
+        log::warn!(
+            "{}: bytes follow the end of its archive, as in tars joined by cat, and are not read: give each tar as a file",
+            place.shown().display()
+        );
+    }
     looking.passed.lock().unwrap_or_else(PoisonError::into_inner).add(&place.shown().display().to_string(), passed);
     let stamp = place.stamp().unwrap_or(digest);
     Ok((FileRecord { name: place.name(root), bytes, stamp, rows, images: Vec::new() }, written()))

@@ -77,6 +77,20 @@ pub(crate) struct Counted {
     /// Digest of the headers, 16 hex digits.
     pub(crate) digest: String,
     pub(crate) passed: Passed,
+    /// Whether bytes follow the blocks that end the archive, as in tars joined by `cat`.
+    pub(crate) goes_on: bool,
+}
+
+/// Whether what is left of a file is more than the zeros that a tar is filled up with.
+fn has_bytes(mut rest: impl Read, halt: &Halt) -> Result<bool, TarError> {
+    let mut block = vec![0; 1 << 16];
+    loop {
+        halt.check().map_err(|e| TarError(e.to_string()))?;
+        let read = rest.read(&mut block)?;
+        if read == 0 || block[..read].iter().any(|byte| *byte != 0) {
+            return Ok(read > 0);
+        }
+    }
 }
 
 /// Counts the samples by the members' headers, and digests these.
@@ -104,7 +118,8 @@ pub(crate) fn count(mut file: impl Read + Seek, halt: &Halt) -> Result<Counted, 
         census.next(&member);
     }
     let digest = hex::encode(&digest.finalize()[..8]);
-    Ok(Counted { samples: census.samples, digest, passed: census.passed })
+    let goes_on = has_bytes(archive.into_inner(), halt)?;
+    Ok(Counted { samples: census.samples, digest, passed: census.passed, goes_on })
 }
 
 /// Who reads samples.
@@ -160,6 +175,8 @@ struct Sample {
     json: Option<String>,
     /// Why it has no image.
     problem: Option<String>,
+    /// Why its text is not what was written.
+    bad_text: Option<String>,
 }
 
 #[derive(Default)]
@@ -209,8 +226,11 @@ impl Batches {
                     }
                     _ => (sample.image, sample.problem) = (Some(member.read(&mut entry)?), None),
                 },
-                Some(Part::Text) => sample.text = Some(sidecar::text(&member.read(&mut entry)?)),
-                Some(Part::Json) => sample.json = Some(sidecar::text(&member.read(&mut entry)?)),
+                Some(Part::Text) => {
+                    let (text, problem) = sidecar::text(&member.read(&mut entry)?);
+                    (sample.text, sample.bad_text) = (Some(text), problem);
+                }
+                Some(Part::Json) => sample.json = Some(sidecar::text(&member.read(&mut entry)?).0),
                 None => {}
             }
         }
@@ -252,7 +272,7 @@ impl Rows {
         self.image.append_option(sample.image);
         self.text.append_option(sample.text);
         self.json.append_option(sample.json);
-        self.problem.append_option(sample.problem);
+        self.problem.append_option(sample.problem.or(sample.bad_text));
     }
 
     fn batch(mut self, of: Reader) -> Result<RecordBatch, TarError> {
@@ -349,8 +369,11 @@ mod tests {
         assert!(counted(&[]).err().unwrap().to_string().contains("empty"));
     }
 
-    /// Rows as a job reads them: key, bytes of the image, text, problem.
-    fn rows(bytes: &[u8]) -> Vec<(String, Option<usize>, Option<String>, Option<String>)> {
+    /// A row as a job reads it: key, bytes of the image, text, problem.
+    type Row = (String, Option<usize>, Option<String>, Option<String>);
+
+    /// Rows as a job reads them.
+    fn rows(bytes: &[u8]) -> Vec<Row> {
         let job = Reader::Job { most_image_bytes: 1000 };
         let batches = samples("x.tar".to_owned(), io::Cursor::new(bytes.to_vec()), vec![(0, 99)], 9, job);
         let mut rows = Vec::new();

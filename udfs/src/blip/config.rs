@@ -251,7 +251,7 @@ impl BlipConfig {
         if let Some((name, size)) = sizes.iter().find(|(_, size)| *size == 0 || *size > 1 << 20) {
             return Err(format!("{name} = {size} is out of range"));
         }
-        if v.image_size % v.patch_size != 0 {
+        if !v.image_size.is_multiple_of(v.patch_size) {
             return Err(format!("image_size {} is no multiple of patch_size {}", v.image_size, v.patch_size));
         }
         for (which, width, heads) in

@@ -153,14 +153,16 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> 
     Ok(Rgb8 { width, height, data })
 }
 
+/// The red, green and blue of a pixel's bytes.
+type Colour = Box<dyn Fn(&[u8]) -> [u8; 3]>;
+
 /// How the bytes of a pixel without palette become RGB; fails for what is not read.
-fn colours(header: &Header) -> Result<Box<dyn Fn(&[u8]) -> [u8; 3]>, ImageError> {
+fn colours(header: &Header) -> Result<Colour, ImageError> {
     let Header { bits, compression, masks, .. } = *header;
     let rgb = [masks[0], masks[1], masks[2]];
-    let direct =
-        |order: [usize; 3]| -> Box<dyn Fn(&[u8]) -> [u8; 3]> { Box::new(move |b: &[u8]| order.map(|at| b[at])) };
+    let direct = |order: [usize; 3]| -> Colour { Box::new(move |b: &[u8]| order.map(|at| b[at])) };
     // Fewer bits, spread over 0 to 255, and cut off.
-    let short = |shifts: [u32; 3], most: [u32; 3]| -> Box<dyn Fn(&[u8]) -> [u8; 3]> {
+    let short = |shifts: [u32; 3], most: [u32; 3]| -> Colour {
         Box::new(move |b: &[u8]| {
             let pixel = u32::from(u16::from_le_bytes([b[0], b[1]]));
             [0, 1, 2].map(|at| ((pixel >> shifts[at] & most[at]) * 255 / most[at]) as u8)

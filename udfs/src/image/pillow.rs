@@ -16,8 +16,11 @@ fn archive() -> Vec<u8> {
     archive
 }
 
-/// Each file by its name, and what is to come of it: Pillow's size and pixels, or the message of a refusal.
-fn corpus(archive: &[u8]) -> BTreeMap<String, (&[u8], Result<(u32, u32, &[u8]), String>)> {
+/// A file, and what is to come of it: Pillow's width, height and pixels, or the message of a refusal.
+type Case<'a> = (&'a [u8], Result<(u32, u32, &'a [u8]), String>);
+
+/// Each file by its name.
+fn corpus(archive: &[u8]) -> BTreeMap<String, Case<'_>> {
     let (_, header) = SafeTensors::read_metadata(archive).unwrap();
     let refused = &header.metadata().as_ref().unwrap()["refused"];
     let refused: BTreeMap<String, String> = serde_json::from_str(refused).unwrap();

@@ -225,7 +225,7 @@ impl<'a> Machine<'a> {
                 let start = if code == b's' { self.stack.len().saturating_sub(2) } else { self.mark()? };
                 let items = self.stack.split_off(start.min(self.stack.len()));
                 match self.top()? {
-                    Value::Dict(dict) if items.len() % 2 == 0 => {
+                    Value::Dict(dict) if items.len().is_multiple_of(2) => {
                         self.pickle.dicts[dict]
                             .extend(items.as_chunks::<2>().0.iter().map(|[key, value]| (*key, *value)));
                     }
