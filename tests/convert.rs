@@ -199,6 +199,7 @@ fn files_that_are_not_whole_or_of_another_kind_are_named() {
     assert!(failure(empty.path(), &dir, None).contains("neither pytorch_model.bin"));
     let weights = std::fs::read(pickles("hf/pytorch_model.bin")).unwrap();
     std::fs::write(empty.path().join("pytorch_model.bin"), weights).unwrap();
+    std::fs::remove_file(empty.path().join("config.json")).unwrap();
     assert!(
         failure(empty.path(), &dir, None).contains("config.json, which says the model's sizes, is not in the folder")
     );
