@@ -43,18 +43,18 @@ pub(crate) enum ModelCommand {
         #[arg(long, value_enum, default_value = "text")]
         format: InspectFormat,
     },
-    /// Make a checkpoint folder of PyTorch's pickled weights, and run nothing of what is in them
+    /// Convert PyTorch's pickled weights into a checkpoint folder, without running any code in them
     ///
-    /// Most checkpoints of BLIP are pickles, and a pickle can run any code in the program that loads it. This reads tensors out of one
-    /// by itself, refuses what asks for anything else, and writes them as safetensors.
+    /// Most BLIP checkpoints are pickles, and a pickle can run any code in the program that loads it. This command parses the pickle
+    /// itself, refuses everything but tensors, and writes them as safetensors.
     Convert {
         /// A folder in Hugging Face layout whose weights are pytorch_model.bin (or its shards), or a .pth file of BLIP's own release:
         /// a captioner, a retrieval model (filter) or a pretrained MED
         source: PathBuf,
-        /// Folder to make; it appears when all of it is there and was opened as a check
+        /// Folder to create; it appears once it is complete and has been opened as a check
         out: PathBuf,
-        /// For a .pth file, which has none: the tokenizer of bert-base-uncased, as a folder with tokenizer.json or vocab.txt (that of
-        /// any converted BLIP too), or one of these files
+        /// Tokenizer for a .pth file, which has none: bert-base-uncased's or any converted BLIP's, as tokenizer.json, vocab.txt or a
+        /// folder with one of these
         #[arg(long, value_name = "PATH")]
         tokenizer: Option<PathBuf>,
     },

@@ -49,7 +49,7 @@ fn checked(copy: CopyTo, config: &ConfigOptions) -> Result<CopyTo> {
             lake.display()
         );
     }
-    // What is to be written there matches nothing, whatever its name has in it.
+    // The target is a plain name, even if it contains characters of a pattern.
     let is_folder = copy.output_url.ends_with('/') || path.is_dir();
     let output_url = if is_url(&copy.output_url) { None } else { file_url(&path, is_folder) };
     let copy = CopyTo { output_url: output_url.unwrap_or(copy.output_url), ..copy };

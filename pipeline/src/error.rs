@@ -129,7 +129,7 @@ pub fn message(error: &DataFusionError) -> String {
 /// What the Parquet reader says of a text that is not UTF-8.
 pub const NOT_UTF8: &str = "encountered non UTF-8 data";
 
-/// What to do where a Parquet file has bytes for a text, of which its reader tells neither file nor column.
+/// Adds what to do to the Parquet reader's error about a text that is not UTF-8, which names neither the file nor the column.
 fn not_utf8(text: String) -> String {
     if !text.contains(NOT_UTF8) {
         return text;

@@ -1,4 +1,4 @@
-//! Tables whose folders are named `column=value`, as Hive, Spark and DuckDB write them.
+//! Tables partitioned into folders named `column=value`, the layout that Hive, Spark and DuckDB write.
 //!
 //! DataFusion's own scan of them, in version 55, takes [`NULL`] for a text
 //! (<https://github.com/apache/datafusion/issues/18083>), and lists, where a column is to equal a value, the folder alone whose name

@@ -55,7 +55,7 @@ impl Params {
         }
     }
 
-    /// The names of the parameters that the statements of `sql` ask for. A `$name` in a comment or a string is none.
+    /// The names of the parameters that the statements of `sql` ask for. A `$name` in a comment or a string is not a parameter.
     ///
     /// # Errors
     /// SQL that cannot be parsed.

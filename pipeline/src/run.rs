@@ -175,7 +175,7 @@ pub async fn run(
     Err(Failure { error, untouched, done: (done, rows) })
 }
 
-/// Waits until the job is asked to end, `how` or sooner; without end where nobody is left who could ask.
+/// Waits until the job is asked to stop, `how` or sooner; never returns once nobody can ask any more.
 async fn asked(stop: &watch::Receiver<Stop>, how: Stop) {
     let mut stop = stop.clone();
     let is_asked = |stop: &Stop| *stop == Stop::Now || *stop == how;

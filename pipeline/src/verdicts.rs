@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// The rule by which a recipe keeps pairs, so far as it is known.
 ///
-/// A table written before the rule was recorded has the default, of which nothing is known.
+/// A table written before the rule was recorded has the default: nothing is known.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Verdicts {
     /// The least ITM probability of a kept pair, where the recipe asks for `$min_itm`.

@@ -66,7 +66,7 @@ pub fn aggregate_functions() -> Vec<AggregateUDF> {
 
 /// Registers the functions and, unless the session has them, the settings. Queries are planned so that costly functions are
 /// called on as few rows as can be (see [`cost`]), and Parquet scans become sound, as by [`sound_scans`].
-/// DataFusion's `octet_length`, `bit_length` and `length` take binary values too, of which they count the bytes.
+/// DataFusion's `octet_length`, `bit_length` and `length` take binary values too and count their bytes.
 pub fn register(ctx: &SessionContext) -> SqlResult<()> {
     let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned();
     register_with(ctx, options.unwrap_or_default())

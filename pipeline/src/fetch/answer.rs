@@ -1,4 +1,4 @@
-//! How the head of an HTTP answer is read: as browsers do, who take more than the standard says.
+//! Reads the head of an HTTP response as browsers do, which accept more than the standard allows.
 
 use std::io::Read as _;
 
@@ -11,17 +11,16 @@ use url::Url;
 
 use super::problem::Problem;
 
-/// Nothing but the bytes beyond ASCII, which are always encoded.
+/// Encodes non-ASCII bytes alone.
 const BEYOND_ASCII: &AsciiSet = &AsciiSet::EMPTY;
 
-/// Where a redirect leads to. Servers write bytes beyond ASCII into it as they are, in UTF-8 or Latin-1; they are asked for again as
-/// they came.
+/// The target of a redirect. Servers put non-ASCII bytes into it unencoded, in UTF-8 or Latin-1; they are percent-encoded byte by byte.
 pub(super) fn location(from: &Url, headers: &HeaderMap) -> Result<Url, Problem> {
     let to = headers.get(LOCATION).ok_or(Problem::Nowhere)?;
     from.join(&percent_encode(to.as_bytes(), BEYOND_ASCII).to_string()).map_err(|_| Problem::Nowhere)
 }
 
-/// Whether the answer has the whole of what was asked for: 200; 203, a proxy's copy; 206 whose range is all there is.
+/// Whether the response body is complete: status 200, 203 (a proxy's copy), or 206 with a range that covers the whole file.
 pub(super) fn is_whole(status: StatusCode, headers: &HeaderMap) -> bool {
     match status {
         StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION => true,
@@ -41,7 +40,7 @@ fn covers_all(range: &str) -> Option<bool> {
     Some(first == 0 && last.checked_add(1) == Some(all))
 }
 
-/// How often the body was compressed by gzip, the one coding that is asked for. Words that name no coding say nothing.
+/// How many times the body was compressed by gzip, the only coding that is requested. Unknown codings are ignored.
 pub(super) fn gzip_layers(headers: &HeaderMap) -> Result<usize, Problem> {
     let values = headers.get_all(CONTENT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     let mut layers = 0;

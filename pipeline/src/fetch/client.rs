@@ -405,7 +405,7 @@ mod tests {
         let cell = memo.cell("u");
         drop(Unfinished { memo: &memo, url: "u" });
         assert!(memo.held.lock().unwrap().cells.is_empty());
-        // Who waits for it still has the cell.
+        // A caller that waits for the fetch keeps the cell.
         assert!(cell.get().is_none());
     }
 

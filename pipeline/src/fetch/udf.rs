@@ -53,8 +53,8 @@ impl Fetch {
             .with_sql_example(EXAMPLE)
             .with_argument("url", "A string")
             .build();
-        // Volatile: a server may answer otherwise tomorrow, and EXPLAIN must not ask it. What is wrong with arguments, `return_type`
-        // says: DataFusion's message of a coercion that fails buries the reason. Exact is what SHOW FUNCTIONS lists.
+        // Volatile: the response may differ tomorrow, and EXPLAIN must send no request. `return_type` reports wrong arguments, because
+        // DataFusion buries the reason when coercion fails. SHOW FUNCTIONS lists the exact signature.
         let listed = TypeSignature::Exact(vec![DataType::Utf8]);
         let open = vec![TypeSignature::UserDefined, TypeSignature::Nullary, listed];
         let signature = Signature::one_of(open, Volatility::Volatile);

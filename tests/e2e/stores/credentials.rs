@@ -44,7 +44,7 @@ fn credentials_are_found_where_aws_keeps_them() {
     let said = fails(with(&[("AWS_ENDPOINT_URL", "127.0.0.1:9000")]));
     assert!(said.contains("AWS_ENDPOINT_URL = 127.0.0.1:9000 is no URL: write http://127.0.0.1:9000"), "{said}");
 
-    // A metadata service that takes connections and says nothing. That it is not asked at all is told by its silence.
+    // A metadata service that takes connections and says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", silent.local_addr().unwrap());
     let begun = Instant::now();
