@@ -25,8 +25,8 @@ fn write(out: &mut String) -> fmt::Result {
     }
     writeln!(out, "| [`{0}()`](#{0}) | a table |", stats::NAME)?;
     out.push_str(
-        "\nDataFusion's own functions are there too. Its `octet_length`, `length` and `bit_length` also take binary values, of which \
-         they count the bytes (or bits): `WHERE octet_length(image) >= 2000` leaves out the smallest thumbnails.\n",
+        "\nDataFusion's own functions are there too. Its `octet_length`, `length` and `bit_length` also take binary values and \
+         count their bytes (or bits): `WHERE octet_length(image) >= 2000` leaves out the smallest thumbnails.\n",
     );
     for page in &pages {
         function(out, page)?;
@@ -72,9 +72,9 @@ fn settings(out: &mut String) -> fmt::Result {
          takes it back. An option of a caption comes from the call, else from SET, else from the checkpoint's \
          generation_config.json, else it is built in: beam search with 3 beams, max_length 20, min_length 0, top_k 50, \
          top_p 0.9, no penalties. A view or prepared statement keeps the settings it was planned with.\n\n\
-         Of generation_config.json are obeyed: num_beams, do_sample, top_k, top_p, temperature, min_length, max_length, \
-         length_penalty, repetition_penalty and early_stopping (true or false). What else it asks for, such as max_new_tokens or \
-         no_repeat_ngram_size, and a value that is none of its key, is left out with a warning. transformers (5.24) does not read \
+         These keys of generation_config.json take effect: num_beams, do_sample, top_k, top_p, temperature, min_length, max_length, \
+         length_penalty, repetition_penalty and early_stopping (true or false). Other keys, such as max_new_tokens or \
+         no_repeat_ngram_size, and values of a wrong type are left out with a warning. transformers (5.24) does not read \
          this file for BLIP, and its own defaults differ: greedy search of 20 tokens after the prompt, where here max_length counts \
          [DEC] and the prompt, as BLIP's does.\n\n",
     );
