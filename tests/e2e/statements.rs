@@ -149,6 +149,9 @@ fn generation_config_is_obeyed_where_it_can_be() {
         assert!(warning.contains(words), "{warning}");
     }
     assert_eq!(warning.matches("generation_config.json").count(), 1, "once: {warning}");
+    // Its minimum yields to the maximum, its own or the call's.
+    let (_, _, silent) = run(r#"{"min_length": 30}"#);
+    assert!(!silent.contains("min_length"), "{silent}");
     // The call comes before what the file says.
     let (short, whole, silent) = run(r#"{"max_length": 3.0}"#);
     assert_eq!(whole, plain);

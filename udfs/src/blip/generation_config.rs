@@ -107,7 +107,7 @@ impl PartialGeneration {
         Ok(read)
     }
 
-    /// What the file says, and what of it is not obeyed.
+    /// The file's options, and a reason for each key without effect.
     fn parse(text: &str) -> Result<(Self, Vec<String>), serde_json::Error> {
         let mut fields = Fields { map: serde_json::from_str(text)?, left_out: vec![] };
         let trial = GenerationOptions::default;

@@ -30,6 +30,9 @@ pub(crate) fn resolve(
             _ => built_in.strategy,
         },
     };
+    let max_length = integer(Key::MaxLength, checkpoint.max_length, built_in.max_length);
+    // The checkpoint's own minimum yields to a shorter maximum, as transformers has it; one that was asked for is an error.
+    let min_length = checkpoint.min_length.map(|least| least.min(max_length));
     let options = GenerationOptions {
         strategy,
         num_beams: integer(Key::NumBeams, checkpoint.num_beams, built_in.num_beams),
@@ -37,8 +40,8 @@ pub(crate) fn resolve(
         top_k: integer(Key::TopK, checkpoint.top_k, built_in.top_k),
         top_p: float(Key::TopP, checkpoint.top_p, built_in.top_p),
         temperature: float(Key::Temperature, checkpoint.temperature, built_in.temperature),
-        min_length: integer(Key::MinLength, checkpoint.min_length, built_in.min_length),
-        max_length: integer(Key::MaxLength, checkpoint.max_length, built_in.max_length),
+        min_length: integer(Key::MinLength, min_length, built_in.min_length),
+        max_length,
         length_penalty: float(Key::LengthPenalty, checkpoint.length_penalty, built_in.length_penalty),
         repetition_penalty: float(Key::RepetitionPenalty, checkpoint.repetition_penalty, built_in.repetition_penalty),
         early_stopping: asked.flag(Key::EarlyStopping).or(checkpoint.early_stopping).unwrap_or(built_in.early_stopping),
