@@ -72,7 +72,7 @@ pub async fn dry_run(ctx: &SessionContext, job: &Job, sample: usize) -> Result<E
     let Drawn { warm_up, sample, places } = drawn.await?;
     let mut files: Vec<usize> = sample.iter().map(|chunk| chunk.unit.file).collect();
     files.dedup();
-    let second = job.loader(ctx, &source)?;
+    let second = job.loader(ctx, &source).await?;
     let provenance = Provenance::new(&manifest.job, planned.decoding());
     let work = Arc::new(Work { planned, provenance, source });
     // As in a job, each worker has several chunks to do, so that it is seldom that one waits for the last.
@@ -274,7 +274,8 @@ mod tests {
 
     #[test]
     fn spots_are_found_in_files_and_units() {
-        let file = |rows| FileRecord { name: String::new(), bytes: 0, stamp: String::new(), rows, images: Vec::new() };
+        let file =
+            |rows| FileRecord { name: String::new(), bytes: 0, stamp: String::new(), rows, images: Default::default() };
         let records = [file(10), file(0), file(5)];
         let units = Units { rows: 4, shard: 0, shards: 1 };
         let all: Vec<Range> = left(&records, units, Position { file: 0, row: 4 }).collect();

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
-use datafusion::common::{Result, plan_err};
+use datafusion::common::{Result, internal_datafusion_err, plan_err};
 use datafusion::datasource::listing::ListingTable;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::CreateExternalTable;
 
+use crate::halt;
 use crate::hive;
-use crate::named::literal;
+use crate::named::{Kind, files, literal};
 use crate::source::{Location, is_url};
 use crate::table::is_delta;
 
@@ -33,23 +34,40 @@ impl TableProviderFactory for ExternalTables {
                 );
             }
             if is_url(path) {
-                let found = Location::open(path).and_then(|store| {
+                let asked = path.to_owned();
+                let found = halt::aside(move |_| {
+                    let store = Location::open(&asked)?;
                     if store.has_log()? {
                         return Err(store.error("it is a Delta table: name it as it is, FROM '..', or with --table"));
                     }
                     store.files()
                 });
-                let (store, url, _) = found.map_err(|e| DataFusionError::External(Box::new(e)))?;
+                let (store, url, _) = found.await.map_err(|e| DataFusionError::External(Box::new(e)))?;
                 state.runtime_env().register_object_store(&url, store);
                 *location = url.to_string();
             } else {
                 *location = literal(Path::new(path));
             }
         }
-        let table = self.0.create(state, &cmd).await?;
+        let table = match (self.0.create(state, &cmd).await, cmd.locations.as_slice()) {
+            // DataFusion takes files of the same types alone; those of a named table have common ones.
+            (Err(_), [location]) if is_bare_parquet(&cmd) => {
+                let state = state.as_any().downcast_ref().ok_or_else(|| internal_datafusion_err!("no SessionState"))?;
+                files(state, location, &Kind::parquet()).await?
+            }
+            (table, _) => table?,
+        };
         Ok(match table.downcast_ref::<ListingTable>() {
             Some(listed) => hive::table(listed.clone()),
             None => table,
         })
     }
+}
+
+/// Whether the statement gives a place alone.
+fn is_bare_parquet(cmd: &CreateExternalTable) -> bool {
+    cmd.file_type.eq_ignore_ascii_case("parquet")
+        && cmd.schema.fields().is_empty()
+        && cmd.order_exprs.is_empty()
+        && cmd.table_partition_cols.is_empty()
 }

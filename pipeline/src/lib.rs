@@ -77,8 +77,9 @@ pub async fn register_pairs(
     version: Option<&str>,
 ) -> Result<()> {
     capfilt_udfs::sound_scans(ctx);
-    if let Some(lake) = Lake::find(path)? {
-        ctx.register_table(name, named::delta(ctx, &lake, version).await?)?;
+    let asked = path.to_owned();
+    if let Some(lake) = halt::aside(move |_| Lake::find(&asked)).await? {
+        ctx.register_table(name, named::delta(ctx, lake, version.map(str::to_owned)).await?)?;
         return Ok(());
     }
     if version.is_some() {

@@ -23,6 +23,7 @@ use tokio::sync::mpsc::{self, Receiver};
 use crate::dedupe::Duplicates;
 use crate::earlier::Earlier;
 use crate::error::{Error, Result};
+use crate::halt;
 use crate::paths::Root;
 use crate::source::Chunk;
 
@@ -77,13 +78,15 @@ impl Drop for Loader {
 }
 
 impl Loader {
-    pub(crate) fn new(ctx: &SessionContext, is: ImageIs, column: &str, root: &Path) -> Result<Self> {
+    pub(crate) async fn new(ctx: &SessionContext, is: ImageIs, column: &str, root: &Path) -> Result<Self> {
         match is {
             ImageIs::Bytes => Ok(Self::Source { column: column.to_owned() }),
             ImageIs::Path => {
                 let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned();
                 let limit = options.unwrap_or_default().image_limits().max_bytes;
-                Ok(Self::Files { root: Root::open(root)?, column: column.to_owned(), limit })
+                let root = root.to_owned();
+                let root = halt::aside(move |_| Root::open(&root)).await?;
+                Ok(Self::Files { root, column: column.to_owned(), limit })
             }
             #[cfg(feature = "fetch")]
             ImageIs::Url => {

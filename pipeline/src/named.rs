@@ -15,7 +15,7 @@ use datafusion::datasource::source_as_provider;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::object_store::ObjectMeta;
+use datafusion::object_store::{ObjectMeta, ObjectStore};
 use datafusion::prelude::SessionContext;
 use futures::future::ready;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -23,9 +23,10 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use crate::copy::CheckedCopy;
 use crate::error::{Error, Result, message};
 use crate::external::ExternalTables;
-use crate::halt::Halt;
+use crate::halt::{self, Halt};
 use crate::hive;
 use crate::source::{Conflict, Lake, Location, Merged, Source, is_url, plain, shown, walk};
+use crate::table::unfinished;
 
 const PATTERN: [char; 3] = ['*', '?', '['];
 const NO_MATCH: &str = "nothing matches this pattern (of folders name=value it matches the files' names alone)";
@@ -65,23 +66,15 @@ pub async fn named_table(ctx: &SessionContext, name: &str) -> Result<Option<Arc<
     let on_disk = url::Url::parse(name).ok().filter(|url| url.scheme() == "file");
     let on_disk = on_disk.and_then(|url| url.to_file_path().ok()).map(|path| path.to_string_lossy().into_owned());
     let name = on_disk.as_deref().unwrap_or(name);
-    if let Some((lake, version)) = lake(name)? {
-        return delta(ctx, &lake, version).await.map(Some);
-    }
-    let (location, kind) = if is_url(name) {
-        let (store, url, first) = Location::open(name)?.files()?;
-        ctx.register_object_store(&url, store);
-        (url.to_string(), Kind::of(&first))
-    } else {
-        let path = Path::new(name);
-        let kind = if path.is_dir() {
-            kind_in(path)?
-        } else if path.exists() || name.contains(PATTERN) {
-            Kind::of(name)
-        } else {
-            None
-        };
-        (name.to_owned(), kind)
+    let asked = name.to_owned();
+    let (location, kind) = match halt::aside(move |halt| found(&asked, halt)).await? {
+        Found::Nothing => return Ok(None),
+        Found::Lake(lake, version) => return delta(ctx, lake, version).await.map(Some),
+        Found::Objects { store, url, kind } => {
+            ctx.register_object_store(&url, store);
+            (url.to_string(), kind)
+        }
+        Found::Files(kind) => (name.to_owned(), kind),
     };
     let Some(kind) = kind else { return Ok(None) };
     let table = files(&ctx.state(), &location, &kind).await;
@@ -93,6 +86,39 @@ pub async fn named_table(ctx: &SessionContext, name: &str) -> Result<Option<Arc<
         }
         Error::source(shown(name), reason)
     })
+}
+
+/// What a name stands for.
+enum Found {
+    Nothing,
+    /// A Delta table, and the version that the name asks for.
+    Lake(Lake, Option<String>),
+    Objects {
+        store: Arc<dyn ObjectStore>,
+        url: url::Url,
+        kind: Option<Kind>,
+    },
+    Files(Option<Kind>),
+}
+
+/// Looks for `name` on the disk or in its store, whose answer it waits for.
+fn found(name: &str, halt: &Halt) -> Result<Found> {
+    if let Some((lake, version)) = lake(name)? {
+        return Ok(Found::Lake(lake, version.map(str::to_owned)));
+    }
+    if is_url(name) {
+        let (store, url, first) = Location::open(name)?.files()?;
+        return Ok(Found::Objects { store, url, kind: Kind::of(&first) });
+    }
+    let path = Path::new(name);
+    if path.is_dir() {
+        let kind = kind_in(path, halt)?;
+        return match unfinished(path)? {
+            Some(reason) if kind.is_none() => Err(Error::source(path, reason)),
+            _ => Ok(Found::Files(kind)),
+        };
+    }
+    Ok(if path.exists() || name.contains(PATTERN) { Found::Files(Kind::of(name)) } else { Found::Nothing })
 }
 
 /// The Delta table that a name means, and the version after its last @, where there is one.
@@ -115,11 +141,11 @@ fn lake(name: &str) -> Result<Option<(Lake, Option<&str>)>> {
 
 /// A Delta table at a version or time, or as it is now.
 #[cfg_attr(not(feature = "delta"), expect(clippy::unused_async, reason = "as with Delta tables"))]
-pub(crate) async fn delta(ctx: &SessionContext, lake: &Lake, version: Option<&str>) -> Result<Arc<dyn TableProvider>> {
+pub(crate) async fn delta(ctx: &SessionContext, lake: Lake, version: Option<String>) -> Result<Arc<dyn TableProvider>> {
     #[cfg(feature = "delta")]
     {
-        let at = version.map(str::parse).transpose().map_err(|e: String| lake.error(e))?;
-        crate::delta::table(ctx, lake, at.as_ref()).await
+        let at = version.map(|version| version.parse()).transpose().map_err(|e: String| lake.error(e))?;
+        crate::delta::table(ctx, lake, at).await
     }
     #[cfg(not(feature = "delta"))]
     {
@@ -148,7 +174,11 @@ pub fn bad_text(plan: &LogicalPlan) -> Option<String> {
 }
 
 /// Files of a kind, with hive's folders as columns.
-async fn files(state: &SessionState, location: &str, kind: &Kind) -> Result<Arc<dyn TableProvider>, DataFusionError> {
+pub(crate) async fn files(
+    state: &SessionState,
+    location: &str,
+    kind: &Kind,
+) -> Result<Arc<dyn TableProvider>, DataFusionError> {
     let factory = state.get_file_format_factory(kind.format);
     let factory =
         factory.ok_or_else(|| DataFusionError::Plan(format!("this session reads no files of {}", kind.format)))?;
@@ -231,7 +261,7 @@ async fn one_schema(
 }
 
 /// What files are, by what their names end in.
-struct Kind {
+pub(crate) struct Kind {
     /// As DataFusion calls it.
     format: &'static str,
     compression: Option<String>,
@@ -240,6 +270,10 @@ struct Kind {
 }
 
 impl Kind {
+    pub(crate) fn parquet() -> Self {
+        Self { format: "parquet", compression: None, ending: ".parquet".to_owned() }
+    }
+
     fn of(name: &str) -> Option<Self> {
         let (stem, last) = name.rsplit_once('.')?;
         let is_compressed = ["gz", "bz2", "xz", "zst"].contains(&last.to_ascii_lowercase().as_str());
@@ -258,9 +292,9 @@ impl Kind {
 }
 
 /// The kind of a folder's files: that of the first one known, at any depth.
-fn kind_in(folder: &Path) -> Result<Option<Kind>> {
+fn kind_in(folder: &Path, halt: &Halt) -> Result<Option<Kind>> {
     let mut first: Option<PathBuf> = None;
-    walk(folder, &Halt::default(), &mut |path| {
+    walk(folder, halt, &mut |path| {
         let is_known = path.file_name().is_some_and(|name| Kind::of(&name.to_string_lossy()).is_some());
         if is_known && first.as_ref().is_none_or(|first| path < *first) {
             first = Some(path);
@@ -269,11 +303,11 @@ fn kind_in(folder: &Path) -> Result<Option<Kind>> {
     Ok(first.and_then(|path| Kind::of(&path.file_name()?.to_string_lossy())))
 }
 
-type Session = dyn Fn() -> Option<SessionContext> + Send + Sync;
+type Current = dyn Fn() -> Option<SessionContext> + Send + Sync;
 
 /// Looks for tables of a session, which it does not keep alive.
 #[derive(Default)]
-struct Named(OnceLock<Box<Session>>);
+struct Named(OnceLock<Box<Current>>);
 
 impl fmt::Debug for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

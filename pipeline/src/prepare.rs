@@ -354,14 +354,15 @@ impl Job {
         };
         let planned = self.recipe.plan(ctx, &source, &columns).await?;
         let identity = self.identity(ctx)?;
-        let loader = self.loader(ctx, &source)?;
+        let loader = self.loader(ctx, &source).await?;
         // With one chunk alone, decoding would wait for the model and the model for decoding.
         Ok(Prepared { source, workers: workers.max(2), planned, identity, loader })
     }
 
     /// What gets the images that the source only names.
-    pub(crate) fn loader(&self, ctx: &SessionContext, source: &Source) -> Result<Loader> {
-        Loader::new(ctx, self.image_is, &self.image_column, self.path_root.as_deref().unwrap_or(source.root()))
+    pub(crate) async fn loader(&self, ctx: &SessionContext, source: &Source) -> Result<Loader> {
+        let root = self.path_root.as_deref().unwrap_or(source.root());
+        Loader::new(ctx, self.image_is, &self.image_column, root).await
     }
 
     /// How the pairs are written. Refuses other columns than those that the job began with: new files of text may bring some, or

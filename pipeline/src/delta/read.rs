@@ -22,6 +22,7 @@ use serde_json::Value;
 use super::provider::LakeTable;
 use super::{Failed, apart};
 use crate::error::{Error, Result};
+use crate::halt;
 use crate::source::Lake;
 use crate::table::DELTA_LOG;
 
@@ -83,10 +84,13 @@ pub(crate) fn snapshot(lake: &Lake, at: Option<&At>) -> Result<Snapshot> {
 }
 
 /// The table at `at`, for SQL.
-pub(crate) async fn table(ctx: &SessionContext, lake: &Lake, at: Option<&At>) -> Result<Arc<dyn TableProvider>> {
-    let table = apart(|| open(lake, at)).and_then(|table| table.map_err(|e| failed(lake, &*e)))?;
-    let table = table.table_provider().with_session(Arc::new(ctx.state())).await?;
-    Ok(Arc::new(LakeTable { table, name: lake.name() }))
+pub(crate) async fn table(ctx: &SessionContext, lake: Lake, at: Option<At>) -> Result<Arc<dyn TableProvider>> {
+    let name = lake.name();
+    let table = halt::aside(move |_| {
+        apart(|| open(&lake, at.as_ref())).and_then(|table| table.map_err(|e| failed(&lake, &*e)))
+    });
+    let table = table.await?.table_provider().with_session(Arc::new(ctx.state())).await?;
+    Ok(Arc::new(LakeTable { table, name }))
 }
 
 fn failed(lake: &Lake, error: &(dyn std::error::Error + Send + Sync)) -> Error {

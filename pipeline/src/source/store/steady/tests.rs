@@ -168,7 +168,7 @@ fn sql_reads_delta_tables_in_stores() {
             [("a", "s3://bucket/one", Some("1")), ("b", "s3://bucket/two", Some("1")), ("c", "s3://bucket/one", None)]
         {
             let at = at.map(|at| at.parse().unwrap());
-            let table = delta::table(&ctx, &in_store(&store, url), at.as_ref()).await.unwrap();
+            let table = delta::table(&ctx, in_store(&store, url), at).await.unwrap();
             ctx.register_table(name, table).unwrap();
         }
         for (name, rows, sum) in [("a", 60, 1770), ("b", 60, 61_770), ("c", 54, 1698)] {
