@@ -9,7 +9,7 @@ use crate::dedupe;
 use crate::error::{Error, Result};
 use crate::manifest::{Identity, Manifest, State};
 use crate::prepare::Again;
-use crate::source::is_url;
+use crate::source::{is_image_names, is_url};
 use crate::table::{self, BOOKKEEPING, MANIFEST};
 
 const LOCK: &str = "lock";
@@ -192,7 +192,9 @@ impl Dest {
         // The manifest of a table that is whole stays with it until the new one's takes its place.
         let whole = self.begun().is_some_and(|manifest| manifest.state == State::Finished);
         // So do the hashes of a job that was stopped before its first unit; they say themselves what they are of.
-        let stays = |name: &str| name == LOCK || name == dedupe::FOLDER || (whole && name == MANIFEST);
+        let stays = |name: &str| {
+            name == LOCK || name == dedupe::FOLDER || (whole && (name == MANIFEST || is_image_names(name)))
+        };
         for name in names(&self.folder)?.iter().filter(|name| !stays(name)) {
             remove(self.folder.join(name))?;
         }

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::crash;
 use crate::error::{Error, Result};
-use crate::source::{FileRecord, Memo, Position, Source};
+use crate::source::{self, FileRecord, Memo, Position, Source};
 use crate::summary::Tally;
 use crate::table;
 use crate::verdicts::Verdicts;
@@ -314,24 +314,42 @@ impl Manifest {
             );
             return Err(Error::dest(path, reason));
         }
-        serde_json::from_slice(&text).map(Some).map_err(|e| broken(&e))
+        let mut manifest: Self = serde_json::from_slice(&text).map_err(|e| broken(&e))?;
+        source::load(manifest.records_mut(), folder_of(path)).map_err(|e| broken(&e))?;
+        Ok(Some(manifest))
+    }
+
+    /// The files of its source, and of that of the table that it replaces.
+    fn records(&self) -> impl Iterator<Item = &FileRecord> {
+        self.files.iter().chain(self.retried.iter().flat_map(|old| &old.files))
+    }
+
+    fn records_mut(&mut self) -> impl Iterator<Item = &mut FileRecord> {
+        self.files.iter_mut().chain(self.retried.iter_mut().flat_map(|old| &mut old.files))
     }
 
     /// Writes it whole or not at all.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_vec_pretty(self).map_err(|e| Error::Internal(e.to_string()))?;
         let temp = path.with_extension("json.tmp");
+        let folder = folder_of(path);
         let write = || {
+            source::save(self.records(), folder)?;
             let mut file = File::create(&temp)?;
             file.write_all(&text[..text.len() / 2])?;
             crash::point("manifest");
             file.write_all(&text[text.len() / 2..])?;
             file.sync_all()?;
             fs::rename(&temp, path)?;
-            File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+            File::open(folder)?.sync_all()?;
+            source::clean(self.records(), folder)
         };
         write().map_err(|e| Error::write(path, &e))
     }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]

@@ -208,6 +208,17 @@ fn a_folder_of_images_is_a_source() {
     assert_eq!(place.number("flat", "SELECT count(*) FROM t WHERE style = 'flat' AND kept"), 1);
     let said = place.fails(1, &run("pictures/texts", &[]));
     assert!(said.contains("no image"), "{said}");
+
+    // The names of macOS have ü as two characters; a text that no image has the name of is named.
+    fs::create_dir(place.path("names")).unwrap();
+    fs::copy(root(CAT), place.path("names/ku\u{308}che.png")).unwrap();
+    for (name, content) in [("k\u{fc}che.txt", "a cat"), ("b.txt", "no image of it"), ("c.txt", "none of it")] {
+        fs::write(place.path("names").join(name), content).unwrap();
+    }
+    let output = place.run(&run("names", &["--overwrite"]));
+    let said = super::text(&output.stderr);
+    assert!(said.contains("names/b.txt and 1 more: passed over, a text without an image of the same name"), "{said}");
+    assert_eq!(column(&place, "text"), ["a cat"]);
 }
 
 /// Images that came to a folder are what is new of it, wherever their names stand among the others.

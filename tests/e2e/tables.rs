@@ -12,6 +12,7 @@ use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, Int8Type};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::parquet::arrow::ArrowWriter;
+use datafusion::parquet::basic::Compression;
 use datafusion::parquet::data_type::{ByteArray, ByteArrayType};
 use datafusion::parquet::file::properties::WriterProperties;
 use datafusion::parquet::file::writer::SerializedFileWriter;
@@ -61,6 +62,53 @@ fn structs(parts: Vec<(&str, ArrayRef)>) -> ArrayRef {
     let parts =
         parts.into_iter().map(|(name, part)| (Arc::new(Field::new(name, part.data_type().clone(), true)), part));
     Arc::new(StructArray::from(parts.collect::<Vec<_>>()))
+}
+
+/// A page that cannot be decoded costs the rows that it has values of; the file that was meant mends them.
+#[test]
+fn a_damaged_page_costs_its_rows() {
+    let place = place();
+    let rows = 400;
+    let id: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
+    let text: ArrayRef = Arc::new(StringArray::from_iter_values((0..rows).map(|row| format!("a cat, number {row}"))));
+    let cat = fs::read(root(CAT)).unwrap();
+    let image: ArrayRef = Arc::new(BinaryArray::from(vec![cat.as_slice(); rows as usize]));
+    let batch = RecordBatch::try_from_iter([("id", id), ("image", image), ("text", text)]).unwrap();
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::SNAPPY)
+        .set_dictionary_enabled(false)
+        .set_data_page_row_count_limit(20)
+        .set_write_batch_size(20)
+        .set_max_row_group_row_count(Some(200));
+    let path = place.path("data/0.parquet");
+    let mut writer =
+        ArrowWriter::try_new(File::create(&path).unwrap(), batch.schema(), Some(properties.build())).unwrap();
+    writer.write(&batch).unwrap();
+    let footer = writer.close().unwrap();
+    let whole = fs::read(&path).unwrap();
+    // In the middle of the first row group's texts.
+    let texts = footer.row_group(0).column(2);
+    let (start, bytes) = texts.byte_range();
+    let mut broken = whole.clone();
+    let middle = usize::try_from(start + bytes / 2).unwrap();
+    broken[middle..middle + 40].fill(0xff);
+    fs::write(&path, &broken).unwrap();
+    place.ok(&run("data", &["--unit-rows", "128"]));
+    let failed =
+        place.number("pairs", "SELECT count(*) FROM t WHERE error LIKE 'the file is damaged here: %' AND NOT kept");
+    assert!((20..200).contains(&failed), "{failed}");
+    let good =
+        format!("SELECT count(*) FROM t WHERE kept AND text = 'a cat, number ' || id AND id = provenance['row']");
+    assert_eq!(place.number("pairs", &good), rows - failed);
+    // The other row group, and what is before the page.
+    assert_eq!(place.number("pairs", "SELECT count(*) FROM t WHERE kept AND (id >= 200 OR id < 64)"), 264);
+    fs::write(&path, &whole).unwrap();
+    place.ok(&run("data", &["--unit-rows", "128", "--retry-failed"]));
+    assert_eq!(place.number("pairs", &good), rows);
+    // A budget stops a job that would lose too many.
+    fs::write(&path, &broken).unwrap();
+    let said = place.fails(1, &run("data", &["--overwrite", "--max-failed", "5"]));
+    assert!(said.contains("cannot be used, and --max-failed allows 5"), "{said}");
 }
 
 /// The width of a dictionary's keys suffices for one file of pandas, and not for the table of them all.
@@ -133,6 +181,14 @@ fn shards_are_one_table_by_the_names_of_their_columns() {
         let here = place.rows("data", &format!("SELECT {expr} AS v FROM t ORDER BY id"));
         assert_eq!(here, place.rows("pairs", &format!("SELECT {expr} AS v FROM t ORDER BY id")), "{expr}");
     }
+
+    place.ok(&[
+        "sql",
+        "-c",
+        "CREATE EXTERNAL TABLE e STORED AS PARQUET LOCATION 'data/'",
+        "-c",
+        "SELECT sum(width) FROM e",
+    ]);
 
     // A number that a fraction cannot be is not rounded, and texts are no numbers.
     parquet(&place, "data/2.parquet", &[("width", Arc::new(Int64Array::from(vec![(1 << 53) + 1])))]);

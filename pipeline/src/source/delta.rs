@@ -81,7 +81,7 @@ impl Source {
             }
         });
         let files = files.collect();
-        let (version, schema) = (Some(found.version), Arc::new(schema::as_views(&found.schema)));
+        let (version, schema) = (Some(found.version), Arc::new(schema::nullable(&schema::as_views(&found.schema))));
         let (given, written, most_image_bytes) = (whereabouts(given), found.schema, reading.most_image_bytes());
         let (kind, numbers, texts) = (Kind::Parquet, OnceLock::new(), Vec::new());
         Ok(Self { given, root, kind, files, numbers, version, schema, written, texts, most_image_bytes })

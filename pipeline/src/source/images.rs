@@ -9,12 +9,13 @@ use datafusion::arrow::array::{ArrayRef, BinaryViewBuilder, StringViewArray, Str
 use datafusion::arrow::buffer::Buffer;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
+use icu_normalizer::ComposingNormalizerBorrowed as ComposingNormalizer;
 use sha2::{Digest as _, Sha256};
 
 use super::place::{self, Place};
 use super::rows::Rows;
 use super::seen::{Seen, Watch};
-use super::{Batches, FileRecord};
+use super::{Batches, FileRecord, ImageNames};
 use crate::error::{Error, Result};
 use crate::halt::Halt;
 use crate::paths::too_large;
@@ -132,12 +133,20 @@ pub(super) fn folders(root: &Path, files: Vec<Place>, known: &[FileRecord]) -> R
         }
     }
     let (mut folders, mut paths) = (Vec::new(), BTreeSet::new());
+    // Texts without an image.
+    let mut alone = Vec::new();
     for (below, files) in found {
         let (texts, images): (BTreeMap<_, _>, BTreeMap<_, _>) =
             files.into_iter().partition(|(name, _)| is_text(Path::new(name)));
-        let text = |name: &str| {
+        // macOS and Linux programs write ü as one character or as two.
+        let composed: BTreeMap<String, &String> = texts.keys().map(|name| (nfc(name), name)).collect();
+        let mut unused: BTreeSet<&String> = texts.keys().collect();
+        let mut text = |name: &str| {
             let names = ["txt", "TXT"].map(|end| Path::new(name).with_extension(end).to_string_lossy().into_owned());
-            names.iter().find_map(|name| texts.get(name)).map(|place| Beside::new(place.clone(), true))
+            let alike = || names.iter().find_map(|name| texts.get_key_value(*composed.get(&nfc(name))?));
+            let (name, place) = names.iter().find_map(|name| texts.get_key_value(name)).or_else(alike)?;
+            unused.remove(name);
+            Some(Beside::new(place.clone(), true))
         };
         let mut images: BTreeMap<String, Picture> = images
             .into_iter()
@@ -146,6 +155,7 @@ pub(super) fn folders(root: &Path, files: Vec<Place>, known: &[FileRecord]) -> R
                 (name.clone(), Picture { text: text(&name), name, image })
             })
             .collect();
+        alone.extend(unused.into_iter().filter_map(|name| texts.get(name)).map(Place::shown));
         let path = if below == Path::new("") { ".".to_owned() } else { below.to_string_lossy().into_owned() };
         let shown = if below == Path::new("") { root.to_owned() } else { root.join(&below) };
         if !paths.insert(path.clone()) {
@@ -166,12 +176,21 @@ pub(super) fn folders(root: &Path, files: Vec<Place>, known: &[FileRecord]) -> R
             }
             let gone = |name: &String| Picture { name: name.clone(), image: None, text: None };
             let there = |name: &String| images.remove(name).unwrap_or_else(|| gone(name));
-            add(record.name.clone(), record.images.iter().map(there).collect());
+            add(record.name.clone(), record.images.as_slice().iter().map(there).collect());
         }
         let name = if known.is_empty() { path } else { format!("{path}//{}", known.len() + 1) };
         add(name, images.into_values().collect());
     }
+    if let Some(first) = alone.first() {
+        let more = if alone.len() > 1 { format!(" and {} more", alone.len() - 1) } else { String::new() };
+        log::warn!("{}{more}: passed over, a text without an image of the same name", first.display());
+    }
     Ok(folders)
+}
+
+/// The name with composed characters, Unicode's normalization form C.
+fn nfc(name: &str) -> String {
+    ComposingNormalizer::new_nfc().normalize(name).into_owned()
 }
 
 /// Names, sizes and times of the images and their texts; in a store its stamps instead of times.
@@ -205,7 +224,7 @@ pub(super) fn look(folder: &Folder, halt: &Halt) -> Result<(FileRecord, SchemaRe
     ]);
     let images: Vec<String> = folder.pictures.iter().map(|picture| picture.name.clone()).collect();
     let (name, stamp, rows) = (folder.name.clone(), hex::encode(&digest.finalize()[..8]), images.len() as u64);
-    Ok((FileRecord { name, bytes, stamp, rows, images }, Arc::new(schema)))
+    Ok((FileRecord { name, bytes, stamp, rows, images: ImageNames::new(images) }, Arc::new(schema)))
 }
 
 /// The images of `ranges`, as [`super::Kind::read`] has them.

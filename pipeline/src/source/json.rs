@@ -46,7 +46,14 @@ pub(super) fn look(file: impl Read) -> Result<(Schema, u64), String> {
     });
     let schema = infer_json_schema_from_iterator(values);
     match (schema, wrong) {
-        (Err(e), _) => Err(if line.name.is_empty() { plain(&e) } else { format!("{}: {}", line.name, plain(&e)) }),
+        (Err(e), _) if line.name.is_empty() => Err(plain(&e)),
+        // Its own words begin so where the kinds differ: no type holds an object beside a text.
+        (Err(ArrowError::JsonError(e)), _) if e.starts_with("Expected ") => Err(format!(
+            "{}: a column has an object, a list or a single value here, and another of these in a line before ({e}): give it one kind in \
+             all lines, or leave it out",
+            line.name
+        )),
+        (Err(e), _) => Err(format!("{}: {}", line.name, plain(&e))),
         (Ok(_), Some(reason)) if !some => Err(reason),
         (Ok(schema), _) => Ok((schema, rows)),
     }
@@ -319,6 +326,13 @@ mod tests {
             "6 line 9: invalid type: integer `6`, expected a map",
         ];
         assert!(said.len() == wanted.len() && said.iter().zip(wanted).all(|(a, b)| a.starts_with(b)), "{said:?}");
+    }
+
+    #[test]
+    fn a_column_of_two_kinds_is_refused_by_its_line() {
+        let file: &[u8] = b"{\"meta\": \"x\"}\n{\"meta\": {\"a\": 1}}\n";
+        let said = look(file).unwrap_err();
+        assert!(said.starts_with("line 2: a column has an object, a list or a single value here"), "{said}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod cursor;
 mod delta;
 mod files;
 mod footer;
+mod image_names;
 mod images;
 mod json;
 mod kind;
@@ -40,6 +41,7 @@ use crate::table;
 pub(crate) use chunk::Chunk;
 pub(crate) use cursor::Cursor;
 pub(crate) use files::walk;
+pub(crate) use image_names::{ImageNames, clean, is_image_names, load, save};
 use kind::{Batches, Kind};
 pub(crate) use lake::Lake;
 pub(crate) use memo::Memo;
@@ -102,8 +104,8 @@ pub(crate) struct FileRecord {
     pub(crate) stamp: String,
     pub(crate) rows: u64,
     /// Of a folder of images their names, in the order of the rows.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) images: Vec<String>,
+    #[serde(default, skip_serializing_if = "ImageNames::is_empty")]
+    pub(crate) images: ImageNames,
 }
 
 impl Source {
@@ -364,7 +366,7 @@ fn one_schema(kind: Kind, files: &mut [SourceFile], texts: &[&str]) -> Result<Op
         merged.add(&these).map_err(|conflict| beside(file, conflict.reason, &files[conflict.file]))?;
     }
     let written = schema::with_texts(&merged.schema(), texts);
-    Ok(Some((Arc::new(schema::as_views(&written)), Arc::new(written))))
+    Ok(Some((Arc::new(schema::nullable(&schema::as_views(&written))), Arc::new(written))))
 }
 
 /// Where a source is, as seen from anywhere: an absolute path, or a URL without what may be a password.

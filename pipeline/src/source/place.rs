@@ -3,11 +3,11 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use datafusion::parquet::errors::Result as ParquetResult;
+use datafusion::parquet::errors::{ParquetError, Result as ParquetResult};
 use datafusion::parquet::file::reader::{ChunkReader, Length};
 
 use super::images::Folder;
@@ -99,11 +99,12 @@ impl Place {
 
     /// To be read as Parquet files are.
     pub(super) fn chunks(&self) -> io::Result<Chunks> {
-        Ok(match self {
-            Self::Local(path) => Chunks::Local(File::open(path)?),
-            Self::Remote(remote) => Chunks::Remote(remote.pages()),
+        let input = match self {
+            Self::Local(path) => Pieces::Local(File::open(path)?),
+            Self::Remote(remote) => Pieces::Remote(remote.pages()),
             Self::Folder(_) => return Err(io::ErrorKind::IsADirectory.into()),
-        })
+        };
+        Ok(Chunks { input, failed: Arc::default() })
     }
 
     /// Where the store is why something failed, its reason; else `other`, what a reader made of it.
@@ -120,17 +121,37 @@ impl Place {
     }
 }
 
-/// A file that is read here and there.
-pub(super) enum Chunks {
+/// A file with random access.
+pub(super) struct Chunks {
+    input: Pieces,
+    failed: Arc<AtomicBool>,
+}
+
+enum Pieces {
     Local(File),
     Remote(Pages),
 }
 
+impl Chunks {
+    /// A flag that is set once the disk or the store fails: what a reader reports before is the file's own fault.
+    pub(super) fn failed(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.failed)
+    }
+
+    /// Sets the flag unless `error` says that the file has fewer bytes than were asked for.
+    fn noted<T>(&self, read: ParquetResult<T>) -> ParquetResult<T> {
+        if let Err(ParquetError::External(_)) = &read {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        read
+    }
+}
+
 impl Length for Chunks {
     fn len(&self) -> u64 {
-        match self {
-            Self::Local(file) => Length::len(file),
-            Self::Remote(pages) => pages.len(),
+        match &self.input {
+            Pieces::Local(file) => Length::len(file),
+            Pieces::Remote(pages) => pages.len(),
         }
     }
 }
@@ -139,18 +160,30 @@ impl ChunkReader for Chunks {
     type T = Box<dyn Read>;
 
     fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
-        let read: Box<dyn Read> = match self {
-            Self::Local(file) => Box::new(file.get_read(start)?),
-            Self::Remote(pages) => Box::new(pages.get_read(start)?),
+        let read: ParquetResult<Box<dyn Read>> = match &self.input {
+            Pieces::Local(file) => file.get_read(start).map(|read| Box::new(read) as _),
+            Pieces::Remote(pages) => pages.get_read(start).map(|read| Box::new(read) as _),
         };
-        Ok(read)
+        Ok(Box::new(Noted { read: self.noted(read)?, failed: self.failed() }))
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
-        match self {
-            Self::Local(file) => file.get_bytes(start, length),
-            Self::Remote(pages) => pages.get_bytes(start, length),
-        }
+        self.noted(match &self.input {
+            Pieces::Local(file) => file.get_bytes(start, length),
+            Pieces::Remote(pages) => pages.get_bytes(start, length),
+        })
+    }
+}
+
+/// A reader that sets the flag of its [`Chunks`] when it fails.
+struct Noted {
+    read: Box<dyn Read>,
+    failed: Arc<AtomicBool>,
+}
+
+impl Read for Noted {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.read.read(into).inspect_err(|_| self.failed.store(true, Ordering::Relaxed))
     }
 }
 

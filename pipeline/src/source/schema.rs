@@ -19,6 +19,11 @@ pub(super) fn as_views(schema: &Schema) -> Schema {
     Schema::new(fields)
 }
 
+/// With columns that are all nullable: a row of a damaged page has no value in any.
+pub(super) fn nullable(schema: &Schema) -> Schema {
+    Schema::new(schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect::<Vec<Field>>())
+}
+
 /// Without dictionaries, whose keys are of a width that suffices for one file and not for a table of many, and without lists of
 /// views, which few other readers know.
 pub(crate) fn plain(schema: &Schema) -> Schema {

@@ -9,7 +9,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use super::place::Place;
 use super::rows::Rows;
 use super::seen::Looking;
-use super::{Batches, FileRecord};
+use super::{Batches, FileRecord, ImageNames};
 use crate::error::{Error, Result};
 use crate::webdataset::{self, Counted, Reader};
 
@@ -27,7 +27,7 @@ pub(super) fn look(root: &Path, place: &Place, looking: &Looking) -> Result<(Fil
     }
     looking.passed.lock().unwrap_or_else(PoisonError::into_inner).add(&place.shown().display().to_string(), passed);
     let stamp = place.stamp().unwrap_or(digest);
-    Ok((FileRecord { name: place.name(root), bytes, stamp, rows, images: Vec::new() }, written()))
+    Ok((FileRecord { name: place.name(root), bytes, stamp, rows, images: ImageNames::default() }, written()))
 }
 
 /// Whether a store says that the object is still what the record tells of.

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::place::{Input, Place};
 use super::rows::Rows;
-use super::{Batches, FileRecord, csv, json, schema};
+use super::{Batches, FileRecord, ImageNames, csv, json, schema};
 use crate::error::{Error, Result};
 use crate::halt::Halt;
 
@@ -40,7 +40,8 @@ impl Text {
             return Err(broken(&"it has no columns"));
         }
         let stamp = place.stamp().unwrap_or_else(|| hex::encode(&file.digest.finalize()[..8]));
-        let record = FileRecord { name: place.name(root), bytes: file.bytes, stamp, rows, images: Vec::new() };
+        let record =
+            FileRecord { name: place.name(root), bytes: file.bytes, stamp, rows, images: ImageNames::default() };
         Ok((record, Arc::new(schema)))
     }
 
