@@ -1,4 +1,4 @@
-//! Tells the binaries where libtorch lies, so that no LD_LIBRARY_PATH is needed.
+//! Sets the binaries' rpath to libtorch, so that no LD_LIBRARY_PATH is needed.
 
 fn main() {
     println!("cargo:rerun-if-env-changed=LIBTORCH");

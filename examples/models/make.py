@@ -1,11 +1,12 @@
-"""The project's own small models, from nothing: a captioner and a filter for emoji and for the small world.
+"""Builds the project's own small models from scratch: a captioner and a filter for emoji and for the small world.
 
 usage: make.py [--out DIR] [--bin DIR]
 
-Openly licensed drawings of emoji come from npm packages (emoji.mjs), the world from `capfilt-train world`. A MED is pretrained on
-both, captioner and filter are finetuned from it apart from each other. The demo's table has what training never saw: another
-artist's drawings of the emoji, other pictures of the world. Every stage leaves a file or folder that is whole or not there, so a run
-that was killed goes on where it was. Needs Node.js with npm, Python's standard library and the two commands.
+Openly licensed drawings of emoji come from npm packages (emoji.mjs), the world from `capfilt-train world`. A MED is
+pretrained on both; captioner and filter are finetuned from it separately. The demo's table is held out from training:
+another artist's drawings of the emoji, and other pictures of the world. Every stage writes its file or folder
+atomically, so an interrupted run resumes where it stopped. Needs Node.js with npm, Python's standard library and the
+two commands.
 """
 
 import argparse
@@ -21,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "examples/reproduce"))
 
-from reproduce import has_bfloat16  # noqa: E402 (it lies beside this folder)
+from reproduce import has_bfloat16  # noqa: E402 (the module is in a sibling folder)
 
 PACKAGES = [
     "sharp@0.34.5", "unicode-emoji-json@0.9.0", "@iconify-json/emojione@1.2.3", "@iconify-json/fluent-emoji@1.2.7",
@@ -30,18 +31,18 @@ PACKAGES = [
     "@lobehub/fluent-emoji-3d@1.1.0",
 ]
 
-# Of a MED that is a little wider than the preset.
+# Sizes of a MED slightly wider than the preset.
 SIZES = [
     "model.image_size=64", "model.vision_width=128", "model.vision_mlp_width=512", "model.text_width=128",
     "model.text_mlp_width=512",
 ]
 
 
-# Pictures of the world in the demo's table.
+# Number of the world's pictures in the demo's table.
 WORLD_ROWS = 480
 
-# Least probability of a match in the demo. Chosen on what neither training nor the demo has: on further pictures of the world 0.1 is
-# best (balanced accuracy 0.946), on OpenMoji's line drawings the lower the better.
+# Minimum probability of a match in the demo, chosen on data of neither training nor the demo: on further pictures of
+# the world 0.1 is best (balanced accuracy 0.946); on OpenMoji's line drawings, the lower the better.
 MIN_ITM = 0.1
 
 
@@ -63,7 +64,7 @@ class Work:
         self.run(self.args.bin / "capfilt-train", *words, "--set", "bfloat16=" + str(self.args.bfloat16).lower())
 
     def stage(self, name, work):
-        """Does `work(part)` unless it was done; `part` is moved to its place at the end."""
+        """Runs `work(part)` unless its result exists, then moves `part` into place."""
         place, part = self.dir / name, self.dir / f"{name}.part"
         if not place.exists():
             shutil.rmtree(part, ignore_errors=True)
@@ -84,7 +85,7 @@ class Work:
                 "-c", f"COPY (SELECT * EXCLUDE (image), decode(image, 'base64') AS image FROM t) TO '{part}/{name}.parquet'")
 
     def tokenizer(self, part):
-        """The world's, and the words of the emoji's names behind them."""
+        """Writes the world's tokenizer with the words of the emoji names appended to its vocabulary."""
         tokenizer = json.loads((self.dir / "world/tokenizer.json").read_text())
         vocabulary = tokenizer["model"]["vocab"]
         for word in json.loads((self.dir / "emoji/words.json").read_text()):
@@ -95,8 +96,10 @@ class Work:
         return [word for setting in settings for word in ("--set", setting)]
 
     def tables(self):
-        """Half of what a step sees are emoji, half pictures of the world: its human pairs, and true texts of another world's web, for
-        people name but a part of what it shows."""
+        """Settings of the training tables: half emoji, half pictures of the world.
+
+        The latter are the world's human pairs and another world's web pictures with true texts, because the human texts
+        name only part of what the world shows."""
         tables = [
             ("emoji/train.parquet", "", 2.0), ("world/human.parquet", "", 1.0), ("seen/web.parquet", "SELECT image, truth AS text FROM pairs", 1.0),
         ]
@@ -142,8 +145,11 @@ class Work:
             shutil.copyfile(self.dir / "web.parquet", HERE.parent / "web.parquet")
 
     def captioner(self, finetune, med, out):
-        """With a prompt a name of one word can stand alone: the recipes ask for five tokens, which would else be filled. The vocabulary is
-        small, and nucleus sampling takes what label smoothing gives to words that do not fit: at the end there is none."""
+        """Finetunes the captioner in two stages.
+
+        The prompt lets a one-word name stand alone: the recipes require five tokens, which would otherwise be filled
+        up. The last stage has no label smoothing: with a small vocabulary, nucleus sampling would draw the unfitting
+        words to which smoothing gives probability."""
         smoothed = self.dir / "captioner-smoothed"
         common = [*finetune, *self.settings("loss.prompt='a picture of '")]
         self.train(
@@ -153,8 +159,10 @@ class Work:
                 f"train.steps={self.args.sharpen_steps}", "train.lr=0.0003", "loss.label_smoothing=0"))
 
     def table(self, path):
-        """The demo's: emoji by an artist whose drawings training never saw, then pictures of the world's web. Its near misses, one word
-        of which is wrong, are left out: to tell them is more than models of this size can (docs/reproduction.md has figures)."""
+        """Writes the demo's table: emoji by an artist held out from training, then pictures of the world's web.
+
+        Near misses, which have one wrong word, are left out: models of this size cannot detect them (figures in
+        docs/reproduction.md)."""
         emoji, world = self.dir / "emoji/web.parquet", self.dir / "world/web.parquet"
         self.capfilt("sql", "--table", f"emoji={emoji}", "--table", f"world={world}", "-c", f"""
             COPY (

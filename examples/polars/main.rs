@@ -1,7 +1,7 @@
-//! CapFilt on a Polars frame: read with Polars, caption and filter in SQL, go on with Polars, and plot.
+//! CapFilt on a Polars frame: read with Polars, caption and filter in SQL, continue with Polars, and plot.
 //!
-//! `make example-polars` runs it over examples/web.parquet: pictures with texts of which one in two is wrong. The table knows
-//! which, so the frame that comes back can say what the filter's scores are worth.
+//! `make example-polars` runs it over examples/web.parquet: pictures of which about half have a wrong text. The table
+//! includes the truth, so the resulting frame shows how good the filter's scores are.
 
 use std::fs::{File, create_dir_all};
 use std::io::{Write as _, stdout};
@@ -12,13 +12,13 @@ use datafusion::prelude::SessionConfig;
 use polars_core::prelude::*;
 use polars_io::prelude::{ParquetReader, SerReader as _};
 
-/// The least ITM score with which a text is kept, that of `make demo`.
+/// Minimum ITM score of kept texts, the same as in `make demo`.
 const MIN_ITM: f32 = 0.1;
 const OUT: &str = "demo-out/polars";
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    // Paths are from the repository's root.
+    // Paths are relative to the repository's root.
     std::env::set_current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))?;
     let mut out = stdout();
 
@@ -26,7 +26,7 @@ async fn main() -> Result<()> {
     let web = ParquetReader::new(File::open("examples/web.parquet")?).with_columns(Some(columns.to_vec())).finish()?;
     writeln!(out, "read {} pictures with texts", web.height())?;
 
-    // A session with CapFilt's functions, in which the frame is a table. Its images and texts are not copied.
+    // A session with CapFilt's functions, with the frame registered as a table. Its images and texts are not copied.
     let ctx = capfilt_udfs::session(SessionConfig::new())?;
     register(&ctx, "web", &web)?;
     for set in [
@@ -39,7 +39,8 @@ async fn main() -> Result<()> {
         ctx.sql(set).await?;
     }
 
-    // Each web text gets a score, each picture a synthetic text, and that a score too. Broken pictures stay behind.
+    // Scores each web text, generates a synthetic text for each picture, and scores that as well. Broken pictures are
+    // dropped.
     let query = ctx.sql(
         "SELECT split_part(url, '/', 4) AS pictures, text_is_true, text, itm_score(image, text) AS itm,
                 synthetic, itm_score(image, synthetic) AS synthetic_itm
@@ -66,7 +67,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// What the filter makes of the web's texts, by kind of picture and by the truth.
+/// Summarises the filter's scores of the web texts by kind of picture and by truth.
 fn summary(scored: &DataFrame) -> PolarsResult<DataFrame> {
     let by = ["pictures", "text_is_true"];
     let mut summary = DataFrame::empty();
@@ -82,7 +83,7 @@ fn summary(scored: &DataFrame) -> PolarsResult<DataFrame> {
     summary.sort(by, SortMultipleOptions::default())
 }
 
-/// For thresholds from 0 to 1, the percentage of a column of scores that each keeps.
+/// Percentage of the scores that each threshold from 0 to 1 keeps.
 fn kept(frame: &DataFrame, scores: &str) -> PolarsResult<Vec<(f64, f64)>> {
     let scores = frame.column(scores)?.f32()?;
     let share = |threshold: f64| scores.gt_eq(threshold).mean().unwrap_or(0.0);
@@ -91,7 +92,7 @@ fn kept(frame: &DataFrame, scores: &str) -> PolarsResult<Vec<(f64, f64)>> {
 
 type Line<'a> = (&'a str, (u8, u8, u8), Vec<(f64, f64)>);
 
-/// Draws lines of percentages kept over thresholds, and where [`MIN_ITM`] is.
+/// Plots kept percentages over thresholds, and marks [`MIN_ITM`].
 fn plot(path: &str, lines: [Line<'_>; 3]) -> Result<()> {
     use plotters::prelude::*;
 

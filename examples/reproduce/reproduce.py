@@ -1,14 +1,14 @@
-"""The paper's Table 1 on a small world whose truth is known: does CapFilt help?
+"""Reproduces the paper's Table 1 on a small world with known ground truth: does CapFilt help?
 
-BLIP begins with a ViT that learned to see on ImageNet and with BERT. Here a MED learns once to name single things; every other one
-begins with its weights. For each seed: a world of its own, a MED pretrained on human and web pairs, captioner and filter finetuned
-from it on the human pairs, the web table CapFilt-ed in four ways, a new MED pretrained from the same initial weights on each for the same number of
-steps, all evaluated on pictures that no training saw. The ceiling is a MED that had a true text for every web picture. With
---more also the paper's Table 2 (beam against nucleus) and three of its open directions: several synthetic texts a picture, two
-rounds, the mean of two filters. Each stage leaves a folder or file that is whole or not there, so a run
-that was killed goes on where it was.
+BLIP starts from BERT and a ViT pretrained on ImageNet. Here one MED first learns to name single things, and every other
+MED starts from its weights. Each seed has its own world. A MED is pretrained on human and web pairs, captioner and
+filter are finetuned from it on the human pairs, and the web table is bootstrapped in four ways. On each result a new
+MED is pretrained from the same initial weights for the same number of steps; all are evaluated on held-out pictures.
+The ceiling is a MED trained with a true text for every web picture. --more adds the paper's Table 2 (beam search
+against nucleus sampling) and three of its open directions: several synthetic texts per picture, two rounds, and the
+mean of two filters. Each stage writes its folder or file atomically, so an interrupted run resumes where it stopped.
 
-Needs nothing but Python's standard library and the two commands.
+Needs only Python's standard library and the two commands.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Row of Table 1: recipe that makes the pair table of web pairs; None is the web table as it is.
+# Row of Table 1 -> recipe that makes the pair table from web pairs; None uses the web table unchanged.
 VARIANTS = {
     "none": None,
     "captioner": "sql/caption_only.sql",
@@ -33,7 +33,7 @@ VARIANTS = {
     "both": "sql/capfilt.sql",
 }
 
-# Another recipe, and its parameters, in place of sql/capfilt.sql. "both" is what they are compared with: one text by nucleus
+# Variant -> recipe that replaces sql/capfilt.sql, and its parameters. The baseline is "both": one text by nucleus
 # sampling, one filter, one round.
 CANDIDATES = "examples/reproduce/candidates.sql"
 MORE = {
@@ -53,10 +53,10 @@ PAPER = {
     "both": (80.6, 63.1, 94.8, 84.9, 105.1),
 }
 
-# Of the samples of pretraining, how many are human pairs.
+# Share of human pairs among the pretraining samples.
 HUMAN_SHARE = 0.4
 
-# Name, and where it lies in evaluate's JSON.
+# Name of a score -> its path in the JSON of `evaluate`.
 SCORES = {
     "TR@1, ITC": ("retrieval", "itc_text", "r1"),
     "IR@1, ITC": ("retrieval", "itc_image", "r1"),
@@ -72,7 +72,7 @@ def say(text):
 
 
 def has_bfloat16():
-    """Whether the processor multiplies bfloat16 itself, as Linux tells it; elsewhere float32 is as fast, and bfloat16 may be slower."""
+    """Whether Linux reports native bfloat16 products; without them float32 is as fast, and bfloat16 may be slower."""
     try:
         return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(Path("/proc/cpuinfo").read_text().split()))
     except OSError:
@@ -80,21 +80,21 @@ def has_bfloat16():
 
 
 def at_once(*works):
-    """Results of works that need nothing of each other."""
+    """Runs independent functions in parallel and returns their results."""
     with ThreadPoolExecutor(len(works)) as pool:
         return [future.result() for future in [pool.submit(work) for work in works]]
 
 
 class Failed(Exception):
-    """A command did."""
+    """A command failed, or a run cannot be continued."""
 
 
-# What decides the results of a folder, beside the seed.
+# Options that determine the results of a folder, besides the seed.
 DECIDES = ["human", "web", "test", "things", "things_steps", "steps", "captioner_steps", "filter_steps", "bfloat16"]
 
 
 def settle(args):
-    """Notes in the folder what its results are made with, and refuses one that was begun with other numbers."""
+    """Records these options in the folder, and refuses a folder begun with other values."""
     path = args.out / "options.json"
     now = {name: getattr(args, name) for name in DECIDES}
     if path.exists():
@@ -110,8 +110,10 @@ def settle(args):
 
 
 class Run:
-    """Stages of one seed. A small model is trained faster by one thread beside another than by two together, so each command has
-    one, and as many run at once as there are cores."""
+    """Stages of one seed.
+
+    Small models train faster as two processes of one thread each than one after the other with two threads, so each
+    command has one thread, and as many commands run in parallel as there are cores."""
 
     def __init__(self, args, seed, slots, begin=None):
         self.args = args
@@ -122,7 +124,7 @@ class Run:
         self.dir.mkdir(parents=True, exist_ok=True)
 
     def command(self, stage, name, *words):
-        """Runs one of the two commands; its progress goes to the stage's log, its output is returned."""
+        """Runs one of the two commands and returns its output; progress goes to the stage's log."""
         log = self.dir / f"{stage}.log"
         words = [str(word) for word in words]
         with self.slots:
@@ -140,7 +142,7 @@ class Run:
         return done.stdout
 
     def stage(self, name, work):
-        """Does `work(part)` unless it was done, where `part` is moved to its place at the end."""
+        """Runs `work(part)` unless its result exists, then moves `part` into place."""
         place, part = self.dir / name, self.dir / f"{name}.part"
         if not place.exists():
             if part.is_dir():
@@ -150,12 +152,12 @@ class Run:
         return place
 
     def json(self, name, *command):
-        """What a command printed."""
+        """Parsed JSON output of a command, which runs only once."""
         path = self.stage(f"{name}.json", lambda part: part.write_text(self.command(name, *command)))
         return json.loads(path.read_text())
 
     def train(self, command, name, tables, steps, *more):
-        """A training run resumes by itself."""
+        """Runs a training unless it is done; an interrupted one resumes by itself."""
         place = self.dir / name
         if not (place / "done.json").exists():
             data = [word for table in tables for word in ("--data", table)]
@@ -168,7 +170,7 @@ class Run:
         return place / "checkpoint"
 
     def things(self):
-        """The checkpoint that all others begin with: LM on pictures of one thing and its name."""
+        """Trains the checkpoint from which all others start: LM on pictures of a single thing with its name."""
         args = self.args
         world = self.stage("world", lambda part: self.command(
             "world", "capfilt-train", "world", "--out", part, "--seed", self.seed, "--things", args.things,
@@ -178,7 +180,7 @@ class Run:
             "pretrain", "med", [world / "things.parquet"], args.things_steps, *(word for one in only_lm for word in ("--set", one)))
 
     def pretrain(self, variant, web, query=None):
-        """A MED from the common initial weights, on human pairs and a table of web pairs, or what a query makes of it."""
+        """Pretrains a MED from the common initial weights on human pairs and on web pairs, or a query over these."""
         tables = [{"path": str(self.human), "weight": HUMAN_SHARE}, {"path": str(web), "weight": 1 - HUMAN_SHARE}]
         if query:
             tables[1]["query"] = query
@@ -193,7 +195,7 @@ class Run:
         return self.train("finetune-filter", name, [self.human], self.args.filter_steps, "--start", med, *more)
 
     def capfilt(self, variant, recipe, captioner, filter_, *more):
-        """The web table CapFilt-ed, and a MED pretrained on what came of it."""
+        """Bootstraps the web table with a recipe and pretrains a MED on the result."""
         name = variant.replace(" ", "-")
         return self.pretrain(name, self.pairs(name, recipe, captioner, filter_, *more))
 
@@ -204,7 +206,7 @@ class Run:
         ))
 
     def bootstrap(self):
-        """MED of the first row, captioner and filter."""
+        """Trains the first row's MED, then captioner and filter from it."""
         args = self.args
         self.world = self.stage("world", lambda part: self.command(
             "world", "capfilt-train", "world", "--out", part, "--seed", self.seed, "--things", 1,
@@ -237,7 +239,7 @@ class Run:
         }
 
     def more(self):
-        """Scores and what was kept, for each row of the second table."""
+        """Scores and numbers of kept texts for each variant of the second table."""
         return dict(zip(MORE, at_once(*(lambda variant=variant: self.another(variant) for variant in MORE))))
 
     def another(self, variant):
@@ -262,7 +264,7 @@ class Run:
         )
 
     def kept(self, variant):
-        """What the filter kept: of web texts by their kind, of synthetic ones in all."""
+        """Numbers of texts that the filter kept: web texts by kind, synthetic texts in total."""
         query = """SELECT CASE source WHEN 'web' THEN kind ELSE 'synthetic' END AS texts, count(*) AS all_texts,
                    count(*) FILTER (WHERE kept) AS kept FROM pairs GROUP BY 1 ORDER BY 1"""
         return self.json(
@@ -280,23 +282,23 @@ def mean(values):
 
 
 def deviation(values):
-    """Of a sample; 0 for one value."""
+    """Sample standard deviation; 0 for a single value."""
     m = mean(values)
     return math.sqrt(sum((v - m) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else 0.0
 
 
 def table(header, rows):
-    """A Markdown table and a blank line."""
+    """Lines of a Markdown table, followed by a blank line."""
     return ["| " + " | ".join(map(str, row)) + " |" for row in [header, ["---"] * len(header), *rows]] + [""]
 
 
 def cells(values):
-    """Means and deviations over the seeds of each score."""
+    """Mean and deviation of each score over the seeds."""
     return [f"{mean(v):.1f} ± {deviation(v):.1f}" for v in values]
 
 
 def differences(seeds, per, pairs):
-    """Rows that compare models of one seed."""
+    """Rows that compare pairs of models seed by seed."""
     rows = []
     for a, b in pairs:
         for name in SCORES:
@@ -314,26 +316,26 @@ def share(kept, texts):
 
 
 def hours(args):
-    """Of the commands that ended, by the wall's clock."""
+    """Total wall time of the finished commands, in hours."""
     logs = [args.out / f"seed-{seed}/seconds.jsonl" for seed in (0, *args.seeds)]
     lines = [line for log in logs for line in log.read_text().splitlines()]
     return sum(json.loads(line)["seconds"] for line in lines) / 3600
 
 
 def commit():
-    """What is checked out, where that is known."""
+    """Short hash of the checked-out commit; None if unknown."""
     found = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     return found.stdout.strip() if found.returncode == 0 else None
 
 
 def made_by(args, target):
-    """Who wrote a page, and of which commit the run is."""
+    """Note naming the command that made a page and the commit of its run."""
     begun = json.loads((args.out / "options.json").read_text()).get("commit")
     return f"Made by `make {target}` (examples/reproduce/reproduce.py)" + (f" of a run begun at commit {begun}" if begun else "") + "; do not edit."
 
 
 def made_with(args):
-    """How the models of a page came about."""
+    """Description of how the models of a page were trained."""
     return (
         f"Seeds {', '.join(map(str, args.seeds))}, each a world of its own: {args.human} human pictures with five true "
         f"captions each, {args.web} web pictures with the text beside them, {args.test} pictures of the {args.split} set. Every MED is "
@@ -349,7 +351,7 @@ SCORES_ARE = "Zero-shot scores in percent (CIDEr-D: times 100): mean over the se
 
 
 def page(args, results, hours):
-    """docs/reproduction.md, whatever the results are."""
+    """Renders docs/reproduction.md, whatever the results are."""
     seeds = args.seeds
     per = {v: {n: [dig(r["scores"][v], p) for r in results] for n, p in SCORES.items()} for v in [*PAPER, "ceiling"]}
     lines = [
@@ -401,7 +403,7 @@ def page(args, results, hours):
 
 
 def more_page(args, results, more):
-    """docs/reproduction-more.md."""
+    """Renders docs/reproduction-more.md."""
     all_rows = [{"both": {"scores": r["scores"]["both"], "kept": r["kept"]}} | m for r, m in zip(results, more)]
     names = ["both", *MORE]
     per = {v: {n: [dig(run[v]["scores"], p) for run in all_rows] for n, p in SCORES.items()} for v in names}
@@ -443,7 +445,7 @@ def options(about):
 
 
 def begin(args):
-    """The runs of all seeds, from the same first weights."""
+    """Creates the runs of all seeds, with the same initial weights."""
     args.out, args.bin = args.out.resolve(), args.bin.resolve()
     slots = threading.Semaphore(args.jobs)
     settle(args)

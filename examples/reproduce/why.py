@@ -1,8 +1,8 @@
-"""Why captioner and filter together are hardly better than the filter alone: how many of the texts that the filter keeps are false,
-and what a MED learns where those texts are taken away.
+"""Explains why captioner and filter together are hardly better than the filter alone.
 
-A caption is held to be false if it names a shape, a colour or a pattern that the picture's true caption, which names them all, does
-not; it may be false in other ways too. Uses the folder of `make reproduce`, and makes in it what is not there yet.
+Measures how many of the texts that the filter keeps are false, and what a MED learns without those texts. A caption
+counts as false if it names a shape, colour or pattern that the picture's true caption, which names all of them, does
+not; it may also be false in other ways. Uses the folder of `make reproduce` and creates whatever is missing there.
 """
 
 import re
@@ -10,7 +10,7 @@ import sys
 
 from reproduce import SCORES, Failed, at_once, begin, cells, differences, dig, made_by, made_with, options, say, SCORES_ARE, table, VARIANTS
 
-# The world's words (training/src/world/kinds.rs): of shapes, colours, patterns.
+# The world's words for shapes, colours and patterns (training/src/world/kinds.rs), as regular expressions.
 NAMES = {
     "shape": [
         "circles?|discs?", "stars?", "hearts?", "cars?", "trees?", "houses?|cottages?", "butterfl(y|ies)", "flowers?|blossoms?", "squares?",
@@ -24,10 +24,10 @@ NAMES = {
     ],
 }
 
-# What the human set neither shows nor names.
+# Words for everything that the human set neither shows nor names.
 UNSEEN = "butterfl(y|ies)|umbrellas?|parasols?|crowns?|zigzag|zigzagged|glowing|shining|glow|light|bricks?|snow|snowy"
 
-# Colours of what is behind the things are not the things'.
+# Background phrases, whose colours are not those of the things.
 BEHIND = "(white|gr[ea]y|black|yellow|pink|blue) background|blue sky|green (grass|field)"
 
 
@@ -36,13 +36,13 @@ def has(column, words):
 
 
 def names_false(kinds):
-    """Whether the column text names what the column truth does not."""
+    """SQL for whether the column text names a word of these kinds that the column truth does not."""
     return "(" + " OR ".join(f"{has('text', words)} AND NOT {has('truth', words)}" for kind in kinds for words in NAMES[kind]) + ")"
 
 
 SYNTHETIC_FALSE = f"source = 'synthetic' AND {names_false(NAMES)}"
 
-# Which pairs of the table of both a MED is trained on, beside all that are kept.
+# Subsets of the kept pairs of "both" on which a further MED is trained, besides the one on all kept pairs.
 SURE = "both, synthetic from 0.9"
 TRUE = "both without false names"
 ARMS = {
@@ -56,14 +56,14 @@ def slug(name):
 
 
 def some(run, pairs, name, query):
-    """Some of the pairs, as a table: so many patterns are not to be matched anew in each epoch."""
+    """Stores a subset of the pairs as a table, so that its many patterns are not matched again in each epoch."""
     return run.stage(f"pairs-{name}.parquet", lambda part: run.command(
         f"pairs-{name}", "capfilt", "sql", "--table", f"pairs={pairs}", "--set", "datafusion.execution.target_partitions=1",
         "-c", f"COPY ({query}) TO '{part}' STORED AS PARQUET"))
 
 
 def one(run):
-    """Scores of the arms of a seed, and what the kept texts say."""
+    """Scores of each arm of a seed, and statistics of the kept texts."""
     _, captioner, filter_ = run.bootstrap()
     pairs = run.pairs("both", VARIANTS["both"], captioner, filter_)
     arms = {
@@ -82,7 +82,7 @@ def one(run):
 
 
 def page(args, results):
-    """docs/reproduction-why.md."""
+    """Renders docs/reproduction-why.md."""
     seeds = [f"seed {seed}" for seed in args.seeds]
     rows = []
     for source, sure, label in [("web", None, "web"), ("synthetic", None, "synthetic"), ("synthetic", True, "synthetic from 0.9")]:

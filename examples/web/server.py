@@ -1,6 +1,6 @@
-"""A small piece of the web: serves the pictures of a WebDataset tar on a loopback port, and behaves as the web does.
+"""Serves the pictures of a WebDataset tar on a loopback port, with the failures of the real web.
 
-    server.py PICTURES.tar        its address is its first line of output; each request is a line after it
+    server.py PICTURES.tar        prints its address first, then one line per request
 
 /well/NAME    the picture
 /gone/NAME    404
@@ -30,7 +30,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(500, b"try again")
         if how == "slow":
             time.sleep(2)
-        # Opened each time: the tar is made after the server, for the URLs beside it have the server's port.
+        # Opened for each request: the tar is created after the server starts, because its URLs contain the port.
         with tarfile.open(sys.argv[1]) as tar:
             picture = tar.extractfile(name).read()
         self.answer(200, picture, {"X-Robots-Tag": "noai"} if how == "noai" else {})
@@ -39,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for header in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(*header)
-        with suppress(ConnectionError):  # A client that did not wait.
+        with suppress(ConnectionError):  # The client closed the connection.
             self.end_headers()
             self.wfile.write(body)
 

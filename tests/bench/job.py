@@ -1,9 +1,9 @@
-"""Figures of the whole job: memory by rows, what it costs beside the engine alone, how fast it reads.
+"""Benchmarks the whole job: memory by number of rows, overhead over the engine alone, reading speed.
 
 usage: job.py CAPFILT [--rows 10000 200000 5000000] [--pictures 10000 200000] [--peers PYTHON] [--base CAPTIONER FILTER]
 
-PYTHON has pyarrow and webdataset (make setup-readers), CAPTIONER and FILTER are folders of large checkpoints. Everything is run on
-this machine one after another; ratios are of one run.
+PYTHON has pyarrow and webdataset (make setup-readers); CAPTIONER and FILTER are folders of large checkpoints.
+Everything runs sequentially on this machine; ratios compare figures of the same run.
 """
 
 import argparse
@@ -16,13 +16,13 @@ import tempfile
 import time
 from pathlib import Path
 
-# A job without models: all of it but the models' work. The bytes need be no image.
+# A job without the models' work. The image bytes need not be valid images.
 PLAIN = """SELECT * EXCLUDE (image, text), encode(sha256(image), 'hex') AS image_sha256, 'web' AS source, text, 1.0 AS itm_score,
     true AS kept, CAST(NULL AS VARCHAR) AS error, image FROM web"""
 BYTES = """SELECT value AS id, concat('text ', value) AS text,
     decode(repeat(encode(sha256(CAST(value AS VARCHAR)), 'hex'), 4), 'hex') AS image FROM range(0, {rows})"""
 
-# The fixtures' pictures over and over, each with bytes after its end that make it another file, and texts that differ.
+# The fixtures' pictures, repeated with distinct texts; distinct bytes after each image's end make it a distinct file.
 PICTURES = """SELECT value AS id, concat(text, ' ', value) AS text,
     decode(concat(encode(image, 'hex'), encode(sha256(CAST(value AS VARCHAR)), 'hex')), 'hex') AS image
     FROM range(0, {rows}) JOIN (SELECT row_number() OVER (ORDER BY id) - 1 AS k, count(*) OVER () AS n, text, image FROM web
@@ -47,7 +47,7 @@ print(rows, total)
 
 
 def run(*words):
-    """Wall seconds, CPU seconds, and most resident memory in MB."""
+    """Runs a command; returns wall seconds, CPU seconds, and peak resident memory in MB."""
     begun = time.perf_counter()
     child = subprocess.Popen([str(word) for word in words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     said = child.stderr.read().decode()
@@ -58,7 +58,7 @@ def run(*words):
 
 
 def memory(capfilt, place, rows, kind, source, words):
-    """Most memory by rows: they must not decide it. Row groups are small, since a reader holds one whole."""
+    """Peak memory by number of rows, which must not affect it. Row groups are small, as a reader holds a whole one."""
     print(f"{kind}:\nrows       most MB   wall s    CPU ms a row   rows/s")
     for count in rows:
         table, pairs = place / f"{count}.parquet", place / f"pairs-{count}"
@@ -70,7 +70,7 @@ def memory(capfilt, place, rows, kind, source, words):
 
 
 def overhead(capfilt, place, name, models, rows):
-    """The job, and its SQL on the same rows in one query, which writes one file."""
+    """Compares the job with its SQL as a single query on the same rows, which writes one file."""
     source = place / f"{name}.parquet"
     run(capfilt, "sql", "--table", "web=tests/fixtures/web.parquet", "-c",
         f"COPY (SELECT * FROM web WHERE image_error(image) IS NULL AND text IS NOT NULL ORDER BY id LIMIT {rows}) TO '{source}'")

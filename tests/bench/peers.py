@@ -1,9 +1,9 @@
-"""Times Hugging Face transformers on the checkpoints of our benchmark and prints ratios to our figures of the same run.
+"""Times Hugging Face transformers on our benchmark's checkpoints and prints ratios to our figures from the same run.
 
 usage: peers.py DIR   (target/bench, after `cargo bench --bench blip -- --peers`). needs: torch, transformers, safetensors
 
-Each call encodes the image anew, as users of transformers do. Nothing is timed before the float32 logits of both sides agree
-to 1e-3, for BLIP-base and with ViT-L; else it says by how much they differ and exits with 1.
+Each call encodes the image again, as in usual transformers code. Before timing, the float32 logits of both sides must
+agree to 1e-3, for BLIP-base and with ViT-L; otherwise it prints the difference and exits with 1.
 """
 
 import gc
@@ -30,7 +30,7 @@ TOLERANCE = 1e-3
 BATCH = 8
 TOKENS = 20
 REPEATS = 3
-# Seconds after which a work is not repeated: bfloat16 takes minutes on a CPU that has no instructions for it.
+# Seconds after which a measurement is not repeated: bfloat16 takes minutes on a CPU without instructions for it.
 ENOUGH = 60
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -43,7 +43,7 @@ def load(cls, folder, dtype):
 
 
 def parity(folder, sizes=("base", "large")):
-    """The largest difference of logits for each size; exits if one is too large."""
+    """Largest difference of the logits for each size; exits if one is too large."""
     ours = load_file(f"{folder}/parity.safetensors")
     worst = {}
     for size in sizes:
@@ -63,7 +63,7 @@ def parity(folder, sizes=("base", "large")):
         matched = [itm(matcher, pixels, text.repeat(images, 1)) for text in texts]
         del matcher
         gc.collect()
-        # Agreement means something only where the logits depend on what they should.
+        # Agreement is only meaningful if the logits depend on image and text.
         itm_logits = ours[f"{size}.itm_logits"]
         for what, logits in (
             ("decoder logits, between images", ours[f"{size}.decoder_logits"]),
@@ -89,7 +89,7 @@ def parity(folder, sizes=("base", "large")):
 
 
 def itm(matcher, pixels, ids):
-    """ITM logits of one text for each image."""
+    """ITM logits of each image with its text."""
     return matcher(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=pixels).itm_score
 
 
@@ -110,14 +110,14 @@ def peak(size):
 
 
 def timed(folder, dtype, side):
-    """Seconds for an image: ViT, caption, ITM of one text, and the CapFilt pair of a caption and two texts."""
+    """Seconds per image: ViT, caption, ITM of one text, and CapFilt's combination of one caption and two texts."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(BATCH, 3, side, side, generator=generator).to(dtype)
     ids = torch.randint(2000, 22000, (BATCH, TOKENS), generator=generator)
     ids[:, 0], ids[:, -1] = 30523, 102
     captioner = load(BlipForConditionalGeneration, f"{folder}/base-captioner", dtype)
     options = dict(num_beams=3, max_length=TOKENS, min_length=TOKENS, do_sample=False)
-    # Also the warm-up.
+    # Also serves as the warm-up.
     tokens = captioner.generate(pixel_values=pixels[:1], **options).shape[1]
     if tokens != TOKENS:
         sys.exit(f"transformers' caption has {tokens} tokens")

@@ -1,10 +1,11 @@
-"""Times a pretraining step in PyTorch on Hugging Face's BLIP modules, beside ours of the same sizes; prints ratios and memory.
+"""Times a pretraining step of Hugging Face's BLIP modules in PyTorch against ours; prints ratios and memory.
 
 usage: train_peers.py STEP_TIME [--device cuda:0] [--sizes tiny base-14m] [--kinds float32 bfloat16] [--steps 5]
 
-STEP_TIME is the built example of the training crate (cargo build --workspace --example step_time). The step is the
-one that tests/fixtures/med.py checks ours against: one ViT pass, three text passes, momentum encoders, queues, hard negatives,
-AdamW; dropout off, random pairs. PyTorch's bfloat16 is autocast's. Memory is the most that a process had resident, libraries and all.
+STEP_TIME is the built example of the training crate (cargo build --workspace --example step_time). Both sides have the
+same sizes. The step is the one against which tests/fixtures/med.py checks ours: one ViT pass, three text passes,
+momentum encoders, queues, hard negatives, AdamW; dropout off, random pairs. PyTorch runs bfloat16 by autocast. Memory
+is the peak resident memory of a process, including libraries.
 """
 
 import argparse
@@ -33,7 +34,7 @@ TOKENS, ALPHA, MOMENTUM = 20, 0.4, 0.995
 
 
 def theirs(size, kind, device, steps):
-    """Seconds of the best step, and MB of this process at most."""
+    """Seconds of PyTorch's fastest step, and peak memory of this process in MB."""
     side, patch, vision, text, projection, words, batch = SIZES[size]
     sizes = lambda s: dict(hidden_size=s[0], intermediate_size=s[1], num_hidden_layers=s[2], num_attention_heads=s[3])
     vision_config = BlipVisionConfig(**sizes(vision), image_size=side, patch_size=patch, attention_dropout=0.0)
@@ -92,7 +93,7 @@ def theirs(size, kind, device, steps):
 
 
 def ours(args, size, kind):
-    """The example's figures, and MB of its process at most."""
+    """Figures of our example, and peak memory of its process in MB."""
     side, patch, vision, text, projection, words, batch = SIZES[size]
     command = [args.step_time, "--preset", size, "--batch", batch, "--tokens", TOKENS, "--words", words, "--steps", args.steps,
                "--device", args.device]
@@ -105,7 +106,7 @@ def ours(args, size, kind):
 
 
 def theirs_apart(size, kind, args):
-    """In a process of its own, whose memory is its own."""
+    """Runs `theirs` in a separate process, so that its memory is measured alone."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(theirs, (size, kind, args.device, args.steps))
 
@@ -122,7 +123,7 @@ def main():
     for size in args.sizes:
         reference = None
         for kind in args.kinds:
-            # Ours, theirs, theirs, ours: what runs first must not win by it.
+            # Ours, theirs, theirs, ours: neither side may gain from running first.
             found, memory = ours(args, size, kind)
             their, their_memory = theirs_apart(size, kind, args)
             again = theirs_apart(size, kind, args)[0]

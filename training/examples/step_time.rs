@@ -1,4 +1,4 @@
-//! Times training steps on random pairs, and the machine's best matrix product beside them; prints JSON.
+//! Times training steps on random pairs, and the machine's best matrix product for comparison; prints JSON.
 //!
 //! ```console
 //! $ step_time --preset tiny --batch 64 --steps 10 [--bfloat16] [--device cuda:0]
@@ -21,19 +21,19 @@ struct Args {
     /// Sizes: tiny, base-14m or large
     #[arg(long, default_value = "tiny")]
     preset: String,
-    /// Pairs of a step
+    /// Pairs per step
     #[arg(long, default_value_t = 64)]
     batch: i64,
-    /// Tokens of each text
+    /// Tokens per text
     #[arg(long, default_value_t = 20)]
     tokens: i64,
-    /// Words of the vocabulary
+    /// Vocabulary size
     #[arg(long, default_value_t = 462)]
     words: usize,
-    /// Steps that are timed, after two that are not
+    /// Timed steps, after two untimed ones
     #[arg(long, default_value_t = 10)]
     steps: usize,
-    /// Products in bfloat16
+    /// Runs matrix products in bfloat16
     #[arg(long)]
     bfloat16: bool,
     /// auto, cpu or cuda:N
@@ -41,7 +41,7 @@ struct Args {
     device: String,
 }
 
-/// Best of some products of n x n matrices, GFLOP/s.
+/// Best speed of several products of n x n matrices, in GFLOP/s.
 fn peak(n: i64, kind: Kind, device: tch::Device) -> f64 {
     let m = Tensor::randn([n, n], (Kind::Float, device)).to_kind(kind);
     let once = || {
@@ -78,7 +78,7 @@ fn main() -> anyhow::Result<()> {
     let mut seconds = vec![];
     for step in 0..args.steps + 2 {
         let clock = Instant::now();
-        // Its report reads the losses, which waits for the device.
+        // The step's report reads the losses, which waits for the device.
         trainer.step(&batch, 1e-4, 0.4)?;
         if step > 1 {
             seconds.push(clock.elapsed().as_secs_f64());

@@ -2,22 +2,22 @@
 
 use tch::{Device, Tensor, no_grad};
 
-/// Numbers that are updated at a time, so that what lies between the operations takes no memory of the model's size: on a processor
-/// few enough for its cache, on another device enough to be worth a launch.
+/// Number of values updated at a time, so that intermediate results need no memory of the model's size: on a CPU few
+/// enough for its cache, on other devices enough to be worth a kernel launch.
 fn piece_of(device: Device) -> i64 {
     if device == Device::Cpu { 1 << 20 } else { 1 << 26 }
 }
 
-/// Constants of AdamW. BLIP decays every parameter.
+/// Hyperparameters of AdamW. BLIP decays every parameter.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWOptions {
-    /// Decay of the mean of gradients.
+    /// Decay rate of the mean of gradients.
     pub beta1: f64,
-    /// Decay of the mean of squared gradients.
+    /// Decay rate of the mean of squared gradients.
     pub beta2: f64,
-    /// Added to the root of the latter.
+    /// Constant added to the root of the mean of squared gradients.
     pub epsilon: f64,
-    /// Share of a parameter, times the learning rate, that is taken off in each step.
+    /// Share of a parameter, times the learning rate, that is subtracted in each step.
     pub weight_decay: f64,
 }
 
@@ -27,30 +27,30 @@ impl Default for AdamWOptions {
     }
 }
 
-/// The optimiser's state, which can be stored, as tch's own cannot.
+/// State of the optimiser, which can be stored, unlike that of tch's own.
 #[derive(Debug)]
 pub struct AdamW {
-    /// Constants.
+    /// Hyperparameters.
     pub options: AdamWOptions,
     /// Steps taken.
     pub steps: u64,
     /// Running mean of the gradient.
     pub mean: Tensor,
-    /// Running mean of its square.
+    /// Running mean of the squared gradient.
     pub square: Tensor,
 }
 
 impl AdamW {
-    /// For parameters like this flat vector.
+    /// Creates the state for this flat vector of parameters.
     pub fn new(flat: &Tensor, options: AdamWOptions) -> Self {
         Self { options, steps: 0, mean: flat.zeros_like(), square: flat.zeros_like() }
     }
 
-    /// One step against `gradient`. All three vectors are of the same length.
+    /// Takes one step against `gradient`. `flat` and `gradient` must have the length of the state.
     pub fn step(&mut self, flat: &Tensor, gradient: &Tensor, learning_rate: f64) {
         let AdamWOptions { beta1, beta2, epsilon, weight_decay } = self.options;
         self.steps += 1;
-        // Past 2^31 steps both corrections are 1.
+        // Beyond 2^31 steps both corrections are 1.
         let steps = i32::try_from(self.steps).unwrap_or(i32::MAX);
         let (correction1, correction2) = (1.0 - beta1.powi(steps), 1.0 - beta2.powi(steps));
         no_grad(|| {
@@ -69,7 +69,7 @@ impl AdamW {
     }
 }
 
-/// The norm of `gradient`, which is scaled down where it is longer than `most`.
+/// Returns the norm of `gradient`, which is scaled down if its norm exceeds `most`.
 pub fn clip(gradient: &mut Tensor, most: f64) -> f64 {
     let norm = gradient.norm().double_value(&[]);
     if norm > most {

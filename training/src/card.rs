@@ -1,4 +1,4 @@
-//! The model card of an exported checkpoint: what it was trained on, with which settings, and how far its losses came.
+//! The model card of an exported checkpoint: its training data, its settings, and its final losses.
 
 use std::fmt::Write as _;
 use std::io::ErrorKind;
@@ -15,12 +15,12 @@ use crate::error::{Error, Result};
 use crate::run::Summary;
 use crate::settings::{ModelSettings, Settings};
 
-/// File of the card.
+/// File name of the card.
 const CARD: &str = "README.md";
 const TRAINED_ON: &str = "## Trained on\n";
 const BEGAN_WITH: &str = "## Began with\n";
 
-/// Writes the card into a checkpoint's folder. `began` is what [`began_with`] said at the run's start.
+/// Writes the card into a checkpoint's folder. `began` is the result of [`began_with`] at the run's start.
 pub(crate) fn write(
     folder: &Path,
     settings: &Settings,
@@ -93,8 +93,8 @@ fn card(
     Ok(card)
 }
 
-/// What the weights are before the run: the files, and of a checkpoint of ours what its card says that it was trained on, and so on to
-/// the first. Nothing where all are drawn.
+/// Describes the initial weights of a run: their files and, for our own checkpoints, the training data that their cards
+/// list, back to the first. Empty for a model from scratch.
 pub(crate) fn began_with(model: &ModelSettings) -> Result<String> {
     let mut text = String::new();
     for folder in [&model.start, &model.vit, &model.bert] {
@@ -117,7 +117,7 @@ pub(crate) fn began_with(model: &ModelSettings) -> Result<String> {
     Ok(if text.is_empty() { text } else { format!("{BEGAN_WITH}\n{text}") })
 }
 
-/// The settings with the sizes of the model, which are a checkpoint's where the run began with one.
+/// The settings with the model's actual sizes, which come from the checkpoint if the run started with one.
 fn sized(settings: &Settings, config: &MedConfig) -> Settings {
     let mut settings = settings.clone();
     let (v, t, model) = (&config.vision, &config.text, &mut settings.model);
@@ -129,7 +129,7 @@ fn sized(settings: &Settings, config: &MedConfig) -> Settings {
     settings
 }
 
-/// Adds scores to the card of a checkpoint: those of another kind that it has stay.
+/// Adds scores to the card of a checkpoint, keeping those of other kinds.
 pub(crate) fn add_scores(folder: &Path, scores: &Map<String, Value>) -> Result<()> {
     let path = folder.join(CARD);
     let card = std::fs::read_to_string(&path).map_err(|e| Error::file(&path, e))?;
@@ -144,7 +144,7 @@ pub(crate) fn add_scores(folder: &Path, scores: &Map<String, Value>) -> Result<(
     add_section(folder, "Scores", &format!("```json\n{json}\n```"))
 }
 
-/// The card of `from` becomes that of `to`, which was made of it.
+/// Copies the card of `from` to `to`, which was exported from it.
 pub(crate) fn carry(from: &Path, to: &Path) -> Result<()> {
     let path = from.join(CARD);
     let card = match std::fs::read_to_string(&path) {
@@ -157,7 +157,7 @@ pub(crate) fn carry(from: &Path, to: &Path) -> Result<()> {
     add_section(to, "Exported", &format!("From `{}` by capfilt-train {}.", from.display(), env!("CARGO_PKG_VERSION")))
 }
 
-/// Adds a section, such as scores, to the card of a checkpoint; one of the same title is replaced.
+/// Adds a section, such as scores, to the card of a checkpoint, replacing one of the same title.
 fn add_section(folder: &Path, title: &str, body: &str) -> Result<()> {
     let path = folder.join(CARD);
     let card = std::fs::read_to_string(&path).map_err(|e| Error::file(&path, e))?;

@@ -1,4 +1,4 @@
-//! Export in Hugging Face's layout, as `capfilt-udfs` and transformers load it, and import of such a checkpoint.
+//! Export in Hugging Face's layout, which `capfilt-udfs` and transformers load, and import from it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,14 +14,14 @@ use crate::error::{Error, Result};
 use crate::med::{DECODER, ENCODER};
 use crate::params::Params;
 
-/// What is exported of a MED.
+/// Parts of a MED to export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Export {
-    /// `BlipForConditionalGeneration`.
+    /// Captioner: `BlipForConditionalGeneration`.
     Captioner,
-    /// `BlipForImageTextRetrieval`: the filter.
+    /// Filter: `BlipForImageTextRetrieval`.
     Matcher,
-    /// `CapFiltMed`: captioner and matcher in one folder, shared tensors stored once.
+    /// Whole MED: `CapFiltMed`, captioner and matcher in one folder with shared tensors stored once.
     Med,
 }
 
@@ -39,7 +39,7 @@ impl std::str::FromStr for Export {
 }
 
 impl Export {
-    /// config.json's name for it.
+    /// Name of the architecture in config.json.
     pub fn architecture(self) -> &'static str {
         match self {
             Self::Captioner => "BlipForConditionalGeneration",
@@ -48,10 +48,11 @@ impl Export {
         }
     }
 
-    /// Whether it cannot be made without this parameter.
+    /// Whether this export requires the parameter.
     pub fn needs(self, name: &str) -> bool {
         match self {
-            // What the decoder shares is the encoder's; BLIP's projections and ITM head are not the decoder's.
+            // Tensors that the decoder shares are stored as the encoder's. The decoder uses neither BLIP's projections
+            // nor its ITM head.
             Self::Captioner => {
                 !["vision_proj.", "text_proj.", "itm_head.", "temp"].iter().any(|part| name.starts_with(part))
             }
@@ -61,15 +62,15 @@ impl Export {
     }
 }
 
-/// ITC's temperature.
+/// Name of ITC's temperature.
 const TEMPERATURE: &str = "temp";
 
 const WORDS: &str = "text_decoder.cls.predictions.decoder.";
 
-/// Writes a checkpoint into the folder `dir`, which is made. `tokenizer` is the text of a tokenizer.json; `kind` is Float, Half or
-/// BFloat16. The weights are written under a temporary name, then those of an earlier export go, and the new ones get their name last: a
-/// folder that was left unfinished has no model.safetensors. A whole MED has ITC's temperature, `temp`, which stays float32: to go on from
-/// it is to go on with the temperature that it learned.
+/// Writes a checkpoint into the folder `dir`, which is created. `tokenizer` is the text of a tokenizer.json; `kind` is
+/// Float, Half or BFloat16. The weights are written under a temporary name, earlier weights are removed, and the rename
+/// comes last: an incomplete export has no model.safetensors. A whole MED includes ITC's temperature, `temp`, always in
+/// float32, so that later training continues with the learned value.
 pub fn export(
     dir: &Path,
     config: &MedConfig,
@@ -123,18 +124,18 @@ fn preprocessor_json(p: &Preprocessor) -> Value {
     })
 }
 
-/// The double that is written like the single.
+/// The f64 with the same shortest decimal form as the f32.
 pub(crate) fn decimal(x: f32) -> f64 {
     format!("{x:e}").parse().unwrap_or(f64::from(x))
 }
 
-/// Image preprocessing of a model from scratch: BLIP's, which has CLIP's mean and deviation.
+/// Image preprocessing of a model from scratch: BLIP's, with CLIP's mean and standard deviation.
 pub fn blip_preprocessor(side: usize) -> Result<Preprocessor> {
     let text = json!({ "size": { "height": side, "width": side } }).to_string();
     Preprocessor::from_json(&text).map_err(Error::Option)
 }
 
-/// The tensors of an export by name.
+/// Tensors of an export by name.
 fn tensors(params: &Params, what: Export) -> BTreeMap<String, Tensor> {
     let mut tensors = BTreeMap::new();
     for name in params.names() {
@@ -147,7 +148,7 @@ fn tensors(params: &Params, what: Export) -> BTreeMap<String, Tensor> {
         if wanted && (name != TEMPERATURE || what == Export::Med) {
             tensors.insert(name.clone(), tensor.shallow_clone());
         }
-        // A captioner by itself holds what its decoder has from the encoder.
+        // A separate captioner includes the tensors that its decoder shares with the encoder.
         if let (Export::Captioner, Some(tail)) = (what, name.strip_prefix(ENCODER)) {
             let own = format!("{DECODER}{tail}");
             if params.get(&own).is_none() {
@@ -156,7 +157,7 @@ fn tensors(params: &Params, what: Export) -> BTreeMap<String, Tensor> {
         }
     }
     if what == Export::Captioner {
-        // transformers wants the head's copies of the tied word embedding and bias.
+        // transformers expects the LM head's copies of the tied word embedding and bias.
         let tied = [
             ("weight", format!("{DECODER}embeddings.word_embeddings.weight")),
             ("bias", "text_decoder.cls.predictions.bias".into()),
@@ -170,19 +171,19 @@ fn tensors(params: &Params, what: Export) -> BTreeMap<String, Tensor> {
     tensors
 }
 
-/// The tensors of a model's folder by name.
+/// Reads the tensors of a model's folder by name.
 pub(crate) fn read_tensors(dir: &Path) -> Result<BTreeMap<String, Tensor>> {
     let read = |path: PathBuf| Tensor::read_safetensors(&path).map_err(|e| Error::file(&path, e));
     let files = weight_files(dir)?.into_iter().map(read).collect::<Result<Vec<_>>>()?;
     Ok(files.into_iter().flatten().collect())
 }
 
-/// Sets the parameters that the checkpoint in the folder `dir` has, under our layout's names or a lone captioner's, and returns
-/// the names of those it lacks. What the decoder has not of its own there is the encoder's; position embeddings of another image
-/// size are interpolated.
+/// Sets the parameters from the checkpoint in the folder `dir`, in our layout or a lone captioner's, and returns the
+/// names of those that it lacks. Tensors that the decoder lacks there are taken from the encoder; position embeddings
+/// of another image size are interpolated.
 ///
 /// # Errors
-/// A file that cannot be read, another shape, and a decoder that shares less than the parameters do.
+/// A file that cannot be read, a shape mismatch, or a decoder that shares less than the parameters do.
 pub fn import(dir: &Path, params: &Params) -> Result<Vec<String>> {
     let tensors = read_tensors(dir)?;
     let unshared = tensors.keys().find(|name| {
@@ -210,7 +211,7 @@ pub fn import(dir: &Path, params: &Params) -> Result<Vec<String>> {
     Ok(missing)
 }
 
-/// Sets a parameter from another model's, of float32, float16 or bfloat16.
+/// Sets a parameter from another model's tensor in float32, float16 or bfloat16.
 pub(crate) fn set(params: &Params, name: &str, tensor: &Tensor) -> Result<()> {
     let tensor = tensor.to_kind(Kind::Float);
     match params.get(name) {
@@ -221,8 +222,8 @@ pub(crate) fn set(params: &Params, name: &str, tensor: &Tensor) -> Result<()> {
     }
 }
 
-/// Position embeddings `[1, 1 + n * n, width]` of a square of patches for another square of `tokens` - 1 patches: bicubic, the
-/// class token's as it is (BLIP's `interpolate_pos_embed`).
+/// Bicubic interpolation of position embeddings `[1, 1 + n * n, width]` of a square of patches to a square of `tokens`
+/// - 1 patches. The class token's embedding is unchanged (BLIP's `interpolate_pos_embed`).
 fn interpolate_positions(positions: &Tensor, tokens: i64) -> Result<Tensor> {
     let side = |tokens: i64| {
         let side = ((tokens - 1) as f64).sqrt().round() as i64;
@@ -258,7 +259,7 @@ mod tests {
         assert_eq!(larger.size(), [1, 65, 1]);
         assert_eq!(larger.double_value(&[0, 0, 0]), 99.0);
         let at = |row: i64, column: i64| larger.double_value(&[0, 1 + row * 8 + column, 0]);
-        // What torch.nn.functional.interpolate(mode="bicubic", align_corners=False) gives.
+        // Values from torch.nn.functional.interpolate(mode="bicubic", align_corners=False).
         let expected = [(3, 4, 6.890625), (4, 4, 8.515625), (4, 3, 8.109375), (0, 0, -0.52734375), (7, 1, 12.61328125)];
         for (row, column, value) in expected {
             assert!((at(row, column) - value).abs() < 1e-5, "{row} {column}: {}", at(row, column));

@@ -1,4 +1,4 @@
-//! What a MED looks like: its sizes, and which tensors encoder and decoder share.
+//! Architecture of a MED: its sizes, and the tensors that encoder and decoder share.
 
 use std::collections::BTreeMap;
 
@@ -8,17 +8,17 @@ use serde_json::{Value, json};
 use crate::checkpoint::decimal;
 use crate::error::{Error, Result};
 
-/// Which tensors the image-grounded decoder shares with the text encoder (paper, Table 3).
+/// Tensors that the image-grounded decoder shares with the text encoder (paper, Table 3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Sharing {
-    /// Everything.
+    /// All tensors.
     All,
-    /// Everything but cross-attention.
+    /// All except cross-attention.
     AllButCrossAttention,
-    /// Everything but self-attention: BLIP.
+    /// All except self-attention, as in BLIP.
     #[default]
     AllButSelfAttention,
-    /// Nothing.
+    /// No tensors.
     None,
 }
 
@@ -39,19 +39,19 @@ impl std::str::FromStr for Sharing {
 /// Sizes of a MED.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MedConfig {
-    /// The vision encoder.
+    /// Sizes of the vision encoder.
     pub vision: VisionConfig,
-    /// The text transformers.
+    /// Sizes of the text transformers.
     pub text: TextConfig,
     /// Width of the ITC features; 256 in BLIP.
     pub projection: usize,
-    /// What encoder and decoder share.
+    /// Tensors that encoder and decoder share.
     pub sharing: Sharing,
-    /// [ENC]: the first token of a text that is matched.
+    /// Id of [ENC], the first token of a text in ITM.
     pub enc_token_id: u32,
-    /// Dropout of the text transformers, 0.1 in BLIP: of embeddings, attention weights and each sub-layer's output.
+    /// Dropout of the text transformers, on embeddings, attention weights and each sub-layer's output; 0.1 in BLIP.
     pub dropout: f64,
-    /// Stochastic depth of the last vision block; earlier ones have less, the first has none. 0 for ViT-B, 0.1 for ViT-L.
+    /// Stochastic depth of the last vision block, growing linearly from 0 in the first. 0 for ViT-B, 0.1 for ViT-L.
     pub drop_path: f64,
 }
 
@@ -59,7 +59,7 @@ pub struct MedConfig {
 pub(crate) type Shapes = Vec<(String, Vec<i64>)>;
 
 impl MedConfig {
-    /// BLIP with ViT-B and BERT-base, for pictures of `image_size` pixels (224 in pretraining, 384 in finetuning).
+    /// BLIP with ViT-B and BERT-base, for images of `image_size` pixels a side (224 in pretraining, 384 in finetuning).
     pub fn base(image_size: usize) -> Self {
         Self::paper(VisionConfig {
             width: 768,
@@ -72,7 +72,7 @@ impl MedConfig {
         })
     }
 
-    /// BLIP with ViT-L and BERT-base.
+    /// BLIP with ViT-L and BERT-base, for images of `image_size` pixels a side.
     pub fn large(image_size: usize) -> Self {
         let vision = VisionConfig {
             width: 1024,
@@ -104,7 +104,7 @@ impl MedConfig {
         Self { vision, text, projection: 256, sharing, enc_token_id: 30523, dropout: 0.1, drop_path: 0.0 }
     }
 
-    /// Fails where sizes do not fit each other; says which.
+    /// Fails if sizes are inconsistent, with an error that names them.
     pub fn validate(&self) -> Result<()> {
         let (v, t) = (&self.vision, &self.text);
         let wrong = |reason: String| Err(Error::Option(reason));
@@ -137,7 +137,7 @@ impl MedConfig {
         Ok(())
     }
 
-    /// Every parameter: first those that have a momentum counterpart ([`Self::momentum_shapes`]), then the others.
+    /// Shapes of all parameters: first those with a momentum counterpart ([`Self::momentum_shapes`]), then the others.
     pub(crate) fn shapes(&self) -> Shapes {
         let mut shapes = self.momentum_shapes();
         let (t, width) = (&self.text, self.text.width as i64);
@@ -165,12 +165,12 @@ impl MedConfig {
         let head = "text_decoder.cls.predictions.";
         linear(&mut shapes, &format!("{head}transform.dense"), width, width);
         norm(&mut shapes, &format!("{head}transform.LayerNorm"), width);
-        // The word embedding is the head's matrix.
+        // The LM head's matrix is tied to the word embedding.
         shapes.push((format!("{head}bias"), vec![t.vocab_size as i64]));
         shapes
     }
 
-    /// The parameters of the momentum encoders: ViT, unimodal text encoder and both projections.
+    /// Shapes of the momentum encoders' parameters: ViT, unimodal text encoder and both projections.
     pub(crate) fn momentum_shapes(&self) -> Shapes {
         let (v, t) = (&self.vision, &self.text);
         let (width, patch) = (v.width as i64, v.patch_size as i64);
@@ -201,7 +201,7 @@ impl MedConfig {
         shapes
     }
 
-    /// config.json, as `capfilt-udfs` and transformers read it.
+    /// Contents of config.json, for `capfilt-udfs` and transformers.
     pub fn json(&self, architecture: &str) -> Value {
         let (v, t) = (&self.vision, &self.text);
         json!({
@@ -280,7 +280,7 @@ fn embeddings(shapes: &mut Shapes, text: &str, t: &TextConfig) {
     norm(shapes, &format!("{text}embeddings.LayerNorm"), width);
 }
 
-/// Numbers of parameters: in all, and by the first part of their names.
+/// Numbers of parameters: in total, and by the first component of their names.
 pub fn parameter_counts(config: &MedConfig) -> (i64, BTreeMap<String, i64>) {
     let mut parts = BTreeMap::new();
     for (name, shape) in config.shapes() {

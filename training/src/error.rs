@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-/// Result of training.
+/// Result type of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong in training.
+/// Errors of training.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// An option that cannot be; names it and says what to give.
+    /// An invalid option; the message names it and a valid value.
     #[error("{0}")]
     Option(String),
     /// A file or folder that cannot be used.
@@ -16,13 +16,13 @@ pub enum Error {
     File {
         /// The file or folder.
         path: PathBuf,
-        /// Why, and what to do.
+        /// Reason, and how to fix it.
         reason: String,
     },
-    /// A checkpoint that `capfilt-udfs` refuses.
+    /// A checkpoint rejected by `capfilt-udfs`.
     #[error(transparent)]
     Checkpoint(#[from] capfilt_udfs::Error),
-    /// libtorch failed.
+    /// An error of libtorch.
     #[error("libtorch: {0}")]
     Torch(#[from] tch::TchError),
 }

@@ -1,11 +1,12 @@
-//! BLIP's MED (multimodal mixture of encoder-decoder) in libtorch: the model, its three objectives, and a training step.
+//! BLIP's MED (multimodal mixture of encoder-decoder) in libtorch: the model, its three objectives, and a training
+//! step.
 //!
-//! Parameters bear the names of Hugging Face's BLIP, so that what is trained here is exported as it lies. The step's randomness
-//! is drawn from (seed, step, purpose), which makes a resumed run equal to an undisturbed one.
+//! Parameters have the names of Hugging Face's BLIP, so that a trained model is exported without renaming. Random
+//! numbers of a step are derived from (seed, step, purpose), which makes a resumed run equal to an uninterrupted one.
 //!
-//! A run is one process. Several by data parallelism are planned for and not built: every rank would take the pairs of a step whose
-//! number is its own modulo the ranks, the flat gradient that [`adamw`] takes would be summed over them, and ITC and its queue would
-//! see the features of all, as with BLIP's `concat_all_gather`.
+//! A run is one process. Data parallelism over several is planned but not implemented: each rank would take the pairs
+//! of a step whose number modulo the number of ranks is its own, the flat gradient for [`adamw`] would be summed over
+//! the ranks, and ITC and its queue would see the features of all, as with BLIP's `concat_all_gather`.
 
 pub mod adamw;
 mod card;

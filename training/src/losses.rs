@@ -1,42 +1,43 @@
-//! MED's objectives (paper, section 3.2): image-text contrast, image-text matching, language modelling.
+//! Objectives of MED (paper, section 3.2): image-text contrast, image-text matching, language modelling.
 
 use rand_chacha::rand_core::Rng;
 use tch::{Kind, Reduction, Tensor, no_grad};
 
 use crate::random::draw;
 
-/// BLIP's label smoothing of the language model's loss.
+/// Label smoothing of the LM loss in BLIP.
 pub const LABEL_SMOOTHING: f64 = 0.1;
 
-/// What no target is.
+/// Ignore index: label of positions that do not count in the loss.
 const IGNORED: i64 = -100;
 
-/// Similarities over temperature, of live features to momentum features: those of this batch, then the queue.
+/// Similarities divided by the temperature, of live features to momentum features: this batch's, then the queue's.
 #[derive(Debug)]
 pub struct Similarities {
-    /// `[B, B + queue]`, image to texts.
+    /// `[B, B + queue]`, images to texts.
     pub image_to_text: Tensor,
-    /// `[B, B + queue]`, text to images.
+    /// `[B, B + queue]`, texts to images.
     pub text_to_image: Tensor,
 }
 
-/// Features of unit length: `[B, projection]`, or `[B + queue, projection]` for keys.
+/// Unit-length features: `[B, projection]`, or `[B + queue, projection]` for keys.
 #[derive(Debug)]
 pub struct Features {
-    /// Of images.
+    /// Features of images.
     pub images: Tensor,
-    /// Of texts.
+    /// Features of texts.
     pub texts: Tensor,
 }
 
-/// `[B, K]`: which keys are of a row's image, by int64 ids `[B]` and `[K]`; each row sums to 1.
+/// Targets `[B, K]` that mark each row's keys of the same image, from int64 ids `[B]` and `[K]`; each row sums to 1.
 pub fn same_image(rows: &Tensor, keys: &Tensor) -> Tensor {
     let same = rows.unsqueeze(1).eq_tensor(&keys.unsqueeze(0)).to_kind(Kind::Float);
     &same / same.sum_dim_intlist(-1, true, Kind::Float)
 }
 
-/// ITC. `momentum` are the momentum encoders' features of this batch, `keys` the same and the queues behind them. The targets are
-/// `alpha` times the momentum encoders' softmax and `1 - alpha` times `pairs` `[B, B + queue]`, the same in both directions.
+/// ITC loss. `momentum` are the momentum encoders' features of this batch, `keys` the same followed by the queues. The
+/// targets are `alpha` times the momentum encoders' softmax plus `1 - alpha` times `pairs` `[B, B + queue]`, which
+/// serves both directions.
 pub fn itc(
     live: &Features,
     momentum: &Features,
@@ -60,17 +61,18 @@ pub fn itc(
     (loss, Similarities { image_to_text, text_to_image })
 }
 
-/// Hard negatives of a batch: rows of texts with rows of images that do not belong to them.
+/// ITM negatives of a batch: mismatched rows of texts and images.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Negatives {
-    /// (text, image): for each text that has one, an image.
+    /// (text, image): a wrong image for each text that has one.
     pub images: Vec<(i64, i64)>,
-    /// (text, image): for each image that has one, a text.
+    /// (text, image): a wrong text for each image that has one.
     pub texts: Vec<(i64, i64)>,
 }
 
-/// Weights `[B, B]` that negatives are drawn with: the softmax of the batch's own part of the similarities and `floor`, which is
-/// 1e-4 in BLIP's pretraining and 0 in its finetuning for retrieval; 0 for what `same` marks: pairs of the same image or text.
+/// Sampling weights `[B, B]` of negatives: softmax of the batch's own similarities plus `floor`, which is 1e-4 in
+/// BLIP's pretraining and 0 in its finetuning for retrieval. Pairs that `same` marks, those with the same image or
+/// text, get 0.
 pub fn negative_weights(similarities: &Tensor, same: &Tensor, floor: f64) -> Tensor {
     no_grad(|| {
         let batch = similarities.size()[0];
@@ -79,7 +81,8 @@ pub fn negative_weights(similarities: &Tensor, same: &Tensor, floor: f64) -> Ten
     })
 }
 
-/// `[B, B]`, bool: whether two rows are the same pair, or have the same image or text. `images` and `texts` name each row's.
+/// Mask `[B, B]`, bool: whether two rows have the same image or text, or are the same row. `images` and `texts`
+/// identify each row's image and text.
 pub fn same_pairs<T: PartialEq, U: PartialEq>(images: &[T], texts: &[U]) -> Tensor {
     let rows = images.len();
     let same = |i: usize, j: usize| i == j || images[i] == images[j] || texts[i] == texts[j];
@@ -87,7 +90,7 @@ pub fn same_pairs<T: PartialEq, U: PartialEq>(images: &[T], texts: &[U]) -> Tens
     Tensor::from_slice(&flat).view([rows as i64, rows as i64])
 }
 
-/// Draws an image for each text and a text for each image. A row all of whose weights are 0 has no negative.
+/// Draws an image for each text and a text for each image. A row whose weights are all 0 has no negative.
 pub fn negatives(similarities: &Similarities, same: &Tensor, floor: f64, rng: &mut impl Rng) -> Negatives {
     let mut side = |similarities: &Tensor| -> Vec<(i64, i64)> {
         let weights = negative_weights(similarities, same, floor).to_device(tch::Device::Cpu).to_kind(Kind::Double);
@@ -101,7 +104,7 @@ pub fn negatives(similarities: &Similarities, same: &Tensor, floor: f64, rng: &m
     Negatives { images, texts }
 }
 
-/// ITM from logits `[N, 2]`, the first `positives` of which are pairs.
+/// ITM loss from logits `[N, 2]`, of which the first `positives` rows are matching pairs.
 pub fn itm(logits: &Tensor, positives: i64) -> Tensor {
     let all = logits.size()[0];
     let options = (Kind::Int64, logits.device());
@@ -109,8 +112,9 @@ pub fn itm(logits: &Tensor, positives: i64) -> Tensor {
     logits.cross_entropy_for_logits(&targets)
 }
 
-/// LM from logits `[N, L, vocabulary]`: cross entropy of each next token of ids `[N, L]`, of which those with `mask` 0 and the
-/// first `prompt` tokens after [DEC] are no targets. `smoothing` is the share of each target that all words have in equal parts.
+/// LM loss from logits `[N, L, vocabulary]`: cross entropy of the next tokens of ids `[N, L]`. Tokens with `mask` 0 and
+/// the first `prompt` tokens after [DEC] are not targets. `smoothing` is the share of each target spread evenly over
+/// the vocabulary.
 pub fn lm(logits: &Tensor, ids: &Tensor, mask: &Tensor, prompt: i64, smoothing: f64) -> Tensor {
     let (length, vocabulary) = (ids.size()[1], logits.size()[2]);
     let targets = ids.masked_fill(&mask.eq(0.0), IGNORED).narrow(1, 1, length - 1);

@@ -91,7 +91,7 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     }
     let of = Evaluated::open(&args.checkpoint, &args.device, args.threads, args.text_tokens, args.clean_text)?;
     let mut scores = serde_json::Map::new();
-    // With the table and the options that they are of.
+    // Adds the table and the options to its scores.
     let mut add = |kind: &str, table: &str, mut found: Value, options: Value| {
         if let (Value::Object(found), Value::Object(options)) = (&mut found, options) {
             found.extend(options);
@@ -140,7 +140,7 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
         }
     }
     if let Some(path) = &args.filter {
-        // A row's weight is its truth here.
+        // The row's weight holds the truth label here.
         let truth = format!("\"{}\"", args.truth.replace('"', "\"\""));
         let query =
             format!("SELECT image, text, CAST({truth} AS DOUBLE) AS weight FROM pairs WHERE {truth} IS NOT NULL");
@@ -149,7 +149,7 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
         add("filter", &named, serde_json::to_value(found)?, json!({ "truth": args.truth }));
     }
     let json = serde_json::to_string_pretty(&scores)?;
-    // First what took long.
+    // Printed before the card is written, so that a failure there loses no results that took long to compute.
     put(&json)?;
     if args.card {
         capfilt_training::run::add_scores(&args.checkpoint, &scores)?;

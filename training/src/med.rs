@@ -1,7 +1,7 @@
-//! MED's forward passes (paper, section 3.1).
+//! Forward passes of MED (paper, section 3.1).
 //!
-//! Products run in float32 or bfloat16; norms, softmax, residual sums and losses are float32 always. What libtorch refuses, such
-//! as a shape that does not fit or memory that does not suffice, panics with its words, as tch has it.
+//! Matrix products run in float32 or bfloat16; norms, softmax, residual sums and losses are always float32. libtorch's
+//! errors, such as a shape mismatch or lack of memory, panic with libtorch's message, as usual in tch.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -11,52 +11,53 @@ use tch::{Kind, Tensor};
 use crate::config::MedConfig;
 use crate::params::Params;
 
-/// Texts of one length, [CLS] first, [SEP] last before the padding.
+/// Texts padded to one length: [CLS] first, [SEP] last before the padding.
 #[derive(Debug)]
 pub struct Texts {
     /// Token ids `[N, L]`, int64.
     pub ids: Tensor,
-    /// `[N, L]`, float32: 1 for a token, 0 for padding.
+    /// Attention mask `[N, L]`, float32: 1 for a token, 0 for padding.
     pub mask: Tensor,
 }
 
 impl Texts {
-    /// Finds the padding in ids `[N, L]`.
+    /// Derives the mask from ids `[N, L]`.
     pub fn new(ids: Tensor, pad: u32) -> Self {
         let mask = ids.ne(i64::from(pad)).to_kind(Kind::Float);
         Self { ids, mask }
     }
 
-    /// The texts of these rows.
+    /// The texts at these row indices.
     pub fn select(&self, rows: &Tensor) -> Self {
         Self { ids: self.ids.index_select(0, rows), mask: self.mask.index_select(0, rows) }
     }
 
-    /// These texts, then those.
+    /// Concatenates batches of texts of the same length.
     pub fn join(texts: &[&Self]) -> Self {
         let cat = |of: fn(&Self) -> &Tensor| Tensor::cat(&texts.iter().map(|t| of(t)).collect::<Vec<_>>(), 0);
         Self { ids: cat(|t| &t.ids), mask: cat(|t| &t.mask) }
     }
 
-    /// With another first token.
+    /// The ids with the first token replaced.
     fn led_by(&self, token: u32) -> Tensor {
         let rest = self.ids.narrow(1, 1, self.ids.size()[1] - 1);
         Tensor::cat(&[Tensor::full_like(&self.ids.narrow(1, 0, 1), i64::from(token)), rest], 1)
     }
 }
 
-/// Cross-attention's keys and values of images, `[B, heads, tokens, head size]` for each layer. All texts of an image use them.
+/// Cross-attention keys and values of images, `[B, heads, tokens, head size]` per layer, shared by all texts of an
+/// image.
 #[derive(Debug)]
 pub struct ImageKv(Vec<(Tensor, Tensor)>);
 
 impl ImageKv {
-    /// Those of the images in these rows.
+    /// The keys and values of the images at these row indices.
     pub fn select(&self, rows: &Tensor) -> Self {
         Self(self.0.iter().map(|(k, v)| (k.index_select(0, rows), v.index_select(0, rows))).collect())
     }
 }
 
-/// MED over parameters, for one pass: casts of the weights are kept, so an instance must not outlive a step.
+/// MED over parameters, for one forward pass: it caches casts of the weights, so an instance must not outlive a step.
 pub struct Med<'p> {
     config: &'p MedConfig,
     params: &'p Params,
@@ -65,12 +66,12 @@ pub struct Med<'p> {
     cast: RefCell<HashMap<String, Tensor>>,
 }
 
-/// Either text transformer's part of the names.
+/// Prefixes of the text transformers' parameter names.
 pub(crate) const ENCODER: &str = "text_encoder.";
 pub(crate) const DECODER: &str = "text_decoder.bert.";
 
 impl<'p> Med<'p> {
-    /// `kind`: of products, Float or BFloat16. `train`: whether dropout and stochastic depth are on.
+    /// `kind` is the type of matrix products, Float or BFloat16; `train` turns on dropout and stochastic depth.
     pub fn new(config: &'p MedConfig, params: &'p Params, kind: Kind, train: bool) -> Self {
         Self { config, params, kind, train, cast: RefCell::default() }
     }
@@ -82,7 +83,7 @@ impl<'p> Med<'p> {
         }
     }
 
-    /// A weight of a product, in the products' kind.
+    /// A weight of a matrix product, cast to the products' type.
     fn weight(&self, name: &str) -> Tensor {
         if self.kind == Kind::Float {
             return self.param(name).shallow_clone();
@@ -105,7 +106,8 @@ impl<'p> Med<'p> {
         if self.train && self.config.dropout > 0.0 { x.dropout(self.config.dropout, true) } else { x }
     }
 
-    /// q `[N, heads, L, head size]`, k and v `[N, heads, S, head size]`, `mask` is added -> `[N, L, width]`.
+    /// Attention of q `[N, heads, L, head size]` over k and v `[N, heads, S, head size]`, with `mask` added to the
+    /// scores -> `[N, L, width]`.
     fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>, dropout: bool) -> Tensor {
         let size = q.size();
         let scale = 1.0 / (size[3] as f64).sqrt();
@@ -119,7 +121,8 @@ impl<'p> Med<'p> {
         weights.to_kind(self.kind).matmul(v).transpose(1, 2).reshape([size[0], size[2], size[1] * size[3]])
     }
 
-    /// pixels `[B, 3, size, size]`, normalised -> tokens `[B, T, width]` after the last norm; the class token first.
+    /// Normalised pixels `[B, 3, size, size]` -> tokens `[B, T, width]` after the last norm; the class token comes
+    /// first.
     pub fn image_tokens(&self, pixels: &Tensor) -> Tensor {
         let c = &self.config.vision;
         let (batch, width, patch) = (pixels.size()[0], c.width as i64, c.patch_size as i64);
@@ -145,7 +148,8 @@ impl<'p> Med<'p> {
         self.norm(&x, "vision_model.post_layernorm", c.layer_norm_eps)
     }
 
-    /// Stochastic depth (Huang et al. 2016): a branch of layer `i` is left out for some images, and stronger for the others.
+    /// Stochastic depth (Huang et al. 2016): drops a branch of layer `i` for some images and scales it up for the
+    /// others.
     fn drop_path(&self, branch: Tensor, i: usize) -> Tensor {
         let layers = self.config.vision.layers;
         let share = self.config.drop_path * i as f64 / layers.saturating_sub(1).max(1) as f64;
@@ -172,7 +176,7 @@ impl<'p> Med<'p> {
         self.image_kv(tokens, false)
     }
 
-    /// The decoder's; `None` where they are the encoder's.
+    /// The decoder's keys and values of image tokens; `None` if it shares the encoder's cross-attention.
     pub fn decoder_kv(&self, tokens: &Tensor) -> Option<ImageKv> {
         let own = self.name(true, "encoder.layer.0.crossattention.self.key.weight").starts_with(DECODER);
         own.then(|| self.image_kv(tokens, true))
@@ -190,19 +194,19 @@ impl<'p> Med<'p> {
         ImageKv(layers.collect())
     }
 
-    /// Image-grounded encoder: ITM logits `[N, 2]` of the texts with the images whose keys and values these are, row by row;
-    /// class 1 is a match.
+    /// Image-grounded encoder: ITM logits `[N, 2]`, where row i pairs text i with the keys and values of image i; class
+    /// 1 is a match.
     pub fn match_logits(&self, texts: &Texts, images: &ImageKv) -> Tensor {
         let ids = texts.led_by(self.config.enc_token_id);
         let states = self.text_states(false, &ids, &padding(&texts.mask), Some(images));
         self.linear(&states.select(1, 0), "itm_head").to_kind(Kind::Float)
     }
 
-    /// Image-grounded decoder: logits `[N, L, vocabulary]` of each next token, of the texts with [DEC] first.
+    /// Image-grounded decoder: next-token logits `[N, L, vocabulary]` of the texts, whose first token becomes [DEC].
     pub fn decoder_logits(&self, texts: &Texts, images: &ImageKv) -> Tensor {
         let length = texts.ids.size()[1];
         let future = Tensor::full([length, length], MASKED, (Kind::Float, texts.ids.device())).triu(1);
-        // A token masked twice is no more masked.
+        // Clamped, so that tokens masked twice (padding and future) have the same score as tokens masked once.
         let mask = (padding(&texts.mask) + future).clamp_min(MASKED);
         let ids = texts.led_by(self.config.text.bos_token_id);
         let states = self.text_states(true, &ids, &mask, Some(images));
@@ -214,7 +218,7 @@ impl<'p> Med<'p> {
         h.to_kind(self.kind).linear(&words, Some(bias)).to_kind(Kind::Float)
     }
 
-    /// A text transformer's parameter; where the decoder has none of its own, the encoder's.
+    /// Full name of a text transformer's parameter; where the decoder has no own parameter, the encoder's.
     fn name(&self, decoder: bool, tail: &str) -> String {
         let own = format!("{DECODER}{tail}");
         if decoder && self.params.get(&own).is_some() { own } else { format!("{ENCODER}{tail}") }
@@ -236,7 +240,7 @@ impl<'p> Med<'p> {
         x.view([size[0], size[1], heads, size[2] / heads]).transpose(1, 2)
     }
 
-    /// States `[N, L, width]` after the last layer. `mask` is added to self-attention's scores.
+    /// Hidden states `[N, L, width]` after the last layer. `mask` is added to the scores of self-attention.
     fn text_states(&self, decoder: bool, ids: &Tensor, mask: &Tensor, images: Option<&ImageKv>) -> Tensor {
         let words = self.param(&self.name(decoder, "embeddings.word_embeddings.weight"));
         let places = self.param(&self.name(decoder, "embeddings.position_embeddings.weight"));
@@ -258,17 +262,17 @@ impl<'p> Med<'p> {
         x
     }
 
-    /// The end of a sub-layer: product, dropout, residual, norm.
+    /// Output of a sub-layer: linear layer, dropout, residual sum, norm.
     fn add_and_norm(&self, h: &Tensor, residual: &Tensor, decoder: bool, block: &str) -> Tensor {
         let h = self.dropout(self.text_linear(h, decoder, &format!("{block}.dense")));
         self.text_norm(&(h + residual), decoder, &format!("{block}.LayerNorm"))
     }
 }
 
-/// Added to the score of what may not be attended to: finite, so that a row without any token gives no NaN.
+/// Added to the scores of masked tokens. It is finite, so that a fully masked row gives no NaN.
 const MASKED: f64 = -1e9;
 
-/// `[N, L]` of 1 and 0 -> `[N, 1, 1, L]` to add to scores.
+/// Attention mask `[N, L]` of 1 and 0 -> `[N, 1, 1, L]` to add to scores.
 fn padding(mask: &Tensor) -> Tensor {
     let padded: Tensor = (1.0 - mask) * MASKED;
     padded.unsqueeze(1).unsqueeze(1)

@@ -1,5 +1,5 @@
-//! Parameters in one piece of memory, so that the optimiser and the momentum update are a handful of operations and not
-//! thousands.
+//! Parameters in one contiguous tensor, so that the optimiser and the momentum update take a handful of operations
+//! rather than thousands.
 
 use std::collections::HashMap;
 
@@ -8,18 +8,18 @@ use tch::{Device, Kind, Tensor, no_grad};
 use crate::config::Shapes;
 use crate::error::{Error, Result};
 
-/// Named float32 tensors that lie one after the other in a flat one.
+/// Named float32 tensors, stored one after the other in a flat one.
 #[derive(Debug)]
 pub struct Params {
     flat: Tensor,
     names: Vec<String>,
     index: HashMap<String, usize>,
-    /// Share the flat tensor's memory; each is a leaf of its own for autograd.
+    /// Views into the flat tensor, each its own leaf for autograd.
     leaves: Vec<Tensor>,
 }
 
 impl Params {
-    /// Zeros of these shapes. `trained`: whether they get gradients.
+    /// Creates zeros of these shapes. `trained` turns on gradients.
     pub(crate) fn zeros(shapes: &Shapes, device: Device, trained: bool) -> Self {
         let sizes: Vec<i64> = shapes.iter().map(|(_, shape)| shape.iter().product()).collect();
         let flat = Tensor::zeros([sizes.iter().sum()], (Kind::Float, device));
@@ -35,32 +35,32 @@ impl Params {
         Self { flat, names, index, leaves }
     }
 
-    /// All parameters as one vector.
+    /// All parameters as one flat vector.
     pub fn flat(&self) -> &Tensor {
         &self.flat
     }
 
-    /// How many numbers there are.
+    /// Total number of values.
     pub fn len(&self) -> i64 {
         self.flat.size1().unwrap_or_default()
     }
 
-    /// Whether there are none.
+    /// Whether there are no values.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Names, in their order in the flat vector.
+    /// Names in the order of the flat vector.
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// A parameter by name.
+    /// The parameter of this name.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.index.get(name).map(|i| &self.leaves[*i])
     }
 
-    /// Sets a parameter's values. Fails for an unknown name or another shape.
+    /// Sets a parameter's values. Fails for an unknown name or a shape mismatch.
     pub fn set(&self, name: &str, value: &Tensor) -> Result<()> {
         let Some(leaf) = self.get(name) else { return Err(Error::Option(format!("there is no parameter {name}"))) };
         if leaf.size() != value.size() {
@@ -71,7 +71,8 @@ impl Params {
         Ok(())
     }
 
-    /// Gradients of a scalar by all parameters, as one vector; 0 where the scalar does not depend on one. Frees the graph.
+    /// Gradient of a scalar with respect to all parameters, as one vector; 0 where the scalar does not depend on a
+    /// parameter. Frees the graph.
     pub fn gradient(&self, loss: &Tensor) -> Result<Tensor> {
         let gradients = Tensor::f_run_backward(&[loss], &self.leaves, false, false)?;
         let flat = gradients.iter().zip(&self.leaves).map(|(gradient, leaf)| match gradient.defined() {
@@ -81,14 +82,14 @@ impl Params {
         Ok(Tensor::cat(&flat.collect::<Vec<_>>(), 0))
     }
 
-    /// One parameter's part of a vector such as [`Self::gradient`] gives.
+    /// A parameter's part of a flat vector such as the result of [`Self::gradient`].
     pub fn part_of(&self, flat: &Tensor, name: &str) -> Option<Tensor> {
         let i = *self.index.get(name)?;
         let offset = self.leaves[..i].iter().map(|leaf| leaf.numel() as i64).sum();
         Some(flat.narrow(0, offset, self.leaves[i].numel() as i64).view(self.leaves[i].size().as_slice()))
     }
 
-    /// Moves towards the first [`Self::len`] numbers of `live`: `momentum * self + (1 - momentum) * live`.
+    /// Momentum update towards the first [`Self::len`] values of `live`: `momentum * self + (1 - momentum) * live`.
     pub fn follow(&self, live: &Self, momentum: f64) {
         no_grad(|| {
             let target = live.flat.narrow(0, 0, self.len());

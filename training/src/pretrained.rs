@@ -1,4 +1,4 @@
-//! The model that a run begins with: from scratch, from a checkpoint, or from Hugging Face's ViT and BERT.
+//! Initial model of a run: from scratch, from a checkpoint, or from Hugging Face's ViT and BERT.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,25 +15,26 @@ use crate::params::Params;
 use crate::settings::Settings;
 use crate::step::Trainer;
 
-/// A model before its first step, and what belongs to it.
+/// A model before its first step, with its tokenizer and preprocessing.
 #[derive(Debug)]
 pub struct Start {
-    /// The model.
+    /// Trainer that holds the model.
     pub trainer: Trainer,
-    /// Its tokenizer.
+    /// Tokenizer of the model.
     pub tokenizer: Tokenizer,
-    /// The tokenizer's file.
+    /// Text of the tokenizer's file.
     pub tokenizer_json: String,
-    /// Its image preprocessing.
+    /// Image preprocessing of the model.
     pub preprocessor: Preprocessor,
-    /// Parameters that model.start, vit or bert did not have and that were drawn anew; all of them from scratch.
+    /// Parameters that model.start, vit or bert lacks and that were initialised randomly; all of them for a model from
+    /// scratch.
     pub drawn: Vec<String>,
 }
 
-/// Makes the model that settings ask for.
+/// Creates the initial model according to the settings.
 ///
 /// # Errors
-/// Files that are missing or broken, and sizes that do not fit; they name the file.
+/// Files that are missing or broken, and sizes that do not match; the message names the file.
 pub fn start(settings: &Settings) -> Result<Start> {
     let m = &settings.model;
     let from = |path: &Path| !path.as_os_str().is_empty();
@@ -51,7 +52,7 @@ pub fn start(settings: &Settings) -> Result<Start> {
     let (config, preprocessor) =
         if from(&m.start) { begun(settings, &ids)? } else { (m.config(&ids)?, blip_preprocessor(m.image_size)?) };
     let tokenizer = Tokenizer::read(path, &config.text)?;
-    // [DEC] is the prompt's first token.
+    // [DEC] is the first token of the prompt and is not counted.
     let prompt = tokenizer.caption_prompt(&settings.loss.prompt).len() as i64 - 1;
     let trainer = Trainer::new(config, settings.step_options(prompt), settings.seed, settings.device()?)?;
     let mut drawn = trainer.params().names().to_vec();
@@ -70,7 +71,7 @@ pub fn start(settings: &Settings) -> Result<Start> {
     Ok(Start { trainer, tokenizer, tokenizer_json, preprocessor, drawn })
 }
 
-/// Sizes and preprocessing of model.start.
+/// Sizes and preprocessing of the checkpoint in model.start.
 fn begun(settings: &Settings, ids: &SpecialIds) -> Result<(MedConfig, Preprocessor)> {
     let m = &settings.model;
     let checkpoint = Checkpoint::open(&m.start)?;
@@ -99,7 +100,7 @@ fn begun(settings: &Settings, ids: &SpecialIds) -> Result<(MedConfig, Preprocess
 
 type Tensors = BTreeMap<String, Tensor>;
 
-/// The tensors of a model's folder, their names without these first parts.
+/// Reads the tensors of a model's folder and strips these prefixes from their names.
 fn read(dir: &Path, prefixes: &[&str]) -> Result<Tensors> {
     let tensors = read_tensors(dir)?;
     let short = |name: String| match prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)) {
@@ -109,7 +110,7 @@ fn read(dir: &Path, prefixes: &[&str]) -> Result<Tensors> {
     Ok(tensors.into_iter().map(|(name, tensor)| (short(name), tensor)).collect())
 }
 
-/// Sets `name` from a tensor that must be there, and notes it.
+/// Sets `name` from a tensor, which must exist, and records it in `found`.
 fn take(
     dir: &Path,
     params: &Params,
@@ -124,7 +125,7 @@ fn take(
     Ok(())
 }
 
-/// Hugging Face's ViT or DeiT (`ViTModel` and what contains one). Returns the parameters that it set.
+/// Imports Hugging Face's ViT or DeiT (`ViTModel` and models that contain one). Returns the parameters that it set.
 fn import_vit(dir: &Path, params: &Params) -> Result<Vec<String>> {
     let tensors = read(dir, &["vit.", "deit."])?;
     let mut found = vec![];
@@ -163,11 +164,11 @@ fn import_vit(dir: &Path, params: &Params) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// Hugging Face's BERT: embeddings, self-attention of encoder and decoder, feed-forward layers, LM head. Cross-attention is drawn
-/// anew, as are the words that BERT does not have.
+/// Imports Hugging Face's BERT: embeddings, self-attention of encoder and decoder, feed-forward layers, LM head.
+/// Cross-attention and words that BERT lacks stay randomly initialised.
 fn import_bert(dir: &Path, params: &Params) -> Result<Vec<String>> {
     let tensors = read(dir, &["bert."])?;
-    // Old files have TensorFlow's names for a norm's two tensors.
+    // Old files use TensorFlow's names for the two tensors of a norm.
     let get = |name: &str| {
         let old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
         tensors.get(name).or_else(|| tensors.get(&old)).map(Tensor::shallow_clone)
@@ -180,7 +181,7 @@ fn import_bert(dir: &Path, params: &Params) -> Result<Vec<String>> {
             continue;
         }
         let (value, own) = (get(from), params.get(name));
-        // A vocabulary with [DEC] and [ENC] is longer, a model for short texts has fewer positions.
+        // A vocabulary with [DEC] and [ENC] is longer, and a model for short texts has fewer positions.
         let rows =
             from.contains("word_embeddings") || from.contains("position_embeddings") || from == "cls.predictions.bias";
         let value = match (value, own) {
@@ -196,7 +197,7 @@ fn import_bert(dir: &Path, params: &Params) -> Result<Vec<String>> {
             }
             (value, _) => value,
         };
-        // BertModel by itself has no LM head.
+        // A bare BertModel has no LM head.
         if value.is_none() && from.starts_with("cls.") {
             continue;
         }
@@ -230,8 +231,8 @@ mod tests {
         Settings::read(&[], None, &all).unwrap()
     }
 
-    /// Checkpoints that transformers wrote, imported and exported: what the SQL functions' engine makes of them is what
-    /// transformers makes of them (tests/fixtures/exported.py).
+    /// Checkpoints written by transformers, imported and exported again, give the same results in the SQL functions'
+    /// engine as in transformers (tests/fixtures/exported.py).
     #[test]
     fn exports_are_to_transformers_what_they_are_to_us() {
         let golden = std::fs::read_to_string(root().join("tests/fixtures/exported.json")).unwrap();
@@ -265,7 +266,7 @@ mod tests {
             let made = captioner.generate(&images, &vec![vec![request]; images.len()], &options, &|| false).unwrap();
             let made: Vec<String> = made.iter().map(|ids| captioner.tokenizer().decode(&ids[0])).collect();
             let theirs: Vec<String> = serde_json::from_value(golden["captions"][name].clone()).unwrap();
-            // transformers' tokenizer leaves blanks before punctuation.
+            // transformers' tokenizer leaves spaces before punctuation.
             let bare = |texts: &[String]| texts.iter().map(|t| t.replace(' ', "")).collect::<Vec<_>>();
             assert_eq!(bare(&made), bare(&theirs), "{name}");
         }
@@ -287,7 +288,7 @@ mod tests {
         }
     }
 
-    /// A run begins with whatever the SQL functions load, and with nothing that they refuse.
+    /// A run can start from every layout that the SQL functions load, and from none that they refuse.
     #[test]
     fn layouts_of_other_programs_begin_a_run() {
         let fixtures = root().join("tests/fixtures");
@@ -297,7 +298,7 @@ mod tests {
         let begin = |path: &Path| start(&settings(&[format!("model.start={}", path.display())]));
         let plain = begin(&from).unwrap();
 
-        // transformers' shards, vocab.txt and processor_config.json.
+        // Shards, vocab.txt and processor_config.json as transformers writes them.
         std::fs::copy(from.join("config.json"), at("config.json")).unwrap();
         std::fs::copy(fixtures.join("hub/transformers-5.24/processor_config.json"), at("processor_config.json"))
             .unwrap();
@@ -329,7 +330,7 @@ mod tests {
         for name in params.names().iter().filter(|name| !plain.drawn.contains(name)) {
             assert!(params.get(name).unwrap().equal(plain.trainer.params().get(name).unwrap()), "{name}");
         }
-        // Its tokenizer.json is a whole one.
+        // The start's `tokenizer_json` is a complete tokenizer.json.
         std::fs::write(at("tokenizer.json"), &other.tokenizer_json).unwrap();
         assert_eq!(SpecialIds::read(&at("tokenizer.json")).unwrap(), SpecialIds::read(&from).unwrap());
         let card =
@@ -345,7 +346,7 @@ mod tests {
         assert!(begin(dir.path()).unwrap_err().to_string().contains("refs/pr/5"));
     }
 
-    /// Training ties the LM head to the word embedding: a head of its own is not lost in silence.
+    /// Training ties the LM head to the word embedding, so an untied head is refused rather than silently lost.
     #[test]
     fn an_untied_head_begins_no_run() {
         let from = root().join("tests/fixtures/models/captioner");
@@ -365,7 +366,7 @@ mod tests {
         assert!(error.contains("LM head") && error.contains("tie_word_embeddings"), "{error}");
     }
 
-    /// Hugging Face's ViT and BERT under their own names, old and new.
+    /// Hugging Face's ViT and BERT are found under their own names, old and new.
     #[test]
     fn vit_and_bert_find_their_places() {
         let dir = tempfile::tempdir().unwrap();
@@ -389,7 +390,7 @@ mod tests {
         };
         let mut of_vit = vec![
             ("vit.embeddings.cls_token".to_string(), vec![1, 1, 8]),
-            // 7 x 7 patches where 2 x 2 are wanted.
+            // A checkpoint with 7 x 7 patches for a model with 2 x 2.
             ("vit.embeddings.position_embeddings".into(), vec![1, 50, 8]),
             ("vit.embeddings.patch_embeddings.projection.weight".into(), vec![8, 3, 16, 16]),
             ("vit.embeddings.patch_embeddings.projection.bias".into(), vec![8]),
@@ -412,7 +413,7 @@ mod tests {
                 of_vit.extend(["weight", "bias"].map(|tail| (format!("{layer}{norm}.{tail}"), vec![8])));
             }
         }
-        // BERT has no [DEC] and [ENC].
+        // BERT's vocabulary lacks [DEC] and [ENC].
         let known_words = crate::world::tokens().len() as i64 - 2;
         let mut of_bert = vec![
             ("bert.embeddings.word_embeddings.weight".to_string(), vec![known_words, 6]),
@@ -456,7 +457,7 @@ mod tests {
         let words = params.get("text_encoder.embeddings.word_embeddings.weight").unwrap();
         let known = &of_bert["bert.embeddings.word_embeddings.weight"];
         assert!((words.narrow(0, 0, known_words) - known).abs().max().double_value(&[]) < 1e-6);
-        // What neither has is drawn: cross-attention, heads, projections.
+        // Parts that neither has stay randomly initialised: cross-attention, heads, projections.
         assert!(
             began.drawn.iter().any(|name| name.contains("crossattention"))
                 && began.drawn.contains(&"vision_proj.weight".into())

@@ -1,23 +1,23 @@
-//! Randomness from (seed, step, purpose): a run that is resumed at a step draws what it would have drawn.
+//! Random numbers derived from (seed, step, purpose), so that a run resumed at a step draws the same numbers.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
 
-/// What random numbers are for. Each purpose has a stream of its own, so that one drawing more does not change another.
+/// Purpose of random numbers. Each purpose has its own stream, so that additional draws for one do not change another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// Initial weights.
     Weights,
-    /// The queues' first features.
+    /// Initial features of the queues.
     Queues,
     /// Dropout and stochastic depth.
     Dropout,
     /// Hard negatives.
     Negatives,
-    /// The order of pairs.
+    /// Order of the pairs.
     Shuffle,
-    /// Which of an image's texts.
+    /// Choice among an image's texts.
     Text,
     /// Crop, flip and RandAugment.
     Augment,
@@ -31,29 +31,29 @@ fn digest(seed: u64, step: u64, purpose: Purpose) -> [u8; 32] {
     hasher.finalize().into()
 }
 
-/// A generator for one step and purpose.
+/// Generator for one step and purpose.
 pub fn generator(seed: u64, step: u64, purpose: Purpose) -> ChaCha8Rng {
     ChaCha8Rng::from_seed(digest(seed, step, purpose))
 }
 
-/// Sets libtorch's generator, whose state cannot be stored, for one step and purpose.
+/// Seeds libtorch's generator, whose state cannot be stored, for one step and purpose.
 pub fn seed_torch(seed: u64, step: u64, purpose: Purpose) {
     let [a, b, c, d, e, f, g, h, ..] = digest(seed, step, purpose);
     tch::manual_seed(i64::from_le_bytes([a, b, c, d, e, f, g, h]));
 }
 
-/// From 0 up to and without 1.
+/// A random number in [0, 1).
 pub fn unit(rng: &mut impl Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// From 0 up to and without `n`, which is not 0.
+/// A random integer in [0, n); `n` must not be 0.
 pub fn below(n: usize, rng: &mut impl Rng) -> usize {
     // Biased by less than n / 2^53.
     ((unit(rng) * n as f64) as usize).min(n - 1)
 }
 
-/// An index drawn with these weights, which need not sum to 1; `None` where all are 0.
+/// A random index with these weights, which need not sum to 1; `None` if all are 0.
 pub fn draw(weights: &[f64], rng: &mut impl Rng) -> Option<usize> {
     let total: f64 = weights.iter().sum();
     let mut at = unit(rng) * total;
@@ -67,7 +67,7 @@ pub fn draw(weights: &[f64], rng: &mut impl Rng) -> Option<usize> {
             at -= weight;
         }
     }
-    // Rounding may leave a rest.
+    // Rounding may leave a remainder.
     last
 }
 

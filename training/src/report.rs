@@ -1,4 +1,5 @@
-//! What a run shows of itself: a progress bar or lines on stderr, metrics.jsonl, a TensorBoard event file, and curves.svg.
+//! Progress reports of a run: a progress bar or lines on stderr, metrics.jsonl, a TensorBoard event file, and
+//! curves.svg.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, BufWriter, IsTerminal as _, Write as _};
@@ -11,30 +12,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// A step in metrics.jsonl.
+/// Metrics of a step, one line of metrics.jsonl.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Line {
-    /// From 1.
+    /// Step number, from 1.
     pub step: u64,
-    /// Epochs behind it.
+    /// Epochs completed after the step.
     pub epoch: f64,
-    /// ITC; 0 where it is off.
+    /// ITC loss; 0 if it is off.
     pub itc: f64,
-    /// ITM.
+    /// ITM loss; 0 if it is off.
     pub itm: f64,
-    /// LM.
+    /// LM loss; 0 if it is off.
     pub lm: f64,
-    /// What the step was taken with.
+    /// Learning rate of the step.
     pub learning_rate: f64,
-    /// Of the gradient, before clipping.
+    /// Gradient norm before clipping.
     pub gradient_norm: f64,
-    /// Of ITC, before the step.
+    /// Temperature of ITC before the step.
     pub temperature: f64,
     /// Pairs seen so far.
     pub pairs: u64,
-    /// Pairs passed over so far.
+    /// Pairs skipped so far.
     pub skipped: u64,
-    /// Of training so far, this run and those before it.
+    /// Seconds of training so far, including interrupted runs before this one.
     pub seconds: f64,
 }
 
@@ -51,40 +52,40 @@ impl Line {
     }
 }
 
-/// Writes what a run shows.
+/// Writer of all progress reports.
 #[derive(Debug)]
 pub struct Reporter {
     out: PathBuf,
     metrics: BufWriter<File>,
     events: Events,
-    /// What curves.svg draws: each step, or every so many so that they are at most twice [`POINTS`].
+    /// Lines that curves.svg draws: every step, thinned out to at most twice [`POINTS`].
     lines: Vec<Line>,
     steps: u64,
     every: u64,
     shown: (u64, Instant),
-    /// On a terminal; elsewhere there are lines.
+    /// Progress bar on a terminal; without one, lines are printed.
     bar: Option<ProgressBar>,
 }
 
-/// Steps that are held for the curves.
+/// Number of steps kept for the curves after thinning.
 const POINTS: usize = 4000;
 
 impl Reporter {
-    /// Goes on after step `first` in a run's folder, forgetting what was noted of later ones.
+    /// Continues after step `first` in a run's folder and discards the records of later steps.
     pub fn open(out: &Path, first: u64, steps: u64, every: u64) -> Result<Self> {
         let path = out.join("metrics.jsonl");
         let failed = |e: std::io::Error| Error::file(&path, e);
         let mut lines: Vec<Line> = vec![];
         if first > 0 && path.exists() {
             for line in BufReader::new(File::open(&path).map_err(failed)?).lines() {
-                // A kill may cut the last line.
+                // A kill may leave the last line incomplete.
                 match serde_json::from_str::<Line>(&line.map_err(failed)?) {
                     Ok(line) if line.step <= first => lines.push(line),
                     _ => break,
                 }
             }
         }
-        // Those lines are nowhere else: they are whole in the new file before it takes the old one's place.
+        // The kept lines exist nowhere else, so the new file is complete before it replaces the old one.
         let part = path.with_extension("part");
         let mut metrics = BufWriter::new(File::create(&part).map_err(failed)?);
         for line in &lines {
@@ -102,7 +103,7 @@ impl Reporter {
         Ok(Self { out: out.into(), metrics, events, lines, steps, every, shown: (first, Instant::now()), bar })
     }
 
-    /// Notes a step.
+    /// Records a step.
     pub fn step(&mut self, line: &Line) -> Result<()> {
         let failed = |e: std::io::Error| Error::file(self.out.join("metrics.jsonl"), e);
         write(&mut self.metrics, line).map_err(failed)?;
@@ -149,13 +150,13 @@ impl Reporter {
         self.shown = (line.step, Instant::now());
     }
 
-    /// Brings to disk what was noted.
+    /// Flushes all records to disk.
     pub fn flush(&mut self) -> Result<()> {
         self.metrics.flush().map_err(|e| Error::file(self.out.join("metrics.jsonl"), e))?;
         self.events.flush()
     }
 
-    /// Draws the curves and returns the mean losses of the last tenth of the lines that are held, at most 100.
+    /// Draws the curves and returns the mean losses of the last tenth of the kept lines, at most 100.
     pub fn finish(mut self) -> Result<Line> {
         self.flush()?;
         self.bar.iter().for_each(ProgressBar::finish_and_clear);
@@ -171,7 +172,7 @@ impl Reporter {
     }
 }
 
-/// Those that are on.
+/// Formats the losses that are on.
 fn losses(line: &Line) -> String {
     let all = [("itc", line.itc), ("itm", line.itm), ("lm", line.lm)];
     let on: Vec<String> =
@@ -193,7 +194,7 @@ fn duration(seconds: f64) -> String {
     }
 }
 
-/// The losses over the steps: each step faintly, a running mean over it.
+/// Plots the losses over the steps: each step faintly, with a running mean on top.
 fn curves(lines: &[Line], path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     type Of = fn(&Line) -> f64;
     let all: [(&str, Of, RGBColor); 3] = [
@@ -232,8 +233,8 @@ fn curves(lines: &[Line], path: &Path) -> Result<(), Box<dyn std::error::Error>>
     Ok(())
 }
 
-/// A TensorBoard event file: records of length, checksum, `Event` message, checksum (tensorflow/core/util/event.proto and
-/// lib/io/record_writer). The crates that write them want a protobuf compiler, or are no longer kept.
+/// A TensorBoard event file: records of length, checksum, `Event` message, checksum (tensorflow/core/util/event.proto
+/// and lib/io/record_writer). The crates that write such files need a protobuf compiler or are no longer maintained.
 #[derive(Debug)]
 struct Events {
     path: PathBuf,
@@ -293,7 +294,7 @@ impl Events {
     }
 }
 
-/// A record's checksum.
+/// Masked checksum of a record.
 fn masked(data: &[u8]) -> [u8; 4] {
     crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
 }
@@ -329,7 +330,7 @@ mod tests {
         (1..=7).for_each(|step| reporter.step(&line(step)).unwrap());
         drop(reporter);
         let path = dir.path().join("metrics.jsonl");
-        // As a kill leaves it.
+        // An incomplete last line, as left by a kill.
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, &text[..text.len() - 20]).unwrap();
         let mut reporter = Reporter::open(dir.path(), 5, 10, 2).unwrap();
@@ -345,7 +346,7 @@ mod tests {
 
     #[test]
     fn event_files_are_tensorboards() {
-        // The record that TensorFlow writes first: its length, 24, with its well-known checksum.
+        // Length field of the first record that TensorFlow writes: 24, with its well-known checksum.
         let length = 24u64.to_le_bytes();
         assert_eq!(masked(&length), [0xa3, 0x7f, 0x4b, 0x22]);
         let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! A training run: tables in, checkpoint out; what was killed goes on where it was.
+//! A training run: tables in, checkpoint out; an interrupted run resumes where it stopped.
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -24,20 +24,20 @@ const SETTINGS: &str = "settings.toml";
 const DONE: &str = "done.json";
 const LOCK: &str = "lock";
 
-/// How a run ended.
+/// Summary of a finished run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// Steps taken.
+    /// Optimiser steps taken.
     pub steps: u64,
     /// Pairs trained on.
     pub pairs: u64,
-    /// Pairs passed over because their image could not be used.
+    /// Pairs skipped because their image could not be used.
     pub skipped: u64,
-    /// ITC: like the others, mean of the last tenth of the steps that are held for the curves, at most 100.
+    /// ITC loss. All losses are means over the last tenth of the steps kept for the curves, at most 100.
     pub itc: f64,
-    /// ITM.
+    /// ITM loss.
     pub itm: f64,
-    /// LM.
+    /// LM loss.
     pub lm: f64,
     /// Seconds of training.
     pub seconds: f64,
@@ -45,20 +45,20 @@ pub struct Summary {
     pub settings: String,
 }
 
-/// The learning rate of a step, and where its schedule stands.
+/// Schedule of a run: learning rate and ITC's `alpha` of each step.
 #[derive(Debug, Clone)]
 pub struct Plan {
     train: TrainSettings,
     alpha: f64,
     alpha_epochs: f64,
-    /// Steps of an epoch.
+    /// Steps per epoch.
     pub epoch_steps: f64,
-    /// Steps in all.
+    /// Total number of steps.
     pub steps: u64,
 }
 
 impl Plan {
-    /// `pairs`: of an epoch, where the settings do not say.
+    /// Creates the schedule. `pairs` is the number of pairs per epoch, unless the settings give one.
     pub fn new(settings: &Settings, pairs: f64) -> Self {
         let train = settings.train.clone();
         let pairs = if train.epoch_pairs > 0 { train.epoch_pairs as f64 } else { pairs };
@@ -67,12 +67,12 @@ impl Plan {
         Self { train, alpha: settings.loss.alpha, alpha_epochs: settings.loss.alpha_epochs, epoch_steps, steps }
     }
 
-    /// Epochs that lie behind a step.
+    /// Number of epochs completed before a step.
     pub fn epoch(&self, step: u64) -> f64 {
         step as f64 / self.epoch_steps
     }
 
-    /// The learning rate of a step; the first is 0.
+    /// Learning rate of a step; steps are numbered from 0.
     pub fn learning_rate(&self, step: u64) -> f64 {
         let t = &self.train;
         if step < t.warmup_steps {
@@ -90,15 +90,15 @@ impl Plan {
         }
     }
 
-    /// The share of the momentum encoders in ITC's targets.
+    /// Share of the momentum encoders in ITC's targets.
     pub fn alpha(&self, step: u64) -> f64 {
         let ramp = if self.alpha_epochs > 0.0 { (self.epoch(step) / self.alpha_epochs).min(1.0) } else { 1.0 };
         self.alpha * ramp
     }
 }
 
-/// With the versions of Delta tables that the run began with, or else the latest ones: a run sees one version of each. Where the
-/// settings now name another table, what they named before says nothing.
+/// Pins Delta tables without a version to the version with which the run began, or else to the latest, so that a run
+/// sees one version of each. A recorded version is ignored if the settings now name another table in its place.
 fn pinned(settings: &Settings, out: &Path) -> Result<Settings> {
     let mut settings = settings.clone();
     let begun = std::fs::read_to_string(out.join(SETTINGS)).ok().and_then(|text| text.parse::<toml::Table>().ok());
@@ -117,11 +117,11 @@ fn pinned(settings: &Settings, out: &Path) -> Result<Settings> {
     Ok(settings)
 }
 
-/// Trains, or goes on training, in the folder `out`, and exports. A run that has ended is left as it is.
+/// Trains, or resumes training, in the folder `out`, then exports. A finished run is left unchanged.
 ///
 /// # Errors
-/// Settings, tables and checkpoints that cannot be used, a folder that another run began with other settings, and a gradient that
-/// is not finite.
+/// Settings, tables and checkpoints that cannot be used, a folder with a run begun under other settings, and a gradient
+/// that is not finite.
 pub fn train(settings: &Settings, out: &Path) -> Result<Summary> {
     std::fs::create_dir_all(out).map_err(|e| Error::file(out, e))?;
     let _lock = lock(out)?;
@@ -160,7 +160,7 @@ pub fn train(settings: &Settings, out: &Path) -> Result<Summary> {
     let begun = Begun { settings: digest, tables: stamps };
     let summary = steps(settings, out, &mut began, &tables, &plan, resumed, begun)?;
 
-    // Without ITC nothing was learned of it, and it has only decayed as all parameters do.
+    // Without ITC the temperature was not learned and has only decayed like all parameters, so it is restored.
     if let Some(temperature) = temperature.filter(|_| !settings.loss.itc) {
         began.trainer.params().set("temp", &temperature)?;
     }
@@ -169,22 +169,22 @@ pub fn train(settings: &Settings, out: &Path) -> Result<Summary> {
     let Start { trainer, tokenizer_json, preprocessor, .. } = &began;
     export(&folder, trainer.config(), trainer.params(), what, tokenizer_json, preprocessor, kind)?;
     card::write(&folder, settings, trainer.config(), &tables, &summary, &began_with)?;
-    // Written last: it says that all else is there.
+    // Written last: its existence marks the run as complete.
     let json = serde_json::to_string_pretty(&summary).map_err(|e| Error::file(out, e))?;
     write_whole(&out.join(DONE), &json)?;
     state::clear(out)?;
     Ok(summary)
 }
 
-/// What a run that goes on must find as it was.
+/// State recorded at the start of a run, which must be unchanged when it is resumed.
 struct Begun {
-    /// The settings' digest.
+    /// Digest of the settings.
     settings: String,
-    /// A stamp of each table.
+    /// Stamp of each table.
     tables: Vec<String>,
 }
 
-/// Keeps a second process out of a run's folder for as long as it is held.
+/// Locks a run's folder against other processes for as long as the file is held.
 fn lock(out: &Path) -> Result<File> {
     let path = out.join(LOCK);
     let lock = File::create(&path).map_err(|e| Error::file(&path, e))?;
@@ -193,7 +193,7 @@ fn lock(out: &Path) -> Result<File> {
             Err(Error::file(out, "another process is training there: let it end, or stop it"))
         }
         Err(TryLockError::Error(e)) => {
-            // A file system without locks: go on without.
+            // The file system has no locks: continue without one.
             eprintln!("cannot lock {}: {e}", path.display());
             Ok(lock)
         }
@@ -201,19 +201,19 @@ fn lock(out: &Path) -> Result<File> {
     }
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file atomically.
 fn write_whole(path: &Path, text: &str) -> Result<()> {
     let part = path.with_extension("part");
     std::fs::write(&part, text).map_err(|e| Error::file(&part, e))?;
     std::fs::rename(&part, path).map_err(|e| Error::file(path, e))
 }
 
-/// Adds scores to the model card of a checkpoint, in place of earlier ones of the same kind.
+/// Adds scores to the model card of a checkpoint, replacing earlier ones of the same kind.
 pub fn add_scores(checkpoint: &Path, scores: &serde_json::Map<String, serde_json::Value>) -> Result<()> {
     card::add_scores(checkpoint, scores)
 }
 
-/// Gives an export the card of the checkpoint that it was made from, or one that says so where that has none.
+/// Copies the model card of the source checkpoint to an export, or writes one stating that the source has none.
 pub fn carry_card(from: &Path, to: &Path) -> Result<()> {
     card::carry(from, to)
 }
@@ -259,13 +259,13 @@ fn loader(
         clean_text: d.clean_text,
         prompt: settings.loss.prompt.clone(),
         threads: d.threads,
-        // A batch in the making, one that waits.
+        // Two batches: one being collected and one waiting.
         ahead: 2 * d.batch,
     };
     Loader::start(sampler, Arc::new(began.tokenizer.clone()), options, position, skipped)
 }
 
-/// All steps that are left.
+/// Runs all remaining steps.
 fn steps(
     settings: &Settings,
     out: &Path,

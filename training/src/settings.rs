@@ -1,4 +1,5 @@
-//! What a run is told: presets/defaults.toml names and explains every key, a preset, a file and the command line change some.
+//! Settings of a run. presets/defaults.toml lists and explains every key; presets, a file and the command line override
+//! some.
 
 #![expect(
     missing_docs,
@@ -17,10 +18,10 @@ use crate::config::{MedConfig, Sharing};
 use crate::error::{Error, Result};
 use crate::step::StepOptions;
 
-/// Every key with its default and what it means.
+/// Every key with its default and its explanation.
 pub const DEFAULTS: &str = include_str!("../presets/defaults.toml");
 
-/// Presets by name; each changes some of the defaults.
+/// Presets by name; each overrides some of the defaults.
 pub const PRESETS: [(&str, &str); 6] = [
     ("base-129m", include_str!("../presets/base-129m.toml")),
     ("base-14m", include_str!("../presets/base-14m.toml")),
@@ -30,13 +31,13 @@ pub const PRESETS: [(&str, &str); 6] = [
     ("tiny", include_str!("../presets/tiny.toml")),
 ];
 
-/// Presets of the paper's pretrainings: finetuning takes their sizes alone.
+/// Presets of the paper's pretraining runs. Finetuning takes only the model's sizes from them.
 const PRETRAINING: [&str; 3] = ["base-129m", "base-14m", "large"];
 
-/// Presets of the finetunings. A table of such a name in another preset is for that one.
+/// Presets of finetuning. A table of that name in another preset applies only to that finetuning.
 const FINETUNING: [&str; 2] = ["finetune-captioner", "finetune-filter"];
 
-/// All settings of a run. presets/defaults.toml explains each.
+/// All settings of a run, as explained in presets/defaults.toml.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -81,7 +82,7 @@ pub struct ModelSettings {
 #[serde(deny_unknown_fields)]
 pub struct TableSettings {
     pub path: PathBuf,
-    /// Of a Delta table: a number or a time; without one the latest.
+    /// Version of a Delta table, a number or a time; the latest by default.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "version")]
     pub version: Option<String>,
     #[serde(default)]
@@ -90,7 +91,7 @@ pub struct TableSettings {
     pub weight: f64,
 }
 
-/// `version = 3` is as good as `version = "3"`.
+/// Accepts `version = 3` as well as `version = "3"`.
 fn version<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "a version is a number or a text")]
@@ -104,17 +105,17 @@ fn version<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Erro
     }))
 }
 
-/// Which texts of an image make a sample.
+/// Selection of the texts of an image that form samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TextChoice {
-    /// Each, with the image, is one.
+    /// Every text forms a sample with the image.
     All,
-    /// One, drawn anew each time.
+    /// One random text, drawn anew each time.
     One,
 }
 
-/// What is trained on, and how it is prepared.
+/// Training data and their preparation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataSettings {
@@ -134,7 +135,7 @@ pub struct DataSettings {
     pub max_image_pixels: u64,
 }
 
-/// The objectives.
+/// Training objectives.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LossSettings {
@@ -151,25 +152,25 @@ pub struct LossSettings {
     pub prompt: String,
 }
 
-/// How the learning rate falls.
+/// Schedule of the learning rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Schedule {
-    /// By a factor each epoch.
+    /// Decays by a factor per epoch.
     Exponential,
-    /// Along half a cosine.
+    /// Decays along half a cosine.
     Cosine,
-    /// Not at all.
+    /// Stays constant.
     Constant,
 }
 
-/// When it falls.
+/// Granularity of the schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Each {
-    /// At an epoch's end.
+    /// Changes at the end of each epoch.
     Epoch,
-    /// With each step.
+    /// Changes with each step.
     Step,
 }
 
@@ -196,7 +197,7 @@ pub struct TrainSettings {
     pub log_steps: u64,
 }
 
-/// The result.
+/// Exported checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExportSettings {
@@ -205,7 +206,8 @@ pub struct ExportSettings {
 }
 
 impl Settings {
-    /// The defaults, changed by the named presets, then a file, then `changes` such as `train.lr=1e-4`, each in its order.
+    /// Reads the defaults, overridden by the named presets, then a file, then `changes` such as `train.lr=1e-4`, each
+    /// in order.
     pub fn read(presets: &[&str], file: Option<&Path>, changes: &[String]) -> Result<Self> {
         let mut table = parse(DEFAULTS, "presets/defaults.toml")?;
         for name in presets {
@@ -214,7 +216,7 @@ impl Settings {
                 return Err(Error::Option(format!("preset '{name}': use one of {}", known.join(", "))));
             };
             let mut preset = parse(text, name)?;
-            // What a finetuning has in place of the pretraining's, which is the rest but for the model's sizes.
+            // Overrides for finetuning, which replace everything in a pretraining preset except the model's sizes.
             let own: Vec<_> = FINETUNING.iter().filter_map(|of| Some((*of, preset.remove(*of)?))).collect();
             if let Some(of) = presets.iter().find(|of| FINETUNING.contains(of))
                 && PRETRAINING.contains(name)
@@ -277,20 +279,20 @@ impl Settings {
         self.model.sharing.parse::<Sharing>().map(drop)
     }
 
-    /// As TOML, for the run's folder.
+    /// Serialises the settings as TOML for the run's folder.
     pub fn toml(&self) -> Result<String> {
         toml::to_string(self).map_err(|e| Error::Option(format!("settings: {e}")))
     }
 
-    /// sha256 of what changes a result: all but the steps between checkpoints and between lines of progress, and threads of the
-    /// loader.
+    /// SHA-256 of all settings that change a result: all except the steps between checkpoints, the steps between
+    /// progress lines, and the loader's threads.
     pub fn digest(&self) -> Result<String> {
         let mut same = self.clone();
         (same.train.checkpoint_steps, same.train.log_steps, same.data.threads) = (1, 1, 1);
         Ok(hex::encode(Sha256::digest(same.toml()?)))
     }
 
-    /// What [`crate::step::Trainer`] is told. `prompt_tokens`: tokens of loss.prompt.
+    /// Options for [`crate::step::Trainer`]. `prompt_tokens` is the number of tokens of loss.prompt.
     pub fn step_options(&self, prompt_tokens: i64) -> StepOptions {
         let (l, t) = (&self.loss, &self.train);
         StepOptions {
@@ -309,7 +311,7 @@ impl Settings {
         }
     }
 
-    /// The kind of the exported weights.
+    /// Number type of the exported weights.
     pub fn export_kind(&self) -> Result<tch::Kind> {
         match self.export.kind.as_str() {
             "float32" => Ok(tch::Kind::Float),
@@ -319,12 +321,12 @@ impl Settings {
         }
     }
 
-    /// What is exported.
+    /// Parts of the model to export.
     pub fn export_what(&self) -> Result<crate::checkpoint::Export> {
         self.export.what.parse()
     }
 
-    /// The device.
+    /// Device of the run.
     pub fn device(&self) -> Result<tch::Device> {
         let cuda = tch::Cuda::device_count();
         match self.device.as_str() {
@@ -340,7 +342,7 @@ impl Settings {
 }
 
 impl ModelSettings {
-    /// A model from scratch with a tokenizer's numbers.
+    /// Configuration of a model from scratch, with a tokenizer's vocabulary size and special tokens.
     pub fn config(&self, tokens: &capfilt_udfs::text::SpecialIds) -> Result<MedConfig> {
         let vision = VisionConfig {
             width: self.vision_width,
@@ -393,12 +395,12 @@ fn merge(into: &mut Table, from: Table) {
     }
 }
 
-/// `a.b=value`; a value that is no TOML is a text.
+/// Parses `section.key=value`; a value that is not valid TOML is taken as a string.
 fn assignment(change: &str) -> Result<Table> {
     let Some((key, value)) = change.split_once('=') else {
         return Err(Error::Option(format!("--set {change}: give section.key=value")));
     };
-    // With blanks about the =, those about the value are none of its own; without, a prompt keeps its last one.
+    // With whitespace before the `=`, the value is trimmed; without it, a prompt keeps its trailing space.
     let value = if key.ends_with(char::is_whitespace) { value.trim() } else { value };
     let key = key.trim();
     let quoted = || format!("{key} = {}", Value::String(value.into()));

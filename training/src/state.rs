@@ -1,4 +1,4 @@
-//! What a run needs to go on after it was killed, written whole or not at all.
+//! State from which an interrupted run resumes, written atomically.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -10,23 +10,23 @@ use crate::data::Position;
 use crate::error::{Error, Result};
 use crate::step::Trainer;
 
-/// Where a run stands, beside its tensors.
+/// Progress of a run, apart from its tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Steps taken.
+    /// Optimiser steps taken.
     pub steps: u64,
-    /// Where the sampler is.
+    /// Position of the sampler.
     #[serde(flatten)]
     pub position: Position,
-    /// Of which the image could not be used.
+    /// Pairs skipped because their image could not be used.
     pub skipped: u64,
-    /// Where the queues' oldest features lie.
+    /// Index of the oldest features in the queues.
     pub queue_at: i64,
     /// Seconds of training.
     pub seconds: f64,
-    /// [`crate::settings::Settings::digest`]: with other settings the run cannot go on.
+    /// [`crate::settings::Settings::digest`]; a run cannot be resumed with other settings.
     pub settings: String,
-    /// [`crate::data::Table::stamp`] of each table: with other files it cannot either.
+    /// [`crate::data::Table::stamp`] of each table; a run cannot be resumed with other files.
     #[serde(default)]
     pub tables: Vec<String>,
 }
@@ -35,7 +35,7 @@ const PREFIX: &str = "state-";
 const TENSORS: &str = "tensors.safetensors";
 const PROGRESS: &str = "progress.json";
 
-/// Folders of states in a run's folder, the newest last, and what an interrupted write left.
+/// State folders in a run's folder, sorted with the newest last, and the remains of interrupted writes.
 fn folders(run: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     let (mut whole, mut parts) = (vec![], vec![]);
     for entry in std::fs::read_dir(run).map_err(|e| Error::file(run, e))? {
@@ -51,7 +51,7 @@ fn folders(run: &Path) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
     Ok((whole, parts))
 }
 
-/// Writes a state beside the run's others, which are then removed.
+/// Writes a state beside the run's earlier ones, then removes those.
 pub fn save(run: &Path, trainer: &Trainer, progress: &Progress) -> Result<()> {
     let whole = run.join(format!("{PREFIX}{:09}", progress.steps));
     let part = whole.with_extension("part");
@@ -75,10 +75,10 @@ pub fn save(run: &Path, trainer: &Trainer, progress: &Progress) -> Result<()> {
     older.iter().filter(|path| **path != whole).try_for_each(|path| remove(path))
 }
 
-/// Sets a trainer to the newest state of the run's folder; `None` where there is none.
+/// Restores a trainer from the newest state in the run's folder; `None` if there is no state.
 ///
 /// # Errors
-/// A state that cannot be read or was made with other settings.
+/// A state that cannot be read or belongs to other settings.
 pub fn load(run: &Path, trainer: &mut Trainer, settings: &str) -> Result<Option<Progress>> {
     let (whole, parts) = folders(run)?;
     parts.iter().try_for_each(|path| remove(path))?;
@@ -108,7 +108,7 @@ pub fn load(run: &Path, trainer: &mut Trainer, settings: &str) -> Result<Option<
     Ok(Some(progress))
 }
 
-/// Removes all states: the run has ended.
+/// Removes all states once the run has finished.
 pub fn clear(run: &Path) -> Result<()> {
     let (whole, parts) = folders(run)?;
     whole.iter().chain(&parts).try_for_each(|path| remove(path))
@@ -118,7 +118,7 @@ fn remove(path: &Path) -> Result<()> {
     std::fs::remove_dir_all(path).map_err(|e| Error::file(path, e))
 }
 
-/// The trainer's own tensors by name.
+/// Tensors of the trainer's state by name.
 fn tensors(trainer: &Trainer) -> Vec<(String, Tensor)> {
     let mut all = vec![
         ("parameters", trainer.params.flat()),
@@ -126,7 +126,7 @@ fn tensors(trainer: &Trainer) -> Vec<(String, Tensor)> {
         ("adamw.mean", &trainer.adamw.mean),
         ("adamw.square", &trainer.adamw.square),
     ];
-    // safetensors has no empty tensors to speak of.
+    // Omitted without a queue: safetensors hardly supports empty tensors.
     if trainer.options.queue > 0 {
         all.push(("queue.images", &trainer.queues.images));
         all.push(("queue.texts", &trainer.queues.texts));

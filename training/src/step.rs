@@ -12,33 +12,34 @@ use crate::med::{ImageKv, Med, Texts};
 use crate::params::Params;
 use crate::random::{Purpose, generator, seed_torch};
 
-/// What a step does.
+/// Options of a training step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepOptions {
-    /// Image-text contrast.
+    /// Whether image-text contrast (ITC) is on.
     pub itc: bool,
-    /// Image-text matching.
+    /// Whether image-text matching (ITM) is on.
     pub itm: bool,
-    /// Language modelling.
+    /// Whether language modelling (LM) is on.
     pub lm: bool,
-    /// Whether all texts of an image are its matches in ITC, and similarities for ITM's negatives are live ones, as in BLIP's
-    /// finetuning for retrieval; else a text matches its own pair only.
+    /// Whether all texts of an image count as its matches in ITC and ITM draws negatives by live similarities, as in
+    /// BLIP's finetuning for retrieval; otherwise a text matches only its own pair.
     pub by_image: bool,
-    /// Whether ITM's negatives are drawn by their similarity, as BLIP does; else each is as likely as the other.
+    /// Whether ITM draws negatives by similarity, as BLIP does; otherwise uniformly.
     pub hard_negatives: bool,
-    /// Share of each target of the language model that all words have in equal parts: 0.1 in BLIP.
+    /// Share of each LM target spread evenly over the vocabulary; 0.1 in BLIP.
     pub label_smoothing: f64,
-    /// Of the momentum encoders: 0.995 in BLIP. 0: there are none, and the keys are live features with their gradient, as in CLIP.
+    /// Momentum of the momentum encoders; 0.995 in BLIP. 0 turns them off: the keys are live features with their
+    /// gradient, as in CLIP.
     pub momentum: f64,
-    /// Features of each queue: 57,600 in BLIP. A multiple of the batch; 0 for none.
+    /// Length of each ITC queue, a multiple of the batch; 57,600 in BLIP, 0 for no queue.
     pub queue: i64,
-    /// Products in bfloat16.
+    /// Whether matrix products run in bfloat16.
     pub bfloat16: bool,
-    /// Longest gradient; infinite in BLIP's code.
+    /// Maximum gradient norm; infinite in BLIP's code.
     pub clip: f64,
-    /// Tokens after [DEC] that are a prompt and no targets of the language model.
+    /// Prompt tokens after [DEC], which are not LM targets.
     pub prompt_tokens: i64,
-    /// The optimiser's constants.
+    /// Constants of the optimiser.
     pub adamw: AdamWOptions,
 }
 
@@ -61,36 +62,36 @@ impl Default for StepOptions {
     }
 }
 
-/// Pairs of one step.
+/// Pairs of one step, on the device.
 #[derive(Debug)]
 pub struct Batch {
-    /// `[B, 3, size, size]`, normalised.
+    /// Normalised pixels, `[B, 3, size, size]`.
     pub pixels: Tensor,
-    /// The texts, B.
+    /// The B texts.
     pub texts: Texts,
-    /// Which picture each row shows.
+    /// Image id of each row.
     pub image_ids: Vec<u64>,
 }
 
-/// What a step measured.
+/// Measurements of a step.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct StepReport {
-    /// Loss of ITC, 0 where it is off.
+    /// ITC loss; 0 if it is off.
     pub itc: f64,
-    /// Loss of ITM.
+    /// ITM loss; 0 if it is off.
     pub itm: f64,
-    /// Loss of LM.
+    /// LM loss; 0 if it is off.
     pub lm: f64,
-    /// Norm of the gradient before it was clipped.
+    /// Gradient norm before clipping.
     pub gradient_norm: f64,
-    /// The learned temperature before the step.
+    /// Learned temperature before the step.
     pub temperature: f64,
-    /// Texts and images of the batch that had no negative: all others show the same image or have the same text.
+    /// Texts and images of the batch without a negative, because all others show the same image or have the same text.
     pub without_negative: usize,
 }
 
 impl StepReport {
-    /// Adds `weight` times a batch's losses; temperature as it is, counts whole.
+    /// Accumulates a batch: losses scaled by `weight`, the temperature replaced, counts summed.
     pub(crate) fn add(&mut self, batch: &Self, weight: f64) {
         self.itc += weight * batch.itc;
         self.itm += weight * batch.itm;
@@ -100,7 +101,7 @@ impl StepReport {
     }
 }
 
-/// The losses of a batch as tensors; those that are off are `None`.
+/// Losses of a batch as tensors; `None` for those that are off.
 #[derive(Debug, Default)]
 pub(crate) struct Losses {
     pub(crate) itc: Option<Tensor>,
@@ -108,15 +109,15 @@ pub(crate) struct Losses {
     pub(crate) lm: Option<Tensor>,
     pub(crate) similarities: Option<Similarities>,
     pub(crate) negatives: Option<Negatives>,
-    /// The momentum encoders' features of this batch.
+    /// Features of this batch from the momentum encoders.
     pub(crate) momentum: Option<Features>,
 }
 
-/// Range of the temperature.
+/// Range to which the temperature is clamped.
 const TEMPERATURES: (f64, f64) = (0.001, 0.5);
 const FIRST_TEMPERATURE: f64 = 0.07;
 
-/// A MED in training: everything that a checkpoint must hold.
+/// A MED in training: all state that a checkpoint must hold.
 #[derive(Debug)]
 pub struct Trainer {
     pub(crate) config: MedConfig,
@@ -124,20 +125,21 @@ pub struct Trainer {
     pub(crate) seed: u64,
     pub(crate) params: Params,
     pub(crate) momentum: Params,
-    /// `[queue, projection]` each, the oldest features at `queue_at`.
+    /// Queues of `[queue, projection]` each, with the oldest features at `queue_at`.
     pub(crate) queues: Features,
-    /// `[queue]`: whose features they are; -100 at the start, which is nobody.
+    /// `[queue]`: image ids of the queued features; -100, which matches no image, at the start.
     pub(crate) queue_ids: Tensor,
     pub(crate) queue_at: i64,
     pub(crate) adamw: AdamW,
-    /// Batches that were accumulated for the step to come.
+    /// Batches accumulated for the next step.
     accumulated: u64,
     pub(crate) device: Device,
 }
 
 impl Trainer {
-    /// From scratch: weights drawn from the seed as BERT's and ViT's are (normal, biases 0, norms 1), with their deviation of 0.02 at
-    /// their width of 768 and in proportion to 1 / sqrt(width) at others, so that a narrow model begins with as strong signals.
+    /// Creates a model from scratch. Weights are drawn from the seed as in BERT and ViT (normal, biases 0, norms 1):
+    /// with deviation 0.02 at their width of 768, and in proportion to 1 / sqrt(width) at others, so that a narrow
+    /// model starts with equally strong signals.
     pub fn new(config: MedConfig, options: StepOptions, seed: u64, device: Device) -> Result<Self> {
         config.validate()?;
         if options.queue < 0 || !(0.0..=1.0).contains(&options.momentum) {
@@ -170,27 +172,27 @@ impl Trainer {
         })
     }
 
-    /// Makes the momentum encoders equal to the model: to be called when weights were set from elsewhere.
+    /// Copies the model into the momentum encoders. Must be called after weights were set from elsewhere.
     pub fn begin_momentum(&self) {
         self.momentum.follow(&self.params, 0.0);
     }
 
-    /// The model's parameters.
+    /// Parameters of the model.
     pub fn params(&self) -> &Params {
         &self.params
     }
 
-    /// The model's sizes.
+    /// Sizes of the model.
     pub fn config(&self) -> &MedConfig {
         &self.config
     }
 
-    /// Steps taken.
+    /// Optimiser steps taken.
     pub fn steps(&self) -> u64 {
         self.adamw.steps
     }
 
-    /// Numbers the batches: each draws its own dropout and negatives.
+    /// Number of the batch, which seeds its dropout and negatives.
     fn batches(&self) -> u64 {
         self.steps() << 16 | self.accumulated
     }
@@ -224,7 +226,7 @@ impl Trainer {
         Ok(())
     }
 
-    /// A prepared batch on the model's device, its texts padded to the longest.
+    /// Moves a prepared batch to the model's device, with its texts padded to the longest.
     pub fn batch(&self, raw: &RawBatch) -> Batch {
         let side = self.config.vision.image_size as i64;
         let pad = self.config.text.pad_token_id;
@@ -239,7 +241,7 @@ impl Trainer {
         Batch { pixels: pixels.to_device(self.device), texts, image_ids: raw.image_ids.clone() }
     }
 
-    /// One step. `alpha` is the share of the momentum encoders in ITC's targets.
+    /// Takes one step. `alpha` is the share of the momentum encoders in ITC's targets.
     pub fn step(&mut self, batch: &Batch, learning_rate: f64, alpha: f64) -> Result<StepReport> {
         self.check(batch)?;
         let mut gradient = None;
@@ -250,7 +252,7 @@ impl Trainer {
         Ok(report)
     }
 
-    /// Adds `weight` times a batch's gradient to `gradient`, for [`Self::apply`] to use: several small batches make one step.
+    /// Adds `weight` times a batch's gradient to `gradient`, for [`Self::apply`]: several small batches make one step.
     pub fn accumulate(
         &mut self,
         batch: &Batch,
@@ -293,7 +295,8 @@ impl Trainer {
         })
     }
 
-    /// Takes a step against a gradient and returns the gradient's norm. Fails, and changes nothing, where it is not finite.
+    /// Applies a gradient and returns its norm before clipping. Fails without changing anything if the norm is not
+    /// finite.
     pub fn apply(&mut self, mut gradient: Tensor, learning_rate: f64) -> Result<f64> {
         let norm = clip(&mut gradient, self.options.clip);
         if !norm.is_finite() {
@@ -307,7 +310,7 @@ impl Trainer {
         Ok(norm)
     }
 
-    /// The losses of a batch. Negatives are drawn unless they are given.
+    /// Computes the losses of a batch. Negatives are drawn unless given.
     pub(crate) fn losses(&self, batch: &Batch, alpha: f64, negatives: Option<Negatives>) -> Result<Losses> {
         let med = Med::new(&self.config, &self.params, self.kind(), true);
         let tokens = med.image_tokens(&batch.pixels);
@@ -360,7 +363,7 @@ impl Trainer {
         Ok(losses)
     }
 
-    /// The pairs, each text with a wrong image, each image with a wrong text: one pass.
+    /// ITM loss over the true pairs, each text with a wrong image, and each image with a wrong text, in one pass.
     fn match_loss(&self, med: &Med<'_>, batch: &Batch, kv: &ImageKv, negatives: &Negatives) -> Tensor {
         let rows = batch.image_ids.len() as i64;
         let pairs = (0..rows).map(|i| (i, i));
@@ -395,7 +398,7 @@ impl Trainer {
         })
     }
 
-    /// The batch's momentum features take the place of the oldest.
+    /// Replaces the oldest features of the queues by the batch's momentum features.
     fn enqueue(&mut self, features: &Features, ids: &Tensor) {
         let rows = features.images.size()[0];
         if self.options.queue == 0 {
@@ -409,7 +412,7 @@ impl Trainer {
     }
 }
 
-/// Ids of the batch's images, `[B]`.
+/// Image ids of the batch, `[B]`.
 fn ids(batch: &Batch, device: Device) -> Tensor {
     let ids: Vec<i64> = batch.image_ids.iter().map(|id| *id as i64).collect();
     Tensor::from_slice(&ids).to_device(device)

@@ -1,4 +1,5 @@
-//! The model against Hugging Face's modules (tests/fixtures/med.py), and what must hold of a step and of an export.
+//! Tests of the model against Hugging Face's modules (tests/fixtures/med.py), and of properties of a step and of an
+//! export.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// The sizes of tests/fixtures/med.py.
+/// Sizes in tests/fixtures/med.py.
 fn config() -> MedConfig {
     let vision = VisionConfig {
         width: 24,
@@ -61,7 +62,7 @@ fn golden() -> BTreeMap<String, Tensor> {
     Tensor::read_safetensors(root().join("tests/fixtures/med.safetensors")).unwrap().into_iter().collect()
 }
 
-/// A trainer in the state that the golden step begins with, and its batch.
+/// Creates a trainer in the golden step's initial state, and its batch.
 fn golden_trainer(golden: &BTreeMap<String, Tensor>) -> (Trainer, Batch) {
     let mut trainer = Trainer::new(config(), options(), 1, Device::Cpu).unwrap();
     for (params, prefix) in [(&trainer.params, "live."), (&trainer.momentum, "momentum.")] {
@@ -74,7 +75,7 @@ fn golden_trainer(golden: &BTreeMap<String, Tensor>) -> (Trainer, Batch) {
     trainer.queues.images = golden["image_queue"].copy();
     trainer.queues.texts = golden["text_queue"].copy();
     let texts = Texts::new(golden["ids"].copy(), 0);
-    // Rows 1 and 4 show one picture.
+    // Rows 1 and 4 show the same picture.
     (trainer, Batch { pixels: golden["pixels"].copy(), texts, image_ids: vec![0, 1, 2, 3, 1, 5] })
 }
 
@@ -129,7 +130,7 @@ fn itc_by_image_is_as_written_in_python() {
     assert_close(&losses.itc.unwrap(), &golden["itc_by_image"], 1e-5, "ITC by image");
     let similarities = losses.similarities.unwrap();
     assert_eq!(similarities.image_to_text.size(), [6, 6], "negatives are drawn among live features");
-    // A step notes whose features it queued.
+    // A step records the image ids of the features that it queues.
     trainer.step(&batch, 1e-4, 0.3).unwrap();
     assert_eq!(Vec::<i64>::try_from(&trainer.queue_ids).unwrap()[..7], [0, 1, 2, 3, 1, 5, 9]);
 }
@@ -145,7 +146,7 @@ fn features_and_logits_are_hugging_faces() {
     assert_close(&med.image_features(&tokens), &golden["image_features"], 1e-5, "image features");
     assert_close(&med.text_features(&batch.texts), &golden["text_features"], 1e-5, "text features");
     assert_close(&med.match_logits(&batch.texts, &kv), &golden["itm_logits"].narrow(0, 0, 6), 1e-5, "ITM logits");
-    // What a padded place predicts is of no account, and the two mask it differently.
+    // Predictions at padded positions do not count, and the two implementations mask them differently.
     let there = batch.texts.mask.unsqueeze(-1);
     let decoded = med.decoder_logits(&batch.texts, &kv) * &there;
     assert_close(&decoded, &(&golden["decoded"] * &there), 1e-4, "decoder logits");
@@ -176,7 +177,7 @@ fn negatives_are_hard_and_never_the_same_image_or_text() {
         drawn.insert(negatives.images);
     }
     assert!(drawn.len() > 3, "always the same negatives");
-    // A batch of one picture has none, and still trains.
+    // A batch of one picture has no negatives but can still be trained on.
     let all_same = losses::same_pairs(&[7u64; 6], &texts);
     let mut rng = crate::random::generator(1, 0, crate::random::Purpose::Negatives);
     assert_eq!(
@@ -192,7 +193,7 @@ fn a_prompt_and_padding_are_no_targets() {
     let texts = Texts::new(ids.copy(), 0);
     let whole = losses::lm(&logits, &ids, &texts.mask, 0, LABEL_SMOOTHING);
     let log = logits.log_softmax(-1, Kind::Float);
-    // By hand: seven targets in all, with 0.1 of each spread over the vocabulary.
+    // By hand: seven targets in total, with 0.1 of each spread over the vocabulary.
     let by_hand = |skipped: i64, smoothing: f64| {
         let (mut sum, mut n) = (0.0, 0);
         for row in 0..2 {
@@ -217,7 +218,7 @@ fn a_prompt_and_padding_are_no_targets() {
 
 #[test]
 fn adamw_is_libtorchs() {
-    // More than is updated at a time.
+    // More values than one update piece.
     const LENGTH: i64 = (1 << 20) + 50;
     tch::manual_seed(5);
     let store = nn::VarStore::new(Device::Cpu);
@@ -311,7 +312,7 @@ fn parameters_count_as_in_table_3() {
     }
 }
 
-/// A model of the example models' vocabulary, exported and loaded by the SQL functions' own loader, computes what it did here.
+/// A model with the example models' vocabulary gives the same results after export, in the SQL functions' own loader.
 #[test]
 fn exports_are_what_the_sql_functions_load() {
     let tokenizer = std::fs::read_to_string(root().join("tests/fixtures/models/matcher/tokenizer.json")).unwrap();
@@ -364,12 +365,12 @@ fn exports_are_what_the_sql_functions_load() {
                 let logits = loaded.first_logits(&images, &[30522, 2417, 6207]).unwrap();
                 close(&logits.concat(), &decoded, "decoder logits");
             }
-            // And back.
+            // Import gives the same parameters again.
             let again = Trainer::new(trainer.config.clone(), options(), 10, Device::Cpu).unwrap();
             let missing = import(dir.path(), &again.params).unwrap();
             match what {
                 Export::Med => {
-                    // The temperature too: a finetuning goes on with it.
+                    // Includes the temperature, with which finetuning continues.
                     assert_eq!(missing, [""; 0]);
                     assert_close(
                         &again.params.flat().narrow(0, 0, 1000),

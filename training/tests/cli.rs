@@ -1,4 +1,4 @@
-//! The command, as a user runs it.
+//! Tests of the command as a user runs it.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -50,7 +50,7 @@ fn a_checkpoint_is_evaluated_and_exported_with_its_scores() {
         let (path, digest) = scores[kind]["table"].as_str().unwrap().split_once(", sha256 ").unwrap();
         assert!(path == table && digest.len() == 64, "{said}");
     }
-    // The card goes with what is made of the checkpoint.
+    // The model card is carried over to exports of the checkpoint.
     let exported = place("exported");
     assert_eq!(printed(&["export", &model, &exported, "--what=matcher"]).trim_end(), exported);
     let card = std::fs::read_to_string(Path::new(&exported).join("README.md")).unwrap();

@@ -1,50 +1,50 @@
-//! Training's view of a picture: random resized crop, flip and RandAugment, as BLIP's data loader has them.
+//! Augmentation of training images: random resized crop, flip and RandAugment, as in BLIP's data loader.
 
 use capfilt_udfs::image::{ImageError, Preprocessor, Rgb8};
 use rand_chacha::ChaCha8Rng;
 
 use crate::random::{below, unit};
 
-/// What may be done to a picture.
+/// Augmentations applied to an image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Augment {
-    /// Share of the picture's area that a crop keeps, from and to.
+    /// Minimum and maximum share of the image's area that a crop keeps.
     pub crop: [f64; 2],
-    /// Chance of a horizontal flip.
+    /// Probability of a horizontal flip.
     pub flip: f64,
-    /// BLIP's RandAugment.
+    /// Whether BLIP's RandAugment is applied.
     pub randaugment: bool,
 }
 
-/// Aspect of a random crop, from and to: torchvision's.
+/// Minimum and maximum aspect ratio of a random crop, as in torchvision.
 const ASPECT: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
 
-/// RandAugment's operations for a picture, and the chance that each is carried out.
+/// Number of RandAugment operations per image, and the probability of each (`CHANCE`).
 const OPERATIONS: usize = 2;
 const CHANCE: f64 = 0.5;
 
-/// Level 5 of 10, in each operation's own unit.
+/// Magnitudes at level 5 of 10, in each operation's own unit.
 const SHEAR: f64 = 0.15;
 const TRANSLATE: f64 = 5.0;
 const DEGREES: f64 = 15.0;
 
-/// What the place of a missing pixel gets.
+/// Fill value for pixels from outside the image.
 const GREY: f64 = 128.0;
 
-/// Whether a text speaks of left or right: a mirrored picture would make it false.
+/// Whether a text mentions left or right, so that a mirrored image would make it false.
 pub fn speaks_of_sides(text: &str) -> bool {
     let words = text.split(|c: char| !c.is_alphabetic());
     words.map(str::to_lowercase).any(|word| word.starts_with("left") || word.starts_with("right"))
 }
 
 impl Augment {
-    /// The whole picture, as it is.
+    /// No augmentation: the whole image, unchanged.
     pub const NONE: Self = Self { crop: [1.0, 1.0], flip: 0.0, randaugment: false };
 
-    /// The encoder's input, as bytes: rows of RGB.
+    /// Returns the encoder's input as bytes: rows of RGB.
     ///
     /// # Errors
-    /// As [`Preprocessor::squash`].
+    /// Those of [`Preprocessor::squash`].
     pub fn apply(
         &self,
         image: &Rgb8,
@@ -57,7 +57,7 @@ impl Augment {
             range => preprocessor.squash(&random_crop(image, range, rng))?,
         };
         let (width, height) = (preprocessor.width as usize, preprocessor.height as usize);
-        // Drawn whatever the text says, so that a word changes nothing else.
+        // Drawn whatever the text says, so that the text does not change later draws.
         let flip = unit(rng) < self.flip;
         if flip && !speaks_of_sides(text) {
             for row in pixels.chunks_exact_mut(width * 3) {
@@ -91,7 +91,7 @@ fn random_crop(image: &Rgb8, [least, most]: [f64; 2], rng: &mut ChaCha8Rng) -> R
             return crop(image, left, top, w as usize, h as usize);
         }
     }
-    // A picture too long for every aspect: its middle, as near to one as can be.
+    // The image is too elongated for any aspect in range: crop its middle with the nearest one.
     let aspect = (width / height).clamp(ASPECT.0, ASPECT.1);
     let (w, h) = if width / height > aspect { (height * aspect, height) } else { (width, width / aspect) };
     let (w, h) = (w.round().clamp(1.0, width), h.round().clamp(1.0, height));
@@ -104,7 +104,8 @@ fn crop(image: &Rgb8, left: usize, top: usize, width: usize, height: usize) -> R
     Rgb8 { width: width as u32, height: height as u32, data }
 }
 
-/// Operation by its number in BLIP's list. Brightness and sharpness have a factor of 1 at level 5: they change nothing.
+/// Applies the operation at this index of BLIP's list. Brightness and sharpness have a factor of 1 at level 5, so they
+/// change nothing.
 fn operate(operation: usize, sign: f64, mut pixels: Vec<u8>, width: usize, height: usize) -> Vec<u8> {
     let (centre_x, centre_y) = (width as f64 / 2.0, height as f64 / 2.0);
     match operation {
@@ -132,7 +133,7 @@ fn operate(operation: usize, sign: f64, mut pixels: Vec<u8>, width: usize, heigh
     }
 }
 
-/// Replaces each channel's values by a table made of its histogram.
+/// Maps each channel's values through a table computed from the channel's histogram.
 fn by_channel(pixels: &mut [u8], table: fn(&[usize; 256]) -> [u8; 256]) {
     for channel in 0..3 {
         let mut histogram = [0; 256];
@@ -156,7 +157,7 @@ fn autocontrast(histogram: &[usize; 256]) -> [u8; 256] {
         return std::array::from_fn(IDENTITY);
     }
     let scale = 255.0 / (high - low) as f64;
-    // In the reference's order: a rounding error may fall below a whole number.
+    // In Pillow's order: a rounding error may fall below an integer, and the result is truncated.
     let offset = -(low as f64) * scale;
     std::array::from_fn(|value| (value as f64 * scale + offset).clamp(0.0, 255.0) as u8)
 }
@@ -176,7 +177,7 @@ fn equalize(histogram: &[usize; 256]) -> [u8; 256] {
     })
 }
 
-/// Each pixel from where `source` says, between pixels bilinearly, grey from outside.
+/// Computes each pixel by bilinear interpolation at `source(x, y)`, with grey outside the image.
 fn warp(pixels: &[u8], width: usize, height: usize, source: impl Fn(f64, f64) -> (f64, f64)) -> Vec<u8> {
     let at = |x: f64, y: f64, channel: usize| -> f64 {
         let inside = x >= 0.0 && y >= 0.0 && x < width as f64 && y < height as f64;
@@ -237,7 +238,7 @@ mod tests {
             let share = f64::from(part.width * part.height) / 5400.0;
             assert!((0.18..=1.0).contains(&share), "{part:?}");
             assert_eq!(part.data.len(), part.width as usize * part.height as usize * 3);
-            // Of a strip nothing with a fair aspect can be cut.
+            // No crop of a strip has an aspect in range.
             let strip = random_crop(&picture(500, 3), [0.5, 1.0], rng);
             assert_eq!((strip.width, strip.height), (4, 3));
         }
@@ -275,7 +276,7 @@ mod tests {
             assert_ne!(run(other), image.data, "{other}");
             assert_eq!(run(other).len(), image.data.len());
         }
-        // Turned by 15 degrees, the middle stays.
+        // A rotation by 15 degrees leaves the centre unchanged.
         let middle = (8 * 16 + 8) * 3;
         assert_eq!(run(9)[middle..middle + 3], image.data[middle..middle + 3]);
     }

@@ -1,4 +1,4 @@
-//! Batches, decoded and augmented in threads ahead of the step.
+//! Batches prefetched by threads that decode and augment ahead of the training step.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,71 +11,71 @@ use super::sampler::{Epoch, Pair, Position, Sampler};
 use crate::error::{Error, Result};
 use crate::random::{Purpose, generator};
 
-/// How pairs are prepared.
+/// Preparation of pairs.
 #[derive(Debug, Clone)]
 pub struct LoaderOptions {
     /// Seed of the augmentation.
     pub seed: u64,
-    /// What is done to pictures.
+    /// Augmentation of images.
     pub augment: Augment,
-    /// The encoder's input.
+    /// Preprocessing for the vision encoder.
     pub preprocessor: Preprocessor,
-    /// Limits of one image.
+    /// Size limits of an image.
     pub limits: Limits,
-    /// Tokens of a text at most.
+    /// Maximum tokens per text.
     pub text_tokens: usize,
-    /// BLIP's cleaning of captions.
+    /// Whether texts go through BLIP's `pre_caption` cleaning.
     pub clean_text: bool,
-    /// What each text starts with.
+    /// Prefix of each text.
     pub prompt: String,
-    /// Threads that decode.
+    /// Number of decoding threads.
     pub threads: usize,
-    /// Pairs that are prepared ahead.
+    /// Number of pairs prefetched.
     pub ahead: usize,
 }
 
-/// A pair, ready.
+/// A pair ready for training.
 #[derive(Debug, PartialEq)]
 struct Prepared {
-    /// Three planes of floats.
+    /// Normalised pixels in three planes, `[3, size, size]`.
     pixels: Vec<f32>,
     ids: Arc<[u32]>,
     image_id: u64,
 }
 
-/// Pairs of a step, without libtorch.
+/// Pairs of a step as plain vectors, before libtorch.
 #[derive(Debug, Default, PartialEq)]
 pub struct RawBatch {
-    /// `[B, 3, size, size]`.
+    /// Normalised pixels, `[B, 3, size, size]`.
     pub pixels: Vec<f32>,
     /// Token ids of each text, [CLS] first.
     pub ids: Vec<Arc<[u32]>>,
-    /// Of each row.
+    /// Image id of each row.
     pub image_ids: Vec<u64>,
 }
 
-/// What the threads give back for a pair.
+/// Result of preparing a pair, or the reason why its image cannot be used.
 type Outcome = Result<Prepared, String>;
 
-/// A pair on its way: the receiving end of its outcome and the tables' epochs, or why there is none.
+/// A prefetched pair: the receiver of its outcome and the tables' epochs, or the error that ended reading.
 type Promise = Result<(Receiver<Outcome>, Arc<[Epoch]>)>;
 
-/// Gives batches in the sampler's order.
+/// Loader that returns batches in the sampler's order.
 #[derive(Debug)]
 pub struct Loader {
     promises: Receiver<Promise>,
-    /// Pairs taken so far, bad ones among them: where a resumed run goes on.
+    /// Position after the pairs taken so far, including bad ones; a resumed run continues there.
     position: Position,
-    /// Pairs whose image could not be used.
+    /// Pairs skipped because their image could not be used.
     skipped: u64,
     last_reason: String,
 }
 
-/// So many bad images in a row are no accident.
+/// Consecutive bad images after which loading fails, as that many are no accident.
 const MOST_BAD: u64 = 10_000;
 
 impl Loader {
-    /// Starts the threads. `position`: pairs that an earlier run has taken, of which `skipped` were bad.
+    /// Starts the threads. `position` is where an earlier run stopped, and `skipped` its number of bad pairs.
     pub fn start(
         mut sampler: Sampler,
         tokenizer: Arc<Tokenizer>,
@@ -93,7 +93,7 @@ impl Loader {
                 loop {
                     let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok((pair, outcome)) = next else { return };
-                    // Nobody listens: the loader was dropped.
+                    // Fails only if the loader was dropped.
                     let _ = outcome.send(prepare(&pair, &tokenizer, &options));
                 }
             })?;
@@ -118,25 +118,25 @@ impl Loader {
         Ok(Self { promises, position, skipped, last_reason: String::new() })
     }
 
-    /// Behind the pairs taken, bad ones among them.
+    /// Position after the pairs taken so far, including bad ones.
     pub fn position(&self) -> &Position {
         &self.position
     }
 
-    /// Pairs passed over because their image could not be used.
+    /// Pairs skipped because their image could not be used.
     pub fn skipped(&self) -> u64 {
         self.skipped
     }
 
-    /// Why the last of them could not; empty where there was none.
+    /// Error of the last skipped pair; empty if none was skipped.
     pub fn last_reason(&self) -> &str {
         &self.last_reason
     }
 
-    /// The next `rows` good pairs.
+    /// Returns the next `rows` good pairs.
     ///
     /// # Errors
-    /// A table that cannot be read on, and thousands of bad images in a row.
+    /// A table that cannot be read further, or thousands of bad images in a row.
     pub fn batch(&mut self, rows: usize) -> Result<RawBatch> {
         let mut batch = RawBatch::default();
         let mut bad = 0;

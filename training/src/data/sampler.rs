@@ -1,4 +1,4 @@
-//! Which pair comes next: tables mixed by their shares, each shuffled within a bounded buffer, epoch after epoch.
+//! The order of pairs: tables mixed by their shares, each shuffled within a bounded buffer, epoch after epoch.
 
 use std::sync::Arc;
 
@@ -11,83 +11,83 @@ use crate::error::Result;
 use crate::random::{Purpose, below, generator, unit};
 use crate::settings::TextChoice;
 
-/// The epoch that a table is in.
+/// Current epoch of a table.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Epoch {
-    /// Its number, from 0.
+    /// Epoch number, from 0.
     pub number: u64,
-    /// Pairs of the table that were drawn before it began.
+    /// Pairs of the table drawn before this epoch.
     pub before: u64,
 }
 
-/// Where a sampler is.
+/// Position of a sampler, from which a run is resumed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
-    /// Pairs drawn, of all tables.
+    /// Pairs drawn from all tables.
     #[serde(rename = "position")]
     pub pairs: u64,
-    /// Of each table; where there are none, the first ones.
+    /// Epoch of each table; missing entries mean the first epoch.
     pub epochs: Vec<Epoch>,
 }
 
 /// An image with one of its texts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pair {
-    /// How many came before it.
+    /// Number of pairs drawn before it.
     pub number: u64,
-    /// Encoded.
+    /// Encoded image.
     pub image: Arc<[u8]>,
-    /// Equal for equal bytes.
+    /// Id of the image; equal for equal bytes.
     pub image_id: u64,
-    /// Its text.
+    /// Text of the pair.
     pub text: Arc<str>,
-    /// Of each table, once this pair is drawn.
+    /// Epoch of each table once this pair is drawn.
     pub epochs: Arc<[Epoch]>,
 }
 
-/// How much is shuffled among each other, of all tables together. It is held in memory; a single group is whatever its size.
+/// Limits of the shuffle buffer, over all tables. It is held in memory, and always has room for one group of any size.
 #[derive(Debug, Clone, Copy)]
 pub struct Buffer {
-    /// Groups at most.
+    /// Maximum number of groups.
     pub groups: usize,
-    /// Bytes of their encoded images at most; one that is in several groups counts in each.
+    /// Maximum bytes of their encoded images; an image in several groups counts in each.
     pub bytes: usize,
 }
 
-/// What is shuffled: an image with one text or, with [`TextChoice::One`], all that follow each other.
+/// Unit of shuffling: an image with one text or, with [`TextChoice::One`], with all its consecutive texts.
 type Group = (Arc<[u8]>, Vec<Arc<str>>);
 
-/// One table's pairs, without end.
+/// Endless stream of one table's pairs.
 #[derive(Debug)]
 struct Stream {
     table: Arc<Table>,
     number: u64,
     epoch: Epoch,
     rows: Rows,
-    /// The first row of the next group.
+    /// The next group, which is still collecting consecutive rows.
     ahead: Option<Group>,
     ended: bool,
     buffer: Vec<Group>,
-    /// Of the images in the buffer.
+    /// Bytes of the images in the buffer.
     bytes: usize,
     rng: ChaCha8Rng,
     taken: u64,
 }
 
-/// An endless, reproducible sequence of pairs: it depends on tables, seed and options only.
+/// An endless, reproducible sequence of pairs that depends only on tables, seed and options.
 #[derive(Debug)]
 pub struct Sampler {
     streams: Vec<Stream>,
     seed: u64,
     texts: TextChoice,
-    /// Of each table.
+    /// Limits of each table's buffer.
     most: Buffer,
     number: u64,
     epochs: Arc<[Epoch]>,
 }
 
 impl Sampler {
-    /// Begins each table's first epoch.
+    /// Starts each table's first epoch.
     ///
     /// # Errors
     /// A table that cannot be read.
@@ -105,8 +105,8 @@ impl Sampler {
         Ok(Self { streams, seed, texts, most, number: 0, epochs })
     }
 
-    /// Goes on from where a new sampler of the same tables, seed and options has come to. Of each table it reads what its epoch has had,
-    /// and decodes nothing.
+    /// Fast-forwards a new sampler of the same tables, seed and options to a position. It rereads each table's current
+    /// epoch up to there, without decoding images.
     pub fn skip(&mut self, to: &Position) -> Result<()> {
         for _ in self.number..to.pairs {
             let next = self.next();
@@ -125,7 +125,8 @@ impl Sampler {
         Ok(())
     }
 
-    /// The table that is furthest behind its share: every stretch of the sequence has the mixture's proportions.
+    /// Index of the table furthest behind its share, so that every stretch of the sequence has the mixture's
+    /// proportions.
     fn next(&self) -> usize {
         let total: f64 = self.streams.iter().map(|s| s.table.share()).sum();
         let due = (self.number + 1) as f64 / total;
@@ -139,7 +140,7 @@ impl Sampler {
         next
     }
 
-    /// The next pair.
+    /// Draws the next pair.
     pub fn draw(&mut self) -> Result<Pair> {
         let next = self.next();
         let stream = &mut self.streams[next];
@@ -154,21 +155,21 @@ impl Sampler {
             texts => Arc::clone(&texts[below(texts.len(), &mut generator(self.seed, number, Purpose::Text))]),
         };
         let [a, b, c, d, e, f, g, h, ..] = Into::<[u8; 32]>::into(Sha256::digest(&image));
-        // A positive int64, as the queue holds it.
+        // A non-negative int64, as the ITC queue stores it.
         let image_id = u64::from_le_bytes([a, b, c, d, e, f, g, h]) >> 1;
         Ok(Pair { number, image, image_id, text, epochs: Arc::clone(&self.epochs) })
     }
 }
 
 impl Epoch {
-    /// The dice that a table is shuffled with.
+    /// Random generator that shuffles a table in this epoch.
     fn shuffle(self, seed: u64, table: u64) -> ChaCha8Rng {
         generator(seed, table << 32 | self.number, Purpose::Shuffle)
     }
 }
 
 impl Stream {
-    /// A group from anywhere in the buffer, whose place the next one takes. An epoch ends with an empty buffer.
+    /// Draws a random group from the buffer, which is refilled first. An epoch ends when the buffer is empty.
     fn draw(&mut self, seed: u64, texts: TextChoice, most: Buffer) -> Result<Group> {
         loop {
             let more = |s: &Self| s.buffer.is_empty() || s.buffer.len() < most.groups && s.bytes < most.bytes;
@@ -182,7 +183,8 @@ impl Stream {
                 self.bytes -= group.0.len();
                 return Ok(group);
             }
-            // Weights below 1 may leave an epoch with no row at all; the table's size is above 0, so one comes.
+            // Weights below 1 may leave an epoch without any row. The table's size is above 0, so a later epoch has
+            // one.
             self.epoch = Epoch { number: self.epoch.number + 1, before: self.taken };
             self.rows = self.table.rows()?;
             self.ended = false;
@@ -190,7 +192,7 @@ impl Stream {
         }
     }
 
-    /// Reads a row into the buffer.
+    /// Reads one row, which may complete a group for the buffer.
     fn read(&mut self, texts: TextChoice) -> Result<()> {
         let Some(row) = self.rows.next().transpose()? else {
             self.ended = true;

@@ -17,50 +17,50 @@ use tokio::runtime::{Builder, Runtime};
 use crate::error::{Error, Result};
 use crate::settings::TableSettings;
 
-/// Name of the files in a query.
+/// Name of the files as a table in queries.
 const PAIRS: &str = "pairs";
 
-/// Bytes of a file's end that tell it from another.
+/// Bytes at the end of a file that identify it.
 const FOOTER: u64 = 64 << 10;
 
-/// Rows that are read at once.
+/// Rows per record batch.
 const BATCH: usize = 64;
 
-/// A pair of the table.
+/// One row: an image with a text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
-    /// Encoded.
+    /// Encoded image.
     pub image: Arc<[u8]>,
-    /// Its text.
+    /// Text of the image.
     pub text: Arc<str>,
-    /// How often an epoch has it.
+    /// Expected number of occurrences per epoch.
     pub weight: f64,
 }
 
-/// A table of image and text.
+/// A table of image-text pairs.
 #[derive(Debug)]
 pub struct Table {
     path: PathBuf,
-    /// Of a Delta table: the same for as long as it is open.
+    /// Version of a Delta table, fixed while it is open.
     version: Option<u64>,
     sql: String,
-    /// Share of a mixture's samples; 0: as many as it has.
+    /// Weight in a mixture of tables; 0 means the table's `size`.
     pub weight: f64,
-    /// Rows with image and text.
+    /// Rows with an image and a text.
     pub pairs: u64,
-    /// Sum of their weights.
+    /// Sum of the rows' weights.
     pub size: f64,
-    /// Runs of one image: rows of an image that follow each other count once.
+    /// Runs of one image: consecutive rows with the same image count once.
     pub images: u64,
-    /// Rows without an image or text, which are passed over.
+    /// Rows without an image or text, which are skipped.
     pub unusable: u64,
 }
 
 impl Table {
-    /// Opens Parquet files and counts what they hold: the query's rows are read once for that.
+    /// Opens Parquet files or a Delta table, and reads the query's rows once to count them.
     ///
     /// # Errors
-    /// Files that cannot be read, a query that fails or gives no image and text, and no row at all.
+    /// Files that cannot be read, a query that fails or lacks an image or text column, and a table without usable rows.
     pub fn open(settings: &TableSettings) -> Result<Self> {
         let path = settings.path.clone();
         if !settings.weight.is_finite() || settings.weight < 0.0 {
@@ -87,30 +87,30 @@ impl Table {
         Ok(table)
     }
 
-    /// Where its files are.
+    /// Path of the table's files.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The version of a Delta table.
+    /// Version of a Delta table; `None` for plain files.
     pub fn version(&self) -> Option<u64> {
         self.version
     }
 
-    /// What it adds to a mixture.
+    /// Unnormalised share of the table in a mixture.
     pub fn share(&self) -> f64 {
         if self.weight > 0.0 { self.weight } else { self.size }
     }
 
     async fn context(&self) -> Result<SessionContext> {
-        // One partition: rows come in the order of the files.
+        // One partition keeps the rows in the order of the files.
         let config = SessionConfig::new().with_target_partitions(1).with_batch_size(BATCH);
         let ctx = SessionContext::new_with_config(config);
         capfilt_udfs::sound_scans(&ctx);
         let Some(path) = self.path.to_str() else {
             return Err(Error::file(&self.path, "its name is no UTF-8"));
         };
-        // A Delta table that was found may be in a store.
+        // A resolved Delta table may be in an object store, where `exists` does not apply.
         if self.version.is_none() && !self.path.exists() {
             let in_store = path.contains("://");
             return Err(Error::file(
@@ -124,7 +124,7 @@ impl Table {
         }
         let is_folder = self.version.is_none() && self.path.is_dir();
         let files = if is_folder { self.files()? } else { vec![] };
-        // Below it may lie pair tables too.
+        // Nested folders may be pair tables too.
         let folders: BTreeSet<&Path> =
             files.iter().filter_map(|file| file.parent()).chain([self.path.as_path()]).collect();
         for folder in folders {
@@ -137,7 +137,7 @@ impl Table {
             return known.map(|()| ctx).map_err(|e| Error::file(&self.path, e));
         }
         if is_folder {
-            // The files that the digest is of, and not what a job keeps beside them.
+            // Exactly the files that the digest covers, not a job's bookkeeping.
             let names = files.iter().map(|file| {
                 let name = file.to_str().map(|_| capfilt::literal(file));
                 name.ok_or_else(|| Error::file(file, "its name is no UTF-8"))
@@ -159,7 +159,7 @@ impl Table {
         Error::file(&self.path, error.strip_backtrace())
     }
 
-    /// The SELECT of image, text and weight.
+    /// Builds the SELECT of image, text and weight.
     async fn select(&self, ctx: &SessionContext, query: &str) -> Result<String> {
         let query = match query.trim().trim_end_matches(';') {
             "" => {
@@ -188,7 +188,7 @@ impl Table {
         ))
     }
 
-    /// Reads all rows once, as a run will.
+    /// Reads all rows once, exactly as a run will.
     fn count(&mut self) -> Result<()> {
         let mut rows = self.rows()?;
         let mut last: Option<Arc<[u8]>> = None;
@@ -206,8 +206,7 @@ impl Table {
         Ok(())
     }
 
-    /// The rows with image and text, in the files' order, from the first on. Rows of one image that follow each other share its
-    /// bytes.
+    /// The rows with an image and a text, in file order from the start. Consecutive rows of one image share its bytes.
     pub fn rows(&self) -> Result<Rows> {
         let runtime = runtime()?;
         let stream = runtime.block_on(async {
@@ -218,8 +217,8 @@ impl Table {
         Ok(Rows { path: self.path.clone(), stream, runtime, batch: None, at: 0, last: Arc::new([]), passed: 0 })
     }
 
-    /// Tells whether a run that goes on finds the rows that it began with: names, sizes and last bytes of the files, where Parquet has
-    /// its footer; or the version.
+    /// Fingerprint with which a resumed run checks that its rows are unchanged: names, sizes and last bytes (Parquet's
+    /// footer) of the files, or the version of a Delta table.
     pub fn stamp(&self) -> Result<String> {
         if let Some(version) = self.version {
             return Ok(format!("version {version}"));
@@ -238,7 +237,7 @@ impl Table {
         Ok(hex::encode(hasher.finalize()))
     }
 
-    /// In the order of their names.
+    /// The table's files, sorted by name.
     fn files(&self) -> Result<Vec<PathBuf>> {
         let mut files = vec![];
         collect(&self.path, &mut files)?;
@@ -246,7 +245,7 @@ impl Table {
         Ok(files)
     }
 
-    /// sha256 of the files' contents, in the order of their names: what a model card says was trained on.
+    /// SHA-256 of the files' contents in the order of their names, for the model card.
     pub fn digest(&self) -> Result<String> {
         let mut hasher = Sha256::new();
         if let Some(version) = self.version {
@@ -274,7 +273,7 @@ pub(crate) fn hash(path: &Path, hasher: &mut Sha256) -> Result<()> {
     }
 }
 
-/// DataFusion wants to know what the file's name ends in.
+/// DataFusion requires the extension of the file's name.
 fn extension(path: &Path) -> &str {
     path.extension().and_then(|e| e.to_str()).unwrap_or("")
 }
@@ -287,7 +286,7 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     for entry in std::fs::read_dir(path).map_err(|e| Error::file(path, e))? {
         let entry = entry.map_err(|e| Error::file(path, e))?;
         if entry.file_name().to_string_lossy().starts_with(['.', '_']) {
-            // Bookkeeping, as of a job beside its table.
+            // Bookkeeping, such as that of a job beside its table.
             continue;
         }
         let path = entry.path();
@@ -311,7 +310,7 @@ pub struct Rows {
     batch: Option<RecordBatch>,
     at: usize,
     last: Arc<[u8]>,
-    /// Rows without an image or text.
+    /// Rows without an image or text so far.
     passed: u64,
 }
 

@@ -41,7 +41,7 @@ fn open(path: &Path, query: &str, weight: f64) -> crate::Result<Table> {
     Table::open(&TableSettings { path: path.into(), version: None, query: query.into(), weight })
 }
 
-/// `n` images with two texts each: "0 a", "0 b", "1 a" and so on.
+/// Writes `n` images with two texts each: "0 a", "0 b", "1 a" and so on.
 fn two_texts(path: &Path, n: u8) {
     let images: Vec<_> = (0..2 * n).map(|i| Some(png(i / 2))).collect();
     let texts: Vec<String> = (0..2 * n).map(|i| format!("{} {}", i / 2, if i % 2 == 0 { "a" } else { "b" })).collect();
@@ -106,7 +106,7 @@ fn a_folder_of_image_structs_is_a_table_too() {
     assert_eq!((table.pairs, texts.join(",").as_str()), (3, "text 0,text 1,text 2"));
 }
 
-/// What is trained on is what the digest is of: files at any depth, without what a job keeps beside them.
+/// Training and digest use the same files: those at any depth, without a job's bookkeeping.
 #[test]
 fn a_folder_is_its_files_and_no_bookkeeping() {
     let dir = tempfile::tempdir().unwrap();
@@ -157,7 +157,7 @@ fn a_table_that_capfilt_has_not_finished_is_refused() {
     assert_eq!(table.digest().unwrap(), digest, "the table is its parts");
 }
 
-/// Images of whatever size.
+/// A buffer limited in groups but not in bytes.
 fn groups(groups: usize) -> Buffer {
     Buffer { groups, bytes: usize::MAX }
 }
@@ -181,12 +181,12 @@ fn an_epoch_has_each_pair_once_in_another_order() {
         assert_eq!(texts, draw(1, buffer, 40));
     }
     assert_ne!(draw(1, 100, 20), draw(2, 100, 20));
-    // Large images are shuffled among fewer.
+    // A byte limit below one image leaves one group in the buffer.
     let buffer = Buffer { groups: 100, bytes: 1 };
     let mut bounded = Sampler::new(vec![Arc::clone(&table)], 1, TextChoice::All, buffer).unwrap();
     let texts: Vec<String> = (0..40).map(|_| bounded.draw().unwrap().text.to_string()).collect();
     assert_eq!(texts, draw(1, 1, 40));
-    // A resumed run goes on in the middle of an epoch.
+    // A resumed run continues in the middle of an epoch.
     let mut resumed = Sampler::new(vec![Arc::clone(&table)], 1, TextChoice::All, groups(7)).unwrap();
     resumed.skip(&Position { pairs: 27, ..Default::default() }).unwrap();
     let rest: Vec<String> = (0..13).map(|_| resumed.draw().unwrap().text.to_string()).collect();
@@ -295,7 +295,7 @@ fn batches_are_the_same_however_many_threads_make_them() {
     let start = Position::default;
     let mut one = loader(1, start(), 0);
     let first: Vec<RawBatch> = (0..8).map(|_| one.batch(4).unwrap()).collect();
-    // 32 good pairs of an epoch's 16 good and 4 bad ones.
+    // 32 good pairs, from epochs of 16 good and 4 bad ones.
     assert_eq!(one.position().pairs, 32 + one.skipped());
     assert!((4..=8).contains(&one.skipped()) && !one.last_reason().is_empty());
     let mut three = loader(3, start(), 0);
@@ -303,7 +303,7 @@ fn batches_are_the_same_however_many_threads_make_them() {
         assert_eq!((&three.batch(4).unwrap(), batch.pixels.len()), (batch, 4 * 3 * 64));
         assert!(batch.ids.iter().all(|ids| ids.len() <= 6));
     }
-    // Dropped threads end; a new loader goes on where this one was.
+    // Dropping the loader ends its threads; a new loader continues from its position.
     let mut resumed = loader(2, three.position().clone(), three.skipped());
     for batch in &first[4..] {
         assert_eq!(&resumed.batch(4).unwrap(), batch);
@@ -311,7 +311,7 @@ fn batches_are_the_same_however_many_threads_make_them() {
     assert_eq!((resumed.position(), resumed.skipped()), (one.position(), one.skipped()));
 }
 
-/// A Delta table of two versions, each with a file more.
+/// A Delta table of two versions; the second adds a file.
 #[test]
 fn a_delta_table_is_read_at_its_version() {
     let dir = tempfile::tempdir().unwrap();
@@ -337,7 +337,7 @@ fn a_delta_table_is_read_at_its_version() {
         std::fs::write(log.join(format!("{version:020}.json")), lines.join("\n")).unwrap();
         lines.clear();
     }
-    // Files that no version names are not read.
+    // Files that no version lists are not read.
     two_texts(&dir.path().join("stray.parquet"), 7);
     let at = |version: Option<&str>| {
         let version = version.map(str::to_owned);

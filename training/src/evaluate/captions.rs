@@ -1,4 +1,4 @@
-//! Captions against references.
+//! Evaluation of captions against references.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use serde::Serialize;
 use super::{Evaluated, Items};
 use crate::error::{Error, Result};
 
-/// Scores of captions; CIDEr-D is what pycocoevalcap calls CIDEr.
+/// Caption scores; pycocoevalcap's CIDEr is CIDEr-D.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CaptionScores {
-    /// Images.
+    /// Number of images.
     pub images: usize,
     /// BLEU-1 to 4.
     pub bleu: [f64; 4],
-    /// CIDEr without clipping and length penalty.
+    /// CIDEr without clipping and without length penalty.
     pub cider: f64,
     /// CIDEr-D.
     pub cider_d: f64,
@@ -25,16 +25,17 @@ pub struct CaptionScores {
     pub rouge_l: f64,
 }
 
-/// A caption that was made.
+/// A generated caption with its references.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Captioned {
-    /// As the model wrote it.
+    /// Caption as the model wrote it.
     pub caption: String,
-    /// What people wrote.
+    /// References written by people.
     pub references: Vec<Arc<str>>,
 }
 
-/// Lower case, letters and digits with the hyphens and apostrophes inside words, one blank between words: what is compared.
+/// Normalises a text for comparison: lower case, letters and digits with the hyphens and apostrophes inside words, one
+/// space between words.
 fn words(text: &str) -> String {
     let lower = text.to_lowercase();
     let inside = |c: char| c.is_alphanumeric() || c == '-' || c == '\'';
@@ -42,7 +43,7 @@ fn words(text: &str) -> String {
     words.filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-/// Captions every image and compares with its texts.
+/// Captions every image and scores the captions against its texts.
 pub fn captions(
     of: &Evaluated,
     items: &Items,
@@ -54,7 +55,7 @@ pub fn captions(
     let prompt = tokenizer.caption_prompt(prompt);
     let mut made: Vec<Captioned> = Vec::with_capacity(items.images());
     of.blocks(items, &mut |range, embeddings| {
-        // The key seeds what is drawn: beams draw nothing.
+        // The key would seed sampling, which beam search and greedy decoding do not use.
         let request = |_| vec![GenerateRequest { prompt: Arc::clone(&prompt), key: [0; 32] }];
         let requests: Vec<_> = range.map(request).collect();
         let images: Vec<_> = embeddings.iter().collect();

@@ -1,4 +1,4 @@
-//! The filter against truth that is known.
+//! Evaluation of the filter against known truth.
 
 use capfilt_udfs::blip::Med as _;
 use capfilt_udfs::text::ItmToken;
@@ -7,30 +7,30 @@ use serde::Serialize;
 use super::{Evaluated, Items};
 use crate::error::Result;
 
-/// Scores of a filter that keeps what has a probability of `threshold` or more.
+/// Scores of a filter that keeps pairs with a probability of at least `threshold`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FilterScores {
-    /// Pairs.
+    /// Number of pairs.
     pub pairs: usize,
-    /// Of which so many are true.
+    /// Number of true pairs.
     pub true_pairs: usize,
-    /// Least probability of what is kept.
+    /// Minimum probability of kept pairs.
     pub threshold: f64,
-    /// Share of what is kept that is true.
+    /// Share of kept pairs that are true.
     pub precision: f64,
-    /// Share of what is true that is kept.
+    /// Share of true pairs that are kept.
     pub recall: f64,
-    /// Share of what is false that is dropped.
+    /// Share of false pairs that are dropped.
     pub specificity: f64,
     /// Mean of recall and specificity.
     pub balanced_accuracy: f64,
-    /// Area under precision over recall (scikit-learn's `average_precision_score`).
+    /// Area under the precision-recall curve (scikit-learn's `average_precision_score`).
     pub average_precision: f64,
-    /// Expected calibration error: the mean difference of probability and truth over ten equal ranges of probability.
+    /// Expected calibration error: mean difference of probability and truth over ten equal ranges of probability.
     pub calibration_error: f64,
 }
 
-/// Judges every pair; a row is true if its weight is not 0.
+/// Scores every pair; a row counts as true if its weight is not 0.
 pub fn filter(of: &Evaluated, items: &Items, threshold: f64) -> Result<FilterScores> {
     let tokenizer = of.med.tokenizer();
     let mut texts: Vec<Vec<_>> = vec![vec![]; items.images()];
@@ -50,7 +50,7 @@ pub fn filter(of: &Evaluated, items: &Items, threshold: f64) -> Result<FilterSco
     Ok(scores(judged, threshold))
 }
 
-/// From (probability, truth) of each pair. Shares of nothing are 0.
+/// Computes the scores from each pair's (probability, truth). A share of nothing is 0.
 fn scores(mut judged: Vec<(f64, bool)>, threshold: f64) -> FilterScores {
     let pairs = judged.len();
     let share = |part: usize, of: usize| if of == 0 { 0.0 } else { part as f64 / of as f64 };
@@ -104,7 +104,7 @@ mod tests {
         close(found.recall, 2.0 / 3.0);
         close(found.specificity, 0.5);
         close(found.balanced_accuracy, 7.0 / 12.0);
-        // 1/3 * 1/1 + 1/3 * 2/3 + 1/3 * 3/4, as scikit-learn has it for equal scores.
+        // 1/3 * 1/1 + 1/3 * 2/3 + 1/3 * 3/4, as scikit-learn computes it with tied scores.
         close(found.average_precision, (1.0 + 2.0 / 3.0 + 0.75) / 3.0);
         // |0.9 - 1|, |1.6 - 1|, |0.3 - 1|, |0.1 - 0|, over 5.
         close(found.calibration_error, (0.1 + 0.6 + 0.7 + 0.1) / 5.0);

@@ -1,4 +1,4 @@
-//! Evaluation of a checkpoint with the engine that the SQL functions run on: retrieval, captions, filter.
+//! Evaluation of a checkpoint with the same engine as the SQL functions: retrieval, captions, filter.
 
 mod captions;
 mod filter;
@@ -20,16 +20,16 @@ pub use captions::{CaptionScores, Captioned, captions};
 pub use filter::{FilterScores, filter};
 pub use retrieval::{Recalls, RetrievalScores, retrieval};
 
-/// What is done with a block of images: their numbers and embeddings.
+/// Callback for a block of images, with their indices and embeddings.
 type Block<'f> = dyn FnMut(std::ops::Range<usize>, &[Embedding]) -> Result<()> + 'f;
 
-/// Images that are encoded in one call.
+/// Images encoded per call.
 const BATCH: usize = 16;
 
-/// Embeddings of a table that are kept rather than computed twice; bytes.
+/// Maximum bytes of a table's embeddings that are kept rather than computed twice.
 const MOST_KEPT: usize = 4 << 30;
 
-/// A checkpoint that is evaluated.
+/// A loaded checkpoint to evaluate.
 #[derive(Debug)]
 pub struct Evaluated {
     med: OrtMed,
@@ -38,19 +38,19 @@ pub struct Evaluated {
     clean_text: bool,
 }
 
-/// Images and the texts that belong to them.
+/// Images and their texts.
 #[derive(Debug, Default)]
 pub struct Items {
-    /// Encoded, each once.
+    /// Encoded images, without duplicates.
     images: Vec<Arc<[u8]>>,
-    /// (image, text, the row's weight), in the table's order.
+    /// (image index, text, the row's weight), in the table's order.
     texts: Vec<(usize, Arc<str>, f64)>,
-    /// Images that cannot be used; their texts are left out too.
+    /// Number of images that cannot be used; their texts are left out too.
     pub unusable: usize,
 }
 
 impl Items {
-    /// Reads a table, of which at most `most` images.
+    /// Reads a table up to `most` images.
     pub fn read(table: &Table, most: usize, limits: &Limits) -> Result<Self> {
         let mut items = Self::default();
         let mut numbers: HashMap<[u8; 32], Option<usize>> = HashMap::new();
@@ -78,25 +78,25 @@ impl Items {
         Ok(items)
     }
 
-    /// How many images there are.
+    /// Number of images.
     pub fn images(&self) -> usize {
         self.images.len()
     }
 
-    /// How many texts there are.
+    /// Number of texts.
     pub fn texts(&self) -> usize {
         self.texts.len()
     }
 }
 
 impl Evaluated {
-    /// Opens a checkpoint's folder. `threads` 0: one a core.
+    /// Opens a checkpoint's folder. With `threads` 0, each core has a thread.
     pub fn open(dir: &Path, device: &str, threads: usize, text_tokens: usize, clean_text: bool) -> Result<Self> {
         let med = OrtMed::new(Arc::new(Checkpoint::open(dir)?), device, Precision::Fp32, threads)?;
         Ok(Self { med, limits: Limits::default(), text_tokens, clean_text })
     }
 
-    /// Limits of one image.
+    /// Size limits of an image.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -105,7 +105,7 @@ impl Evaluated {
         if self.clean_text { clean(text) } else { text.into() }
     }
 
-    /// Encodes images, in the order given.
+    /// Encodes images in the given order.
     fn encode(&self, images: &[&Arc<[u8]>]) -> Result<Vec<Embedding>> {
         let unusable = |e| Error::Option(format!("an image cannot be used: {e}"));
         let pixels: Vec<Vec<u8>> = images
@@ -116,7 +116,7 @@ impl Evaluated {
         Ok(self.med.encode(&pixels.iter().map(Vec::as_slice).collect::<Vec<_>>())?)
     }
 
-    /// Calls `with` for blocks of images: their numbers and embeddings.
+    /// Calls `with` for each block of images, with their indices and embeddings.
     fn blocks(&self, items: &Items, with: &mut Block<'_>) -> Result<()> {
         for (i, images) in items.images.chunks(BATCH).enumerate() {
             let embeddings = self.encode(&images.iter().collect::<Vec<_>>())?;

@@ -1,4 +1,4 @@
-//! Image-text retrieval, as BLIP evaluates it: ITC for all pairs, ITM for the best k of them.
+//! Image-text retrieval as in BLIP's evaluation: ITC for all pairs, ITM for the best k candidates.
 
 use std::collections::BTreeSet;
 
@@ -10,33 +10,33 @@ use tch::{Kind, Tensor};
 use super::{BATCH, Evaluated, Items, MOST_KEPT};
 use crate::error::Result;
 
-/// Shares of queries with a right answer among the first 1, 5 and 10.
+/// Recall at k: share of queries with a correct answer among the first k.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Recalls {
-    /// Among the first.
+    /// Recall at 1.
     pub r1: f64,
-    /// Among the first 5.
+    /// Recall at 5.
     pub r5: f64,
-    /// Among the first 10.
+    /// Recall at 10.
     pub r10: f64,
 }
 
-/// Scores of retrieval.
+/// Retrieval scores.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RetrievalScores {
-    /// Images, and texts.
+    /// Number of images.
     pub images: usize,
-    /// Texts.
+    /// Number of texts.
     pub texts: usize,
-    /// A text for an image, by ITC alone (TR).
+    /// Text retrieval by ITC alone (TR).
     pub itc_text: Recalls,
-    /// An image for a text, by ITC alone (IR).
+    /// Image retrieval by ITC alone (IR).
     pub itc_image: Recalls,
-    /// Candidates that ITM re-ranked.
+    /// Number of candidates that ITM re-ranks per query.
     pub reranked: usize,
-    /// A text for an image, ITM's logit and ITC's similarity of the best candidates.
+    /// Text retrieval with the best candidates re-ranked by ITM's logit plus ITC's similarity.
     pub itm_text: Recalls,
-    /// An image for a text.
+    /// Image retrieval with the best candidates re-ranked likewise.
     pub itm_image: Recalls,
 }
 
@@ -45,15 +45,15 @@ fn recalls(ranks: &[usize]) -> Recalls {
     Recalls { r1: share(1), r5: share(5), r10: share(10) }
 }
 
-/// Where the best right answer stands, from 1. `scores` are (candidate, score); of equal scores the first candidate comes first.
-/// Where no right one is among them, the rank is behind all that there are.
+/// Rank of the best correct answer, from 1. `scores` are (candidate, score); ties are broken by the lower candidate.
+/// Without a correct candidate the rank is `usize::MAX`.
 fn rank(scores: &[(usize, f32)], right: impl Fn(usize) -> bool) -> usize {
     let before = |a: &(usize, f32), b: &(usize, f32)| a.1 > b.1 || (a.1 == b.1 && a.0 < b.0);
     let best = scores.iter().filter(|s| right(s.0)).reduce(|best, s| if before(s, best) { s } else { best });
     best.map_or(usize::MAX, |best| 1 + scores.iter().filter(|s| before(s, best)).count())
 }
 
-/// Evaluates retrieval; `rerank` candidates of each query go through ITM.
+/// Evaluates retrieval; ITM re-ranks the best `rerank` candidates of each query.
 pub fn retrieval(of: &Evaluated, items: &Items, rerank: usize) -> Result<RetrievalScores> {
     let (images, texts) = (items.images(), items.texts());
     let words: Vec<String> = items.texts.iter().map(|(_, text, _)| of.text(text)).collect();
@@ -90,7 +90,7 @@ pub fn retrieval(of: &Evaluated, items: &Items, rerank: usize) -> Result<Retriev
     let itc_image: Vec<usize> =
         by_text.iter().enumerate().map(|(t, row)| rank(&numbered(row), |i| i == items.texts[t].0)).collect();
 
-    // The best candidates of each query, gathered by image, so that an image is encoded once.
+    // The best candidates of each query, grouped by image so that each image is encoded once.
     let best = |matrix: &Tensor, k: usize| -> Vec<Vec<i64>> {
         let (_, at) = matrix.topk(k as i64, -1, true, false);
         (0..at.size()[0]).map(|i| Vec::try_from(at.get(i).to_kind(Kind::Int64)).unwrap_or_default()).collect()

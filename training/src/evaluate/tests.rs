@@ -16,7 +16,7 @@ fn model(name: &str) -> Evaluated {
     Evaluated::open(&root().join("tests/fixtures/models").join(name), "cpu", 1, 35, false).unwrap()
 }
 
-/// The example models on the example table: far above chance, and the same whichever way it is asked.
+/// The example models score far above chance on the example table, in all three evaluations.
 #[test]
 fn the_example_models_are_scored() {
     let some = "SELECT image, text FROM pairs WHERE text_is_true LIMIT 40";

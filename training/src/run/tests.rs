@@ -6,7 +6,7 @@ use super::*;
 use crate::report::Line;
 use crate::world::{Split, World, tables};
 
-/// A MED of a few thousand parameters on a world of 24 pictures.
+/// Settings for a MED of a few thousand parameters on a world of 24 pictures.
 fn settings(dir: &Path, changes: &[&str]) -> Settings {
     let (table, tokenizer) = (dir.join("human.parquet"), dir.join("tokenizer.json"));
     if !table.exists() {
@@ -55,7 +55,7 @@ fn a_run_leaves_a_checkpoint_with_its_card() {
     {
         assert!(first.contains(words), "{words}: {first}");
     }
-    // Another's card tells what it began with, and with which sizes.
+    // The card of a later run lists its initial weights and their sizes.
     let start = format!("model.start={}", out.join(CHECKPOINT).display());
     let next = dir.path().join("next");
     let changes = [&start, "export.what=captioner", "model.vision_width=96", "train.steps=2"];
@@ -70,7 +70,7 @@ fn a_run_leaves_a_checkpoint_with_its_card() {
     let names: Vec<String> =
         std::fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     assert!(names.iter().all(|n| !n.starts_with("state-")) && names.iter().any(|n| n == "curves.svg"), "{names:?}");
-    // A run that has ended is left as it is; other settings need another folder.
+    // A finished run is left unchanged; other settings need another folder.
     let before = weights(&out);
     assert_eq!(train(&settings, &out).unwrap(), summary);
     assert_eq!(weights(&out), before);
@@ -78,13 +78,13 @@ fn a_run_leaves_a_checkpoint_with_its_card() {
     assert!(train(&other, &out).unwrap_err().to_string().contains("give another folder"));
 }
 
-/// Long enough to be killed.
+/// Settings for a run long enough to be killed.
 fn long(dir: &Path, more: &str) -> Settings {
     let changes = "train.steps=120 train.checkpoint_steps=4 train.log_steps=1";
     settings(dir, &changes.split(' ').chain(more.split_whitespace()).collect::<Vec<_>>())
 }
 
-/// What the next test kills: this binary once more, with its folder in the environment.
+/// The process that the next test kills: this test binary with the run's folder in the environment.
 #[test]
 #[ignore = "another test runs and kills it"]
 fn the_run_that_is_killed() {
@@ -111,11 +111,11 @@ fn a_killed_run_goes_on_as_if_undisturbed() {
         while noted() < 10 && Instant::now() < until {
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
-        // SIGKILL: nothing is tidied.
+        // SIGKILL, so that nothing is cleaned up.
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(noted() >= 10 && !killed.join("done.json").exists(), "killed in the middle: {}", noted());
-        // What a kill in the middle of a write leaves.
+        // Remains of a write interrupted by a kill.
         std::fs::create_dir(killed.join("state-000000099.part")).unwrap();
         let other = self::settings(dir.path(), &["train.steps=120", "train.lr=0.5"]);
         let refused = train(&other, &killed).unwrap_err().to_string();

@@ -18,8 +18,8 @@ fn defaults_and_presets_are_whole() {
     assert_eq!((captioner.loss.itc, captioner.model.image_size, captioner.data.accumulate), (false, 48, 1));
 }
 
-/// The paper's, section 4.1 and the released configurations: 2,880 pairs a step with ViT-B, 2,400 with ViT-L, and rates of
-/// their own where each is finetuned.
+/// Batches and rates from the paper, section 4.1, and the released configurations: 2,880 pairs per step with ViT-B,
+/// 2,400 with ViT-L, and own rates for each finetuning.
 #[test]
 fn finetuning_takes_a_presets_sizes_and_not_its_pretraining() {
     let step = |settings: &Settings| settings.data.batch * settings.data.accumulate;
@@ -36,7 +36,7 @@ fn finetuning_takes_a_presets_sizes_and_not_its_pretraining() {
     assert_eq!(read(&["finetune-filter", "large"], &[]).unwrap().model.drop_path, 0.1);
 }
 
-/// A comment stands above each key, or above the first of a few that it explains together.
+/// Each key has a comment above it, or shares the one above the first key of its group.
 #[test]
 fn every_key_is_explained() {
     let mut explained = false;
@@ -64,7 +64,7 @@ fn the_command_line_has_the_last_word() {
     assert_eq!((settings.seed, settings.train.lr, settings.train.steps), (5, 0.5, 7));
     assert_eq!((settings.model.start.as_path(), settings.loss.prompt.as_str()), (Path::new("a b"), "a picture of "));
     assert_eq!(settings.model.vision_layers, 4);
-    // As a shell hands it over.
+    // The argument as a shell passes it.
     assert_eq!(read(&[], &["loss.prompt=a picture of "]).unwrap().loss.prompt, "a picture of ");
     let tables = read(&[], &["data.tables=[{ path = 'x', weight = 2.0 }]"]).unwrap().data.tables;
     assert_eq!(tables, [TableSettings { path: "x".into(), version: None, query: String::new(), weight: 2.0 }]);

@@ -1,4 +1,4 @@
-//! What is behind the things: a colour for every point.
+//! Backgrounds: a colour for every point behind the things.
 
 use super::dice::Dice;
 use super::kinds::Background;
@@ -6,13 +6,13 @@ use super::kinds::Background;
 /// Red, green and blue from 0 to 255.
 pub(super) type Rgb = [f32; 3];
 
-/// The first colour, turning to the second as `share` goes to one.
+/// Linear interpolation from the first colour (`share` 0) to the second (1).
 pub(super) fn mix(a: Rgb, b: Rgb, share: f32) -> Rgb {
     let share = share.clamp(0.0, 1.0);
     std::array::from_fn(|i| a[i] + (b[i] - a[i]) * share)
 }
 
-/// A wave through 0, 1, 0, -1 with period one, of parabolas: the sine of the standard library differs between platforms.
+/// A parabolic wave through 0, 1, 0, -1 with period 1, because the standard library's sine differs between platforms.
 fn wave(t: f32) -> f32 {
     let t = t - t.floor();
     let half = if t < 0.5 { t } else { t - 0.5 } * 2.0;
@@ -20,7 +20,7 @@ fn wave(t: f32) -> f32 {
     if t < 0.5 { hill } else { -hill }
 }
 
-/// A background with its accidents: where its clouds and stones are.
+/// A background with its random details, such as the positions of clouds and stones.
 pub(super) struct Backdrop {
     kind: Background,
     seed: u32,
@@ -30,7 +30,7 @@ pub(super) struct Backdrop {
 }
 
 impl Backdrop {
-    /// The background as it is in one picture.
+    /// Draws the random details of a background for one picture.
     pub(super) fn new(kind: Background, dice: &mut Dice) -> Self {
         let light = dice.between(-8.0, 8.0);
         let tint = std::array::from_fn(|_| light + dice.between(-5.0, 5.0));
@@ -39,7 +39,7 @@ impl Backdrop {
         Self { kind, seed: dice.number(), tint, slope, shift }
     }
 
-    /// The colour at a point in pixels.
+    /// Colour at a point, given in pixels.
     pub(super) fn at(&self, x: f32, y: f32) -> Rgb {
         let colour = self.untinted(x, y);
         std::array::from_fn(|i| (colour[i] + self.tint[i]).clamp(0.0, 255.0))
@@ -130,7 +130,7 @@ impl Backdrop {
         mix(tile, [160.0, 160.0, 160.0], self.random(column, row) * 0.15)
     }
 
-    /// Whether a point lies in a speck: each square of side `cell` has one, in `share` of the squares.
+    /// Whether a point lies in a speck: `share` of the squares of side `cell` have one each.
     fn speck(&self, u: f32, v: f32, cell: f32, share: f32) -> bool {
         let (column, row) = ((u / cell).floor(), (v / cell).floor());
         let random = |salt: f32| self.random(column + salt, row - 2.0 * salt);
@@ -140,7 +140,7 @@ impl Backdrop {
         random(4000.0) < share && dx * dx + dy * dy < radius * radius
     }
 
-    /// A random number from 0 to 1 for every pair of whole numbers.
+    /// A random number from 0 to 1 for every pair of integers.
     fn random(&self, x: f32, y: f32) -> f32 {
         let mut h =
             self.seed ^ (x as i32 as u32).wrapping_mul(0x9e37_79b1) ^ (y as i32 as u32).wrapping_mul(0x85eb_ca77);
@@ -154,7 +154,7 @@ impl Backdrop {
         self.random(x.floor(), y.floor())
     }
 
-    /// Random numbers from 0 to 1 that change smoothly from one whole number to the next.
+    /// Smooth noise from 0 to 1, interpolated between the random numbers at integers.
     fn noise(&self, x: f32, y: f32) -> f32 {
         let ease = |t: f32| t * t * (3.0 - 2.0 * t);
         let (x0, y0) = (x.floor(), y.floor());

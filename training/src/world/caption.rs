@@ -1,26 +1,26 @@
-//! What people say of a scene; all of it is true.
+//! Captions as people write them; everything they say is true.
 
 use super::dice::Dice;
 use super::kinds::{Direction, Place, Size, Texture};
 use super::meaning::{Meaning, Relation, Thing};
 use super::scene::{Object, Scene};
 
-/// How much of a scene a caption tells.
+/// Level of detail of a caption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Detail {
-    /// Every thing with shape, colour and pattern, and more: hardly another scene fits.
+    /// Every thing with shape, colour and pattern, and more, so that hardly any other scene fits.
     Full,
-    /// Something is left out.
+    /// Something is omitted.
     Loose,
 }
 
-/// Things alike, told as one.
+/// Things alike, described together.
 struct Group<'a> {
     thing: Thing,
     members: Vec<&'a Object>,
 }
 
-/// Something true about a scene, at random.
+/// Generates a random true meaning for a scene.
 pub(super) fn tell(scene: &Scene, detail: Detail, dice: &mut Dice) -> Meaning {
     let loose = detail == Detail::Loose;
     let mut groups = groups(scene);
@@ -48,7 +48,7 @@ pub(super) fn tell(scene: &Scene, detail: Detail, dice: &mut Dice) -> Meaning {
         _ => 0.4,
     };
     meaning.background = dice.chance(told).then_some(scene.background);
-    // Only where all things are told, it is of use to say how many there are.
+    // A total is only useful if all things are named.
     let all_told = things.iter().map(|thing| thing.count).sum::<usize>() == scene.objects.len();
     meaning.total = (things.len() > 1 && all_told && dice.chance(0.08)).then_some(scene.objects.len());
     meaning
@@ -73,7 +73,7 @@ fn groups(scene: &Scene) -> Vec<Group<'_>> {
     groups
 }
 
-/// Chooses which attributes are told.
+/// Chooses which attributes to state.
 fn describe(thing: &mut Thing, object: &Object, alone: bool, detail: Detail, dice: &mut Dice) {
     const PLAIN: f64 = 0.04;
     let full = detail == Detail::Full;
@@ -98,7 +98,7 @@ fn describe(thing: &mut Thing, object: &Object, alone: bool, detail: Detail, dic
     }
 }
 
-/// Chooses how it is told where the things are.
+/// Chooses how to state where the things are.
 fn arrange(groups: &mut [Group<'_>], meaning: &mut Meaning, dice: &mut Dice) {
     const LISTED: f64 = 0.15;
     match groups.len() {
@@ -121,7 +121,7 @@ fn arrange(groups: &mut [Group<'_>], meaning: &mut Meaning, dice: &mut Dice) {
     }
 }
 
-/// A place that all of the group are in: for one thing its own, now and then only the side.
+/// A place that all things of the group share: usually the exact one, now and then only the side.
 fn place(group: &Group<'_>, dice: &mut Dice) -> Option<Place> {
     const VAGUE: f64 = 0.1;
     let exact = group.members[0].place();
@@ -133,7 +133,7 @@ fn place(group: &Group<'_>, dice: &mut Dice) -> Option<Place> {
     (!sides.is_empty()).then(|| dice.pick(&sides))
 }
 
-/// That one of three is between the others, if so.
+/// The relation that one of three lies between the others, if it holds.
 fn between(groups: &[Group<'_>]) -> Option<Relation> {
     let members = |i: usize| groups[i].members.iter();
     [[0, 1, 2], [1, 0, 2], [2, 0, 1]]
@@ -142,7 +142,7 @@ fn between(groups: &[Group<'_>]) -> Option<Relation> {
         .map(|[subject, a, b]| Relation::Between { subject, others: [a, b] })
 }
 
-/// Relates the first thing to the second; and the third to one of them, if both can be told from it by their names.
+/// Relates the first thing to the second, and the third to one of them if all three have different shapes.
 fn relate(groups: &mut [Group<'_>], meaning: &mut Meaning, dice: &mut Dice) {
     meaning.relations.extend(towards(groups, 0, 1, dice));
     if meaning.relations.is_empty() || groups.len() < 3 {

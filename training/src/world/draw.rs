@@ -1,7 +1,7 @@
-//! Scenes as pictures.
+//! Rendering of scenes.
 //!
-//! Shapes are signed distances, so edges are smooth and outlines, shadows and halos come for nothing. Nothing but sums,
-//! products, quotients and roots is used, which are the same on every platform.
+//! Shapes are signed distance fields, which give smooth edges, outlines, shadows and halos for free. Only sums,
+//! products, quotients and square roots are used, which are the same on every platform.
 
 use image::RgbImage;
 
@@ -11,13 +11,13 @@ use super::kinds::{Colour, Texture};
 use super::parts::{Form, Part, parts};
 use super::scene::{Object, Scene};
 
-/// Width and height of a picture in pixels.
+/// Side of a picture in pixels.
 pub const SIDE: u32 = 64;
-/// Points a pixel has in each direction.
+/// Sample points per pixel in each direction.
 const FINE: usize = 2;
 const PURPOSE: u64 = 0x6472_6177;
 
-/// Draws a scene.
+/// Renders a scene.
 pub fn draw(scene: &Scene) -> RgbImage {
     let mut dice = Dice::new(scene.look.into(), PURPOSE, 0);
     let backdrop = Backdrop::new(scene.background, &mut dice);
@@ -40,7 +40,7 @@ impl Canvas {
         Self { points, width }
     }
 
-    /// Lays a colour over the points of a box, as densely as it says.
+    /// Blends a colour over the sample points of a box, with the opacity that `colour` returns.
     fn lay(&mut self, (from, to): ([f32; 2], [f32; 2]), colour: impl Fn(f32, f32) -> (Rgb, f32)) {
         let range = |axis: usize| {
             let edge = |v: f32| ((v * FINE as f32).max(0.0) as usize).min(self.width);
@@ -69,20 +69,20 @@ impl Canvas {
     }
 }
 
-/// The middle of a point, in pixels.
+/// Centre of a sample point, in pixels.
 fn middle(point: usize) -> f32 {
     (point as f32 + 0.5) / FINE as f32
 }
 
-/// How much of a point lies inside, by the distance of its middle from the edge in pixels.
+/// Coverage of a sample point, from the signed distance of its centre to the edge in pixels.
 fn inside(distance: f32) -> f32 {
     (0.5 - distance * FINE as f32).clamp(0.0, 1.0)
 }
 
-/// An object with its accidents.
+/// An object with its random details.
 struct Figure<'a> {
     object: &'a Object,
-    /// Middle and radius in pixels.
+    /// Centre in pixels; `radius` is in pixels too.
     middle: [f32; 2],
     radius: f32,
     cos: f32,
@@ -112,13 +112,13 @@ impl<'a> Figure<'a> {
         }
     }
 
-    /// A point of the picture, in pixels as the object sees them.
+    /// Converts a point of the picture to the object's coordinates, in pixels.
     fn local(&self, x: f32, y: f32) -> [f32; 2] {
         let (dx, dy) = (x - self.middle[0], y - self.middle[1]);
         [(dx * self.cos + dy * self.sin) / self.stretch[0], (dy * self.cos - dx * self.sin) / self.stretch[1]]
     }
 
-    /// Distances in pixels from the edges of the whole and of what is drawn in the second shade.
+    /// Signed distances in pixels to the edges of the whole shape and of its parts in the second shade.
     fn distances(&self, [x, y]: [f32; 2]) -> (f32, f32) {
         let (x, y) = (x / self.radius, y / self.radius);
         let (mut whole, mut ink) = (f32::MAX, f32::MAX);
@@ -164,7 +164,7 @@ impl<'a> Figure<'a> {
         canvas.lay(reach(1.0), |x, y| self.paint_at(self.local(x, y)));
     }
 
-    /// The object's colour at a point, and how much of the point it covers.
+    /// Colour of the object at a point, and its coverage of the point.
     fn paint_at(&self, point: [f32; 2]) -> (Rgb, f32) {
         const EDGE: f32 = 0.9;
         let (whole, ink) = self.distances(point);
@@ -182,14 +182,14 @@ impl<'a> Figure<'a> {
 
     fn textured(&self, [x, y]: [f32; 2], whole: f32) -> Rgb {
         let period = 3.4 + 0.13 * self.radius;
-        // Light colours get thin darker marks, so that they stay the larger part; the others whitish ones.
+        // Light colours get thin darker marks, so that they remain the larger part; other colours get whitish ones.
         let (other, width) = match self.object.colour {
             Colour::White => ([138.0, 142.0, 160.0], 0.42),
             Colour::Grey => ([52.0, 54.0, 60.0], 0.4),
             Colour::Yellow => ([150.0, 96.0, 20.0], 0.4),
             _ => (mix(self.fill, [255.0; 3], 0.78), 0.45),
         };
-        // Distance from the edge of a band that fills a share of each period.
+        // Signed distance to the edge of a band that fills `share` of each period.
         let band = |t: f32, period: f32, share: f32| {
             let t = t / period + self.shift;
             ((t - t.floor() - 0.5).abs() - share / 2.0) * period
@@ -219,7 +219,7 @@ impl<'a> Figure<'a> {
 }
 
 impl Form {
-    /// The distance of a point from the edge, negative inside. (For ovals it is about that.)
+    /// Signed distance of a point to the edge, negative inside; approximate for ovals.
     fn distance(&self, x: f32, y: f32) -> f32 {
         const ROUND: f32 = 0.06;
         let length = |x: f32, y: f32| (x * x + y * y).sqrt();
@@ -276,7 +276,7 @@ const fn colour(colour: Colour) -> Rgb {
     }
 }
 
-/// How many pixels each object shows that no later one covers.
+/// Number of pixels of each object that no later object covers.
 #[cfg(test)]
 pub(super) fn visible_pixels(scene: &Scene) -> Vec<usize> {
     let mut dice = Dice::new(scene.look.into(), PURPOSE, 0);

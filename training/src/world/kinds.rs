@@ -1,4 +1,4 @@
-//! What there is in the world, and the words for it.
+//! Kinds of things, attributes and places in the world, and their words.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,10 +12,10 @@ macro_rules! kinds {
         }
 
         impl $name {
-            /// All of them. Shapes, colours, patterns and backgrounds come by how often the web shows them.
+            /// All of them. Shapes, colours, patterns and backgrounds are sorted by their frequency on the web.
             pub const ALL: &'static [Self] = &[$(Self::$kind),+];
 
-            /// The words for it, the usual one first.
+            /// Words for it, the usual one first.
             pub const fn words(self) -> &'static [&'static str] {
                 match self { $(Self::$kind => &[$($word),+],)+ }
             }
@@ -24,7 +24,7 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// What a thing is.
+    /// Shape of a thing.
     Shape {
         Circle: ["circle", "disc"],
         Star: ["star"],
@@ -46,7 +46,7 @@ kinds! {
 }
 
 kinds! {
-    /// A thing's colour.
+    /// Colour of a thing.
     Colour {
         Red: ["red"],
         Blue: ["blue"],
@@ -64,7 +64,7 @@ kinds! {
 }
 
 kinds! {
-    /// A thing's size; nobody says "medium".
+    /// Size of a thing; captions never say "medium".
     Size {
         Medium: ["medium"],
         Big: ["big", "large", "huge"],
@@ -73,7 +73,7 @@ kinds! {
 }
 
 kinds! {
-    /// A thing's pattern.
+    /// Pattern of a thing.
     Texture {
         Plain: ["plain"],
         Striped: ["striped", "stripy"],
@@ -85,7 +85,7 @@ kinds! {
 }
 
 kinds! {
-    /// What is behind the things: where they are, in words.
+    /// Background behind the things, worded as where they are.
     Background {
         White: ["on a white background", "on a plain white background", "against a white background"],
         Sky: ["in the sky", "in a blue sky", "up in the air", "against the sky"],
@@ -108,7 +108,7 @@ kinds! {
 }
 
 kinds! {
-    /// Where in the picture a thing is. A thing in a corner is also at both sides that meet there.
+    /// Place in the picture. A thing in a corner is also at both sides that meet there.
     Place {
         Middle: ["in the middle", "in the centre", "in the center", "at the centre"],
         Left: ["on the left", "on the left side", "at the left"],
@@ -123,7 +123,7 @@ kinds! {
 }
 
 kinds! {
-    /// Where one thing is, seen from another. Both directions are true of a thing that is off on a slant.
+    /// Direction from one thing to another. Diagonally, two directions are true.
     Direction {
         LeftOf: ["left of", "to the left of", "on the left of"],
         RightOf: ["right of", "to the right of", "on the right of"],
@@ -133,7 +133,7 @@ kinds! {
 }
 
 kinds! {
-    /// What a near-miss gets wrong.
+    /// Attribute that a near miss gets wrong.
     Attribute {
         Colour: ["colour"],
         Shape: ["shape"],
@@ -155,13 +155,13 @@ pub const UNSEEN_TEXTURES: &[Texture] = &[Texture::Zigzag, Texture::Glowing];
 /// Backgrounds that the human set neither shows nor names.
 pub const UNSEEN_BACKGROUNDS: &[Background] = &[Background::Brick, Background::Snow];
 
-/// Whether the human set has no thing of this shape in this colour, though it may have both apart.
+/// Whether the human set has no thing of this shape in this colour; it may have each separately.
 pub fn unseen_together(shape: Shape, colour: Colour) -> bool {
     (shape as usize * 5 + colour as usize * 3).is_multiple_of(7)
 }
 
 impl Texture {
-    /// The pattern as said after the thing's name.
+    /// Wordings of the pattern after the thing's name.
     pub(super) const fn after(self) -> &'static [&'static str] {
         match self {
             Self::Plain => &["without a pattern"],
@@ -175,7 +175,7 @@ impl Texture {
 }
 
 impl Background {
-    /// The background as said at the end.
+    /// Wordings of the background at the end of a caption.
     pub(super) const fn behind(self) -> &'static [&'static str] {
         match self {
             Self::White => &["with a white background"],
@@ -198,7 +198,7 @@ impl Background {
         }
     }
 
-    /// Colours that would hardly be seen on it.
+    /// Colours that are barely visible on this background.
     pub(super) const fn hides(self) -> &'static [Colour] {
         match self {
             Self::White | Self::Paper => &[Colour::White],
@@ -221,7 +221,7 @@ impl Background {
 }
 
 impl Place {
-    /// Whether a thing in `cell` (one of the nine) is here too.
+    /// Whether a thing in `cell` (one of the nine places) is also at this place.
     pub(super) const fn holds(self, cell: Self) -> bool {
         use Place::*;
         match self {
@@ -235,7 +235,7 @@ impl Place {
 }
 
 impl Direction {
-    /// The direction back.
+    /// The opposite direction.
     pub(super) const fn back(self) -> Self {
         match self {
             Self::LeftOf => Self::RightOf,
@@ -246,7 +246,7 @@ impl Direction {
     }
 }
 
-/// The plural of a thing's name.
+/// Plural of a thing's name.
 pub(super) fn plural(noun: &str) -> String {
     if noun == "fish" {
         return noun.into();

@@ -1,62 +1,62 @@
-//! What a caption says, and whether it is true.
+//! Structured meaning of captions, and whether it is true of a scene.
 
 use super::dice::Dice;
 use super::kinds::{Attribute, Background, Colour, Direction, Place, Shape, Size, Texture};
 use super::scene::{Object, Scene};
 
-/// What a caption says of one thing, or of several alike.
+/// A caption's statement about one thing, or about several alike.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Thing {
-    /// How many. One means that there is one; more mean that there are just as many.
+    /// Number of things. 1 means at least one; a larger number is exact.
     pub count: usize,
-    /// What it is.
+    /// Shape, always stated.
     pub shape: Shape,
-    /// Its colour, if said.
+    /// Colour, if stated.
     pub colour: Option<Colour>,
-    /// Its size, if said.
+    /// Size, if stated.
     pub size: Option<Size>,
-    /// Its pattern, if said.
+    /// Pattern, if stated.
     pub texture: Option<Texture>,
-    /// Where in the picture it is, if said.
+    /// Place in the picture, if stated.
     pub place: Option<Place>,
 }
 
-/// How things lie to each other; the numbers are indices of [`Meaning::things`].
+/// Spatial relation of things, given as indices into [`Meaning::things`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Relation {
-    /// `subject` is in a direction, seen from `other`.
+    /// `subject` lies in a direction from `other`.
     Towards {
-        /// What is spoken of.
+        /// Thing being located.
         subject: usize,
-        /// Where it is.
+        /// Direction of the subject.
         direction: Direction,
-        /// From where one looks.
+        /// Thing from which the direction is taken.
         other: usize,
     },
-    /// `subject` is between two others.
+    /// `subject` lies between two others.
     Between {
-        /// What is in the middle.
+        /// Thing in the middle.
         subject: usize,
-        /// What is on both sides.
+        /// Things on both sides.
         others: [usize; 2],
     },
 }
 
-/// All that a caption says.
+/// Complete meaning of a caption.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Meaning {
-    /// How many things there are in all, if said.
+    /// Total number of things, if stated.
     pub total: Option<usize>,
-    /// The things, in the order in which they are named. What is not named may be there all the same.
+    /// Things in the order of their mention. The scene may contain others.
     pub things: Vec<Thing>,
-    /// How they lie to each other.
+    /// Spatial relations between the things.
     pub relations: Vec<Relation>,
-    /// What is behind them, if said.
+    /// Background, if stated.
     pub background: Option<Background>,
 }
 
 impl Thing {
-    /// Whether all that is said of it, apart from its place, holds for an object.
+    /// Whether an object matches all stated attributes except the place.
     fn is_like(&self, object: &Object) -> bool {
         self.shape == object.shape
             && self.colour.is_none_or(|colour| colour == object.colour)
@@ -66,8 +66,7 @@ impl Thing {
 }
 
 impl Meaning {
-    /// Whether all of it is true of the scene: each thing said can be found, no object is counted for two, and they lie
-    /// as said.
+    /// Whether all of it is true of the scene: each thing has objects of its own that match it, and the relations hold.
     pub fn describes(&self, scene: &Scene) -> bool {
         let alike = |thing: &Thing| scene.objects.iter().filter(|object| thing.is_like(object)).count();
         self.total.is_none_or(|total| total == scene.objects.len())
@@ -76,7 +75,7 @@ impl Meaning {
             && self.can_be_found(scene, &mut Vec::new())
     }
 
-    /// Tries every way to say which thing (or none) each object is.
+    /// Tries every assignment of the objects to things (or to none).
     fn can_be_found(&self, scene: &Scene, roles: &mut Vec<Option<usize>>) -> bool {
         let Some(object) = scene.objects.get(roles.len()) else {
             let count = |i| roles.iter().filter(|role| **role == Some(i)).count();
@@ -96,7 +95,7 @@ impl Meaning {
         })
     }
 
-    /// The same with one attribute changed, at random; none if this meaning says nothing to change there.
+    /// Changes one attribute at random; `None` if this meaning does not state it.
     pub(super) fn with_wrong(&self, attribute: Attribute, dice: &mut Dice) -> Option<Self> {
         let mut wrong = self.clone();
         let thing = dice.below(self.things.len());
@@ -122,7 +121,7 @@ impl Meaning {
 }
 
 impl Relation {
-    /// Whether it holds for all objects of the roles.
+    /// Whether it holds for all objects assigned to its things.
     fn holds(&self, scene: &Scene, roles: &[Option<usize>]) -> bool {
         let of =
             |thing: usize| scene.objects.iter().zip(roles).filter(move |(_, r)| **r == Some(thing)).map(|(o, _)| o);
@@ -147,7 +146,7 @@ mod tests {
         Thing { count, shape, colour: Some(colour), size: None, texture: None, place: None }
     }
 
-    /// A red star left of a blue star, a red star at the right.
+    /// A red star left of a blue star, and a red star at the right.
     fn scene() -> Scene {
         let objects = vec![
             object(Shape::Star, Colour::Red, 0.2, 0.5),

@@ -1,14 +1,15 @@
-//! A small world whose truth is known: pictures of one to three things, with what people and the web write under them.
+//! A small synthetic world with known ground truth: pictures of one to three things, with texts as people and the web
+//! write them.
 //!
-//! Five sets of rows. `human` is clean but sees a part of the world only: some shapes, patterns, backgrounds and pairs of
-//! shape and colour are neither shown nor named in it ([`UNSEEN_SHAPES`], [`unseen_together`] and so on). `things` are pictures of one
-//! thing of that part with its name, to learn to see by, as BLIP's vision encoder did on ImageNet. `web` is
-//! wider and long-tailed, and most of its texts are wrong. `validation` and `test` show everything alike often, and
-//! their captions say enough to tell a picture from almost all others.
+//! It has five sets of rows. `human` is clean but covers only part of the world: some shapes, patterns, backgrounds and
+//! pairs of shape and colour are neither shown nor named in it ([`UNSEEN_SHAPES`], [`unseen_together`] and so on).
+//! `things` are pictures of a single thing from that part with its name, for learning to see, as BLIP's vision encoder
+//! did on ImageNet. `web` is wider and long-tailed, and most of its texts are wrong. `validation` and `test` draw from
+//! everything uniformly, and their captions say enough to tell a picture from almost all others.
 //!
-//! A caption is made as a [`Meaning`] first and then worded, so that its truth is decided by [`Meaning::describes`] on
-//! structure and never read out of a text. A row depends on the seed, its set and its number only: rows can be made in any
-//! order, on any platform, in parallel.
+//! A caption is generated as a [`Meaning`] first and then worded, so that [`Meaning::describes`] decides its truth on
+//! structure rather than from text. A row depends only on the seed, its set and its number: rows can be generated in
+//! any order, on any platform, in parallel.
 
 mod backdrop;
 mod caption;
@@ -44,19 +45,19 @@ use noise::{WebText, web_text};
 use scene::Distribution;
 use wording::word;
 
-/// What can be chosen about a world.
+/// Parameters of a world.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Captions for each picture of the human, validation and test sets.
     pub captions: usize,
-    /// Share of the human captions that leave something out.
+    /// Share of the human captions that omit something.
     pub human_loose: f64,
-    /// Share of the web's captions that leave something out.
+    /// Share of the web's captions that omit something.
     pub web_loose: f64,
-    /// The web shows the kind of rank r as often as 1 / (r + tail): the larger, the more evenly.
+    /// Flatness of the web's long tail: it shows the kind of rank r in proportion to 1 / (r + tail).
     pub web_tail: f64,
-    /// What web texts are.
+    /// Proportions of the kinds of web texts.
     pub web_shares: Shares,
 }
 
@@ -69,50 +70,50 @@ impl Default for Config {
 /// A picture with true captions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HumanRow {
-    /// Unique among all rows of a world.
+    /// Key, unique among all rows of a world.
     pub key: String,
-    /// The picture, 64 x 64.
+    /// PNG file of the picture, 64 x 64.
     pub image_png: Vec<u8>,
-    /// What people say of it.
+    /// True captions, as people would write them.
     pub captions: Vec<String>,
-    /// What it shows.
+    /// Scene that the picture shows.
     pub scene: Scene,
 }
 
-/// A picture with a text found beside it.
+/// A picture with the text found beside it on the web.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WebRow {
-    /// Unique among all rows of a world.
+    /// Key, unique among all rows of a world.
     pub key: String,
-    /// The picture, 64 x 64.
+    /// PNG file of the picture, 64 x 64.
     pub image_png: Vec<u8>,
-    /// What stood beside it.
+    /// Text beside the picture.
     pub text: String,
-    /// What a person who looks closely would say of it.
+    /// A true caption, as written by a person who looks closely.
     pub truth: String,
-    /// What the text is.
+    /// Kind of the text.
     pub kind: WebKind,
-    /// What a near-miss gets wrong.
+    /// Attribute that a near miss gets wrong.
     pub wrong: Option<Attribute>,
-    /// Whether the text is a caption and true of the picture. Keywords are not: some of them fit, but at least one does
-    /// not.
+    /// Whether the text is a caption that is true of the picture. Keywords are not: some of them fit, but at least one
+    /// does not.
     pub is_true: bool,
-    /// What the picture shows.
+    /// Scene that the picture shows.
     pub scene: Scene,
 }
 
 /// A set of rows.
 #[derive(Debug, Clone, Copy)]
 pub enum Split {
-    /// Small and clean.
+    /// Small clean set.
     Human,
-    /// Large and noisy.
+    /// Large noisy set.
     Web,
-    /// To choose settings by.
+    /// Set for choosing settings.
     Validation,
-    /// To judge by.
+    /// Held-out set for final scores.
     Test,
-    /// One thing a picture, with its name.
+    /// Pictures of a single thing with its name.
     Things,
 }
 
@@ -132,7 +133,7 @@ impl Split {
     }
 }
 
-/// A world: as many rows of each set as one likes.
+/// A world, which generates any number of rows of each set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct World {
     seed: u64,
@@ -140,7 +141,7 @@ pub struct World {
 }
 
 impl World {
-    /// The world of a seed.
+    /// Creates the world of a seed.
     pub const fn new(seed: u64, config: Config) -> Self {
         Self { seed, config }
     }
@@ -150,12 +151,12 @@ impl World {
         self.captioned(Split::Human, i)
     }
 
-    /// Row `i` of the set to choose settings by.
+    /// Row `i` of the set for choosing settings.
     pub fn validation(&self, i: u64) -> ImageResult<HumanRow> {
         self.captioned(Split::Validation, i)
     }
 
-    /// Row `i` of the set to judge by.
+    /// Row `i` of the held-out set.
     pub fn test(&self, i: u64) -> ImageResult<HumanRow> {
         self.captioned(Split::Test, i)
     }
@@ -185,7 +186,7 @@ impl World {
         Dice::new(self.seed, split as u64, i)
     }
 
-    /// A scene and what is said of it, all different.
+    /// Generates a scene with captions, all different where possible.
     fn told(&self, split: Split, i: u64) -> (Scene, Vec<(Meaning, String)>) {
         const TRIES: usize = 20;
         let dice = &mut self.dice(split, i);
@@ -213,7 +214,7 @@ impl World {
         (scene, told)
     }
 
-    /// A scene and what stands beside it.
+    /// Generates a scene with the web text beside it.
     fn found(&self, dice: &mut Dice) -> (Scene, WebKind, WebText) {
         let web = Distribution::Web { tail: self.config.web_tail };
         let scene = web.scene(dice);
@@ -223,7 +224,7 @@ impl World {
     }
 }
 
-/// Draws a scene as a PNG file.
+/// Renders a scene as a PNG file.
 fn png(scene: &Scene) -> ImageResult<Vec<u8>> {
     let mut file = Cursor::new(Vec::new());
     draw(scene).write_to(&mut file, ImageFormat::Png)?;

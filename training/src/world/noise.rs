@@ -1,4 +1,4 @@
-//! What the web writes under its pictures.
+//! Texts that the web puts beside its pictures.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use super::meaning::Meaning;
 use super::scene::{Distribution, Scene};
 use super::wording::word;
 
-/// What a web text is.
+/// Kind of a web text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WebKind {
@@ -19,9 +19,9 @@ pub enum WebKind {
     NearMiss,
     /// A caption of another scene, false for this one.
     Other,
-    /// A text that has nothing to do with any picture.
+    /// A text unrelated to any picture.
     Boilerplate,
-    /// Tags: some of them fit, at least one does not.
+    /// Tags, of which some fit and at least one does not.
     Keywords,
 }
 
@@ -30,7 +30,7 @@ impl WebKind {
     pub const ALL: &'static [Self] = &[Self::True, Self::NearMiss, Self::Other, Self::Boilerplate, Self::Keywords];
 }
 
-/// How often the web texts are of each kind. Only their proportions count.
+/// Relative frequencies of the kinds of web texts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Shares {
@@ -40,7 +40,7 @@ pub struct Shares {
     pub near_miss: f64,
     /// Captions of other scenes.
     pub other: f64,
-    /// Texts that speak of no picture.
+    /// Texts unrelated to any picture.
     pub boilerplate: f64,
     /// Tags.
     pub keywords: f64,
@@ -59,14 +59,14 @@ impl Shares {
     }
 }
 
-/// A web text with what it means, if it is a caption, and with what a near-miss gets wrong.
+/// A web text, its meaning if it is a caption, and the wrong attribute if it is a near miss.
 pub(super) struct WebText {
     pub(super) text: String,
     pub(super) meaning: Option<Meaning>,
     pub(super) wrong: Option<Attribute>,
 }
 
-/// A text of this kind under the picture of `scene`; `loose` is the share of captions that leave something out.
+/// Generates a text of this kind for a picture of `scene`; `loose` is the share of captions that omit something.
 pub(super) fn web_text(kind: WebKind, scene: &Scene, web: Distribution, loose: f64, dice: &mut Dice) -> WebText {
     let detail = if dice.chance(loose) { Detail::Loose } else { Detail::Full };
     let (meaning, wrong) = match kind {
@@ -82,7 +82,7 @@ pub(super) fn web_text(kind: WebKind, scene: &Scene, web: Distribution, loose: f
     WebText { text: word(&meaning, dice), meaning: Some(meaning), wrong }
 }
 
-/// A true caption's meaning with one attribute changed, false for the scene.
+/// Meaning of a true caption with one attribute changed so that it is false for the scene.
 fn near_miss(scene: &Scene, detail: Detail, dice: &mut Dice) -> (Meaning, Attribute) {
     const TRIES: usize = 100;
     let truth = tell(scene, detail, dice);
@@ -101,7 +101,7 @@ fn near_miss(scene: &Scene, detail: Detail, dice: &mut Dice) -> (Meaning, Attrib
     })
 }
 
-/// The meaning of another scene's caption, false for this one.
+/// Meaning of another scene's caption that is false for this scene.
 fn other(scene: &Scene, web: Distribution, detail: Detail, dice: &mut Dice) -> Meaning {
     const TRIES: usize = 100;
     let mut strange = || Some(tell(&web.scene(dice), detail, dice)).filter(|meaning| !meaning.describes(scene));
@@ -112,7 +112,7 @@ fn unlike<T: Copy>(all: &[T], seen: impl Fn(&T) -> bool) -> Vec<T> {
     all.iter().copied().filter(|kind| !seen(kind)).collect()
 }
 
-/// Tags of shops; none says anything of the picture.
+/// Shop tags, unrelated to the picture.
 pub(super) const TAGS: &[&str] = &[
     "free",
     "hd",
@@ -140,7 +140,7 @@ pub(super) const TAGS: &[&str] = &[
     "download",
 ];
 
-/// Texts about no picture: `#` is a digit, `@` a month, `%` a word of a shop.
+/// Texts unrelated to any picture: `#` stands for a digit, `@` for a month, `%` for a product.
 pub(super) const BOILERPLATE: &[&str] = &[
     "click here to see larger image",
     "click to enlarge",
@@ -194,11 +194,11 @@ pub(super) const BOILERPLATE: &[&str] = &[
     "photo by user####",
 ];
 
-/// What `%` of a boilerplate text stands for.
+/// Products, for `%` in boilerplate texts.
 pub(super) const WARES: &[&str] =
     &["shirt", "poster", "sticker", "gift", "phone case", "toy", "card", "pillow", "decor", "clipart", "vector"];
 
-/// What `@` of a boilerplate text stands for.
+/// Months, for `@` in boilerplate texts.
 pub(super) const MONTHS: &[&str] = &[
     "january",
     "february",
@@ -227,7 +227,7 @@ fn boilerplate(dice: &mut Dice) -> String {
     text
 }
 
-/// Two to four tags that fit, one or two that do not, and as many of shops.
+/// Two to four tags that fit, one or two that do not, and as many shop tags.
 fn keywords(scene: &Scene, dice: &mut Dice) -> String {
     let mut fitting: Vec<&str> = vec![tag(scene.background)];
     for object in &scene.objects {
@@ -245,7 +245,7 @@ fn keywords(scene: &Scene, dice: &mut Dice) -> String {
         tags.push(dice.pick(TAGS));
     }
     dice.shuffle(&mut tags);
-    // What is said twice is said once.
+    // Duplicate tags are dropped.
     let repeated = |i: &usize| tags[..*i].contains(&tags[*i]);
     let tags: Vec<&str> = (0..tags.len()).filter(|i| !repeated(i)).map(|i| tags[i]).collect();
     tags.join(dice.usual(&[", ", " "]))

@@ -1,30 +1,30 @@
-//! The shapes as tables of simple parts, in a square from -1 to 1 with y downwards.
+//! Shapes as tables of simple parts, in a square from -1 to 1 with y downwards.
 
 use super::kinds::Shape;
 
-/// A part and what it does to what the parts before it made.
+/// A part and how it is combined with the parts before it.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Part {
-    /// Adds to the shape.
+    /// Adds the form to the shape.
     Add(Form),
-    /// Is taken away.
+    /// Removes the form.
     Cut(Form),
-    /// All outside of it is taken away.
+    /// Removes everything outside the form.
     Keep(Form),
-    /// Adds a part that is drawn in the thing's second shade.
+    /// Adds the form, drawn in the thing's second shade.
     Ink(Form),
 }
 
 /// A simple form.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Form {
-    /// Middle and radius.
+    /// Centre and radius.
     Disc(f32, f32, f32),
-    /// Middle, half width, half height.
+    /// Centre, half width, half height.
     Oval(f32, f32, f32, f32),
-    /// Middle, half width, half height; slightly rounded.
+    /// Centre, half width, half height; with slightly rounded corners.
     Block(f32, f32, f32, f32),
-    /// From, to, half width.
+    /// Start, end, half width.
     Line(f32, f32, f32, f32, f32),
     /// Corners.
     Polygon(&'static [(f32, f32)]),
@@ -33,7 +33,7 @@ pub(super) enum Form {
 use Form::{Block, Disc, Line, Oval, Polygon};
 use Part::{Add, Cut, Ink, Keep};
 
-/// The parts of a shape.
+/// Parts of a shape.
 pub(super) const fn parts(shape: Shape) -> &'static [Part] {
     match shape {
         Shape::Circle => &[Add(Disc(0.0, 0.0, 0.92))],

@@ -1,4 +1,4 @@
-//! What a scene is, and scenes drawn at random.
+//! Scenes and their random generation.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,59 +8,59 @@ use super::kinds::{
     unseen_together,
 };
 
-/// One thing in a picture. Lengths are shares of the picture's side; y grows downwards.
+/// A thing in a picture. Lengths are shares of the picture's side; y grows downwards.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Object {
-    /// What it is.
+    /// Shape of the thing.
     pub shape: Shape,
-    /// Its colour.
+    /// Colour of the thing.
     pub colour: Colour,
-    /// Its size by name.
+    /// Size by name.
     pub size: Size,
-    /// Its pattern.
+    /// Pattern of the thing.
     pub texture: Texture,
-    /// The middle, from the left.
+    /// Centre, from the left edge.
     pub x: f32,
-    /// The middle, from the top.
+    /// Centre, from the top edge.
     pub y: f32,
-    /// Half its width.
+    /// Half of the width.
     pub radius: f32,
 }
 
-/// All that is true of a picture.
+/// The complete ground truth of a picture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Scene {
-    /// What is behind the things.
+    /// Background behind the things.
     pub background: Background,
-    /// One to three things.
+    /// The things, one to three.
     pub objects: Vec<Object>,
-    /// Seed of what no caption speaks of: tints, turns, where the clouds are.
+    /// Seed of details that no caption mentions: tints, rotations, positions of clouds.
     pub look: u32,
 }
 
-/// Which scenes are likely.
+/// Distribution from which scenes are drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Distribution {
-    /// All that people saw, alike often.
+    /// Everything but the unseen kinds, uniformly.
     Human,
-    /// Everything, long-tailed: the kind of rank r is as frequent as 1 / (r + tail).
+    /// Everything, long-tailed: the kind of rank r has a frequency of 1 / (r + tail).
     Web { tail: f64 },
-    /// Everything, alike often.
+    /// Everything, uniformly.
     Even,
 }
 
-/// Between the middles of two columns lies 0.28; things move by 0.05 in theirs.
+/// Centres of the columns, 0.28 apart; things are moved by up to 0.05 (`JITTER`) within theirs.
 const COLUMNS: [f32; 3] = [0.22, 0.5, 0.78];
 const JITTER: f32 = 0.05;
-/// Things in the same column are nearer than this, those in different ones farther.
+/// Distance threshold: things in the same column are nearer than this, those in different columns farther.
 const APART: f32 = 0.14;
-/// Edges between the columns.
+/// Boundaries between the columns.
 const EDGES: [f32; 2] = [0.36, 0.64];
-/// Two middles are never nearer than this share of both radii.
+/// Minimum distance of two centres, as a share of the sum of their radii.
 const CLEARANCE: f32 = 0.93;
 
 impl Object {
-    /// The one of the nine places it is in.
+    /// The one of the nine places that contains its centre.
     pub fn place(&self) -> Place {
         use Place::*;
         let third = |v: f32| usize::from(v > EDGES[0]) + usize::from(v > EDGES[1]);
@@ -68,7 +68,7 @@ impl Object {
         rows[third(self.y)][third(self.x)]
     }
 
-    /// Whether it is in this direction, seen from `other`.
+    /// Whether it lies in this direction from `other`.
     pub fn is(&self, direction: Direction, other: &Self) -> bool {
         match direction {
             Direction::LeftOf => self.x + APART < other.x,
@@ -78,7 +78,7 @@ impl Object {
         }
     }
 
-    /// Whether it is between two others, from left to right or from top to bottom.
+    /// Whether it lies between two others, from left to right or from top to bottom.
     pub fn is_between(&self, a: &Self, b: &Self) -> bool {
         let lies = |towards: Direction| self.is(towards, a) && b.is(towards, self);
         Direction::ALL.iter().any(|direction| lies(*direction))
@@ -105,7 +105,7 @@ impl Distribution {
         all[dice.weighted(all.iter().enumerate().map(weight))]
     }
 
-    /// A colour that is seen on the background. On the web each shape has favourite colours of its own.
+    /// Draws a colour visible on the background. On the web each shape has its own favourite colours.
     fn colour(self, shape: Shape, background: Background, dice: &mut Dice) -> Colour {
         let all = Colour::ALL;
         let weight = |(rank, colour): (usize, &Colour)| {
@@ -128,7 +128,7 @@ impl Distribution {
         Object { shape, colour, size: Size::Medium, texture: self.texture(dice), x: 0.5, y: 0.5, radius: 0.0 }
     }
 
-    /// A thing that differs from all others in shape or colour, if it is soon found.
+    /// Draws a thing that differs from all others in shape or colour; `None` after too many tries.
     fn another(self, background: Background, others: &[Object], dice: &mut Dice) -> Option<Object> {
         const TRIES: usize = 20;
         let alike = |a: &Object, b: &Object| (a.shape, a.colour) == (b.shape, b.colour);
@@ -137,15 +137,15 @@ impl Distribution {
             .find(|object| !others.iter().any(|other| alike(object, other)))
     }
 
-    /// A scene of one to three things.
+    /// Draws a scene of one to three things.
     pub(super) fn scene(self, dice: &mut Dice) -> Scene {
-        /// How often there are no, one, two more things than the first.
+        /// Weights of zero, one and two more things after the first.
         const MORE: [f64; 3] = [0.5, 0.35, 0.15];
         let more = dice.weighted(MORE.into_iter());
         self.scene_of(1 + more, dice)
     }
 
-    /// A scene of so many things. Those of the same shape and colour are alike in all but their places.
+    /// Draws a scene of `things` things. Those of the same shape and colour differ only in their places.
     pub(super) fn scene_of(self, things: usize, dice: &mut Dice) -> Scene {
         const TWIN: f64 = 0.15;
         let background = self.one_of(Background::ALL, UNSEEN_BACKGROUNDS, dice);
@@ -162,7 +162,7 @@ impl Distribution {
     }
 }
 
-/// Gives every thing a size and a place, so that none hides another.
+/// Gives each thing a size and a place so that none hides another.
 fn arrange(objects: &mut [Object], twins: &[bool], dice: &mut Dice) {
     const TRIES: usize = 200;
     for _ in 0..TRIES {

@@ -1,4 +1,4 @@
-//! A world's sets as Parquet files.
+//! Sets of a world as Parquet files.
 
 use std::fs::File;
 use std::path::Path;
@@ -13,7 +13,7 @@ use datafusion::parquet::file::properties::WriterProperties;
 use super::{Split, World};
 use crate::error::{Error, Result};
 
-/// Texts of a row group.
+/// Texts per row group.
 const GROUP: usize = 1000;
 
 impl std::str::FromStr for Split {
@@ -26,12 +26,12 @@ impl std::str::FromStr for Split {
     }
 }
 
-/// Writes the first `pictures` of a set, a row a text, the texts of a picture next to each other, and returns how many texts
-/// there are.
+/// Writes the first `pictures` pictures of a set, with one row per text and the texts of a picture adjacent; returns
+/// the number of texts.
 ///
-/// Columns: `key` (of the picture), `image` (a PNG file), `text`; of the web also `kind` (what the text is), `wrong` (what a
-/// near-miss gets wrong), `text_is_true` and `truth` (a caption that is true and names every thing with its shape, colour and
-/// pattern). The file appears whole or not at all.
+/// Columns: `key` (of the picture), `image` (a PNG file), `text`; the web set also has `kind` (kind of the text),
+/// `wrong` (the attribute that a near miss gets wrong), `text_is_true` and `truth` (a true caption that names every
+/// thing with its shape, colour and pattern). The file is written atomically.
 pub fn write(world: &World, split: Split, pictures: u64, path: &Path) -> Result<usize> {
     let part = path.with_extension("parquet.part");
     let file = File::create(&part).map_err(|e| Error::file(&part, e))?;
@@ -92,7 +92,7 @@ impl Rows {
         }
     }
 
-    /// Adds a picture's texts; says how many.
+    /// Adds the texts of a picture and returns their number.
     fn add(&mut self, world: &World, i: u64) -> image::ImageResult<usize> {
         let mut push = |key: &str, image: &[u8], text: &str| {
             self.key.append_value(key);
@@ -132,7 +132,7 @@ impl Rows {
     }
 }
 
-/// A kind's name, as serde writes it.
+/// Name of a kind, as serde writes it.
 fn snake(kind: &impl serde::Serialize) -> String {
     serde_json::to_value(kind).ok().and_then(|v| v.as_str().map(Into::into)).unwrap_or_default()
 }

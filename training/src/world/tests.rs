@@ -17,7 +17,7 @@ fn a_row_depends_on_seed_set_and_number_only() {
     }
 }
 
-/// Fails when anything is drawn or said differently: then a world is not the one that earlier results were made with.
+/// Fails if anything is drawn or worded differently, since earlier results would then come from another world.
 #[test]
 fn a_row_stays_as_it_is() {
     let row = world().test(0).unwrap();

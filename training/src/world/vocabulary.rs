@@ -1,4 +1,4 @@
-//! The words of the world as a tokenizer: BERT's, lower case, with few enough words for quick training.
+//! A tokenizer for the words of the world: BERT's, lower case, with a vocabulary small enough for quick training.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use super::kinds::{Background, Colour, Direction, Place, Shape, Size, Texture, p
 use super::noise::{BOILERPLATE, MONTHS, TAGS, WARES};
 use super::wording::{AND, FILLERS, GLUE, OF_THE_PICTURE, POSES, SENTENCES, THINGS, TITLES};
 
-/// The special tokens; their ids are their indices.
+/// Special tokens; their ids are their indices.
 pub const SPECIALS: &[&str] = &["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]"];
 
 const PUNCTUATION: &str = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~";
@@ -22,7 +22,7 @@ pub fn words() -> Vec<String> {
     [TAGS, BOILERPLATE, WARES, MONTHS].iter().for_each(|table| add(table));
     Shape::ALL.iter().for_each(|kind| add(kind.words()));
     Colour::ALL.iter().for_each(|kind| add(kind.words()));
-    // Nobody says "medium".
+    // Captions never say "medium".
     Size::ALL[1..].iter().for_each(|kind| add(kind.words()));
     Texture::ALL.iter().for_each(|kind| [kind.words(), kind.after()].iter().for_each(|table| add(table)));
     Background::ALL.iter().for_each(|kind| [kind.words(), kind.behind()].iter().for_each(|table| add(table)));
@@ -40,7 +40,7 @@ pub fn tokens() -> Vec<String> {
     SPECIALS.iter().map(|token| token.to_string()).chain(single).chain(pieces).chain(words()).collect()
 }
 
-/// The tokenizer as Hugging Face's tokenizer.json.
+/// The tokenizer in the format of Hugging Face's tokenizer.json.
 pub fn tokenizer() -> Value {
     let added = |(id, token): (usize, &&str)| {
         json!({

@@ -1,10 +1,10 @@
-//! Meanings in words.
+//! Wording of meanings as text.
 
 use super::dice::Dice;
 use super::kinds::{Direction, Place, plural};
 use super::meaning::{Meaning, Relation, Thing};
 
-/// What a caption may begin with; what follows is a noun.
+/// Possible beginnings of a caption that is a noun phrase.
 pub(super) const TITLES: &[&str] = &[
     "a picture of",
     "a photo of",
@@ -23,7 +23,7 @@ pub(super) const TITLES: &[&str] = &[
     "artwork of",
 ];
 
-/// Beginnings that make a sentence with a noun.
+/// Possible beginnings that form a sentence with a noun phrase.
 pub(super) const SENTENCES: &[&str] = &[
     "this picture shows",
     "the image shows",
@@ -44,29 +44,29 @@ pub(super) const SENTENCES: &[&str] = &[
     "in the photo you see",
 ];
 
-/// What things do, to be put before where they are.
+/// Participles to be put before a thing's place.
 pub(super) const POSES: &[&str] =
     &["sitting", "lying", "resting", "standing", "placed", "drawn", "painted", "shown", "seen", "located"];
 
-/// Adjectives that say nothing.
+/// Adjectives without meaning.
 pub(super) const FILLERS: &[&str] = &["nice", "pretty", "lovely", "cute", "simple", "fine", "beautiful", "funny"];
 
-/// Names for several things of any kind.
+/// General nouns for several things.
 pub(super) const THINGS: &[&str] = &["things", "objects", "items"];
 
-/// What joins two things.
+/// Words that join two things.
 pub(super) const AND: &[&str] = &["and", "with", "and also", "along with", "together with", "as well as"];
 
-/// After a place.
+/// Additions after a place.
 pub(super) const OF_THE_PICTURE: &[&str] = &["of the picture", "of the image", "of the scene", "of the frame"];
 
-/// Words that stand in the code below.
+/// Words used in the code below.
 pub(super) const GLUE: &[&str] =
     &["a an the there is are it them that in with and between both others pair of", "one two three four"];
 
 const NUMBERS: [&str; 5] = ["no", "one", "two", "three", "four"];
 
-/// Words the meaning, in one of many ways: the first that is short, else the shortest of some.
+/// Puts the meaning into words, at random: the first wording that is short enough, or else the shortest of several.
 pub(super) fn word(meaning: &Meaning, dice: &mut Dice) -> String {
     const TRIES: usize = 20;
     const MOST_WORDS: usize = 18;
@@ -118,7 +118,7 @@ fn number(n: usize) -> &'static str {
 struct Wording<'a> {
     meaning: &'a Meaning,
     dice: &'a mut Dice,
-    /// The name of each thing: it is not called a boat and then a ship.
+    /// Noun chosen for each thing, so that it is not called first a boat and then a ship.
     nouns: Vec<String>,
 }
 
@@ -132,7 +132,7 @@ impl<'a> Wording<'a> {
         Self { meaning, dice, nouns }
     }
 
-    /// What comes before and after the sentence for the background.
+    /// Background phrases before and after the sentence.
     fn background(&mut self, placed: bool) -> (String, String) {
         const FIRST: f64 = 0.06;
         const BEHIND: f64 = 0.3;
@@ -146,7 +146,7 @@ impl<'a> Wording<'a> {
         (String::new(), format!(" {pose}{}", self.dice.pick(phrases)))
     }
 
-    /// The things and where they are.
+    /// The things and their places.
     fn body(&mut self) -> String {
         match self.meaning.relations.first() {
             None => self.list(),
@@ -186,7 +186,7 @@ impl<'a> Wording<'a> {
         format!("{a} {}{direction} {b}", self.pose())
     }
 
-    /// The third thing, after two that were told with their relation.
+    /// The third thing, after two that were named with their relation.
     fn last(&mut self, i: usize) -> String {
         let thing = self.thing(i);
         match self.meaning.relations.get(1) {

@@ -1,4 +1,4 @@
-//! What decides a session's results, for the record of how a table was made.
+//! Provenance: everything that determines a session's results, recorded with the tables it produces.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,23 +10,23 @@ use super::settings::{Key, SETTINGS};
 use crate::blip::{Checkpoint, NO_DECODER, NO_ITM_HEAD, Parts, checkpoint_dir, runtime};
 use crate::error::Result;
 
-/// What decides a session's results: the models' content, the kind of device, and the settings, without those that change
-/// speed or memory alone.
+/// Everything that determines a session's results: content of the models, kind of device, and settings, except those
+/// that only affect speed or memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
-    /// sha256 of the captioner's weights, configuration, tokenizer and preprocessing; `None` where none is set.
+    /// SHA-256 of the captioner's weights, configuration, tokenizer and preprocessing; `None` if no captioner is set.
     pub captioner: Option<String>,
-    /// The same of the filter.
+    /// SHA-256 of the filter's files, likewise.
     pub filter: Option<String>,
-    /// cpu or cuda; `None` where no model is set.
+    /// `cpu` or `cuda`; `None` if no model is set.
     pub device: Option<String>,
-    /// Settings by name (without `capfilt.`), as SHOW prints them.
+    /// Settings by name (without `capfilt.`), with values as SHOW prints them.
     pub settings: BTreeMap<String, String>,
 }
 
 impl CapfiltOptions {
-    /// Reads the checkpoints that are set, from end to end. Errors where one is broken or cannot do what it is set for, or the
-    /// device cannot be used.
+    /// Reads the configured checkpoints in full. Fails if one is broken or unfit for its role, or if the device cannot
+    /// be used.
     pub fn provenance(&self) -> Result<Provenance> {
         let captioner = self.text(Key::Captioner).map(|name| digest(name, Key::Captioner)).transpose()?;
         let filter = match self.text(Key::Filter) {
@@ -50,20 +50,21 @@ fn digest(name: &str, role: Key) -> Result<String> {
     Ok(hex::encode(open(name, role)?.digest()?))
 }
 
-/// A checkpoint that can do what it is set for.
+/// Opens a checkpoint and checks that it has the parts its role needs.
 fn open(name: &str, role: Key) -> Result<Checkpoint> {
     let checkpoint = Checkpoint::open(Path::new(&checkpoint_dir(name)?))?;
     let Parts { captioner, matcher, contrastive } = checkpoint.parts;
     match role {
         Key::Captioner if !captioner => Err(checkpoint.lacks(NO_DECODER)),
-        // ITC alone may be asked for.
+        // A contrastive part suffices: the filter may be used for ITC alone.
         Key::Filter if !matcher && !contrastive => Err(checkpoint.lacks(NO_ITM_HEAD)),
         _ => Ok(checkpoint),
     }
 }
 
 impl Key {
-    /// Whether two values can give two results. The models and the device are recorded by what they turn out to be.
+    /// Whether different values can give different results. Models and device are recorded separately, by content and
+    /// kind.
     fn changes_results(self) -> bool {
         !matches!(
             self,
@@ -119,7 +120,7 @@ mod tests {
             std::fs::copy(&from, copy.path().join(from.file_name().unwrap())).unwrap();
         }
         assert_eq!(of(copy.path().to_str().unwrap()), got);
-        // What its generation_config.json says of decoding is of its content, the version that wrote the file is not.
+        // Decoding options in generation_config.json are part of the content; the version that wrote the file is not.
         let generation = |text: &str| std::fs::write(copy.path().join("generation_config.json"), text).unwrap();
         generation(r#"{"transformers_version": "4.15.0"}"#);
         assert_eq!(of(copy.path().to_str().unwrap()), got);

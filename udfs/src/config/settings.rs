@@ -1,4 +1,4 @@
-//! The settings and what values they take: one table, read by SET, SHOW, the options of a call and the documentation.
+//! The settings and their allowed values: one table behind SET, SHOW, the options of a call and the documentation.
 
 use std::fmt;
 
@@ -13,20 +13,20 @@ macro_rules! settings {
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub(crate) enum Key { $($key),* }
 
-        /// Every setting, each at the place of its key.
+        /// Every setting, indexed by its key.
         pub(crate) static SETTINGS: &[Setting] =
             &[$(Setting { key: Key::$key, name: $name, kind: $kind, default: $default, description: $description }),*];
     };
 }
 
-/// A setting's name, the values it takes, and what it is for.
+/// Name, allowed values and description of a setting.
 #[derive(Debug)]
 pub(crate) struct Setting {
     pub(crate) key: Key,
-    /// Without the prefix `capfilt.`.
+    /// Name without the prefix `capfilt.`.
     pub(crate) name: &'static str,
     pub(crate) kind: Kind,
-    /// As SET would take it; `None` leaves it unset.
+    /// Default in SET syntax; `None` leaves the setting unset.
     pub(crate) default: Option<&'static str>,
     pub(crate) description: &'static str,
 }
@@ -90,13 +90,13 @@ settings! {
 }
 
 impl Key {
-    /// Its row of the table.
+    /// Row of the key in the table.
     pub(crate) fn setting(self) -> &'static Setting {
         &SETTINGS[self as usize]
     }
 }
 
-/// The values that a setting or an option takes.
+/// Type and range of a setting or of an option of a call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
     Text,
@@ -111,19 +111,19 @@ pub(crate) enum Kind {
         max: f32,
     },
     Flag,
-    /// Bytes.
+    /// Size in bytes.
     Size,
 }
 
-/// A value that its kind allows.
+/// A validated value of a setting.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Value {
     Text(String),
     Integer(u64),
-    /// The bits of an f32, so that values can be compared and hashed.
+    /// Bits of an f32, which unlike the float can be compared and hashed.
     Float(u32),
     Flag(bool),
-    /// Bytes, and how they were written.
+    /// Size in bytes, and its original text.
     Size(u64, String),
 }
 
@@ -157,7 +157,7 @@ impl Value {
 }
 
 impl Kind {
-    /// What is allowed, to follow "must be".
+    /// Describes the allowed values, to follow "must be".
     pub(crate) fn allowed(self) -> String {
         match self {
             Self::Text => "a string".into(),
@@ -173,7 +173,7 @@ impl Kind {
         }
     }
 
-    /// The value that SET writes as `text`.
+    /// Parses a value in SET syntax.
     pub(crate) fn parse(self, text: &str) -> Option<Value> {
         let whole = text;
         let text = text.trim();
@@ -199,7 +199,7 @@ impl Kind {
         }
     }
 
-    /// A type that an option of a call may have.
+    /// An example type for an option of a call.
     pub(crate) fn example(self) -> DataType {
         match self {
             Self::Text | Self::Choice(_) | Self::Device | Self::Size => DataType::Utf8,
@@ -209,7 +209,7 @@ impl Kind {
         }
     }
 
-    /// Whether an option of a call may have this type. Which values of it, [`Kind::read`] tells.
+    /// Whether an option of a call may have this type. [`Kind::read`] checks the value itself.
     pub(crate) fn accepts(self, data_type: &DataType) -> bool {
         match (self, data_type) {
             (_, DataType::Null) => true,
@@ -221,7 +221,7 @@ impl Kind {
         }
     }
 
-    /// The value that an option of a call gives; `None` is a value that is not allowed. Not to be called with NULL.
+    /// Converts the value of an option of a call; `None` if it is not allowed. Must not be called with NULL.
     pub(crate) fn read(self, scalar: &ScalarValue) -> Option<Value> {
         if let Some(Some(text)) = scalar.try_as_str() {
             return self.parse(text);
@@ -243,7 +243,7 @@ impl Kind {
             }
             Self::Integer { .. } => {
                 let x = float(scalar)?;
-                // Below 2^53 a float holds every whole number.
+                // Every integer below 2^53 has an exact f64.
                 (x.fract() == 0.0 && (0.0..9e15).contains(&x)).then(|| self.integer(x as u64)).flatten()
             }
             _ => None,
@@ -268,7 +268,7 @@ fn is_string(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
 }
 
-/// `512MB`, `2GiB`, `1.5 GB`, `1048576` in bytes.
+/// Parses a size such as `512MB`, `2GiB`, `1.5 GB` or `1048576` into bytes.
 pub fn bytes(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let number: f64 = text[..digits].parse().ok()?;
@@ -288,14 +288,14 @@ pub fn bytes(text: &str) -> Option<u64> {
     (bytes.fract() == 0.0 || unit > 1).then_some(bytes).filter(|b| *b < 9e15).map(|b| b as u64)
 }
 
-/// The end of a message on an unknown name: the nearest known one, if one is near, and all of them.
+/// End of an error message about an unknown name: the closest known name, if any is close, and a list of all.
 pub(crate) fn hint(name: &str, known: &[&str]) -> String {
     let near = known.iter().map(|k| (distance(name, k), k)).min().filter(|(d, k)| *d <= 1 + k.len() / 4);
     let near = near.map(|(_, k)| format!(" Did you mean {k}?")).unwrap_or_default();
     format!("{near} There are: {}", known.join(", "))
 }
 
-/// Levenshtein's distance, in characters.
+/// Levenshtein distance in characters.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

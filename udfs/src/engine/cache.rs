@@ -1,20 +1,20 @@
-//! A map that forgets what was used longest ago once it holds too much: the memo and the image embeddings.
+//! An LRU map bounded in bytes and entries, used for the memo and the embedding cache.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
-/// Bytes that an entry takes beside its key and value: its place in both maps, their spare room, an allocation's header.
+/// Estimated bytes per entry besides key and value: slots in both maps, their spare capacity, an allocation header.
 const OVERHEAD: usize = 96;
 
 #[derive(Debug)]
 pub(super) struct Lru<K, V> {
     entries: HashMap<K, Entry<V>>,
-    /// Last use -> key. Ticks are unique, so the first is the one to go.
+    /// Tick of last use -> key. Ticks are unique, so the first entry is the least recently used.
     order: BTreeMap<u64, K>,
     tick: u64,
     bytes: usize,
     capacity: usize,
-    /// Entries at most.
+    /// Maximum number of entries.
     most: usize,
 }
 
@@ -26,14 +26,14 @@ struct Entry<V> {
 }
 
 impl<K: Copy + Eq + Hash, V: Clone> Lru<K, V> {
-    /// Holds `capacity` bytes and `most` entries.
+    /// Creates a map of at most `capacity` bytes and `most` entries.
     pub(super) fn new(capacity: usize, most: usize) -> Self {
         Self { entries: HashMap::new(), order: BTreeMap::new(), tick: 0, bytes: 0, capacity, most }
     }
 
-    /// What an entry counts for whose value holds `heap` bytes besides itself.
+    /// Bytes counted for an entry whose value owns `heap` bytes.
     pub(super) const fn cost(heap: usize) -> usize {
-        // The key lies in both maps.
+        // The key is stored in both maps.
         2 * size_of::<K>() + size_of::<Entry<V>>() + OVERHEAD + heap
     }
 
@@ -46,7 +46,7 @@ impl<K: Copy + Eq + Hash, V: Clone> Lru<K, V> {
         Some(entry.value.clone())
     }
 
-    /// Keeps `value`, which holds `heap` bytes, unless it alone is more than the capacity.
+    /// Inserts `value`, which owns `heap` bytes, unless it alone exceeds the capacity.
     pub(super) fn insert(&mut self, key: K, value: V, heap: usize) {
         self.remove(&key);
         let bytes = Self::cost(heap);
@@ -76,13 +76,13 @@ impl<K: Copy + Eq + Hash, V: Clone> Lru<K, V> {
         }
     }
 
-    /// Forgets until at most `bytes` are held. The capacity stays, so that it can grow again.
+    /// Evicts entries until at most `bytes` are held. The capacity is unchanged, so the map can grow again.
     pub(super) fn shrink_to(&mut self, bytes: usize) {
         while self.bytes > bytes {
             self.forget_oldest();
         }
         if self.entries.is_empty() {
-            // Maps keep their room otherwise.
+            // Otherwise maps keep their allocation.
             self.entries.shrink_to_fit();
         }
     }

@@ -14,7 +14,7 @@ use super::{Inner, QUEUE_JOBS, lock, pixel_bytes, wait};
 use crate::error::{Error, Result};
 use crate::image::{self, Limits};
 
-/// What the jobs of a call share with it.
+/// State that a call shares with its jobs.
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) ticket: Ticket,
@@ -24,7 +24,7 @@ pub(super) struct Call {
 
 #[derive(Debug, Default)]
 struct Progress {
-    /// Jobs without an answer.
+    /// Jobs not answered yet.
     pending: usize,
     outcomes: Vec<Option<Outcome>>,
     error: Option<Error>,
@@ -35,7 +35,7 @@ impl Call {
         let mut progress = lock(&self.progress);
         progress.pending -= 1;
         match result {
-            // A call that gave up has taken its outcomes away.
+            // A call that gave up has already taken its outcomes.
             Ok(outcome) => {
                 if let Some(place) = progress.outcomes.get_mut(slot) {
                     *place = Some(outcome);
@@ -50,7 +50,7 @@ impl Call {
         }
     }
 
-    /// Fails if the call has failed or is cancelled.
+    /// Fails if the call has failed or was cancelled.
     fn check(&self) -> Result<()> {
         match &lock(&self.progress).error {
             Some(error) => Err(error.clone()),
@@ -60,7 +60,7 @@ impl Call {
     }
 }
 
-/// One computation that a call waits for.
+/// One queued computation of a call.
 #[derive(Debug)]
 pub(super) struct Job {
     call: Arc<Call>,
@@ -74,12 +74,12 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// Nobody waits for it any more.
+    /// Whether its call no longer needs it.
     pub(super) fn is_cancelled(&self) -> bool {
         self.call.ticket.is_cancelled()
     }
 
-    /// Answers the call, the first time.
+    /// Sends the result to the call; later answers are ignored.
     pub(super) fn answer(&mut self, result: Result<Outcome>) {
         if !std::mem::replace(&mut self.answered, true) {
             self.call.answer(self.slot, result);
@@ -88,7 +88,7 @@ impl Job {
 }
 
 impl Drop for Job {
-    /// A job that gets lost, by a panic or because it was cancelled, must not leave its call waiting.
+    /// A job lost to a panic or a cancellation must not leave its call waiting.
     fn drop(&mut self) {
         if !self.answered {
             let lost =
@@ -116,14 +116,14 @@ impl Item for Job {
     }
 }
 
-/// Equal tasks of a call, computed once: all tasks of an image lie together, so that they are queued at one go.
+/// Tasks of a call on one image, deduplicated. All of an image's tasks are grouped so that they are queued together.
 struct Group<'a> {
     image: Option<ImageSource<'a>>,
-    /// Result keys, work, and the tasks that asked for it.
+    /// Result key, work, and indices of the tasks that need it.
     units: Vec<(Key, Work, Vec<usize>)>,
 }
 
-/// See `Engine::run`.
+/// State of one call of `Engine::run`.
 pub(super) struct Run<'e> {
     inner: &'e Inner,
     model: &'e Arc<Loaded>,
@@ -131,7 +131,7 @@ pub(super) struct Run<'e> {
     max_images: usize,
     call: Arc<Call>,
     outcomes: Vec<Option<Outcome>>,
-    /// For each job the tasks that get its outcome.
+    /// For each job, the indices of the tasks that receive its outcome.
     asked: Vec<Vec<usize>>,
 }
 
@@ -150,7 +150,7 @@ impl<'e> Run<'e> {
     pub(super) fn run(mut self, tasks: Vec<Task<'_>>) -> Result<Vec<Outcome>> {
         self.outcomes = vec![None; tasks.len()];
         let groups = self.groups(tasks)?;
-        // Also on a panic of the decoder: nobody computes for a call that is gone.
+        // A guard, so that queued jobs are withdrawn even if the decoder panics.
         let _withdraw = Withdraw { inner: self.inner, call: Arc::clone(&self.call) };
         for group in groups {
             self.submit(group)?;
@@ -219,7 +219,8 @@ impl<'e> Run<'e> {
         };
         let mut open = open.into_iter().peekable();
         while open.peek().is_some() {
-            // In slices, or one image with very many texts would outgrow the queue. The room for the image is taken already.
+            // Queued in slices, because one image with very many texts would overflow the queue. The image's bytes are
+            // already claimed.
             self.wait_for_room(0)?;
             let slice = open.by_ref().take(QUEUE_JOBS / 4);
             let jobs = slice.map(|(key, work, tasks)| self.job(key, work, tasks, image.clone())).collect();
@@ -252,7 +253,7 @@ impl<'e> Run<'e> {
         }
     }
 
-    /// The image, decoded or encoded, once there is room for it.
+    /// Returns the image, decoded or already encoded, once there is room for it.
     fn image(&self, source: &ImageSource<'_>) -> Result<Result<Arc<Image>, image::ImageError>> {
         let inner = self.inner;
         let preprocessor = self.model.med.preprocessor();
@@ -266,7 +267,7 @@ impl<'e> Run<'e> {
         Ok(decoded.map(|()| image))
     }
 
-    /// Waits until this client may put `bytes` more in hand, and counts them.
+    /// Waits until this client may add `bytes` to the in-flight images, then claims them.
     fn wait_for_room(&self, bytes: usize) -> Result<Claim> {
         let (inner, session) = (self.inner, self.call.ticket.client().session());
         let has_room = |queue: &mut Queue<Job>| {
@@ -291,11 +292,11 @@ impl<'e> Run<'e> {
             self.model.counters.wait.since(start);
             check?;
         }
-        // With the queue still locked: the next one in sees these bytes.
+        // Claimed while the queue is still locked, so that the next caller sees these bytes.
         Ok(inner.inputs.claim(session, bytes))
     }
 
-    /// Waits for the answers to what was queued.
+    /// Waits for the answers to the queued jobs.
     fn collect(mut self) -> Result<Vec<Outcome>> {
         let start = Instant::now();
         let mut progress = lock(&self.call.progress);
@@ -322,7 +323,7 @@ impl<'e> Run<'e> {
     }
 }
 
-/// Takes back what a call has queued, however it ends.
+/// Guard that withdraws a call's queued jobs, however the call ends.
 struct Withdraw<'e> {
     inner: &'e Inner,
     call: Arc<Call>,

@@ -1,35 +1,35 @@
-//! Who asks: the session that a call belongs to, and how its calls are stopped.
+//! Clients of the engine: the session that a call belongs to, and cancellation of its calls.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-/// Stops the calls that carry it, for good: one a query.
+/// Permanently cancels the calls that carry it; each query has its own.
 #[derive(Debug, Clone, Default)]
 pub struct CancelToken(Arc<AtomicBool>);
 
 impl CancelToken {
-    /// A token that is not cancelled.
+    /// Creates a token that is not cancelled.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Ends every call that carries the token, running or yet to come, with [`crate::Error::Cancelled`].
+    /// Ends every running or later call that carries the token with [`crate::Error::Cancelled`].
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Release);
     }
 
-    /// Whether `other` is this one, and no other of the same state.
+    /// Whether both are clones of the same token, whatever their state.
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Whether it was cancelled.
+    /// Whether the token was cancelled.
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 }
 
-/// A session as the engine knows it: clients take turns at the engine, and each can stop its own calls.
+/// The engine's view of a session: the queue is round-robin over clients, and each client can cancel its own calls.
 ///
 /// Clones are the same client.
 #[derive(Debug, Clone)]
@@ -38,20 +38,20 @@ pub struct Client {
     tokens: Vec<CancelToken>,
 }
 
-/// What the clones of a client share.
+/// State shared by the clones of a client.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) id: u64,
-    /// Counts the calls of `cancel_running`: a run that began under an older number is over.
+    /// Incremented by each `cancel_running`: calls that began under an older generation are cancelled.
     generation: AtomicU64,
-    /// Of the queries that run.
+    /// Cancellation flags of the running queries.
     queries: Mutex<Vec<Weak<AtomicBool>>>,
-    /// Bytes of images that this client has in hand (see `inputs`).
+    /// Bytes of this client's in-flight images (see `inputs`).
     pub(super) held: AtomicUsize,
 }
 
 impl Client {
-    /// A new client, different from all others.
+    /// Creates a client distinct from all others.
     pub fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -66,15 +66,15 @@ impl Client {
         }
     }
 
-    /// The same client, whose calls end with `token` as well.
+    /// The same client, with calls that `token` cancels as well.
     pub fn with_token(&self, token: CancelToken) -> Self {
         let mut client = self.clone();
         client.tokens.push(token);
         client
     }
 
-    /// Ends all calls of this client that run now, and its queries that join tables or call our functions, with
-    /// [`crate::Error::Cancelled`]. Later ones are unharmed.
+    /// Ends all running calls of this client, and its queries that join tables or call our functions, with
+    /// [`crate::Error::Cancelled`]. Later calls are unaffected.
     pub fn cancel_running(&self) {
         self.session.generation.fetch_add(1, Ordering::AcqRel);
         for query in self.session.queries.lock().unwrap_or_else(|e| e.into_inner()).drain(..) {
@@ -95,7 +95,7 @@ impl Client {
         &self.session
     }
 
-    /// What one call holds to learn that it is to stop.
+    /// Creates the ticket with which one call detects its cancellation.
     pub(super) fn ticket(&self) -> Ticket {
         Ticket {
             generation: self.session.generation.load(Ordering::Acquire),
@@ -111,7 +111,7 @@ impl Default for Client {
     }
 }
 
-/// Whether one call is still wanted. Once it is not, it never is again.
+/// Cancellation state of one call. A cancelled ticket stays cancelled.
 #[derive(Debug)]
 pub(super) struct Ticket {
     client: Client,
@@ -124,7 +124,7 @@ impl Ticket {
         &self.client
     }
 
-    /// The call itself gave up.
+    /// Marks the call as given up by its own caller.
     pub(super) fn withdraw(&self) {
         self.withdrawn.store(true, Ordering::Release);
     }

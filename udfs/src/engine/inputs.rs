@@ -1,7 +1,9 @@
-//! Images in hand: what jobs that wait or run need of their images, each held once a model however many jobs share it.
+//! In-flight images ("in hand" in names): pixels or embeddings that queued and running jobs need, held once per model
+//! however many jobs share them.
 //!
-//! This is what makes an image be encoded once. Every call that wants an image of a model gets the same [`Image`] as long as
-//! anybody holds it; the worker puts the embedding into it, and there all of them find it, however small the cache is.
+//! They ensure that an image is encoded only once. All calls that need an image for the same model get the same
+//! [`Image`] while any of them holds it; the worker stores the embedding in it, where all of them find it even if the
+//! cache is tiny.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,14 +15,14 @@ use super::task::Key;
 use crate::blip::Embedding;
 use crate::image::ImageError;
 
-/// All images in hand.
+/// The table of in-flight images.
 #[derive(Debug, Default)]
 pub(super) struct Inputs {
     table: Mutex<HashMap<Key, Weak<Image>>>,
     bytes: AtomicUsize,
 }
 
-/// Bytes that count as in hand until this is dropped.
+/// Bytes counted as in flight until the claim is dropped.
 #[derive(Debug)]
 pub(super) struct Claim {
     inputs: Arc<Inputs>,
@@ -28,7 +30,7 @@ pub(super) struct Claim {
     bytes: usize,
 }
 
-/// One image for one model.
+/// One image, prepared for one model.
 #[derive(Debug)]
 pub(super) struct Image {
     key: Key,
@@ -42,13 +44,13 @@ enum Input {
     /// Not decoded yet.
     Missing,
     Bad(ImageError),
-    /// As `image::load` gives them.
+    /// Pixels from `image::load`.
     Pixels(Arc<[u8]>),
     Encoded(Embedding),
 }
 
 impl Inputs {
-    /// Bytes in hand. An embedding that the cache holds too counts in both places.
+    /// In-flight bytes. An embedding that the cache also holds counts in both places.
     pub(super) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Acquire)
     }
@@ -59,7 +61,8 @@ impl Inputs {
         Claim { inputs: Arc::clone(self), session: Arc::clone(session), bytes }
     }
 
-    /// The image that others hold under this key, or a new one, which starts with what `cached` gives.
+    /// Returns the image that others hold under this key, or a new one, already encoded if `cached` returns an
+    /// embedding.
     pub(super) fn image(
         self: &Arc<Self>,
         key: Key,
@@ -71,8 +74,8 @@ impl Inputs {
         if let Some(image) = table.get(&key).and_then(Weak::upgrade) {
             return image;
         }
-        // Only after the table was looked at, and with it locked: the worker fills the cache before it lets go of an image, so
-        // what was encoded a moment ago is in one of the two.
+        // The cache is read after the table, under its lock: the worker fills the cache before it releases an image, so
+        // an image encoded a moment ago is in one of the two.
         let input = match cached() {
             Some(embedding) => {
                 claim.resize(embedding.bytes());
@@ -103,7 +106,8 @@ impl Drop for Claim {
 }
 
 impl Image {
-    /// Decodes the image unless that was done; who comes meanwhile waits. The worker never does: it sees only images that are filled.
+    /// Decodes the image on first use; concurrent callers wait. The worker never waits for this: it only sees decoded
+    /// images.
     pub(super) fn fill(&self, load: impl FnOnce() -> Result<Vec<u8>, ImageError>) -> Result<(), ImageError> {
         let mut state = lock(&self.state);
         if let Input::Missing = state.0 {
@@ -124,7 +128,7 @@ impl Image {
         }
     }
 
-    /// The pixels, if it waits to be encoded.
+    /// The pixels, if the image is decoded but not yet encoded.
     pub(super) fn pixels(&self) -> Option<Arc<[u8]>> {
         match &lock(&self.state).0 {
             Input::Pixels(pixels) => Some(Arc::clone(pixels)),
@@ -139,7 +143,7 @@ impl Image {
         }
     }
 
-    /// Puts the embedding in place of the pixels, for everyone who holds the image.
+    /// Replaces the pixels by the embedding, for every holder of the image.
     pub(super) fn encoded(&self, embedding: Embedding) {
         let mut state = lock(&self.state);
         state.1.resize(embedding.bytes());
@@ -154,7 +158,7 @@ impl Image {
 impl Drop for Image {
     fn drop(&mut self) {
         let mut table = lock(&self.inputs.table);
-        // Another one may have taken its place already.
+        // A new image may already have taken its place.
         if table.get(&self.key).is_some_and(|image| image.strong_count() == 0) {
             table.remove(&self.key);
         }

@@ -1,4 +1,4 @@
-//! Memory: one limit for weights, caches and work, and the models that live under it.
+//! Memory: one limit for weights, caches and work, and the models loaded under it.
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -13,23 +13,23 @@ use super::{lock, panic_message};
 use crate::blip::{Med, Precision};
 use crate::error::{Error, Result};
 
-/// What a model is loaded by: equal keys share one copy of it.
+/// Identity of a loaded model: equal keys share one copy.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ModelKey {
-    /// Folder of the checkpoint, canonical.
+    /// Canonical path of the checkpoint's folder.
     pub checkpoint: PathBuf,
     /// `cpu` or `cuda:N`.
     pub device: String,
-    /// Its precision.
+    /// Numeric precision.
     pub precision: Precision,
-    /// Threads of ONNX Runtime.
+    /// CPU threads of ONNX Runtime.
     pub threads: usize,
 }
 
-/// Loads a model.
+/// Function that loads a model.
 pub type Loader = Box<dyn Fn(&ModelKey) -> Result<Arc<dyn Med>> + Send + Sync>;
 
-/// A model in use. While a handle lives, the model is not unloaded.
+/// Handle to a model in use. A model is not unloaded while it has handles.
 #[derive(Debug, Clone)]
 pub struct ModelHandle {
     model: Arc<Loaded>,
@@ -55,8 +55,8 @@ impl Deref for ModelHandle {
     }
 }
 
-/// A loaded model. Jobs hold this and no handle: a call that runs has one, and what is left of a cancelled call keeps no
-/// model from being unloaded.
+/// A loaded model. Jobs hold this rather than a handle: a running call has its own handle, and leftover jobs of a
+/// cancelled call must not prevent unloading.
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) med: Arc<dyn Med>,
@@ -71,19 +71,19 @@ impl Drop for Loaded {
     }
 }
 
-/// The limit and the models.
+/// The memory limit and the loaded models.
 pub(super) struct Models {
     loader: Loader,
     slots: Mutex<Slots>,
     limit: AtomicUsize,
-    /// Bytes of weights of all models in `slots`.
+    /// Weight bytes of all models in `slots`.
     weights: AtomicUsize,
 }
 
 #[derive(Default)]
 struct Slots {
     models: HashMap<ModelKey, Slot>,
-    /// What models weighed that were here before.
+    /// Weight sizes of models loaded earlier, to predict a reload.
     known: HashMap<ModelKey, usize>,
     tick: u64,
 }
@@ -93,7 +93,7 @@ enum Slot {
     Ready { model: Arc<Loaded>, lease: Arc<()>, used: u64 },
 }
 
-/// A load that others wait for. All of them get what came of it; the next call tries again if it failed.
+/// A load in progress. All waiting callers receive its result; after a failure the next call tries again.
 #[derive(Default)]
 struct Loading {
     result: Mutex<Option<Result<ModelHandle>>>,
@@ -113,7 +113,7 @@ impl Models {
         self.weights.load(Ordering::Acquire)
     }
 
-    /// What the limit leaves beside the weights.
+    /// Memory left by the weights, in bytes.
     pub(super) fn rest(&self) -> usize {
         self.limit().saturating_sub(self.weights())
     }
@@ -127,7 +127,7 @@ impl Models {
         lock(&self.slots).models.values().filter(|slot| matches!(slot, Slot::Ready { .. })).count()
     }
 
-    /// The model, loaded if it is not.
+    /// Returns the model, loading it if necessary.
     pub(super) fn get(&self, key: &ModelKey, stats: &Stats) -> Result<ModelHandle> {
         let loading = {
             let mut slots = lock(&self.slots);
@@ -159,7 +159,7 @@ impl Models {
     }
 
     fn load(&self, key: &ModelKey, stats: &Stats) -> Result<ModelHandle> {
-        // What it weighs is known only if it was here before. Else it is too late to make room first.
+        // The weight size is known only for models loaded before. For others, room can be made only after loading.
         let expected = lock(&self.slots).known.get(key).copied();
         if let Some(bytes) = expected
             && !self.make_room(bytes)
@@ -207,9 +207,9 @@ impl Models {
         ))
     }
 
-    /// Unloads idle models, the one used longest ago first, until the limit leaves `bytes` beside the weights; says if it does.
+    /// Unloads idle models, least recently used first, until the weights leave `bytes` free; returns whether they do.
     pub(super) fn make_room(&self, bytes: usize) -> bool {
-        // Unloading takes its time, and happens with nothing locked.
+        // Unloading takes time, so it happens after the lock is released.
         let gone = self.evict(&mut lock(&self.slots), bytes);
         drop(gone);
         self.rest() >= bytes
@@ -218,7 +218,8 @@ impl Models {
     fn evict(&self, slots: &mut Slots, bytes: usize) -> Vec<Arc<Loaded>> {
         let mut gone = vec![];
         while self.weights().saturating_add(bytes) > self.limit() {
-            // New handles come from here, with this locked, or from other handles: one that has none gets none meanwhile.
+            // New handles come only from here, under this lock, or from existing handles: a model without handles stays
+            // idle meanwhile.
             let idle = slots.models.iter().filter_map(|(key, slot)| match slot {
                 Slot::Ready { lease, used, .. } if Arc::strong_count(lease) == 1 => Some((*used, key)),
                 _ => None,
@@ -250,7 +251,7 @@ impl Loading {
     }
 }
 
-/// Three fifths of what the machine or this container has, 4 GiB where that is unknown.
+/// Three fifths of the machine's or container's memory, or 4 GiB where that is unknown.
 pub(super) fn default_limit() -> usize {
     let read = |path| std::fs::read_to_string(path).ok();
     let machine = read("/proc/meminfo").as_deref().and_then(mem_total);

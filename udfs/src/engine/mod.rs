@@ -1,12 +1,13 @@
-//! The engine: one queue before all models, so that work of several queries and partitions shares batches, encoded images and
-//! results.
+//! The engine: one queue in front of all models, so that work of several queries and partitions shares batches, encoded
+//! images and results.
 //!
-//! A call ([`Engine::run`]) stays on its caller's thread: it looks its tasks up in the memo, decodes the images of the others
-//! and queues them, an image's tasks together. One worker thread takes batches from the queue, clients in turn, and runs the
-//! models. Nothing about a result depends on the batch it was computed in.
+//! A call ([`Engine::run`]) stays on its caller's thread: it looks its tasks up in the memo, decodes the images of the
+//! rest and queues them, all tasks of an image together. One worker thread takes batches from the queue, round-robin
+//! over clients, and runs the models. A result never depends on the batch in which it was computed.
 //!
-//! An image is encoded once a model, by two means: all calls share what is in hand of an image (`inputs`), and embeddings stay in
-//! a cache afterwards. The limit on memory bounds the weights, both caches, what is in hand and the work of the running batch.
+//! Each image is encoded once per model, for two reasons: all calls share an in-flight image (`inputs`), and its
+//! embedding stays in a cache afterwards. The memory limit covers weights, both caches, in-flight images and the work
+//! of the running batch.
 
 mod cache;
 mod call;
@@ -44,31 +45,31 @@ use crate::blip::{Embedding, WorkBytes};
 use crate::error::{Error, Result};
 use crate::image::Limits;
 
-/// How often one who waits looks whether it was cancelled: cancelling wakes nobody.
+/// Interval at which waiting threads check for cancellation: cancelling wakes nobody.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Jobs that wait at most, about. They are small; this bounds what a cancelled call has to take back.
+/// Approximate maximum of queued jobs. Jobs are small; the bound limits how much a cancelled call must withdraw.
 const QUEUE_JOBS: usize = 1024;
 
-/// Bytes of images in hand at most, however much memory there is: enough for a few hundred, far ahead of any device.
+/// Maximum bytes of in-flight images, whatever the memory limit: room for a few hundred, far more than a device needs.
 const MAX_IN_HAND: usize = 512 << 20;
 
-/// Embeddings in the cache at most, however small they are: enough for the functions of a query to meet the same image, some batches
-/// apart. With more, a small model's memory would grow for hours.
+/// Maximum entries of the embedding cache, however small they are: enough for the functions of one query to reuse an
+/// image a few batches apart. Without the bound, a small model's memory would grow for hours.
 const EMBEDDED_IMAGES: usize = 2048;
 
-/// What an engine may use. All of it can be left to `default()`.
+/// Resource limits of an engine. `default()` suits every field.
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
-    /// Bytes for weights, caches and work together. Three fifths of the machine's or container's memory; 4 GiB where that is
-    /// unknown.
+    /// Memory limit in bytes for weights, caches and work together. Default: three fifths of the machine's or
+    /// container's memory, or 4 GiB where that is unknown.
     pub memory_limit: usize,
-    /// Bytes for remembered results, at most a quarter of what the weights leave. 0 remembers none.
+    /// Bytes for memoised results, at most a quarter of the memory left by the weights. 0 turns the memo off.
     pub memo_limit: usize,
-    /// Bytes for embeddings of images that nobody waits for. `None`: a quarter of what the weights leave, at most 1 GiB; of
-    /// 2,048 at most, an image's by each model that saw it.
+    /// Bytes for cached image embeddings. `None`: a quarter of the memory left by the weights, at most 1 GiB. The cache
+    /// holds at most 2,048 embeddings, one per image and model.
     pub embedding_cache: Option<usize>,
-    /// Images in a batch where a call does not say.
+    /// Maximum images per batch for calls that do not set their own.
     pub max_batch_images: usize,
 }
 
@@ -78,22 +79,22 @@ impl Default for EngineOptions {
     }
 }
 
-/// The engine. Dropping it ends its thread and unloads its models; the batch that runs is finished first.
+/// The engine. Dropping it unloads its models and ends its thread once the running batch is finished.
 pub struct Engine {
     inner: Arc<Inner>,
-    /// Whether the worker was started.
+    /// Whether the worker thread has been started.
     started: Mutex<bool>,
 }
 
-/// What the worker shares with the callers.
+/// State shared by the worker and the callers.
 struct Inner {
     models: Models,
     stats: Stats,
     inputs: Arc<Inputs>,
     queue: Mutex<Queue<Job>>,
-    /// There is something to do.
+    /// Signals that the queue has jobs or was closed.
     work: Condvar,
-    /// There may be room in the queue.
+    /// Signals that the queue may have room.
     room: Condvar,
     memo: Mutex<Lru<Key, Outcome>>,
     embeddings: Mutex<Lru<Key, Embedding>>,
@@ -103,7 +104,7 @@ struct Inner {
 }
 
 impl Engine {
-    /// An engine that loads models with `loader`.
+    /// Creates an engine that loads models with `loader`.
     pub fn new(options: EngineOptions, loader: Loader) -> Arc<Self> {
         let inner = Inner {
             models: Models::new(loader, options.memory_limit),
@@ -122,17 +123,18 @@ impl Engine {
         Arc::new(Self { inner: Arc::new(inner), started: Mutex::new(false) })
     }
 
-    /// The process's engine, for sessions that bring none of their own. It is never dropped.
+    /// The process-wide engine, for sessions without one of their own. It is never dropped.
     pub fn shared() -> Arc<Self> {
         static SHARED: LazyLock<Arc<Engine>> =
             LazyLock::new(|| Engine::new(EngineOptions::default(), Box::new(crate::blip::load)));
         Arc::clone(&SHARED)
     }
 
-    /// Changes limits; `None` leaves one as it is. The engine has one of each, so the last call holds for all sessions.
+    /// Changes limits; `None` leaves a limit unchanged. Limits belong to the engine, so the last call applies to all
+    /// sessions.
     pub fn set_limits(&self, memory_limit: Option<usize>, memo_limit: Option<usize>) {
         let inner = &self.inner;
-        // Functions pass their session's settings with every call: mostly nothing changes.
+        // Functions pass their session's settings with every call, so usually nothing changes.
         let memory = memory_limit.filter(|bytes| *bytes != inner.models.limit());
         let memo = memo_limit.filter(|bytes| *bytes != inner.memo_limit.load(Ordering::Acquire));
         if let Some(bytes) = memory {
@@ -147,22 +149,22 @@ impl Engine {
         }
     }
 
-    /// The model, loaded on first use: one thread loads, the others that ask for it wait. It stays loaded; when memory is
-    /// short, models without a handle are unloaded, the one used longest ago first.
+    /// Returns the model, loading it on first use: one thread loads while others that need it wait. It stays loaded;
+    /// when memory is short, models without a handle are unloaded, least recently used first.
     ///
-    /// Fails if the loader does, which is not remembered, and if `memory_limit` has no room for the weights.
+    /// Fails if the loader fails, which is not cached, or if `memory_limit` has no room for the weights.
     pub fn model(&self, key: &ModelKey) -> Result<ModelHandle> {
         let model = blocking(|| self.inner.models.get(key, &self.inner.stats))?;
         self.inner.share_out();
         Ok(model)
     }
 
-    /// Computes `tasks` and returns an outcome for each, in their order. Blocks the calling thread.
+    /// Computes `tasks` and returns one outcome per task, in order. Blocks the calling thread.
     ///
-    /// `max_batch_images` bounds the different images of a batch; 0 is the engine's default.
+    /// `max_batch_images` is the maximum number of distinct images in a batch; 0 means the engine's default.
     ///
-    /// Fails if the client or its token is cancelled, and if a batch failed in which the call had work; what else it has
-    /// queued is then withdrawn.
+    /// Fails if the client or its token is cancelled, or if a batch with work of this call fails; the call's remaining
+    /// jobs are then withdrawn.
     pub fn run(
         &self,
         client: &Client,
@@ -188,27 +190,27 @@ impl Engine {
         Ok(())
     }
 
-    /// What each model did that was ever loaded.
+    /// Statistics of every model that was ever loaded.
     pub fn stats(&self) -> Vec<ModelStats> {
         self.inner.stats.rows()
     }
 
-    /// Models that are loaded.
+    /// Number of loaded models.
     pub fn loaded_models(&self) -> usize {
         self.inner.models.loaded()
     }
 
-    /// Jobs that wait.
+    /// Number of queued jobs.
     pub fn queued_jobs(&self) -> usize {
         lock(&self.inner.queue).len()
     }
 
-    /// Bytes of the images that jobs wait or run with.
+    /// Bytes of in-flight images: those of queued and running jobs.
     pub fn bytes_in_hand(&self) -> usize {
         self.inner.inputs.bytes()
     }
 
-    /// Bytes of remembered results.
+    /// Bytes of memoised results.
     pub fn memo_bytes(&self) -> usize {
         lock(&self.inner.memo).bytes()
     }
@@ -228,7 +230,8 @@ impl fmt::Debug for Engine {
 }
 
 impl Drop for Engine {
-    /// Waits for nothing: calls borrow the engine, so none is running, and the worker has at most cancelled work left.
+    /// Waits for nothing: calls borrow the engine, so none is running, and only cancelled work can be left for the
+    /// worker.
     fn drop(&mut self) {
         lock(&self.inner.queue).closed = true;
         self.inner.work.notify_all();
@@ -244,7 +247,7 @@ impl Inner {
         lock(&self.memo).insert(key, outcome.clone(), outcome.heap_bytes());
     }
 
-    /// Gives the caches their parts of what the weights leave. At least a quarter stays for work.
+    /// Sizes the caches from the memory left by the weights. At least a quarter of it stays free for work.
     fn share_out(&self) {
         let rest = self.models.rest();
         lock(&self.memo).set_capacity(self.memo_limit.load(Ordering::Acquire).min(rest / 4));
@@ -256,7 +259,7 @@ impl Inner {
         (self.models.rest() / 4).min(MAX_IN_HAND)
     }
 
-    /// Fails if the memory limit has no room for one piece of work of this kind, all else forgotten.
+    /// Fails if the memory limit has no room for one piece of this work even with caches and idle models evicted.
     fn check_memory(&self, model: &Loaded, work: &Work) -> Result<()> {
         let needed = least_bytes(model, work);
         if needed <= self.models.rest() {
@@ -277,7 +280,7 @@ impl Inner {
         )))
     }
 
-    /// Bytes that are free for work. If that is less than `least`, the caches make room.
+    /// Free bytes for work. If they are fewer than `least`, the caches are shrunk first.
     fn room_for_work(&self, least: usize) -> usize {
         let free = || {
             let caches = lock(&self.memo).bytes() + lock(&self.embeddings).bytes();
@@ -298,7 +301,7 @@ impl Inner {
         free()
     }
 
-    /// Gives back what can be had again, after the device or the machine ran out of memory.
+    /// Frees everything that can be recomputed or reloaded, after the device or the machine ran out of memory.
     fn shed(&self) {
         lock(&self.embeddings).shrink_to(0);
         self.models.make_room(usize::MAX);
@@ -306,7 +309,7 @@ impl Inner {
     }
 }
 
-/// Bytes for one piece of work and its image.
+/// Minimum bytes for one piece of work, including its image.
 fn least_bytes(model: &Loaded, work: &Work) -> usize {
     let bytes = model.med.work_bytes();
     match work {
@@ -315,13 +318,13 @@ fn least_bytes(model: &Loaded, work: &Work) -> usize {
     }
 }
 
-/// Bytes of an image's pixels, as this model wants them.
+/// Bytes of an image's pixels at this model's input size.
 fn pixel_bytes(model: &Loaded) -> usize {
     let preprocessor = model.med.preprocessor();
     preprocessor.width as usize * preprocessor.height as usize * 3
 }
 
-/// Bytes that one piece of work takes beyond its image's encoding: the first of its image in a call, or a further one.
+/// Bytes of one piece of work beyond its image's encoding; `first` is the image's first piece in a model call.
 fn work_bytes(bytes: &WorkBytes, work: &Work, first: bool) -> usize {
     let further = |n: usize| bytes.per_sequence.saturating_mul(n);
     match work {
@@ -329,17 +332,17 @@ fn work_bytes(bytes: &WorkBytes, work: &Work, first: bool) -> usize {
         Work::Caption { .. } => further(work.sequences()),
         Work::Match { .. } if first => bytes.match_text,
         Work::Match { .. } | Work::EmbedText { .. } => further(1),
-        // One small product, far below what the encoding before it took.
+        // One small matrix product, far below the cost of the encoding before it.
         Work::EmbedImage => 0,
     }
 }
 
-/// Locks, also after a panic elsewhere: what the engine's locks guard is whole between any two statements that can panic.
+/// Locks even a poisoned mutex: the guarded data is consistent between any two statements that can panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits for `condvar`, but no longer than [`POLL`].
+/// Waits for `condvar`, for at most [`POLL`].
 fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
     condvar.wait_timeout(guard, POLL).unwrap_or_else(PoisonError::into_inner).0
 }
@@ -352,7 +355,8 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
     }
 }
 
-/// Blocks without starving a multi-threaded tokio runtime. On a runtime of one thread `block_in_place` panics.
+/// Runs blocking code without starving a multi-threaded tokio runtime; `block_in_place` would panic on a
+/// single-threaded one.
 pub fn blocking<T>(f: impl FnOnce() -> T) -> T {
     use tokio::runtime::{Handle, RuntimeFlavor};
     match Handle::try_current() {

@@ -1,32 +1,32 @@
-//! Jobs that wait: clients take turns, and what the next one waits for is joined by all that fits it.
+//! The job queue: round-robin over clients; compatible jobs of all clients are added to the same batch.
 //!
-//! Pure: no locks, no models. The engine locks it and decides what bytes are in hand.
+//! Pure: it holds no locks and no models. The engine locks it and counts the in-flight bytes.
 
 use std::collections::VecDeque;
 
-/// Texts that one call of the text encoder gets at most.
+/// Maximum texts per call of the text encoder.
 const BATCH_TEXTS: usize = 64;
 
-/// Tokens that one batch takes through a model at most. It bounds how long a client waits for its turn behind one that
-/// compares an image with thousands of texts; the others of these texts find the image encoded.
+/// Maximum tokens of a batch. It bounds how long a client waits for its turn behind one that compares an image with
+/// thousands of texts; the remaining texts find the image encoded.
 const BATCH_TOKENS: usize = 4096;
 
-/// What the queue needs to know of a job.
+/// Properties of a job that the queue needs.
 pub(super) trait Item {
-    /// It can be computed in one batch with `first`: the same model, kind of work and options.
+    /// Whether it can share a batch with `first`: the same model, kind of work and options.
     fn joins(&self, first: &Self) -> bool;
-    /// Which image it needs, if it needs one.
+    /// Identity of the image it needs, if any.
     fn image(&self) -> Option<usize>;
-    /// Tokens that it takes through the model.
+    /// Tokens that it passes through the model.
     fn tokens(&self) -> usize;
-    /// Different images that a batch may have which begins with it.
+    /// Maximum distinct images of a batch that starts with this job.
     fn max_images(&self) -> usize;
 }
 
-/// How full the engine is, and how full it may be.
+/// Current fill level of the engine and its limits.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fill {
-    /// Bytes in hand, of all clients and of the one that asks.
+    /// In-flight bytes, of all clients and (`own_bytes`) of the requesting client.
     pub(super) bytes: usize,
     pub(super) own_bytes: usize,
     pub(super) max_bytes: usize,
@@ -35,7 +35,7 @@ pub(super) struct Fill {
 
 #[derive(Debug)]
 pub(super) struct Queue<J> {
-    /// Those that have jobs or wait to queue some; the first is next.
+    /// Clients with queued jobs or with calls waiting to queue some; the first one is next.
     lanes: VecDeque<Lane<J>>,
     jobs: usize,
     pub(super) closed: bool,
@@ -45,7 +45,7 @@ pub(super) struct Queue<J> {
 struct Lane<J> {
     client: u64,
     jobs: VecDeque<J>,
-    /// Calls that wait for room.
+    /// Number of calls waiting for room.
     waiting: usize,
 }
 
@@ -58,13 +58,13 @@ impl<J: Item> Queue<J> {
         self.jobs
     }
 
-    /// Calls that wait for room.
+    /// Number of calls waiting for room.
     #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
         self.lanes.iter().map(|lane| lane.waiting).sum()
     }
 
-    /// Clients that have jobs or wait for room.
+    /// Number of clients with queued jobs or waiting calls.
     #[cfg(test)]
     pub(super) fn lanes(&self) -> usize {
         self.lanes.len()
@@ -78,7 +78,7 @@ impl<J: Item> Queue<J> {
         &mut self.lanes[i]
     }
 
-    /// A call of `client` begins to wait for room: from now on the others leave it its share.
+    /// Registers a waiting call of `client`: from now on the other clients leave it its share of the room.
     pub(super) fn wait(&mut self, client: u64) {
         self.lane(client).waiting += 1;
     }
@@ -88,9 +88,10 @@ impl<J: Item> Queue<J> {
         self.sweep();
     }
 
-    /// Whether `client` may put `bytes` more in hand (0: nothing but a job).
+    /// Whether `client` may add `bytes` to the in-flight images (0: only a job).
     ///
-    /// A client that has nothing there always may, or it would never get a turn. Others share the room evenly.
+    /// A client without queued jobs may always add a job, and an image if it has none in flight, or it might never get
+    /// a turn. Otherwise clients share the room evenly.
     pub(super) fn has_room(&mut self, client: u64, bytes: usize, fill: &Fill) -> bool {
         let own = self.lane(client).jobs.len();
         let share = self.lanes.len();
@@ -108,7 +109,7 @@ impl<J: Item> Queue<J> {
         self.lane(client).jobs.extend(jobs);
     }
 
-    /// Takes out all jobs for which `gone` holds.
+    /// Removes and returns all jobs for which `gone` holds.
     pub(super) fn remove(&mut self, mut gone: impl FnMut(&J) -> bool) -> Vec<J> {
         let mut out = vec![];
         for lane in &mut self.lanes {
@@ -125,11 +126,13 @@ impl<J: Item> Queue<J> {
         self.lanes.retain(|lane| lane.waiting > 0 || !lane.jobs.is_empty());
     }
 
-    /// The next batch: the oldest job of the client whose turn it is, and all that join it, of that client first and oldest
-    /// first, within the bounds. Empty if nothing waits. Cancelled jobs must have been removed before.
+    /// Takes the next batch: the oldest job of the client whose turn it is, then all compatible jobs within the bounds,
+    /// that client's first, each client's oldest first. Empty if no job is queued. Cancelled jobs must be removed
+    /// before.
     pub(super) fn take(&mut self) -> Vec<J> {
         let Some(turn) = self.lanes.iter().position(|lane| !lane.jobs.is_empty()) else { return vec![] };
-        // Those before it only wait for room. Its jobs are looked at first, then it goes to the end of the line.
+        // Lanes before it only wait for room. This client's jobs are considered first; afterwards it moves to the end
+        // of the line.
         self.lanes.rotate_left(turn);
         let Some(first) = self.lanes[0].jobs.pop_front() else { return vec![] };
         let mut bounds = Bounds::new(&first);
@@ -146,7 +149,7 @@ impl<J: Item> Queue<J> {
     }
 }
 
-/// What a batch in the making may still take.
+/// Remaining capacity of a batch being built.
 struct Bounds {
     images: Vec<usize>,
     max_images: usize,
@@ -260,7 +263,7 @@ mod tests {
         let fill = |bytes, own_bytes| Fill { bytes, own_bytes, max_bytes: 100, max_jobs: 8 };
         assert!(q.has_room(1, 10, &fill(90, 90)));
         assert!(!q.has_room(1, 11, &fill(90, 90)));
-        // A newcomer gets one in however full it is, then waits for its half.
+        // A new client may always add its first image, however full the engine is; then it waits for its half.
         assert!(q.has_room(2, 1000, &fill(100, 0)));
         assert!(!q.has_room(2, 10, &fill(100, 10)));
         q.wait(2);
@@ -270,7 +273,7 @@ mod tests {
         assert!(!q.has_room(1, 0, &fill(0, 0)), "six of eight jobs, of which four are its share");
         q.waited(2);
         assert!(q.has_room(1, 0, &fill(0, 0)));
-        // Nothing queued, but an image in hand between two slices of its jobs: only jobs count then.
+        // Nothing is queued, but an image is in flight between two slices of its jobs: only the job limit applies.
         assert!(q.has_room(3, 0, &fill(1000, 1000)));
     }
 

@@ -1,19 +1,19 @@
-//! Calls of a model in pieces that memory allows.
+//! Model calls split into pieces that fit into memory.
 
 use super::Inner;
 use crate::error::{Error, Result};
 
-/// One of a batch's stages: calls of a model that can be made in pieces of any size.
+/// A stage of a batch: model calls that can be split into pieces of any size.
 pub(super) trait Stage<T> {
-    /// Bytes that one call takes for these.
+    /// Bytes that one call needs for these items.
     fn bytes(&self, items: &[T]) -> usize;
-    /// Where to cut a piece in two.
+    /// Index at which to split these items in two.
     fn middle(&self, items: &[T]) -> usize;
-    /// Nobody waits for these any more.
+    /// Whether nobody waits for these items any more.
     fn is_cancelled(&self, items: &[T]) -> bool;
-    /// Calls the model, and hands on what comes of it.
+    /// Calls the model and delivers the results.
     fn call(&mut self, items: &mut [T]) -> Result<()>;
-    /// Memory did not suffice for these.
+    /// Reports that memory did not suffice for these items.
     fn fail(&mut self, items: &mut [T], error: Error);
 
     /// Calls the model for all items, as many at once as memory allows.
@@ -31,7 +31,7 @@ pub(super) trait Stage<T> {
         Ok(())
     }
 
-    /// One call, or two of half the size if memory runs out, and so on down to one item.
+    /// Makes one call, or two of half the size if memory runs out, recursively down to one item.
     fn halving(&mut self, inner: &Inner, items: &mut [T]) -> Result<()> {
         if self.is_cancelled(items) {
             return Ok(());

@@ -1,4 +1,4 @@
-//! What the engine did, by model: the rows of `capfilt_stats()`.
+//! Statistics of each model: the rows of `capfilt_stats()`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -9,28 +9,28 @@ use std::time::{Duration, Instant};
 use super::lock;
 use crate::blip::Precision;
 
-/// What one model did since the engine began. Of a model that was unloaded and came back it is the sum.
+/// Statistics of one model since the engine started, summed over reloads.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelStats {
-    /// Its folder.
+    /// Folder of the checkpoint.
     pub checkpoint: PathBuf,
-    /// Where it runs: `cpu` or `cuda:N`.
+    /// Device it runs on: `cpu` or `cuda:N`.
     pub device: String,
-    /// Its precision.
+    /// Numeric precision.
     pub precision: Precision,
-    /// Images that went through the vision encoder.
+    /// Images passed through the vision encoder.
     pub images_encoded: u64,
     /// Captions generated.
     pub captions: u64,
-    /// Tokens of these captions, prompts not counted.
+    /// Tokens of these captions, without prompts.
     pub tokens_decoded: u64,
-    /// Texts that were matched with an image.
+    /// Texts matched with an image.
     pub texts_scored: u64,
-    /// Texts that were embedded.
+    /// Texts embedded.
     pub texts_encoded: u64,
-    /// Answers without computation: remembered, or equal to another one that was in work.
+    /// Answers without computation: memoised, or equal to a task already in progress.
     pub memo_hits: u64,
-    /// Seconds in which callers decoded images, over all their threads.
+    /// Seconds spent by callers decoding images, summed over threads.
     pub decode_seconds: f64,
     /// Seconds in the vision encoder.
     pub encode_seconds: f64,
@@ -38,13 +38,13 @@ pub struct ModelStats {
     pub generate_seconds: f64,
     /// Seconds in matching, projecting and text embedding.
     pub score_seconds: f64,
-    /// Seconds in which callers waited for the engine, over all their threads.
+    /// Seconds spent by callers waiting for the engine, summed over threads.
     pub wait_seconds: f64,
-    /// Bytes of its weights that are loaded now; 0 after it was unloaded.
+    /// Bytes of weights currently loaded; 0 after unloading.
     pub weight_bytes: u64,
 }
 
-/// A number that many threads add to.
+/// A counter that many threads add to.
 #[derive(Debug, Default)]
 pub(super) struct Counter(AtomicU64);
 
@@ -62,7 +62,7 @@ impl Counter {
     }
 }
 
-/// Time that many threads add to.
+/// A duration that many threads add to.
 #[derive(Debug, Default)]
 pub(super) struct Clock(AtomicU64);
 
@@ -103,7 +103,7 @@ pub(super) struct Counters {
     pub(super) weight_bytes: Counter,
 }
 
-/// The counters of all models that were ever used. `threads` of a model key is not told apart.
+/// The counters of all models ever loaded. Model keys that differ only in `threads` share counters.
 #[derive(Debug, Default)]
 pub(super) struct Stats(Mutex<BTreeMap<(PathBuf, String, bool), Arc<Counters>>>);
 

@@ -1,4 +1,4 @@
-//! What callers ask for and get, and the digests under which it is remembered.
+//! Tasks and outcomes of the engine, and the digests that key its memo and caches.
 
 use std::sync::Arc;
 
@@ -8,67 +8,67 @@ use crate::blip::generate::{GenerationOptions, Strategy};
 use crate::blip::{Med, Precision};
 use crate::image::{ImageError, Limits};
 
-/// An encoded image (JPEG, PNG, ..) and the digest of these bytes.
+/// An encoded image (JPEG, PNG, ..) and its digest.
 #[derive(Debug, Clone, Copy)]
 pub struct ImageSource<'a> {
-    /// The file's bytes.
+    /// Bytes of the image file.
     pub bytes: &'a [u8],
-    /// Their SHA-256: two images are the same if it is.
+    /// SHA-256 of the bytes, which identifies the image.
     pub sha256: [u8; 32],
 }
 
-/// One thing to compute.
+/// A task: one result to compute.
 #[derive(Debug, Clone)]
 pub struct Task<'a> {
-    /// The image; all work but [`Work::EmbedText`] needs one.
+    /// The image; required by all work except [`Work::EmbedText`].
     pub image: Option<ImageSource<'a>>,
-    /// What to do with it.
+    /// The work to do on it.
     pub work: Work,
 }
 
-/// What to compute.
+/// Kind of work, with its inputs.
 #[derive(Debug, Clone)]
 pub enum Work {
-    /// A caption.
+    /// Generates a caption.
     Caption {
-        /// `[DEC]` and the prompt's tokens.
+        /// Token ids of `[DEC]` and the prompt.
         prompt: Arc<[u32]>,
-        /// How to generate.
+        /// Generation options.
         options: Arc<GenerationOptions>,
-        /// Seed of a nucleus sample; nothing to the other strategies.
+        /// Seed of nucleus sampling; ignored by the other strategies.
         seed: u64,
-        /// Which of an image's samples this is; nothing to the other strategies.
+        /// Index of the sample among the image's candidates; ignored by the other strategies.
         candidate: u32,
     },
-    /// The probability that the image matches a text.
+    /// Computes the probability that the image matches a text (ITM).
     Match {
-        /// The text's tokens, first `[ENC]` or `[CLS]`.
+        /// Token ids of the text, starting with `[ENC]` or `[CLS]`.
         ids: Arc<[u32]>,
     },
-    /// The image's unit-length embedding.
+    /// Computes the image's unit-length embedding.
     EmbedImage,
-    /// A text's unit-length embedding.
+    /// Computes a text's unit-length embedding.
     EmbedText {
-        /// The text's tokens with `[CLS]` and `[SEP]`.
+        /// Token ids of the text, with `[CLS]` and `[SEP]`.
         ids: Arc<[u32]>,
     },
 }
 
-/// What came of a task.
+/// Result of a task.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// Of [`Work::Caption`]: the tokens after the prompt, of each sequence that its options ask for, best first.
+    /// Result of [`Work::Caption`]: the token ids after the prompt of each returned sequence, best first.
     Ids(Arc<[Arc<[u32]>]>),
-    /// Of [`Work::Match`].
+    /// Result of [`Work::Match`]: a probability.
     Score(f32),
-    /// Of [`Work::EmbedImage`] and [`Work::EmbedText`].
+    /// Result of [`Work::EmbedImage`] and [`Work::EmbedText`]: a unit-length vector.
     Vector(Arc<[f32]>),
-    /// The image cannot be used.
+    /// The image cannot be used, for this reason.
     BadImage(ImageError),
 }
 
 impl Outcome {
-    /// Bytes on the heap, an `Arc`'s two counts included.
+    /// Heap bytes, including each `Arc`'s two reference counts.
     pub(super) fn heap_bytes(&self) -> usize {
         const COUNTS: usize = 2 * size_of::<usize>();
         match self {
@@ -78,14 +78,14 @@ impl Outcome {
             }
             Self::Score(_) => 0,
             Self::Vector(values) => COUNTS + size_of_val::<[f32]>(values),
-            // Reasons carry little more than the words that they print.
+            // An error holds little more than its message.
             Self::BadImage(error) => error.to_string().len(),
         }
     }
 }
 
 impl Work {
-    /// Rows that the decoder computes for it at once.
+    /// Sequences that the decoder computes for it in parallel.
     pub(super) fn sequences(&self) -> usize {
         match self {
             Self::Caption { options, .. } if options.strategy == Strategy::Beam => options.num_beams.max(1),
@@ -93,7 +93,7 @@ impl Work {
         }
     }
 
-    /// Tokens that it takes through a model at most; the image's own are not counted.
+    /// Maximum tokens that it passes through a model, not counting the image's patches.
     pub(super) fn tokens(&self) -> usize {
         match self {
             Self::Caption { options, .. } => options.max_length.saturating_mul(self.sequences()),
@@ -102,7 +102,7 @@ impl Work {
         }
     }
 
-    /// Whether one call of a model can serve both.
+    /// Whether one model call can serve both.
     pub(super) fn joins(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Caption { options: a, .. }, Self::Caption { options: b, .. }) => Arc::ptr_eq(a, b) || a == b,
@@ -111,10 +111,10 @@ impl Work {
     }
 }
 
-/// A digest that stands for what it was made from.
+/// SHA-256 digest that identifies a result or one of its inputs.
 pub(super) type Key = [u8; 32];
 
-/// Feeds values to SHA-256 so that no two sequences of them give the same bytes.
+/// Feeds values to SHA-256 unambiguously: no two sequences of values produce the same bytes.
 struct Hasher(Sha256);
 
 impl Hasher {
@@ -154,7 +154,7 @@ impl Hasher {
     }
 }
 
-/// Of a model: equal keys give equal results. The number of a device does not matter, its kind does.
+/// Key of a model: equal keys give equal results. It depends on the kind of device, not on the device's number.
 pub(super) fn model_key(med: &dyn Med) -> Key {
     let mut hasher = Hasher::new("model");
     hasher.bytes(&med.digest());
@@ -166,8 +166,8 @@ pub(super) fn model_key(med: &dyn Med) -> Key {
     hasher.key()
 }
 
-/// Of an image's embedding. The limits are part of it, and of every result of an image: under narrower ones it may be no
-/// image at all, whoever computed something for it before.
+/// Key of an image's embedding. Like the keys of all results of an image, it includes the limits: under stricter limits
+/// the image may be rejected, even if a result was computed for it before.
 pub(super) fn image_key(model: &Key, sha256: &[u8; 32], limits: &Limits) -> Key {
     let mut hasher = Hasher::new("image");
     hasher.bytes(model);
@@ -176,7 +176,7 @@ pub(super) fn image_key(model: &Key, sha256: &[u8; 32], limits: &Limits) -> Key 
     hasher.key()
 }
 
-/// Of the reason why an image cannot be used.
+/// Key of the reason why an image cannot be used.
 pub(super) fn bad_image_key(sha256: &[u8; 32], limits: &Limits) -> Key {
     let mut hasher = Hasher::new("bad image");
     hasher.bytes(sha256);
@@ -184,7 +184,7 @@ pub(super) fn bad_image_key(sha256: &[u8; 32], limits: &Limits) -> Key {
     hasher.key()
 }
 
-/// Of a result: `image` as [`image_key`] gives it, or the model's key where there is no image.
+/// Key of a result. `image` is the [`image_key`], or the model's key for work without an image.
 pub(super) fn work_key(image: &Key, work: &Work) -> Key {
     let mut hasher = Hasher::new("work");
     hasher.bytes(image);
@@ -192,7 +192,7 @@ pub(super) fn work_key(image: &Key, work: &Work) -> Key {
         Work::Caption { prompt, options, seed, candidate } => {
             hasher.bytes(b"caption");
             hasher.ids(prompt);
-            // Taken apart by name, so that an option added later is not forgotten here.
+            // Destructured by name so that an option added later cannot be forgotten here.
             let GenerationOptions {
                 strategy,
                 num_beams,
@@ -235,8 +235,8 @@ pub(super) fn work_key(image: &Key, work: &Work) -> Key {
     hasher.key()
 }
 
-/// Seeds the random numbers of one nucleus sample. Neither model nor limits are part of it: the same image and seed draw the
-/// same numbers everywhere.
+/// Key of the random numbers of one nucleus sample. It includes neither model nor limits: the same image and seed draw
+/// the same numbers everywhere.
 pub(super) fn sample_key(seed: u64, sha256: &[u8; 32], candidate: u32) -> Key {
     let mut hasher = Hasher::new("sample");
     hasher.number(seed);

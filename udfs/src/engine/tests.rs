@@ -1,4 +1,4 @@
-//! The engine over a fake model: what is shared, what is bounded, and what happens when something fails.
+//! Tests of the engine over a fake model: sharing, bounds and failures.
 
 mod bounds;
 mod failures;

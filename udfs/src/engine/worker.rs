@@ -17,7 +17,8 @@ use crate::error::{Error, Result};
 /// Runs until the engine is dropped.
 pub(super) fn work(inner: &Inner) {
     while let Some(jobs) = next(inner) {
-        // The models' panics are caught where they are called. One of our own answers the batch's calls too: by `Job::drop`.
+        // Panics of models are caught at each model call. A panic of our own fails the batch's calls too, through
+        // `Job::drop`.
         if catch_unwind(AssertUnwindSafe(|| execute(inner, jobs))).is_err() {
             log::error!("the engine panicked; the calls of this batch fail");
         }
@@ -25,7 +26,7 @@ pub(super) fn work(inner: &Inner) {
     }
 }
 
-/// The next batch; `None` when the engine was dropped.
+/// Waits for the next batch; `None` once the engine was dropped.
 fn next(inner: &Inner) -> Option<Vec<Job>> {
     loop {
         let mut queue = lock(&inner.queue);
@@ -47,7 +48,7 @@ fn next(inner: &Inner) -> Option<Vec<Job>> {
     }
 }
 
-/// Equal jobs, computed once.
+/// Jobs with the same key, computed once.
 struct Unit {
     jobs: Vec<Job>,
     image: Option<Arc<Image>>,
@@ -67,9 +68,9 @@ impl Unit {
         self.image.as_ref()?.embedding()
     }
 
-    /// The first time counts.
+    /// Answers all jobs; only the first answer counts.
     fn answer(&mut self, result: &Result<Outcome>) {
-        // Given back before the caller wakes: then what is in hand is what waits.
+        // Released before the caller wakes up, so that it then sees only the in-flight bytes of unfinished jobs.
         self.image = None;
         for job in &mut self.jobs {
             job.image = None;
@@ -92,7 +93,8 @@ fn execute(inner: &Inner, jobs: Vec<Job>) {
     }
 }
 
-/// The batch's work, an image's together. What was computed since a job was queued is answered here.
+/// Deduplicates a batch's jobs and groups them by image. Jobs whose result was computed since they were queued are
+/// answered here.
 fn units(inner: &Inner, model: &Loaded, jobs: Vec<Job>) -> Vec<Unit> {
     let (mut units, mut at): (Vec<Unit>, HashMap<_, usize>) = (vec![], HashMap::new());
     for mut job in jobs {
@@ -117,7 +119,7 @@ fn units(inner: &Inner, model: &Loaded, jobs: Vec<Job>) -> Vec<Unit> {
     units
 }
 
-/// Sees to it that all images have an embedding. Those for which memory did not suffice fail their units.
+/// Ensures that all images have an embedding. Units whose images did not fit into memory fail.
 fn encode(inner: &Inner, model: &Arc<Loaded>, units: &mut Vec<Unit>) -> Result<()> {
     let mut images: Vec<Arc<Image>> = vec![];
     for unit in units.iter().filter(|unit| !unit.is_cancelled()) {
@@ -143,7 +145,7 @@ fn encode(inner: &Inner, model: &Arc<Loaded>, units: &mut Vec<Unit>) -> Result<(
     Ok(())
 }
 
-/// The vision encoder.
+/// Stage that runs the vision encoder.
 struct Encode<'a> {
     inner: &'a Inner,
     model: &'a Loaded,
@@ -186,7 +188,7 @@ impl Stage<Arc<Image>> for Encode<'_> {
     }
 }
 
-/// What follows the encoder: generating, matching, projecting, or embedding texts.
+/// Stage after the encoder: generates, matches, projects, or embeds texts.
 struct Compute<'a> {
     inner: &'a Inner,
     model: &'a Loaded,
@@ -203,7 +205,7 @@ impl Stage<Unit> for Compute<'_> {
         costs.fold(0, usize::saturating_add)
     }
 
-    /// Between two images where there are several.
+    /// Prefers a boundary between two images.
     fn middle(&self, units: &[Unit]) -> usize {
         let starts: Vec<usize> = (1..units.len()).filter(|&i| units[i].image_id() != units[i - 1].image_id()).collect();
         if starts.is_empty() { units.len() / 2 } else { starts[starts.len() / 2] }
@@ -215,7 +217,7 @@ impl Stage<Unit> for Compute<'_> {
 
     fn call(&mut self, units: &mut [Unit]) -> Result<()> {
         let outcomes = match self.compute(units) {
-            // They are dropped, which answers them.
+            // These units are dropped, which answers their jobs.
             Err(Error::Cancelled) if self.is_cancelled(units) => return Ok(()),
             Err(Error::Cancelled) => Err(Error::Internal("a model stopped work that nobody had cancelled".into())),
             other => other,
@@ -306,21 +308,21 @@ fn ids(unit: &Unit) -> Option<&[u32]> {
     }
 }
 
-/// The images' embeddings, each with its units.
+/// Groups consecutive units by image and pairs each group with the image's embedding.
 fn by_image(units: &[Unit]) -> Result<Vec<(Embedding, &[Unit])>> {
     let chunks = units.chunk_by(|a, b| a.image_id() == b.image_id());
     let with_embedding = chunks.map(|units| Some((units[0].embedding()?, units)));
     with_embedding.collect::<Option<_>>().ok_or_else(|| Error::Internal("an image was not encoded".into()))
 }
 
-/// Runs a model's code. Its panic is the error of one batch, not the end of the engine.
+/// Runs a model's code and turns a panic into the error of one batch, so that the engine lives on.
 fn guarded<T>(model: &Loaded, stage: &'static str, f: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
         Err(Error::Internal(format!("model {} panicked in {stage}: {}", model.med.name(), panic_message(&*panic))))
     })
 }
 
-/// Checks that a model gave as many results as it was asked for.
+/// Checks that a model returned as many results as requested.
 fn expect<T>(model: &Loaded, stage: &'static str, results: Vec<T>, n: usize) -> Result<Vec<T>> {
     if results.len() == n {
         return Ok(results);
@@ -328,7 +330,7 @@ fn expect<T>(model: &Loaded, stage: &'static str, results: Vec<T>, n: usize) -> 
     Err(Error::Internal(format!("model {} gave {} results for {n} in {stage}", model.med.name(), results.len())))
 }
 
-/// The results of all images in one list, if each image has `each` for each of its units.
+/// Flattens the results of all images after checking that each image has `each` results per unit.
 fn per_image<T>(
     model: &Loaded,
     stage: &'static str,

@@ -1,4 +1,4 @@
-//! Memory, the queue, turns and cancelling.
+//! Memory, the queue, fairness and cancellation.
 
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
@@ -24,7 +24,7 @@ fn a_small_client_need_not_wait_for_a_big_one() {
         until("all of the big one's wait", || s.engine.queued_jobs() > 480);
         let small = scope.spawn(|| s.once(vec![other.score(0)]));
         until("the small one waits", || s.engine.queued_jobs() > 480 && lock(&s.engine.inner.queue).lanes() == 2);
-        // The batch that runs, at most one more of the big client, and its own.
+        // The running batch, at most one more of the big client, and the small client's own.
         gate.open(3);
         small.join().unwrap();
         assert!(!big.is_finished() && s.engine.queued_jobs() > 450);
@@ -35,7 +35,7 @@ fn a_small_client_need_not_wait_for_a_big_one() {
 
 #[test]
 fn the_queue_is_bounded_and_can_be_left_while_it_is_full() {
-    // A quarter of the limit is for images in hand: twelve of them.
+    // A quarter of the limit is for in-flight images, so twelve fit.
     let limit = 4 * 12 * PIXELS;
     let s = scripted(EngineOptions { memory_limit: limit, ..options() }, gated(), 0, WorkBytes::default());
     let gate = s.script.gate.as_ref().unwrap();
@@ -48,7 +48,7 @@ fn the_queue_is_bounded_and_can_be_left_while_it_is_full() {
         assert!(s.engine.bytes_in_hand() <= 12 * PIXELS);
         let small = scope.spawn(|| s.run(&b, vec![other.score(0)]));
         until("another client gets in", || lock(&s.engine.inner.queue).lanes() == 2);
-        // The worker still sits in a call of the model.
+        // The worker is still blocked in a model call.
         a.cancel_running();
         assert!(matches!(full.join().unwrap(), Err(Error::Cancelled)));
         gate.open(1000);
@@ -174,7 +174,7 @@ fn idle_models_leave_the_oldest_first() {
     let c = load("c").unwrap();
     assert!(matches!(load("b"), Err(Error::OutOfMemory(_))), "both are in use");
     drop((a, c));
-    // Used before c was.
+    // Evicts a, which was used before c.
     load("b").unwrap();
 
     assert_eq!(*lock(&s.unloaded), ["b", "a"]);

@@ -22,7 +22,7 @@ fn out_of_memory_halves_the_batch() {
         s.script.gate.as_ref().unwrap().open(100);
         run.join().unwrap()
     });
-    // The one that went before, then 8 -> 4 and 4 -> 2 each.
+    // The blocking first batch, then 8 -> 4 and 4 -> 2 each.
     assert_eq!(*lock(&s.script.encoded), [1, 2, 2, 2, 2]);
     assert_eq!(scores, setup(options()).once(images.iter().map(|image| image.score(0)).collect()));
 }
@@ -48,7 +48,7 @@ fn out_of_memory_for_one_is_an_error_and_gives_back_what_it_can() {
     s.once(vec![image.score(0), seen.score(1), text(1)]);
 }
 
-/// The second call of the encoder fails: a batch of two clients, with other work waiting.
+/// Fails the encoder's second call: a batch of two clients, with other work waiting.
 fn second_batch_fails(tell: fn(&Script), expected: fn(&Error) -> bool) {
     let s = scripted(options(), Script { gate: Some(Gate::default()), ..Script::default() }, 0, WorkBytes::default());
     let gate = s.script.gate.as_ref().unwrap();

@@ -1,4 +1,4 @@
-//! A model whose results are simple functions of its inputs, that counts its calls, and that fails and waits when told to.
+//! A fake model whose results are simple functions of its inputs; it counts its calls, and fails or waits on request.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -14,14 +14,14 @@ use crate::error::{Error, Result};
 use crate::image::{Limits, Preprocessor};
 use crate::text::Tokenizer;
 
-/// Floats of an embedding, and bytes of an image's pixels.
+/// Floats of an embedding, and bytes of an image's pixels (`PIXELS`).
 pub(super) const FLOATS: usize = 64;
 pub(super) const PIXELS: usize = 4 * 4 * 3;
 
 /// How long a test waits for another thread before it fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Lets calls pass one by one, and tells how many have come.
+/// Lets calls pass one by one and counts those that arrived.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     state: Mutex<(usize, usize)>,
@@ -43,7 +43,7 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    /// Waits until `n` calls have come.
+    /// Waits until `n` calls have arrived.
     pub(super) fn arrived(&self, n: usize) {
         drop(self.wait(lock(&self.state), |state| state.1 >= n));
     }
@@ -60,23 +60,23 @@ impl Gate {
     }
 }
 
-/// What the model does wrong, and what it was asked for.
+/// Failures that the model should produce, and counts of its calls.
 #[derive(Debug, Default)]
 pub(super) struct Script {
-    /// More images or texts than this in one call are out of memory; 0 is no bound.
+    /// Maximum images or texts per call before it runs out of memory; 0 means no limit.
     pub(super) memory_for: AtomicUsize,
-    /// Every call is out of memory.
+    /// Makes every call run out of memory.
     pub(super) no_memory: AtomicBool,
-    /// The next call of the encoder fails, or panics.
+    /// Makes the next call of the encoder fail or, with `panic`, panic.
     pub(super) fail: AtomicBool,
     pub(super) panic: AtomicBool,
-    /// Generation goes on until it is cancelled.
+    /// Makes generation run until it is cancelled.
     pub(super) endless: AtomicBool,
-    /// Where each call of the encoder waits.
+    /// Gate at which each call of the encoder waits.
     pub(super) gate: Option<Gate>,
-    /// Images in each call of the encoder that succeeded.
+    /// Number of images of each successful call of the encoder.
     pub(super) encoded: Mutex<Vec<usize>>,
-    /// Calls of `generate` that began.
+    /// Number of `generate` calls that began.
     pub(super) generating: AtomicUsize,
     pub(super) loads: AtomicUsize,
     pub(super) refuse: AtomicBool,
@@ -113,7 +113,7 @@ impl Drop for Fake {
     }
 }
 
-/// A number in [0, 1) made of what is given.
+/// A number in [0, 1) derived from the embedding and the ids.
 fn mix(embedding: &Embedding, ids: &[u32]) -> f32 {
     let mut n = 17_u32;
     for x in embedding.0.iter().map(|x| x.to_bits()).chain(ids.iter().copied()) {
@@ -201,15 +201,16 @@ impl Med for Fake {
     }
 }
 
-/// An engine over fakes, and what the tests do with it.
+/// An engine over fake models, with helpers for the tests.
 pub(super) struct Setup {
     pub(super) engine: Arc<Engine>,
     pub(super) script: Arc<Script>,
-    /// Names of models as they are unloaded.
+    /// Names of unloaded models, in order.
     pub(super) unloaded: Arc<Mutex<Vec<String>>>,
 }
 
-/// Weights and work are zero unless said: then only the caches' own limits count.
+/// Default limits for tests. Weights and work count as zero unless a test sets them, so only the caches' own limits
+/// apply.
 pub(super) fn options() -> EngineOptions {
     EngineOptions { memory_limit: 1 << 30, memo_limit: 1 << 20, embedding_cache: Some(1 << 20), max_batch_images: 8 }
 }
@@ -256,7 +257,7 @@ impl Setup {
         self.engine.run(client, &self.model(), &Limits::default(), 0, tasks)
     }
 
-    /// As one client that nobody else is.
+    /// Runs `tasks` as a new client.
     pub(super) fn once(&self, tasks: Vec<Task<'_>>) -> Vec<Outcome> {
         self.run(&Client::new(), tasks).unwrap()
     }
@@ -266,7 +267,7 @@ impl Setup {
     }
 }
 
-/// A picture of one pixel, of the `n`th colour: a bitmap of 24 bits a pixel.
+/// A one-pixel image of the `n`th colour: a BMP with 24 bits per pixel.
 #[derive(Debug, Clone)]
 pub(super) struct Picture {
     pub(super) bytes: Vec<u8>,
@@ -309,7 +310,7 @@ pub(super) fn text(n: u32) -> Task<'static> {
     Task { image: None, work: Work::EmbedText { ids: [1, n, 2].into() } }
 }
 
-/// Waits for something that another thread is about to do.
+/// Waits for another thread to establish a condition.
 pub(super) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {

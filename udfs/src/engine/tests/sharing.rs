@@ -1,4 +1,4 @@
-//! Evaluate once, encode once, and the same results whatever surrounds them.
+//! Deduplication, encoding once, and results that do not depend on the batch.
 
 use std::sync::Barrier;
 use std::thread;
@@ -11,7 +11,7 @@ use crate::engine::task::Key;
 use crate::engine::{Client, EngineOptions, Outcome, Task, Work};
 use crate::image::Limits;
 
-/// Bytes of the embedding cache for so many images.
+/// Bytes of an embedding cache for `images` images.
 fn room_for(images: usize) -> Option<usize> {
     Some(images * Lru::<Key, crate::blip::Embedding>::cost(FLOATS * 4))
 }
@@ -28,7 +28,7 @@ fn an_image_is_encoded_once_when_its_texts_come_in_one_call() {
                 let s = &s;
                 scope.spawn(move || {
                     for images in part.chunks(5) {
-                        // The texts of an image lie far apart, as after a join.
+                        // The texts of an image are far apart, as after a join.
                         let tasks = [0, 1].iter().flat_map(|&t| images.iter().map(move |i| i.score(t))).collect();
                         s.once(tasks);
                     }
@@ -76,7 +76,7 @@ fn without_any_cache_what_waits_together_is_encoded_once() {
         gate.arrived(1);
         let (s, image) = (&s, &image);
         let scores = [0, 1].map(|t| scope.spawn(move || s.once(vec![image.score(t)])));
-        // Other work on the image makes another batch, which finds it encoded.
+        // Other work on the image forms another batch, which finds it encoded.
         let vector = scope.spawn(|| s.once(vec![image.task(Work::EmbedImage)]));
         until("all wait", || s.engine.queued_jobs() == 3);
         gate.open(100);
@@ -141,14 +141,14 @@ fn a_result_is_a_function_of_its_row() {
     let images = pictures(20);
     let alone = setup(options());
     let expected: Vec<Outcome> = mixed(&images).into_iter().map(|task| alone.once(vec![task]).remove(0)).collect();
-    // One call, backwards, with other sizes of batches.
+    // One call in reverse order, with other batch sizes.
     for max_images in [1, 3, 50] {
         let s = setup(options());
         let tasks = mixed(&images).into_iter().rev().collect();
         let run = s.engine.run(&Client::new(), &s.model(), &Limits::default(), max_images, tasks);
         assert!(run.unwrap().iter().rev().eq(&expected));
     }
-    // Memory for less.
+    // Memory for fewer items per call.
     for memory_for in [1, 2, 3] {
         let script = Script { memory_for: memory_for.into(), ..Script::default() };
         let s = scripted(options(), script, 0, WorkBytes::default());
