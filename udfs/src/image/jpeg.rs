@@ -284,7 +284,7 @@ impl Walk {
         if frame.components.iter().any(|[id, ..]| !seen.contains(id)) {
             return Err(ends_early("before the last of its components"));
         }
-        // After the first of several scans the decoder must find the next marker at once, as in a lone progressive DC
+        // No one bits after a lone progressive (DC) scan: the decoder must find the next marker right after the first
         // scan.
         if !frame.progressive || scans > 1 {
             file.extend_from_slice(&[0xff, 0].repeat(ONES));
@@ -292,8 +292,8 @@ impl Walk {
         file.extend_from_slice(&[0xff, 0xd9]);
         let colour = markings.colour(&frame);
         let buffered = frame.progressive || scans > 1;
-        // The decoder is correct for such files only with one component a scan, unsampled rows and no restarts; it
-        // garbles the rest, mostly silently.
+        // The decoder is correct for several sequential scans only with one component a scan, unsampled rows and no
+        // restarts; it garbles the rest, mostly silently.
         let sampled = frame.components.iter().any(|[_, h, v]| *v > 1 || *h > 1 && mixed);
         if scans > 1 && !frame.progressive && (sampled || restarts) {
             return Err(Format::Jpeg.unsupported("sequential coding in several scans with sampled rows or restarts"));
