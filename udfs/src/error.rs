@@ -24,7 +24,7 @@ pub enum Error {
     Model {
         /// Folder of the checkpoint.
         model: String,
-        /// Which graph: vision encoder, decoder, ..
+        /// Graph that failed: vision encoder, decoder, ..
         stage: &'static str,
         /// ONNX Runtime's message.
         reason: String,

@@ -5,7 +5,7 @@ use image_hasher::{HashAlg, HasherConfig};
 
 use super::{ImageError, Limits, decode};
 
-/// 64 bits of what an image looks like: the low frequencies (DCT) of a small grey copy, each above their median or not.
+/// 64-bit perceptual hash: whether each low frequency (DCT) of a small grey copy is above their median.
 ///
 /// # Errors
 /// As [`decode`].

@@ -95,7 +95,7 @@ fn sound_source(source: &ParquetSource, config: &FileScanConfig) -> Arc<dyn File
             let readers = SoundReaders::new(inner, Arc::clone(config.file_schema()));
             source.with_parquet_file_reader_factory(Arc::new(readers))
         }
-        // A hand-made scan without the parts that DataFusion's own tables set: disable skipping.
+        // A hand-made scan without the reader factory of DataFusion's own tables: disable skipping.
         None => {
             let mut options = source.table_parquet_options().clone();
             options.global.pruning = false;

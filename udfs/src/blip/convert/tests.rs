@@ -133,7 +133,7 @@ fn what_is_no_tensor_is_refused_by_its_name() {
         let message = refused(&legacy(&pickle, &[]));
         assert!(message.contains(name), "{name}: {message}");
     }
-    // A value that replaces a data object is not a function either.
+    // Values that stand for data cannot be called either.
     let message = refused(&legacy(b"\x80\x02NNR.", &[]));
     assert!(message.contains("it calls a value"), "{message}");
 }

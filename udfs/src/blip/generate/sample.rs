@@ -156,7 +156,7 @@ impl Nucleus {
             && let Some((score, id)) = sorted.get(place)
         {
             let probability = weight(score) / sum;
-            // Rounding may leave the target beyond the last token that can be drawn: then it is that one.
+            // Rounding may leave the target beyond the last token that can be drawn; then that token is drawn.
             if probability > 0.0 {
                 token = Some(id);
             }
@@ -205,7 +205,7 @@ impl Descending {
     fn get(&mut self, place: usize) -> Option<(f32, u32)> {
         while place >= self.sorted && self.sorted < self.entries.len() {
             let rest = &mut self.entries[self.sorted..];
-            // Doubling: most nuclei are small, and a large one costs no more than a full sort.
+            // Doubling block size: most nuclei are small, and a large one costs no more than a full sort.
             let block = rest.len().min(self.sorted.max(64));
             if block < rest.len() {
                 rest.select_nth_unstable_by(block - 1, Self::order);
@@ -217,7 +217,7 @@ impl Descending {
     }
 
     fn order(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
-        // Not `total_cmp`, for which the two zeros differ. There are no NaNs.
+        // Not `total_cmp`, which distinguishes the two zeros. There are no NaNs.
         b.0.partial_cmp(&a.0).unwrap_or(Ordering::Equal).then(b.1.cmp(&a.1))
     }
 }
