@@ -50,7 +50,7 @@ pub use error::{Error, Result};
 pub use query::current_query;
 pub use scan::{checked_texts, sound_scans};
 
-/// Batch size of [`session`], in rows: with DataFusion's 8192, hours of images would precede the first row of a LIMIT.
+/// Batch size of [`session`], in rows: with DataFusion's 8192 images a batch, a LIMIT's first row would take hours.
 pub const BATCH_SIZE: usize = 64;
 
 /// All scalar functions with default settings, sorted by name. A session with [`CapfiltOptions`] among its extensions

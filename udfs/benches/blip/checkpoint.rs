@@ -55,7 +55,7 @@ impl Shape {
         text_heads: 4,
         ..Self::BASE
     };
-    /// Replaces LARGE in a quick run: image and text differ in width there too.
+    /// Replaces LARGE in a quick run; as in LARGE, image and text widths differ.
     const TINY_LARGE: Self = Self { vision_layers: 3, vision_width: 96, vision_heads: 6, ..Self::TINY };
 
     /// Floating-point operations of the vision encoder's products per image, where a multiply-add counts as two.

@@ -2,8 +2,8 @@
 //!
 //! Prints a table and writes all figures to `target/bench/ours.json`. Without `--bench` (which `cargo bench` passes),
 //! or with `--quick`, everything runs at a tiny size in seconds: the figures mean nothing, but the code stays tested.
-//! `--peers` also writes the inputs of tests/bench/peers.py's comparison before it times transformers; `--parity`
-//! writes only those.
+//! `--peers` also writes the inputs and logits that tests/bench/peers.py compares before it times transformers;
+//! `--parity` writes only those.
 
 mod checkpoint;
 mod machine;

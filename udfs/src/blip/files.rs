@@ -31,7 +31,7 @@ const CONVERT: &str = "a pickle can run any code when it is read, so it is not; 
      safetensors. Two of Salesforce's repositories have them in a pull request: `hf download Salesforce/blip-itm-base-coco --revision \
      refs/pr/5` and `hf download Salesforce/blip-image-captioning-base --revision refs/pr/38`";
 
-/// Whether the folder has an entry of this name, even a dangling link: reading it then reports that.
+/// Whether `path` exists, even as a dangling link, which reading it then reports.
 pub(crate) fn present(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }

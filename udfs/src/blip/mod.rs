@@ -33,7 +33,7 @@ use crate::image::Preprocessor;
 use crate::text::Tokenizer;
 use generate::GenerationOptions;
 
-/// The last hidden states of the vision encoder for one image: `tokens x width` floats, row-major, after the final layer norm.
+/// Vision encoder's last hidden states of one image: `tokens x width` floats, row-major, after the final layer norm.
 #[derive(Debug, Clone)]
 pub struct Embedding(pub Arc<[f32]>);
 

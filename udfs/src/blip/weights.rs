@@ -49,7 +49,7 @@ pub(crate) struct Weights {
     values: Mutex<HashMap<WeightRef, Arc<DynValue>>>,
 }
 
-// `values` must be dropped first; Rust drops fields in order of declaration, so it is done explicitly.
+// `values` must be dropped first, but Rust drops fields in order of declaration; so clear it explicitly.
 impl Drop for Weights {
     fn drop(&mut self) {
         if let Ok(values) = self.values.get_mut() {

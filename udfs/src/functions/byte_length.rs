@@ -42,7 +42,7 @@ impl ByteLength {
             TypeSignature::UserDefined,
             TypeSignature::Nullary,
             inner.type_signature.clone(),
-            // Not the class of all binary types, which includes NULL, to be left unchanged.
+            // Not the class of all binary types, which includes NULL: NULL must stay unchanged.
             TypeSignature::Coercible(vec![Coercion::new_exact(TypeSignatureClass::Native(logical_binary()))]),
         ]);
         let signature = Signature::new(signature, inner.volatility);

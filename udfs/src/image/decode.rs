@@ -48,7 +48,7 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
 /// Checks that an image can be decoded, and discards the pixels.
 ///
 /// # Errors
-/// As [`decode`].
+/// Those of [`decode`].
 pub fn check(bytes: &[u8], limits: &Limits) -> Result<(), ImageError> {
     decode(bytes, limits).map(drop)
 }
@@ -56,7 +56,7 @@ pub fn check(bytes: &[u8], limits: &Limits) -> Result<(), ImageError> {
 /// Decodes and squashes to `preprocessor.width * preprocessor.height * 3` bytes, rows of RGB.
 ///
 /// # Errors
-/// As [`decode`].
+/// Those of [`decode`].
 pub fn load(bytes: &[u8], limits: &Limits, preprocessor: &Preprocessor) -> Result<Vec<u8>, ImageError> {
     preprocessor.squash(&decode(bytes, limits)?)
 }

@@ -102,7 +102,7 @@ impl<'a> Markers<'a> {
         Self { bytes, at: 2 }
     }
 
-    /// Next marker other than fill, TEM and restarts; skips garbage before it, as libjpeg does.
+    /// Next marker other than stuffing, TEM and restarts; skips garbage before it, as libjpeg does.
     fn next(&mut self) -> Option<u8> {
         loop {
             self.at += self.bytes.get(self.at..)?.iter().position(|byte| *byte == 0xff)?;

@@ -119,7 +119,7 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 64 MiB, and the pixel count from which Pillow refuses an image as a decompression bomb.
+    /// 64 MiB, and the pixel count above which Pillow refuses an image as a decompression bomb.
     fn default() -> Self {
         Self { max_bytes: 64 << 20, max_pixels: 178_956_970 }
     }

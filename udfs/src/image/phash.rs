@@ -8,7 +8,7 @@ use super::{ImageError, Limits, decode};
 /// 64-bit perceptual hash: whether each low frequency (DCT) of a small grey copy is above their median.
 ///
 /// # Errors
-/// As [`decode`].
+/// Those of [`decode`].
 pub fn phash(bytes: &[u8], limits: &Limits) -> Result<i64, ImageError> {
     let rgb = decode(bytes, limits)?;
     let Some(picture) = RgbImage::from_raw(rgb.width, rgb.height, rgb.data) else { return Ok(0) };

@@ -1,5 +1,5 @@
 //! BLEU: Papineni et al., "BLEU: a Method for Automatic Evaluation of Machine Translation" (ACL 2002), section 2, as
-//! pycocoevalcap/bleu/bleu_scorer.py computes it with option 'closest'.
+//! computed by pycocoevalcap/bleu/bleu_scorer.py with option 'closest'.
 
 use super::MetricError;
 use super::ngrams::{MAX_N, NgramCounts, Vocabulary, find, order};

@@ -1,4 +1,5 @@
-//! CIDEr and CIDEr-D: Vedantam et al., "CIDEr: Consensus-based Image Description Evaluation" (CVPR 2015, arXiv 1411.5726).
+//! CIDEr and CIDEr-D: Vedantam et al., "CIDEr: Consensus-based Image Description Evaluation" (CVPR 2015, arXiv
+//! 1411.5726).
 
 use std::collections::HashMap;
 

@@ -1,5 +1,5 @@
-//! ROUGE-L: Lin, "ROUGE: A Package for Automatic Evaluation of Summaries" (2004), section 3, as pycocoevalcap/rouge/rouge.py
-//! computes it.
+//! ROUGE-L: Lin, "ROUGE: A Package for Automatic Evaluation of Summaries" (2004), section 3, as computed by
+//! pycocoevalcap/rouge/rouge.py.
 
 use super::MetricError;
 

@@ -82,7 +82,7 @@ impl<'a> Machine<'a> {
     }
 
     fn text(&mut self, len: usize) -> Result<Value<'a>, String> {
-        // Python's strings may hold lone surrogates, and its byte strings anything; tensor names do neither.
+        // Python's strings may hold lone surrogates, and its byte strings any bytes; no tensor's name does.
         Ok(std::str::from_utf8(self.take(len)?).map_or(Value::Inert, Value::Str))
     }
 

@@ -93,7 +93,7 @@ pub fn convert(source: &Path, out: &Path, tokenizer: Option<&Path>, progress: &d
     Ok(Converted { tensors: plan.tensors.len(), bytes, tied: plan.tied, left_out: plan.left_out })
 }
 
-/// Makes an error about the temporary folder name the source instead, since the folder is deleted.
+/// Replaces the temporary folder's path in an error by the source's, since the folder is deleted.
 fn named(error: Error, part: &Path, source: &Path) -> Error {
     match error {
         Error::Checkpoint { path, reason } => match path.strip_prefix(part) {

@@ -203,11 +203,11 @@ enum Method {
 
 impl Search {
     /// Starts a search with valid `options`. `prompt` is `[DEC]` and the prompt's tokens; if it is empty or fills
-    /// `max_length`, the search is done at once. `eos` ends a sequence, `vocab` is scores per row, `key` seeds nucleus
-    /// sampling.
+    /// `max_length`, the search is done at once. `eos` ends a sequence, `vocab` is the number of scores per row, and
+    /// `key` seeds nucleus sampling.
     pub fn new(options: &GenerationOptions, prompt: &[u32], eos: u32, vocab: usize, key: [u8; 32]) -> Self {
         let method = match options.strategy {
-            // One beam is greedy search in transformers. That differs: processors see logits, not log-probabilities.
+            // transformers runs one beam as greedy search, whose processors see logits, not log-probabilities.
             Strategy::Beam if options.num_beams > 1 => Method::Beam(Beam::new(options, prompt, eos, vocab)),
             Strategy::Beam | Strategy::Greedy => Method::Sample(Sample::greedy(options, prompt, eos, vocab)),
             Strategy::Nucleus => Method::Sample(Sample::nucleus(options, prompt, eos, vocab, key)),

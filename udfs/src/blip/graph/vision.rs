@@ -3,7 +3,8 @@
 use super::{Builder, Dim, Graph, Shapes, attr_int, attr_ints, proto::DataType::Float};
 use crate::blip::{Precision, config::VisionConfig};
 
-/// pixels `[B, 3, size, size]` -> image `[B, tokens, width]`: all tokens after the final layer norm (paper, section 3.1).
+/// pixels `[B, 3, size, size]` -> image `[B, tokens, width]`, all tokens after the final layer norm (paper, section
+/// 3.1).
 pub(crate) fn vision_encoder(c: &VisionConfig, shapes: &dyn Shapes, precision: Precision) -> Graph {
     let mut b = Builder::new(shapes, precision);
     let (d, eps, v) = (c.width as i64, c.layer_norm_eps, "vision_model.");

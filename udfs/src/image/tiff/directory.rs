@@ -6,7 +6,7 @@
 pub(super) struct Directory<'a> {
     bytes: &'a [u8],
     little: bool,
-    /// BigTIFF: offsets and counts of eight bytes.
+    /// BigTIFF: eight-byte offsets and counts.
     big: bool,
     start: usize,
     entries: u64,
