@@ -1,4 +1,4 @@
-//! `SET capfilt.x = ..`: the settings of a session, and the live handles that its functions share.
+//! `SET capfilt.x = ..`: settings of a session, and the live handles that its functions share.
 
 mod provenance;
 pub(crate) mod settings;
@@ -22,14 +22,14 @@ pub use settings::bytes;
 static DEFAULTS: LazyLock<Vec<Option<Value>>> =
     LazyLock::new(|| SETTINGS.iter().map(|s| s.default.and_then(|text| s.kind.parse(text))).collect());
 
-/// The settings under `capfilt.`, and the session's engine.
+/// Settings under `capfilt.`, and the session's engine.
 ///
-/// A function holds the copy that it was planned with. Two copies are equal if their settings and engines are.
+/// A function keeps the copy that it was planned with. Two copies are equal if their settings and engines are.
 ///
-/// Entries carry their prefix, as SHOW, `information_schema.df_settings` and Ballista need it.
+/// Entries carry the prefix, as SHOW, `information_schema.df_settings` and Ballista require.
 #[derive(Clone)]
 pub struct CapfiltOptions {
-    /// What was set, by [`Key`].
+    /// Values that were set, by [`Key`].
     given: Vec<Option<Value>>,
     engine: Option<Arc<Engine>>,
     client: Client,
@@ -42,46 +42,46 @@ impl Default for CapfiltOptions {
 }
 
 impl CapfiltOptions {
-    /// The defaults, over the process's shared engine.
+    /// Default settings over the process's shared engine.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The same settings over an engine of the session's own.
+    /// Replaces the engine by one of the session's own.
     pub fn with_engine(mut self, engine: Arc<Engine>) -> Self {
         self.engine = Some(engine);
         self
     }
 
-    /// The same settings for a client that the caller keeps a hand on.
+    /// Replaces the client by one that the caller keeps a handle on.
     pub fn with_client(mut self, client: Client) -> Self {
         self.client = client;
         self
     }
 
-    /// With setting `name` (without prefix) as `SET capfilt.name = 'value'` leaves it. Errors as SET does.
+    /// Applies `SET capfilt.name = 'value'`, with `name` without prefix. Errors are those of SET.
     pub fn with(mut self, name: &str, value: &str) -> Result<Self> {
         self.set(name, value)?;
         Ok(self)
     }
 
-    /// The engine: the one given, else the process's.
+    /// The session's engine, by default the process's shared one.
     pub fn engine(&self) -> Arc<Engine> {
         self.engine.as_ref().map_or_else(Engine::shared, Arc::clone)
     }
 
-    /// The session's handle at the engine; [`Client::cancel_running`] stops its calls.
+    /// The session's client of the engine; [`Client::cancel_running`] cancels its calls.
     pub fn client(&self) -> &Client {
         &self.client
     }
 
-    /// What SHOW prints for setting `name` (without prefix); `None` where it is unset or unknown.
+    /// Value of setting `name` (without prefix) as SHOW prints it; `None` if it is unset or unknown.
     pub fn show(&self, name: &str) -> Option<String> {
         let setting = SETTINGS.iter().find(|s| s.name == name)?;
         self.value(setting.key).map(Value::to_string)
     }
 
-    /// The value that was set, else the default.
+    /// The value that was set, or else the default.
     pub(crate) fn value(&self, key: Key) -> Option<&Value> {
         let i = key as usize;
         self.given[i].as_ref().or(DEFAULTS[i].as_ref())
@@ -111,12 +111,12 @@ impl CapfiltOptions {
         self.integer(Key::MaxBatchImages).map_or(1, |n| n as usize)
     }
 
-    /// Whether a bad image stops the query.
+    /// Whether a bad image fails the query.
     pub(crate) fn fails_on_error(&self) -> bool {
         self.text(Key::OnError) == Some("fail")
     }
 
-    /// What an image may be before it is decoded: `max_image_bytes` and `max_image_pixels`.
+    /// Limits on an image before it is decoded: `max_image_bytes` and `max_image_pixels`.
     pub fn image_limits(&self) -> Limits {
         let limit = |key| self.integer(key).unwrap_or(u64::MAX);
         Limits { max_bytes: limit(Key::MaxImageBytes), max_pixels: limit(Key::MaxImagePixels) }
@@ -167,7 +167,7 @@ impl ExtensionOptions for CapfiltOptions {
         Box::new(self.clone())
     }
 
-    /// The empty string and `default` take a setting back.
+    /// The empty string and `default` reset a setting.
     fn set(&mut self, key: &str, value: &str) -> Result<()> {
         let Some(setting) = SETTINGS.iter().find(|s| s.name == key) else {
             let known: Vec<&str> = SETTINGS.iter().map(|s| s.name).collect();

@@ -1,4 +1,4 @@
-//! docs/functions.md, written from the same tables that the functions and settings are made of.
+//! Generator of docs/functions.md from the tables that define the functions and settings.
 
 use std::fmt::{self, Write};
 
@@ -6,10 +6,10 @@ use crate::config::settings::{Kind, SETTINGS};
 pub use crate::functions::SECTION;
 use crate::functions::{OptionField, Page, pages, stats};
 
-/// The page of functions and settings, in Markdown. The same at every call.
+/// Markdown page of functions and settings. Deterministic.
 pub fn functions_markdown() -> String {
     let mut page = String::new();
-    // Writing to a string does not fail.
+    // Writing to a string never fails.
     let _ = write(&mut page);
     page
 }

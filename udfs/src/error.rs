@@ -1,22 +1,22 @@
-//! What can go wrong below the SQL edge. Functions turn these into `DataFusionError`.
+//! Errors below the SQL edge. Functions convert them into `DataFusionError`.
 
 use std::path::PathBuf;
 
-/// An error of a checkpoint, of ONNX Runtime or of the engine. It fails the query; a bad image is no such error but a
-/// value ([`crate::image::ImageError`]).
+/// An error of a checkpoint, of ONNX Runtime or of the engine, which fails the query. A bad image is a value instead
+/// ([`crate::image::ImageError`]).
 ///
-/// Cloneable, since one failed batch answers every call that had work in it.
+/// Cloneable, because one failed batch fails every call with work in it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// A folder that is no checkpoint, or one that is broken: names the file or tensor.
+    /// A folder that is not a valid checkpoint; the error names the file or tensor.
     #[error("checkpoint {}: {reason}", path.display())]
     Checkpoint {
         /// The folder or file.
         path: PathBuf,
-        /// What is wrong and what to do.
+        /// The fault and its remedy.
         reason: String,
     },
-    /// ONNX Runtime is missing, too old, or lacks the device that was asked for.
+    /// ONNX Runtime is missing, too old, or lacks the requested device.
     #[error("ONNX Runtime: {0}")]
     Runtime(String),
     /// A model failed while it ran.
@@ -24,25 +24,25 @@ pub enum Error {
     Model {
         /// Folder of the checkpoint.
         model: String,
-        /// Which graph: vision encoder, decoder, ..
+        /// Graph that failed: vision encoder, decoder, ..
         stage: &'static str,
-        /// ONNX Runtime's words.
+        /// ONNX Runtime's message.
         reason: String,
     },
-    /// Memory ran out, by the allocator's word or by `capfilt.memory_limit`. The engine halves the batch and tries again before
-    /// anyone sees this.
+    /// Memory ran out, according to the allocator or `capfilt.memory_limit`. The engine first halves the batch and
+    /// retries.
     #[error("out of memory: {0}")]
     OutOfMemory(String),
-    /// A setting or an option of a call that does not fit.
+    /// An invalid setting or option of a call.
     #[error("{0}")]
     Option(String),
-    /// An image that cannot be used, under `capfilt.on_error = 'fail'`.
+    /// An unusable image, under `capfilt.on_error = 'fail'`.
     #[error("{0}")]
     Image(String),
     /// The query was cancelled or dropped.
     #[error("query cancelled")]
     Cancelled,
-    /// A bug of ours.
+    /// A bug in this crate.
     #[error("internal error of capfilt, please report it: {0}")]
     Internal(String),
 }

@@ -1,10 +1,10 @@
 //! BLIP's captioner and filter as DataFusion functions over ONNX Runtime.
 //!
-//! [`register`] gives a session the functions of CapFilt: `caption` and `captions` write texts for an image, `itm_score` and
-//! `itc_score` say how well a text fits one, `embed_image` and `embed_text` give their embeddings, `image_info` and
-//! `image_error` look at the encoded bytes, and the table function `capfilt_stats` counts what was done. `SET capfilt.x = ..`
-//! chooses models and options. The aggregates `bleu1` to `bleu4`, `cider`, `rouge_l` and `recall_at` evaluate captions and
-//! retrieval.
+//! [`register`] adds CapFilt's functions to a session: `caption` and `captions` write texts for an image, `itm_score`
+//! and `itc_score` score how well a text fits an image, `embed_image` and `embed_text` return embeddings, `image_info`
+//! and `image_error` inspect the encoded bytes, and the table function `capfilt_stats` reports work counters. `SET
+//! capfilt.x = ..` selects models and options. The aggregates `bleu1` to `bleu4`, `cider`, `rouge_l` and `recall_at`
+//! evaluate captions and retrieval.
 //!
 //! ```no_run
 //! # async fn f() -> datafusion::common::Result<()> {
@@ -50,29 +50,29 @@ pub use error::{Error, Result};
 pub use query::current_query;
 pub use scan::{checked_texts, sound_scans};
 
-/// Rows of a batch in [`session`]: with DataFusion's 8192 images of a batch, hours would pass before a LIMIT's first row.
+/// Batch size of [`session`], in rows: with DataFusion's 8192 images a batch, a LIMIT's first row would take hours.
 pub const BATCH_SIZE: usize = 64;
 
-/// Every scalar function, sorted by name, with default settings. A session that has a [`CapfiltOptions`] among its
-/// extensions gives them its own when it is built or a setting changes.
+/// All scalar functions with default settings, sorted by name. A session with [`CapfiltOptions`] among its extensions
+/// applies its own when it is built or a setting changes.
 pub fn functions() -> Vec<ScalarUDF> {
     functions::with_options(&Arc::new(CapfiltOptions::new()))
 }
 
-/// Every aggregate function, sorted by name.
+/// All aggregate functions, sorted by name.
 pub fn aggregate_functions() -> Vec<AggregateUDF> {
     functions::aggregates()
 }
 
-/// Registers the functions and, unless the session has them, the settings. Queries are planned so that costly functions are
-/// called on as few rows as can be (see [`cost`]), and Parquet scans become sound, as by [`sound_scans`].
-/// DataFusion's `octet_length`, `bit_length` and `length` take binary values too and count their bytes.
+/// Registers the functions and, unless the session has them, the settings. The planner then calls costly functions on
+/// as few rows as possible (see [`cost`]), Parquet scans become sound as by [`sound_scans`], and DataFusion's
+/// `octet_length`, `bit_length` and `length` also accept binary values and count their bytes.
 pub fn register(ctx: &SessionContext) -> SqlResult<()> {
     let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned();
     register_with(ctx, options.unwrap_or_default())
 }
 
-/// Registers the functions with these settings in place of any that the session had.
+/// Registers the functions with these settings, which replace the session's.
 pub fn register_with(ctx: &SessionContext, options: CapfiltOptions) -> SqlResult<()> {
     let state = ctx.state_ref();
     let mut state = state.write();
@@ -101,13 +101,14 @@ pub fn register_with(ctx: &SessionContext, options: CapfiltOptions) -> SqlResult
     Ok(())
 }
 
-/// The session's identity at the engine: `cancel_running` ends what it has in flight. `None` without [`register`].
+/// The session's engine client, whose `cancel_running` cancels its in-flight work. `None` without [`register`].
 pub fn client(ctx: &SessionContext) -> Option<Client> {
     ctx.copied_config().options().extensions.get::<CapfiltOptions>().map(|o| o.client().clone())
 }
 
-/// A session with the functions, the information schema (for SHOW) and, where `config` leaves DataFusion's defaults, batches
-/// of [`BATCH_SIZE`] rows and NULL last in every order: rows without a score do not come before the best ones.
+/// A session with the functions, the information schema (for SHOW) and, unless `config` overrides DataFusion's
+/// defaults, batches of [`BATCH_SIZE`] rows and NULLS LAST in every order: rows without a score must not precede the
+/// best.
 pub fn session(config: SessionConfig) -> SqlResult<SessionContext> {
     let default = SessionConfig::new();
     let untouched = config.batch_size() == default.batch_size();

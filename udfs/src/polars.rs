@@ -1,4 +1,4 @@
-//! Frames of Polars as tables, and results of queries as frames.
+//! Conversion between Polars frames and DataFusion tables and query results.
 //!
 //! ```no_run
 //! # async fn f(frame: polars_core::prelude::DataFrame) -> datafusion::common::Result<()> {
@@ -12,18 +12,18 @@
 //! # }
 //! ```
 //!
-//! Polars and DataFusion both hold columns as Arrow lays them out, in types of their own. Columns cross by the Arrow C data
-//! interface: pointers to buffers, and how to release them. Numbers, strings, images and vectors are not copied; a buffer is
-//! freed when neither side holds it any more. New are only
-//! - validity bitmaps, a bit a row, where a slice of them begins within a byte;
-//! - where Polars knows a type under another layout, what tells it apart: the views of strings and bytes (16 bytes a row)
-//!   that come as Arrow's older types, and the offsets of lists;
-//! - values of types that Polars lacks, in its nearest one: half floats in single ones, seconds in milliseconds, times of the
-//!   day in nanoseconds, decimals in 128 bits; fixed-size binary, and strings above 4 GB in one array;
-//! - categories, in either direction: a dictionary of strings is a `Categorical`, also where it was an `Enum`; within lists
-//!   and structs it is strings.
+//! Polars and DataFusion both use Arrow's memory layout, through different Rust types. Columns cross by the Arrow C
+//! data interface, which passes buffer pointers and a release callback. Numbers, strings, images and vectors are not
+//! copied; a buffer is freed when neither side holds it any more. Newly allocated are only
+//! - validity bitmaps (a bit a row) of slices that begin within a byte;
+//! - the parts that differ where Polars uses another layout: the views (16 bytes a row) of strings and bytes in Arrow's
+//!   older types, and list offsets;
+//! - values of types that Polars lacks, converted to the nearest: half to single precision, seconds to milliseconds,
+//!   times of day to nanoseconds, decimals to 128 bits; also fixed-size binary, and string arrays above 4 GB;
+//! - categories, in either direction: a dictionary of strings becomes a `Categorical`, even if it was an `Enum`; within
+//!   lists and structs it becomes strings.
 //!
-//! Maps, unions and intervals have no type in Polars, nor objects and integers of 128 bits one in SQL. Such a column is an
+//! Polars has no type for maps, unions and intervals, nor SQL for objects and 128-bit integers: such a column is an
 //! error.
 
 use std::borrow::Cow;
@@ -46,27 +46,27 @@ use polars_core::prelude::{
 };
 use polars_core::utils::arrow::ffi as polars_ffi;
 
-/// Makes `frame` the table `table` of a session. The table holds the frame's buffers as they are now: the frame may be
-/// dropped or changed.
+/// Registers `frame` as the table `table` of a session. The table shares the frame's current buffers: the frame may be
+/// dropped or changed afterwards.
 ///
-/// Rows are read in batches of the session's size, and without ORDER BY come back in no order that is promised. A name with
-/// capitals needs quotes in SQL.
+/// Rows are read in batches of the session's size, in no guaranteed order without ORDER BY. A name with capitals needs
+/// quotes in SQL.
 ///
 /// # Errors
-/// Names the column whose type SQL lacks. A table of that name is an error too: `deregister_table` makes room.
+/// A column whose type SQL lacks, by name. A table of that name already exists: call `deregister_table` first.
 pub fn register(ctx: &SessionContext, table: impl Into<TableReference>, frame: &DataFrame) -> Result<()> {
     let (schema, batches) = to_batches(frame)?;
     ctx.register_table(table, Arc::new(MemTable::try_new(schema, vec![batches])?))?;
     Ok(())
 }
 
-/// Runs a query; its rows as a frame.
+/// Runs a query and returns its rows as a frame.
 ///
-/// Each batch is a chunk of every column, in a session of this crate of 64 rows. Where the frame is computed with at length,
-/// Polars' `rechunk_mut` puts them together, which copies.
+/// Each batch becomes one chunk of every column (64 rows in a session of this crate). For heavy computation on the
+/// frame, Polars' `rechunk_mut` merges the chunks, which copies.
 ///
 /// # Errors
-/// Those of the query; a column whose type Polars lacks, by its name; two columns of one name.
+/// Those of the query; a column whose type Polars lacks, by name; two columns of one name.
 pub async fn collect(query: Query) -> Result<DataFrame> {
     let schema = Arc::clone(query.schema().inner());
     to_frame(&schema, &query.collect().await?)
@@ -76,7 +76,8 @@ fn to_batches(frame: &DataFrame) -> Result<(SchemaRef, Vec<RecordBatch>)> {
     let columns = frame.columns().iter().map(exported).collect::<Result<Vec<_>>>()?;
     let (fields, columns): (Vec<Field>, Vec<Vec<ArrayRef>>) = columns.into_iter().unzip();
     let schema = Arc::new(Schema::new(fields));
-    // Columns need not be chunked alike. A batch ends where a chunk of any column does, so that no two are put together.
+    // Columns may be chunked differently. A batch ends wherever a chunk of any column ends, so that no chunks are
+    // concatenated.
     let mut ends = BTreeSet::from([frame.height()]);
     for chunks in &columns {
         let mut end = 0;
@@ -87,7 +88,7 @@ fn to_batches(frame: &DataFrame) -> Result<(SchemaRef, Vec<RecordBatch>)> {
     }
     ends.remove(&0);
     let mut batches = Vec::with_capacity(ends.len());
-    // Of each column the chunk in hand, and how many of its rows are in batches.
+    // Per column: the current chunk, and how many of its rows are already in batches.
     let mut places = vec![(0_usize, 0_usize); columns.len()];
     let mut begin = 0;
     for end in ends {
@@ -118,7 +119,7 @@ fn to_frame(schema: &Schema, batches: &[RecordBatch]) -> Result<DataFrame> {
         .map_err(|e| exec_datafusion_err!("{e}. Columns of one name get names of their own by AS in the query"))
 }
 
-/// A Polars column's field and those of its chunks that have rows.
+/// A Polars column's field and its non-empty chunks.
 fn exported(column: &Column) -> Result<(Field, Vec<ArrayRef>)> {
     let series = column.as_materialized_series();
     let (name, dtype) = (series.name().as_str(), series.dtype());
@@ -133,11 +134,11 @@ fn exported(column: &Column) -> Result<(Field, Vec<ArrayRef>)> {
     if has_zero_byte(dtype) {
         return Err(refused(&"a field's name has a zero byte"));
     }
-    // The column's name stays here: it may have a zero byte, which would end it in C.
+    // The column's name is not exported: it may contain a zero byte, which would end it in C.
     let field = dtype.to_arrow_field(PlSmallStr::EMPTY, CompatLevel::newest());
     let data_type = type_from_polars(&field).map_err(|e| refused(&e))?;
     let chunk = |(i, chunk): (usize, &PolarsArray)| -> Result<ArrayRef> {
-        // Polars gives such an array a buffer, which arrow does not expect.
+        // Polars gives a null array a buffer, which arrow does not expect.
         if data_type == DataType::Null {
             return Ok(Arc::new(NullArray::new(chunk.len())));
         }
@@ -149,7 +150,7 @@ fn exported(column: &Column) -> Result<(Field, Vec<ArrayRef>)> {
     Ok((Field::new(name, data_type, true), chunks))
 }
 
-/// A Polars column of the name of `field` and the type that [`held`] has for its. No chunk is empty.
+/// A Polars column with the name of `field` and its [`column_type`]. No chunk is empty.
 fn imported<'a>(field: &Field, chunks: impl Iterator<Item = &'a ArrayRef>) -> Result<Series> {
     let (name, data_type) = (field.name(), field.data_type());
     let Some(target) = column_type(data_type) else {
@@ -162,7 +163,7 @@ fn imported<'a>(field: &Field, chunks: impl Iterator<Item = &'a ArrayRef>) -> Re
     };
     let mut field = field_to_polars(&target).map_err(|e| refused(&e))?;
     field.name = PlSmallStr::from_str(name);
-    // A value that its new type cannot hold is an error, not a NULL.
+    // A value that the new type cannot hold is an error, not a NULL.
     let options = CastOptions { safe: false, ..CastOptions::default() };
     let chunk = |chunk: &ArrayRef| -> Result<PolarsArray> {
         let chunk = cast_with_options(chunk, &target, &options).map_err(|e| refused(&e))?;
@@ -175,7 +176,7 @@ fn imported<'a>(field: &Field, chunks: impl Iterator<Item = &'a ArrayRef>) -> Re
     Series::try_from((&field, chunks)).map_err(|e| refused(&e))
 }
 
-/// As [`held`], for a column itself: only there Polars imports dictionaries without fail.
+/// [`held`] for a top-level column: only there can Polars import every dictionary.
 fn column_type(data_type: &DataType) -> Option<DataType> {
     match data_type {
         DataType::Dictionary(_, values) if held(values)? == DataType::Utf8View => Some(data_type.clone()),
@@ -183,8 +184,8 @@ fn column_type(data_type: &DataType) -> Option<DataType> {
     }
 }
 
-/// The type under which Polars holds values of `data_type`; `None` if it does not. What this lets pass must be imported as
-/// it is, as Polars panics within lists and structs where it would have to refuse or convert.
+/// The type under which Polars holds values of `data_type`; `None` if unsupported. Polars must be able to import the
+/// result unchanged, because it panics if it has to refuse or convert within lists and structs.
 fn held(data_type: &DataType) -> Option<DataType> {
     use DataType::*;
     let field = |field: &FieldRef| Some(Arc::new(Field::new(field.name(), held(field.data_type())?, true)));
@@ -217,7 +218,7 @@ fn held(data_type: &DataType) -> Option<DataType> {
     })
 }
 
-/// Whether the name of a struct's field, at any depth, has a zero byte.
+/// Whether a struct field's name, at any depth, contains a zero byte.
 fn has_zero_byte(dtype: &PolarsType) -> bool {
     let mut found = false;
     dtype.visit_with(|inner| {
@@ -228,14 +229,13 @@ fn has_zero_byte(dtype: &PolarsType) -> bool {
     found
 }
 
-/// A result that is wrapped with the name of its column.
+/// A result whose error the caller prefixes with the column's name.
 type Crossed<T> = std::result::Result<T, Box<dyn Error>>;
 
-// The four crossings. Each side declares the interface's structs itself, `repr(C)` with the same fields in the same order as
-// <https://arrow.apache.org/docs/format/CDataInterface.html> lays down; `transmute` checks that their sizes are the same. It
-// takes its argument by value, and so the one struct becomes the other without being dropped: what it points at is released
-// once, by the last holder on the other side, with the callback of the side that made it. Neither side writes to what came
-// from the other.
+// The four crossings. Each side declares the interface's structs itself, `repr(C)` with the fields in the order of
+// <https://arrow.apache.org/docs/format/CDataInterface.html>; `transmute` checks that the sizes agree. It takes its
+// argument by value, so one struct becomes the other without a drop: its buffers are released once, by the last holder
+// on the other side, through the exporter's callback. Neither side writes to buffers of the other.
 
 fn type_from_polars(field: &ArrowField) -> Crossed<DataType> {
     let schema = polars_ffi::export_field_to_c(field);

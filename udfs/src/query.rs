@@ -1,11 +1,11 @@
-//! Which query a call belongs to, so that a dropped query stops the engine's work for it.
+//! Query scopes: link a function call to its query, so that dropping the query stops the engine's work for it.
 //!
-//! DataFusion tells a function neither its query nor that the query is gone: a task that waits in a function cannot be
-//! aborted, and no more can one that goes through the pairs of a join. [`QueryScopeRule`] therefore puts a [`QueryScopeExec`] over
-//! the plan's root, over each operator that calls one of our functions, and over each that can make many rows of few. While such
-//! an operator is polled, its query's token is the thread's; a call finds it there. When the root's last stream is dropped or
-//! the session's client cancels what runs, the token is cancelled: waiting calls end within one slice, and the operators with
-//! their next batch.
+//! DataFusion passes a function neither its query nor that query's cancellation: a task blocked in a function cannot be
+//! aborted, nor can one that iterates over the pairs of a join. [`QueryScopeRule`] therefore puts a [`QueryScopeExec`]
+//! over the plan's root, over each operator that calls this crate's functions, and over each that can multiply rows.
+//! While such an operator is polled, the thread's current token is its query's, where a call finds it. When the root's
+//! last stream is dropped or the session's client cancels its running work, the token is cancelled: waiting calls end
+//! within one slice, and operators at their next batch.
 
 mod point;
 #[cfg(test)]
@@ -40,13 +40,13 @@ thread_local! {
     static CURRENT: RefCell<Option<CancelToken>> = const { RefCell::new(None) };
 }
 
-/// The token of the query that this thread works for now, which is cancelled when the query ends; `None` outside of one, and
-/// while a query is planned. A function of another crate has it if its documentation is in [`crate::docs::SECTION`].
+/// Cancellation token of the query that this thread currently works for; `None` outside a query and during planning.
+/// Also available to functions of other crates whose documentation is in [`crate::docs::SECTION`].
 pub fn current_query() -> Option<CancelToken> {
     CURRENT.with_borrow(Clone::clone)
 }
 
-/// An error if the query that this thread works for was cancelled.
+/// Returns an error if this thread's current query was cancelled.
 pub(crate) fn check_cancelled() -> Result<()> {
     CURRENT.with_borrow(|token| token.as_ref().map_or(Ok(()), alive))
 }
@@ -65,16 +65,16 @@ impl Drop for Execution {
     }
 }
 
-/// What the scopes of one plan share. A plan that is executed again gets a new token.
+/// State shared by the scopes of one plan. Executing the plan again creates a new token.
 #[derive(Debug)]
 struct Query {
     running: Mutex<Weak<Execution>>,
-    /// The session's, which can cancel it.
+    /// The session's client, which can cancel the query.
     client: Option<Client>,
 }
 
 impl Query {
-    /// The running execution, or a new one.
+    /// The running execution, else a new one.
     fn begin(&self) -> Arc<Execution> {
         let mut running = self.running.lock().unwrap_or_else(|e| e.into_inner());
         running.upgrade().unwrap_or_else(|| {
@@ -88,7 +88,7 @@ impl Query {
     }
 }
 
-/// Places the scopes. It runs last, so that no other rule sees them.
+/// Inserts the scopes. Runs last, so that no other rule sees them.
 #[derive(Debug)]
 pub(crate) struct QueryScopeRule;
 
@@ -99,7 +99,7 @@ impl PhysicalOptimizerRule for QueryScopeRule {
         let mut found = false;
         let plan = plan.transform_up(|node| {
             use datafusion::common::tree_node::Transformed;
-            // A join, or what else has several inputs.
+            // A join, or another operator with several inputs.
             let makes_rows = node.children().len() > 1 || node.downcast_ref::<UnnestExec>().is_some();
             if node.downcast_ref::<QueryScopeExec>().is_some() || !(makes_rows || calls_us(&node)?) {
                 return Ok(Transformed::no(node));
@@ -120,7 +120,7 @@ impl PhysicalOptimizerRule for QueryScopeRule {
     }
 }
 
-/// Whether an operator's own expressions call one of our functions.
+/// Whether an operator's own expressions call this crate's functions.
 fn calls_us(node: &Arc<dyn ExecutionPlan>) -> Result<bool> {
     let mut found = false;
     node.apply_expressions(&mut |expr: &Arc<dyn PhysicalExpr>| {
@@ -133,12 +133,12 @@ fn calls_us(node: &Arc<dyn ExecutionPlan>) -> Result<bool> {
     Ok(found)
 }
 
-/// Passes its input through; see the module.
+/// Passes its input through with the query's token set; see the module.
 #[derive(Debug, Clone)]
 struct QueryScopeExec {
     input: Arc<dyn ExecutionPlan>,
     query: Arc<Query>,
-    /// Whether it is the plan's root, whose streams are the query's life.
+    /// Whether this is the plan's root, whose streams define the query's lifetime.
     root: bool,
 }
 
@@ -198,22 +198,22 @@ impl ExecutionPlan for QueryScopeExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        // Begun before the input's streams are made, so that these belong to the same execution.
+        // Must precede the creation of the input's streams, so that they belong to the same execution.
         let execution = self.query.begin();
         let token = execution.0.clone();
         if !self.root {
             let inner = self.input.execute(partition, context)?;
             return Ok(Box::pin(QueryScopeStream { inner, token, _execution: None }));
         }
-        // The input is driven by a task of its own: a caller that polled it would itself be held in a function's call, and
-        // could drop nothing.
+        // A separate task drives the input: a caller that polled it would itself block in a function's call and could
+        // drop nothing.
         let mut task = RecordBatchReceiverStream::builder(self.schema(), 1);
         let (batches, input) = (task.tx(), Arc::clone(&self.input));
         task.spawn(async move {
             let mut stream = input.execute(partition, context)?;
             while let Some(batch) = stream.next().await {
                 if batches.send(batch).await.is_err() {
-                    // Nobody reads on.
+                    // The receiver was dropped.
                     break;
                 }
             }
@@ -224,7 +224,7 @@ impl ExecutionPlan for QueryScopeExec {
 }
 
 struct QueryScopeStream {
-    // Dropped first: what runs below sees the cancelled token only if the root is gone.
+    // Dropped first: operators below see the cancelled token only if the root is gone.
     _execution: Option<Arc<Execution>>,
     token: CancelToken,
     inner: SendableRecordBatchStream,
@@ -234,7 +234,7 @@ impl Stream for QueryScopeStream {
     type Item = Result<RecordBatch>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        /// Puts the thread's former token back, also when the poll panics.
+        /// Restores the thread's previous token, even if the poll panics.
         struct Restore(Option<CancelToken>);
         impl Drop for Restore {
             fn drop(&mut self) {

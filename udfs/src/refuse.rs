@@ -1,10 +1,10 @@
-//! SQL that DataFusion parses and then ignores, which is refused instead: the answer would be that to another question.
+//! Refusal of SQL that DataFusion parses but ignores, since the result would answer another question.
 
 use datafusion::common::{Result, not_impl_err};
 use datafusion::logical_expr::planner::{RelationPlanner, RelationPlannerContext, RelationPlanning};
 use datafusion::sql::sqlparser::ast::TableFactor;
 
-/// Refuses what a table in FROM is given and the planner would drop.
+/// Refuses clauses of a table in FROM that the planner would drop.
 #[derive(Debug)]
 pub(crate) struct RefuseIgnored;
 

@@ -1,4 +1,4 @@
-//! BLIP checkpoints with random weights in Hugging Face layout, made once and kept.
+//! BLIP checkpoints with random weights in Hugging Face layout, created once and cached.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{Result, root};
 
-/// Sizes of a model. MLPs are four times as wide as the hidden states.
+/// Dimensions of a model. MLPs are four times as wide as the hidden states.
 #[derive(Clone)]
 pub(crate) struct Shape {
     pub(crate) image_size: usize,
@@ -44,7 +44,7 @@ impl Shape {
         text_heads: 12,
     };
     const LARGE: Self = Self { vision_layers: 24, vision_width: 1024, vision_heads: 16, ..Self::BASE };
-    /// Stands for BASE in a quick run.
+    /// Replaces BASE in a quick run.
     const TINY: Self = Self {
         image_size: 32,
         vision_layers: 2,
@@ -55,10 +55,10 @@ impl Shape {
         text_heads: 4,
         ..Self::BASE
     };
-    /// Stands for LARGE: as there, image and text differ in width.
+    /// Replaces LARGE in a quick run; as in LARGE, image and text widths differ.
     const TINY_LARGE: Self = Self { vision_layers: 3, vision_width: 96, vision_heads: 6, ..Self::TINY };
 
-    /// Floating-point operations of the vision encoder's products for one image; a multiplication with its addition is two.
+    /// Floating-point operations of the vision encoder's products per image, where a multiply-add counts as two.
     pub(crate) fn vit_flop(&self) -> f64 {
         let patches = (self.image_size / self.patch_size).pow(2) as f64;
         let (tokens, width) = (patches + 1.0, self.vision_width as f64);
@@ -69,7 +69,7 @@ impl Shape {
         embed + self.vision_layers as f64 * (linear + attention)
     }
 
-    /// Standard deviation of the weights: BERT's 0.02 at its width, and as much signal at others.
+    /// Standard deviation of the weights: BERT's 0.02 at its width, scaled for equal signal at others.
     fn deviation(&self) -> f32 {
         0.02 * (768.0 / self.text_width as f32).sqrt()
     }
@@ -199,7 +199,7 @@ impl Part {
     }
 }
 
-/// A captioner and a filter, two checkpoints of one size.
+/// A captioner and a filter: two checkpoints of one size.
 pub(crate) struct Pair {
     pub(crate) shape: Shape,
     pub(crate) captioner: PathBuf,
@@ -241,7 +241,7 @@ fn open(dir: &Path, precision: Precision, threads: usize) -> Result<OrtMed> {
     Ok(OrtMed::new(Arc::new(Checkpoint::open(dir)?), "cpu", precision, threads)?)
 }
 
-/// Writes the checkpoint unless it is there. config.json goes last: where it says what it should, the rest is whole.
+/// Writes the checkpoint unless it exists. config.json is written last, so a matching one implies complete files.
 fn make(dir: &Path, shape: &Shape, part: Part, seed: u64) -> Result<()> {
     let config = format!("{:#}\n", shape.config(part));
     let config_path = dir.join("config.json");
@@ -265,7 +265,7 @@ fn make(dir: &Path, shape: &Shape, part: Part, seed: u64) -> Result<()> {
     Ok(fs::write(config_path, config)?)
 }
 
-/// Tensor by tensor, so that a gigabyte of weights never lies in memory.
+/// Writes tensor by tensor, so that a gigabyte of weights is never in memory.
 fn write_safetensors(path: &Path, tensors: &[(String, Vec<usize>)], deviation: f32, seed: u64) -> Result<()> {
     let mut header = Map::from_iter([("__metadata__".into(), json!({ "format": "pt" }))]);
     let mut end = 0;
@@ -275,7 +275,7 @@ fn write_safetensors(path: &Path, tensors: &[(String, Vec<usize>)], deviation: f
         header.insert(name.clone(), json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, end] }));
     }
     let mut header = Value::from(header).to_string();
-    // The format asks for 8 bytes of alignment.
+    // The format requires 8-byte alignment.
     header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
     let mut file = BufWriter::new(File::create(path)?);
     file.write_all(&(header.len() as u64).to_le_bytes())?;
@@ -296,7 +296,7 @@ fn write_safetensors(path: &Path, tensors: &[(String, Vec<usize>)], deviation: f
     Ok(file.into_inner()?.sync_all()?)
 }
 
-/// Standard normal numbers: splitmix64 and Box-Muller. The same on every run, and fast enough for a billion.
+/// Standard normal numbers by splitmix64 and Box-Muller: deterministic, and fast enough for a billion.
 pub(crate) struct Normal {
     state: u64,
     spare: Option<f32>,

@@ -1,4 +1,4 @@
-//! What the machine can do: its processor, and the best product that ONNX Runtime gets out of it.
+//! Capabilities of the machine: its processor, and the fastest product that ONNX Runtime achieves on it.
 
 use std::fs;
 use std::io::Write;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::Result;
 
-/// The processor. int8 depends on its integer products, bfloat16 on its bfloat16 ones.
+/// Model and features of the processor; int8 and bfloat16 speed depend on its integer and bfloat16 products.
 pub(crate) struct Cpu {
     pub(crate) model: String,
     pub(crate) features: Vec<(&'static str, bool)>,
@@ -46,9 +46,9 @@ impl Cpu {
     }
 }
 
-/// The best of several products of two square float32 matrices, in GFLOP/s.
+/// Best speed of several products of two square float32 matrices, in GFLOP/s.
 ///
-/// A process of its own measures it: ONNX Runtime allows one environment in a process, and the library's is its own.
+/// Measured in a separate process: ONNX Runtime allows one environment per process, and the library has its own.
 pub(crate) fn peak(size: usize, threads: usize) -> Result<f64> {
     let output = Command::new(std::env::current_exe()?)
         .args(["--child-peak", &size.to_string(), "--threads", &threads.to_string()])
@@ -61,7 +61,7 @@ pub(crate) fn peak(size: usize, threads: usize) -> Result<f64> {
     Ok(String::from_utf8(output.stdout)?.trim().parse()?)
 }
 
-/// The ONNX Runtime that this process has loaded.
+/// Path of the ONNX Runtime library that this process has loaded.
 fn loaded_library() -> Result<String> {
     let maps = fs::read_to_string("/proc/self/maps")?;
     let path =
@@ -85,7 +85,7 @@ pub(crate) fn child_peak(size: usize, threads: usize) -> Result<()> {
     Ok(())
 }
 
-/// An ONNX model of one node, `y = a b`, in protobuf's wire format. The field numbers are onnx.proto's.
+/// An ONNX model of one node, `y = a b`, in protobuf's wire format. Field numbers are onnx.proto's.
 fn product_model(size: u64) -> Vec<u8> {
     let dimension = message(1, &number(1, size));
     let shape = message(2, &[dimension.clone(), dimension].concat());
@@ -100,7 +100,7 @@ fn product_model(size: u64) -> Vec<u8> {
         message(11, &value("b")),
         message(12, &value("y")),
     ];
-    // ir_version 8; operators of version 17 of the default domain.
+    // ir_version 8; operator set 17 of the default domain.
     [number(1, 8), message(7, &graph.concat()), message(8, &number(2, 17))].concat()
 }
 

@@ -1,8 +1,9 @@
 //! Speed and memory at BLIP-base's size with random weights, in one run: `make bench`, or `cargo bench --bench blip`.
 //!
-//! Prints a table and writes all figures to `target/bench/ours.json`. Without `--bench` (which `cargo bench` passes), or with
-//! `--quick`, everything runs at a tiny size in seconds: its figures mean nothing, it is there so that this cannot rot.
-//! `--peers` also writes what tests/bench/peers.py compares before it times transformers; `--parity` writes that alone.
+//! Prints a table and writes all figures to `target/bench/ours.json`. Without `--bench` (which `cargo bench` passes),
+//! or with `--quick`, everything runs at a tiny size in seconds: the figures mean nothing, but the code stays tested.
+//! `--peers` also writes the inputs and logits that tests/bench/peers.py compares before it times transformers;
+//! `--parity` writes only those.
 
 mod checkpoint;
 mod machine;
@@ -27,7 +28,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const PRECISIONS: [Precision; 2] = [Precision::Fp32, Precision::Int8];
 
-/// How often a figure is measured.
+/// Repetitions of each measurement.
 const REPEATS: usize = 3;
 
 struct Options {
@@ -60,7 +61,7 @@ impl Timing {
         self.0[self.0.len() / 2]
     }
 
-    /// The same for one of `n` pieces of the work.
+    /// Time for one of `n` pieces of the work.
     fn each(&self, n: usize) -> Self {
         Self(self.0.iter().map(|s| s / n as f64).collect())
     }
@@ -90,7 +91,7 @@ fn main() -> Result<()> {
     };
     let quick = !has("--bench") || has("--quick") || has("--test");
     let options = Options { quick, peers: has("--peers"), threads };
-    // Parts that want a process of their own; the benchmark starts itself for them.
+    // Parts that need their own process, for which the benchmark runs itself.
     if let Some(size) = value("--child-peak") {
         return machine::child_peak(size.parse()?, threads);
     }
@@ -114,7 +115,7 @@ fn run(options: &Options) -> Result<()> {
     let base = Pair::base(&out, options.quick)?;
     let shape = &base.shape;
     let size = if options.quick { 256 } else { 4096 };
-    // A model is opened first, for where ONNX Runtime's library lies.
+    // Open a model first, to locate ONNX Runtime's library.
     base.captioner(Precision::Fp32, options.threads)?;
     let first_peak = machine::peak(size, options.threads)?;
     report.peak("at the start", size, first_peak)?;

@@ -1,4 +1,4 @@
-//! Resident memory, each precision in a process of its own.
+//! Resident memory, each precision in a separate process.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -23,8 +23,8 @@ pub(crate) fn measure(precision: Precision, options: &Options) -> Result<Value> 
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// Loads the models one after the other and writes what is resident after each. Sessions are made when they are first used,
-/// so a model counts as loaded when one image has gone through it.
+/// Loads the models one after the other and writes the resident memory after each. Sessions are created on first use,
+/// so a model counts as loaded once one image has gone through it.
 pub(crate) fn child(pair: &Pair, precision: Precision, threads: usize) -> Result<()> {
     let before = status("VmRSS")?;
     let captioner = pair.captioner(precision, threads)?;

@@ -1,4 +1,4 @@
-//! The models without SQL: seconds for an image or a pair.
+//! The models without SQL, in seconds per image or pair.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::{REPEATS, Result, Timing};
 
 pub(crate) const BATCHES: [usize; 2] = [1, 8];
 
-/// Tokens of a caption, [DEC] counted, and of a text to match, [ENC] and [SEP] counted.
+/// Tokens of a caption, including [DEC], and of a text to match, including [ENC] and [SEP].
 pub(crate) const TOKENS: usize = 20;
 
 /// Beam search that always takes [`TOKENS`] tokens.
@@ -19,7 +19,7 @@ pub(crate) fn beams() -> GenerationOptions {
     GenerationOptions { num_beams: 3, min_length: TOKENS, max_length: TOKENS, ..GenerationOptions::default() }
 }
 
-/// [ENC], `inner` cut to fit, [SEP].
+/// [ENC], `inner` truncated to fit, [SEP].
 fn framed(inner: &[u32]) -> Vec<u32> {
     [&[ENC], &inner[..inner.len().min(TOKENS - 2)], &[SEP]].concat()
 }
@@ -78,7 +78,7 @@ impl Work {
         }
     }
 
-    /// CapFilt on each image: a synthetic text from the captioner, the filter's score of it and of the web text.
+    /// Runs CapFilt on each image: the captioner's synthetic text, and the filter's scores of it and of the web text.
     pub(crate) fn pair(&self, captioner: &OrtMed, filter: &OrtMed) -> Result<()> {
         let synthetic: Vec<Vec<u32>> = self.caption(captioner)?.iter().map(|ids| framed(ids)).collect();
         let texts: Vec<Vec<&[u32]>> =
@@ -87,7 +87,7 @@ impl Work {
     }
 }
 
-/// Seconds for one image, or pair, of a batch.
+/// Seconds per image or pair of a batch.
 pub(crate) struct Speed {
     pub(crate) batch: usize,
     /// Name and time of each part, in the order of the table.
@@ -119,7 +119,7 @@ impl Speeds {
 
 pub(crate) fn time(pair: &Pair, precision: Precision, threads: usize) -> Result<Speeds> {
     let (captioner, filter) = (pair.captioner(precision, threads)?, pair.filter(precision, threads)?);
-    // Makes the sessions.
+    // Creates the sessions.
     Work::new(pair, 1).pair(&captioner, &filter)?;
     let mut speeds = vec![];
     for batch in BATCHES {

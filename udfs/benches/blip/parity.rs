@@ -1,4 +1,4 @@
-//! What tests/bench/peers.py compares with transformers before it prints a ratio: inputs, and our fp32 logits for them.
+//! Inputs and this crate's fp32 logits, which tests/bench/peers.py compares with transformers before it prints a ratio.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,7 +17,7 @@ pub(crate) fn write(out: &Path, base: &Pair, large: &Pair, threads: usize) -> Re
     for (name, pair) in [("base", base), ("large", large)] {
         let side = pair.shape.image_size;
         let mut random = Normal::new(4);
-        // Noise alone averages out in cross-attention; a dark and a bright image must not look the same.
+        // Pure noise averages out in cross-attention; so use a dark and a bright image, which must differ.
         let mut image = |light: f32| -> Vec<f32> { (0..3 * side * side).map(|_| light + random.draw()).collect() };
         let pixels = [image(-1.0), image(1.0)].concat();
         let prompt = [DEC, 1037, 3861, 1997];

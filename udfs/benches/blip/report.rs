@@ -1,4 +1,4 @@
-//! The table on stdout.
+//! Benchmark table on stdout.
 
 use std::io::Write;
 
@@ -25,7 +25,7 @@ impl Report {
         Ok(out.flush()?)
     }
 
-    /// A figure with what it is to be.
+    /// Writes a figure and its target.
     fn target(&mut self, name: &str, figure: &str, target: &str, reached: bool) -> Result<()> {
         let reached = if reached { "reached" } else { "not reached" };
         self.line(&format!("  {name:<44} {figure:>12}   to reach: {target}: {reached}"))
@@ -65,7 +65,7 @@ impl Report {
         Ok(())
     }
 
-    /// The vision encoder's share of `peak` GFLOP/s in each precision at the largest batch.
+    /// Writes the vision encoder's share of `peak` GFLOP/s in each precision at the largest batch.
     pub(crate) fn vit_shares(
         &mut self,
         shape: &Shape,

@@ -1,6 +1,6 @@
-//! What SQL costs on top of the engine: the textbook query against the same tasks handed to the engine.
+//! Overhead of SQL over the engine: the textbook query against the same tasks submitted to the engine directly.
 //!
-//! Both sides decode, hash and tokenise; each pass has an engine of its own, so that nothing is remembered from the one before.
+//! Both sides decode, hash and tokenise; each pass has its own engine, so that nothing is cached from the one before.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -33,16 +33,16 @@ const TEXTBOOK: &str = "
     SELECT id, c['source'] AS source, c['text'] AS text, itm_score(image, c['text']) AS itm_score
     FROM candidates WHERE itm_score(image, c['text']) >= 0";
 
-/// `capfilt.max_batch_images`, `capfilt.max_text_tokens` and the rows of a batch, as our sessions have them.
+/// `capfilt.max_batch_images`, `capfilt.max_text_tokens` and the batch size in rows, as in this crate's sessions.
 const BATCH_IMAGES: usize = 8;
 const TEXT_TOKENS: usize = 35;
 const BATCH_ROWS: usize = 64;
 
 /// Both comparisons.
 pub(crate) struct Sql {
-    /// BLIP-base: there the share of the time matters.
+    /// BLIP-base, where the share of the time matters.
     pub(crate) base: Overhead,
-    /// The example models: there the time for a row can be seen.
+    /// The example models, where the time per row is measurable.
     pub(crate) example: Overhead,
 }
 
@@ -59,18 +59,18 @@ pub(crate) struct Overhead {
 }
 
 impl Overhead {
-    /// Of the wall-clock time.
+    /// Overhead as a fraction of wall-clock time.
     pub(crate) fn share(&self) -> f64 {
         self.sql.wall.min() / self.direct.wall.min() - 1.0
     }
 
-    /// Of the wall-clock time, counting only what passes while no model runs: both sides give the models the same work, which
-    /// on a busy machine varies by more than SQL costs.
+    /// Overhead as a fraction of wall-clock time, counting only time outside models: both sides give the models the
+    /// same work, whose time varies on a busy machine by more than SQL costs.
     pub(crate) fn share_outside_models(&self) -> f64 {
         (self.sql.outside.min() - self.direct.outside.min()) / self.direct.wall.min()
     }
 
-    /// Seconds of CPU time.
+    /// Overhead per row, in CPU seconds.
     pub(crate) fn cpu_per_row(&self) -> f64 {
         (self.sql.cpu.min() - self.direct.cpu.min()) / self.rows as f64
     }
@@ -87,11 +87,11 @@ impl Overhead {
     }
 }
 
-/// Seconds of all rows.
+/// Seconds for all rows.
 pub(crate) struct Cost {
     pub(crate) wall: Timing,
     pub(crate) cpu: Timing,
-    /// Of the wall-clock time, that in which no model ran.
+    /// Wall-clock time during which no model ran.
     pub(crate) outside: Timing,
 }
 
@@ -120,7 +120,7 @@ struct Pass {
     models: f64,
 }
 
-/// A row of the table `web`; its number is its id.
+/// A row of the table `web`; its index is its id.
 struct Row {
     image: Vec<u8>,
     text: String,
@@ -164,7 +164,7 @@ fn compare(
         let ctx = runtime.block_on(bench.session(rows))?;
         let (pass, kept) = bench.timed(|| runtime.block_on(kept(&ctx)))?;
         sql.push(pass);
-        // That both sides did the same.
+        // Check that both sides computed the same.
         if kept.len() != 2 * rows.len() {
             return Err(format!("{} rows gave {} pairs", rows.len(), kept.len()).into());
         }
@@ -178,12 +178,12 @@ fn compare(
     Ok(Overhead { rows: rows.len(), sql: Cost::new(sql), direct: Cost::new(direct) })
 }
 
-/// User and system time of all threads of this process, ended ones too.
+/// User and system time of all threads of this process, including ended ones.
 fn cpu_seconds() -> Result<f64> {
-    // Linux counts in hundredths of a second here, whatever its own clock.
+    // Linux reports hundredths of a second here, whatever its clock rate.
     const TICKS: f64 = 100.0;
     let text = std::fs::read_to_string("/proc/self/stat")?;
-    // The name of the program, in parentheses, may hold blanks.
+    // The program's name, in parentheses, may contain spaces.
     let (_, fields) = text.rsplit_once(')').ok_or("no name in /proc/self/stat")?;
     let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<f64>);
     Ok(ticks.sum::<std::result::Result<f64, _>>()? / TICKS)
@@ -207,7 +207,7 @@ impl Bench {
         let keys = [key(folders[0])?, key(folders[1])?];
         let models = [engine.model(&keys[0])?, engine.model(&keys[1])?];
         let bench = Self { engine, keys, models, decoding: decoding.clone() };
-        // Makes the sessions.
+        // Creates the sessions.
         bench.direct(&[Row { image: bitmap(32, usize::MAX), text: "warm up".into() }])?;
         Ok(bench)
     }
@@ -224,7 +224,7 @@ impl Bench {
         self.engine.stats().iter().map(|s| s.encode_seconds + s.generate_seconds + s.score_seconds).sum()
     }
 
-    /// Scores of each row's web text and of its caption.
+    /// Scores of each row's web text and caption.
     fn direct(&self, rows: &[Row]) -> Result<Vec<[f32; 2]>> {
         let client = Client::new();
         let ask = |model: &ModelHandle, tasks| self.engine.run(&client, model, &Limits::default(), BATCH_IMAGES, tasks);
@@ -304,7 +304,7 @@ async fn kept(ctx: &SessionContext) -> Result<BTreeMap<(usize, String), f32>> {
     Ok(kept)
 }
 
-/// Pictures of tests/fixtures/web.parquet that can be used, each once, with their texts.
+/// Usable images of tests/fixtures/web.parquet, each once, with their texts.
 async fn example_rows() -> Result<Vec<Row>> {
     let ctx = SessionContext::new();
     capfilt_udfs::register(&ctx)?;
@@ -324,7 +324,7 @@ async fn example_rows() -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// A picture of noise as an uncompressed BMP of 24 bits; `side` a multiple of 4, as rows are padded to.
+/// A noise image as an uncompressed 24-bit BMP; `side` must be a multiple of 4, since rows are padded to 4 bytes.
 fn bitmap(side: usize, seed: usize) -> Vec<u8> {
     const HEADER: u32 = 54;
     let pixels = 3 * side * side;

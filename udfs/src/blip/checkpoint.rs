@@ -1,4 +1,4 @@
-//! A checkpoint's folder, read and checked before anything runs.
+//! Opening and validation of a checkpoint folder before anything runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::image::Preprocessor;
 use crate::text::{self, Tokenizer};
 
-/// Names of the image-grounded and the unimodal encoder.
+/// Tensor names of the image-grounded and the unimodal encoder.
 pub(crate) struct EncoderNames;
 
 impl TextNames for EncoderNames {
@@ -33,7 +33,7 @@ impl TextNames for EncoderNames {
     }
 }
 
-/// Names of the decoder: its own tensors where the file has them, else the encoder's.
+/// Tensor names of the decoder: its own where the file has them, else the encoder's.
 pub(crate) struct DecoderNames<'a> {
     weights: &'a Weights,
     tied: bool,
@@ -60,14 +60,14 @@ impl TextNames for DecoderNames<'_> {
         if self.tied { self.embeddings("word_embeddings.weight") } else { self.head("decoder.weight") }
     }
     fn head_bias(&self) -> String {
-        // transformers adds the decoder's; of a tied head, and of any in transformers 4, the other is the same tensor.
+        // transformers adds decoder.bias; with a tied head, and always in transformers 4, `bias` is the same tensor.
         let own = self.head("decoder.bias");
         if !self.tied && self.weights.contains(&own) { own } else { self.head("bias") }
     }
 }
 
-/// A checkpoint in Hugging Face layout, opened: its files are whole and every tensor that its parts need is there and has
-/// the shape that config.json asks for.
+/// A validated checkpoint in Hugging Face layout: its files are complete, and every tensor that its parts need is
+/// present with the shape that config.json implies.
 #[derive(Debug)]
 pub struct Checkpoint {
     pub(crate) dir: PathBuf,
@@ -76,31 +76,31 @@ pub struct Checkpoint {
     pub(crate) tokenizer: Tokenizer,
     pub(crate) preprocessor: Preprocessor,
     pub(crate) parts: Parts,
-    /// Tensors that nothing uses and no known version of BLIP has.
+    /// Tensors that are unused and in no known version of BLIP.
     pub(crate) unknown: Vec<String>,
     used: BTreeSet<String>,
-    /// The files beside the weights that decide a result.
+    /// Files other than the weights that affect results.
     inputs: Vec<PathBuf>,
 }
 
-/// What a checkpoint can do.
+/// Capabilities of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Parts {
-    /// It has a decoder: `caption`.
+    /// Has a decoder: `caption`.
     pub captioner: bool,
-    /// It has an image-grounded encoder and an ITM head: `itm_score`.
+    /// Has an image-grounded encoder and an ITM head: `itm_score`.
     pub matcher: bool,
-    /// It has a unimodal encoder and projections: `itc_score`, `embed_image`, `embed_text`.
+    /// Has a unimodal encoder and projections: `itc_score`, `embed_image`, `embed_text`.
     pub contrastive: bool,
 }
 
-/// Why a checkpoint captions no image.
+/// Error text for captioning with a checkpoint that is not a captioner.
 pub(crate) const NO_DECODER: &str = "no text decoder: it is no captioner";
-/// Why a checkpoint scores no pair.
+/// Error text for ITM scoring with a checkpoint that is not a filter.
 pub(crate) const NO_ITM_HEAD: &str = "no ITM head: it is no filter";
 
 impl Checkpoint {
-    /// Opens the folder `dir`.
+    /// Opens and validates the folder `dir`.
     pub fn open(dir: &Path) -> Result<Self> {
         let config = BlipConfig::read(dir)?;
         let weights = Weights::open(dir)?;
@@ -144,27 +144,27 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// An error that says what it has not.
+    /// Error that the checkpoint lacks `what`.
     pub(crate) fn lacks(&self, what: &str) -> Error {
         Error::checkpoint(&self.dir, what)
     }
 
-    /// Its sizes and special tokens.
+    /// Sizes and special tokens.
     pub fn config(&self) -> &BlipConfig {
         &self.config
     }
 
-    /// Its tokenizer.
+    /// Tokenizer of the checkpoint.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
 
-    /// Its image preprocessing.
+    /// Image preprocessing of the checkpoint.
     pub fn preprocessor(&self) -> &Preprocessor {
         &self.preprocessor
     }
 
-    /// Whether the LM head is the word embedding.
+    /// Whether the LM head shares the word embedding's tensor.
     pub fn tied(&self) -> bool {
         match self.config.tying {
             Tying::Tied => true,
@@ -177,7 +177,7 @@ impl Checkpoint {
         DecoderNames { weights: &self.weights, tied: self.tied() }
     }
 
-    /// Every tensor that the parts use, with its shape; an error names the first that is missing or misshapen.
+    /// Checks the presence and shape of every tensor that the parts use; the error names the first faulty one.
     fn check(&mut self) -> Result<()> {
         let mut expected: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         self.expect_vision(&mut expected);
@@ -281,7 +281,7 @@ impl Checkpoint {
         }
     }
 
-    /// A tied tensor may be stored twice, but then it must be the same.
+    /// A tied tensor may be stored twice, but then both copies must be equal.
     fn check_tied(&self) -> Result<()> {
         if !self.parts.captioner || !self.tied() {
             return Ok(());
@@ -302,8 +302,8 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Digest of everything that decides a result: weights, configuration, tokenizer, preprocessing, and what is obeyed of
-    /// generation_config.json.
+    /// SHA-256 of everything that affects results: weights, configuration, tokenizer, preprocessing, and the supported
+    /// keys of generation_config.json.
     pub fn digest(&self) -> Result<[u8; 32]> {
         let mut sha = Sha256::new();
         for path in &self.inputs {
@@ -313,7 +313,7 @@ impl Checkpoint {
         }
         let generation = PartialGeneration::read(&self.dir)?;
         if generation != PartialGeneration::default() {
-            // Of the values alone: the file also names the version of transformers that wrote it.
+            // Hash only the values: the file also names the version of transformers that wrote it.
             sha.update(serde_json::to_vec(&generation).map_err(|e| Error::Internal(e.to_string()))?);
         }
         for (_, bytes) in self.weights.files() {
@@ -333,7 +333,8 @@ impl Checkpoint {
                 let head = name.contains("cls.predictions") || name.contains("_proj.") || name.contains("itm_head");
                 match precision {
                     super::Precision::Int8 if !float && !head => elements,
-                    // A word embedding is looked up in the file and multiplied from a packed copy; both can be resident.
+                    // A word embedding is looked up in the file and multiplied from a packed copy; both can be
+                    // resident.
                     _ if name.contains("word_embeddings") && self.parts.captioner => 8 * elements,
                     _ => 4 * elements,
                 }
@@ -342,7 +343,7 @@ impl Checkpoint {
     }
 }
 
-/// Tensors that files of older versions carry, or training needs, and nothing here does.
+/// Tensors that are unused here: written by older versions, or needed only for training.
 fn known_extra(name: &str) -> bool {
     name.ends_with("position_ids")
         || name == "temp"
@@ -352,36 +353,36 @@ fn known_extra(name: &str) -> bool {
         || name == "text_decoder.cls.predictions.bias"
 }
 
-/// What `capfilt model inspect` tells.
+/// Report of `capfilt model inspect`.
 #[derive(Debug, Serialize)]
 pub struct Inspection {
-    /// The folder.
+    /// Checkpoint folder.
     pub folder: PathBuf,
-    /// config.json's word.
+    /// Architecture according to config.json.
     pub architecture: String,
-    /// What it can do.
+    /// Capabilities.
     pub parts: Parts,
-    /// Side of its pictures, pixels.
+    /// Side of the input images, in pixels.
     pub image_size: usize,
-    /// Layers, width, heads of the vision encoder.
+    /// Layers, width and heads of the vision encoder.
     pub vision: [usize; 3],
-    /// Layers, width, heads of the text transformer.
+    /// Layers, width and heads of the text transformer.
     pub text: [usize; 3],
-    /// Vocabulary of the model.
+    /// Vocabulary size of the model.
     pub vocab_size: usize,
-    /// Names, and ids, of the special tokens; the tokenizer need not know [DEC] and [ENC].
+    /// Special tokens and their ids; the tokenizer need not know [DEC] and [ENC].
     pub special_tokens: BTreeMap<String, u32>,
-    /// Parameters, each stored tensor counted once.
+    /// Number of parameters, counting each stored tensor once.
     pub parameters: usize,
-    /// Types of the stored tensors and how many elements each has.
+    /// Number of elements by type of the stored tensors.
     pub dtypes: BTreeMap<String, usize>,
     /// Bytes of weights that sessions of all parts hold, by precision.
     pub resident_bytes: BTreeMap<String, usize>,
-    /// Whether the LM head is the word embedding.
+    /// Whether the LM head shares the word embedding's tensor.
     pub tied: bool,
-    /// sha256 over weights, configuration, tokenizer and preprocessing.
+    /// SHA-256 of weights, configuration, tokenizer and preprocessing.
     pub digest: String,
-    /// Unknown tensors, ignored.
+    /// Unknown tensors, which are ignored.
     pub unknown_tensors: Vec<String>,
 }
 

@@ -8,56 +8,56 @@ use super::files;
 use crate::error::{Error, Result};
 use crate::json::whole_field;
 
-/// Sizes of the vision encoder.
+/// Dimensions of the vision encoder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VisionConfig {
     /// Width of the hidden states.
     pub width: usize,
-    /// Width inside the MLP.
+    /// Width of the MLP's hidden layer.
     pub mlp_width: usize,
-    /// Blocks.
+    /// Transformer blocks.
     pub layers: usize,
     /// Attention heads.
     pub heads: usize,
-    /// Side of the square picture, pixels.
+    /// Side of the square input image, in pixels.
     pub image_size: usize,
-    /// Side of a patch, pixels.
+    /// Side of a patch, in pixels.
     pub patch_size: usize,
     /// Epsilon of the layer norms.
     pub layer_norm_eps: f32,
 }
 
 impl VisionConfig {
-    /// Tokens of one image: its patches and the class token.
+    /// Tokens per image: its patches and the class token.
     pub fn tokens(&self) -> usize {
         (self.image_size / self.patch_size).pow(2) + 1
     }
 }
 
-/// Sizes and special tokens of the text transformer.
+/// Dimensions and special tokens of the text transformer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TextConfig {
     /// Width of the hidden states.
     pub width: usize,
     /// Width of the image tokens that cross-attention reads.
     pub encoder_width: usize,
-    /// Width inside the feed-forward layers.
+    /// Width of the feed-forward hidden layer.
     pub mlp_width: usize,
-    /// Blocks.
+    /// Transformer blocks.
     pub layers: usize,
     /// Attention heads.
     pub heads: usize,
     /// Rows of the word embedding.
     pub vocab_size: usize,
-    /// Longest text.
+    /// Maximum text length, in tokens.
     pub max_positions: usize,
     /// Epsilon of the layer norms.
     pub layer_norm_eps: f32,
-    /// [DEC].
+    /// `[DEC]`, which starts a caption.
     pub bos_token_id: u32,
-    /// [SEP]: ends a caption.
+    /// `[SEP]`, which ends a caption.
     pub sep_token_id: u32,
-    /// [PAD].
+    /// `[PAD]`.
     pub pad_token_id: u32,
 }
 
@@ -68,7 +68,7 @@ impl TextConfig {
     }
 }
 
-/// config.json.
+/// Validated contents of config.json.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BlipConfig {
     /// `BlipForConditionalGeneration`, `BlipForImageTextRetrieval`, `CapFiltMed`, ..
@@ -79,23 +79,23 @@ pub struct BlipConfig {
     pub text: TextConfig,
     /// Width of the ITC embeddings.
     pub projection: usize,
-    /// Whether the LM head is the word embedding.
+    /// Whether the LM head shares the word embedding's matrix.
     pub tying: Tying,
 }
 
-/// What config.json says of the LM head.
+/// LM head according to config.json.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tying {
-    /// It is the word embedding.
+    /// The head is the word embedding.
     Tied,
-    /// It has a matrix of its own.
+    /// The head has its own matrix.
     Untied,
-    /// config.json and its text_config contradict each other. transformers 4 believes the latter, transformers 5 ties what the file lacks;
-    /// so the head has its own matrix where the file has one.
+    /// config.json and its text_config disagree. transformers 4 follows the latter, transformers 5 ties what the file
+    /// lacks; so the head has its own matrix if the file has one.
     AsStored,
 }
 
-// What the file holds. Defaults are those of transformers' BlipConfig, which leaves default values out of the file.
+// Contents of the file. Defaults are those of transformers' BlipConfig, which omits default values from the file.
 
 #[derive(Deserialize)]
 #[serde(default)]
@@ -176,14 +176,14 @@ impl Default for RawText {
     }
 }
 
-// null is what is left out, here: transformers 4 writes it for what was not set.
+// null counts as absent: transformers 4 writes it for unset keys.
 #[derive(Deserialize)]
 struct RawConfig {
     architectures: Option<Vec<String>>,
     model_type: Option<String>,
     vision_config: Option<RawVision>,
     text_config: Option<RawText>,
-    // Of files older than transformers 4.26.
+    // Keys of files older than transformers 4.26.
     vision_config_dict: Option<RawVision>,
     text_config_dict: Option<RawText>,
     #[serde(default = "projection", deserialize_with = "whole_field")]
@@ -196,7 +196,7 @@ fn projection() -> usize {
 }
 
 impl BlipConfig {
-    /// Reads and checks config.json of a checkpoint's folder.
+    /// Reads and validates config.json of a checkpoint folder.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(files::CONFIG);
         if dir.is_file() {
@@ -276,7 +276,7 @@ impl BlipConfig {
             },
             text: TextConfig {
                 width: t.hidden_size,
-                // transformers puts it in the place of encoder_hidden_size, whatever that says.
+                // transformers substitutes it for encoder_hidden_size, whatever that says.
                 encoder_width: v.hidden_size,
                 mlp_width: t.intermediate_size,
                 layers: t.num_hidden_layers,

@@ -1,4 +1,4 @@
-//! Captions of a batch of images: the rows of their searches go through the decoder together, a step at a time.
+//! Batched captioning: the rows of all images' searches go through the decoder together, one step at a time.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::session::{CrossKv, Inputs, OrtMed, Part, floats, ints, tensor, tensor
 use super::{Embedding, GenerateRequest};
 use crate::error::{Error, Result};
 
-/// [`super::Med::generate`].
+/// Implements [`super::Med::generate`].
 pub(super) fn generate(
     med: &OrtMed,
     images: &[&Embedding],
@@ -22,7 +22,8 @@ pub(super) fn generate(
     let longest = requests.iter().flatten().map(|r| r.prompt.len()).max().unwrap_or(0);
     options.check_room(longest, positions).map_err(Error::Option)?;
     options.max_length = options.max_length.min(positions);
-    // Images whose prompts have one length and whose captions one number go together: the first step feeds all prompts at once.
+    // Images with equal prompt lengths and caption counts form a group, so that the first step feeds all prompts at
+    // once.
     let mut groups: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
     for (image, requests) in requests.iter().enumerate() {
         if let Some(first) = requests.first() {
@@ -54,7 +55,7 @@ pub(super) fn first_logits(med: &OrtMed, images: &[&Embedding], prompt: &[u32]) 
     Ok(floats(&outputs[0])?.chunks_exact(vocab).map(<[f32]>::to_vec).collect())
 }
 
-/// One image in the batch: its searches and the row of the step before at which each one's rows began.
+/// One image in the batch: its searches, and the index of each one's first row in the previous step.
 struct Slot {
     image: usize,
     searches: Vec<Search>,
@@ -72,7 +73,7 @@ struct Batch<'a> {
     kv: CrossKv,
     /// Live images; their keys and values are the first of `kv`, in this order.
     slots: Vec<Slot>,
-    /// Keys and values of the rows so far, for each layer; empty before the first step.
+    /// Keys and values of the rows so far, per layer; empty before the first step.
     past: Vec<DynValue>,
     past_tokens: usize,
     finished: Vec<Vec<Vec<u32>>>,
@@ -112,9 +113,9 @@ impl<'a> Batch<'a> {
         Ok(batch.finished)
     }
 
-    /// Feeds each live row its token (or, at the first step, its prompt) and lets the searches advance.
+    /// Feeds each live row its token (in the first step, its prompt) and advances the searches.
     fn step(&mut self, prompts: Option<Vec<&[u32]>>) -> Result<()> {
-        // Every image has the same number of query rows; one whose searches need fewer repeats a row.
+        // Every image has the same number of query rows; an image that needs fewer repeats a row.
         let wide = self.slots.iter().map(Slot::rows).max().unwrap_or(1);
         let rows = self.slots.len() * wide;
         let tokens = prompts.as_ref().map_or(1, |p| p[0].len());
@@ -136,7 +137,7 @@ impl<'a> Batch<'a> {
             }
         }
         if let Some(prompts) = prompts {
-            // No search has retired or grown yet, so rows and prompts are in one order.
+            // No search has retired or grown yet, so rows and prompts are in the same order.
             ids = prompts.iter().flat_map(|p| p.iter().map(|&id| i64::from(id))).collect();
             reorder = (0..rows).collect();
         }
@@ -181,7 +182,7 @@ impl<'a> Batch<'a> {
         self.med.run(Part::Decoder, inputs)
     }
 
-    /// Takes images whose captions are complete out of the batch.
+    /// Removes images whose captions are complete from the batch.
     fn retire(&mut self) -> Result<()> {
         let mut s = 0;
         while s < self.slots.len() {

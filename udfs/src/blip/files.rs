@@ -1,4 +1,4 @@
-//! The files of a checkpoint's folder in the layouts that others' programs write, and what to do about a folder that is no checkpoint.
+//! Files of a checkpoint folder in the layouts of other programs, and advice for a folder that is not a checkpoint.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::image::Preprocessor;
 
-/// Sizes and special tokens.
+/// Dimensions and special tokens.
 pub(crate) const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -19,19 +19,19 @@ const ADAPTER: &str = "adapter_config.json";
 const PREPROCESSOR: &str = "preprocessor_config.json";
 const PROCESSOR: &str = "processor_config.json";
 
-/// A folder's entries that are looked at for a better error; more would make none better.
+/// Maximum folder entries examined for a better error message; more would not improve it.
 const MOST_ENTRIES: usize = 1000;
 
-/// How a model with PEFT's adapters becomes a plain one.
+/// Instructions for merging PEFT adapters into a plain model.
 pub(crate) const MERGE: &str = "merge the adapter into its base model first, with peft: \
      PeftModel.from_pretrained(base_model, DIR).merge_and_unload().save_pretrained(OUT)";
 
-/// Where weights that are pickles can be had as safetensors.
+/// Sources of safetensors for weights that are pickles.
 const CONVERT: &str = "a pickle can run any code when it is read, so it is not; `capfilt model convert SOURCE OUT` writes its tensors as \
      safetensors. Two of Salesforce's repositories have them in a pull request: `hf download Salesforce/blip-itm-base-coco --revision \
      refs/pr/5` and `hf download Salesforce/blip-image-captioning-base --revision refs/pr/38`";
 
-/// Whether the folder has an entry of this name, be it a link that leads nowhere: reading it then says so.
+/// Whether `path` exists, even as a dangling link, which reading it then reports.
 pub(crate) fn present(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
@@ -50,7 +50,7 @@ pub(crate) fn read_json(path: &Path) -> Result<Value> {
     serde_json::from_str(&read(path)?).map_err(|e| Error::checkpoint(path, e.to_string()))
 }
 
-/// Why a file cannot be opened or read.
+/// Error for a file that cannot be opened or read.
 pub(crate) fn unreadable(path: &Path, e: &io::Error) -> Error {
     let reason = match (e.kind(), fs::read_link(path)) {
         (ErrorKind::NotFound, Ok(target)) => format!(
@@ -68,7 +68,7 @@ pub(crate) fn unreadable(path: &Path, e: &io::Error) -> Error {
     Error::checkpoint(path, reason)
 }
 
-/// What a file holds in place of what its name says, and what to do about it.
+/// Description of a placeholder file, such as a Git LFS pointer, with advice; `None` for other contents.
 pub(crate) fn stand_in(bytes: &[u8]) -> Option<String> {
     let start: Vec<u8> = bytes.trim_ascii_start().iter().take(16).map(u8::to_ascii_lowercase).collect();
     if bytes.starts_with(b"version https://git-lfs") {
@@ -83,7 +83,7 @@ pub(crate) fn stand_in(bytes: &[u8]) -> Option<String> {
     zip_or_pickle.then(|| format!("not what its name says but a pickle of PyTorch's: {CONVERT}"))
 }
 
-/// The part of a download that the hub's client did not finish: it lies under `.cache` of a plain folder or among the blobs of a
+/// Partial download that the hub's client did not finish, in `.cache` of a plain folder or among the blobs of a
 /// snapshot's cache.
 fn unfinished(dir: &Path) -> Option<PathBuf> {
     let mut places = vec![dir.join(".cache/huggingface/download")];
@@ -93,7 +93,7 @@ fn unfinished(dir: &Path) -> Option<PathBuf> {
     places.iter().flat_map(|place| entries(place)).find(|path| path.extension() == Some(OsStr::new("incomplete")))
 }
 
-/// The first entries of a folder, sorted; none where there is no such folder.
+/// First entries of a folder, sorted; empty if the folder does not exist.
 fn entries(dir: &Path) -> Vec<PathBuf> {
     let all = fs::read_dir(dir).into_iter().flatten().flatten();
     let mut paths: Vec<PathBuf> = all.take(MOST_ENTRIES).map(|entry| entry.path()).collect();
@@ -101,7 +101,7 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// The safetensors files of a folder: one, or the shards that its index names.
+/// Safetensors files of a folder: a single one, or the shards in its index.
 pub(crate) fn safetensors(dir: &Path) -> Result<Vec<PathBuf>> {
     let (single, index) = (dir.join(WEIGHTS), dir.join(INDEX));
     if !present(&single) && !present(&index) {
@@ -116,7 +116,7 @@ pub(crate) fn safetensors(dir: &Path) -> Result<Vec<PathBuf>> {
     shards(&index)
 }
 
-/// The files that an index of shards names; they lie beside it.
+/// Files in an index of shards, which are next to it.
 pub(crate) fn shards(index: &Path) -> Result<Vec<PathBuf>> {
     let broken = |e: String| Error::checkpoint(index, e);
     let json = read_json(index)?;
@@ -131,13 +131,13 @@ pub(crate) fn shards(index: &Path) -> Result<Vec<PathBuf>> {
     Ok(names.into_iter().map(|name| index.with_file_name(name)).collect())
 }
 
-/// The image preprocessing of a folder and the file that says it: preprocessor_config.json, or since transformers 5 the
+/// Image preprocessing of a folder, and the file that defines it: preprocessor_config.json or, since transformers 5,
 /// `image_processor` in processor_config.json.
 pub(crate) fn preprocessor(dir: &Path) -> Result<(PathBuf, Preprocessor)> {
     let (own, shared) = (dir.join(PREPROCESSOR), dir.join(PROCESSOR));
     let parse = |path: &Path, value| Preprocessor::from_value(value).map_err(|e| Error::checkpoint(path, e));
     let alone = if present(&own) { Some(parse(&own, read_json(&own)?)?) } else { None };
-    // transformers 4 writes this file too, for some processors, without the image processor in it.
+    // transformers 4 also writes this file for some processors, without the image processor.
     let nested = if present(&shared) { read_json(&shared)?.get_mut("image_processor").map(Value::take) } else { None };
     let nested = nested.filter(|value| !value.is_null()).map(|value| parse(&shared, value)).transpose()?;
     match (alone, nested) {
@@ -160,7 +160,7 @@ pub(crate) fn preprocessor(dir: &Path) -> Result<(PathBuf, Preprocessor)> {
     }
 }
 
-/// The error of a folder that lacks what a checkpoint needs: what the folder seems to be, else `plain`.
+/// Error for a folder without a required file: describes what the folder seems to be, else says `plain`.
 pub(crate) fn lacking(dir: &Path, plain: &str) -> Error {
     let adapter = dir.join(ADAPTER);
     if present(&adapter) {
@@ -184,7 +184,7 @@ pub(crate) fn lacking(dir: &Path, plain: &str) -> Error {
     let with = |extensions: &[&str]| {
         let is_one =
             |path: &&PathBuf| path.extension().and_then(OsStr::to_str).is_some_and(|e| extensions.contains(&e));
-        // What transformers' Trainer writes beside a model.
+        // Other files that transformers' Trainer writes beside a model.
         let other = ["training_args", "optimizer", "scheduler", "rng_state", "scaler"];
         let weights = |path: &&PathBuf| !other.iter().any(|name| named(path).starts_with(name));
         files.iter().filter(is_one).find(weights)
@@ -212,8 +212,8 @@ fn named(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// The folders with a config.json right below `dir`, and the snapshots where `dir` is a hub's cache or a repository's folder in one;
-/// the snapshot that `refs/main` names comes first.
+/// Folders with a config.json directly below `dir`, and snapshots if `dir` is a hub cache or a repository's folder in
+/// one; the snapshot of `refs/main` comes first.
 fn checkpoints_below(dir: &Path) -> Vec<PathBuf> {
     let mut parents = vec![dir.to_owned(), dir.join("snapshots")];
     parents.extend(entries(dir).into_iter().filter(|path| path.is_dir()).map(|path| path.join("snapshots")));

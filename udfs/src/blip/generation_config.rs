@@ -1,7 +1,8 @@
-//! generation_config.json of a BLIP checkpoint: what it says of decoding.
+//! Decoding options in generation_config.json of a BLIP checkpoint.
 //!
-//! transformers does not read the file for BLIP: its `generate` goes to the text decoder, whose defaults come of config.json's
-//! text_config. People write the file all the same, and mean it; so it is obeyed, after the call and the settings.
+//! transformers ignores the file for BLIP: its `generate` runs on the text decoder, whose defaults come from
+//! config.json's text_config. But authors who write the file expect an effect, so it applies, below the call and the
+//! settings.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -16,33 +17,33 @@ use crate::error::{Error, Result};
 
 const FILE: &str = "generation_config.json";
 
-/// What a checkpoint says of decoding; what it leaves out is `None`.
+/// Decoding options of a checkpoint; absent ones are `None`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct PartialGeneration {
     /// Beams of beam search.
     pub num_beams: Option<usize>,
-    /// Whether tokens are drawn.
+    /// Whether tokens are sampled.
     pub do_sample: Option<bool>,
-    /// How many of the likeliest tokens are drawn from; 0 is all.
+    /// Number of most likely tokens sampled from; 0 means all.
     pub top_k: Option<usize>,
-    /// Probability mass drawn from.
+    /// Probability mass sampled from.
     pub top_p: Option<f32>,
-    /// Divides the logits before drawing.
+    /// Divisor of the logits before sampling.
     pub temperature: Option<f32>,
-    /// Shortest caption in tokens.
+    /// Minimum caption length in tokens.
     pub min_length: Option<usize>,
-    /// Longest caption in tokens.
+    /// Maximum caption length in tokens.
     pub max_length: Option<usize>,
     /// Exponent of the length in a beam's score.
     pub length_penalty: Option<f32>,
-    /// Divides scores of tokens that occurred.
+    /// Divisor of the scores of tokens that already occurred.
     pub repetition_penalty: Option<f32>,
     /// Whether beam search stops at the first `num_beams` endings; transformers' "never" is not supported.
     pub early_stopping: Option<bool>,
 }
 
-/// Keys that do not decide which caption comes out: what transformers returns, how it computes, and token ids, which are
-/// config.json's. A name ends in `*` where it is a beginning, and begins with it where it is an end.
+/// Keys that do not affect captions: output formats, implementation choices, and token ids, which come from
+/// config.json. A trailing `*` matches a prefix, a leading one a suffix.
 const OF_NO_EFFECT: &[&str] = &[
     "_*",
     "*_token_id",
@@ -66,7 +67,7 @@ const OF_NO_EFFECT: &[&str] = &[
     "trust_remote_code",
 ];
 
-/// Keys that are not obeyed, and the values that ask for nothing: files that list all of transformers' options have them.
+/// Unsupported keys and their neutral values, which occur in files that list all of transformers' options.
 const NEUTRAL: &[(&str, f64)] = &[
     ("no_repeat_ngram_size", 0.0),
     ("encoder_no_repeat_ngram_size", 0.0),
@@ -84,12 +85,12 @@ const NEUTRAL: &[(&str, f64)] = &[
     ("exponential_decay_length_penalty", 0.0),
 ];
 
-/// Checkpoints whose file was found fault with: planning reads it again and again.
+/// Checkpoints already warned about, because planning reads the file repeatedly.
 static WARNED: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
 
 impl PartialGeneration {
-    /// Reads generation_config.json of a checkpoint's folder; all `None` where there is no such file. Logs a warning, the first
-    /// time, of what is not obeyed. Errors where the file cannot be read or holds no JSON object.
+    /// Reads generation_config.json of a checkpoint folder; all `None` if the file is absent. Logs a warning about
+    /// ignored keys, once per checkpoint. Fails if the file is unreadable or not a JSON object.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(FILE);
         let text = match std::fs::read_to_string(&path) {
@@ -107,7 +108,7 @@ impl PartialGeneration {
         Ok(read)
     }
 
-    /// The file's options, and a reason for each key without effect.
+    /// Parses the file; also returns descriptions of the ignored keys.
     fn parse(text: &str) -> Result<(Self, Vec<String>), serde_json::Error> {
         let mut fields = Fields { map: serde_json::from_str(text)?, left_out: vec![] };
         let trial = GenerationOptions::default;
@@ -117,7 +118,7 @@ impl PartialGeneration {
             top_k: fields.integer("top_k", |n| GenerationOptions { top_k: n, ..trial() }),
             top_p: fields.number("top_p", |x| GenerationOptions { top_p: x, ..trial() }),
             temperature: fields.number("temperature", |x| GenerationOptions { temperature: x, ..trial() }),
-            // How the two lengths fit together is a matter of the call, which may give either.
+            // Consistency of the two lengths is checked per call, since a call may give either.
             min_length: fields.integer("min_length", |n| GenerationOptions {
                 min_length: n,
                 max_length: n.max(1),
@@ -144,14 +145,14 @@ impl PartialGeneration {
     }
 }
 
-/// The file's keys, each taken out once it is read.
+/// The file's keys; each is removed once it is read.
 struct Fields {
     map: Map<String, Value>,
     left_out: Vec<String>,
 }
 
 impl Fields {
-    /// The value of `name` if `read` makes something of it; null is nothing.
+    /// Value of `name` if `read` accepts it; null counts as absent.
     fn take<T>(&mut self, name: &str, read: impl FnOnce(&Value) -> Result<T, String>) -> Option<T> {
         let value = self.map.remove(name).filter(|value| !value.is_null())?;
         match read(&value) {
@@ -167,7 +168,7 @@ impl Fields {
         self.take(name, |value| value.as_bool().ok_or_else(|| "it must be true or false".into()))
     }
 
-    /// A number that `within` gives valid options with.
+    /// A number for which `within` gives valid options.
     fn number(&mut self, name: &str, within: impl FnOnce(f32) -> GenerationOptions) -> Option<f32> {
         self.take(name, |value| {
             let Some(number) = value.as_f64() else { return Err("it must be a number".into()) };
@@ -175,7 +176,7 @@ impl Fields {
         })
     }
 
-    /// The same of a whole number, which may be written as 20.0.
+    /// Variant of `number` for whole numbers, which may be written as 20.0.
     fn integer(&mut self, name: &str, within: impl FnOnce(usize) -> GenerationOptions) -> Option<usize> {
         self.take(name, |value| {
             let whole = value.as_f64().filter(|x| x.fract() == 0.0 && (0.0..1e9).contains(x));
@@ -185,7 +186,7 @@ impl Fields {
     }
 }
 
-/// Whether a key that is not read would change captions in transformers.
+/// Whether an ignored key would change captions in transformers.
 fn asks_for_something(name: &str, value: &Value) -> bool {
     let matches = |pattern: &&str| match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
         (Some(end), _) => name.ends_with(end),
@@ -196,7 +197,7 @@ fn asks_for_something(name: &str, value: &Value) -> bool {
     !(value.is_null() || *value == Value::Bool(false) || neutral || OF_NO_EFFECT.iter().any(matches))
 }
 
-/// A value as JSON, cut where it is long.
+/// A value as JSON, shortened if long.
 fn short(value: &Value) -> String {
     const MOST: usize = 40;
     let text = value.to_string();
@@ -214,11 +215,12 @@ mod tests {
 
     #[test]
     fn what_others_write_is_read() {
-        // As transformers saves it for Salesforce/blip-image-captioning-base.
+        // As saved by transformers for Salesforce/blip-image-captioning-base.
         let saved = r#"{"_from_model_config": true, "bos_token_id": 30522, "eos_token_id": 2, "pad_token_id": 0,
             "output_attentions": false, "use_cache": true, "transformers_version": "5.24.0"}"#;
         assert_eq!(parse(saved), (PartialGeneration::default(), String::new()));
-        // All options at their defaults, as GenerationConfig.to_json_string(use_diff=False) of an older version gives them.
+        // All options at their defaults, as written by GenerationConfig.to_json_string(use_diff=False) of an older
+        // version.
         let whole = r#"{"num_beams": 4, "max_length": 20.0, "min_length": 0, "do_sample": false, "early_stopping": null,
             "top_k": 30, "top_p": 1.0, "temperature": 1, "typical_p": 1.0, "no_repeat_ngram_size": 0, "max_new_tokens": null,
             "num_return_sequences": 1, "renormalize_logits": false, "cache_implementation": null, "diversity_penalty": 0.0}"#;

@@ -1,6 +1,6 @@
 //! BLIP's model, MED: checkpoints, ONNX graphs, sessions and decoding.
 //!
-//! The engine sees a checkpoint through [`Med`] alone; [`session`] implements it on ONNX Runtime.
+//! The engine uses a checkpoint only through [`Med`], which [`session`] implements on ONNX Runtime.
 
 pub(crate) mod checkpoint;
 pub(crate) mod config;
@@ -33,18 +33,18 @@ use crate::image::Preprocessor;
 use crate::text::Tokenizer;
 use generate::GenerationOptions;
 
-/// The last hidden states of the vision encoder for one image: `tokens x width` floats, row-major, after the final layer norm.
+/// Vision encoder's last hidden states of one image: `tokens x width` floats, row-major, after the final layer norm.
 #[derive(Debug, Clone)]
 pub struct Embedding(pub Arc<[f32]>);
 
 impl Embedding {
-    /// Bytes held.
+    /// Size in bytes.
     pub fn bytes(&self) -> usize {
         size_of_val::<[f32]>(&self.0)
     }
 }
 
-/// Which computation a precision asks for.
+/// Numeric precision of a model's products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Precision {
     /// Float32 throughout.
@@ -75,16 +75,16 @@ impl std::str::FromStr for Precision {
     }
 }
 
-/// What one image's worth of work needs at its peak, beyond the weights: the engine sizes batches with it. Bytes.
+/// Peak memory per image beyond the weights, in bytes; the engine sizes batches by it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct WorkBytes {
-    /// To encode one image.
+    /// Encoding of one image.
     pub encode: usize,
-    /// To generate for one image with one beam or sample; each further one adds `per_sequence`.
+    /// Generation for one image with one beam or sample; each further one adds `per_sequence`.
     pub generate: usize,
-    /// For each beam or sample.
+    /// Each further beam, sample or text.
     pub per_sequence: usize,
-    /// To match one image with one text; each further one adds `per_sequence`.
+    /// Matching of one image with one text; each further one adds `per_sequence`.
     pub match_text: usize,
 }
 
@@ -93,43 +93,43 @@ pub struct WorkBytes {
 pub struct GenerateRequest {
     /// `[DEC]` and the prompt's tokens.
     pub prompt: Arc<[u32]>,
-    /// Seeds this caption's random numbers: a digest of (seed, image, candidate number). Unused by greedy and beam search.
+    /// Seed of this caption's random numbers: a digest of (seed, image, candidate number). Unused by greedy and beam
+    /// search.
     pub key: [u8; 32],
 }
 
-/// A loaded checkpoint as the engine sees it. Implemented on ONNX Runtime, and by fakes that inject failures.
+/// A loaded checkpoint as used by the engine. Implemented on ONNX Runtime, and by fakes that inject failures.
 ///
 /// Calls are made from one thread at a time. A call that runs out of memory returns [`crate::Error::OutOfMemory`] and
 /// leaves the model usable. Results of one image or text do not depend on its neighbours in a call.
 pub trait Med: Debug + Send + Sync {
-    /// Name for messages: the folder.
+    /// Name for messages: the checkpoint folder.
     fn name(&self) -> &str;
-    /// Digest of weights, configuration and tokenizer: equal digests give equal results.
+    /// Digest of weights, configuration and tokenizer; equal digests imply equal results.
     fn digest(&self) -> [u8; 32];
-    /// `cpu` or `cuda:N`: where it runs.
+    /// Device: `cpu` or `cuda:N`.
     fn device(&self) -> &str;
-    /// Its precision.
+    /// Numeric precision.
     fn precision(&self) -> Precision;
-    /// Its tokenizer.
+    /// Tokenizer of the checkpoint.
     fn tokenizer(&self) -> &Tokenizer;
-    /// Its image preprocessing.
+    /// Image preprocessing of the checkpoint.
     fn preprocessor(&self) -> &Preprocessor;
-    /// Bytes of weights that it holds.
+    /// Size of the resident weights, in bytes.
     fn resident_bytes(&self) -> usize;
-    /// Bytes that work takes.
+    /// Peak memory of each kind of work.
     fn work_bytes(&self) -> WorkBytes;
-    /// Vision encoder. Each image: `width * height * 3` bytes as [`Preprocessor::squash`] returns them.
+    /// Runs the vision encoder. Each image is `width * height * 3` bytes from [`Preprocessor::squash`].
     fn encode(&self, images: &[&[u8]]) -> Result<Vec<Embedding>>;
-    /// Unit-length image embeddings for ITC.
+    /// Computes unit-length image embeddings for ITC.
     fn project(&self, images: &[&Embedding]) -> Result<Vec<Arc<[f32]>>>;
-    /// Unit-length text embeddings for ITC. Each text: token ids with [CLS] and [SEP].
+    /// Computes unit-length text embeddings for ITC. Each text is token ids with [CLS] and [SEP].
     fn encode_texts(&self, texts: &[&[u32]]) -> Result<Vec<Arc<[f32]>>>;
-    /// ITM: for each image the texts to match it with (token ids, first token [ENC] or [CLS]), and for each of these the
-    /// probability that it matches.
+    /// Computes ITM probabilities for each image's texts, given as token ids that start with [ENC] or [CLS].
     fn match_texts(&self, images: &[&Embedding], texts: &[Vec<&[u32]>]) -> Result<Vec<Vec<f32>>>;
-    /// Captions: for each image one or more requests; all of a call share `options`. Returns for each image the ids that follow
-    /// the prompt, without [SEP]: [`GenerationOptions::returned`] sequences of its first request, then those of the next.
-    /// `cancelled` is asked between steps; when it says yes the call returns [`crate::Error::Cancelled`].
+    /// Generates captions for one or more requests per image; all requests of a call share `options`. Returns per image
+    /// the ids after the prompt, without [SEP]: [`GenerationOptions::returned`] sequences of its first request, then of
+    /// the next. `cancelled` is polled between steps; if true, the call returns [`crate::Error::Cancelled`].
     fn generate(
         &self,
         images: &[&Embedding],

@@ -1,9 +1,10 @@
-//! Weights as int8.
+//! Quantisation of weights to int8.
 
-/// Largest magnitude of a quantised weight.
+/// Maximum magnitude of a quantised weight.
 ///
-/// Without VNNI, x86's byte product adds two products in 16 bits and saturates: 255 x 127 x 2 does not fit, 255 x 64 x 2 does.
-/// (Seen: ONNX Runtime's MatMulInteger on AVX2 returned 8160 where 1032256 was due.) There weights take seven bits.
+/// Without VNNI, x86's byte product adds two products in 16 bits and saturates: 255 x 127 x 2 overflows, 255 x 64 x 2
+/// does not. (Observed: ONNX Runtime's MatMulInteger on AVX2 returned 8160 instead of 1032256.) Weights take seven bits
+/// there.
 fn levels() -> f32 {
     #[cfg(target_arch = "x86_64")]
     if !(is_x86_feature_detected!("avx512vnni") || is_x86_feature_detected!("avxvnni")) {
@@ -12,8 +13,8 @@ fn levels() -> f32 {
     127.0
 }
 
-/// Quantises a linear layer's weight `[rows, columns]` (rows are output channels) to `[columns, rows]` bytes and one scale a
-/// row: `weight = byte * scale`, up to half a scale.
+/// Quantises a linear layer's weight `[rows, columns]` (rows are output channels) to `[columns, rows]` bytes and one
+/// scale per row: `weight = byte * scale`, within half a scale.
 pub(crate) fn quantise(weight: &[f32], rows: usize, columns: usize) -> (Vec<i8>, Vec<f32>) {
     let levels = levels();
     let mut bytes = vec![0i8; rows * columns];

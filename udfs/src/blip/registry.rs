@@ -1,4 +1,4 @@
-//! Which checkpoint a setting means, and what planning a query needs to know of it without loading it.
+//! Resolution of checkpoint settings, and facts about a checkpoint that planning needs without loading it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,12 @@ use crate::error::{Error, Result};
 
 static NAMES: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
 
-/// Lets `SET capfilt.captioner = 'name'` stand for the checkpoint in `dir`, in this process.
+/// Registers `name` for the checkpoint in `dir` in this process, for example for `SET capfilt.captioner = 'name'`.
 pub fn register_checkpoint(name: impl Into<String>, dir: impl Into<PathBuf>) {
     NAMES.lock().unwrap_or_else(|e| e.into_inner()).insert(name.into(), dir.into());
 }
 
-/// The folder of a registered name, or `name` as a folder; absolute, with links resolved.
+/// Folder of a registered name, or else `name` as a folder; absolute, with links resolved.
 pub fn checkpoint_dir(name: &str) -> Result<PathBuf> {
     let names = NAMES.lock().unwrap_or_else(|e| e.into_inner());
     let dir = names.get(name).cloned().unwrap_or_else(|| PathBuf::from(name));
@@ -40,7 +40,7 @@ pub fn checkpoint_dir(name: &str) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// What the checkpoint's generation_config.json says of decoding.
+/// Decoding options in the checkpoint's generation_config.json.
 pub fn generation_defaults(dir: &Path) -> Result<PartialGeneration> {
     PartialGeneration::read(dir)
 }

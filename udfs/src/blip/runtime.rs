@@ -1,4 +1,4 @@
-//! ONNX Runtime: where its library is, which device, and how sessions are made.
+//! ONNX Runtime: location of its library, choice of device, creation of sessions.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -13,13 +13,13 @@ use super::graph::{EXTERNAL_FOLDER, Graph};
 use super::weights::Weights;
 use crate::error::{Error, Result};
 
-/// The library's folder inside the Python wheel, and the folder of ours that the set-up installs the wheel into.
+/// Folder of the library in the Python wheel, and the project folder that the set-up installs the wheel into.
 const WHEEL: &str = ".deps/onnxruntime/onnxruntime/capi";
 
 const HOW_TO_GET: &str = "get it with `make setup`, or install the Python package onnxruntime (onnxruntime-gpu for CUDA), version 1.24 \
      or later, and set ORT_DYLIB_PATH to its capi/libonnxruntime.so.*";
 
-/// A device that a model runs on.
+/// Device that a model runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Device {
     Cpu,
@@ -27,7 +27,7 @@ pub(crate) enum Device {
 }
 
 impl Device {
-    /// What results may differ between.
+    /// Kind of device: results may differ between kinds.
     pub(crate) fn kind(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
@@ -45,7 +45,7 @@ impl std::fmt::Display for Device {
     }
 }
 
-/// The process's environment; the library is loaded on first use.
+/// The process's environment, created when the library is loaded on first use.
 pub(crate) fn environment() -> Result<&'static Environment> {
     static ENVIRONMENT: OnceLock<Result<Environment>> = OnceLock::new();
     ENVIRONMENT
@@ -60,7 +60,8 @@ pub(crate) fn environment() -> Result<&'static Environment> {
         .map_err(Clone::clone)
 }
 
-/// ORT_DYLIB_PATH, else next to the executable, else the project's own folder above it, else the source tree's.
+/// Library path: ORT_DYLIB_PATH, else next to the executable, else in the project's folder above it, else in the source
+/// tree.
 fn find_library() -> Result<PathBuf> {
     if let Some(path) = env::var_os("ORT_DYLIB_PATH").filter(|p| !p.is_empty()) {
         let path = PathBuf::from(path);
@@ -99,7 +100,7 @@ fn library_in(folder: &Path) -> Option<PathBuf> {
     found.pop()
 }
 
-/// The device that `capfilt.device` names: auto, cpu, cuda or cuda:N.
+/// Device for a value of `capfilt.device`: auto, cpu, cuda or cuda:N.
 pub(crate) fn device(name: &str) -> Result<Device> {
     match name {
         "cpu" => Ok(Device::Cpu),
@@ -137,7 +138,7 @@ fn cuda(id: i32) -> Result<Device> {
     })
 }
 
-/// Makes a session on CUDA device `id`: that the library knows CUDA does not mean that it works here. Says why it does not.
+/// Tries a session on CUDA device `id`, since a library built with CUDA may still not work here. The error says why.
 fn try_cuda(id: i32) -> std::result::Result<(), String> {
     if !CUDA::is_available().map_err(|e| e.to_string())? {
         return Err("this ONNX Runtime is built without CUDA".into());
@@ -152,14 +153,14 @@ fn try_cuda(id: i32) -> std::result::Result<(), String> {
 fn builder(device: Device, threads: usize) -> std::result::Result<SessionBuilder, String> {
     let env = environment().map_err(|e| e.to_string())?;
     let mut builder = Session::builder(env).map_err(|e| e.to_string())?;
-    // The graphs are written with the fused operators; there is nothing left to optimise, and the optimiser would want to
-    // read weights that are handed over later.
+    // The graphs already use the fused operators, so there is nothing to optimise, and the optimiser would read weights
+    // that are only passed later.
     builder = builder.with_optimization_level(GraphOptimizationLevel::Disable).map_err(|e| e.to_string())?;
     builder = builder.with_intra_threads(threads).map_err(|e| e.to_string())?;
     // Shapes change with every batch.
     builder = builder.with_memory_pattern(false).map_err(|e| e.to_string())?;
     let entries = [
-        // Several sessions take turns: the threads of one must not spin while another runs.
+        // Sessions take turns: the threads of one must not spin while another runs.
         ("session.force_spinning_stop", "1"),
         ("session.model_external_initializers_file_folder_path", EXTERNAL_FOLDER),
     ];
@@ -195,7 +196,7 @@ pub(crate) fn session(
     builder.commit_from_memory(&graph.model).map_err(|e| failed(e.to_string()))
 }
 
-/// Out of memory, in the words of ONNX Runtime's allocators.
+/// Detects an out-of-memory error by the messages of ONNX Runtime's allocators.
 pub(crate) fn memory_or(message: &str) -> Option<Error> {
     let lower = message.to_lowercase();
     let words = ["bad_alloc", "failed to allocate memory", "out of memory", "is smaller than requested bytes"];

@@ -1,4 +1,4 @@
-//! A checkpoint on ONNX Runtime: [`Med`] over one session per graph, each made when it is first needed.
+//! A checkpoint on ONNX Runtime: [`Med`] over one session per graph, created on first use.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -21,10 +21,10 @@ use crate::text::Tokenizer;
 /// Inputs of a run by name.
 pub(super) type Inputs<'v> = Vec<(Cow<'static, str>, SessionInputValue<'v>)>;
 
-/// An image of a batch and some of its texts, by number.
+/// Index of an image in a batch, and indices of some of its texts.
 type ImageTexts = (usize, Vec<usize>);
 
-/// The graphs of a checkpoint.
+/// Graphs of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
     Vision,
@@ -51,7 +51,7 @@ impl Part {
 
 /// A checkpoint loaded for one device and precision.
 pub struct OrtMed {
-    // Sessions before the checkpoint, whose mapped weights they point into.
+    // Declared before the checkpoint, into whose mapped weights the sessions point.
     sessions: Mutex<BTreeMap<Part, Arc<Mutex<Session>>>>,
     prepacked: PrepackedWeights,
     pub(super) checkpoint: Arc<Checkpoint>,
@@ -107,7 +107,7 @@ impl OrtMed {
         }
     }
 
-    /// The part's session; an error where the checkpoint has no such part.
+    /// The part's session; an error if the checkpoint lacks the part.
     fn session(&self, part: Part) -> Result<Arc<Mutex<Session>>> {
         let parts = self.checkpoint.parts;
         let (has, what) = match part {
@@ -119,7 +119,7 @@ impl OrtMed {
         if !has {
             return Err(self.checkpoint.lacks(what));
         }
-        // The shared attention of BLIP's decoder and encoder makes one session of two.
+        // One session serves both if decoder and encoder share cross-attention, as in BLIP.
         let shared = part == Part::DecoderKv && {
             let name = "crossattention.self.key";
             self.checkpoint.decoder_names().layer(0, name) == EncoderNames.layer(0, name)
@@ -196,14 +196,14 @@ impl OrtMed {
         ])
     }
 
-    /// The length that a text is padded to. It depends on the text alone, so that a neighbour cannot change a sum's order.
+    /// Padded length of a text. It depends only on the text, so that a batch cannot change the order of summation.
     fn bucket(&self, text: &[u32]) -> usize {
         text.len().next_multiple_of(8).min(self.checkpoint.config.text.max_positions)
     }
 
     /// ITM logits `[no match, match]` of each image's texts.
     pub fn match_logits(&self, images: &[&Embedding], texts: &[Vec<&[u32]>]) -> Result<Vec<Vec<[f32; 2]>>> {
-        /// Texts of one image that one run takes; more take several.
+        /// Maximum number of texts of one image per run; more take several runs.
         const MOST: usize = 16;
         let kv = self.cross_kv(Part::EncoderKv, images)?;
         // (bucket, number of texts) -> image and its texts of that bucket.
@@ -318,7 +318,7 @@ impl Med for OrtMed {
 
     fn match_texts(&self, images: &[&Embedding], texts: &[Vec<&[u32]>]) -> Result<Vec<Vec<f32>>> {
         let logits = self.match_logits(images, texts)?;
-        // The softmax's second class.
+        // Probability of the softmax's second class.
         let probability = |[no, yes]: [f32; 2]| 1.0 / (1.0 + (no - yes).exp());
         Ok(logits.into_iter().map(|image| image.into_iter().map(probability).collect()).collect())
     }
@@ -339,8 +339,8 @@ impl OrtMed {
     pub fn encode_pixels(&self, count: usize, pixels: Vec<f32>) -> Result<Vec<Embedding>> {
         let vision = &self.checkpoint.config.vision;
         let each = 3 * vision.image_size.pow(2);
-        // On the CPU a larger run falls out of the caches: at BLIP-base's size an image of a batch of 1 took 10 % less time than
-        // one of a batch of 8 in fp32, 13 % in int8 (2 cores, AVX2). Small models still go several images a run.
+        // On the CPU a larger run exceeds the caches: at BLIP-base's size an image in a batch of 1 took 10 % less time
+        // than in a batch of 8 in fp32, 13 % in int8 (2 cores, AVX2). Small models still run several images at once.
         let most = match self.device {
             Device::Cpu => (1024 / vision.tokens()).max(1),
             Device::Cuda(_) => count.max(1),

@@ -1,4 +1,4 @@
-//! The tensors of a checkpoint: files mapped, names resolved, shapes checked, each handed to every session that uses it.
+//! Tensors of a checkpoint: mapped files, resolved names, checked shapes, one copy shared by all sessions.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -16,8 +16,8 @@ use super::files;
 use super::graph::{Form, Shapes, WeightRef};
 use crate::error::{Error, Result};
 
-/// How the modes of the text transformer name their tensors. A decoder tensor that the file lacks is the encoder's: BLIP
-/// shares everything but self-attention, and only what is a mode's own need be stored.
+/// Tensor names of a mode of the text transformer. A decoder tensor missing in the file is the encoder's: BLIP shares
+/// everything but self-attention, and shared tensors need not be stored twice.
 pub(crate) trait TextNames {
     /// Tensor or layer of the embeddings.
     fn embeddings(&self, name: &str) -> String;
@@ -27,9 +27,9 @@ pub(crate) trait TextNames {
     fn head(&self, name: &str) -> String {
         format!("text_decoder.cls.predictions.{name}")
     }
-    /// The LM head's last product.
+    /// Weight of the LM head's last product.
     fn head_weight(&self) -> String;
-    /// What the LM head adds last.
+    /// Bias that the LM head adds last.
     fn head_bias(&self) -> String;
 }
 
@@ -45,11 +45,11 @@ pub(crate) struct Weights {
     dir: PathBuf,
     files: Vec<(PathBuf, Mmap)>,
     tensors: BTreeMap<String, Stored>,
-    /// What sessions were given. Dropped before `files`, which the float32 ones point into.
+    /// Values given to sessions. Dropped before `files`, because float32 values point into the mappings.
     values: Mutex<HashMap<WeightRef, Arc<DynValue>>>,
 }
 
-// `values` must go first; Rust drops fields in order of declaration, so this says it.
+// `values` must be dropped first, but Rust drops fields in order of declaration; so clear it explicitly.
 impl Drop for Weights {
     fn drop(&mut self) {
         if let Ok(values) = self.values.get_mut() {
@@ -87,8 +87,8 @@ impl Weights {
         if file.metadata().map_err(io)?.is_dir() {
             return Err(Error::checkpoint(&path, "a folder, where a file is expected"));
         }
-        // SAFETY: a mapping of a file that another process shortens would fault. Checkpoints are not written while they are
-        // used; the alternative, reading a gigabyte for each session, is what the mapping is there to avoid.
+        // SAFETY: a mapping faults if another process truncates the file. Checkpoints are not written while they are
+        // used; the alternative, reading a gigabyte per session, is what the mapping avoids.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
         let broken = |e| {
             let cut = || format!("no whole safetensors file ({e}); was its download cut short?");
@@ -118,7 +118,7 @@ impl Weights {
         Ok(())
     }
 
-    /// That the tensors are a plain model's under the names that transformers gives them: neither wrapped nor adapted.
+    /// Checks that the tensors are a plain model's under transformers' names: neither wrapped nor adapted.
     pub(crate) fn check_names(&self) -> Result<()> {
         const OURS: &str = "vision_model.";
         let advice = |name: &str| {
@@ -156,12 +156,12 @@ impl Weights {
         self.files.iter().map(|(path, map)| (path.as_path(), map.as_ref()))
     }
 
-    /// Number of elements of a tensor and its type's name.
+    /// Number of elements of a tensor, and the name of its type.
     pub(crate) fn size(&self, tensor: &str) -> Option<(usize, String)> {
         self.tensors.get(tensor).map(|t| (t.shape.iter().product(), format!("{:?}", t.dtype).to_lowercase()))
     }
 
-    /// That `tensor` is there and has this shape.
+    /// Checks that `tensor` exists with this shape.
     pub(crate) fn expect(&self, tensor: &str, shape: &[usize]) -> Result<()> {
         let Some(stored) = self.tensors.get(tensor) else {
             return Err(Error::checkpoint(&self.dir, format!("tensor {tensor} {shape:?} is missing")));
@@ -177,7 +177,7 @@ impl Weights {
         Ok(())
     }
 
-    /// That two tensors hold the same bytes.
+    /// Whether two tensors hold the same values.
     pub(crate) fn equal(&self, a: &str, b: &str) -> bool {
         match (self.tensors.get(a), self.tensors.get(b)) {
             (Some(a), Some(b)) if a.dtype == b.dtype => self.bytes(a) == self.bytes(b),
@@ -199,7 +199,7 @@ impl Weights {
         }
     }
 
-    /// The tensor as an ONNX value, made once: float32 that lies aligned in the file is not copied.
+    /// The tensor as an ONNX value, created once; float32 data that are aligned in the file are not copied.
     pub(crate) fn value(&self, weight: &WeightRef) -> Result<Arc<DynValue>> {
         let mut values = self.values.lock().unwrap_or_else(|e| e.into_inner());
         if let Some(value) = values.get(weight) {
@@ -234,8 +234,8 @@ impl Weights {
         values.get(weight).cloned().ok_or_else(|| Error::Internal(format!("tensor {} vanished", weight.tensor)))
     }
 
-    /// Tells the kernel that the mapped pages are not needed now. Sessions have packed the matrices that they multiply; what
-    /// they still read (embeddings) comes back from the file when touched.
+    /// Advises the kernel to drop the mapped pages. Sessions have packed the matrices that they multiply; other data
+    /// (embeddings) are paged in again on access.
     pub(crate) fn release_pages(&self) {
         for (path, map) in &self.files {
             // SAFETY: the mapping is read-only and file-backed: a dropped page is read again from the file.
@@ -247,7 +247,7 @@ impl Weights {
     }
 }
 
-/// The safetensors files of a model's folder, each with a whole header: one, or the shards that its index names.
+/// Safetensors files of a model folder, each with a complete header: a single file, or the shards of its index.
 pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(Weights::open(dir)?.files().map(|(path, _)| path.to_owned()).collect())
 }
@@ -260,8 +260,9 @@ fn owned(shape: &[usize], data: Vec<f32>) -> ort::Result<DynValue> {
 /// A value that points into the mapping.
 fn mapped(bytes: &[u8], shape: &[usize]) -> ort::Result<DynValue> {
     let shape = Shape::new(shape.iter().map(|&d| d as i64));
-    // SAFETY: the pointer is aligned (the caller looked) and valid for the shape's bytes; it stays so because `Weights` drops
-    // its values before its mappings and each session's owner holds the `Weights` (`super::session`). ONNX Runtime only reads initialisers.
+    // SAFETY: the pointer is aligned (checked by the caller) and valid for the shape's bytes, and stays valid because
+    // `Weights` drops its values before its mappings and each session's owner holds the `Weights` (`super::session`).
+    // ONNX Runtime only reads initialisers.
     unsafe {
         let borrowed = TensorRefMut::<f32>::from_raw(MemoryInfo::default(), bytes.as_ptr().cast_mut().cast(), shape)?;
         let pointer =

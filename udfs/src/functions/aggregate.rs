@@ -1,4 +1,4 @@
-//! What the SQL aggregates have in common: arguments checked while planning, rows with a NULL left out, documentation.
+//! Shared parts of the SQL aggregates: planning-time checks of arguments, skipping of rows with a NULL, documentation.
 
 use std::fmt::Debug;
 use std::hash::{Hash, Hasher};
@@ -16,7 +16,7 @@ use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, Docu
 use super::{Page, udf};
 use crate::metrics::MetricError;
 
-/// One SQL aggregate: its signature and documentation as data, and what it computes. It returns a Float64, NULL where no row
+/// A SQL aggregate: its signature and documentation as data, and its computation. Returns a Float64, NULL if no row
 /// counts.
 pub(crate) trait SqlAggregate: Debug + Send + Sync + 'static {
     const NAME: &'static str;
@@ -26,19 +26,19 @@ pub(crate) trait SqlAggregate: Debug + Send + Sync + 'static {
     const EXAMPLE: &'static str;
     const RELATED: &'static [&'static str];
 
-    /// What is kept of the rows.
+    /// Accumulator over the rows.
     type Stats: Debug + Default + Send + Sync;
 
-    /// Types of the state that one partition hands to another.
+    /// Column types of the state passed between partitions.
     fn state_types() -> Vec<DataType>;
-    /// Adds rows; the columns are of the types that [`AggregateArg::data_type`] names.
+    /// Adds rows; the columns have the types of [`AggregateArg::data_type`].
     fn add(stats: &mut Self::Stats, columns: &[ArrayRef]) -> Result<()>;
     fn state(stats: &Self::Stats) -> Vec<ScalarValue>;
-    /// Adds states, a row each.
+    /// Merges states, one per row.
     fn merge(stats: &mut Self::Stats, states: &[ArrayRef]) -> Result<()>;
     fn score(stats: &Self::Stats) -> Option<f64>;
 
-    /// Bytes on the heap.
+    /// Heap size in bytes.
     fn heap_size(_: &Self::Stats) -> usize {
         0
     }
@@ -73,7 +73,7 @@ impl AggregateArg {
         }
     }
 
-    /// What the argument is cast to.
+    /// Type that the argument is cast to.
     fn data_type(self) -> DataType {
         match self {
             Self::Candidate => DataType::Utf8,
@@ -82,7 +82,7 @@ impl AggregateArg {
         }
     }
 
-    /// A plan error unless the argument can be cast from this type.
+    /// Returns a plan error unless the argument can be cast from this type.
     fn check_type(self, function: &str, given: &DataType) -> Result<()> {
         let wanted = match self {
             Self::Candidate => "a string",
@@ -119,7 +119,7 @@ fn element(given: &DataType) -> Option<&DataType> {
     }
 }
 
-/// Calls `add` with each row's candidate and references; NULLs among the references are left out.
+/// Calls `add` with each row's candidate and references, skipping NULL references.
 pub(crate) fn each_caption(
     columns: &[ArrayRef],
     mut add: impl FnMut(&str, &[&str]) -> std::result::Result<(), MetricError>,
@@ -137,12 +137,12 @@ pub(crate) fn each_caption(
     Ok(())
 }
 
-/// What a metric refuses, as an error of the query.
+/// Converts a metric's error to an error of the query.
 pub(crate) fn refused(error: MetricError) -> DataFusionError {
     DataFusionError::External(Box::new(error))
 }
 
-/// A [`SqlAggregate`] as DataFusion takes it.
+/// Adapter from [`SqlAggregate`] to DataFusion.
 pub(crate) struct Udaf<F> {
     signature: Signature,
     aliases: Vec<String>,
@@ -173,7 +173,7 @@ impl<F: SqlAggregate> Udaf<F> {
     }
 }
 
-/// The arguments as they are read, and of the caption metrics also a single reference.
+/// Argument types after casts, and for caption metrics also a single reference.
 fn examples<F: SqlAggregate>() -> Vec<Vec<DataType>> {
     let mut examples = vec![F::ARGS.map(AggregateArg::data_type).to_vec()];
     if let [first, AggregateArg::References] = F::ARGS {
@@ -186,7 +186,7 @@ fn syntax<F: SqlAggregate>() -> String {
     format!("{}({})", F::NAME, F::ARGS.map(AggregateArg::name).join(", "))
 }
 
-/// The page of the documentation.
+/// Page of the documentation.
 pub(crate) fn page<F: SqlAggregate>() -> Page {
     Page {
         name: F::NAME,
@@ -213,7 +213,7 @@ impl<F: SqlAggregate> AggregateUDFImpl for Udaf<F> {
         &self.signature
     }
 
-    /// See [`udf::signature`]: what is wrong with them, [`Self::return_type`] says, and [`Rows::update_batch`] casts them.
+    /// Accepts all types (see [`udf::signature`]): [`Self::return_type`] reports errors, [`Rows::update_batch`] casts.
     fn coerce_types(&self, given: &[DataType]) -> Result<Vec<DataType>> {
         Ok(given.to_vec())
     }

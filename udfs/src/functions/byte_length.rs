@@ -1,7 +1,7 @@
-//! `octet_length`, `bit_length` and `length` of binary values, in place of DataFusion's, which take strings alone.
+//! `octet_length`, `bit_length` and `length` of binary values; DataFusion's versions only accept strings.
 //!
-//! PostgreSQL, DuckDB and Spark count a binary value's bytes with them, and tables of images are cut by that number. To be
-//! removed with a DataFusion that has apache/datafusion#24765, which came after 55.2.
+//! PostgreSQL, DuckDB and Spark accept binary values, and tables of images are filtered by size. Remove this once
+//! DataFusion includes apache/datafusion#24765, which came after 55.2.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -19,11 +19,11 @@ use datafusion::logical_expr::{
     TypeSignature, TypeSignatureClass,
 };
 
-/// The functions that it stands in for; `length` is another name of the last.
+/// DataFusion functions that are replaced; `length` is an alias of the last.
 pub(crate) const NAMES: [&str; 3] = ["octet_length", BITS, "character_length"];
 const BITS: &str = "bit_length";
 
-/// A function of DataFusion that counts what a string has, and the bytes or bits of a binary value besides.
+/// A DataFusion function of strings, extended to count the bytes or bits of binary values.
 #[derive(Debug)]
 pub(crate) struct ByteLength {
     strings: Arc<ScalarUDF>,
@@ -31,28 +31,28 @@ pub(crate) struct ByteLength {
 }
 
 impl ByteLength {
-    /// Strings, and whatever else DataFusion's function takes, go to that function. `None` where it is one of these already.
+    /// Wraps DataFusion's function, which handles strings and all other types. `None` if it is already wrapped.
     pub(crate) fn over(strings: Arc<ScalarUDF>) -> Option<ScalarUDF> {
         if strings.inner().is::<Self>() {
             return None;
         }
         let inner = strings.signature();
         let signature = TypeSignature::OneOf(vec![
-            // Takes all; the rest is what SHOW FUNCTIONS lists.
+            // Accepts everything; the rest is for SHOW FUNCTIONS.
             TypeSignature::UserDefined,
             TypeSignature::Nullary,
             inner.type_signature.clone(),
-            // Not the class of all binary types, for which NULL is one of them, to be left as it is.
+            // Not the class of all binary types, which includes NULL: NULL must stay unchanged.
             TypeSignature::Coercible(vec![Coercion::new_exact(TypeSignatureClass::Native(logical_binary()))]),
         ]);
         let signature = Signature::new(signature, inner.volatility);
         Some(Self { strings, signature }.into())
     }
 
-    /// The type of the count, if this is one of binary values.
+    /// Type of the count if `given` is binary.
     fn counts(&self, given: &DataType) -> Option<DataType> {
         match given {
-            // A value of 256 MiB has more bits than an Int32 can say.
+            // A value of 256 MiB has more bits than an Int32 can hold.
             DataType::Binary | DataType::BinaryView | DataType::FixedSizeBinary(_) if self.name() != BITS => {
                 Some(DataType::Int32)
             }
@@ -78,7 +78,7 @@ impl ScalarUDFImpl for ByteLength {
         &self.signature
     }
 
-    /// What DataFusion's function refuses passes here: its reason comes from [`Self::return_field_from_args`], alone.
+    /// Accepts what DataFusion's function refuses, so that only [`Self::return_field_from_args`] reports the reason.
     fn coerce_types(&self, given: &[DataType]) -> Result<Vec<DataType>> {
         if let [one] = given
             && self.counts(one).is_some()

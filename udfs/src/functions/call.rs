@@ -1,4 +1,4 @@
-//! One call of a function on a batch: its arguments, and the engine's work for it.
+//! A call of a function on a batch: its arguments, and its work for the engine.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,12 +21,12 @@ use crate::error::Error;
 use crate::image::ImageError;
 use crate::query;
 
-/// An error of a model or the engine, under the name of the function it befell.
+/// Wraps an error of a model or the engine with the function's name.
 pub(crate) fn external(function: &str, error: Error) -> DataFusionError {
     DataFusionError::External(Box::new(error)).context(function)
 }
 
-/// The folder of the checkpoint that a call names, else of the one that `role` is set to.
+/// Folder of the checkpoint that a call names, else of the setting `role`.
 pub(crate) fn checkpoint(function: &str, role: Key, named: Option<&str>, session: &CapfiltOptions) -> Result<PathBuf> {
     let Some(name) = named.or_else(|| session.text(role)) else {
         let role = role.setting().name;
@@ -35,7 +35,7 @@ pub(crate) fn checkpoint(function: &str, role: Key, named: Option<&str>, session
     blip::checkpoint_dir(name).map_err(|e| external(function, e))
 }
 
-/// The folder of the checkpoint a call will use, as far as the plan tells; `None` where only the rows will.
+/// Folder of the checkpoint that a call will use, if known at planning time; `None` if it depends on the rows.
 pub(crate) fn planned_checkpoint(plan: &Plan<'_>, role: Key) -> Result<Option<PathBuf>> {
     match &plan.options {
         _ if plan.listed => Ok(None),
@@ -45,13 +45,13 @@ pub(crate) fn planned_checkpoint(plan: &Plan<'_>, role: Key) -> Result<Option<Pa
     }
 }
 
-/// A call on `rows` rows.
+/// A call on a batch of `rows` rows.
 #[derive(Debug)]
 pub(crate) struct Call<'a> {
     pub(crate) function: &'static str,
     pub(crate) session: &'a CapfiltOptions,
     pub(crate) args: &'a [ColumnarValue],
-    /// 1 where all arguments are constants.
+    /// Rows of the batch; 1 if all arguments are constants.
     pub(crate) rows: usize,
     pub(crate) return_type: &'a DataType,
 }
@@ -68,10 +68,10 @@ impl<'a> Call<'a> {
         ImageArg::new(self.arg(i)?)
     }
 
-    /// Whole numbers, one for each row.
+    /// Integers of argument `i`, one per row.
     pub(crate) fn integers(&self, i: usize) -> Result<Int64Array> {
         let array = self.arg(i)?.to_array(self.rows)?;
-        // One that does not fit is an error, not a NULL.
+        // An overflow is an error, not a NULL.
         let strict = CastOptions { safe: false, ..Default::default() };
         Ok(cast_with_options(&array, &DataType::Int64, &strict)?.as_primitive::<Int64Type>().clone())
     }
@@ -80,12 +80,12 @@ impl<'a> Call<'a> {
         TextArg::new(self.arg(i)?)
     }
 
-    /// The options, if they were given as argument `i`.
+    /// Options in argument `i`, if present.
     pub(crate) fn options(&self, i: usize, known: &[OptionField]) -> Result<RowOptions> {
         RowOptions::new(self.function, known, self.args.get(i), self.rows)
     }
 
-    /// What becomes of a bad image: nothing, or under `on_error = 'fail'` the error that stops the query.
+    /// Handles a bad image: ignores it, or returns the error that fails the query under `on_error = 'fail'`.
     pub(crate) fn bad_image(
         &self,
         row: usize,
@@ -106,13 +106,13 @@ impl<'a> Call<'a> {
         Err(DataFusionError::External(Box::new(Error::Image(message))))
     }
 
-    /// The error of an engine that answers another question than it was asked.
+    /// Error for an outcome of another kind than requested.
     pub(crate) fn confused<T>(&self) -> Result<T> {
         internal_err!("{}: the engine's outcome is not of the kind that was asked for", self.function)
     }
 }
 
-/// The tasks of a call, by model.
+/// Tasks of a call by model.
 pub(crate) struct Tasks<'a> {
     call: &'a Call<'a>,
     engine: Arc<Engine>,
@@ -124,7 +124,7 @@ struct Queue<'a> {
     checkpoint: PathBuf,
     model: ModelHandle,
     tasks: Vec<Task<'a>>,
-    /// Where the outcomes go.
+    /// Indices of the outcomes.
     slots: Vec<usize>,
 }
 
@@ -133,7 +133,7 @@ impl<'a> Tasks<'a> {
         Self { call, engine: call.session.engine(), queues: vec![], len: 0 }
     }
 
-    /// Loads the checkpoint of a call, unless it is loaded, under the session's device, precision and threads.
+    /// Loads the call's checkpoint, unless loaded, with the session's device, precision and threads; returns its index.
     pub(crate) fn model(&mut self, role: Key, named: Option<&str>) -> Result<usize> {
         let session = self.call.session;
         let checkpoint = checkpoint(self.call.function, role, named, session)?;
@@ -153,17 +153,17 @@ impl<'a> Tasks<'a> {
         Ok(self.queues.len() - 1)
     }
 
-    /// The model that [`Tasks::model`] numbered.
+    /// Handle of the model at an index from [`Tasks::model`].
     pub(crate) fn handle(&self, model: usize) -> &ModelHandle {
         &self.queues[model].model
     }
 
-    /// The folder of the model that [`Tasks::model`] numbered.
+    /// Folder of the model at an index from [`Tasks::model`].
     pub(crate) fn checkpoint(&self, model: usize) -> &Path {
         &self.queues[model].checkpoint
     }
 
-    /// Adds work for a model; returns the place of its outcome.
+    /// Queues work for a model; returns the index of its outcome.
     pub(crate) fn push(&mut self, model: usize, task: Task<'a>) -> usize {
         let queue = &mut self.queues[model];
         queue.tasks.push(task);
@@ -172,10 +172,10 @@ impl<'a> Tasks<'a> {
         self.len - 1
     }
 
-    /// Runs everything that was added. Outcomes are at the places that [`Tasks::push`] returned.
+    /// Runs all queued work. Outcomes are at the indices that [`Tasks::push`] returned.
     pub(crate) fn run(&mut self) -> Result<Vec<Outcome>> {
         let (call, session) = (self.call, self.call.session);
-        // Planning evaluates constants outside of any query.
+        // Planning evaluates constants outside any query.
         let client = match query::current_query() {
             Some(token) => session.client().with_token(token),
             None => session.client().clone(),

@@ -1,4 +1,4 @@
-//! What `caption` and `captions` share.
+//! Shared parts of `caption` and `captions`.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,7 @@ use crate::config::settings::Key;
 use crate::engine::{ImageSource, Outcome, Task, Work};
 use crate::text::Tokenizer;
 
-/// The options of a caption.
+/// Options of captioning functions.
 pub(crate) const OPTIONS: &[OptionField] = &[
     OptionField::Setting(Key::Strategy),
     OptionField::Setting(Key::NumBeams),
@@ -34,7 +34,7 @@ pub(crate) const OPTIONS: &[OptionField] = &[
     OptionField::Model,
 ];
 
-/// Checks what is known of `count` captions while planning, and loads no model. `unnamed`: see [`decoding::resolve`].
+/// Planning-time check of `count` captions; loads no model. For `unnamed` see [`decoding::resolve`].
 pub(crate) fn check(plan: &Plan<'_>, unnamed: Option<Strategy>, count: u32) -> Result<()> {
     let (Some(dir), Some(call)) = (planned_checkpoint(plan, Key::Captioner)?, &plan.options) else {
         return Ok(());
@@ -44,7 +44,8 @@ pub(crate) fn check(plan: &Plan<'_>, unnamed: Option<Strategy>, count: u32) -> R
     let options = decoding::resolve(plan.function, asked, &own, unnamed)?;
     check_count(plan.function, &options, count)?;
     let prompt = asked.text(Key::Prompt).unwrap_or("");
-    // A token is made of a byte at least, but for oddities that the call itself finds: most prompts need no tokenizer here.
+    // A token has at least one byte, except in odd cases that the call itself detects: most prompts need no tokenizer
+    // here.
     if prompt.bytes().filter(|byte| !byte.is_ascii_whitespace()).count() + 1 < options.max_length {
         return Ok(());
     }
@@ -53,8 +54,8 @@ pub(crate) fn check(plan: &Plan<'_>, unnamed: Option<Strategy>, count: u32) -> R
     check_room(plan.function, &options, tokens, text.max_positions)
 }
 
-/// How many tokens `[DEC]` and a prompt are. The last answer is kept: planning asks about ten times, and to read a tokenizer takes
-/// tens of milliseconds.
+/// Number of tokens of `[DEC]` and a prompt. The last result is cached: planning asks about ten times, and reading a
+/// tokenizer takes tens of milliseconds.
 fn prompt_tokens(tokenizer: PathBuf, config: &TextConfig, prompt: &str) -> crate::Result<usize> {
     type Asked = (PathBuf, Option<SystemTime>, String);
     static LAST: Mutex<Option<(Asked, usize)>> = Mutex::new(None);
@@ -90,7 +91,7 @@ fn check_count(function: &str, options: &GenerationOptions, count: u32) -> Resul
     }
 }
 
-/// How one set of options has captions made.
+/// Captioning setup for one set of options.
 struct Setup {
     model: usize,
     prompt: Arc<[u32]>,
@@ -99,7 +100,7 @@ struct Setup {
 }
 
 impl Setup {
-    /// The work that makes `count` captions: a search for each sample, one for all beams.
+    /// Work for `count` captions: a search per sample, or one search for all beams.
     fn work(&mut self, count: u32) -> impl Iterator<Item = Work> {
         let beam = self.options.strategy == Strategy::Beam;
         if beam && self.options.num_return_sequences != count as usize {
@@ -115,11 +116,11 @@ impl Setup {
     }
 }
 
-/// What was asked of the engine for one row.
+/// Work queued for one row.
 struct Asked {
     sha256: [u8; 32],
     model: usize,
-    /// Of the outcomes.
+    /// Indices of the outcomes.
     places: Vec<usize>,
 }
 
@@ -128,7 +129,7 @@ fn setup(call: &Call<'_>, tasks: &mut Tasks<'_>, given: &CallOptions, unnamed: O
     let model = tasks.model(Key::Captioner, given.model())?;
     let own = generation_defaults(tasks.checkpoint(model)).map_err(|e| external(call.function, e))?;
     let options = decoding::resolve(call.function, asked, &own, unnamed)?;
-    // Only sampling has a seed: without it, equal work is known to be equal.
+    // Only sampling uses the seed; without it, equal work is recognised as equal.
     let seed = if options.strategy == Strategy::Nucleus { asked.integer(Key::Seed).unwrap_or(0) } else { 0 };
     let tokenizer = tasks.handle(model).tokenizer();
     let prompt = tokenizer.caption_prompt(asked.text(Key::Prompt).unwrap_or(""));
@@ -136,8 +137,7 @@ fn setup(call: &Call<'_>, tasks: &mut Tasks<'_>, given: &CallOptions, unnamed: O
     Ok(Setup { model, prompt, options: Arc::new(options), seed })
 }
 
-/// Makes `count(row)` captions of each row's image. A row without an image, with a bad one or without a count gives
-/// `None`.
+/// Generates `count(row)` captions of each row's image; `None` for a row without a usable image or a count.
 pub(crate) fn run<'a>(
     call: &'a Call<'a>,
     options_arg: usize,

@@ -17,7 +17,7 @@ use crate::cost::Cost;
 #[derive(Debug)]
 pub(crate) struct Captions;
 
-/// `n`, if it is one; the error says what it must be.
+/// Checks `n`; the error states the allowed range.
 fn check_count(n: i64) -> Result<u32, String> {
     match u32::try_from(n) {
         Ok(count) if (1..=MAX_COUNT).contains(&n) => Ok(count),

@@ -9,7 +9,7 @@ use datafusion::common::{Result, ScalarValue};
 use super::aggregate::{AggregateArg, CAPTION_ARGS, SqlAggregate, each_caption, refused};
 use crate::metrics::{CiderCorpus, CiderVariant};
 
-/// CIDEr as papers report it: CIDEr-D.
+/// CIDEr as reported in papers: CIDEr-D.
 #[derive(Debug)]
 pub(crate) struct Cider;
 

@@ -1,4 +1,5 @@
-//! How a caption is decoded: the call, then SET, then the checkpoint's generation_config.json, then the built-in.
+//! Precedence of decoding options: the call, then SET, then the checkpoint's generation_config.json, then the built-in
+//! default.
 
 use datafusion::common::{Result, plan_err};
 
@@ -7,8 +8,8 @@ use crate::blip::PartialGeneration;
 use crate::blip::generate::{GenerationOptions, Strategy};
 use crate::config::settings::Key;
 
-/// Resolves the options of a caption. `unnamed` is the strategy where neither the call nor SET names one, and the call has no
-/// beams; without it the checkpoint decides. The error says which option does not fit.
+/// Resolves the options of a caption. `unnamed` is the strategy if neither the call nor SET names one and the call sets
+/// no beams; if it is `None`, the checkpoint decides. The error names the invalid option.
 pub(crate) fn resolve(
     function: &str,
     asked: Layered<'_>,
@@ -18,7 +19,7 @@ pub(crate) fn resolve(
     let built_in = GenerationOptions::default();
     let integer = |key, own: Option<usize>, last| asked.integer(key).map(|n| n as usize).or(own).unwrap_or(last);
     let float = |key, own: Option<f32>, last| asked.float(key).or(own).unwrap_or(last);
-    // Whoever asks for beams wants beam search.
+    // Setting num_beams implies beam search.
     let beam = |asked: bool| asked.then_some(Strategy::Beam);
     let strategy = asked.text(Key::Strategy).and_then(|s| s.parse().ok());
     let strategy = strategy.or(beam(asked.call.has(Key::NumBeams))).or(unnamed);

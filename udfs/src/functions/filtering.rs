@@ -1,4 +1,4 @@
-//! What `itm_score`, `itc_score`, `embed_image` and `embed_text` share.
+//! Shared parts of `itm_score`, `itc_score`, `embed_image` and `embed_text`.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -20,12 +20,12 @@ use crate::engine::{ImageSource, Outcome, Task, Work};
 use crate::image::ImageError;
 use crate::text::{self, ItmToken};
 
-/// The options of a function of an image alone.
+/// Options of functions of an image only.
 pub(crate) const IMAGE_OPTIONS: &[OptionField] = &[OptionField::Model];
-/// The options of a function that embeds texts.
+/// Options of functions that embed texts.
 pub(crate) const TEXT_OPTIONS: &[OptionField] =
     &[OptionField::Setting(Key::MaxTextTokens), OptionField::Setting(Key::CleanText), OptionField::Model];
-/// The options of ITM.
+/// Options of ITM.
 pub(crate) const MATCH_OPTIONS: &[OptionField] = &[
     OptionField::Setting(Key::ItmToken),
     OptionField::Setting(Key::MaxTextTokens),
@@ -33,12 +33,12 @@ pub(crate) const MATCH_OPTIONS: &[OptionField] = &[
     OptionField::Model,
 ];
 
-/// Width of ITC embeddings in every checkpoint that BLIP's authors published: what is planned where a call names the
-/// model and `capfilt.filter` is unset.
+/// Width of ITC embeddings in every checkpoint published by BLIP's authors; assumed at planning time if a call names
+/// the model and `capfilt.filter` is unset.
 const USUAL_WIDTH: usize = 256;
 
-/// The type of an embedding. It has to be known before the options of a call are, so `capfilt.filter` decides, and a
-/// call may name only models of the same width.
+/// Type of an embedding. It must be known before the options of a call, so `capfilt.filter` determines it, and a call
+/// may only name models of the same width.
 pub(crate) fn embedding_type(plan: &Plan<'_>) -> Result<DataType> {
     let width = |named: Option<&str>| -> Result<usize> {
         let dir = checkpoint(plan.function, Key::Filter, named, plan.session)?;
@@ -68,7 +68,7 @@ pub(crate) fn embedding_type(plan: &Plan<'_>) -> Result<DataType> {
     }
 }
 
-/// The work of a call for the filter.
+/// The filter's work for a call.
 pub(crate) struct Filter<'a> {
     call: &'a Call<'a>,
     options: RowOptions,
@@ -77,7 +77,7 @@ pub(crate) struct Filter<'a> {
     ids: HashMap<(usize, bool, &'a str), Arc<[u32]>>,
 }
 
-/// How one set of options has texts read.
+/// Text settings of one set of options.
 #[derive(Clone, Copy)]
 struct Setup {
     model: usize,
@@ -110,7 +110,7 @@ impl<'a> Filter<'a> {
         Ok((which, setup))
     }
 
-    /// Token ids of `text` for ITM or ITC; a text of a batch is read once.
+    /// Token ids of `text` for ITM or ITC; each text of a batch is tokenised once.
     fn ids(&mut self, which: usize, setup: Setup, for_itm: bool, text: &'a str) -> Arc<[u32]> {
         let tokenizer = self.tasks.handle(setup.model).tokenizer();
         let ids = self.ids.entry((which, for_itm, text)).or_insert_with(|| {
@@ -124,34 +124,34 @@ impl<'a> Filter<'a> {
         Arc::clone(ids)
     }
 
-    /// Asks for the probability that row `row`'s text matches its image; returns the place of the outcome.
+    /// Queues ITM of row `row`'s text and image; returns the index of the outcome.
     pub(crate) fn match_text(&mut self, row: usize, image: ImageSource<'a>, text: &'a str) -> Result<usize> {
         let (which, setup) = self.setup(row)?;
         let ids = self.ids(which, setup, true, text);
         Ok(self.tasks.push(setup.model, Task { image: Some(image), work: Work::Match { ids } }))
     }
 
-    /// Asks for an image's embedding.
+    /// Queues the embedding of an image; returns the index of the outcome.
     pub(crate) fn embed_image(&mut self, row: usize, image: ImageSource<'a>) -> Result<usize> {
         let (_, setup) = self.setup(row)?;
         Ok(self.tasks.push(setup.model, Task { image: Some(image), work: Work::EmbedImage }))
     }
 
-    /// Asks for a text's embedding.
+    /// Queues the embedding of a text; returns the index of the outcome.
     pub(crate) fn embed_text(&mut self, row: usize, text: &'a str) -> Result<usize> {
         let (which, setup) = self.setup(row)?;
         let ids = self.ids(which, setup, false, text);
         Ok(self.tasks.push(setup.model, Task { image: None, work: Work::EmbedText { ids } }))
     }
 
-    /// Runs what was asked for.
+    /// Runs the queued work.
     pub(crate) fn run(&mut self) -> Result<Vec<Outcome>> {
         self.tasks.run()
     }
 }
 
-/// A score for each row of a call on `(image, text [, options])`: `ask` hands over a row's work, and `read` makes a score
-/// of what became of it, or says why the image cannot be used.
+/// Scores of a call on `(image, text [, options])`, one per row: `ask` queues a row's work, and `read` makes a score of
+/// its outcomes or says why the image cannot be used.
 pub(crate) fn scores<'a, Asked>(
     call: &'a Call<'a>,
     known: &[OptionField],
@@ -188,7 +188,7 @@ pub(crate) fn scores<'a, Asked>(
     Ok(ColumnarValue::Array(Arc::new(scores.finish())))
 }
 
-/// The vector of an outcome that must be one.
+/// Vector of an outcome; an error for other kinds of outcome.
 pub(crate) fn vector(call: &Call<'_>, outcome: &Outcome) -> Result<Arc<[f32]>> {
     match outcome {
         Outcome::Vector(vector) => Ok(Arc::clone(vector)),
@@ -196,7 +196,7 @@ pub(crate) fn vector(call: &Call<'_>, outcome: &Outcome) -> Result<Arc<[f32]>> {
     }
 }
 
-/// Embeddings as the list type that was planned.
+/// Embeddings as the planned list type.
 pub(crate) fn embeddings(call: &Call<'_>, rows: &[Option<Arc<[f32]>>]) -> Result<ColumnarValue> {
     let DataType::FixedSizeList(item, width) = call.return_type else {
         return internal_err!("{} was planned as {}", call.function, call.return_type);

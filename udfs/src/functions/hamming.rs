@@ -11,7 +11,7 @@ use super::call::Call;
 use super::udf::{Arg, Plan, SqlFunction};
 use crate::cost::Cost;
 
-/// In how many bits two hashes differ.
+/// Number of bits in which two hashes differ.
 #[derive(Debug)]
 pub(crate) struct Hamming;
 

@@ -1,5 +1,5 @@
-//! An image argument: encoded bytes of any binary type, or a struct that holds them, as a column or a constant.
-//! Nothing here copies them.
+//! An image argument: encoded bytes of any binary type, or a struct that contains them, as a column or a constant. The
+//! bytes are never copied.
 
 use datafusion::arrow::array::{
     AnyDictionaryArray, Array, ArrayRef, AsArray, BinaryArray, BinaryViewArray, FixedSizeBinaryArray, LargeBinaryArray,
@@ -15,7 +15,7 @@ use super::text_arg::{self, TextArg};
 const ALLOWED: &str =
     "Binary, LargeBinary, BinaryView, FixedSizeBinary, a dictionary of them, or a struct with a field bytes of them";
 
-/// A plan error unless `given` can hold images.
+/// Returns a plan error unless `given` can hold images.
 pub(crate) fn check_type(function: &str, given: &DataType) -> Result<()> {
     match given {
         DataType::Struct(fields) => match fields.find("bytes") {
@@ -54,7 +54,7 @@ fn is_bytes(data_type: &DataType) -> bool {
     }
 }
 
-/// The place of `bytes`' companion `path`, where there is one that is a string.
+/// Index of the field `path` next to `bytes`, if it is a string.
 fn path_column(fields: &Fields) -> Option<usize> {
     fields.find("path").filter(|(_, f)| text_arg::check_type("", f.data_type()).is_ok()).map(|(i, _)| i)
 }
@@ -79,7 +79,7 @@ impl<'a> Bytes<'a> {
             DataType::FixedSizeBinary(_) => Ok(Self::Fixed(array.as_fixed_size_binary())),
             DataType::Dictionary(..) => {
                 let dictionary: &'a dyn AnyDictionaryArray = array.as_any_dictionary();
-                // Arrow cannot normalise keys where there is no value to point at.
+                // Arrow cannot normalise keys of a dictionary without values.
                 if dictionary.values().is_empty() {
                     return Ok(Self::Constant(None));
                 }
@@ -114,19 +114,19 @@ impl<'a> Bytes<'a> {
     }
 }
 
-/// The rows of an image argument.
+/// Rows of an image argument.
 #[derive(Debug)]
 pub(crate) struct ImageArg<'a> {
     bytes: Bytes<'a>,
     path: Option<TextArg<'a>>,
-    /// The struct around the bytes.
+    /// Struct that contains the bytes.
     outer: Option<&'a StructArray>,
-    /// Every row is the first one.
+    /// Whether every row equals the first.
     constant: bool,
 }
 
 impl<'a> ImageArg<'a> {
-    /// Reads an argument whose type [`check_type`] let pass.
+    /// Reads an argument whose type [`check_type`] accepted.
     pub(crate) fn new(value: &'a ColumnarValue) -> Result<Self> {
         match value {
             ColumnarValue::Scalar(ScalarValue::Struct(array)) => Self::of_struct(array, true),
@@ -155,25 +155,25 @@ impl<'a> ImageArg<'a> {
         if self.constant { 0 } else { row }
     }
 
-    /// Whether `row` is a struct, with bytes or without.
+    /// Whether `row` is a non-NULL struct, even without bytes.
     pub(crate) fn is_struct(&self, row: usize) -> bool {
         self.outer.is_some_and(|s| s.is_valid(self.place(row)))
     }
 
-    /// The encoded bytes of `row`, if there are any.
+    /// Encoded bytes of `row`, if not NULL.
     pub(crate) fn get(&self, row: usize) -> Option<&'a [u8]> {
         let place = self.place(row);
         let there = self.outer.is_none_or(|s| s.is_valid(place));
         if there { self.bytes.get(place) } else { None }
     }
 
-    /// The path of `row`, if it is a struct that has one.
+    /// Path of `row`, if it is a struct with one.
     pub(crate) fn path(&self, row: usize) -> Option<&'a str> {
         if self.is_struct(row) { self.path.as_ref()?.get(self.place(row)) } else { None }
     }
 }
 
-/// SHA-256 of encoded images. Rows that share their bytes in memory, as UNNEST leaves them, are hashed once.
+/// SHA-256 of encoded images. Adjacent rows that share their bytes in memory, as after UNNEST, are hashed once.
 #[derive(Debug, Default)]
 pub(crate) struct Digests<'a> {
     last: Option<(&'a [u8], [u8; 32])>,

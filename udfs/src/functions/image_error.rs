@@ -12,7 +12,7 @@ use super::udf::{Arg, Plan, SqlFunction};
 use crate::cost::Cost;
 use crate::{image, query};
 
-/// Why an image cannot be used.
+/// Reason why an image cannot be used.
 #[derive(Debug)]
 pub(crate) struct ImageError;
 

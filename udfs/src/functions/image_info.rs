@@ -14,7 +14,7 @@ use super::udf::{Arg, Plan, SqlFunction};
 use crate::cost::Cost;
 use crate::{image, query};
 
-/// What an image's header says.
+/// Facts from an image's header.
 #[derive(Debug)]
 pub(crate) struct ImageInfo;
 

@@ -13,7 +13,7 @@ use super::udf::{Arg, Plan, SqlFunction};
 use crate::cost::Cost;
 use crate::{image, query};
 
-/// What an image looks like, in 64 bits.
+/// 64-bit perceptual hash of an image.
 #[derive(Debug)]
 pub(crate) struct ImagePhash;
 

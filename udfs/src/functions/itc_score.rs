@@ -11,7 +11,7 @@ use crate::config::settings::Key;
 use crate::cost::Cost;
 use crate::engine::Outcome;
 
-/// The cosine of an image's and a text's embedding.
+/// Cosine of an image's and a text's embeddings.
 #[derive(Debug)]
 pub(crate) struct ItcScore;
 
@@ -45,7 +45,7 @@ impl SqlFunction for ItcScore {
     }
 }
 
-/// The cosine, as both have unit length.
+/// Dot product, which is the cosine because both have unit length.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(x, y)| x * y).sum()
 }

@@ -1,4 +1,4 @@
-//! The SQL functions, one a file.
+//! The SQL functions, one per file.
 
 mod aggregate;
 mod bleu;
@@ -37,7 +37,7 @@ pub(crate) use options_arg::OptionField;
 pub use udf::SECTION;
 use udf::{Arg, SqlFunction, Udf};
 
-/// What the documentation says of a function.
+/// Documentation of a function.
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) name: &'static str,
@@ -66,12 +66,12 @@ impl Page {
     }
 }
 
-/// Whether a function is one of these.
+/// Whether a function is one of this crate's.
 pub(crate) fn is_ours(function: &ScalarUDF) -> bool {
     function.documentation().is_some_and(|d| d.doc_section.label == udf::SECTION.label)
 }
 
-/// The pages of the documentation, sorted by name.
+/// All documentation pages, sorted by name.
 pub(crate) fn pages() -> Vec<Page> {
     let mut pages = scalar_pages();
     pages.extend(aggregate_pages());
@@ -81,7 +81,7 @@ pub(crate) fn pages() -> Vec<Page> {
 
 macro_rules! functions {
     ($($function:ty),* $(,)?) => {
-        /// Every scalar function, by name, under the settings of `session`.
+        /// All scalar functions under the settings of `session`, sorted by name.
         pub(crate) fn with_options(session: &Arc<CapfiltOptions>) -> Vec<ScalarUDF> {
             vec![$(Udf::<$function>::new(Arc::clone(session)).into()),*]
         }
@@ -94,7 +94,7 @@ macro_rules! functions {
 
 macro_rules! aggregates {
     ($($function:ty),* $(,)?) => {
-        /// Every aggregate function, by name.
+        /// All aggregate functions, sorted by name.
         pub(crate) fn aggregates() -> Vec<AggregateUDF> {
             vec![$(aggregate::Udaf::<$function>::create()),*]
         }

@@ -1,4 +1,4 @@
-//! The options of a call: a struct whose fields override the session's settings.
+//! Options of a call: a struct whose fields override the session's settings.
 
 use std::collections::HashMap;
 
@@ -10,12 +10,12 @@ use datafusion::logical_expr::ColumnarValue;
 use crate::config::CapfiltOptions;
 use crate::config::settings::{Key, Kind, Value, hint};
 
-/// A field that the options of a function may have.
+/// A field of a function's options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum OptionField {
-    /// Of the name, values and meaning of a setting.
+    /// A setting, with its name, values and meaning.
     Setting(Key),
-    /// The checkpoint, in place of `capfilt.captioner` or `capfilt.filter`.
+    /// Checkpoint that replaces `capfilt.captioner` or `capfilt.filter`.
     Model,
 }
 
@@ -42,7 +42,7 @@ impl OptionField {
     }
 }
 
-/// A plan error unless `given` is NULL or a struct of known fields, each of a type that can hold its values.
+/// Returns a plan error unless `given` is NULL or a struct of known fields with suitable types.
 pub(crate) fn check_type(function: &str, known: &[OptionField], given: &DataType) -> Result<()> {
     let fields = match given {
         DataType::Null => return Ok(()),
@@ -72,7 +72,7 @@ pub(crate) fn has_model(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Struct(fields) if fields.find(OptionField::Model.name()).is_some())
 }
 
-/// What one call, or one row of it, gave.
+/// Options of one call, or of one row of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct CallOptions(Vec<(OptionField, Value)>);
 
@@ -110,18 +110,18 @@ impl CallOptions {
         self.0.iter().find(|(f, _)| *f == field).map(|(_, v)| v)
     }
 
-    /// Whether the call itself has a value for a setting.
+    /// Whether the call itself sets a setting.
     pub(crate) fn has(&self, key: Key) -> bool {
         self.get(OptionField::Setting(key)).is_some()
     }
 
-    /// The checkpoint that the call names.
+    /// Checkpoint that the call names.
     pub(crate) fn model(&self) -> Option<&str> {
         self.get(OptionField::Model).and_then(Value::text)
     }
 }
 
-/// The options of each row: the different ones, and which of them each row has.
+/// Options of each row: the distinct ones, and their index by row.
 #[derive(Debug)]
 pub(crate) struct RowOptions {
     pub(crate) distinct: Vec<CallOptions>,
@@ -129,7 +129,7 @@ pub(crate) struct RowOptions {
 }
 
 impl RowOptions {
-    /// Reads the argument of a call of `rows` rows; `None` is a call without options.
+    /// Reads the options argument of a call on `rows` rows; `None` is a call without options.
     pub(crate) fn new(function: &str, known: &[OptionField], arg: Option<&ColumnarValue>, rows: usize) -> Result<Self> {
         let array = match arg {
             None => return Ok(Self { distinct: vec![CallOptions::default()], rows: None }),
@@ -157,13 +157,13 @@ impl RowOptions {
         Ok(Self { distinct, rows: Some(places) })
     }
 
-    /// Which of `distinct` row `row` has.
+    /// Index in `distinct` of the options of `row`.
     pub(crate) fn of(&self, row: usize) -> usize {
         self.rows.as_ref().map_or(0, |rows| rows[row])
     }
 }
 
-/// The call's options over the session's settings.
+/// A call's options, falling back to the session's settings.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Layered<'a> {
     pub(crate) call: &'a CallOptions,

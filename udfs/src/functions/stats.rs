@@ -1,4 +1,4 @@
-//! The table function `capfilt_stats()`: what the session's engine has done, a row for each model.
+//! The table function `capfilt_stats()`: work counters of the session's engine, one row per model.
 
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
@@ -18,10 +18,10 @@ use datafusion::physical_plan::{EmptyRecordBatchStream, ExecutionPlan};
 use crate::config::CapfiltOptions;
 use crate::engine::{Engine, ModelStats};
 
-/// The function's name.
+/// Name of the function.
 pub(crate) const NAME: &str = "capfilt_stats";
 
-/// What it is for.
+/// Description of the function.
 pub(crate) const DESCRIPTION: &str = "What the session's engine has done since it started, a row for each model it \
     used. Counters are read when the query runs.";
 
@@ -78,7 +78,7 @@ impl Values {
     }
 }
 
-/// Name, type and meaning of the columns.
+/// Name, type and meaning of each column.
 pub(crate) fn columns() -> impl Iterator<Item = (&'static str, DataType, &'static str)> {
     COLUMNS.iter().map(|Column(name, values, meaning)| (*name, values.data_type(), *meaning))
 }
@@ -111,7 +111,7 @@ impl TableProvider for StatsTable {
         TableType::Temporary
     }
 
-    // What `#[async_trait]` would write: one method is not worth the dependency.
+    // Hand-written expansion of `#[async_trait]`: one method does not justify the dependency.
     fn scan<'a, 'b, 'c, 'd, 'e>(
         &'a self,
         _: &'b dyn Session,
@@ -147,7 +147,7 @@ impl PartitionStream for StatsTable {
             .and_then(|batch| MemoryStream::try_new(vec![batch], Arc::clone(&SCHEMA), None));
         match stream {
             Ok(stream) => Box::pin(stream),
-            // One table makes the schema and the columns, so they fit.
+            // Schema and columns come from one table, so they match.
             Err(e) => {
                 log::error!("{NAME}: {e}");
                 Box::pin(EmptyRecordBatchStream::new(Arc::clone(&SCHEMA)))

@@ -1,4 +1,4 @@
-//! The functions in a session, as far as no model is needed.
+//! The functions in a session, as far as they need no model.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ fn fixtures(folder: &str) -> Vec<PathBuf> {
     files
 }
 
-/// A session with a table `t` of the pictures in a folder of fixtures, and a NULL.
+/// A session with a table `t` of the images in a fixture folder, and a NULL.
 fn pictures(folder: &str) -> Result<SessionContext> {
     let ctx = session(SessionConfig::new())?;
     let files = fixtures(folder);
@@ -44,12 +44,12 @@ async fn error(ctx: &SessionContext, sql: &str) -> String {
     }
 }
 
-/// Plans a query to the end, and runs nothing.
+/// Plans a query completely without running it.
 async fn planned(ctx: &SessionContext, sql: &str) -> Result<()> {
     ctx.sql(sql).await?.create_physical_plan().await.map(drop)
 }
 
-/// A checkpoint as far as planning reads it: it cannot be loaded.
+/// A checkpoint with only the files that planning reads; it cannot be loaded.
 fn checkpoint(config: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("config.json"), config).unwrap();
@@ -247,7 +247,7 @@ async fn lengths_of_binary_values_are_bytes() -> Result<()> {
         ("SELECT char_length(arrow_cast(X'e4f6', 'LargeBinary')) AS n", "| 2 ".into()),
         ("SELECT bit_length(arrow_cast(X'e4f6', 'FixedSizeBinary(2)')) AS n", "| 16 ".into()),
         ("SELECT octet_length(arrow_cast(X'e4f6', 'Dictionary(Int32, Binary)')) AS n", "| 2 ".into()),
-        // Of strings it is as it was.
+        // Strings are unaffected.
         ("SELECT length('äöü') AS n", "| 3 ".into()),
         ("SELECT octet_length('äöü') AS n", "| 6 ".into()),
         ("SELECT bit_length('äöü') AS n", "| 48 ".into()),
@@ -259,7 +259,7 @@ async fn lengths_of_binary_values_are_bytes() -> Result<()> {
         let rows = table(&ctx, sql).await?;
         assert!(rows.contains(&expected), "{sql}\n{rows}");
     }
-    // A second time it stands in for itself no more.
+    // Registering again must not wrap the functions again.
     crate::register(&ctx)?;
     assert!(table(&ctx, "SELECT length(X'00') AS n").await?.contains("| 1 "));
     Ok(())
@@ -274,7 +274,7 @@ async fn show_functions_lists_them() -> Result<()> {
         assert!(rows.contains(&format!("| {name} ")), "{name}");
     }
     assert!(rows.contains("| capfilt_stats "));
-    // Without a model being set; a row for each signature.
+    // Listed without a model being set, one row per signature.
     let itm = table(&ctx, "SHOW FUNCTIONS LIKE 'itm%'").await?;
     assert_eq!(itm.matches("| itm_score ").count(), 2, "{itm}");
     for words in [
@@ -288,7 +288,7 @@ async fn show_functions_lists_them() -> Result<()> {
         assert!(itm.contains(words), "{words}\n{itm}");
     }
     assert_eq!(table(&ctx, "SHOW FUNCTIONS LIKE 'bleu4'").await?.matches("| bleu4 ").count(), 2);
-    // A call of columns that have the names which the listing gives its examples is a call.
+    // Columns that happen to have the listing's example names are still a call.
     let ctx = pictures("images")?;
     let message = error(&ctx, "SELECT caption(arg_0) FROM (SELECT image AS arg_0 FROM t)").await;
     assert!(message.contains("caption needs a captioner"), "{message}");
@@ -319,7 +319,7 @@ async fn planning_loads_no_model() -> Result<()> {
     let named = format!("SELECT embed_text(name, named_struct('model', '{}')) FROM t", narrow.path().display());
     let message = error(&ctx, &named).await;
     assert!(message.contains("have 64 numbers, but 256 were planned: SET capfilt.filter"), "{message}");
-    // A row without an image asks no model.
+    // A row without an image uses no model.
     assert!(table(&ctx, "SELECT caption(image) IS NULL AS x FROM t WHERE image IS NULL").await?.contains("true"));
     assert!(error(&ctx, "SELECT caption(image) FROM t").await.starts_with("caption"));
     Ok(())

@@ -7,7 +7,7 @@ use datafusion::arrow::datatypes::DataType;
 use datafusion::common::{Result, ScalarValue, internal_err, plan_err};
 use datafusion::logical_expr::ColumnarValue;
 
-/// A plan error unless `given` is a string type, a dictionary of one, or NULL.
+/// Returns a plan error unless `given` is a string type, a dictionary of one, or NULL.
 pub(crate) fn check_type(function: &str, given: &DataType) -> Result<()> {
     match given {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null => Ok(()),
@@ -21,7 +21,7 @@ pub(crate) fn check_type(function: &str, given: &DataType) -> Result<()> {
     }
 }
 
-/// The rows of a text argument.
+/// Rows of a text argument.
 #[derive(Debug)]
 pub(crate) enum TextArg<'a> {
     Constant(Option<&'a str>),
@@ -32,7 +32,7 @@ pub(crate) enum TextArg<'a> {
 }
 
 impl<'a> TextArg<'a> {
-    /// Reads an argument whose type [`check_type`] let pass.
+    /// Reads an argument whose type [`check_type`] accepted.
     pub(crate) fn new(value: &'a ColumnarValue) -> Result<Self> {
         match value {
             ColumnarValue::Scalar(ScalarValue::Null) => Ok(Self::Constant(None)),
@@ -53,7 +53,7 @@ impl<'a> TextArg<'a> {
             DataType::Utf8View => Ok(Self::View(array.as_string_view())),
             DataType::Dictionary(..) => {
                 let dictionary: &'a dyn AnyDictionaryArray = array.as_any_dictionary();
-                // Arrow cannot normalise keys where there is no value to point at.
+                // Arrow cannot normalise keys of a dictionary without values.
                 if dictionary.values().is_empty() {
                     return Ok(Self::Constant(None));
                 }
@@ -64,7 +64,7 @@ impl<'a> TextArg<'a> {
         }
     }
 
-    /// The text of `row`, if it is not NULL.
+    /// Text of `row`, if not NULL.
     pub(crate) fn get(&self, row: usize) -> Option<&'a str> {
         match self {
             Self::Constant(text) => *text,

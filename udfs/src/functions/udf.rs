@@ -1,4 +1,4 @@
-//! What the SQL functions have in common: arguments checked while planning, settings taken over, documentation.
+//! Shared parts of the SQL functions: planning-time checks of arguments, settings, documentation.
 
 use std::fmt::Debug;
 use std::hash::{Hash, Hasher};
@@ -19,33 +19,33 @@ use super::{image_arg, options_arg, text_arg};
 use crate::config::CapfiltOptions;
 use crate::cost::{self, Cost};
 
-/// One SQL function: its signature and documentation as data, and what it computes.
+/// A SQL function: its signature and documentation as data, and its computation.
 pub(crate) trait SqlFunction: Debug + Send + Sync + 'static {
     const NAME: &'static str;
     const DESCRIPTION: &'static str;
-    /// What it returns, for the documentation.
+    /// Description of the result, for the documentation.
     const RETURNS: &'static str;
     const ARGS: &'static [Arg];
     const EXAMPLE: &'static str;
     const RELATED: &'static [&'static str];
-    /// What a row costs the planner.
+    /// Cost per row, for the planner.
     const COST: Cost;
 
-    /// Checks what the planner knows beyond types, and says what comes out. Loads no model.
+    /// Checks planning-time facts beyond types, and returns the result type. Loads no model.
     fn return_type(plan: &Plan<'_>) -> Result<DataType>;
 
     /// Computes `call.rows` rows.
     fn invoke(call: &Call<'_>) -> Result<ColumnarValue>;
 }
 
-/// An argument. Options come last and may be left out.
+/// An argument. Options come last and are optional.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Arg {
     Image,
     Text,
     /// A number of captions.
     Count,
-    /// A perceptual hash, and the name that tells it from another.
+    /// A perceptual hash, with a name to distinguish it from another.
     Hash(&'static str),
     Options(&'static [OptionField]),
 }
@@ -78,7 +78,7 @@ impl Arg {
         }
     }
 
-    /// A plan error unless the argument may have this type.
+    /// Returns a plan error unless the argument accepts this type.
     fn check_type(self, function: &str, given: &DataType) -> Result<()> {
         match self {
             Self::Image => image_arg::check_type(function, given),
@@ -91,7 +91,7 @@ impl Arg {
         }
     }
 
-    /// One of the types that it may have, for the information schema.
+    /// One of the accepted types, for the information schema.
     fn example(self) -> DataType {
         match self {
             Self::Image => DataType::Binary,
@@ -105,18 +105,18 @@ impl Arg {
     }
 }
 
-/// Most captions of one image in a call.
+/// Maximum number of captions of one image per call.
 pub(crate) const MAX_COUNT: i64 = 64;
 
-/// What is known of a call while its query is planned.
+/// Planning-time knowledge of a call.
 pub(crate) struct Plan<'a> {
     pub(crate) function: &'static str,
     pub(crate) session: &'a CapfiltOptions,
-    /// The constant options; `None` where there are options that are no constant (yet).
+    /// The constant options; `None` if the options are not constant (yet).
     pub(crate) options: Option<CallOptions>,
     /// Whether the options may name a model.
     pub(crate) may_name_model: bool,
-    /// Whether this is no call: `information_schema` asks what types give what, and no model need be set.
+    /// Whether `information_schema` is listing result types, so that no model need be set.
     pub(crate) listed: bool,
     pub(crate) scalars: &'a [Option<&'a ScalarValue>],
 }
@@ -134,7 +134,7 @@ impl<F: SqlFunction> Udf<F> {
         cost::declare::<Self>(F::COST);
         Self {
             session,
-            // Stable: results are a function of the arguments and the settings, and settings hold for a query.
+            // Stable: results depend only on the arguments and the settings, which are fixed for a query.
             signature: Signature::new(signature(examples::<F>()), Volatility::Stable),
             documentation: Arc::new(documentation::<F>()),
             function: PhantomData,
@@ -142,17 +142,16 @@ impl<F: SqlFunction> Udf<F> {
     }
 }
 
-/// A signature that lets everything pass, so that the function itself can say what is wrong with a call: where DataFusion's
-/// coercion fails, its message buries the reason between two that mislead. The examples are what SHOW FUNCTIONS and
-/// `information_schema.parameters` list, a row each; a signature that is user-defined alone has none there
-/// (apache/datafusion#23437).
+/// A signature that accepts everything, so that the function itself can report errors: when DataFusion's coercion
+/// fails, its message buries the reason between two misleading ones. SHOW FUNCTIONS and `information_schema.parameters`
+/// list the examples, a row each; a purely user-defined signature has none there (apache/datafusion#23437).
 pub(crate) fn signature(examples: Vec<Vec<DataType>>) -> TypeSignature {
-    // Without Nullary a call without arguments would not come to the function.
+    // Without Nullary, a call without arguments would not reach the function.
     let open = [TypeSignature::UserDefined, TypeSignature::Nullary];
     TypeSignature::OneOf(open.into_iter().chain(examples.into_iter().map(TypeSignature::Exact)).collect())
 }
 
-/// The arguments without options, and with them.
+/// Argument types without options, and with them.
 fn examples<F: SqlFunction>() -> Vec<Vec<DataType>> {
     let of = |args: &[Arg]| args.iter().map(|arg| arg.example()).collect();
     match F::ARGS {
@@ -161,7 +160,7 @@ fn examples<F: SqlFunction>() -> Vec<Vec<DataType>> {
     }
 }
 
-/// Whether the information schema asks, which does so with examples under these names.
+/// Whether the information schema is asking: it passes examples under these names.
 fn is_listing(args: &ReturnFieldArgs<'_>) -> bool {
     let named = args.arg_fields.iter().enumerate().all(|(i, field)| *field.name() == format!("arg_{i}"));
     named && args.scalar_arguments.iter().all(Option::is_none)
@@ -180,7 +179,7 @@ pub(crate) fn syntax<F: SqlFunction>() -> String {
     text + ")"
 }
 
-/// The documentation's section; the planner knows our functions by it.
+/// Documentation section, by which the planner recognises this crate's functions.
 pub const SECTION: DocSection = DocSection { include: true, label: "CapFilt Functions", description: None };
 
 fn documentation<F: SqlFunction>() -> Documentation {
@@ -215,7 +214,7 @@ impl<F: SqlFunction> ScalarUDFImpl for Udf<F> {
         internal_err!("{}: return_field_from_args is the one to call", F::NAME)
     }
 
-    /// See [`signature`]: what is wrong with them, [`Self::return_field_from_args`] says.
+    /// Accepts all types (see [`signature`]); [`Self::return_field_from_args`] reports errors.
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
         Ok(arg_types.to_vec())
     }

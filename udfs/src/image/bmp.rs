@@ -1,11 +1,11 @@
-//! BMP, by Pillow's rules: the decoder behind the `image` crate spreads 16-bit colours otherwise, and does not read the
-//! headers of OS/2 2 and some orders of bytes.
+//! BMP by Pillow's rules: the `image` crate's decoder scales 16-bit colours differently and lacks OS/2 2 headers and
+//! some byte orders.
 
 use super::{Format, ImageError, Limits, Rgb8};
 
 const FORMAT: Format = Format::Bmp;
 
-/// Whether a header of a known length follows the letters BM, with which many texts start.
+/// Whether a header of a known length follows the letters BM, which start many texts.
 pub(super) fn has_header(bytes: &[u8]) -> bool {
     matches!(bytes, [b'B', b'M', _, _, _, _, _, _, _, _, _, _, _, _, 12 | 40 | 52 | 56 | 64 | 108 | 124, 0, 0, 0, ..])
 }
@@ -18,17 +18,17 @@ struct Header {
     width: u32,
     height: u32,
     top_down: bool,
-    /// Of a pixel.
+    /// Bits per pixel.
     bits: u16,
     compression: u32,
-    /// Colours of the palette.
+    /// Number of colours in the palette.
     colours: u32,
-    /// Where the palette, or the pixels, start, and where the file says that the pixels do.
+    /// End of the header, where the palette or the pixels start; `pixels` is the start that the file states.
     end: usize,
     pixels: usize,
-    /// Bytes of a colour of the palette.
+    /// Bytes per palette colour.
     entry: usize,
-    /// Which bits of a pixel are red, green, blue and alpha.
+    /// Bit masks of red, green, blue and alpha in a pixel.
     masks: [u32; 4],
 }
 
@@ -59,7 +59,7 @@ impl Header {
         let mut end = 14 + length as usize;
         let mut masks = [0; 4];
         if compression == 3 {
-            // They follow a header that is too short for them; the longer ones have alpha's as well.
+            // Masks follow a header that is too short to contain them; longer headers also have alpha's.
             for (mask, at) in masks.iter_mut().zip([54, 58, 62, 66]).take(if length < 56 { 3 } else { 4 }) {
                 *mask = word(at)?;
             }
@@ -79,7 +79,7 @@ impl Header {
         self.bits == 32 && self.compression == 3 && (self.masks[3] != 0 || self.masks == [0; 4])
     }
 
-    /// The palette, and where the pixels start.
+    /// The palette, and the start of the pixels.
     fn palette(&self, bytes: &[u8]) -> Result<([[u8; 3]; 256], usize), ImageError> {
         // Pillow's palettes start as a grey ramp.
         let mut palette = std::array::from_fn(|level| [level as u8; 3]);
@@ -94,7 +94,7 @@ impl Header {
             }
             end += self.colours as usize * self.entry;
         }
-        // Some writers give the end of the header, though a palette follows.
+        // Some writers give the end of the header as the start of the pixels although a palette follows.
         let misses_palette = self.bits <= 8 && self.pixels == self.end;
         Ok((palette, if self.pixels == 0 || misses_palette { end } else { self.pixels }))
     }
@@ -129,7 +129,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> 
         None => (packed, header.bits),
     };
     let length = (width as usize * usize::from(bits)).div_ceil(8);
-    // Rows are padded to whole words, of which the last row may lack some.
+    // Rows are padded to whole words; the last row's padding may be missing.
     let stride = if indices.is_some() { length } else { length.next_multiple_of(4) };
     for y in 0..height as usize {
         let row = stored.get(y * stride..y * stride + length).ok_or_else(ends_early)?;
@@ -153,15 +153,15 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> 
     Ok(Rgb8 { width, height, data })
 }
 
-/// The red, green and blue of a pixel's bytes.
+/// Conversion of a pixel's bytes to red, green and blue.
 type Colour = Box<dyn Fn(&[u8]) -> [u8; 3]>;
 
-/// How the bytes of a pixel without palette become RGB; fails for what is not read.
+/// Conversion of the bytes of a pixel without palette; fails for unsupported formats.
 fn colours(header: &Header) -> Result<Colour, ImageError> {
     let Header { bits, compression, masks, .. } = *header;
     let rgb = [masks[0], masks[1], masks[2]];
     let direct = |order: [usize; 3]| -> Colour { Box::new(move |b: &[u8]| order.map(|at| b[at])) };
-    // Fewer bits, spread over 0 to 255, and cut off.
+    // Fewer bits per channel, scaled to 0..255 and truncated.
     let short = |shifts: [u32; 3], most: [u32; 3]| -> Colour {
         Box::new(move |b: &[u8]| {
             let pixel = u32::from(u16::from_le_bytes([b[0], b[1]]));
@@ -187,7 +187,7 @@ fn colours(header: &Header) -> Result<Colour, ImageError> {
     }
 }
 
-/// Run-length coding: a byte for each pixel, first row first.
+/// Decodes run-length coding to a byte per pixel, in the file's row order.
 fn indices(bytes: &[u8], start: usize, header: &Header) -> Result<Vec<u8>, ImageError> {
     let width = header.width as usize;
     let whole = width * header.height as usize;
@@ -205,7 +205,7 @@ fn indices(bytes: &[u8], start: usize, header: &Header) -> Result<Vec<u8>, Image
                 x = 0;
             }
             (0, 1) => return Err(ends_early()),
-            // Pixels to the right, and rows up.
+            // Skip of pixels to the right and of rows up.
             (0, 2) => {
                 let [right, up] = *bytes.get(at..at + 2).ok_or_else(ends_early)? else { return Err(ends_early()) };
                 at += 2;
@@ -213,7 +213,7 @@ fn indices(bytes: &[u8], start: usize, header: &Header) -> Result<Vec<u8>, Image
                 data.resize(whole.min(data.len() + skipped), 0);
                 x = data.len() % width;
             }
-            // Pixels as they are, padded to whole pairs of bytes, counted from the start of the file.
+            // Literal pixels, padded to even offsets in the file.
             (0, count) => {
                 let pixels = (whole - data.len()).min(usize::from(count));
                 let stored =
@@ -226,7 +226,7 @@ fn indices(bytes: &[u8], start: usize, header: &Header) -> Result<Vec<u8>, Image
                 x += usize::from(count);
                 at = (at + stored.len()).next_multiple_of(2);
             }
-            // A run, which ends with its row.
+            // A run, which is cut at the end of its row.
             (count, byte) => {
                 let count = usize::from(count).min(width.saturating_sub(x));
                 match four {

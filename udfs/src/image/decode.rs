@@ -1,4 +1,4 @@
-//! Pixels, as Pillow's `convert('RGB')` gives them.
+//! Decoding to RGB pixels, equal to Pillow's `convert('RGB')`.
 
 use image::{
     ColorType, ImageDecoder, ImageError as Failure, Limits as DecoderLimits,
@@ -8,7 +8,7 @@ use std::{borrow::Cow, error::Error, io::Cursor, ops::Range};
 
 use super::{Format, ImageError, Limits, Preprocessor, bmp, gif, info, jpeg, tiff, webp};
 
-/// A decoded picture.
+/// A decoded RGB image.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Rgb8 {
     /// Width in pixels.
@@ -20,17 +20,17 @@ pub struct Rgb8 {
 }
 
 impl std::fmt::Debug for Rgb8 {
-    /// The size: nobody wants to read the pixels.
+    /// Prints only the size, not the pixels.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Rgb8 {{ {} x {} }}", self.width, self.height)
     }
 }
 
-/// Decodes an image: the first frame of an animation, without alpha (dropped, not blended). Only a TIFF is turned by its
-/// orientation, as Pillow turns it on load.
+/// Decodes an image: the first frame of an animation, with alpha dropped (not blended). Only a TIFF is rotated by its
+/// orientation, as Pillow does on load.
 ///
 /// # Errors
-/// Everything that [`ImageError`] names but [`ImageError::Resize`]. Bytes after the end of the image are no error.
+/// All of [`ImageError`] except [`ImageError::Resize`]. Bytes after the end of the image are ignored.
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
     limits.check_bytes(bytes)?;
     let image = match info::sniff(bytes)? {
@@ -45,18 +45,18 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
     Ok(image)
 }
 
-/// Whether an image can be used: decodes it and lets it go.
+/// Checks that an image can be decoded, and discards the pixels.
 ///
 /// # Errors
-/// As [`decode`].
+/// Those of [`decode`].
 pub fn check(bytes: &[u8], limits: &Limits) -> Result<(), ImageError> {
     decode(bytes, limits).map(drop)
 }
 
-/// Decodes and squashes: `preprocessor.width * preprocessor.height * 3` bytes, rows of RGB.
+/// Decodes and squashes to `preprocessor.width * preprocessor.height * 3` bytes, rows of RGB.
 ///
 /// # Errors
-/// As [`decode`].
+/// Those of [`decode`].
 pub fn load(bytes: &[u8], limits: &Limits, preprocessor: &Preprocessor) -> Result<Vec<u8>, ImageError> {
     preprocessor.squash(&decode(bytes, limits)?)
 }
@@ -69,12 +69,12 @@ fn png(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
     let file = one_palette(bytes);
     let decoder =
         PngDecoder::with_limits(Cursor::new(&file[..]), decoder_limits).map_err(|e| error(Format::Png, limits, e))?;
-    // Pillow keeps 16 bits of plain grey, and clips them on conversion; of the other kinds it takes the high byte.
+    // Pillow keeps plain grey at 16 bits and clips it on conversion; for other 16-bit images it takes the high byte.
     let clip = header.depth == 16 && header.colour == 0;
     pixels(Format::Png, decoder, limits, clip)
 }
 
-/// The file without all palettes but the last: the decoder takes only one, Pillow the last.
+/// Removes all palettes but the last: the decoder accepts only one, Pillow uses the last.
 fn one_palette(bytes: &[u8]) -> Cow<'_, [u8]> {
     let mut palettes: Vec<Range<usize>> = Vec::new();
     let mut at = 8_usize;
@@ -104,7 +104,7 @@ fn webp(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
     let (width, height) = (header.width, header.height);
     limits.check_size(width, height)?;
     let canvas = u64::from(width) * u64::from(height);
-    // Lossless data without alpha are decoded to four channels first; so much is checked here, the rest in `read`.
+    // Lossless data without alpha are first decoded to four channels; this checks their size, `read` checks the rest.
     limits.check_memory(format, canvas * 7)?;
     let still = header.still(bytes)?;
     let decoder = WebPDecoder::new(Cursor::new(still.file.as_ref())).map_err(|e| error(format, limits, e))?;
@@ -128,8 +128,7 @@ fn webp(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
     Ok(Rgb8 { width, height, data })
 }
 
-/// Reads all pixels and makes RGB of them. `clip`: 16 bits of grey are clipped at 255, as Pillow does with its mode
-/// `I;16`.
+/// Reads all pixels and converts them to RGB. `clip` clips 16-bit grey at 255, like Pillow's mode `I;16`.
 fn pixels(format: Format, decoder: impl ImageDecoder, limits: &Limits, clip: bool) -> Result<Rgb8, ImageError> {
     let (width, height) = decoder.dimensions();
     let colour = decoder.color_type();
@@ -168,7 +167,7 @@ fn pixels(format: Format, decoder: impl ImageDecoder, limits: &Limits, clip: boo
     Ok(Rgb8 { width, height, data })
 }
 
-/// All bytes of a picture, in the decoder's own channels. The only place where a picture's memory is taken.
+/// Reads an image in the decoder's channels. The only place that allocates an image's memory.
 pub(super) fn read(format: Format, decoder: impl ImageDecoder, limits: &Limits) -> Result<Vec<u8>, ImageError> {
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {
@@ -198,14 +197,14 @@ fn grey(samples: impl Iterator<Item = u8>, pixels: usize) -> Vec<u8> {
     data
 }
 
-/// A decoder's error in our words: what kind it is decides, its text is only the reason.
+/// Converts a decoder's error: its kind selects the variant, its text is only the reason.
 pub(super) fn error(format: Format, limits: &Limits, failure: Failure) -> ImageError {
     let reason = match &failure {
         Failure::Decoding(inner) => inner.source().map_or_else(|| inner.to_string(), ToString::to_string),
         Failure::Unsupported(inner) => inner.to_string(),
         other => other.to_string(),
     };
-    // The format is named already.
+    // The format is already named.
     let reason = reason.split_once("does not support the format features ").map_or(&*reason, |(_, feature)| feature);
     let reason = match reason.split_once("Unrecognized critical chunk: ") {
         Some((_, chunk)) => format!("unrecognized critical chunk {chunk}"),
@@ -229,7 +228,7 @@ pub(super) fn error(format: Format, limits: &Limits, failure: Failure) -> ImageE
     }
 }
 
-/// The png crate's words without what it prints as Rust's debugger would: chunks, and the codes of errors.
+/// Removes Rust debug output (chunks, error codes) from the png crate's messages.
 fn undebugged(reason: &str) -> String {
     if reason.starts_with("Corrupt deflate stream") {
         return "its compressed data are garbled".into();
@@ -241,7 +240,7 @@ fn undebugged(reason: &str) -> String {
         Some((before, chunk)) => {
             let (name, after) = chunk.split_once(" }").unwrap_or((chunk, ""));
             let name = name.split_once(", critical").map_or(name, |(name, _)| name);
-            // Letters only; others come as their numbers.
+            // Chunk names are letters only; other bytes are printed as escapes.
             let name = if name.contains('\\') { "of no name" } else { name };
             format!("{before}{name}{after}")
         }

@@ -1,21 +1,21 @@
-//! GIF's container: where its first frame lies, and what Pillow shows around it.
+//! GIF's container: its first frame, and Pillow's fill around it.
 
 use image::codecs::gif::GifDecoder;
 use std::{borrow::Cow, io::Cursor};
 
 use super::{Format, ImageError, Limits, Rgb8, decode};
 
-/// The file up to the first frame's pixels.
+/// A file's contents up to the first frame's pixels.
 struct Header<'a> {
-    /// Size of the picture: the canvas, made larger where the frame does not fit into it, as Pillow does.
+    /// Width of the image: the canvas, enlarged if the frame does not fit, as in Pillow.
     width: u32,
     height: u32,
-    /// Of the frame in the picture: left, top, right, bottom.
+    /// Bounds of the frame in the image: left, top, right, bottom.
     frame: [u32; 4],
-    /// RGB triples, of the frame or else of the file.
+    /// RGB triples of the frame's palette, or else the file's.
     palette: &'a [u8],
     transparent: Option<u8>,
-    /// Where the frame's data start.
+    /// Offset of the frame's data.
     data: usize,
 }
 
@@ -24,7 +24,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 }
 
 impl<'a> Header<'a> {
-    /// `None`: the bytes end before the first frame.
+    /// `None` if the bytes end before the first frame.
     fn read(bytes: &'a [u8]) -> Option<Self> {
         let (width, height) = word(bytes, 6).zip(word(bytes, 8))?;
         let palette = |at: usize, flags: u8| bytes.get(at..at + palette_length(flags));
@@ -58,8 +58,7 @@ impl<'a> Header<'a> {
         })
     }
 
-    /// Whether the bytes end within a block, be it of a later frame. That the end marker alone is missing is common,
-    /// and no harm.
+    /// Whether the bytes end within a block, even of a later frame. A missing end marker alone is common and harmless.
     fn is_cut(&self, bytes: &[u8]) -> bool {
         let mut end = after_blocks(bytes, self.data + 1);
         while let Some(at) = end {
@@ -73,12 +72,12 @@ impl<'a> Header<'a> {
     }
 }
 
-/// Bytes of the palette that these flags announce.
+/// Bytes of the palette that these flags imply.
 fn palette_length(flags: u8) -> usize {
     if flags & 0x80 == 0 { 0 } else { 3 << ((flags & 7) + 1) }
 }
 
-/// Where a sequence of blocks ends: each has its length before it, the last has none.
+/// End of a sequence of blocks, each prefixed with its length and the last one empty.
 fn after_blocks(bytes: &[u8], mut at: usize) -> Option<usize> {
     loop {
         let length = usize::from(*bytes.get(at)?);
@@ -97,7 +96,7 @@ pub(super) fn info(bytes: &[u8]) -> Result<(u32, u32, u8), ImageError> {
     }
 }
 
-/// The first frame on its canvas.
+/// Decodes the first frame on its canvas.
 pub(super) fn first_frame(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
     let format = Format::Gif;
     let header = Header::read(bytes).ok_or_else(|| format.truncated("it ends before its first frame"))?;
@@ -106,7 +105,7 @@ pub(super) fn first_frame(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageEr
     if width > 65_535 || height > 65_535 {
         return Err(format.corrupt("its first frame lies outside the canvas"));
     }
-    // The canvas in four channels, and the frame once more in four and as indices.
+    // The canvas in four channels, and the frame in four channels and as indices.
     let [left, top, right, bottom] = header.frame.map(u64::from);
     let pixels = u64::from(width) * u64::from(height);
     limits.check_memory(format, pixels * 4 + (right - left) * (bottom - top) * 5)?;
@@ -128,7 +127,7 @@ pub(super) fn first_frame(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageEr
     Ok(Rgb8 { width, height, data })
 }
 
-/// Gives the canvas around the frame the transparent colour, or the palette's first where there is none.
+/// Fills the canvas around the frame with the transparent colour, or with the palette's first if there is none.
 fn fill_around(data: &mut [u8], header: &Header<'_>) {
     let index = usize::from(header.transparent.unwrap_or(0));
     let colour = match header.palette.get(index * 3..index * 3 + 3) {

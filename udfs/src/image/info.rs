@@ -1,25 +1,25 @@
-//! What an image is, from its first bytes.
+//! Format detection and header parsing of images.
 
 use super::{Format, ImageError, Limits, bmp, gif, jpeg, tiff, webp};
 
-/// What the header of an image says.
+/// Facts from an image's header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageInfo {
     /// `jpeg`, `png`, `webp`, `gif`, `bmp` or `tiff`.
     pub format: &'static str,
-    /// Width in pixels, as [`decode`](super::decode) gives it: before any EXIF rotation, but of a TIFF after.
+    /// Width in pixels as [`decode`](super::decode) gives it: before EXIF rotation, except that a TIFF's is after.
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
-    /// Channels of the file's pixels: 1 grey, 2 grey and alpha, 3 RGB or a palette, 4 RGB and alpha, CMYK, or a palette
+    /// Channels of the stored pixels: 1 grey; 2 grey and alpha; 3 RGB or palette; 4 RGB and alpha, CMYK, or palette
     /// with transparency.
     pub channels: u8,
 }
 
-/// Reads the header only, and never the limit on pixels: an image too large to decode still says how large it is.
+/// Reads only the header and ignores the pixel limit: an image too large to decode still reports its size.
 ///
 /// # Errors
-/// No image, a header that cannot be read, or more bytes than `limits.max_bytes`.
+/// Not an image, an unreadable header, or more bytes than `limits.max_bytes`.
 pub fn info(bytes: &[u8], limits: &Limits) -> Result<ImageInfo, ImageError> {
     limits.check_bytes(bytes)?;
     let format = sniff(bytes)?;
@@ -46,7 +46,7 @@ pub fn info(bytes: &[u8], limits: &Limits) -> Result<ImageInfo, ImageError> {
     Ok(ImageInfo { format: format.name(), width, height, channels })
 }
 
-/// Which format the first bytes announce; never what a name or a server said.
+/// Detects the format from the first bytes; file names and MIME types are not trusted.
 pub(super) fn sniff(bytes: &[u8]) -> Result<Format, ImageError> {
     let head = &bytes[..bytes.len().min(16)];
     match head {
@@ -56,13 +56,14 @@ pub(super) fn sniff(bytes: &[u8]) -> Result<Format, ImageError> {
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Ok(Format::WebP),
         [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Ok(Format::Gif),
         [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => Ok(Format::Tiff),
-        // Two letters announce much: a header of a known length must follow, or text that starts with BM would be a picture.
+        // Two letters are weak evidence: require a header of a known length, so that text starting with BM is not taken
+        // for an image.
         [b'B', b'M', ..] if bmp::has_header(bytes) => Ok(Format::Bmp),
         _ => Err(stranger(bytes)),
     }
 }
 
-/// Names what is no image of ours. The web answers with pages where pictures were: worth knowing without a hex editor.
+/// Describes unrecognised bytes. Web servers often send pages in place of images; the error says so.
 fn stranger(bytes: &[u8]) -> ImageError {
     let known = |name| ImageError::UnsupportedFormat(name);
     match bytes {
@@ -84,7 +85,7 @@ fn stranger(bytes: &[u8]) -> ImageError {
         _ => {}
     }
     let mut head = &bytes[..bytes.len().min(1024)];
-    // A character cut in two at the end is no reason to call text binary.
+    // A character cut at the end does not make the text binary.
     let text = loop {
         match std::str::from_utf8(head) {
             Ok(text) => break Some(text),
@@ -108,11 +109,11 @@ fn stranger(bytes: &[u8]) -> ImageError {
     ImageError::NotAnImage(format!("unknown format (starts with {})", start.join(" ")))
 }
 
-/// The first chunk of a PNG.
+/// The header chunk (IHDR) of a PNG.
 pub(super) struct PngHeader {
     pub(super) width: u32,
     pub(super) height: u32,
-    /// Bits a sample.
+    /// Bits per sample.
     pub(super) depth: u8,
     /// 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGB and alpha.
     pub(super) colour: u8,
@@ -139,7 +140,7 @@ impl PngHeader {
     }
 }
 
-/// Whether a tRNS chunk stands before the pixels.
+/// Whether a tRNS chunk precedes the pixel data.
 fn has_transparency(bytes: &[u8]) -> bool {
     let mut at = 8_usize;
     while let Some([a, b, c, d, name @ ..]) = bytes.get(at..at.saturating_add(8)) {
@@ -152,7 +153,7 @@ fn has_transparency(bytes: &[u8]) -> bool {
     false
 }
 
-/// PNG's checksum, bit by bit: it is taken over 17 bytes.
+/// PNG's CRC-32, without a table: it covers only 17 bytes.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0_u32, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 })

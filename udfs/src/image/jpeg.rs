@@ -1,9 +1,9 @@
-//! JPEG: most of the web's pictures.
+//! JPEG, the most common format on the web.
 //!
-//! zune-jpeg decodes, but it is lenient: data that end early become zeros and grey. So the file is walked first, marker
-//! by marker, which is cheap. The walk demands an end marker, as Pillow does, and writes a clean copy for the decoder:
-//! without metadata (a broken EXIF block is no reason to lose a picture), and with ones before the end marker. No
-//! Huffman code is all ones, so a decoder that still wants data there fails instead of inventing them.
+//! Decoding is by zune-jpeg, which is lenient: missing data become zeros and grey. So the file is first walked marker
+//! by marker, which is cheap. The walk requires an end marker, as Pillow does, and writes a clean copy for the decoder:
+//! without metadata (a broken EXIF block must not lose an image), and with one bits before the end marker. No Huffman
+//! code is all ones, so a decoder that still needs data there fails instead of inventing them.
 
 use std::ops::RangeInclusive;
 
@@ -15,11 +15,11 @@ use zune_jpeg::{
 
 use super::{Format, ImageError, Limits, Rgb8};
 
-/// Bytes of ones before the end marker: more than what one symbol that was cut can still swallow, 15 bits of its code
-/// and 15 of its value, and a whole code.
+/// Bytes of one bits before the end marker: more than a truncated symbol can still consume (15 bits of its code and 15
+/// of its value) plus a whole code.
 const ONES: usize = 8;
 
-/// Subsampling that the decoder refuses or gets wrong: seldom seen.
+/// Error text for rare chroma subsampling that the decoder refuses or decodes wrongly.
 const SAMPLING: &str = "such sampling of colours";
 
 /// A file's frame header.
@@ -27,29 +27,29 @@ const SAMPLING: &str = "such sampling of colours";
 pub(super) struct Frame {
     pub(super) width: u32,
     pub(super) height: u32,
-    /// Identifier, horizontal and vertical sampling factor of each.
+    /// Identifier, horizontal and vertical sampling factor of each component.
     pub(super) components: Vec<[u8; 3]>,
     progressive: bool,
-    /// What cannot be decoded about it.
+    /// Feature that the decoder does not support, if any.
     unsupported: Option<&'static str>,
 }
 
-/// What the components mean.
+/// Colour model of the components.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Colour {
-    /// What the decoder takes for granted: grey, YCbCr or CMYK, by the number of components.
+    /// The decoder's default by number of components: grey, YCbCr or CMYK.
     Usual,
     /// RGB.
     Rgb,
-    /// YCbCr for three channels, black as the fourth.
+    /// YCbCr for three channels and black as the fourth.
     Ycck,
 }
 
-/// The markers that say what the components mean.
+/// Markers that determine the colour model.
 #[derive(Debug, Default)]
 struct Markings {
     jfif: bool,
-    /// The transform that Adobe's marker names.
+    /// Colour transform in Adobe's APP14 marker.
     adobe: Option<u8>,
 }
 
@@ -62,7 +62,7 @@ impl Markings {
         }
     }
 
-    /// Decides as libjpeg does (`default_decompress_parms` in jdapimin.c).
+    /// Same rules as libjpeg (`default_decompress_parms` in jdapimin.c).
     fn colour(&self, frame: &Frame) -> Colour {
         match (frame.components.len(), self.adobe) {
             (3, _) if self.jfif => Colour::Usual,
@@ -74,11 +74,11 @@ impl Markings {
     }
 }
 
-/// What the walk finds.
+/// Result of the walk over a file.
 struct Walk {
     frame: Frame,
     colour: Colour,
-    /// Several scans, whose coefficients the decoder holds until the last.
+    /// Whether the decoder buffers all coefficients until the last scan.
     buffered: bool,
     file: Vec<u8>,
 }
@@ -91,7 +91,7 @@ fn corrupt(reason: &str) -> ImageError {
     Format::Jpeg.corrupt(reason)
 }
 
-/// Steps from marker to marker.
+/// Iterator over a file's markers.
 struct Markers<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -102,7 +102,7 @@ impl<'a> Markers<'a> {
         Self { bytes, at: 2 }
     }
 
-    /// The next marker that has a meaning between segments; bytes before it are skipped, as libjpeg does.
+    /// Next marker other than stuffing, TEM and restarts; skips garbage before it, as libjpeg does.
     fn next(&mut self) -> Option<u8> {
         loop {
             self.at += self.bytes.get(self.at..)?.iter().position(|byte| *byte == 0xff)?;
@@ -117,7 +117,7 @@ impl<'a> Markers<'a> {
         }
     }
 
-    /// The body of the segment whose marker was read last.
+    /// Body of the segment of the last marker.
     fn segment(&mut self) -> Result<&'a [u8], ImageError> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let [high, low, ..] = *rest else { return Err(ends_early("in its header")) };
@@ -130,7 +130,7 @@ impl<'a> Markers<'a> {
         Ok(body)
     }
 
-    /// The entropy-coded data up to the next marker but a restart.
+    /// Entropy-coded data up to the next marker other than a restart.
     fn scan(&mut self) -> Result<&'a [u8], ImageError> {
         let start = self.at;
         loop {
@@ -150,7 +150,7 @@ impl<'a> Markers<'a> {
 }
 
 impl Frame {
-    /// Reads up to the frame header.
+    /// Reads up to and including the frame header.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, ImageError> {
         let mut markers = Markers::new(bytes);
         loop {
@@ -187,8 +187,7 @@ impl Frame {
             0xc5.. => Some("hierarchical coding"),
             _ if *depth != 8 => Some("more than 8 bits a sample"),
             _ if !matches!(count, 1 | 3 | 4) => Some("neither 1, 3 nor 4 components"),
-            // The decoder knows no factor of three along the rows, and silently garbles colours finer than the
-            // brightness.
+            // The decoder lacks a horizontal factor of three, and silently garbles chroma sampled finer than luma.
             _ if components[0][1] < widest || components.iter().any(|c| c[1] == 3) => Some(SAMPLING),
             _ => None,
         };
@@ -200,7 +199,7 @@ impl Frame {
         self.components.iter().map(|c| c[0]).eq(*b"RGB")
     }
 
-    /// Bytes of the coefficients of the whole picture: two for each, of all components, in whole blocks.
+    /// Size in bytes of the whole image's coefficients: two bytes each, all components, in whole blocks.
     fn coefficients(&self) -> u64 {
         let most = |at: usize| self.components.iter().map(|c| u64::from(c[at])).max().unwrap_or(1);
         let (h, v) = (most(1), most(2));
@@ -213,8 +212,8 @@ fn is_frame(marker: u8) -> bool {
     matches!(marker, 0xc0..=0xcf) && !matches!(marker, 0xc4 | 0xc8 | 0xcc)
 }
 
-/// A frame or scan header with numbers for the identifiers R, G and B: by these letters the decoder would judge what the
-/// components mean, whatever the markers say.
+/// Replaces the identifiers R, G and B in a frame or scan header by numbers: from these letters the decoder would infer
+/// RGB, whatever the markers say.
 fn numbered(marker: u8, header: &[u8]) -> Vec<u8> {
     let (first, step) = if marker == 0xda { (1, 2) } else { (6, 3) };
     let count = header.get(first - 1).map_or(0, |count| usize::from(*count));
@@ -236,9 +235,9 @@ impl Walk {
         let mut file = Vec::with_capacity(bytes.len() + 2 * ONES + 2);
         file.extend_from_slice(&[0xff, 0xd8]);
         let (mut frame, mut markings, mut scans) = (None::<Frame>, Markings::default(), 0_usize);
-        // Whether there are scans of several components, and restart markers.
+        // Whether any scan is interleaved (several components), and whether there are restart markers.
         let (mut mixed, mut restarts) = (false, false);
-        // Components that have been seen: at all where sequential, with their mean value where progressive.
+        // Components seen so far; in a progressive file, only those whose DC coefficients were seen.
         let mut seen: Vec<u8> = Vec::new();
         loop {
             let Some(marker) = markers.next() else { return Err(ends_early("before its end marker")) };
@@ -256,8 +255,8 @@ impl Walk {
                 _ if is_frame(marker) => frame = Some(Frame::parse(marker, body)?),
                 _ => {}
             }
-            // Tables, frame and scan headers, restart interval; and APP0, by which the decoder knows Motion JPEG's
-            // missing tables.
+            // Copy tables, frame and scan headers and restart intervals; also APP0, by which the decoder recognises
+            // Motion JPEG without tables.
             if is_frame(marker) || matches!(marker, 0xc4 | 0xda | 0xdb | 0xdd | 0xe0) {
                 file.extend_from_slice(&[0xff, marker]);
                 file.extend_from_slice(&(body.len() as u16 + 2).to_be_bytes());
@@ -285,15 +284,16 @@ impl Walk {
         if frame.components.iter().any(|[id, ..]| !seen.contains(id)) {
             return Err(ends_early("before the last of its components"));
         }
-        // After a first scan the decoder must see the next marker at once; a lone one of mean values is the only case.
+        // No one bits after a lone progressive (DC) scan: the decoder must find the next marker right after the first
+        // scan.
         if !frame.progressive || scans > 1 {
             file.extend_from_slice(&[0xff, 0].repeat(ONES));
         }
         file.extend_from_slice(&[0xff, 0xd9]);
         let colour = markings.colour(&frame);
         let buffered = frame.progressive || scans > 1;
-        // What the decoder does of such files is right for one component a scan, whole rows and no restarts; the rest
-        // it garbles, mostly in silence.
+        // The decoder is correct for several sequential scans only with one component a scan, unsampled rows and no
+        // restarts; it garbles the rest, mostly silently.
         let sampled = frame.components.iter().any(|[_, h, v]| *v > 1 || *h > 1 && mixed);
         if scans > 1 && !frame.progressive && (sampled || restarts) {
             return Err(Format::Jpeg.unsupported("sequential coding in several scans with sampled rows or restarts"));
@@ -301,12 +301,12 @@ impl Walk {
         Ok(Self { frame, colour, buffered, file })
     }
 
-    /// Bytes of coefficients that the decoder holds at once.
+    /// Size in bytes of the coefficients that the decoder buffers.
     fn coefficients(&self) -> u64 {
         if self.buffered { self.frame.coefficients() } else { 0 }
     }
 
-    /// `length` bytes: rows of the wanted channels.
+    /// Decodes to rows of the wanted channels, `length` bytes in all.
     fn pixels(mut self, wanted: ColorSpace, length: u64) -> Result<Vec<u8>, ImageError> {
         let options = DecoderOptions::default().set_strict_mode(true).set_max_width(65_535).set_max_height(65_535);
         if self.colour == Colour::Ycck {
@@ -320,7 +320,7 @@ impl Walk {
     }
 }
 
-/// Decodes a JPEG. CMYK becomes RGB as in Pillow, which takes Adobe's inverted values for granted.
+/// Decodes a JPEG. CMYK becomes RGB as in Pillow, which assumes Adobe's inverted values.
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
     let Frame { width, height, unsupported, .. } = Frame::read(bytes)?;
     limits.check_size(width, height)?;
@@ -331,25 +331,26 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> 
     let output = u64::from(width) * u64::from(height) * 3;
     limits.check_memory(Format::Jpeg, output + walk.coefficients())?;
     let wanted = match walk.colour {
-        // Asked for what it takes for granted, the decoder copies.
+        // The decoder copies samples unchanged if asked for the model that it assumes.
         Colour::Rgb => ColorSpace::YCbCr,
         Colour::Usual | Colour::Ycck => ColorSpace::RGB,
     };
     Ok(Rgb8 { width, height, data: walk.pixels(wanted, output)? })
 }
 
-/// What a JPEG within another format must be.
+/// Requirements on a JPEG embedded in another format.
 pub(super) struct Part {
     pub(super) width: u32,
     pub(super) heights: RangeInclusive<u32>,
     pub(super) components: usize,
-    /// Whether the components are YCbCr and wanted as RGB; otherwise they are taken as they are. Markers do not matter.
+    /// Whether the components are YCbCr to be converted to RGB; otherwise they are left unconverted. Colour markers are
+    /// ignored.
     pub(super) rgb: bool,
-    /// Bytes that are held already.
+    /// Bytes already held by the outer format.
     pub(super) held: u64,
 }
 
-/// Decodes a JPEG within another format: rows of samples.
+/// Decodes a JPEG embedded in another format to rows of samples.
 pub(super) fn decode_part(bytes: &[u8], limits: &Limits, part: &Part) -> Result<Vec<u8>, ImageError> {
     let Frame { width, height, components, unsupported, .. } = Frame::read(bytes)?;
     if width != part.width || !part.heights.contains(&height) || components.len() != part.components {
@@ -380,7 +381,7 @@ fn error(error: DecodeErrors) -> ImageError {
         DecodeErrors::FormatStatic(text) => text.to_string(),
         other => other.to_string(),
     };
-    // Where the ones before the end marker were read, or data that make no sense.
+    // The decoder read the one bits before the end marker, or garbage.
     if reason.contains("Huffman Code") || reason.contains("Premature end") {
         return Format::Jpeg.truncated("its picture ends early or is garbled");
     }

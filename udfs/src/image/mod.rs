@@ -1,11 +1,11 @@
-//! From encoded bytes to the pixels that BLIP sees: decode with limits, squash, normalise.
+//! Image loading: from encoded bytes to BLIP's input pixels by bounded decoding, squashing and normalising.
 //!
-//! The reference is what Hugging Face's processor does with Pillow, so that a picture gives the pixels the checkpoints
-//! were trained on: [`decode`] is `Image.open(..).convert('RGB')` (alpha dropped, not blended; EXIF rotation ignored but
-//! in TIFF), [`Preprocessor::squash`] is Pillow's bicubic `resize`, and [`Preprocessor::normalise_into`] the rest.
-//! Stricter than Pillow in one thing: a picture that is not all there is an error, never one with grey below.
+//! The reference is Hugging Face's processor with Pillow, so that an image gives the pixels that the checkpoints were
+//! trained on: [`decode`] is `Image.open(..).convert('RGB')` (alpha dropped, not blended; EXIF rotation ignored except
+//! in TIFF), [`Preprocessor::squash`] is Pillow's bicubic `resize`, [`Preprocessor::normalise_into`] rescales and
+//! normalises. Unlike Pillow, an incomplete image is an error and is never padded with grey.
 //!
-//! An image is data from the web: nothing here panics on bytes, and [`Limits`] hold before memory is taken.
+//! Images are untrusted web data: no input panics here, and [`Limits`] are checked before memory is allocated.
 
 mod bmp;
 mod decode;
@@ -27,11 +27,11 @@ pub use info::{ImageInfo, info};
 pub use phash::phash;
 pub use preprocess::Preprocessor;
 
-/// The longest side that is decoded. The web's formats end at 65,535; only PNG and TIFF go further, and there a strip
-/// one pixel wide passes a limit on pixels while the filter's coefficients for it would take gigabytes.
+/// Maximum side that is decoded, in pixels. The web's formats end at 65,535; only PNG and TIFF allow more, and a strip
+/// one pixel wide would pass the pixel limit while its resampling coefficients took gigabytes.
 pub const MAX_SIDE: u32 = 1 << 20;
 
-/// Why an image cannot be used, in words for the person who reads the column `error`.
+/// Reason why an image cannot be used, worded for readers of the column `error`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
     /// No bytes at all.
@@ -45,7 +45,7 @@ pub enum ImageError {
         /// The setting.
         limit: u64,
     },
-    /// More pixels than `capfilt.max_image_pixels`, by the header: nothing was decoded.
+    /// More pixels than `capfilt.max_image_pixels` according to the header; nothing was decoded.
     #[error(
         "image is {width} x {height} = {} pixels, above capfilt.max_image_pixels = {limit}",
         u64::from(*width) * u64::from(*height)
@@ -58,7 +58,7 @@ pub enum ImageError {
         /// The setting.
         limit: u64,
     },
-    /// A side above [`MAX_SIDE`].
+    /// A side longer than [`MAX_SIDE`].
     #[error("image is {width} x {height}, a side above {MAX_SIDE} pixels")]
     TooLong {
         /// Width in pixels.
@@ -74,10 +74,10 @@ pub enum ImageError {
         /// Bytes allowed.
         limit: u64,
     },
-    /// Bytes of something else: what they look like.
+    /// The bytes are not an image; the text says what they look like.
     #[error("not an image: {0}")]
     NotAnImage(String),
-    /// An image, but of a format that is not read here, such as AVIF.
+    /// An image in an unsupported format, such as AVIF.
     #[error("unsupported image format: {0}")]
     UnsupportedFormat(&'static str),
     /// The bytes end before the image does.
@@ -96,20 +96,20 @@ pub enum ImageError {
         /// What is wrong.
         reason: String,
     },
-    /// A kind of this format that is not read here, such as an arithmetic-coded JPEG.
+    /// An unsupported variant of a supported format, such as an arithmetic-coded JPEG.
     #[error("unsupported {format}: {reason}")]
     Unsupported {
         /// `JPEG`, `PNG`, ..
         format: &'static str,
-        /// Which kind.
+        /// The unsupported variant.
         reason: String,
     },
-    /// Pixels that cannot be resized: sizes that contradict each other. Decoded images never give this.
+    /// Inconsistent sizes, so that the pixels cannot be resized. Never occurs for decoded images.
     #[error("cannot resize: {0}")]
     Resize(String),
 }
 
-/// What one image may cost.
+/// Limits on the size of one image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// Encoded bytes (`capfilt.max_image_bytes`).
@@ -119,15 +119,16 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 64 MiB, and the pixels at which Pillow speaks of a decompression bomb and refuses.
+    /// 64 MiB, and the pixel count above which Pillow refuses an image as a decompression bomb.
     fn default() -> Self {
         Self { max_bytes: 64 << 20, max_pixels: 178_956_970 }
     }
 }
 
 impl Limits {
-    /// Bytes that decoding one image may take, its pixels among them and the encoded bytes (with at most one copy) not:
-    /// 8 a pixel, enough for every common kind at the full size, and 16 MiB for what does not grow with the picture.
+    /// Maximum memory to decode one image, in bytes: pixels included, encoded bytes (and at most one copy of them)
+    /// excluded. 8 bytes a pixel suffice for every common variant at full size; 16 MiB cover costs independent of the
+    /// image's size.
     pub fn memory(&self) -> u64 {
         self.max_pixels.saturating_mul(8).saturating_add(16 << 20)
     }
@@ -151,14 +152,14 @@ impl Limits {
         Ok(())
     }
 
-    /// `bytes` is all that a decoder will hold at once.
+    /// Checks a decoder's peak memory, in bytes.
     fn check_memory(&self, format: Format, bytes: u64) -> Result<(), ImageError> {
         let limit = self.memory();
         if bytes > limit { Err(ImageError::TooMuchMemory { format: format.label(), limit }) } else { Ok(()) }
     }
 }
 
-/// The formats that are read.
+/// Supported formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
     Jpeg,
@@ -170,7 +171,7 @@ enum Format {
 }
 
 impl Format {
-    /// As `image_info` spells it.
+    /// Name in `image_info`.
     fn name(self) -> &'static str {
         match self {
             Self::Jpeg => "jpeg",
@@ -182,7 +183,7 @@ impl Format {
         }
     }
 
-    /// As a message spells it.
+    /// Name in error messages.
     fn label(self) -> &'static str {
         match self {
             Self::Jpeg => "JPEG",

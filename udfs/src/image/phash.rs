@@ -5,10 +5,10 @@ use image_hasher::{HashAlg, HasherConfig};
 
 use super::{ImageError, Limits, decode};
 
-/// 64 bits of what an image looks like: the low frequencies (DCT) of a small grey copy, each above their median or not.
+/// 64-bit perceptual hash: whether each low frequency (DCT) of a small grey copy is above their median.
 ///
 /// # Errors
-/// As [`decode`].
+/// Those of [`decode`].
 pub fn phash(bytes: &[u8], limits: &Limits) -> Result<i64, ImageError> {
     let rgb = decode(bytes, limits)?;
     let Some(picture) = RgbImage::from_raw(rgb.width, rgb.height, rgb.data) else { return Ok(0) };

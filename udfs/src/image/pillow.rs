@@ -1,4 +1,4 @@
-//! Small pictures of all kinds against the pixels that Pillow makes of them (tests/fixtures/pixels.py).
+//! Small images of all kinds compared with Pillow's pixels (tests/fixtures/pixels.py).
 
 use flate2::read::GzDecoder;
 use safetensors::SafeTensors;
@@ -9,17 +9,17 @@ use super::{
     *,
 };
 
-/// The unpacked fixture.
+/// The decompressed fixture.
 fn archive() -> Vec<u8> {
     let mut archive = Vec::new();
     GzDecoder::new(&fixture("pixels.safetensors.gz")[..]).read_to_end(&mut archive).unwrap();
     archive
 }
 
-/// A file, and what is to come of it: Pillow's width, height and pixels, or the message of a refusal.
+/// A file and its expected result: Pillow's width, height and pixels, or an error message.
 type Case<'a> = (&'a [u8], Result<(u32, u32, &'a [u8]), String>);
 
-/// Each file by its name.
+/// Cases by file name.
 fn corpus(archive: &[u8]) -> BTreeMap<String, Case<'_>> {
     let (_, header) = SafeTensors::read_metadata(archive).unwrap();
     let refused = &header.metadata().as_ref().unwrap()["refused"];
@@ -62,8 +62,8 @@ fn every_kind_of_file_has_pillows_pixels() {
             continue;
         }
         let most = image.data.iter().zip(pixels).map(|(our, their)| our.abs_diff(*their)).max().unwrap();
-        // Of JPEG the decoder rounds brightness and colours otherwise than libjpeg, by one, which are up to three in RGB;
-        // after squashing two are left.
+        // zune-jpeg rounds luma and chroma differently from libjpeg, by one, which is up to three in RGB and two after
+        // squashing.
         if most > if name.contains("jpeg") { 3 } else { 0 } {
             let at = image.data.iter().zip(pixels).position(|(our, their)| our.abs_diff(*their) == most).unwrap() / 3;
             let pixel = |data: &[u8]| format!("{:?}", &data[at * 3..at * 3 + 3]);
@@ -83,7 +83,7 @@ fn a_readable_header_gives_info_even_of_what_is_refused() {
     let archive = archive();
     for (name, (file, expected)) in corpus(&archive) {
         let found = info(file, &Limits::default());
-        // Damage before the size is known.
+        // Files damaged before their size is known.
         let unreadable = ["png_depth_3", "bmp_text", "tiff_cut", "tiff_no_size"].contains(&&*name);
         assert_eq!(found.is_err(), unreadable, "{name}: {found:?}");
         assert!(expected.is_err() || found.is_ok(), "{name}");
@@ -101,7 +101,7 @@ fn no_damage_to_any_kind_of_file_panics() {
         for (name, (file, _)) in &corpus {
             let mut bytes = file.to_vec();
             for _ in 0..=random.below(4) {
-                // Half of it in the first bytes, where the structure is.
+                // Half of the damage is in the first bytes, where the structure is.
                 let end = if random.below(2) == 0 { bytes.len() } else { bytes.len().min(200) };
                 let at = random.below(end);
                 match random.below(8) {
@@ -121,13 +121,13 @@ fn no_damage_to_any_kind_of_file_panics() {
             }
         }
     }
-    // Words of Rust's debugger are none for the column `error`.
+    // Rust debug output must not reach the column `error`.
     let odd: Vec<_> =
         messages.keys().filter(|message| message.contains(['{', '}', '`', '\n']) || message.contains("::")).collect();
     assert!(odd.is_empty(), "{odd:#?}");
 }
 
-/// A little-endian TIFF of one directory; each tag has numbers of four bytes.
+/// A little-endian TIFF with one directory, whose tags have four-byte numbers.
 fn tiff(tags: &[(u16, &[u32])]) -> Vec<u8> {
     let mut bytes = b"II*\0\x08\0\0\0".to_vec();
     bytes.extend_from_slice(&(tags.len() as u16).to_le_bytes());
@@ -160,11 +160,11 @@ fn limits_hold_before_memory_and_time_are_spent_on_a_tiff_or_bmp() {
     let huge = with(&[(256, &[60_000]), (257, &[60_000]), (273, &[8]), (279, &[8])]);
     assert!(matches!(refuse(&huge), ImageError::TooManyPixels { width: 60_000, height: 60_000, .. }));
     assert_eq!(info(&huge, &limits).unwrap().width, 60_000);
-    // Turned, the sides change places.
+    // Rotation swaps the sides.
     let strip = with(&[(256, &[2_000_000]), (257, &[1]), (273, &[8]), (274, &[6])]);
     assert!(matches!(decode(&strip, &Limits::default()), Err(ImageError::TooLong { width: 1, height: 2_000_000 })));
 
-    // A row of a tile, or all of it as a JPEG or a fax, is memory.
+    // A tile's row, or the whole tile as JPEG or fax, takes memory.
     for (compression, bits, side) in [(5, 8, 1 << 30), (7, 8, 1 << 14), (4, 1, 1 << 16)] {
         let tags: &[(u16, &[u32])] = &[(256, &[9]), (257, &[9]), (259, &[compression]), (258, &[bits])];
         let tile: &[(u16, &[u32])] = &[(262, &[1]), (322, &[side]), (323, &[side]), (324, &[8]), (325, &[8])];
@@ -172,11 +172,11 @@ fn limits_hold_before_memory_and_time_are_spent_on_a_tiff_or_bmp() {
         assert!(matches!(error, ImageError::TooMuchMemory { format: "TIFF", .. }), "{compression}: {error}");
     }
 
-    // The same bytes for each of ten thousand strips would be unpacked as often.
+    // Ten thousand strips over the same bytes would be decompressed ten thousand times.
     let (offsets, lengths) = ([8; 10_000], [40_000; 10_000]);
     let strips = with(&[(256, &[9]), (257, &[10_000]), (259, &[5]), (273, &offsets), (278, &[1]), (279, &lengths)]);
     assert_eq!(refuse(&strips).to_string(), "corrupt TIFF: its strips or tiles are longer than the file");
-    // A list that is announced takes nothing.
+    // A list's announced length takes no memory.
     let list = with(&[(256, &[9]), (257, &[9]), (273, &[8]), (279, &[8])]);
     let long: Vec<u8> = list
         .windows(12)

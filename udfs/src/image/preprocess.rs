@@ -1,4 +1,4 @@
-//! From a decoded picture to the vision encoder's input, as a checkpoint's `preprocessor_config.json` says.
+//! Preprocessing of a decoded image for the vision encoder, configured by a checkpoint's `preprocessor_config.json`.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -6,22 +6,22 @@ use serde_json::Value;
 use super::{ImageError, Rgb8, resample};
 use crate::json::whole;
 
-/// Size and scale of the encoder's input.
+/// Size and normalisation of the encoder's input.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Preprocessor {
     /// Width in pixels.
     pub width: u32,
     /// Height in pixels.
     pub height: u32,
-    /// Subtracted from each scaled channel: red, green, blue.
+    /// Mean of the scaled channels (red, green, blue), subtracted first.
     pub mean: [f32; 3],
-    /// Each channel is then divided by it.
+    /// Standard deviation of the scaled channels (red, green, blue), the divisor.
     pub std: [f32; 3],
-    /// What a byte is multiplied with first.
+    /// Factor applied to each byte before normalisation.
     pub rescale_factor: f32,
 }
 
-/// The keys that change a pixel. Absent ones are BLIP's.
+/// Keys that affect pixels. Absent keys take BLIP's defaults.
 #[derive(Deserialize)]
 struct Config {
     size: Option<Value>,
@@ -38,30 +38,30 @@ struct Config {
     image_std: Option<Value>,
 }
 
-/// CLIP's, which BLIP took over.
+/// CLIP's mean and standard deviation, which BLIP adopted.
 const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 const STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
-/// Width and height where a file names none, in transformers.
+/// Default width and height in transformers.
 const SIZE: (u32, u32) = (384, 384);
 
-/// Pillow's number for bicubic.
+/// Pillow's code of the bicubic filter.
 const BICUBIC: u64 = 3;
 
-/// A side that no encoder has.
+/// Sanity limit on the encoder's input side, in pixels; no encoder reaches it.
 const MAX_INPUT: u64 = 8192;
 
 impl Preprocessor {
-    /// Reads the text of Hugging Face's `preprocessor_config.json`: `size` as `{height, width}`, `[height, width]`, `{shortest_edge}` or a
-    /// number, the last two meaning a square; 384 x 384 where it is left out, as in transformers.
+    /// Parses Hugging Face's `preprocessor_config.json`: `size` is `{height, width}`, `[height, width]`,
+    /// `{shortest_edge}` or a number (both squares), by default 384 x 384 as in transformers.
     ///
     /// # Errors
-    /// Text that is no such JSON, and whatever BLIP does not do: other filters, crops, pads, no resize.
+    /// Invalid JSON, and steps that BLIP lacks: other filters, crops, padding, no resize.
     pub fn from_json(text: &str) -> Result<Self, String> {
         Self::from_value(serde_json::from_str(text).map_err(|error| format!("preprocessor_config.json: {error}"))?)
     }
 
-    /// As [`Preprocessor::from_json`], from a part of another file too.
+    /// Variant of [`Preprocessor::from_json`] that also reads a part of another file.
     pub(crate) fn from_value(value: Value) -> Result<Self, String> {
         let config = Config::deserialize(value).map_err(|error| error.to_string())?;
         if config.do_resize == Some(false) {
@@ -69,7 +69,8 @@ impl Preprocessor {
         }
         let (width, height) =
             config.size.filter(|size| !size.is_null()).map_or(Ok(SIZE), |value| size("size", &value))?;
-        // Salesforce's files have a do_pad of ViLT's. Without pad_size it pads to the largest image, and all have one size.
+        // Salesforce's files inherit do_pad from ViLT. Without pad_size it pads to the largest image, and all have one
+        // size.
         for (step, done, key, to) in [
             ("do_center_crop", config.do_center_crop, "crop_size", Some(config.crop_size.unwrap_or_default())),
             ("do_pad", config.do_pad, "pad_size", config.pad_size),
@@ -84,7 +85,7 @@ impl Preprocessor {
         if let Some(resample) = config.resample.filter(|value| whole(value) != Some(BICUBIC) && !value.is_null()) {
             return Err(format!("resample = {resample} is not supported: only {BICUBIC} (bicubic)"));
         }
-        // No scaling is scaling by one, and no normalising takes nothing away.
+        // do_rescale = false is a factor of 1; do_normalize = false is a mean of 0 and a deviation of 1.
         let rescale_factor =
             if config.do_rescale == Some(false) { 1.0 } else { config.rescale_factor.unwrap_or(1.0 / 255.0) };
         let (mean, std) = match config.do_normalize {
@@ -102,11 +103,11 @@ impl Preprocessor {
         Ok(Self { width, height, mean, std, rescale_factor })
     }
 
-    /// Bicubic with antialias, the whole picture to `width` x `height`, to the byte as Pillow: `height` rows of `width`
-    /// pixels of three bytes.
+    /// Resizes the whole image to `width` x `height`, bicubic with antialiasing, byte for byte as Pillow: `height` rows
+    /// of `width` pixels of three bytes.
     ///
     /// # Errors
-    /// A picture whose data do not fit its size.
+    /// Image data whose length does not match its size.
     pub fn squash(&self, image: &Rgb8) -> Result<Vec<u8>, ImageError> {
         let pixels = u64::from(image.width) * u64::from(image.height);
         if pixels == 0 || image.data.len() as u64 != pixels * 3 {
@@ -120,7 +121,7 @@ impl Preprocessor {
     /// (byte * rescale_factor - mean) / std.
     ///
     /// # Panics
-    /// Where `squashed` and `out` do not both have `width * height * 3` elements.
+    /// `squashed` or `out` does not have `width * height * 3` elements.
     pub fn normalise_into(&self, squashed: &[u8], out: &mut [f32]) {
         let plane = self.width as usize * self.height as usize;
         assert_eq!((squashed.len(), out.len()), (plane * 3, plane * 3), "pixels of another preprocessor");
@@ -139,7 +140,7 @@ impl Preprocessor {
     }
 }
 
-/// Width and height of a size under any of its spellings.
+/// Width and height from any accepted spelling of a size.
 fn size(key: &str, value: &Value) -> Result<(u32, u32), String> {
     let square = whole(value).or_else(|| whole(value.get("shortest_edge")?));
     let named = |key| value.get(key).and_then(whole);
@@ -156,7 +157,7 @@ fn size(key: &str, value: &Value) -> Result<(u32, u32), String> {
     }
 }
 
-/// A number for each channel; a single one is for all three.
+/// One number per channel; a single number applies to all three.
 fn channels(key: &str, value: Option<Value>, default: [f32; 3]) -> Result<[f32; 3], String> {
     match value {
         None | Some(Value::Null) => Ok(default),

@@ -1,14 +1,14 @@
-//! Pillow's bicubic `resize`, to the byte.
+//! Pillow's bicubic `resize`, byte for byte.
 //!
-//! `fast_image_resize` follows Pillow's windows, but weighs with 16 bits and always goes down the columns first: on
-//! real pictures off by up to two grey levels, where a test against a golden file should be able to demand equality.
-//! Pillow's way (weights of 22 bits, bytes between the two directions) is short. The picture between the two is never
-//! held, so that a strip of a million rows is no bomb.
+//! `fast_image_resize` follows Pillow's windows, but has 16-bit weights and always resizes vertically first: on real
+//! images it is off by up to two grey levels, where a test against a golden file should demand equality. Pillow's
+//! algorithm (22-bit weights, bytes between the two passes) is short. The intermediate image is never stored, so that a
+//! strip of a million rows does not exhaust memory.
 
-/// Bits after the point of a weight: 32, less 8 of a sample, less 2 against overflow.
+/// Fractional bits of a weight: 32, less 8 of a sample, less 2 against overflow.
 const PRECISION: u32 = 22;
 
-/// The samples that one sample of the result is made of.
+/// Input samples and weights of one output sample.
 struct Window {
     start: usize,
     weights: Vec<i32>,
@@ -24,7 +24,7 @@ fn cubic(x: f64) -> f64 {
     }
 }
 
-/// One window for each of `to` samples made of `from`; wider where they are fewer, which is the antialias.
+/// Windows of `to` output samples over `from` input samples; wider when shrinking, which is the antialiasing.
 fn windows(from: u32, to: u32) -> Vec<Window> {
     let scale = f64::from(from) / f64::from(to);
     let stretch = scale.max(1.0);
@@ -32,7 +32,7 @@ fn windows(from: u32, to: u32) -> Vec<Window> {
     let inverse = 1.0 / stretch;
     let window = |at: u32| {
         let centre = (f64::from(at) + 0.5) * scale;
-        // Truncated, as C's casts do.
+        // Truncated like C's casts.
         let start = (centre - support + 0.5).max(0.0) as u32;
         let end = ((centre + support + 0.5) as u32).min(from);
         let weights: Vec<f64> = (start..end).map(|x| cubic((f64::from(x) - centre + 0.5) * inverse)).collect();
@@ -52,7 +52,7 @@ fn byte(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
 
-/// Squashes one row. The sums wrap only for the compiler's sake: absolute weights add up to less than two.
+/// Resizes one row horizontally. Wrapping sums only please the compiler: absolute weights add up to less than two.
 fn squash_row(row: &[u8], windows: &[Window], out: &mut [u8]) {
     for (pixel, window) in out.as_chunks_mut::<3>().0.iter_mut().zip(windows) {
         let (mut red, mut green, mut blue) = (HALF, HALF, HALF);
@@ -65,7 +65,7 @@ fn squash_row(row: &[u8], windows: &[Window], out: &mut [u8]) {
     }
 }
 
-/// `data`: rows of RGB, `from` = (width, height), neither zero; the result has the size `to`.
+/// Resizes rows of RGB from size `from` = (width, height), neither zero, to size `to`.
 pub(super) fn bicubic(data: &[u8], from: (u32, u32), to: (u32, u32)) -> Vec<u8> {
     let columns = (from.0 != to.0).then(|| windows(from.0, to.0));
     let rows = (from.1 != to.1).then(|| windows(from.1, to.1));
@@ -81,8 +81,8 @@ pub(super) fn bicubic(data: &[u8], from: (u32, u32), to: (u32, u32)) -> Vec<u8> 
             out
         }
         (Some(columns), Some(rows)) => {
-            // What Pillow does since 13.0, before which it always went along the rows first. Which order matters: a
-            // byte is rounded (and clipped, around hard edges) between the two.
+            // Pillow's rule since 13.0; before, it always resized horizontally first. The order matters, because a byte
+            // is rounded (and clipped, around hard edges) between the two passes.
             let shrinks = (i64::from(from.0) - i64::from(to.0), i64::from(from.1) - i64::from(to.1));
             if shrinks.1 > 0 && shrinks.1 > 2 * shrinks.0 {
                 down_first(data, length, Some(&columns), &rows)
@@ -99,7 +99,7 @@ fn add(sums: &mut [i32], row: &[u8], weight: i32) {
     }
 }
 
-/// Each row of the result: a sum of rows, then squashed.
+/// Vertical pass first: each output row is a weighted sum of input rows, then resized horizontally.
 fn down_first(data: &[u8], length: usize, columns: Option<&[Window]>, rows: &[Window]) -> Vec<u8> {
     let mut sums = vec![0; length];
     let mut tall = vec![0; length];
@@ -119,12 +119,12 @@ fn down_first(data: &[u8], length: usize, columns: Option<&[Window]>, rows: &[Wi
     out
 }
 
-/// Each row of the picture: squashed, then added to the rows of the result that it touches, and forgotten.
+/// Horizontal pass first: each input row is resized, added to the output rows that it contributes to, and dropped.
 fn along_first(data: &[u8], length: usize, columns: &[Window], rows: &[Window]) -> Vec<u8> {
     let out_length = columns.len() * 3;
     let mut squashed = vec![0; out_length];
     let mut sums = vec![HALF; out_length * rows.len()];
-    // The rows of the result before this one are done.
+    // Output rows before this one are complete.
     let mut first = 0;
     for (y, row) in data.chunks_exact(length).enumerate() {
         squash_row(row, columns, &mut squashed);

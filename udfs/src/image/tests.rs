@@ -14,13 +14,13 @@ fn good(name: &str) -> Vec<u8> {
     fixture(&format!("images/{name}"))
 }
 
-/// Names in the order of golden.json's rows.
+/// Image names in the order of golden.json's rows.
 fn names() -> Vec<String> {
     let golden: serde_json::Value = serde_json::from_slice(&fixture("golden.json")).unwrap();
     serde_json::from_value(golden["images"].clone()).unwrap()
 }
 
-/// What the golden pixels were made with.
+/// Preprocessor of the golden pixels.
 fn blip64() -> Preprocessor {
     let json = r#"{
         "do_convert_rgb": true, "do_normalize": true, "do_rescale": true, "do_resize": true,
@@ -38,7 +38,7 @@ fn refuse(bytes: &[u8]) -> String {
     }
 }
 
-/// A small generator (SplitMix64): the same mutations in each run.
+/// SplitMix64 generator, so that each run has the same mutations.
 pub(super) struct Random(pub(super) u64);
 
 impl Random {
@@ -64,11 +64,10 @@ fn pixels_are_those_of_pillow() {
     for (name, golden) in names.iter().zip(golden.chunks_exact(ours.len())) {
         let squashed = load(&good(name), &Limits::default(), &blip).unwrap_or_else(|error| panic!("{name}: {error}"));
         blip.normalise_into(&squashed, &mut ours);
-        // In grey levels.
+        // Difference in grey levels.
         let difference = (0..ours.len())
             .fold(0.0_f32, |most, at| most.max((ours[at] - golden[at]).abs() * blip.std[at / (64 * 64)] * 255.0));
-        // The same arithmetic gives the same bytes; only of JPEG does the decoder's differ from libjpeg's, in the last
-        // bits.
+        // The same arithmetic gives the same bytes; only JPEG's decoder differs from libjpeg's, in the last bits.
         let allowed = if name.ends_with(".jpg") { 2.0 } else { 0.0 };
         eprintln!("{name:36} {difference:.4}");
         if difference > allowed + 1e-3 {
@@ -125,7 +124,7 @@ fn a_header_is_enough_for_info() {
             _ => 3,
         };
         assert_eq!(found.channels, channels, "{name}");
-        // A TIFF may keep its directory at its end.
+        // A TIFF may have its directory at its end.
         if format != "tiff" {
             assert_eq!(info(&bytes[..bytes.len() / 2], &limits), Ok(found), "{name}");
         }
@@ -152,7 +151,7 @@ fn limits_hold_before_the_picture_is_read() {
     let exact = Limits { max_bytes: max_bytes + 1, max_pixels: max_pixels + 1 };
     assert_eq!(decode(&cat, &exact).map(|image| image.data.len()), Ok(451 * 300 * 3));
 
-    // A progressive JPEG's coefficients count: 13000 x 13000 of three full components are 9 bytes a pixel.
+    // A progressive JPEG's coefficients count: 13000 x 13000 with three full components is 9 bytes a pixel.
     let mut huge = b"\xff\xd8\xff\xc2\0\x11\x08\x32\xc8\x32\xc8\x03\x01\x11\0\x02\x11\0\x03\x11\0".to_vec();
     huge.extend_from_slice(b"\xff\xda\0\x0c\x03\x01\0\x02\0\x03\0\0\0\0\xff\xd9");
     let limits = Limits { max_pixels: 13_000 * 13_000, ..Limits::default() };
@@ -196,7 +195,7 @@ fn an_end_marker_does_not_make_a_cut_jpeg_whole() {
     for name in ["cat_baseline.jpg", "cat_progressive.jpg", "astronaut_cmyk.jpg", "astronaut_gray.jpg"] {
         let bytes = good(name);
         for part in 3..=9 {
-            // Not between a stuffed pair, which would change the data.
+            // Not within a stuffed pair, which would change the data.
             let cut = (bytes.len() * part / 10..).find(|at| bytes[at - 1] != 0xff).unwrap();
             let ended = [&bytes[..cut], b"\xff\xd9"].concat();
             let error = decode(&ended, &Limits::default()).expect_err(&format!("{name} at {part}0 %"));
@@ -242,7 +241,7 @@ fn garbage_never_panics() {
     for _ in 0..600 {
         let mut bytes = small[random.below(small.len())].clone();
         for _ in 0..=random.below(6) {
-            // Half of them in the first bytes, where the structure is.
+            // Half of the damage is in the first bytes, where the structure is.
             let end = if random.below(2) == 0 { bytes.len() } else { bytes.len().min(700) };
             bytes[random.below(end)] ^= 1 << random.below(8);
         }
@@ -252,8 +251,8 @@ fn garbage_never_panics() {
 
 #[test]
 fn a_gif_frame_smaller_than_its_canvas() {
-    // Two by one pixels, red and green, at (1, 1) of three by two; the palette's first colour is blue, its second
-    // transparent.
+    // A frame of 2 x 1 pixels, red and green, at (1, 1) on a canvas of 3 x 2; the palette's first colour is blue, its
+    // second transparent.
     let gif = |transparent: u8| {
         let mut bytes = b"GIF89a\x03\0\x02\0\x91\0\0\0\0\xff\0\0\0\xff\0\0\0\xff\0".to_vec();
         bytes.extend_from_slice(&[b'!', 0xf9, 4, transparent, 0, 0, 1, 0]);
@@ -272,7 +271,7 @@ fn one_pixel_and_long_strips() {
     let blip = blip64();
     let pixel = decode(&good("one_pixel.png"), &Limits::default()).unwrap();
     assert_eq!(blip.squash(&pixel).unwrap(), pixel.data.repeat(64 * 64));
-    // Held between the two directions, the first would take 200 MB at this size.
+    // Stored between the two passes, the first image would take 200 MB at this size.
     for (width, height) in [(1, MAX_SIDE), (MAX_SIDE, 1)] {
         let strip = Rgb8 { width, height, data: vec![9; MAX_SIDE as usize * 3] };
         assert_eq!(blip.squash(&strip).unwrap(), vec![9; 64 * 64 * 3]);

@@ -1,19 +1,19 @@
-//! WebP's container: the size before anything is decoded, and the first frame of an animation.
+//! WebP's container: size before decoding, and first frame of an animation.
 
 use std::borrow::Cow;
 
 use super::{Format, ImageError};
 
-/// What a WebP file says of itself.
+/// Facts from a WebP file's header.
 pub(super) struct Header {
-    /// Of the canvas, in pixels.
+    /// Canvas width in pixels.
     pub(super) width: u32,
     pub(super) height: u32,
     pub(super) alpha: bool,
     pub(super) animated: bool,
 }
 
-/// A file with one frame, and where on the canvas it lies.
+/// A single-frame file, and the frame's position on the canvas.
 pub(super) struct Still<'a> {
     pub(super) file: Cow<'a, [u8]>,
     pub(super) left: u32,
@@ -32,7 +32,7 @@ fn four(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..at + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
 }
 
-/// Width, height and whether there is alpha, of a chunk with pixels; `None`: another chunk.
+/// Width, height and presence of alpha of a pixel chunk; `None` for other chunks.
 fn picture(name: &[u8], data: &[u8]) -> Result<Option<(u32, u32, bool)>, ImageError> {
     match name {
         b"VP8L" => {
@@ -53,15 +53,15 @@ fn picture(name: &[u8], data: &[u8]) -> Result<Option<(u32, u32, bool)>, ImageEr
     }
 }
 
-/// The name and the data of the chunk at `at`, and where the next one starts.
+/// Name and data of the chunk at `at`, and offset of the next one.
 fn chunk(file: &[u8], at: usize) -> Option<(&[u8], &[u8], usize)> {
     let size = four(file, at + 4)? as usize;
     let data = file.get(at + 8..(at + 8).checked_add(size)?)?;
     Some((&file[at..at + 4], data, at + 8 + size + size % 2))
 }
 
-/// Fails unless the first chunk with pixels has this size. The decoder takes its memory by that chunk's word, and
-/// compares only afterwards.
+/// Fails unless the first pixel chunk has this size. The decoder allocates by that chunk and compares sizes only
+/// afterwards.
 fn check_pixels(file: &[u8], width: u32, height: u32) -> Result<(), ImageError> {
     let mut at = 12;
     while let Some((name, data, next)) = chunk(file, at) {
@@ -95,10 +95,10 @@ impl Header {
         }
     }
 
-    /// The file as it is, or the first frame of an animation as a file of its own. The `image` crate's way through
-    /// animations would blend that frame with a background, which Pillow does not, and hold three canvases.
+    /// The file itself, or the first frame of an animation as a file of its own. For animations the `image` crate would
+    /// blend that frame with a background, unlike Pillow, and hold three canvases.
     ///
-    /// Fails where the file is shorter than it says, as libwebp does.
+    /// Fails if the file is shorter than its header says, as libwebp does.
     pub(super) fn still<'a>(&self, bytes: &'a [u8]) -> Result<Still<'a>, ImageError> {
         let length = four(bytes, 4).ok_or_else(ends_early)? as usize;
         let file = bytes.get(..length.saturating_add(8)).ok_or_else(|| {

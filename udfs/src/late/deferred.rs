@@ -1,8 +1,7 @@
-//! A plan some of whose columns are still to be computed.
+//! Plans with deferred columns: columns that are yet to be computed.
 //!
-//! The plan has the columns of the one it stands for, at their places, so that the expressions of operators above it hold
-//! unchanged; a column that is left out has a constant for a placeholder. Behind them come extra columns, which what is left
-//! out needs.
+//! Such a plan keeps the columns of the complete plan at their indices, so that expressions of operators above remain
+//! valid; a deferred column is a constant placeholder. Extra columns follow, the inputs of deferred expressions.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -21,44 +20,44 @@ use super::fence::Fence;
 use super::predicate::lazy;
 use crate::cost::{self, Cost};
 
-/// A column that is left out.
+/// A deferred column.
 #[derive(Debug, Clone)]
 pub(super) struct Pending {
     pub(super) slot: usize,
     pub(super) name: String,
-    /// Over columns of the plan, those left out that come before it among them.
+    /// Expression over columns of the plan, including deferred ones that precede it.
     pub(super) expr: Arc<dyn PhysicalExpr>,
 }
 
-/// A predicate that is yet to be applied.
+/// A deferred predicate.
 #[derive(Debug, Clone)]
 pub(super) struct Predicate {
     pub(super) expr: Arc<dyn PhysicalExpr>,
-    /// The filter that it was taken from, for its settings.
+    /// Original filter, for its settings.
     pub(super) of: Arc<FilterExec>,
 }
 
-/// See the module.
+/// A plan with deferred columns and predicates; see the module.
 #[derive(Debug, Clone)]
 pub(super) struct Deferred {
     pub(super) plan: Arc<dyn ExecutionPlan>,
-    /// That of the plan it stands for.
+    /// Schema of the complete plan.
     pub(super) schema: SchemaRef,
     pub(super) pending: Vec<Pending>,
     pub(super) predicates: Vec<Predicate>,
 }
 
-/// The columns of an expression.
+/// Column indices in an expression.
 pub(super) fn columns(expr: &Arc<dyn PhysicalExpr>) -> HashSet<usize> {
     collect_columns(expr).iter().map(Column::index).collect()
 }
 
-/// A column of `schema`.
+/// Reference to a column of `schema`.
 pub(super) fn column(schema: &SchemaRef, slot: usize) -> Arc<dyn PhysicalExpr> {
     Arc::new(Column::new(schema.field(slot).name(), slot))
 }
 
-/// `expr` with its columns at other places of another schema.
+/// `expr` with its columns at other indices of another schema.
 pub(super) fn moved(
     expr: &Arc<dyn PhysicalExpr>,
     to: &HashMap<usize, usize>,
@@ -73,13 +72,13 @@ pub(super) fn moved(
         .data()
 }
 
-/// `expr` with the names that its columns have in `schema`: a placeholder's is not that of the column it stands for.
+/// `expr` with column names from `schema`: a placeholder's name differs from that of its column.
 pub(super) fn named(expr: &Arc<dyn PhysicalExpr>, schema: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>> {
     let same = columns(expr).into_iter().map(|slot| (slot, slot)).collect();
     moved(expr, &same, schema)
 }
 
-/// What stands for a column that is left out.
+/// Placeholder of a deferred column.
 pub(super) fn placeholder(field: &Field) -> Result<Arc<dyn PhysicalExpr>> {
     let value = if field.is_nullable() {
         ScalarValue::try_new_null(field.data_type())?
@@ -90,7 +89,7 @@ pub(super) fn placeholder(field: &Field) -> Result<Arc<dyn PhysicalExpr>> {
 }
 
 impl Deferred {
-    /// A plan of which nothing is left out.
+    /// A plan with nothing deferred.
     pub(super) fn none(plan: &Arc<dyn ExecutionPlan>) -> Self {
         Self { plan: Arc::clone(plan), schema: plan.schema(), pending: vec![], predicates: vec![] }
     }
@@ -103,7 +102,7 @@ impl Deferred {
         self.pending.iter().any(|p| p.slot == slot)
     }
 
-    /// `slots`, and what those of them that are left out are computed from.
+    /// `slots` and, transitively, the inputs of those that are deferred.
     fn closure(&self, slots: impl IntoIterator<Item = usize>) -> HashSet<usize> {
         let mut all: HashSet<usize> = slots.into_iter().collect();
         for pending in self.pending.iter().rev() {
@@ -114,7 +113,7 @@ impl Deferred {
         all
     }
 
-    /// The cost of a row of `expr`, with that of the columns it needs that are left out.
+    /// Cost per row of `expr`, including the deferred columns that it needs.
     pub(super) fn cost(&self, expr: &Arc<dyn PhysicalExpr>) -> Result<Cost> {
         let needed = self.closure(columns(expr));
         let mut cost = cost::of(expr)?;
@@ -124,7 +123,7 @@ impl Deferred {
         Ok(cost)
     }
 
-    /// Computes those of `slots` that are left out.
+    /// Computes the deferred columns among `slots`.
     pub(super) fn settle(mut self, slots: impl IntoIterator<Item = usize>) -> Result<Self> {
         let wanted = self.closure(slots);
         while self.pending.iter().any(|p| wanted.contains(&p.slot)) {
@@ -133,7 +132,7 @@ impl Deferred {
         Ok(self)
     }
 
-    /// Computes those of `wanted` that need nothing that is left out; as the `last` step, drops the extra columns.
+    /// Computes the columns of `wanted` that need no deferred column; as the `last` step, drops the extra columns.
     fn settle_level(mut self, wanted: &HashSet<usize>, last: bool) -> Result<Self> {
         let open: HashSet<usize> = self.pending.iter().map(|p| p.slot).collect();
         let ready = |p: &Pending| wanted.contains(&p.slot) && columns(&p.expr).is_disjoint(&open);
@@ -178,7 +177,7 @@ impl Deferred {
         Ok(settled)
     }
 
-    /// The plan that it stands for.
+    /// Completes the plan.
     pub(super) fn close(self) -> Result<Arc<dyn ExecutionPlan>> {
         let mut open = self.apply_predicates()?;
         while !open.pending.is_empty() {
@@ -196,7 +195,7 @@ impl Deferred {
     }
 }
 
-/// The columns of `schema` as they are.
+/// The columns of `schema`, unchanged.
 pub(super) fn all_columns(schema: &SchemaRef) -> Vec<ProjectionExpr> {
     let column = |slot| ProjectionExpr { expr: column(schema, slot), alias: schema.field(slot).name().clone() };
     (0..schema.fields().len()).map(column).collect()

@@ -1,4 +1,4 @@
-//! `SELECT DISTINCT ON`: costly columns are computed of the rows that it keeps.
+//! `SELECT DISTINCT ON`: computes costly columns only for the rows that it keeps.
 
 use std::sync::Arc;
 
@@ -9,12 +9,12 @@ use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 
 use crate::cost::{self, Cost};
 
-/// Selects the arguments of costly columns in place of those, and computes the columns above. DataFusion makes an aggregate of
-/// DISTINCT ON, which hides them from [`LateRule`](super::LateRule); this rule therefore comes first.
+/// Replaces costly columns by their arguments and computes them above. DataFusion turns DISTINCT ON into an aggregate,
+/// which hides them from [`LateRule`](super::LateRule), so this rule runs first.
 #[derive(Debug)]
 pub(super) struct DistinctOnRule;
 
-/// Whether a column is to be computed above.
+/// Whether a column should be computed above.
 fn is_late(expr: &Expr) -> Result<bool> {
     let (mut costly, mut movable) = (false, true);
     expr.apply(|e| {
@@ -56,7 +56,7 @@ impl OptimizerRule for DistinctOnRule {
             }
         }
         let (on_expr, sort_expr, input) = (on.on_expr.clone(), on.sort_expr.clone(), Arc::clone(&on.input));
-        // Two columns of one name, one of them an alias: there is no such plan, and the one there was stays.
+        // Two columns of the same name, one of them an alias, make an invalid plan; keep the original.
         let Ok(rows) = DistinctOn::try_new(on_expr, select, sort_expr, input) else { return Ok(Transformed::no(plan)) };
         let mut early = (0..kept).map(|i| Expr::Column(Column::from(rows.schema.qualified_field(i))));
         let columns = on.select_expr.iter().zip(&late);

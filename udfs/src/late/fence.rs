@@ -1,4 +1,4 @@
-//! What keeps other rules from moving a costly expression down.
+//! Fences, which keep other rules from moving costly expressions down.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -20,7 +20,8 @@ use datafusion::physical_plan::{
 
 use crate::cost::{self, Cost};
 
-/// Passes its input through. No projection and no costly predicate is pushed below it; limits and cheap predicates are.
+/// Passes its input through. Projections and costly predicates are not pushed below it; limits and cheap predicates
+/// are.
 #[derive(Debug)]
 pub(super) struct Fence(Arc<dyn ExecutionPlan>);
 
@@ -108,7 +109,7 @@ impl ExecutionPlan for Fence {
         filters: Vec<Arc<dyn PhysicalExpr>>,
         _: &ConfigOptions,
     ) -> Result<FilterDescription> {
-        // DataFusion finds a predicate's columns in the child by their names, which must therefore be unique.
+        // DataFusion finds a predicate's columns in the child by name, so names must be unique.
         let schema = self.schema();
         let unique = schema.fields().iter().map(|f| f.name()).collect::<HashSet<_>>().len() == schema.fields().len();
         let mut cheap = unique;
@@ -124,7 +125,7 @@ impl ExecutionPlan for Fence {
     }
 }
 
-/// Takes the fences away.
+/// Removes the fences.
 #[derive(Debug)]
 pub(super) struct UnfenceRule;
 

@@ -1,4 +1,4 @@
-//! ORDER BY a costly expression.
+//! Costly ORDER BY keys as columns.
 
 use std::sync::Arc;
 
@@ -16,10 +16,11 @@ use super::fence::Fence;
 use super::pull::{Pulled, pull, unique};
 use crate::cost::{self, Cost};
 
-/// A sort whose costly keys are columns computed below it; `None` of any other operator.
+/// Rewrites a sort so that its costly keys are columns computed below it; `None` for any other operator.
 ///
-/// DataFusion evaluates the keys in the sort, again where sorted partitions are merged, and again in the filter that a sort with a
-/// limit pushes into the scan. `node` may also be the operator that pins the result's order, which names the keys too.
+/// DataFusion evaluates keys in the sort, again when merging sorted partitions, and again in the filter that a sort
+/// with a limit pushes into the scan. `node` may also be the operator that pins the result's order, which repeats the
+/// keys.
 pub(super) fn sort(node: &Arc<dyn ExecutionPlan>) -> Result<Option<Pulled>> {
     let pin = node.downcast_ref::<OutputRequirementExec>();
     let child = pin.map(OutputRequirementExec::input);
@@ -35,7 +36,7 @@ pub(super) fn sort(node: &Arc<dyn ExecutionPlan>) -> Result<Option<Pulled>> {
     let mut open = pull(sort.input())?.deferred().apply_predicates()?;
     open = match sort.fetch() {
         Some(_) => open.settle(sort.expr().iter().flat_map(|key| columns(&key.expr)))?,
-        // All rows come out of it, and what is computed is most often smaller than what it is computed from.
+        // Without a limit all rows survive, and computed columns are usually smaller than their inputs.
         None => super::deferred::Deferred::none(&open.close()?),
     };
     let schema = open.plan.schema();
@@ -59,7 +60,7 @@ pub(super) fn sort(node: &Arc<dyn ExecutionPlan>) -> Result<Option<Pulled>> {
     open.plan = Arc::new(sorted);
     let Some(pin) = pin else { return Pulled::reduced(open).map(Some) };
 
-    // What is computed above the pin could lose the order.
+    // Columns computed above the pin could lose the order.
     let all: Vec<usize> = open.pending.iter().map(|pending| pending.slot).collect();
     open = open.settle(all)?;
     let Some(distribution) = pin.input_distribution_requirements().into_per_child().pop() else { return Ok(None) };

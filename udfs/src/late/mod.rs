@@ -1,17 +1,17 @@
-//! Fewer calls than rows: functions with a [`Cost`](crate::cost::Cost) are evaluated as late as is sound.
+//! Late evaluation: functions with a [`Cost`](crate::cost::Cost) are called on as few rows as is sound.
 //!
-//! DataFusion evaluates a SELECT list below an ORDER BY with a LIMIT and below a join, pushes predicates below joins, and
-//! evaluates the terms of an AND on all rows of most batches: each right where functions are cheap. [`LateRule`] rewrites the
-//! physical plan, before any other rule but that which notes the order of the result:
+//! DataFusion evaluates a SELECT list below an ORDER BY with a LIMIT and below a join, pushes predicates below joins,
+//! and evaluates the terms of an AND on all rows of most batches, all of which suits cheap functions. [`LateRule`]
+//! rewrites the physical plan before any other rule except the one that records the order of the result:
 //!
-//! - `cheap AND costly` becomes a filter over a filter, the cheapest below; within an OR, or the condition of a join, a CASE,
-//!   which evaluates the costly term only where the cheap one leaves it open (see [`predicate`]);
-//! - a costly column that neither a filter, a limit, an ORDER BY with a LIMIT nor an equi-join needs is computed above it, and
-//!   a predicate of a model's above an equi-join (see [`deferred`]);
-//! - a costly key of an ORDER BY is a column, computed once (see [`keys`]).
+//! - `cheap AND costly` becomes nested filters, the cheapest innermost; within an OR or a join's condition it becomes a
+//!   CASE, which evaluates the costly term only if the cheap one leaves the result open (see [`predicate`]);
+//! - a costly column is computed above a filter, a limit, an ORDER BY with a LIMIT or an equi-join that does not need
+//!   it, and a model's predicate above an equi-join (see [`deferred`]);
+//! - a costly ORDER BY key becomes a column, computed once (see [`keys`]).
 //!
-//! A [`Fence`](fence::Fence) below each operator that calls such a function keeps later rules from moving it down again;
-//! [`UnfenceRule`] takes the fences away at the end.
+//! A [`Fence`](fence::Fence) below each operator that calls such a function keeps later rules from pushing it down
+//! again; [`UnfenceRule`] finally removes the fences.
 
 mod deferred;
 mod distinct_on;
@@ -34,19 +34,20 @@ use datafusion::physical_plan::ExecutionPlan;
 
 use crate::cost::{self, Cost};
 
-/// Gives a session's planner the rules. It must not have them yet.
+/// Adds the rules to a session's planner, which must not have them yet.
 pub(crate) fn install(state: SessionState) -> SessionStateBuilder {
     let mut logical = state.optimizers().to_vec();
     logical.insert(0, Arc::new(distinct_on::DistinctOnRule));
     let mut physical = state.physical_optimizers().to_vec();
-    // After the rule that pins the order of the result to the plan's root: what is pulled up there is then never reordered.
+    // After the rule that pins the result's order to the plan's root, so that columns pulled up there are never
+    // reordered.
     let pinned = physical.iter().position(|rule| rule.name() == "OutputRequirements").map_or(0, |at| at + 1);
     physical.insert(pinned, Arc::new(LateRule));
     physical.push(Arc::new(fence::UnfenceRule));
     SessionStateBuilder::new_from_existing(state).with_optimizer_rules(logical).with_physical_optimizer_rules(physical)
 }
 
-/// See the module.
+/// Physical optimiser rule of late evaluation; see the module.
 #[derive(Debug)]
 pub(crate) struct LateRule;
 
@@ -69,7 +70,7 @@ impl PhysicalOptimizerRule for LateRule {
     }
 }
 
-/// The cost of a row of an operator's own expressions.
+/// Cost per row of an operator's own expressions.
 fn own_cost(node: &Arc<dyn ExecutionPlan>) -> Result<Cost> {
     let mut cost = Cost::FREE;
     node.apply_expressions(&mut |expr: &Arc<dyn PhysicalExpr>| {

@@ -1,4 +1,4 @@
-//! Predicates: what is cheap comes first, and the rest is evaluated only where it is still open.
+//! Predicates: cheap terms first, costly ones only where the result is still open.
 
 use std::sync::Arc;
 
@@ -9,12 +9,12 @@ use datafusion::physical_expr::expressions::{BinaryExpr, case, lit};
 
 use crate::cost::{self, Cost};
 
-/// `terms` joined by `operator`; `None` of none.
+/// Joins `terms` by `operator`; `None` if empty.
 fn join(terms: Vec<Arc<dyn PhysicalExpr>>, operator: Operator) -> Option<Arc<dyn PhysicalExpr>> {
     terms.into_iter().reduce(|left, right| Arc::new(BinaryExpr::new(left, operator, right)))
 }
 
-/// The conjunction of `terms`.
+/// The conjunction of `terms`; `None` if empty.
 pub(super) fn all_of(terms: Vec<Arc<dyn PhysicalExpr>>) -> Option<Arc<dyn PhysicalExpr>> {
     join(terms, Operator::And)
 }
@@ -29,9 +29,10 @@ fn flatten(expr: &Arc<dyn PhysicalExpr>, operator: Operator, terms: &mut Vec<Arc
     }
 }
 
-/// A predicate that is TRUE for the same rows as `expr`, and evaluates costly terms only where cheaper ones leave them open.
+/// A predicate that is TRUE for the same rows as `expr` and evaluates costly terms only where cheaper ones leave it
+/// open.
 ///
-/// It may be FALSE where `expr` is NULL, so it is for filters and join conditions only.
+/// It may be FALSE where `expr` is NULL, so use it only for filters and join conditions.
 pub(super) fn lazy(expr: &Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
     let operator = match expr.downcast_ref::<BinaryExpr>() {
         Some(binary) if matches!(binary.op(), Operator::And | Operator::Or) => *binary.op(),

@@ -1,4 +1,4 @@
-//! Carries what is left out up the plan; see [`deferred`](super::deferred).
+//! Moves deferred columns and predicates up the plan; see [`deferred`](super::deferred).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -21,15 +21,15 @@ use super::predicate::{all_of, lazy};
 use super::{keys, own_cost};
 use crate::cost::{self, Cost};
 
-/// From this cost on an expression is worth to be evaluated above a join, where a row may come more than once: models remember
-/// what they answered, and a fetch what it got.
+/// Minimum cost at which an expression is evaluated above a join, where rows may repeat: models and fetches cache their
+/// results.
 const REMEMBERED: Cost = Cost::EMBED;
 
-/// A plan, in two forms with the same rows.
+/// A plan in two forms with the same rows.
 pub(super) struct Pulled {
-    /// The best complete one.
+    /// The best complete plan.
     pub(super) plan: Arc<dyn ExecutionPlan>,
-    /// One that leaves costly columns to operators above.
+    /// A plan that leaves costly columns to operators above.
     late: Option<Deferred>,
 }
 
@@ -38,7 +38,7 @@ impl Pulled {
         Self { plan, late: None }
     }
 
-    /// The rows of `late`, which is completed at once, since the operator below it drops rows.
+    /// Completes `late` at once for the complete form, since the operator below it drops rows.
     pub(super) fn reduced(late: Deferred) -> Result<Self> {
         let plan = late.clone().close()?;
         Ok(Self { plan, late: Some(late).filter(|late| !late.is_none()) })
@@ -93,7 +93,7 @@ pub(super) fn pull(node: &Arc<dyn ExecutionPlan>) -> Result<Pulled> {
         _ => None,
     };
     match pulled {
-        // A rewrite that changed the schema would be an error of the whole query; the plan as it was is none.
+        // A rewrite that changed the schema would fail the whole query, so the plan is kept as it was.
         Some(pulled) if pulled.plan.schema() == node.schema() => Ok(pulled),
         _ => Ok(Pulled::complete(with_children(node, inputs.drain(..).map(|input| input.plan).collect())?)),
     }
@@ -107,7 +107,7 @@ fn project(node: &Arc<dyn ExecutionPlan>, projection: &ProjectionExec, input: &P
     let below = if calls { Fence::over(Arc::clone(&input.plan)) } else { Arc::clone(&input.plan) };
     let plan = with_children(node, vec![below])?;
 
-    // A volatile expression stays here, and so does what it needs.
+    // Volatile expressions and the columns that they need are computed here.
     let mut stays = HashSet::new();
     let mut movable = vec![];
     for ProjectionExpr { expr, .. } in projection.expr() {
@@ -124,7 +124,7 @@ fn project(node: &Arc<dyn ExecutionPlan>, projection: &ProjectionExec, input: &P
             *movable && (cost::of(expr)? > Cost::FREE || columns(expr).iter().any(|column| below.is_pending(*column)));
         let field = expr.return_field(&input_schema)?;
         match expr.downcast_ref::<Column>().map(Column::index) {
-            // A column that is left out goes on being so, under its new place and name; a second time it is a copy.
+            // A deferred column stays deferred under its new index and name; a second occurrence is a copy.
             Some(from) if late && !out.to.contains_key(&from) => {
                 out.to.insert(from, slot);
                 out.renamed.insert(from, alias.clone());
@@ -145,16 +145,16 @@ fn project(node: &Arc<dyn ExecutionPlan>, projection: &ProjectionExec, input: &P
     Ok(Some(Pulled { plan, late: out.build()? }))
 }
 
-/// The columns of a projection over a plan that leaves some out.
+/// Columns of a projection over a plan with deferred columns.
 struct Outputs<'a> {
     below: &'a Deferred,
     schema: SchemaRef,
     exprs: Vec<ProjectionExpr>,
-    /// Where columns of the input are in the output.
+    /// Output index of each input column.
     to: HashMap<usize, usize>,
-    /// The names that columns of the input which are left out get.
+    /// New names of deferred input columns.
     renamed: HashMap<usize, String>,
-    /// Columns of the output that are left out here: place, name, and expression over the input.
+    /// Output columns deferred here: index, name, and expression over the input.
     added: Vec<(usize, String, Arc<dyn PhysicalExpr>)>,
 }
 
@@ -164,14 +164,14 @@ impl<'a> Outputs<'a> {
         Self { below, schema, exprs: vec![], to, renamed, added: vec![] }
     }
 
-    /// Adds a placeholder. Its name is unique, since other rules look columns up by their names.
+    /// Adds a placeholder. Its name is unique, since other rules look up columns by name.
     fn hold(&mut self, field: &Field) -> Result<()> {
         let alias = unique("later");
         self.exprs.push(ProjectionExpr { expr: placeholder(field)?, alias });
         Ok(())
     }
 
-    /// Keeps a column of the input, as an extra one if it is no output.
+    /// Keeps an input column, as an extra column if it is not an output.
     fn keep(&mut self, from: usize) -> Result<()> {
         if self.to.contains_key(&from) {
             return Ok(());
@@ -185,7 +185,7 @@ impl<'a> Outputs<'a> {
         Ok(())
     }
 
-    /// `None` if nothing is left out.
+    /// `None` if nothing is deferred.
     fn build(mut self) -> Result<Option<Deferred>> {
         let below = self.below;
         let added = std::mem::take(&mut self.added);
@@ -195,7 +195,7 @@ impl<'a> Outputs<'a> {
         for from in below.predicates.iter().flat_map(|predicate| columns(&predicate.expr)) {
             self.keep(from)?;
         }
-        // Last to first: one that is left out needs only earlier ones.
+        // Last to first: a deferred column depends only on earlier ones.
         for pending in below.pending.iter().rev() {
             if self.to.contains_key(&pending.slot) {
                 for from in columns(&pending.expr) {
@@ -230,7 +230,7 @@ impl<'a> Outputs<'a> {
     }
 }
 
-/// A column's name that no other has in this process.
+/// A column name that is unique in this process.
 pub(super) fn unique(what: &str) -> String {
     use std::sync::atomic::{AtomicUsize, Ordering};
     static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -269,7 +269,7 @@ fn filter(filter: &FilterExec, input: &Pulled) -> Result<Option<Pulled>> {
     Ok(Some(Pulled { plan, late: Some(late).filter(|late| !late.is_none()) }))
 }
 
-/// An operator that lets only some rows through, by `keys` or by their number.
+/// Defers columns above an operator that drops rows by `keys` or by row number.
 fn limit(node: &Arc<dyn ExecutionPlan>, keys: HashSet<usize>, input: &Pulled) -> Result<Option<Pulled>> {
     let Some(late) = input.late.clone() else { return Ok(None) };
     let mut late = late.apply_predicates()?.settle(keys)?;
@@ -297,11 +297,11 @@ fn nested_loop_join(join: &NestedLoopJoinExec, left: &Pulled, right: &Pulled) ->
     Ok(Pulled::complete(Arc::new(join)))
 }
 
-/// The rows of one side of a join, its columns left out where the join does not need them.
+/// One side of a join, with the columns that the join does not need still deferred.
 fn side(input: &Pulled, passes: bool, needed: HashSet<usize>) -> Result<Deferred> {
     let complete = Deferred::none(&input.plan);
     let Some(late) = input.late.clone().filter(|_| passes) else { return Ok(complete) };
-    // What is not remembered would be computed for a row as often as it is joined.
+    // An uncached expression would be computed once per joined row.
     let mut settled = needed;
     for pending in &late.pending {
         if late.cost(&pending.expr)? < REMEMBERED {
@@ -314,7 +314,7 @@ fn side(input: &Pulled, passes: bool, needed: HashSet<usize>) -> Result<Deferred
 
 fn hash_join(join: &HashJoinExec, left: &Pulled, right: &Pulled) -> Result<Option<Pulled>> {
     let filter = lazy_join_filter(join.filter())?;
-    // Rows of a side that the join fills up with NULL are not those that come out of it.
+    // A side that the join pads with NULL has output rows that differ from its own.
     let (left_passes, right_passes) = match join.join_type() {
         JoinType::Inner => (true, true),
         JoinType::LeftSemi | JoinType::LeftAnti => (true, false),
@@ -326,7 +326,7 @@ fn hash_join(join: &HashJoinExec, left: &Pulled, right: &Pulled) -> Result<Optio
         let filter = join.filter().into_iter().flat_map(|f| f.column_indices());
         on.chain(filter.filter(|c| c.side == side).map(|c| c.index)).collect()
     };
-    // The planner gives a join no projection; a later rule does.
+    // The planner creates joins without a projection; a later rule adds it.
     let whole = !join.contains_projection();
     let l = side(left, whole && left_passes, keys(JoinSide::Left))?;
     let r = side(right, whole && right_passes, keys(JoinSide::Right))?;
@@ -337,7 +337,7 @@ fn hash_join(join: &HashJoinExec, left: &Pulled, right: &Pulled) -> Result<Optio
         return Ok(Some(Pulled::complete(join)));
     }
 
-    // Of the columns of both sides, first those that the join had, then the extra ones.
+    // Output order: first the join's own columns of both sides, then the extra ones.
     let wide = |side: &Deferred| side.plan.schema().fields().len();
     let (l_out, r_out) = match join.join_type() {
         JoinType::Inner => (true, true),

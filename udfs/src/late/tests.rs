@@ -1,4 +1,4 @@
-//! Queries under the rules and without: the same rows, and as few calls as it takes.
+//! Queries with and without the rules: equal rows, and as few calls as possible.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 
 use crate::cost::{self, Cost};
 
-/// A function of a whole number that counts its rows. `KIND` tells types apart, each with a cost of its own.
+/// A function of an integer that counts its rows. Each `KIND` is a type with its own cost.
 #[derive(Debug)]
 struct Counted<const KIND: usize> {
     signature: Signature,
@@ -27,7 +27,7 @@ const COSTS: [Cost; 4] = [Cost::DECODE, Cost::MATCH, Cost::CAPTION, Cost::NETWOR
 impl<const KIND: usize> Counted<KIND> {
     fn udf(rows: &Arc<AtomicU64>) -> ScalarUDF {
         cost::declare::<Self>(COSTS[KIND]);
-        // As fetch_url.
+        // Volatile, like fetch_url.
         let volatility = if NAMES[KIND] == "ask" { Volatility::Volatile } else { Volatility::Stable };
         Self { signature: Signature::exact(vec![DataType::Int64], volatility), rows: Arc::clone(rows) }.into()
     }
@@ -63,7 +63,7 @@ impl<const KIND: usize> ScalarUDFImpl for Counted<KIND> {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let array = args.args[0].to_array(args.number_rows)?;
         self.rows.fetch_add(args.number_rows as u64, Ordering::Relaxed);
-        // `write` has a value for NULL, so that whatever takes it for strict is found out.
+        // `write` has a value for NULL, which exposes any rule that assumes a strict function.
         let value = |x: Option<i64>| match x {
             None => (NAMES[KIND] == "write").then_some(5),
             Some(x) => Some((x * 7 + KIND as i64) % 10),
@@ -72,7 +72,7 @@ impl<const KIND: usize> ScalarUDFImpl for Counted<KIND> {
     }
 }
 
-/// A session, and the rows of each function.
+/// A session, and the row counter of each function.
 struct Session {
     ctx: SessionContext,
     rows: [Arc<AtomicU64>; 4],
@@ -141,8 +141,8 @@ impl Session {
     }
 }
 
-/// Queries, and how many rows of `look`, `score`, `write` and `ask` they take: each a number, a query for it, or nothing where it
-/// depends on what DataFusion does by itself.
+/// Queries, and the rows of `look`, `score`, `write` and `ask` that they take: a number, a query for it, or empty if it
+/// depends on DataFusion itself.
 const QUERIES: &[(&str, [&str; 4])] = &[
     // ORDER BY with LIMIT.
     ("SELECT id, write(x) FROM t ORDER BY id LIMIT 2", ["0", "0", "2", "0"]),
@@ -221,13 +221,13 @@ const QUERIES: &[(&str, [&str; 4])] = &[
     ("SELECT w FROM v WHERE id IN (SELECT id FROM j)", ["0", "0", "2", "0"]),
     ("SELECT w FROM v WHERE NOT EXISTS (SELECT 1 FROM j WHERE j.id = v.id)", ["0", "0", "38", "0"]),
     ("SELECT t.id FROM t JOIN j ON t.id <= j.id AND score(t.x + j.id) > 4 AND t.id < 2", ["0", "6", "0", "0"]),
-    // A side that is filled up with NULL, a key, and a cheap function that nothing remembers stay below.
+    // Sides padded with NULL, join keys and cheap uncached functions stay below.
     ("SELECT v.w, j.n FROM j LEFT JOIN v ON v.id = j.id", ["0", "0", "", "0"]),
     ("SELECT v.w, j.n FROM v LEFT JOIN j ON v.id = j.id", ["0", "0", "40", "0"]),
     ("SELECT v.w, j.n FROM v FULL JOIN j ON v.id = j.id", ["0", "0", "40", "0"]),
     ("SELECT v.id, j.n FROM v JOIN j ON v.w = j.id", ["0", "0", "40", "0"]),
     ("SELECT l, n FROM (SELECT id, look(x) AS l FROM t) JOIN j USING (id)", ["", "0", "0", "0"]),
-    // What there is nothing to save of.
+    // Queries with nothing to save.
     ("SELECT w FROM v", ["0", "0", "40", "0"]),
     ("SELECT k, max(write(x)) FROM t WHERE id < 10 GROUP BY k", ["0", "0", "10", "0"]),
     ("SELECT DISTINCT w FROM v", ["0", "0", "40", "0"]),

@@ -1,21 +1,21 @@
 //! BLEU: Papineni et al., "BLEU: a Method for Automatic Evaluation of Machine Translation" (ACL 2002), section 2, as
-//! pycocoevalcap/bleu/bleu_scorer.py computes it with option 'closest'.
+//! computed by pycocoevalcap/bleu/bleu_scorer.py with option 'closest'.
 
 use super::MetricError;
 use super::ngrams::{MAX_N, NgramCounts, Vocabulary, find, order};
 
-/// pycocoevalcap adds these to what it divides by each other, so that no matches of no n-grams score about 0.
+/// pycocoevalcap adds these to numerator and denominator, so that no matches among no n-grams score about 0.
 const TINY: f64 = 1e-15;
 const SMALL: f64 = 1e-9;
 
-/// What corpus BLEU is made of, summed over the items.
+/// Sums of corpus BLEU over the items.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BleuStats {
     items: u64,
     candidate_tokens: u64,
-    /// Of each item's reference whose length is closest to the candidate's, the shorter one of two.
+    /// Tokens of each item's reference closest in length to the candidate; of two, the shorter.
     reference_tokens: u64,
-    /// N-grams of the candidates by n, each counted at most as often as in the one reference that has it most often.
+    /// Matching n-grams of the candidates by n, each clipped at its highest count in a single reference.
     matches: [u64; MAX_N],
     /// N-grams of the candidates by n.
     ngrams: [u64; MAX_N],
@@ -54,8 +54,8 @@ impl BleuStats {
         }
     }
 
-    /// Corpus BLEU-`n` from 0 to 1: geometric mean of the precisions of 1-grams to `n`-grams, times the brevity penalty. None
-    /// without items, and where `n` is not 1 to 4.
+    /// Corpus BLEU-`n` from 0 to 1: geometric mean of the precisions of 1-grams to `n`-grams, times the brevity
+    /// penalty. None without items, or if `n` is not 1 to 4.
     pub fn score(&self, n: usize) -> Option<f64> {
         if self.items == 0 || !(1..=MAX_N).contains(&n) {
             return None;
@@ -77,7 +77,7 @@ impl BleuStats {
     /// The inverse of [`state`](Self::state).
     ///
     /// # Errors
-    /// [`MetricError::State`] where there are not 11 numbers.
+    /// [`MetricError::State`] unless there are 11 numbers.
     pub fn from_state(state: &[u64]) -> Result<Self, MetricError> {
         let &[items, candidate_tokens, reference_tokens, m1, m2, m3, m4, g1, g2, g3, g4] = state else {
             return Err(MetricError::State(format!("BLEU has 11 numbers, not {}", state.len())));
@@ -87,7 +87,7 @@ impl BleuStats {
     }
 }
 
-/// BLEU-1 to BLEU-4 of one item, not smoothed: without a match of some order it is about 0.
+/// BLEU-1 to BLEU-4 of one item, unsmoothed: about 0 without a match of some order.
 ///
 /// # Errors
 /// [`MetricError::NoReferences`] where `references` is empty.

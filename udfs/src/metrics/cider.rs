@@ -1,4 +1,5 @@
-//! CIDEr and CIDEr-D: Vedantam et al., "CIDEr: Consensus-based Image Description Evaluation" (CVPR 2015, arXiv 1411.5726).
+//! CIDEr and CIDEr-D: Vedantam et al., "CIDEr: Consensus-based Image Description Evaluation" (CVPR 2015, arXiv
+//! 1411.5726).
 
 use std::collections::HashMap;
 
@@ -7,25 +8,24 @@ use super::ngrams::{MAX_N, Ngram, NgramCounts, Vocabulary, find, order};
 
 /// Standard deviation of CIDEr-D's Gaussian, in tokens.
 const SIGMA: f64 = 6.0;
-/// All published code multiplies both scores by this; the paper only CIDEr-D.
+/// Factor of both scores in all published code; in the paper, only of CIDEr-D.
 const SCALE: f64 = 10.0;
 
-/// Which of the two scores.
+/// Variant of the metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CiderVariant {
     /// Plain CIDEr, the paper's consensus metric without its stemming: the mean cosine of TF-IDF vectors of 1-grams to
     /// 4-grams. Equal to pyciderevalcap/cider of the authors' repository vrama91/cider with `df_mode` "corpus".
     Cider,
-    /// CIDEr-D, the paper's variant that is harder to game: weights of n-grams that the candidate repeats are clipped at
-    /// the reference's, and lengths that differ cost a Gaussian with sigma 6. This is what
-    /// pycocoevalcap/cider/cider_scorer.py computes, and what papers on COCO report, under the name CIDEr.
+    /// CIDEr-D, the paper's variant that is harder to game: repeated n-grams are clipped at the reference's weight, and
+    /// length differences are penalised by a Gaussian with sigma 6. This is what pycocoevalcap/cider/cider_scorer.py
+    /// computes and papers on COCO report as CIDEr.
     CiderD,
 }
 
-/// The items of a corpus. All are held, since a score depends on how many items of the corpus have an n-gram in their
-/// references.
+/// Items of a corpus. All are kept, since a score depends on how many items have an n-gram in their references.
 ///
-/// Texts are held once. [`scores`](Self::scores) takes, while it runs, up to 60 bytes for every distinct n-gram of the
+/// Texts are stored once. While [`scores`](Self::scores) runs, it takes up to 60 bytes per distinct n-gram of the
 /// references.
 #[derive(Debug, Clone, Default)]
 pub struct CiderCorpus {
@@ -43,7 +43,7 @@ impl CiderCorpus {
         self.push(candidate.into(), references.iter().map(|r| r.as_ref().into()).collect())
     }
 
-    /// Adds the items of `other` behind those that are here.
+    /// Appends the items of `other`.
     pub fn merge(&mut self, other: Self) {
         self.candidates.extend(other.candidates);
         self.references.extend(other.references);
@@ -52,7 +52,7 @@ impl CiderCorpus {
 
     /// Score of the corpus, from 0 to 10: the mean over its items. None without items.
     ///
-    /// A corpus of one item scores 0, as do n-grams that the references of every item have: their weight is log 1.
+    /// A corpus of one item scores 0. So do n-grams that occur in every item's references: their weight is log 1.
     pub fn score(&self, variant: CiderVariant) -> Option<f64> {
         let scores = self.scores(variant);
         (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64)
@@ -72,7 +72,7 @@ impl CiderCorpus {
         scores.collect()
     }
 
-    /// How many items there are.
+    /// Number of items.
     pub fn len(&self) -> usize {
         self.candidates.len()
     }
@@ -82,12 +82,12 @@ impl CiderCorpus {
         self.candidates.is_empty()
     }
 
-    /// Bytes that the items take, without what the allocator adds; costs nothing to ask.
+    /// Size of the items in bytes, without allocator overhead; constant time.
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// The candidates, and the references of each.
+    /// The candidates, and each one's references.
     pub fn state(&self) -> (&[String], &[Vec<String>]) {
         (&self.candidates, &self.references)
     }
@@ -95,8 +95,8 @@ impl CiderCorpus {
     /// The inverse of [`state`](Self::state).
     ///
     /// # Errors
-    /// [`MetricError::State`] where there are not as many lists of references as candidates, and
-    /// [`MetricError::NoReferences`] where a list is empty.
+    /// [`MetricError::State`] if the numbers of candidates and reference lists differ, [`MetricError::NoReferences`] if
+    /// a list is empty.
     pub fn from_state(candidates: Vec<String>, references: Vec<Vec<String>>) -> Result<Self, MetricError> {
         if candidates.len() != references.len() {
             let reason = format!("CIDEr has {} candidates, but references for {}", candidates.len(), references.len());
@@ -123,7 +123,7 @@ impl CiderCorpus {
 
 /// TF-IDF over a corpus.
 struct Weighting {
-    /// Of how many items an n-gram is in the references, where of more than one.
+    /// Number of items with an n-gram in their references, for n-grams in more than one item.
     document_frequencies: HashMap<Ngram, u32>,
     log_items: f64,
 }
@@ -140,7 +140,7 @@ impl Weighting {
                 *document_frequencies.entry(ngram).or_insert(0) += 1;
             }
         }
-        // Most n-grams; they weigh the same without an entry, and the rest is found faster.
+        // Drop frequencies of 1, which most n-grams have: 1 is the default, and lookups get faster.
         document_frequencies.retain(|_, frequency| *frequency > 1);
         document_frequencies.shrink_to_fit();
         Self { document_frequencies, log_items: (references.len() as f64).ln() }
@@ -149,7 +149,7 @@ impl Weighting {
     fn vector(&self, text: &NgramCounts) -> Vector {
         let mut norms = [0.0; MAX_N];
         let weights = text.counts.iter().map(|(ngram, count)| {
-            // An n-gram that no reference has weighs as much as one that is in a single item's.
+            // An n-gram in no reference weighs as much as one in a single item's references.
             let frequency = self.document_frequencies.get(ngram).copied().unwrap_or(1);
             let weight = f64::from(*count) * (self.log_items - f64::from(frequency).ln());
             norms[order(ngram)] += weight * weight;
@@ -159,7 +159,7 @@ impl Weighting {
     }
 }
 
-/// A text's weights, and their norms by the order of the n-grams.
+/// TF-IDF weights of a text, and their norms by n-gram order.
 struct Vector {
     /// Sorted by n-gram.
     weights: Vec<(Ngram, f64)>,
@@ -168,7 +168,7 @@ struct Vector {
 }
 
 impl Vector {
-    /// The mean over the orders, from 0 to 1.
+    /// Mean similarity over the n-gram orders, from 0 to 1.
     fn similarity(&self, reference: &Self, variant: CiderVariant) -> f64 {
         let mut products = [0.0; MAX_N];
         for (ngram, weight) in &self.weights {
@@ -188,7 +188,8 @@ impl Vector {
         }
         let penalty = match variant {
             CiderVariant::Cider => 1.0,
-            // pycocoevalcap counts 2-grams for lengths, which differ by as many, but for an empty text, whose sum is 0.
+            // pycocoevalcap measures lengths in 2-grams, whose differences are the same except for an empty text, whose
+            // sum is 0.
             CiderVariant::CiderD => (-(self.tokens - reference.tokens).powi(2) / (2.0 * SIGMA * SIGMA)).exp(),
         };
         penalty * sum / MAX_N as f64

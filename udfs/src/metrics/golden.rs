@@ -1,12 +1,12 @@
-//! The corpora with pycocoevalcap's scores that tests/fixtures/metrics.py wrote.
+//! Corpora with pycocoevalcap's scores, written by tests/fixtures/metrics.py.
 
 use serde_json::Value;
 
 const JSON: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/metrics.json"));
-/// Relative; a score of 0 must be 0.
+/// Relative tolerance, so that a score of 0 must be exact.
 const TOLERANCE: f64 = 1e-9;
 
-/// A corpus and its scores; those named `_items` in the order of the candidates.
+/// A corpus and its scores; scores named `_items` are in the order of the candidates.
 pub(super) struct Corpus {
     pub(super) name: String,
     pub(super) candidates: Vec<String>,
@@ -28,7 +28,7 @@ impl Corpus {
     }
 }
 
-/// "main" first.
+/// All corpora; "main" is first.
 pub(super) fn corpora() -> Vec<Corpus> {
     let golden: Value = serde_json::from_str(JSON).unwrap();
     list(&golden["corpora"], |c| Corpus {
@@ -46,7 +46,7 @@ pub(super) fn corpora() -> Vec<Corpus> {
     })
 }
 
-/// Asserts that the score of what is named is the expected one.
+/// Asserts that the score named `of` has the expected value.
 pub(super) fn assert_close(score: f64, expected: f64, of: &str) {
     assert!((score - expected).abs() <= TOLERANCE * expected.abs(), "{of:?}: {score:e} for {expected:e}");
 }

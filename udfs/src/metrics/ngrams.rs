@@ -1,24 +1,24 @@
-//! The n-grams of a text, counted.
+//! N-gram counts of a text.
 
 use std::collections::HashMap;
 
-/// The longest n-grams that BLEU and CIDEr look at.
+/// Maximum n of the n-grams in BLEU and CIDEr.
 pub(super) const MAX_N: usize = 4;
 
-/// 1 to [`MAX_N`] tokens by their ids, which are positive; zeros follow.
+/// Ids of 1 to [`MAX_N`] tokens, which are positive, padded with zeros.
 pub(super) type Ngram = [u32; MAX_N];
 
-/// 0 for a single token, up to `MAX_N - 1`.
+/// Order of an n-gram: 0 for a single token, up to `MAX_N - 1`.
 pub(super) fn order(ngram: &Ngram) -> usize {
     ngram[1..].iter().filter(|id| **id != 0).count()
 }
 
-/// The value of `ngram` in pairs sorted by n-gram.
+/// Value of `ngram` in pairs sorted by n-gram.
 pub(super) fn find<T: Copy>(sorted: &[(Ngram, T)], ngram: &Ngram) -> Option<T> {
     sorted.binary_search_by(|(other, _)| other.cmp(ngram)).ok().map(|i| sorted[i].1)
 }
 
-/// Ids of tokens, given as they come.
+/// Ids of tokens, assigned in order of appearance.
 #[derive(Default)]
 pub(super) struct Vocabulary<'a>(HashMap<&'a str, u32>);
 
@@ -45,11 +45,11 @@ impl<'a> Vocabulary<'a> {
     }
 }
 
-/// The n-grams of one text.
+/// N-gram counts of one text.
 pub(super) struct NgramCounts {
-    /// Length of the text.
+    /// Length of the text in tokens.
     pub(super) tokens: usize,
-    /// How often each n-gram occurs, sorted by n-gram.
+    /// Count of each n-gram, sorted by n-gram.
     pub(super) counts: Vec<(Ngram, u32)>,
 }
 

@@ -2,21 +2,20 @@
 
 use super::MetricError;
 
-/// The share of queries whose match is among the first k results.
+/// Share of queries whose match is among the first k results.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RecallStats {
-    /// 0 before the first query.
+    /// k of the queries; 0 before the first.
     k: i64,
     hits: i64,
     queries: i64,
 }
 
 impl RecallStats {
-    /// Adds a query whose match has this rank, counted from 1; `i64::MAX` where it was not found. It is a hit where
-    /// `rank <= k`.
+    /// Adds a query whose match has this 1-based rank (`i64::MAX` if not found). It is a hit if `rank <= k`.
     ///
     /// # Errors
-    /// [`MetricError::NotPositive`] where `k` or `rank` is less than 1; [`MetricError::MixedK`] where earlier queries had
+    /// [`MetricError::NotPositive`] if `k` or `rank` is less than 1; [`MetricError::MixedK`] if earlier queries had
     /// another k.
     pub fn add(&mut self, k: i64, rank: i64) -> Result<(), MetricError> {
         for (name, value) in [("k", k), ("rank", rank)] {
@@ -30,7 +29,7 @@ impl RecallStats {
     /// Adds the queries of `other`.
     ///
     /// # Errors
-    /// [`MetricError::MixedK`] where they had another k.
+    /// [`MetricError::MixedK`] if they had another k.
     pub fn merge(&mut self, other: &Self) -> Result<(), MetricError> {
         if self.k != other.k && self.queries > 0 && other.queries > 0 {
             return Err(MetricError::MixedK(self.k, other.k));

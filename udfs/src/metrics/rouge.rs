@@ -1,5 +1,5 @@
-//! ROUGE-L: Lin, "ROUGE: A Package for Automatic Evaluation of Summaries" (2004), section 3, as pycocoevalcap/rouge/rouge.py
-//! computes it.
+//! ROUGE-L: Lin, "ROUGE: A Package for Automatic Evaluation of Summaries" (2004), section 3, as computed by
+//! pycocoevalcap/rouge/rouge.py.
 
 use super::MetricError;
 
@@ -46,11 +46,11 @@ impl RougeStats {
     }
 }
 
-/// ROUGE-L of one item, from 0 to 1: the F-measure, with beta 1.2, of the best precision and the best recall that the longest
-/// common subsequence with any reference gives. The two may come from different references.
+/// ROUGE-L of one item, from 0 to 1: the F-measure (beta 1.2) of the best precision and the best recall over the
+/// longest common subsequences with each reference. The two may come from different references.
 ///
-/// Two empty texts are equal and score 1, as in pycocoevalcap. Of runs of blanks, which it takes for empty tokens, nothing is
-/// counted here.
+/// Two empty texts are equal and score 1, as in pycocoevalcap. Runs of blanks count nothing here; pycocoevalcap takes
+/// them for empty tokens.
 ///
 /// # Errors
 /// [`MetricError::NoReferences`] where `references` is empty.
@@ -70,7 +70,7 @@ pub fn rouge_l(candidate: &str, references: &[impl AsRef<str>]) -> Result<f64, M
     Ok(if weighted > 0.0 { (1.0 + BETA * BETA) * precision * recall / weighted } else { 0.0 })
 }
 
-/// The tokens; for an empty text, one empty token.
+/// Tokens of a text; an empty text has one empty token.
 fn tokens(text: &str) -> Vec<&str> {
     let tokens: Vec<&str> = text.split_whitespace().collect();
     if tokens.is_empty() { vec![""] } else { tokens }
@@ -78,7 +78,7 @@ fn tokens(text: &str) -> Vec<&str> {
 
 /// Length of the longest common subsequence, in O(`a` x `b`) time and O(`b`) memory.
 fn common_subsequence(a: &[&str], b: &[&str]) -> usize {
-    // longest[j] is that of the tokens of `a` so far with the first j of `b`.
+    // longest[j] is the length for the tokens of `a` so far and the first j of `b`.
     let mut longest = vec![0; b.len() + 1];
     for x in a {
         let mut before = 0;

@@ -1,4 +1,4 @@
-//! Types, pointers and lifetimes across the border, and the functions on frames.
+//! Types, pointers and lifetimes of columns that cross between Polars and Arrow, and the functions on frames.
 
 use std::path::Path;
 use std::ptr::NonNull;
@@ -37,7 +37,7 @@ async fn error(ctx: &SessionContext, query: &str) -> String {
     }
 }
 
-/// Three rows of every type that both sides have, NULLs among them.
+/// Three rows of every common type, with NULLs.
 fn everything() -> PolarsResult<DataFrame> {
     let whole = Series::new("int64".into(), [Some(1i64), None, Some(-3)]);
     let text = Series::new("string".into(), [Some("short"), None, Some(LONG)]);
@@ -142,7 +142,7 @@ async fn what_cannot_cross_is_named() -> Outcome {
         let message = register(&ctx, "refused", &frame).unwrap_err().to_string();
         assert!(message.contains(words), "{message}");
     }
-    // A column's own name may be anything.
+    // A column's own name may be any string.
     register(&ctx, "t", &DataFrame::new(2, vec![inner.into()])?)?;
     let taken = register(&ctx, "t", &df!("x" => [1i64])?).unwrap_err().to_string();
     assert!(taken.contains("already exists"), "{taken}");
@@ -173,7 +173,7 @@ async fn chunks_need_not_line_up() -> Outcome {
     let ctx = session(SessionConfig::new())?;
     register(&ctx, "t", &frame)?;
     assert!(sql(&ctx, "SELECT * FROM t ORDER BY n").await?.equals_missing(&frame));
-    // DataFusion cuts a table's batches to the session's size.
+    // DataFusion splits a table's batches to the session's size.
     let batches = ctx.sql("SELECT * FROM t").await?.collect().await?;
     assert!(batches.iter().all(|batch| batch.num_rows() <= BATCH_SIZE));
     assert_eq!(sql(&ctx, "SELECT * FROM t").await?.height(), 200);
@@ -187,12 +187,12 @@ fn rows_need_no_columns() -> Outcome {
     Ok(())
 }
 
-/// Where a column's numbers lie.
+/// Address of a column's numbers.
 fn numbers(frame: &DataFrame, name: &str) -> PolarsResult<*const i64> {
     Ok(frame.column(name)?.i64()?.cont_slice()?.as_ptr())
 }
 
-/// Where a column's strings lie: their views, and those too long for a view.
+/// Addresses of a column's string views and of its long strings.
 fn strings(frame: &DataFrame, name: &str) -> PolarsResult<(*const u8, *const u8)> {
     let view = frame.column(name)?.str()?.downcast_iter().next().unwrap();
     Ok((view.views().as_ptr().cast(), view.data_buffers()[0].as_ptr()))
@@ -242,7 +242,7 @@ async fn buffers_live_as_long_as_either_side_holds_them() -> Outcome {
     let values = Arc::new(vec![1i64, 2, 3]);
     let held = || Arc::strong_count(&values) - 1;
     let bytes = NonNull::from(values.as_slice()).cast::<u8>();
-    // SAFETY: the buffer holds the vector, which nobody changes.
+    // SAFETY: the buffer owns the vector, which is never changed.
     let buffer = unsafe {
         Buffer::from_custom_allocation(bytes, size_of_val(values.as_slice()), Arc::<Vec<i64>>::clone(&values))
     };
@@ -257,7 +257,7 @@ async fn buffers_live_as_long_as_either_side_holds_them() -> Outcome {
     drop(frame);
     assert_eq!(held(), 1);
     let back = sql(&ctx, "SELECT n FROM t").await?;
-    // .. and a frame the table.
+    // .. and a frame outlives the table.
     ctx.deregister_table("t")?;
     drop(ctx);
     assert_eq!((held(), numbers(&back, "n")?), (1, values.as_ptr()));
@@ -267,7 +267,7 @@ async fn buffers_live_as_long_as_either_side_holds_them() -> Outcome {
     Ok(())
 }
 
-/// A session with the table `web` of fixtures in Parquet, and `frame`, the same as a frame.
+/// A session with the fixture `web` from Parquet, and the same rows as `frame`.
 async fn web() -> Result<SessionContext> {
     let ctx = session(SessionConfig::new())?;
     ctx.register_parquet("web", fixture("web.parquet"), ParquetReadOptions::default()).await?;

@@ -1,4 +1,4 @@
-//! A condition that fails once its query is cancelled.
+//! A join condition that fails once its query is cancelled.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -13,8 +13,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::joins::utils::JoinFilter;
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder};
 
-/// Its expression, and before each batch a look at the query's token: a join whose condition nothing meets goes through all
-/// pairs of rows in one poll.
+/// Wraps an expression and checks the query's token before each batch: a join whose condition never holds goes through
+/// all pairs of rows in one poll.
 #[derive(Debug)]
 struct CancelPoint(Arc<dyn PhysicalExpr>);
 
@@ -64,7 +64,7 @@ impl PhysicalExpr for CancelPoint {
     }
 }
 
-/// A join whose condition is a [`CancelPoint`]; any other operator as it is.
+/// Wraps a join's condition in a [`CancelPoint`]; other operators are unchanged.
 pub(super) fn in_condition(node: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     let point = |filter: &JoinFilter| {
         let point = Arc::new(CancelPoint(Arc::clone(filter.expression())));

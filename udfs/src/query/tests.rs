@@ -1,4 +1,4 @@
-//! Queries that only compute end when they are cancelled.
+//! Compute-bound queries end when they are cancelled.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 
 const ENDLESS: [&str; 6] = [
     "SELECT count(*) FROM generate_series(1, 3000000) a, generate_series(1, 3000) b WHERE (a.value * b.value) % 7 = 3",
-    // No pair meets it: nothing comes out of the join.
+    // No pair satisfies the condition, so the join outputs nothing.
     "SELECT count(*) FROM generate_series(1, 3000000) a, generate_series(1, 3000) b WHERE a.value * b.value = -1",
     "SELECT max(md5(CAST(a.value * b.value AS VARCHAR))) FROM generate_series(1, 3000000) a, generate_series(1, 3000) b",
     "SELECT count(*) FROM generate_series(1, 100000) a JOIN generate_series(1, 100000) b ON a.value % 2 = b.value % 2 AND a.value * b.value < 0",
@@ -25,7 +25,7 @@ async fn what_only_computes_ends_with_its_client() {
     for sql in ENDLESS {
         let frame = ctx.sql(sql).await.unwrap();
         let query = tokio::spawn(frame.collect());
-        // This thread is none of the runtime's, which may all be held.
+        // This thread is not one of the runtime's, which may all be blocked.
         sleep(Duration::from_millis(300));
         crate::client(&other).unwrap().cancel_running();
         sleep(Duration::from_millis(100));

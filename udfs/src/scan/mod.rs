@@ -1,10 +1,10 @@
-//! Parquet scans that give what the files hold, whatever their footers say.
+//! Sound Parquet scans: results match the files' contents whatever their footers say.
 //!
-//! Parquet's minimum and maximum of a column of floats leave NaN out, and DataFusion 55 takes a column whose minimum is its
-//! maximum for a constant, so that 0.5 comes where NaN stands (<https://github.com/apache/datafusion/issues/15812>); it skips the
-//! files, row groups and pages that by these numbers have nothing for a filter, though NaN is above all numbers in its order; and
-//! it answers `max(x)` from them. [`SoundScans`] takes these numbers of floats away, and leaves those of other columns. Its
-//! [`reader`] also sees to it that texts are checked to be UTF-8.
+//! Parquet's minimum and maximum of a float column ignore NaN. From them, DataFusion 55 takes a column whose minimum
+//! equals its maximum for a constant, so that NaN becomes 0.5 (<https://github.com/apache/datafusion/issues/15812>),
+//! skips files, row groups and pages in which a filter could match NaN, which its order puts above all numbers, and
+//! answers `max(x)`. [`SoundScans`] removes these statistics of floats and keeps those of other columns. Its [`reader`]
+//! also makes Parquet check that texts are UTF-8.
 
 mod reader;
 
@@ -27,15 +27,15 @@ use datafusion::prelude::SessionContext;
 use reader::SoundReaders;
 pub use reader::checked_texts;
 
-/// Makes the session's Parquet scans sound, as [`crate::register`] does for sessions with the functions: NaN is neither lost nor
-/// turned into another number, and bytes that are no UTF-8 are an error where they are to be text.
+/// Makes the session's Parquet scans sound, as [`crate::register`] does for sessions with the functions: NaN is neither
+/// lost nor replaced by another number, and invalid UTF-8 in a text column is an error.
 pub fn sound_scans(ctx: &SessionContext) {
     let state = ctx.state_ref();
     let mut state = state.write();
     if state.physical_optimizers().iter().any(|rule| rule.name() == NAME) {
         return;
     }
-    // First: the other rules go by the statistics.
+    // First, because the other rules use the statistics.
     let mut rules: Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> = vec![Arc::new(SoundScans)];
     rules.extend(state.physical_optimizers().iter().map(Arc::clone));
     *state = SessionStateBuilder::new_from_existing(state.clone()).with_physical_optimizer_rules(rules).build();
@@ -43,15 +43,15 @@ pub fn sound_scans(ctx: &SessionContext) {
 
 const NAME: &str = "capfilt_sound_scans";
 
-/// Changes the Parquet scans of a plan; see the module.
+/// Rewrites the Parquet scans of a plan; see the module.
 #[derive(Debug)]
 struct SoundScans;
 
 impl PhysicalOptimizerRule for SoundScans {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
         let plan = plan.transform_down(|node| {
-            // deltalake-core's scan of a table with deletion vectors insists on the source that it was planned with. It lets no
-            // filter of rows into it, so that the statistics are all there is to change.
+            // deltalake-core's scan of a table with deletion vectors requires the source that it was planned with. It
+            // pushes no row filter into it, so only the statistics need to change.
             if node.name() == "DeltaScanExec" {
                 let both = Arc::clone(&node).map_children(|child| sound(child, true));
                 let changed = both.or_else(|_| node.map_children(|child| sound(child, false)))?;
@@ -75,7 +75,7 @@ fn sound(plan: Arc<dyn ExecutionPlan>, readers: bool) -> Result<Transformed<Arc<
     plan.transform_down(|node| one(node, readers))
 }
 
-/// An operator, changed where it is a Parquet scan; with its readers or without.
+/// Rewrites an operator that is a Parquet scan, with its readers if `readers`.
 fn one(node: Arc<dyn ExecutionPlan>, readers: bool) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
     let Some(exec) = node.downcast_ref::<DataSourceExec>() else { return Ok(Transformed::no(node)) };
     let Some(config) = exec.data_source().downcast_ref::<FileScanConfig>() else { return Ok(Transformed::no(node)) };
@@ -95,7 +95,7 @@ fn sound_source(source: &ParquetSource, config: &FileScanConfig) -> Arc<dyn File
             let readers = SoundReaders::new(inner, Arc::clone(config.file_schema()));
             source.with_parquet_file_reader_factory(Arc::new(readers))
         }
-        // Made by hand, without what DataFusion's own tables have: nothing is skipped then.
+        // A hand-made scan without the reader factory of DataFusion's own tables: disable skipping.
         None => {
             let mut options = source.table_parquet_options().clone();
             options.global.pruning = false;
@@ -105,7 +105,7 @@ fn sound_source(source: &ParquetSource, config: &FileScanConfig) -> Arc<dyn File
     })
 }
 
-/// The scan without minima and maxima of floats: of each file, of each group of them, and of all.
+/// Removes minima and maxima of floats from the statistics of each file, each group of files, and the whole scan.
 fn without_floats(config: &FileScanConfig) -> FileScanConfigBuilder {
     let builder = FileScanConfigBuilder::from(config.clone());
     let schema = config.file_schema();
@@ -127,12 +127,12 @@ fn without_floats(config: &FileScanConfig) -> FileScanConfigBuilder {
         }
     });
     let groups = groups.collect();
-    // The source's filter, if any, makes these inexact again when they are asked for.
+    // The source's filter, if any, makes these inexact again when they are read.
     let all = forget(config.statistics(), schema);
     builder.with_file_groups(groups).with_statistics(all)
 }
 
-/// Statistics without what leaves NaN out. The file's columns come first, those that its path tells follow.
+/// Removes statistics that ignore NaN. The file's columns come first, partition columns from its path follow.
 fn forget(mut statistics: Statistics, schema: &Schema) -> Statistics {
     for (column, field) in statistics.column_statistics.iter_mut().zip(schema.fields()) {
         if has_floats(field.data_type()) {

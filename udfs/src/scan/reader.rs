@@ -1,4 +1,4 @@
-//! Readers of Parquet files whose footers are put right.
+//! Parquet readers that correct the footers of their files.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,11 +20,11 @@ use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
-/// Makes the readers of one table's files.
+/// Reader factory for the files of one table.
 #[derive(Debug)]
 pub(super) struct SoundReaders {
     inner: Arc<dyn ParquetFileReaderFactory>,
-    /// What the table takes the files' columns for.
+    /// Schema that the table declares for the files.
     table: SchemaRef,
 }
 
@@ -76,7 +76,7 @@ impl AsyncFileReader for SoundReader {
     }
 }
 
-/// A footer without the minima and maxima of floats, of the row groups and of their pages: they leave NaN out.
+/// Removes minima and maxima of floats, which ignore NaN, from a footer's row groups and page index.
 fn without_floats(footer: Arc<ParquetMetaData>) -> ParquetResult<Arc<ParquetMetaData>> {
     let floats: Vec<bool> = footer.file_metadata().schema_descr().columns().iter().map(|leaf| is_float(leaf)).collect();
     if !floats.contains(&true) {
@@ -89,7 +89,7 @@ fn without_floats(footer: Arc<ParquetMetaData>) -> ParquetResult<Arc<ParquetMeta
             if !*float {
                 return Ok(column);
             }
-            // Where the index has not been read yet, it is not to be found.
+            // If the page index has not been read yet, remove its location too.
             let column = column.into_builder().clear_statistics().set_column_index_offset(None);
             column.set_column_index_length(None).build()
         });
@@ -111,17 +111,18 @@ fn is_float(leaf: &ColumnDescriptor) -> bool {
         || matches!(leaf.logical_type_ref(), Some(LogicalType::Float16))
 }
 
-/// A footer in which all that is read as text is annotated as UTF-8: the Parquet reader looks at the bytes of such columns alone,
-/// and takes those of others for UTF-8 unchecked, be it that the table says text
-/// (`datafusion.execution.parquet.binary_as_string`, a declared type, <https://github.com/apache/datafusion/issues/25509>) or the
-/// annotation JSON. `table` says which top-level columns are read as text.
+/// Annotates as UTF-8 all columns of a footer that are read as text. The Parquet reader validates only annotated
+/// columns and takes others for UTF-8 unchecked, such as those that the table declares as text
+/// (`datafusion.execution.parquet.binary_as_string`, a declared type,
+/// <https://github.com/apache/datafusion/issues/25509>) or annotated as JSON. `table` says which top-level columns are
+/// read as text.
 ///
 /// # Errors
-/// A file whose own Arrow schema takes bytes inside of a struct or list for text.
+/// A file whose own Arrow schema declares bytes within a struct or list as text.
 pub fn checked_texts(footer: Arc<ParquetMetaData>, table: &Schema) -> ParquetResult<Arc<ParquetMetaData>> {
     let file = footer.file_metadata();
     let descriptor = file.schema_descr();
-    // A decimal is kept in bytes too, and is none of them to its readers.
+    // Decimals are stored in bytes too, but are not text to their readers.
     let is_bytes = |leaf: &ColumnDescriptor| {
         use ConvertedType::{BSON, ENUM, JSON, NONE};
         leaf.physical_type() == Physical::BYTE_ARRAY && matches!(leaf.converted_type(), NONE | ENUM | JSON | BSON)
@@ -146,7 +147,7 @@ pub fn checked_texts(footer: Arc<ParquetMetaData>, table: &Schema) -> ParquetRes
     } else {
         file.schema_descr_ptr()
     };
-    // Inside of structs and lists the Arrow schema that a file may carry is all that could make texts of bytes.
+    // Within structs and lists, only the Arrow schema that a file may carry can turn bytes into text.
     let count = |schema: Schema| schema.fields().iter().map(|field| texts_in(field.data_type())).sum::<usize>();
     let plain = count(parquet_to_arrow_schema(&descriptor, None)?);
     if count(parquet_to_arrow_schema(&descriptor, file.key_value_metadata())?) > plain {
@@ -170,7 +171,7 @@ pub fn checked_texts(footer: Arc<ParquetMetaData>, table: &Schema) -> ParquetRes
     Ok(Arc::new(new.set_column_index(column_index).set_offset_index(offset_index).build()))
 }
 
-/// The schema in which those of its leaves are annotated as UTF-8 that `leaves` says, in their order.
+/// The schema with the leaves selected by `leaves`, in order, annotated as UTF-8.
 fn annotated(of: &Type, leaves: &mut dyn Iterator<Item = bool>) -> ParquetResult<Type> {
     let info = of.get_basic_info();
     let id = info.has_id().then(|| info.id());
@@ -191,13 +192,13 @@ fn annotated(of: &Type, leaves: &mut dyn Iterator<Item = bool>) -> ParquetResult
                 .with_logical_type(info.logical_type_ref().cloned())
                 .with_id(id)
                 .with_fields(fields.collect::<ParquetResult<_>>()?);
-            // The root has none.
+            // The root has no repetition.
             if info.has_repetition() { group.with_repetition(info.repetition()).build() } else { group.build() }
         }
     }
 }
 
-/// How many texts a type has in it.
+/// Number of text types within a type.
 fn texts_in(data_type: &DataType) -> usize {
     match data_type {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => 1,

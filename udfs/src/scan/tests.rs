@@ -27,7 +27,7 @@ async fn ask(ctx: &SessionContext, sql: &str) -> Result<String> {
     Ok(pretty_format_batches(&ctx.sql(sql).await?.collect().await?)?.to_string())
 }
 
-/// Row groups and pages whose minima and maxima say nothing of the NaN in them.
+/// Row groups and pages whose minima and maxima hide the NaN in them.
 #[tokio::test]
 async fn no_nan_is_lost() -> Result<()> {
     let folder = tempfile::tempdir().unwrap();
@@ -69,14 +69,14 @@ async fn no_nan_is_lost() -> Result<()> {
             let [file, memory] = ["file", "memory"].map(|table| sql.replace("FROM t", &format!("FROM {table} AS t")));
             assert_eq!(ask(&ctx, &file).await?, ask(&ctx, &memory).await?, "{sql}");
         }
-        // What is known of other columns still answers.
+        // Statistics of other columns are still used.
         let plan = ask(&ctx, "EXPLAIN SELECT max(n), count(*) FROM file").await?;
         assert!(!plan.contains("DataSourceExec"), "{plan}");
     }
     Ok(())
 }
 
-/// A column of bytes with a row that is no UTF-8, however it is taken for text, is an error and not a text.
+/// A byte column with a row of invalid UTF-8, in any way declared as text, is an error and not a text.
 #[tokio::test]
 async fn bytes_become_texts_only_if_they_are() -> Result<()> {
     let folder = tempfile::tempdir().unwrap();
@@ -98,7 +98,7 @@ async fn bytes_become_texts_only_if_they_are() -> Result<()> {
         let json = Type::group_type_builder("schema").with_fields(vec![Arc::new(json)]).build()?;
         let json = plain().with_parquet_schema(SchemaDescriptor::new(Arc::new(json)));
         write(&place(&format!("{name}-json.parquet")), &batch, json);
-        // An Arrow schema that says other than the Parquet schema, here and in a struct.
+        // An Arrow schema that contradicts the Parquet schema, at top level and in a struct.
         let says = |schema: &Schema| {
             let says = KeyValue::new("ARROW:schema".to_owned(), encode_arrow_schema(schema));
             plain().with_properties(WriterProperties::builder().set_key_value_metadata(Some(vec![says])).build())
@@ -137,7 +137,7 @@ async fn bytes_become_texts_only_if_they_are() -> Result<()> {
         let error = ask(&ctx, &format!("SELECT s['text'] FROM \"{name}-nested\"")).await.unwrap_err().to_string();
         assert!(error.contains("nested.parquet: ") && error.contains("takes bytes for text"), "{error}");
     }
-    // What users are told to do instead.
+    // The workaround suggested to users.
     for cast in ["CAST(text AS VARCHAR)", "arrow_cast(text, 'Utf8')"] {
         assert!(ask(&ctx, &format!("SELECT {cast} AS text FROM \"good-bytes\"")).await?.contains("a café at night"));
         let error = ask(&ctx, &format!("SELECT {cast} AS text FROM \"bad-bytes\"")).await.unwrap_err().to_string();
@@ -150,7 +150,7 @@ async fn bytes_become_texts_only_if_they_are() -> Result<()> {
     Ok(())
 }
 
-/// What has no score is no best one, unless someone asks for that order.
+/// Rows without a score are not the best, unless the query asks for that order.
 #[tokio::test]
 async fn null_comes_last() -> Result<()> {
     let ctx = crate::session(SessionConfig::new())?;

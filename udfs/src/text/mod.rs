@@ -1,4 +1,4 @@
-//! Texts to token ids and back: WordPiece with BLIP's special tokens, and BLIP's cleaning of captions.
+//! Tokenisation with WordPiece and BLIP's special tokens, decoding, and BLIP's caption cleaning.
 
 mod vocabulary;
 
@@ -12,16 +12,16 @@ use crate::blip::config::TextConfig;
 use crate::blip::files::{present, read};
 use crate::error::{Error, Result};
 
-/// The first token of a text that is matched with an image.
+/// First token of a text that is matched with an image.
 ///
-/// BLIP was trained, and evaluated, with [ENC]; transformers feeds [CLS] (its issues 22732 and 25629), so its scores are
-/// not what the paper's filter computed.
+/// BLIP was trained and evaluated with [ENC]; transformers uses [CLS] (its issues 22732 and 25629), so its scores
+/// differ from those of the paper's filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum ItmToken {
-    /// [ENC], as BLIP was trained.
+    /// [ENC], as in BLIP's training.
     #[default]
     Enc,
-    /// [CLS], as transformers does.
+    /// [CLS], as in transformers.
     Cls,
 }
 
@@ -61,8 +61,8 @@ pub struct Tokenizer {
 const TOKENIZER: &str = "tokenizer.json";
 const VOCABULARY: &str = "vocab.txt";
 
-/// The files that the tokenizer in a checkpoint's folder is made of: tokenizer.json, or where it is missing vocab.txt and what transformers
-/// writes beside it.
+/// Files of the tokenizer in a checkpoint folder: tokenizer.json or, if it is missing, vocab.txt and the files that
+/// transformers writes beside it.
 pub(crate) fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     let (whole, words) = (dir.join(TOKENIZER), dir.join(VOCABULARY));
     if present(&whole) {
@@ -75,30 +75,31 @@ pub(crate) fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(std::iter::once(words).chain(vocabulary::beside(dir)).collect())
 }
 
-/// The text of a tokenizer.json: of the file at `path`, of one made from the vocab.txt at `path`, or of either in the folder `path`.
+/// Text of a tokenizer.json, read from the file `path` or generated from the vocab.txt `path`; `path` may also be a
+/// folder with either.
 pub fn tokenizer_json(path: &Path) -> Result<String> {
     Ok(source(path)?.1)
 }
 
-/// A tokenizer.json's text, and the file that it comes from.
+/// Text of a tokenizer.json, and the file it came from.
 fn source(path: &Path) -> Result<(PathBuf, String)> {
     let file = if path.is_dir() { files(path)?.swap_remove(0) } else { path.to_owned() };
     let json = if file.ends_with(VOCABULARY) { vocabulary::tokenizer_json(&file)? } else { read(&file)? };
     Ok((file, json))
 }
 
-/// Parses a tokenizer.json; nothing in it cuts or pads, and its vocabulary has a token for what it does not know.
+/// Parses a tokenizer.json, disables truncation and padding, and checks that the vocabulary has an unknown token.
 fn parse(json: &str) -> tokenizers::Result<tokenizers::Tokenizer> {
     let mut inner = tokenizers::Tokenizer::from_bytes(json)?;
     // The file may carry settings of another use.
     inner.with_truncation(None)?;
     inner.with_padding(None);
-    // A letter of Gothic.
+    // A Gothic letter: without an unknown token it cannot be encoded.
     inner.encode_fast("\u{10330}", false)?;
     Ok(inner)
 }
 
-/// A tokenizer's numbers, as a model that is made for it needs them.
+/// Vocabulary size and special ids that a model for a tokenizer needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpecialIds {
     /// Rows of the word embedding.
@@ -107,20 +108,21 @@ pub struct SpecialIds {
     pub pad: u32,
     /// [SEP].
     pub sep: u32,
-    /// [DEC]; the first id after the vocabulary where it has no such token, as BLIP adds it to BERT's.
+    /// [DEC]; by default the first id after the vocabulary, where BLIP adds it to BERT's.
     pub dec: u32,
-    /// [ENC]; the id after [DEC] where the vocabulary has no such token.
+    /// [ENC]; by default the id after [DEC].
     pub enc: u32,
 }
 
 impl SpecialIds {
-    /// Reads them from a tokenizer as [`tokenizer_json`] does; it has [PAD] and a template that puts [CLS] before a text and [SEP] behind.
+    /// Reads the ids from a tokenizer found as by [`tokenizer_json`]; it must have [PAD] and a template that puts [CLS]
+    /// before a text and [SEP] after it.
     pub fn read(path: &Path) -> Result<Self> {
         let (path, json) = source(path)?;
         Self::from_json(&json).map_err(|e| Error::checkpoint(path, e))
     }
 
-    /// The same from a tokenizer.json's text.
+    /// Variant of `read` for the text of a tokenizer.json.
     pub(crate) fn from_json(json: &str) -> Result<Self, String> {
         let inner = parse(json).map_err(|e| e.to_string())?;
         let around = inner.encode_fast("", true).map_err(|e| e.to_string())?;
@@ -136,8 +138,8 @@ impl SpecialIds {
 }
 
 impl Tokenizer {
-    /// Reads a tokenizer as [`tokenizer_json`] does. [CLS] and [SEP] are what its template puts around a text, [DEC] is config.json's
-    /// `bos_token_id`, and [ENC] the token of that name or, in checkpoints that Salesforce converted, the id after [DEC].
+    /// Reads a tokenizer found as by [`tokenizer_json`]. [CLS] and [SEP] come from its template, [DEC] is config.json's
+    /// `bos_token_id`, and [ENC] the token of that name or, in checkpoints converted by Salesforce, the id after [DEC].
     pub fn read(path: &Path, config: &TextConfig) -> Result<Self> {
         let (path, json) = source(path)?;
         let broken = |e: String| Error::checkpoint(&path, e);
@@ -166,7 +168,7 @@ impl Tokenizer {
     }
 
     fn ids(&self, text: &str) -> Vec<u32> {
-        // WordPiece fails on nothing: what it does not know becomes [UNK].
+        // WordPiece cannot fail: unknown words become [UNK].
         self.inner.encode_fast(text, false).map(|e| e.get_ids().to_vec()).unwrap_or_default()
     }
 
@@ -177,12 +179,12 @@ impl Tokenizer {
         std::iter::once(first).chain(ids[..kept].iter().copied()).chain([self.sep]).collect()
     }
 
-    /// [DEC] and the tokens of `prompt`: what a caption starts from.
+    /// Start of a caption: [DEC] and the tokens of `prompt`.
     pub fn caption_prompt(&self, prompt: &str) -> Arc<[u32]> {
         std::iter::once(self.dec).chain(self.ids(prompt)).collect()
     }
 
-    /// A text to match with an image, cut at `max_tokens` with [SEP] kept.
+    /// Token ids of a text to match with an image, truncated to `max_tokens` including [SEP].
     pub fn match_ids(&self, text: &str, max_tokens: usize, first: ItmToken) -> Arc<[u32]> {
         let first = match first {
             ItmToken::Enc => self.enc,
@@ -191,12 +193,13 @@ impl Tokenizer {
         self.framed(first, text, max_tokens)
     }
 
-    /// A text for the unimodal encoder: [CLS] first, cut at `max_tokens` with [SEP] kept.
+    /// Token ids of a text for the unimodal encoder: [CLS] first, truncated to `max_tokens` including [SEP].
     pub fn itc_ids(&self, text: &str, max_tokens: usize) -> Arc<[u32]> {
         self.framed(self.cls, text, max_tokens)
     }
 
-    /// Token ids as text: special tokens left out, word pieces joined, blanks before punctuation tidied as the tokenizer does.
+    /// Decodes token ids: drops special tokens, joins word pieces and tidies spaces before punctuation like the
+    /// tokenizer.
     pub fn decode(&self, ids: &[u32]) -> String {
         let special = [self.cls, self.sep, self.pad, self.dec, self.enc];
         let ids: Vec<u32> = ids.iter().copied().filter(|id| !special.contains(id)).collect();
@@ -210,7 +213,7 @@ impl Tokenizer {
             .into()
     }
 
-    /// Most tokens of a text that the checkpoint's model reads.
+    /// Maximum number of tokens that the checkpoint's model reads.
     pub(crate) fn max_positions(&self) -> usize {
         self.max_positions
     }
@@ -224,8 +227,8 @@ impl Tokenizer {
     }
 }
 
-/// BLIP's `pre_caption`: lower case; each of `. ! " ( ) * # : ; ~` a blank; runs of white space one blank; trimmed; at most
-/// 30 words.
+/// BLIP's `pre_caption`: lower-cases, replaces each of `. ! " ( ) * # : ; ~` by a space, collapses white space, trims,
+/// and keeps at most 30 words.
 pub fn clean(text: &str) -> String {
     const MOST_WORDS: usize = 30;
     let lower = text.to_lowercase();

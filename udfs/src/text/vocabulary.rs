@@ -1,4 +1,4 @@
-//! A tokenizer.json made of vocab.txt and the JSON files beside it, as BertTokenizerFast makes one.
+//! Conversion of vocab.txt and the JSON files beside it to a tokenizer.json, as by BertTokenizerFast.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL: &str = "special_tokens_map.json";
 const ADDED: &str = "added_tokens.json";
 
-/// Keys of the special tokens, in the order in which transformers adds those that the vocabulary lacks, and BERT's.
+/// Keys of the special tokens, in transformers' order of adding those that the vocabulary lacks, and BERT's defaults.
 const SPECIAL_TOKENS: [(&str, Option<&str>); 7] = [
     ("bos_token", None),
     ("eos_token", None),
@@ -23,12 +23,12 @@ const SPECIAL_TOKENS: [(&str, Option<&str>); 7] = [
     ("mask_token", Some("[MASK]")),
 ];
 
-/// The files beside a vocab.txt that say more of the tokenizer.
+/// Files beside a vocab.txt with more of the tokenizer's settings.
 pub(super) fn beside(dir: &Path) -> impl Iterator<Item = PathBuf> {
     [CONFIG, SPECIAL, ADDED].map(|name| dir.join(name)).into_iter().filter(|path| present(path))
 }
 
-/// The text of the tokenizer.json.
+/// Text of the tokenizer.json.
 pub(super) fn tokenizer_json(vocabulary: &Path) -> Result<String> {
     let dir = vocabulary.parent().unwrap_or(Path::new(""));
     let optional = |name: &str| -> Result<Map<String, Value>> {
@@ -52,7 +52,7 @@ pub(super) fn tokenizer_json(vocabulary: &Path) -> Result<String> {
     }
     let added = match config.remove("added_tokens_decoder") {
         Some(Value::Object(decoder)) => decoded(&decoder).map_err(|e| Error::checkpoint(dir.join(CONFIG), e))?,
-        // Before transformers 4.34, two more files said it.
+        // Before transformers 4.34, two more files had this information.
         _ => {
             config.extend(optional(SPECIAL)?);
             encoded(&optional(ADDED)?, &config).map_err(|e| Error::checkpoint(dir.join(ADDED), e))?
@@ -72,12 +72,12 @@ pub(super) fn tokenizer_json(vocabulary: &Path) -> Result<String> {
     tokenizer.to_string(false).map_err(|e| broken(e.to_string()))
 }
 
-/// A word's id is its line; of equal words it is the last one's.
+/// Ids of words, which are their line numbers; a repeated word has its last line's.
 fn words(text: &str) -> BTreeMap<&str, u32> {
     text.lines().zip(0..).collect()
 }
 
-/// What a token is called, as text or as the fields of transformers' AddedToken.
+/// Name of a token, given as text or as the fields of transformers' AddedToken.
 fn content(token: &Value) -> Option<&str> {
     token.as_str().or_else(|| token.get("content")?.as_str())
 }
@@ -99,7 +99,7 @@ fn added_token(id: u32, name: &str, special: bool) -> Value {
     })
 }
 
-/// tokenizer_config.json's added_tokens_decoder: tokens by id.
+/// Added tokens by id, from tokenizer_config.json's added_tokens_decoder.
 fn decoded(decoder: &Map<String, Value>) -> std::result::Result<BTreeMap<u32, Value>, String> {
     let entry = |(id, token): (&String, &Value)| {
         let id: u32 = id.parse().ok()?;
@@ -116,7 +116,7 @@ fn decoded(decoder: &Map<String, Value>) -> std::result::Result<BTreeMap<u32, Va
     decoder.iter().map(|pair| entry(pair).ok_or_else(|| wrong(pair))).collect()
 }
 
-/// added_tokens.json: ids by token.
+/// Added tokens by id, from added_tokens.json, which maps tokens to ids.
 fn encoded(ids: &Map<String, Value>, config: &Map<String, Value>) -> std::result::Result<BTreeMap<u32, Value>, String> {
     let special = special_tokens(config);
     let entry = |(name, id): (&String, &Value)| {

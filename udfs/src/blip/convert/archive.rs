@@ -1,4 +1,4 @@
-//! Files that `torch.save` wrote: the tensors of a state dict and where their numbers lie.
+//! Files written by `torch.save`: tensors of a state dict and the location of their elements.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -13,23 +13,23 @@ use super::pickle::{Pickle, Storage, Tensor, Value};
 use super::zip;
 use crate::error::{Error, Result};
 
-/// What the format before torch 1.6 begins with: a pickle of this number, little-endian.
+/// Start of a file in the format before torch 1.6: a pickle of this number, little-endian.
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
-/// A file of torch's, mapped.
+/// A memory-mapped torch file.
 #[derive(Debug)]
 pub(super) struct Archive {
     path: PathBuf,
     map: Mmap,
 }
 
-/// One tensor's numbers in the file.
+/// A tensor's type, shape and elements in the file.
 #[derive(Debug, Clone)]
 pub(super) struct Stored<'a> {
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,
     strides: Vec<usize>,
-    /// From the tensor's first number on.
+    /// Bytes of the storage, from the tensor's first element on.
     bytes: &'a [u8],
 }
 
@@ -43,8 +43,8 @@ impl Archive {
             return Err(Error::checkpoint(path, reason));
         }
         let file = File::open(path).map_err(io)?;
-        // SAFETY: a mapping of a file that another process shortens would fault. A file that is being converted is not written;
-        // to read its gigabytes into memory instead is what the mapping is there to avoid.
+        // SAFETY: a mapping faults if another process truncates the file. A file is not written while it is converted;
+        // the alternative, reading gigabytes into memory, is what the mapping avoids.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
         Ok(Self { path: path.into(), map })
     }
@@ -53,22 +53,22 @@ impl Archive {
         &self.path
     }
 
-    /// Bytes of the file.
+    /// Size of the file in bytes.
     pub(super) fn len(&self) -> usize {
         self.map.len()
     }
 
-    /// The state dict: the dictionary under "model" or "state_dict", as training scripts save it beside an optimiser's, or the
-    /// whole file's. Entries that are no tensors are left out.
+    /// State dict: the dictionary under "model" or "state_dict", where training scripts save it beside an optimiser's,
+    /// or the whole file's. Entries other than tensors are omitted.
     ///
     /// # Errors
-    /// A file that is damaged, that torch did not write or that asks for code to be run; they name the file.
+    /// A file that is damaged, not written by torch or would run code; the error names it.
     pub(super) fn tensors(&self) -> Result<BTreeMap<&str, Stored<'_>>> {
         read(&self.map).map_err(|reason| Error::checkpoint(&self.path, reason))
     }
 }
 
-/// The state dict of a whole file.
+/// State dict of a file's contents.
 pub(super) fn read(file: &[u8]) -> Result<BTreeMap<&str, Stored<'_>>, String> {
     if file.starts_with(b"PK") {
         return zipped(file);
@@ -93,7 +93,7 @@ pub(super) fn read(file: &[u8]) -> Result<BTreeMap<&str, Stored<'_>>, String> {
 
 fn zipped(file: &[u8]) -> Result<BTreeMap<&str, Stored<'_>>, String> {
     let members = zip::members(file)?;
-    // All lies in one folder, whose name is the file's at the time.
+    // All members are in one folder, named after the file when it was saved.
     let folders = members.keys().filter_map(|name| name.strip_suffix("data.pkl"));
     let folder = folders.filter(|folder| folder.is_empty() || folder.ends_with('/')).min_by_key(|folder| folder.len());
     let folder = folder.ok_or("it is a zip file without data.pkl: torch did not write it")?;
@@ -114,7 +114,7 @@ fn zipped(file: &[u8]) -> Result<BTreeMap<&str, Stored<'_>>, String> {
     collect(file, &pickle, |storage: &Storage<'_>| {
         let key = format!("data/{}", storage.key);
         let Some(member) = member(&key) else { return Err(format!("it has no {key}")) };
-        // Tied tensors have one storage, which is hashed once.
+        // Tied tensors share a storage, which is hashed once.
         if let Some(bytes) = checked.get(&member.range.start) {
             return Ok(*bytes);
         }
@@ -128,7 +128,8 @@ fn zipped(file: &[u8]) -> Result<BTreeMap<&str, Stored<'_>>, String> {
     })
 }
 
-/// Several pickles: a magic number, a version, the writer's system, the object, the keys of its storages; then these.
+/// Format of several pickles: a magic number, a version, the writer's system, the object, the keys of its storages;
+/// then the storages.
 fn legacy(file: &[u8]) -> Result<BTreeMap<&str, Stored<'_>>, String> {
     let mut at = 0;
     let mut next = || {
@@ -179,10 +180,10 @@ fn bytes_of(dtype: Dtype, numbers: usize) -> Option<usize> {
     numbers.checked_mul(dtype.bitsize() / 8)
 }
 
-/// The most that tensors may be of their file's size, tied ones counted by each of their names.
+/// Maximum total size of tensors relative to their file, where tied ones count once per name.
 const MOST_TIED: usize = 8;
 
-/// The tensors of the state dict, their storages found by `storage`.
+/// Tensors of the state dict; `storage` resolves their storages.
 fn collect<'a>(
     file: &[u8],
     pickle: &Pickle<'a>,
@@ -219,7 +220,7 @@ fn stored<'a>(
         let (key, len, dtype) = (of.key, of.len, of.dtype);
         return Err(format!("its storage {key} has {} bytes, its pickle says {len} numbers of {dtype:?}", bytes.len()));
     }
-    // A tensor that says the same number over and over could be of any size.
+    // An expanded tensor, which repeats the same numbers, could be of any size.
     let numbers: usize = shape.iter().product();
     if numbers > of.len {
         return Err(format!(
@@ -245,17 +246,17 @@ impl Stored<'_> {
         })
     }
 
-    /// Bytes of its numbers.
+    /// Size of the elements in bytes.
     pub(super) fn len(&self) -> usize {
         self.numbers() * (self.dtype.bitsize() / 8)
     }
 
-    /// Whether the other has the same numbers.
+    /// Whether type, shape and elements are equal.
     pub(super) fn equals(&self, other: &Self) -> bool {
         (self.dtype, &self.shape) == (other.dtype, &other.shape) && self.data() == other.data()
     }
 
-    /// Its numbers in the order of its indices, as safetensors wants them; a copy only where they lie in another order.
+    /// Elements in row-major order, as safetensors requires; copied only if stored in another order.
     pub(super) fn data(&self) -> Cow<'_, [u8]> {
         let len = self.len();
         if len == 0 || self.is_contiguous() {

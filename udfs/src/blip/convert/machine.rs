@@ -1,24 +1,24 @@
-//! A reader of pickles that runs nothing.
+//! Pickle reader that executes no code.
 //!
-//! A pickle is a program for a small stack machine, and Python's own reader lets it call any function. This one builds containers
-//! and tensors, and has no way to call anything.
+//! A pickle is a program for a small stack machine, and Python's reader lets it call any function. This reader only
+//! builds containers and tensors and has no way to call anything.
 //!
-//! Nothing is copied out of the file, and what is kept is bounded by [`MAX_STEPS`], not by a number that the file gives.
+//! Nothing is copied out of the file, and memory is bounded by [`MAX_STEPS`], not by sizes in the file.
 
 use std::collections::HashMap;
 
 use super::pickle::{Name, Pickle, Storage, Tensor, Value};
 
-/// Most instructions of one pickle: twenty times those of a whole MED with its momentum encoders and its optimiser.
+/// Maximum instructions of one pickle: twenty times those of a whole MED with momentum encoders and optimiser.
 pub(super) const MAX_STEPS: usize = 1 << 21;
 
-/// Most dimensions of a tensor; BLIP's have up to four.
+/// Maximum rank of a tensor; BLIP's have at most four dimensions.
 const MAX_RANK: usize = 8;
 
-/// Reads the pickle that `bytes` begins with.
+/// Reads the pickle at the start of `bytes`.
 ///
 /// # Errors
-/// A pickle that ends early, that is none, or that names what a checkpoint has no use for.
+/// A truncated or invalid pickle, or one with names that a checkpoint does not need.
 pub(super) fn read(bytes: &[u8]) -> Result<Pickle<'_>, String> {
     let pickle = Pickle::default();
     let mut machine = Machine { bytes, at: 0, stack: vec![], marks: vec![], memo: HashMap::new(), pickle };
@@ -76,17 +76,17 @@ impl<'a> Machine<'a> {
         self.stack.last().copied().ok_or_else(|| "it reads an empty stack: damaged".into())
     }
 
-    /// Where the values since the last mark begin; the mark goes.
+    /// Removes the last mark and returns the index of the first value after it.
     fn mark(&mut self) -> Result<usize, String> {
         self.marks.pop().ok_or_else(|| "it has no mark where one must be: damaged".into())
     }
 
     fn text(&mut self, len: usize) -> Result<Value<'a>, String> {
-        // Python's strings may hold lone surrogates, and its byte strings anything: no tensor's name does.
+        // Python's strings may hold lone surrogates, and its byte strings any bytes; no tensor's name does.
         Ok(std::str::from_utf8(self.take(len)?).map_or(Value::Inert, Value::Str))
     }
 
-    /// Makes a tuple of the values from `start` on.
+    /// Replaces the values from `start` on by a tuple of them.
     fn tuple(&mut self, start: usize) -> Result<(), String> {
         if start > self.stack.len() || self.marks.last().is_some_and(|mark| *mark > start) {
             return Err("it makes a tuple of values that are not there: damaged".into());
@@ -102,11 +102,11 @@ impl<'a> Machine<'a> {
         Value::Dict(self.pickle.dicts.len() - 1)
     }
 
-    /// One instruction; the value that the pickle holds, at its end.
+    /// Executes one instruction; returns the pickle's value when it ends.
     fn step(&mut self) -> Result<Option<Value<'a>>, String> {
         let code = self.take(1)?[0];
         let value = match code {
-            // PROTO, FRAME: a version, and how much follows.
+            // PROTO, FRAME: the version, and the length of what follows.
             0x80 => {
                 let version = self.number(1)?;
                 if version > 5 {
@@ -163,7 +163,7 @@ impl<'a> Machine<'a> {
                 let len = self.number(8)?;
                 self.text(len)?
             }
-            // Bytes: short, of four and of eight bytes' length, and bytearrays.
+            // Bytes with a length of one, four or eight bytes, and bytearrays.
             b'C' | b'B' | 0x8e | 0x96 => {
                 let len = self.number(match code {
                     b'C' => 1,
@@ -252,7 +252,7 @@ impl<'a> Machine<'a> {
                 let id = self.pop()?;
                 self.storage(id)?
             }
-            // REDUCE, NEWOBJ: a call, and an object that is made.
+            // REDUCE, NEWOBJ: a call, and the construction of an object.
             b'R' | 0x81 => {
                 let (arguments, function) = (self.pop()?, self.pop()?);
                 self.call(function, arguments)?
@@ -260,7 +260,7 @@ impl<'a> Machine<'a> {
             // BUILD: the attributes of an object.
             b'b' => {
                 self.pop()?;
-                // An OrderedDict's are torch's _metadata: versions of modules.
+                // In an OrderedDict they are torch's _metadata: module versions.
                 return match self.top()? {
                     Value::Dict(_) | Value::Inert => Ok(None),
                     other => Err(format!("it sets attributes of {}", other.what())),
@@ -303,7 +303,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// The storage that a persistent id stands for.
+    /// Resolves a persistent id to a storage.
     fn storage(&mut self, id: Value<'a>) -> Result<Value<'a>, String> {
         let storage = match self.pickle.list(id) {
             [
@@ -328,7 +328,7 @@ impl<'a> Machine<'a> {
         Ok(Value::Storage(self.pickle.storages.len() - 1))
     }
 
-    /// A tensor, checked not to leave its storage.
+    /// Builds a tensor, checked to stay within its storage.
     fn view(
         &self,
         storage: Value<'a>,

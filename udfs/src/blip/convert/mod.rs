@@ -1,7 +1,8 @@
-//! PyTorch's pickled checkpoints made into folders that [`super::Checkpoint`] opens.
+//! Conversion of PyTorch's pickled checkpoints to folders that [`super::Checkpoint`] opens.
 //!
-//! What many checkpoints are handed on as is a pickle: `pytorch_model.bin` in Hugging Face's layout, or one `.pth` file of the
-//! authors' release. Nothing in such a file is run ([`machine`]); tensors go from the mapped file to the new one, one at a time.
+//! Many checkpoints are distributed as a pickle: `pytorch_model.bin` in Hugging Face's layout, or one `.pth` file of
+//! the authors' release. No code in such a file is run ([`machine`]); tensors are copied one at a time from the mapped
+//! file.
 
 mod archive;
 mod machine;
@@ -30,20 +31,20 @@ use crate::text::{SpecialIds, tokenizer_json};
 use archive::{Archive, Stored};
 use names::Fate;
 
-/// What [`convert`] wrote.
+/// Summary of a [`convert`] run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Converted {
     /// Tensors written.
     pub tensors: usize,
-    /// Their bytes.
+    /// Size of the tensors written, in bytes.
     pub bytes: u64,
-    /// Tensors left out because another, which they are tied to, has the same numbers.
+    /// Tensors omitted as equal copies of a tensor that they are tied to.
     pub tied: usize,
-    /// Tensors left out because only training needs them, or nothing here does.
+    /// Tensors omitted because they are unused here or needed only for training.
     pub left_out: usize,
 }
 
-/// Files of a folder that go along as they are.
+/// Files that are copied unchanged.
 const ALONG: [&str; 7] = [
     "config.json",
     "generation_config.json",
@@ -54,16 +55,15 @@ const ALONG: [&str; 7] = [
     "special_tokens_map.json",
 ];
 
-/// Makes the checkpoint folder `out` of `source`: a folder in Hugging Face layout whose weights are pytorch_model.bin, whole or in
-/// shards, or a file of BLIP's own release, such as model_base_caption_capfilt_large.pth. `tokenizer` is a folder with
-/// tokenizer.json or vocab.txt, or one of these files; a single file needs it. `progress` gets the bytes written and those to
-/// write.
+/// Converts `source` to the checkpoint folder `out`. `source` is a folder in Hugging Face layout with pytorch_model.bin
+/// (single or sharded), or a file of BLIP's own release, such as model_base_caption_capfilt_large.pth. `tokenizer` is a
+/// folder with tokenizer.json or vocab.txt, or one of these files; it is required for a single file. `progress`
+/// receives the bytes written and the total.
 ///
-/// The folder is made beside `out` under a name that ends in `.part`, opened as a check, and gets its name last.
+/// The folder is built next to `out` under a name ending in `.part`, opened as a check, and finally renamed.
 ///
 /// # Errors
-/// An `out` that holds something, a damaged file, a pickle that asks for code to be run, and a model that is not supported; they
-/// name the file.
+/// A non-empty `out`, a damaged file, a pickle that would run code, and an unsupported model; the error names the file.
 pub fn convert(source: &Path, out: &Path, tokenizer: Option<&Path>, progress: &dyn Fn(u64, u64)) -> Result<Converted> {
     if out.is_file() || fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(Error::checkpoint(out, "it is there already and not empty: give the name of a folder that is not"));
@@ -93,7 +93,7 @@ pub fn convert(source: &Path, out: &Path, tokenizer: Option<&Path>, progress: &d
     Ok(Converted { tensors: plan.tensors.len(), bytes, tied: plan.tied, left_out: plan.left_out })
 }
 
-/// An error of the folder that is made, as one of what it is made of: the former goes.
+/// Replaces the temporary folder's path in an error by the source's, since the folder is deleted.
 fn named(error: Error, part: &Path, source: &Path) -> Error {
     match error {
         Error::Checkpoint { path, reason } => match path.strip_prefix(part) {
@@ -105,7 +105,7 @@ fn named(error: Error, part: &Path, source: &Path) -> Error {
     }
 }
 
-/// The files of a folder's weights.
+/// Weight files of a folder.
 fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     if ["model.safetensors", "model.safetensors.index.json"].iter().any(|name| dir.join(name).is_file()) {
         return Err(Error::checkpoint(dir, "its weights are safetensors already: it can be used as it is"));
@@ -126,10 +126,10 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// What a folder will hold.
+/// Planned contents of the output folder.
 struct Plan<'a> {
     tensors: BTreeMap<String, &'a Stored<'a>>,
-    /// Its other files: names and texts.
+    /// Other files: names and texts.
     texts: Vec<(&'static str, String)>,
     tied: usize,
     left_out: usize,
@@ -139,7 +139,7 @@ fn hugging_face<'a>(dir: &Path, tensors: &'a BTreeMap<&str, Stored<'a>>, tokeniz
     let config = BlipConfig::read(dir)?;
     let mut plan = Plan { tensors: BTreeMap::new(), texts: vec![], tied: 0, left_out: 0 };
     for (name, tensor) in tensors {
-        // Old versions stored 0, 1, 2, ..; transformers does no more.
+        // Old versions stored 0, 1, 2, ..; transformers no longer does.
         if name.ends_with(".position_ids") {
             plan.left_out += 1;
         } else {
@@ -178,7 +178,7 @@ fn blip<'a>(path: &Path, tensors: &'a BTreeMap<&str, Stored<'a>>, tokenizer: Opt
     let mut plan = Plan { tensors: BTreeMap::new(), texts: vec![], tied: 0, left_out: 0 };
     for (name, tensor) in tensors {
         match names::rename(name) {
-            // The temperature of ITC is for who trains the whole MED further.
+            // ITC's temperature is needed only to continue training the whole MED.
             Fate::Named(name) if name != "temp" || architecture == "CapFiltMed" => {
                 plan.tensors.insert(name, tensor);
             }
@@ -202,8 +202,8 @@ fn blip<'a>(path: &Path, tensors: &'a BTreeMap<&str, Stored<'a>>, tokenizer: Opt
 }
 
 impl Plan<'_> {
-    /// Leaves out what is there twice: the LM head, where it is the word embedding, and what a MED's decoder has from its
-    /// encoder. Says whether the head is tied.
+    /// Omits duplicates: an LM head equal to the word embedding, and tensors of a MED's decoder equal to its encoder's.
+    /// Returns whether the head is tied.
     fn drop_tied(&mut self) -> bool {
         let same = |a: &str, b: &str| {
             let pair = self.tensors.get(a).zip(self.tensors.get(b));
@@ -231,7 +231,7 @@ impl Plan<'_> {
         tied
     }
 
-    /// That the tensors can be written, and that they are no more than the file can hold.
+    /// Checks that the tensors' types are supported and that their total size fits a source file of `most` bytes.
     fn check(&self, most: usize) -> Result<(), String> {
         let mut bytes = 0usize;
         for (name, tensor) in &self.tensors {
@@ -240,7 +240,7 @@ impl Plan<'_> {
             }
             bytes = bytes.saturating_add(tensor.len());
         }
-        // A tied head that config.json calls untied is written twice.
+        // Factor 2: a tied head that config.json declares untied is written twice.
         if bytes / 2 > most {
             return Err(format!("its tensors overlap: {bytes} bytes of them in a file of {most}"));
         }
@@ -257,11 +257,12 @@ impl Plan<'_> {
             progress(done.get(), bytes);
         };
         let views = self.tensors.iter().map(|(name, tensor)| (name, Counted { tensor, ready: &ready }));
-        // transformers asks for the framework.
+        // transformers requires the framework's name.
         let metadata = [("format".to_string(), "pt".to_string())].into();
         let failed = |e: String| Error::checkpoint(&path, e);
         safetensors::serialize_to_file(views, Some(metadata), &path).map_err(|e| failed(e.to_string()))?;
-        // It is made as a temporary file is, for its owner alone; the others have the folder's usual rights.
+        // safetensors creates it as a temporary file, private to its owner; the other files have the folder's usual
+        // rights.
         let usual = fs::metadata(dir.join("config.json")).map_err(|e| failed(e.to_string()))?.permissions();
         fs::set_permissions(&path, usual).map_err(|e| failed(e.to_string()))?;
         fs::File::open(&path).and_then(|file| file.sync_all()).map_err(|e| failed(e.to_string()))?;
@@ -269,7 +270,7 @@ impl Plan<'_> {
     }
 }
 
-/// A tensor that says when it is handed over.
+/// A tensor that reports its size when it is written.
 struct Counted<'a> {
     tensor: &'a Stored<'a>,
     ready: &'a dyn Fn(usize),
@@ -303,7 +304,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
     synced().map_err(|e: std::io::Error| Error::checkpoint(path, e.to_string()))
 }
 
-/// The unfinished folder; it goes when the conversion fails.
+/// Unfinished output folder, deleted if the conversion fails.
 struct Part(PathBuf);
 
 impl Part {
@@ -327,7 +328,7 @@ impl Part {
     }
 
     fn finish(mut self, out: &Path) -> Result<()> {
-        // It takes the place of an empty folder too.
+        // Also replaces an empty folder.
         fs::rename(&self.0, out).map_err(|e| Error::checkpoint(out, e.to_string()))?;
         self.0.clear();
         Ok(())
@@ -337,7 +338,7 @@ impl Part {
 impl Drop for Part {
     fn drop(&mut self) {
         if !self.0.as_os_str().is_empty() {
-            // The error that ended the conversion is the one to tell.
+            // Only the error that ended the conversion is reported.
             let _ = fs::remove_dir_all(&self.0);
         }
     }

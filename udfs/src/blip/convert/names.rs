@@ -1,7 +1,7 @@
-//! BLIP's own names and sizes, as its authors' code saves them, in Hugging Face's words.
+//! Translation of the names and sizes in BLIP's own checkpoints to Hugging Face's.
 //!
-//! The names are those that transformers' `convert_blip_original_pytorch_to_hf.py` gives. Sizes are read off the tensors; a `.pth`
-//! file has no config.json.
+//! Names are those of transformers' `convert_blip_original_pytorch_to_hf.py`. Sizes are inferred from tensor shapes,
+//! since a `.pth` file has no config.json.
 
 use std::collections::BTreeMap;
 
@@ -10,19 +10,19 @@ use serde_json::{Value, json};
 use super::archive::Stored;
 use crate::text::SpecialIds;
 
-/// Width of an attention head in every BLIP: 768 has 12 heads, 1024 has 16. No tensor's shape shows it.
+/// Width of an attention head in every BLIP: 768 has 12 heads, 1024 has 16. Tensor shapes do not show it.
 const HEAD: usize = 64;
 
-/// What becomes of a tensor.
+/// Outcome of converting a tensor.
 #[derive(Debug, PartialEq)]
 pub(super) enum Fate {
     Named(String),
-    /// Only training needs it: momentum encoders, queues, positions 0, 1, 2, ..
+    /// Needed only for training: momentum encoders, queues, positions 0, 1, 2, ..
     Dropped,
     Unknown,
 }
 
-/// Hugging Face's name of a tensor of BLIP's.
+/// Hugging Face's name of a BLIP tensor.
 pub(super) fn rename(name: &str) -> Fate {
     let (first, rest) = name.split_once('.').unwrap_or((name, ""));
     if first.ends_with("_m") || name.ends_with("position_ids") {
@@ -61,10 +61,10 @@ fn vision(name: &str) -> Option<String> {
     })
 }
 
-/// Which model the tensors are of: its name in config.json.
+/// Architecture in config.json of the model with these tensors.
 ///
 /// # Errors
-/// A model that has no such folder here, by its name.
+/// A model that is not supported, by name.
 pub(super) fn architecture<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Result<&'static str, String> {
     let any = |found: &dyn Fn(&str) -> bool| names.clone().any(found);
     let has = |prefix: &str| any(&|name| name.starts_with(prefix));
@@ -89,10 +89,10 @@ pub(super) fn architecture<'a>(names: impl Iterator<Item = &'a str> + Clone) -> 
     }
 }
 
-/// config.json of a model, from its tensors' shapes.
+/// config.json of a model, inferred from its tensor shapes.
 ///
 /// # Errors
-/// A tensor that is missing or has no shape of BLIP's, and a tokenizer of another vocabulary.
+/// A missing tensor, a shape that no BLIP has, or a tokenizer with another vocabulary.
 pub(super) fn config(
     architecture: &str,
     tensors: &BTreeMap<String, &Stored<'_>>,
@@ -140,7 +140,7 @@ pub(super) fn config(
     let (_, seen) = matrix(&format!("{text}encoder.layer.0.crossattention.self.key.weight"))?;
     let vision_layer = |i: usize| format!("vision_model.encoder.layers.{i}.mlp.fc1.weight");
     let (mlp, _) = matrix(&vision_layer(0))?;
-    // A captioner has no projections: what transformers has by default.
+    // A captioner has no projections; transformers' default.
     let projection = if tensors.contains_key("text_proj.weight") { matrix("text_proj.weight")?.0 } else { 256 };
     Ok(json!({
         "architectures": [architecture],
@@ -158,7 +158,8 @@ pub(super) fn config(
             "image_size": side.checked_mul(patch).ok_or("its images are too large")?,
             "patch_size": patch,
             "hidden_act": "gelu",
-            // BLIP's code has 1e-6; all converted checkpoints run with transformers' value, and scores are compared with theirs.
+            // BLIP's code has 1e-6; all converted checkpoints run with transformers' value, and scores are compared
+            // with those.
             "layer_norm_eps": 1e-5,
         },
         "text_config": {
@@ -187,7 +188,7 @@ fn odd<T>(name: &str, shape: &[usize]) -> Result<T, String> {
     Err(format!("tensor {name} has shape {shape:?}, which no BLIP has"))
 }
 
-/// preprocessor_config.json: BLIP's, for images of the size in `config`.
+/// preprocessor_config.json of BLIP, for the image size in `config`.
 pub(super) fn preprocessor(config: &Value) -> Value {
     let side = &config["vision_config"]["image_size"];
     json!({
@@ -204,7 +205,7 @@ pub(super) fn preprocessor(config: &Value) -> Value {
     })
 }
 
-/// generation_config.json, which says how a caption begins and ends.
+/// generation_config.json: the tokens that start, end and pad a caption.
 pub(super) fn generation(ids: &SpecialIds) -> Value {
     json!({ "bos_token_id": ids.dec, "eos_token_id": ids.sep, "pad_token_id": ids.pad })
 }

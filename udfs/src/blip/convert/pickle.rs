@@ -1,21 +1,22 @@
-//! What is in a pickle: containers, numbers, strings, and the tensors and storages of torch.
+//! Contents of a pickle: containers, numbers, strings, and torch's tensors and storages.
 //!
-//! Pickles refer to functions and classes by name. Here a name is one of the few with which torch saves tensors, or it is refused.
+//! Pickles refer to functions and classes by name. All names are refused except the few with which torch saves tensors
+//! and those of some plain data classes.
 
 use safetensors::Dtype;
 
-/// What lies on the stack. Containers are numbers of entries in [`Pickle`], so that a value can be in several places, and so that a
-/// deeply nested file takes no deep recursion.
+/// A stack value. Containers are indices into [`Pickle`], so that a value can occur in several places and deeply nested
+/// files need no deep recursion.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Value<'a> {
-    /// Something that no weights depend on: None, floats, bytes, objects of plain data classes.
+    /// Anything that weights do not depend on: None, floats, bytes, objects of plain data classes.
     Inert,
     Bool(bool),
     Int(i64),
     /// An integer of more than eight bytes, little-endian.
     Long(&'a [u8]),
     Str(&'a str),
-    /// Where its items begin, and how many they are.
+    /// Index of the first item, and number of items.
     Tuple(usize, usize),
     List(usize),
     Dict(usize),
@@ -24,22 +25,22 @@ pub(super) enum Value<'a> {
     Name(Name),
 }
 
-/// The names that are known.
+/// Supported names.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Name {
     OrderedDict,
     RebuildTensor,
     RebuildParameter,
     Storage(Dtype),
-    /// A class of plain data, whose objects are [`Value::Inert`].
+    /// A plain data class, whose objects are [`Value::Inert`].
     Data,
 }
 
 impl Name {
-    /// The known one.
+    /// Looks up a supported name.
     ///
     /// # Errors
-    /// Every other, by its full name.
+    /// Any other name, given in full.
     pub(super) fn of(module: &str, name: &str) -> Result<Self, String> {
         Self::find(module, name).ok_or_else(|| {
             format!(
@@ -69,9 +70,9 @@ impl Name {
                 _ => return None,
             }),
             ("torch.storage", "UntypedStorage") => Self::Storage(Dtype::U8),
-            // What training scripts put beside the weights: arguments, numbers, paths. Their objects hold data and are dropped.
-            // Everything else is refused even there: a file that names a function was not made to carry weights, and its
-            // conversion would pass for a clean bill.
+            // Values that training scripts store beside the weights: arguments, numbers, paths. Their objects hold data
+            // and are dropped. Everything else is refused even there: a file that names a function was not made to
+            // carry weights, and converting it would suggest that it is harmless.
             ("argparse", "Namespace")
             | ("collections", "Counter" | "defaultdict")
             | ("numpy", "dtype" | "ndarray")
@@ -88,43 +89,43 @@ impl Name {
     }
 }
 
-/// Where a tensor's numbers are: a part of the file that has a key.
+/// Location of a tensor's elements: a member of the file, by key.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Storage<'a> {
     pub(super) key: &'a str,
     pub(super) dtype: Dtype,
-    /// Numbers, not bytes.
+    /// Number of elements, not bytes.
     pub(super) len: usize,
 }
 
-/// A view of a storage, which it does not leave.
+/// A view within the bounds of a storage.
 #[derive(Debug, Clone)]
 pub(super) struct Tensor<'a> {
     pub(super) storage: Storage<'a>,
-    /// The first number.
+    /// Index of the first element.
     pub(super) offset: usize,
     pub(super) shape: Vec<usize>,
-    /// Numbers from one index to the next, by dimension.
+    /// Stride of each dimension, in elements.
     pub(super) strides: Vec<usize>,
 }
 
-/// A pickle that was read.
+/// A parsed pickle.
 #[derive(Debug, Default)]
 pub(super) struct Pickle<'a> {
-    /// What the pickle holds.
+    /// Top-level value.
     pub(super) root: Option<Value<'a>>,
-    /// Its bytes: another may follow.
+    /// Length in bytes; another pickle may follow.
     pub(super) len: usize,
     pub(super) items: Vec<Value<'a>>,
     pub(super) lists: Vec<Vec<Value<'a>>>,
     pub(super) dicts: Vec<Vec<(Value<'a>, Value<'a>)>>,
-    /// Every storage that is spoken of; the same one may come again.
+    /// All storages referred to, possibly repeated.
     pub(super) storages: Vec<Storage<'a>>,
     pub(super) tensors: Vec<Tensor<'a>>,
 }
 
 impl<'a> Pickle<'a> {
-    /// The entries of a dictionary, a key that occurs twice included; none of another value.
+    /// Entries of a dictionary, including duplicate keys; empty for any other value.
     pub(super) fn entries(&self, value: Value<'a>) -> &[(Value<'a>, Value<'a>)] {
         match value {
             Value::Dict(dict) => &self.dicts[dict],
@@ -132,12 +133,12 @@ impl<'a> Pickle<'a> {
         }
     }
 
-    /// What a dictionary has under `key`.
+    /// Value of a dictionary under `key`.
     pub(super) fn get(&self, value: Value<'a>, key: &str) -> Option<Value<'a>> {
         self.entries(value).iter().rev().find(|(k, _)| matches!(k, Value::Str(k) if *k == key)).map(|(_, value)| *value)
     }
 
-    /// The items of a list or tuple; none of another value.
+    /// Items of a list or tuple; empty for any other value.
     pub(super) fn list(&self, value: Value<'a>) -> &[Value<'a>] {
         match value {
             Value::List(list) => &self.lists[list],
@@ -155,7 +156,7 @@ impl<'a> Pickle<'a> {
 }
 
 impl Value<'_> {
-    /// A kind of value, for messages.
+    /// Kind of value, for error messages.
     pub(super) fn what(&self) -> &'static str {
         match self {
             Self::Inert => "a value that is not kept",

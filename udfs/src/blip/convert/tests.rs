@@ -1,4 +1,4 @@
-//! Files that are damaged, hostile or odd. Whole ones are compared with transformers in tests/convert.rs.
+//! Damaged, hostile and odd files. tests/convert.rs compares valid ones with transformers.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ fn pickles() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/pickles")
 }
 
-/// A file of the format before torch 1.6: `object` is the pickle of its contents, `keys` its storages.
+/// A file in the format before torch 1.6: `object` is the pickle of its contents, followed by `storages`.
 fn legacy(object: &[u8], storages: &[(&str, u64, &[u8])]) -> Vec<u8> {
     let mut file = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}.".to_vec();
     file.extend(object);
@@ -33,7 +33,7 @@ fn text(text: &str) -> Vec<u8> {
     [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat()
 }
 
-/// {"w": a tensor of float32 with one storage "0"}, its numbers written as pickle's instructions.
+/// {"w": a float32 tensor on a single storage "0"}, its numbers given as pickle instructions.
 fn one_tensor(len: &[u8], offset: &[u8], shape: &[u8], strides: &[u8]) -> Vec<u8> {
     let storage =
         [b"(", &text("storage")[..], b"ctorch\nFloatStorage\n", &text("0"), &text("cpu"), len, b"tQ"].concat();
@@ -65,7 +65,7 @@ fn a_tensor_is_a_view_of_its_storage() {
     assert_eq!(of(b"K\x04", b"K\x02\x85", b"K\x01\x85"), [4., 5.]);
     assert_eq!(of(b"K\x01", b"K\x03\x85", b"K\x02\x85"), [1., 3., 5.]);
     assert_eq!(of(b"K\x05", b")", b")"), [5.]);
-    // A stride of a dimension of one means nothing, and an empty tensor may lie anywhere.
+    // The stride of a dimension of one is irrelevant, and an empty tensor may have any offset.
     assert_eq!(of(b"K\0", b"K\x01K\x06\x86", b"K\0K\x01\x86"), [0., 1., 2., 3., 4., 5.]);
     assert_eq!(of(b"K\x63", b"K\0\x85", b"K\x01\x85"), [0.; 0]);
 }
@@ -120,7 +120,7 @@ fn what_is_no_tensor_is_refused_by_its_name() {
     let argument = text("touch owned");
     for (pickle, name) in [
         ([b"\x80\x02cposix\nsystem\n(", &argument[..], b"tR."].concat(), "posix.system"),
-        // By strings, as protocol 4 does; by the instruction that calls at once; as a new object; without a call.
+        // By strings, as in protocol 4; by the instruction that calls at once; as a new object; without a call.
         ([b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93(", &argument[..], b"tR."].concat(), "builtins.eval"),
         ([b"(", &argument[..], b"ios\nsystem\n."].concat(), "os.system"),
         ([b"\x80\x02csubprocess\nPopen\n(", &argument[..], b"t\x81."].concat(), "subprocess.Popen"),
@@ -133,7 +133,7 @@ fn what_is_no_tensor_is_refused_by_its_name() {
         let message = refused(&legacy(&pickle, &[]));
         assert!(message.contains(name), "{name}: {message}");
     }
-    // What stands for data is no function either.
+    // Values that stand for data cannot be called either.
     let message = refused(&legacy(b"\x80\x02NNR.", &[]));
     assert!(message.contains("it calls a value"), "{message}");
 }
@@ -193,19 +193,19 @@ fn a_zip_file_is_checked_whole() {
     for cut in [30, 1000, whole.len() / 2, whole.len() - 1] {
         assert!(refused(&whole[..cut]).contains("cut short"), "{cut}");
     }
-    // One bit of a tensor.
+    // One flipped bit of a tensor.
     let tensor = read(&whole).unwrap()["vision_model.post_layernorm.bias"].data().into_owned();
     let mut flipped = whole.clone();
     flipped[whole.windows(tensor.len()).position(|bytes| bytes == tensor).unwrap() + 5] ^= 1;
     let message = refused(&flipped);
     assert!(message.contains("post_layernorm.bias") && message.contains("checksum"), "{message}");
-    // A comment after the end is a zip file's right.
+    // A zip file may end with a comment.
     let mut commented = whole.clone();
     let end = whole.len() - 2;
     commented[end..].copy_from_slice(&5u16.to_le_bytes());
     commented.extend(b"hello");
     assert_eq!(read(&commented).unwrap().len(), tensors);
-    // Deflated, by the method's number in each entry of the directory.
+    // Deflated, according to the method in each directory entry.
     let mut compressed = whole.clone();
     let entries: Vec<usize> = (0..whole.len() - 4).filter(|at| whole[*at..].starts_with(b"PK\x01\x02")).collect();
     for at in entries {
@@ -214,7 +214,7 @@ fn a_zip_file_is_checked_whole() {
     assert!(refused(&compressed).contains("is compressed"));
 }
 
-/// Numbers that are the same in every run.
+/// Deterministic random numbers.
 struct Random(u64);
 
 impl Random {
@@ -226,7 +226,7 @@ impl Random {
     }
 }
 
-/// Damages some bytes, most of them in the first `hot`.
+/// Damages some bytes, most of them among the first `hot`.
 fn damage(bytes: &mut Vec<u8>, random: &mut Random, hot: usize) {
     for _ in 0..=random.below(4) {
         let end = if random.below(4) > 0 { hot.min(bytes.len()) } else { bytes.len() };
@@ -238,7 +238,7 @@ fn damage(bytes: &mut Vec<u8>, random: &mut Random, hot: usize) {
                 bytes.remove(at);
             }
             3 => bytes.iter_mut().skip(at).take(1 + random.below(8)).for_each(|b| *b = 0xff),
-            // A piece of the file in another place of it.
+            // A piece of the file copied elsewhere.
             4 => {
                 let piece = bytes[at..].iter().copied().take(random.below(64)).collect::<Vec<_>>();
                 let to = random.below(end);
@@ -254,7 +254,7 @@ fn damage(bytes: &mut Vec<u8>, random: &mut Random, hot: usize) {
 fn damaged_files_are_read_or_refused_in_bounded_memory() {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let zip = fixture("hf/pytorch_model.bin");
-    // Without checksums, which would keep most damage from the code behind them.
+    // Without checksums, which would hide most damage from the code behind them.
     let mut unchecked = zip.clone();
     for at in (0..zip.len() - 4).filter(|at| zip[*at..].starts_with(b"PK\x01\x02")) {
         unchecked[at + 16..at + 20].fill(0);
@@ -279,7 +279,7 @@ fn damaged_files_are_read_or_refused_in_bounded_memory() {
     }
     assert!(whole > 50 && broken > 1000, "{whole} whole, {broken} broken");
 
-    // The pickle alone: what is kept is no more than its bytes.
+    // The pickle alone: it keeps no more values than it has bytes.
     let legacy = fixture("legacy.bin");
     let start = legacy.windows(14).position(|bytes| bytes == b"\x80\x02ccollections").unwrap();
     let object = &legacy[start..];

@@ -1,12 +1,12 @@
-//! The members of a zip file as torch writes it: not compressed, one after the other.
+//! Members of a zip file as torch writes it: uncompressed and consecutive.
 //!
-//! Only where their bytes lie is read, from the central directory; a library for zip files would decompress and extract, and
-//! take memory by what the directory claims.
+//! Only the central directory is read, for the members' offsets; a zip library would decompress and extract, and
+//! allocate by the directory's claims.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
-/// Most members. A whole MED with its optimiser has about 3,000.
+/// Maximum number of members. A whole MED with its optimiser has about 3,000.
 const MAX_MEMBERS: usize = 1 << 18;
 
 const END: &[u8] = b"PK\x05\x06";
@@ -15,7 +15,7 @@ const LOCATOR_64: &[u8] = b"PK\x06\x07";
 const ENTRY: &[u8] = b"PK\x01\x02";
 const LOCAL: &[u8] = b"PK\x03\x04";
 
-/// Where a member's bytes are, and their checksum.
+/// Byte range of a member, and its checksum.
 #[derive(Debug, Clone)]
 pub(super) struct Member {
     pub(super) range: Range<usize>,
@@ -23,10 +23,10 @@ pub(super) struct Member {
 }
 
 impl Member {
-    /// The member's bytes in `file`, if they are what was written.
+    /// The member's bytes in `file`, if their checksum is right.
     pub(super) fn checked<'a>(&self, file: &'a [u8], name: &str) -> Result<&'a [u8], String> {
         let bytes = file.get(self.range.clone()).ok_or("a member leaves the file")?;
-        // torch writes 0 where checksums are switched off.
+        // torch writes 0 if checksums are disabled.
         if self.crc != 0 && crc32fast::hash(bytes) != self.crc {
             return Err(format!(
                 "{name} in it has another checksum than when it was written: damaged; fetch the file again"
@@ -38,7 +38,7 @@ impl Member {
 
 const CUT: &str = "its list of members is missing or damaged: was its download cut short? Fetch it again";
 
-/// The members of a zip file by name.
+/// Members of a zip file by name.
 pub(super) fn members(file: &[u8]) -> Result<HashMap<&str, Member>, String> {
     let (mut at, count) = directory(file).ok_or(CUT)?;
     if count > MAX_MEMBERS {
@@ -66,9 +66,9 @@ fn starts(file: &[u8], at: usize, signature: &[u8]) -> Option<()> {
     file.get(at..)?.starts_with(signature).then_some(())
 }
 
-/// Where the central directory begins, and how many entries it has.
+/// Offset of the central directory, and number of entries.
 fn directory(file: &[u8]) -> Option<(usize, usize)> {
-    // The end record is the file's last 22 bytes, but for a comment.
+    // The end record is the file's last 22 bytes, apart from a comment.
     let last = file.len().checked_sub(22)?;
     let end = (last.saturating_sub(0xffff)..=last).rev().find(|at| starts(file, *at, END).is_some())?;
     let (count, start) = (number(file, end + 10, 2)?, number(file, end + 16, 4)?);
@@ -84,7 +84,7 @@ fn directory(file: &[u8]) -> Option<(usize, usize)> {
 
 type Entry<'a> = (&'a [u8], Member, usize);
 
-/// The entry at `at`: its name, its member, and where the next one begins. `None` where the file is damaged.
+/// Entry at `at`: its name, its member, and the offset of the next one. `None` if the file is damaged.
 fn entry(file: &[u8], at: usize) -> Option<Result<Entry<'_>, String>> {
     starts(file, at, ENTRY)?;
     let field = |offset: usize, len| number(file, at.checked_add(offset)?, len);
@@ -93,7 +93,7 @@ fn entry(file: &[u8], at: usize) -> Option<Result<Entry<'_>, String>> {
     let (name_len, extra_len, comment_len) = (field(28, 2)?, field(30, 2)?, field(32, 2)?);
     let name = file.get(at + 46..)?.get(..name_len)?;
     let extra_at = at + 46 + name_len;
-    // A number that does not fit into four bytes is in the extra field of zip64, in this order.
+    // Numbers that exceed four bytes are in the zip64 extra field, in this order.
     let mut extra = file.get(extra_at..)?.get(..extra_len)?;
     while let (Some(tag), Some(len)) = (number(extra, 0, 2), number(extra, 2, 2)) {
         let body = extra.get(4..)?.get(..len)?;

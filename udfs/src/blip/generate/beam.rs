@@ -1,14 +1,14 @@
-//! Beam search, step by step what transformers' vectorised `_beam_search` computes for one image.
+//! Beam search, step by step equal to transformers' vectorised `_beam_search` for one image.
 //!
-//! Its constant of -1e9 is kept rather than replaced by flags: it rounds scores and orders what is out of the race, and
-//! with few tokens to choose from that order decides. Equal scores keep their order, beam first, then token.
+//! Its constant of -1e9 is kept rather than replaced by flags: it rounds scores and orders excluded candidates, and
+//! that order decides when there are few tokens to choose from. Ties keep their order, by beam, then by token.
 
 use std::cmp::Ordering;
 
 use super::processors::{Processors, decimal, number, row};
 use super::{GenerationOptions, Row};
 
-/// Added to the score of what must not be chosen.
+/// Penalty added to the score of excluded candidates.
 const OUT: f32 = -1.0e9;
 
 #[derive(Debug)]
@@ -23,11 +23,11 @@ pub(super) struct Beam {
     early_stopping: bool,
     processors: Processors,
     rows: Vec<Row>,
-    /// What is continued, best first.
+    /// Sequences to continue, best first.
     running: Vec<Running>,
-    /// What has ended, best first; at the start placeholders.
+    /// Finished sequences, best first; initially placeholders.
     finished: Vec<Finished>,
-    /// Scratch of the processors.
+    /// Scratch buffer of the processors.
     changes: Vec<(usize, f32)>,
 }
 
@@ -42,14 +42,14 @@ struct Running {
 struct Finished {
     score: f32,
     ids: Vec<u32>,
-    /// Whether it is a sequence that ended, not a placeholder or one pushed out.
+    /// Whether a sequence ended here; false for placeholders and excluded candidates.
     ended: bool,
 }
 
 impl Beam {
     pub(super) fn new(options: &GenerationOptions, prompt: &[u32], eos: u32, vocab: usize) -> Self {
         let num_beams = options.num_beams;
-        // Copies of the prompt, of which the first must win: after the first step the beams have to differ.
+        // Copies of the prompt, of which the first must win, since beams must differ after the first step.
         let mut running = vec![Running { score: OUT, ids: Vec::new() }; num_beams];
         if let Some(first) = running.first_mut() {
             first.score = 0.0;
@@ -81,7 +81,7 @@ impl Beam {
         let new_length = self.running.first().map_or(0, |beam| beam.ids.len()) + 1;
         let at_limit = self.prompt.len() + new_length >= self.max_length;
         let ends: Vec<bool> = top.iter().map(|next| at_limit || next.token == self.eos).collect();
-        // Extreme exponents make it zero or infinite; `number` catches the NaNs that follow.
+        // Extreme exponents make it zero or infinite; `number` handles the resulting NaNs.
         let divisor = (new_length as f64).powf(self.length_penalty) as f32;
 
         self.finish(&top, &ends, divisor);
@@ -90,18 +90,18 @@ impl Beam {
         let all_ended = self.finished.iter().all(|beam| beam.ended);
         let stop = ends.iter().all(|&ends| ends)
             || (all_ended && self.early_stopping)
-            // transformers remembers this one's outcome, and so does an empty `rows`.
+            // transformers keeps the outcome of this condition; so does an empty `rows`.
             || !self.can_improve(divisor);
         self.rows.clear();
         if !stop {
             let tokens = self.running.iter().filter_map(|beam| beam.ids.last());
-            // All of the first step's beams share its one row.
+            // All beams of the first step share its single row.
             let rows = parents.iter().zip(tokens).map(|(&beam, &token)| Row { parent: beam.min(last_row), token });
             self.rows.extend(rows);
         }
     }
 
-    /// The best `2 * num_beams` continuations of all beams: even if each beam ends, `num_beams` are left to continue.
+    /// The best `2 * num_beams` continuations of all beams: even if each beam ends, `num_beams` remain to continue.
     fn candidates(&mut self, log_probs: &[f32], last_row: usize) -> Vec<Candidate> {
         let mut top = Top::new(2 * self.num_beams);
         for (beam, running) in self.running.iter().enumerate() {
@@ -120,7 +120,7 @@ impl Beam {
         top.kept
     }
 
-    /// Merges what ended in this step into `finished`. Only the best `num_beams` candidates may end.
+    /// Merges sequences that ended in this step into `finished`. Only the best `num_beams` candidates may end.
     fn finish(&mut self, top: &[Candidate], ends: &[bool], divisor: f32) {
         let old = self.finished.iter().map(|beam| beam.score);
         let new = top.iter().zip(ends).enumerate().map(|(place, (next, &ends))| {
@@ -137,7 +137,7 @@ impl Beam {
         self.finished = merged.collect();
     }
 
-    /// Replaces `running` by the best that go on, and returns the beams that they continue.
+    /// Replaces `running` by the best continuations that have not ended, and returns their parent beams.
     fn keep_running(&mut self, top: &[Candidate], ends: &[bool]) -> Vec<usize> {
         let scores = top.iter().zip(ends).map(|(next, &ends)| if ends { next.score + OUT } else { next.score });
         let best = best(scores, self.num_beams);
@@ -150,15 +150,15 @@ impl Beam {
         self.running[next.beam].ids.iter().copied().chain([next.token]).collect()
     }
 
-    /// Whether the best running beam beats the worst finished one. It compares at the present length, which is a guess
-    /// for positive length penalties: transformers' default.
+    /// Whether the best running beam beats the worst finished one. The comparison at the current length is a heuristic
+    /// for positive length penalties, as by default in transformers.
     fn can_improve(&self, divisor: f32) -> bool {
         let best = self.running.first().map_or(f32::NEG_INFINITY, |beam| number(beam.score / divisor));
         let worst = self.finished.iter().map(|beam| beam.score).fold(f32::INFINITY, f32::min);
         self.finished.iter().any(|beam| best > if beam.ended { worst } else { OUT })
     }
 
-    /// The best that have ended, as many as were asked for; as in transformers, a beam that nothing ended in is a sequence too.
+    /// The best finished sequences, as many as requested; as in transformers, a beam in which nothing ended counts too.
     pub(super) fn into_sequences(self) -> Vec<Vec<u32>> {
         self.finished.into_iter().take(self.returned).map(|beam| beam.ids).collect()
     }
@@ -172,7 +172,7 @@ struct Candidate {
     token: u32,
 }
 
-/// The best candidates seen, best first; of equals, the first seen.
+/// The best candidates so far, best first; ties in order of arrival.
 #[derive(Debug)]
 struct Top {
     kept: Vec<Candidate>,
@@ -200,7 +200,7 @@ impl Top {
     }
 }
 
-/// Index and value of the greatest scores, greatest first; of equals, the lowest index. For a few scores.
+/// Index and value of the greatest scores, in descending order; ties by lowest index. Meant for few scores.
 fn best(scores: impl Iterator<Item = f32>, count: usize) -> Vec<(usize, f32)> {
     let mut sorted: Vec<_> = scores.enumerate().collect();
     sorted.sort_by(|a, b| b.1.partial_cmp(&a.1).unwrap_or(Ordering::Equal));

@@ -1,8 +1,9 @@
-//! Decoding strategies: what to do with a step's logits. Pure, one image at a time, so that neighbours cannot matter.
+//! Decoding strategies: choice of tokens from a step's logits. Pure and one image at a time, so that batching has no
+//! effect.
 //!
-//! A [`Search`] gives the token ids of Hugging Face transformers' `generate` (5.23). Nucleus sampling there draws from the
-//! `top_k` = 50 likeliest tokens unless told otherwise, and so do this and BLIP: its code passes no `top_k`, and the version
-//! of transformers that it requires (4.15) then takes 50 from the model's configuration.
+//! A [`Search`] gives the token ids of Hugging Face transformers' `generate` (5.23). By default nucleus sampling there
+//! draws from the `top_k` = 50 most likely tokens, as do this crate and BLIP: its code passes no `top_k`, and its
+//! version of transformers (4.15) then takes 50 from the model's configuration.
 
 mod beam;
 #[cfg(test)]
@@ -18,23 +19,23 @@ use std::str::FromStr;
 use beam::Beam;
 use sample::Sample;
 
-/// How the next token is chosen.
+/// Method of choosing the next token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Strategy {
-    /// The likeliest sequence among `num_beams`.
+    /// Beam search: the most likely sequence among `num_beams`.
     #[default]
     Beam,
-    /// The likeliest token at each step.
+    /// The most likely token at each step.
     Greedy,
-    /// Drawn from the likeliest tokens whose probabilities sum to `top_p`, `top_k` of them at most.
+    /// Nucleus sampling: a draw from the most likely tokens (at most `top_k`) whose probabilities sum to `top_p`.
     Nucleus,
 }
 
 impl Strategy {
-    /// All of them, in the order of messages.
+    /// All strategies, in the order of error messages.
     pub const ALL: [Self; 3] = [Self::Beam, Self::Greedy, Self::Nucleus];
 
-    /// Its name in options.
+    /// Name in options.
     pub fn name(self) -> &'static str {
         match self {
             Self::Beam => "beam",
@@ -59,31 +60,31 @@ impl FromStr for Strategy {
     }
 }
 
-/// Options of one caption, resolved. Names and defaults are transformers' `generate`.
+/// Resolved options of one caption. Names and defaults are those of transformers' `generate`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerationOptions {
-    /// How tokens are chosen.
+    /// Method of choosing tokens.
     pub strategy: Strategy,
     /// Beams kept at each step (beam search).
     pub num_beams: usize,
-    /// Finished beams that a search gives, best first (beam search); `num_beams` at most.
+    /// Finished beams returned, best first (beam search); at most `num_beams`.
     pub num_return_sequences: usize,
-    /// How many of the likeliest tokens are drawn from, and all that are as likely as the last of them (nucleus); 0 is all.
-    /// It cuts after `temperature` and before `top_p`.
+    /// Number of most likely tokens drawn from, plus ties with the last of them (nucleus); 0 means all. Applied after
+    /// `temperature` and before `top_p`.
     pub top_k: usize,
     /// Probability mass drawn from (nucleus), in (0, 1].
     pub top_p: f32,
-    /// Divides the logits (nucleus), above 0.
+    /// Divisor of the logits (nucleus), above 0.
     pub temperature: f32,
-    /// Shortest sequence, `[DEC]` and prompt counted.
+    /// Minimum sequence length in tokens, including `[DEC]` and the prompt.
     pub min_length: usize,
-    /// Longest sequence, `[DEC]` and prompt counted.
+    /// Maximum sequence length in tokens, including `[DEC]` and the prompt.
     pub max_length: usize,
-    /// Exponent of the generated length that divides a beam's score.
+    /// Exponent of the generated length, by whose power a beam's score is divided.
     pub length_penalty: f32,
-    /// Divides the score of a token that occurred, above 0; 1 is none.
+    /// Divisor of the score of tokens that already occurred, above 0; 1 disables it.
     pub repetition_penalty: f32,
-    /// Whether beam search stops as soon as `num_beams` sequences ended.
+    /// Whether beam search stops as soon as `num_beams` sequences have ended.
     pub early_stopping: bool,
 }
 
@@ -106,10 +107,10 @@ impl Default for GenerationOptions {
 }
 
 impl GenerationOptions {
-    /// The most beams that are allowed.
+    /// Maximum number of beams.
     pub const MAX_BEAMS: usize = 64;
 
-    /// Checks each option's range, whether or not the strategy reads it. The message names the option.
+    /// Checks each option's range, even if the strategy ignores it. The message names the option.
     pub fn validate(&self) -> Result<(), String> {
         let Self { num_beams, top_p, temperature, min_length, max_length, length_penalty, repetition_penalty, .. } =
             *self;
@@ -121,7 +122,7 @@ impl GenerationOptions {
         if returned < 1 || (self.strategy == Strategy::Beam && returned > num_beams) {
             return Err(format!("num_return_sequences must be from 1 to num_beams ({num_beams}), not {returned}"));
         }
-        // Written so that a NaN fails as well.
+        // Negated so that a NaN fails too.
         if !(top_p > 0.0 && top_p <= 1.0) {
             return Err(format!("top_p must be above 0 and at most 1, not {top_p}"));
         }
@@ -143,7 +144,8 @@ impl GenerationOptions {
         Ok(())
     }
 
-    /// Checks that `tokens` tokens of `[DEC]` and a prompt leave room for a caption. A model reads `positions` tokens at most.
+    /// Checks that `[DEC]` and the prompt (`tokens` tokens) leave room for a caption. A model reads at most `positions`
+    /// tokens.
     pub fn check_room(&self, tokens: usize, positions: usize) -> Result<(), String> {
         if tokens >= self.max_length {
             return Err(format!(
@@ -162,7 +164,7 @@ impl GenerationOptions {
         Ok(())
     }
 
-    /// How many token sequences one search gives.
+    /// Number of token sequences that one search returns.
     pub fn returned(&self) -> usize {
         match self.strategy {
             Strategy::Beam => self.num_return_sequences,
@@ -174,19 +176,19 @@ impl GenerationOptions {
 /// One row of the decoder's next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
-    /// Which of this search's rows in the step before it continues.
+    /// Index of the row of the previous step that this row continues.
     pub parent: usize,
-    /// The token it feeds.
+    /// Input token.
     pub token: u32,
 }
 
-/// The rows before the first step: one for the whole prompt, none where there is no room for a token.
+/// Rows before the first step: one for the whole prompt, or none if there is no room for a token.
 fn first_rows(prompt: &[u32], max_length: usize) -> Vec<Row> {
     let last = prompt.last().filter(|_| prompt.len() < max_length);
     last.map(|&token| Row { parent: 0, token }).into_iter().collect()
 }
 
-/// One caption in the making: says which rows the decoder computes next, and takes their scores.
+/// Decoding state of one caption: gives the rows that the decoder computes next, and takes their scores.
 #[derive(Debug)]
 pub struct Search {
     method: Method,
@@ -200,11 +202,12 @@ enum Method {
 }
 
 impl Search {
-    /// `options`: valid. `prompt`: `[DEC]` and the prompt's tokens; if it is empty or fills `max_length`, the search is
-    /// done at once. `eos` ends a sequence. `vocab`: scores a row. `key` seeds sampling, and is unused else.
+    /// Starts a search with valid `options`. `prompt` is `[DEC]` and the prompt's tokens; if it is empty or fills
+    /// `max_length`, the search is done at once. `eos` ends a sequence, `vocab` is the number of scores per row, and
+    /// `key` seeds nucleus sampling.
     pub fn new(options: &GenerationOptions, prompt: &[u32], eos: u32, vocab: usize, key: [u8; 32]) -> Self {
         let method = match options.strategy {
-            // One beam is greedy search in transformers. It differs: processors see logits, not log-probabilities.
+            // transformers runs one beam as greedy search, whose processors see logits, not log-probabilities.
             Strategy::Beam if options.num_beams > 1 => Method::Beam(Beam::new(options, prompt, eos, vocab)),
             Strategy::Beam | Strategy::Greedy => Method::Sample(Sample::greedy(options, prompt, eos, vocab)),
             Strategy::Nucleus => Method::Sample(Sample::nucleus(options, prompt, eos, vocab, key)),
@@ -212,8 +215,8 @@ impl Search {
         Self { method, eos }
     }
 
-    /// The rows to feed in the next decoder step; empty when done. Before the first step it is one row, which stands
-    /// for the whole prompt: its token is the prompt's last, its parent 0.
+    /// Rows to feed in the next decoder step; empty when done. Before the first step, one row stands for the whole
+    /// prompt: its token is the prompt's last, its parent 0.
     pub fn rows(&self) -> &[Row] {
         match &self.method {
             Method::Beam(beam) => beam.rows(),
@@ -221,9 +224,9 @@ impl Search {
         }
     }
 
-    /// Takes the scores of [`Self::rows`], row after row: `vocab` logits each, and their log-softmax. Only beam search
-    /// reads `log_probs`, only the others read `logits`: the other slice may be empty. A NaN counts as minus infinity.
-    /// If no score is a number, the search is done.
+    /// Takes the scores of [`Self::rows`], row by row: `vocab` logits each, and their log-softmax. Only beam search
+    /// reads `log_probs`, only the other strategies read `logits`; the other slice may be empty. A NaN counts as minus
+    /// infinity. If no score is a number, the search is done.
     pub fn advance(&mut self, logits: &[f32], log_probs: &[f32]) {
         match &mut self.method {
             Method::Beam(beam) => beam.advance(log_probs),
@@ -236,13 +239,13 @@ impl Search {
         matches!(self.method, Method::Beam(_))
     }
 
-    /// Whether there is nothing left to compute.
+    /// Whether the search has ended.
     pub fn is_done(&self) -> bool {
         self.rows().is_empty()
     }
 
-    /// The ids after the prompt, up to and without `eos`, of each of [`GenerationOptions::returned`] sequences, best first.
-    /// Of a beam search that is not done, the best that have ended.
+    /// Token ids after the prompt, up to but excluding `eos`, of each of [`GenerationOptions::returned`] sequences,
+    /// best first. If a beam search is not done, the best that have ended.
     pub fn into_sequences(self) -> Vec<Vec<u32>> {
         let mut sequences = match self.method {
             Method::Beam(beam) => beam.into_sequences(),

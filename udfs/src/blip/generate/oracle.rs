@@ -1,4 +1,4 @@
-//! Literal, slow ports of transformers' decoding for one image: what the tests compare with. Tensors are vectors, and
+//! Literal, slow ports of transformers' decoding for one image, as reference for the tests. Tensors are vectors, and
 //! `topk` prefers the lower index.
 
 use rand_chacha::ChaCha8Rng;
@@ -59,7 +59,7 @@ fn cut(ids: &[u32], eos: u32) -> Vec<u32> {
     ids.iter().copied().take_while(|&id| id != eos).collect()
 }
 
-/// `_beam_search`, with `length_penalty` as the double that Python has: `num_return_sequences` sequences.
+/// `_beam_search` with `length_penalty` as Python's double; returns `num_return_sequences` sequences.
 pub(super) fn beam_port(
     options: &GenerationOptions,
     length_penalty: f64,
@@ -68,7 +68,7 @@ pub(super) fn beam_port(
     model: Model<'_>,
 ) -> Vec<Vec<u32>> {
     let (num_beams, max_length, prompt_len) = (options.num_beams, options.max_length, prompt.len());
-    // transformers raises here; ours is no new ids.
+    // transformers raises an error here; this crate returns no new ids.
     if prompt_len >= max_length {
         return vec![Vec::new(); options.num_return_sequences];
     }
@@ -152,7 +152,7 @@ pub(super) fn beam_port(
         .collect()
 }
 
-/// `_sample`: `choose` is the token selection from processed scores.
+/// `_sample`; `choose` selects a token from processed scores.
 fn sample_port(
     options: &GenerationOptions,
     prompt: &[u32],
@@ -175,8 +175,8 @@ pub(super) fn greedy_port(options: &GenerationOptions, prompt: &[u32], eos: u32,
     sample_port(options, prompt, eos, model, |scores| topk(&scores, 1)[0] as u32)
 }
 
-/// Sampling with TemperatureLogitsWarper, TopKLogitsWarper and TopPLogitsWarper. In place of torch's generator and `multinomial`: the
-/// same uniform numbers as ours, over the tokens in TopPLogitsWarper's order from its end.
+/// Sampling with TemperatureLogitsWarper, TopKLogitsWarper and TopPLogitsWarper. torch's generator and `multinomial`
+/// are replaced by this crate's uniform numbers, over the tokens from the end of TopPLogitsWarper's order.
 pub(super) fn nucleus_port(
     options: &GenerationOptions,
     prompt: &[u32],
@@ -185,7 +185,7 @@ pub(super) fn nucleus_port(
     model: Model<'_>,
 ) -> Vec<u32> {
     let mut rng = ChaCha8Rng::from_seed(key);
-    // As typed: 0.9 and not 0.89999998.
+    // As typed: 0.9, not 0.89999998.
     let top_p: f64 = format!("{}", options.top_p).parse().unwrap();
     sample_port(options, prompt, eos, model, |mut scores| {
         if options.temperature != 1.0 {

@@ -1,9 +1,9 @@
-//! transformers' logits processors. They change a handful of scores a step, so the vocabulary is not copied: the
-//! changed scores are kept apart and [`Scores::runs`] merges them in.
+//! transformers' logits processors. They change only a few scores a step, so the vocabulary is not copied: changed
+//! scores are kept apart, and [`Scores::runs`] merges them in.
 
 use super::GenerationOptions;
 
-/// The processors that all strategies share.
+/// Processors common to all strategies.
 #[derive(Debug)]
 pub(super) struct Processors {
     repetition_penalty: f32,
@@ -16,7 +16,7 @@ impl Processors {
         Self { repetition_penalty: options.repetition_penalty, min_length: options.min_length, eos }
     }
 
-    /// `raw` as the processors leave it for what follows `prompt` and `ids`. `changes` is scratch.
+    /// Applies the processors to `raw`, the scores after `prompt` and `ids`. `changes` is a scratch buffer.
     pub(super) fn apply<'a>(
         &self,
         prompt: &[u32],
@@ -25,13 +25,14 @@ impl Processors {
         changes: &'a mut Vec<(usize, f32)>,
     ) -> Scores<'a> {
         changes.clear();
-        // Minimum length comes last in transformers and so wins: first here, since of equal tokens the first stays.
+        // Minimum length comes last in transformers and so wins; here it comes first, since the first change of a token
+        // stays.
         if prompt.len() + ids.len() < self.min_length && (self.eos as usize) < raw.len() {
             changes.push((self.eos as usize, f32::NEG_INFINITY));
         }
         if self.repetition_penalty != 1.0 {
             for &token in prompt.iter().chain(ids) {
-                // A token outside the vocabulary, such as a prompt's, has no score to change.
+                // A token outside the vocabulary, for example in a prompt, has no score to change.
                 if let Some(&score) = raw.get(token as usize) {
                     changes.push((token as usize, self.penalised(score)));
                 }
@@ -51,17 +52,17 @@ impl Processors {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scores<'a> {
     raw: &'a [f32],
-    /// Token and new score, ascending, each token once, all within `raw`.
+    /// Tokens and new scores, in ascending order without duplicates, all within `raw`.
     changes: &'a [(usize, f32)],
 }
 
 impl<'a> Scores<'a> {
-    /// Tokens in the vocabulary.
+    /// Size of the vocabulary.
     pub(super) fn len(self) -> usize {
         self.raw.len()
     }
 
-    /// All scores in the order of tokens, in pieces: the piece's first token and its scores.
+    /// All scores by token, in runs of a first token and consecutive scores.
     pub(super) fn runs(self) -> impl Iterator<Item = (usize, &'a [f32])> {
         let Self { raw, changes } = self;
         let mut next = 0;
@@ -75,18 +76,18 @@ impl<'a> Scores<'a> {
     }
 }
 
-/// The scores of row `index`, nothing if the caller passed too few.
+/// Scores of row `index`; empty if the caller passed too few.
 pub(super) fn row(scores: &[f32], index: usize, vocab: usize) -> &[f32] {
     scores.get(index * vocab..(index + 1) * vocab).unwrap_or_default()
 }
 
-/// A NaN counts as no score at all; it would make every comparison, and with it the search, meaningless.
+/// Replaces a NaN by minus infinity, because it would make every comparison, and with it the search, meaningless.
 pub(super) fn number(score: f32) -> f32 {
     if score.is_nan() { f32::NEG_INFINITY } else { score }
 }
 
-/// The double that Python holds for an option written as this float, 0.9 for 0.9f32. Arithmetic on options is done in
-/// doubles there, before tensors of floats see the result.
+/// Python's double for an option written as this float, 0.9 for 0.9f32. transformers computes with options in doubles
+/// before float tensors see the result.
 pub(super) fn decimal(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }

@@ -1,4 +1,4 @@
-//! Greedy and nucleus decoding: transformers' `_sample`, one token after the other.
+//! Greedy and nucleus decoding: transformers' `_sample`, one token at a time.
 
 use std::cmp::Ordering;
 
@@ -15,11 +15,11 @@ pub(super) struct Sample {
     vocab: usize,
     max_length: usize,
     processors: Processors,
-    /// None is greedy.
+    /// Nucleus sampling; `None` is greedy.
     nucleus: Option<Box<Nucleus>>,
     rows: Vec<Row>,
     ids: Vec<u32>,
-    /// Scratch of the processors.
+    /// Scratch buffer of the processors.
     changes: Vec<(usize, f32)>,
 }
 
@@ -58,7 +58,7 @@ impl Sample {
             Some(nucleus) => nucleus.draw(scores),
         };
         self.rows.clear();
-        // No token: no score was a number. There is nothing to continue with.
+        // Without a token no score was a number, so there is nothing to continue with.
         if let Some(token) = token {
             self.ids.push(token);
             if token != self.eos && self.prompt.len() + self.ids.len() < self.max_length {
@@ -72,7 +72,7 @@ impl Sample {
     }
 }
 
-/// The first of the greatest scores.
+/// Token with the greatest score; ties go to the lowest.
 fn likeliest(scores: Scores<'_>) -> Option<u32> {
     let (mut highest, mut token) = (f32::NEG_INFINITY, None);
     for (first, run) in scores.runs() {
@@ -88,9 +88,9 @@ fn likeliest(scores: Scores<'_>) -> Option<u32> {
 #[derive(Debug)]
 struct Nucleus {
     temperature: f32,
-    /// Tokens less likely than the `top_k`-th are left out; 0 keeps all.
+    /// Number of most likely tokens kept, with ties; 0 keeps all.
     top_k: usize,
-    /// Tokens are left out, from the least likely on, while their probabilities sum to at most this.
+    /// Probability mass dropped at most, from the least likely token on.
     left_out: f32,
     rng: ChaCha8Rng,
 }
@@ -102,10 +102,10 @@ impl Nucleus {
         Self { temperature, top_k, left_out, rng: ChaCha8Rng::from_seed(key) }
     }
 
-    /// One draw by inverse CDF, the likeliest token first. Sums are doubles, so that the last bits of the scores seldom
+    /// One draw by inverse CDF, most likely token first. Sums are doubles, so that the last bits of scores seldom
     /// matter.
     fn draw(&mut self, scores: Scores<'_>) -> Option<u32> {
-        // 53 bits: each value is exact. Drawn first, so that every step takes one draw.
+        // 53 bits, so that each value is exact. Drawn first, so that every step takes one draw.
         let uniform = (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
         let temperature = self.temperature;
         let scaled = || {
@@ -122,15 +122,15 @@ impl Nucleus {
             top_k if top_k >= scores.len() => f32::NEG_INFINITY,
             top_k => nth_greatest(scaled().map(|(score, _)| score), top_k),
         };
-        // As transformers' TopKLogitsWarper: what is as likely as the last of the `top_k` stays. A NaN fails the comparison.
+        // As in transformers' TopKLogitsWarper, ties with the last of the `top_k` stay. A NaN fails the comparison.
         let likely = || scaled().filter(move |(score, _)| *score >= least);
-        // Not a plain difference: of two infinities it is a NaN. Other NaNs fail each comparison below.
+        // Not a plain difference, which is a NaN for two infinities. Other NaNs fail each comparison below.
         let distance = |score: f32| if score == highest { 0.0 } else { score - highest };
         let weight = |score: f32| f64::from(distance(score).exp());
         let sum: f64 = likely().map(|(score, _)| weight(score)).filter(|weight| *weight > 0.0).sum();
 
-        // All tokens below an even share of `left_out` sum to less than it and are surely left out: no need to sort
-        // them. The margin of 0.001 is far above rounding.
+        // Tokens below an even share of `left_out` sum to less than it and are dropped for certain, so they need no
+        // sorting. The margin of 0.001 is far above rounding.
         let share = f64::from(self.left_out) / scores.len() as f64;
         let floor = ((share * sum).ln() - 0.001) as f32;
         let entries = likely().filter(|(score, _)| distance(*score) >= floor).collect();
@@ -141,7 +141,7 @@ impl Nucleus {
         if self.left_out > 0.0 {
             (mass, kept) = (0.0, 0);
             while let Some((score, _)) = sorted.get(kept) {
-                // What is left with this token and the less likely ones. The likeliest token always stays.
+                // Mass of this token and the less likely ones. The most likely token always stays.
                 if kept > 0 && (1.0 - mass) as f32 <= self.left_out {
                     break;
                 }
@@ -156,7 +156,7 @@ impl Nucleus {
             && let Some((score, id)) = sorted.get(place)
         {
             let probability = weight(score) / sum;
-            // Rounding may leave the target beyond the last token that can be drawn: then it is that one.
+            // Rounding may leave the target beyond the last token that can be drawn; then that token is drawn.
             if probability > 0.0 {
                 token = Some(id);
             }
@@ -170,13 +170,13 @@ impl Nucleus {
     }
 }
 
-/// The `n`-th greatest score, `n` above 0; minus infinity where there are fewer. A NaN counts as none.
+/// The `n`-th greatest score, for `n` above 0; minus infinity if there are fewer. NaNs are ignored.
 fn nth_greatest(scores: impl Iterator<Item = f32>, n: usize) -> f32 {
     let descending = |a: &f32, b: &f32| b.partial_cmp(a).unwrap_or(Ordering::Equal);
     let mut greatest: Vec<f32> = Vec::with_capacity(2 * n);
     let mut bar = f32::NEG_INFINITY;
     for score in scores {
-        // Few pass: what is below the `n`-th greatest so far changes nothing.
+        // Few scores pass: those below the `n`-th greatest so far are irrelevant.
         if score > bar {
             greatest.push(score);
             if greatest.len() == 2 * n {
@@ -192,12 +192,12 @@ fn nth_greatest(scores: impl Iterator<Item = f32>, n: usize) -> f32 {
     *greatest.select_nth_unstable_by(n - 1, descending).1
 }
 
-/// Scores and tokens from the greatest score on, sorted as far as asked. Of equal scores the higher token comes first:
-/// transformers sorts the other way round and leaves out the lower one first.
+/// Scores and tokens by descending score, sorted lazily. Ties are sorted by descending token: transformers sorts in
+/// ascending order and drops the lower token first.
 #[derive(Debug)]
 struct Descending {
     entries: Vec<(f32, u32)>,
-    /// How many are in their place.
+    /// Number of entries already sorted.
     sorted: usize,
 }
 
@@ -205,7 +205,7 @@ impl Descending {
     fn get(&mut self, place: usize) -> Option<(f32, u32)> {
         while place >= self.sorted && self.sorted < self.entries.len() {
             let rest = &mut self.entries[self.sorted..];
-            // Doubling: most nuclei are small, and a large one costs no more than a full sort.
+            // Doubling block size: most nuclei are small, and a large one costs no more than a full sort.
             let block = rest.len().min(self.sorted.max(64));
             if block < rest.len() {
                 rest.select_nth_unstable_by(block - 1, Self::order);
@@ -217,7 +217,7 @@ impl Descending {
     }
 
     fn order(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
-        // Not `total_cmp`, for which the two zeros differ. There are no NaNs.
+        // Not `total_cmp`, which distinguishes the two zeros. There are no NaNs.
         b.0.partial_cmp(&a.0).unwrap_or(Ordering::Equal).then(b.1.cmp(&a.1))
     }
 }

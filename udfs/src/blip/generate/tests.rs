@@ -6,15 +6,15 @@ use super::{GenerationOptions, Row, Search, Strategy};
 
 const EOS: u32 = 2;
 
-/// Any language model: a sequence's next logits.
+/// A language model: next logits of a sequence.
 type Model<'a> = &'a dyn Fn(&[u32]) -> Vec<f32>;
 
-/// Plays the driver: one model call a row, and the sequences that `Row::parent` implies.
+/// Drives a search: one model call per row, on the sequences that `Row::parent` implies. Returns the best sequence.
 fn search(options: &GenerationOptions, prompt: &[u32], vocab: usize, key: [u8; 32], model: Model<'_>) -> Vec<u32> {
     sequences(options, prompt, vocab, key, model).remove(0)
 }
 
-/// The same, and all sequences that it gives.
+/// Variant of `search` that returns all sequences.
 fn sequences(
     options: &GenerationOptions,
     prompt: &[u32],
@@ -44,7 +44,7 @@ fn sequences(
     sequences
 }
 
-/// Logits drawn anew for each sequence. `quantum` above 0 rounds them, which makes ties.
+/// Logits that depend on the whole sequence. `quantum` above 0 rounds them, which makes ties.
 fn toy(seed: u64, vocab: usize, quantum: f32) -> impl Fn(&[u32]) -> Vec<f32> {
     move |sequence| {
         let mut state = seed;
@@ -69,11 +69,11 @@ fn below(rng: &mut ChaCha8Rng, bound: usize) -> usize {
     rng.next_u32() as usize % bound
 }
 
-/// Random prompt, lengths, vocabulary and model for `options`, whose other fields stay.
+/// Random prompt, lengths, vocabulary and model; the other fields of `options` are kept.
 fn random_case(rng: &mut ChaCha8Rng, options: &mut GenerationOptions) -> (Vec<u32>, usize, u64, f32) {
-    // Fewer tokens than candidates: then copies of the prompt survive the first step.
+    // Fewer tokens than candidates, so that copies of the prompt survive the first step.
     let vocab = if below(rng, 3) == 0 { 3 + below(rng, 5) } else { 7 + below(rng, 34) };
-    // A prompt may hold what the vocabulary does not.
+    // A prompt may hold tokens outside the vocabulary.
     let prompt: Vec<u32> = (0..1 + below(rng, 4)).map(|_| below(rng, vocab + 1) as u32).collect();
     options.max_length = prompt.len() + below(rng, 10);
     options.min_length = below(rng, options.max_length + 1);
@@ -159,7 +159,7 @@ fn nucleus_equals_the_port() {
 
 #[test]
 fn nucleus_draws_in_proportion() {
-    // Probabilities 0.5, 0.3, 0.15, 0.05: three tokens are needed for 0.9.
+    // Probabilities 0.5, 0.3, 0.15, 0.05: 0.9 takes three tokens.
     let logits: Vec<f32> = [0.05f32, 0.5, 0.15, 0.3].iter().map(|probability| probability.ln()).collect();
     let options = GenerationOptions { strategy: Strategy::Nucleus, max_length: 2, ..Default::default() };
     let mut drawn = [0.0f64; 4];
@@ -179,7 +179,7 @@ fn nucleus_draws_in_proportion() {
 
 #[test]
 fn nucleus_draws_from_the_top_k_and_what_is_as_likely() {
-    // Descending but for the two equal ones: the third and the fourth likeliest.
+    // Distinct logits, except that the third and fourth most likely tokens are tied.
     let logits = [0.0f32, 3.0, 1.0, 2.0, 1.0];
     let drawn = |options: &GenerationOptions| -> Vec<u32> {
         let mut drawn: Vec<u32> = (0u32..500)
@@ -213,7 +213,7 @@ fn nucleus_draws_from_the_top_k_and_what_is_as_likely() {
     ] {
         assert_eq!(drawn(&options(top_k, 1.0)), expected, "top_k {top_k}");
     }
-    // top_p is of what top_k leaves: of the two likeliest, the first has 0.62; of all five, 0.39.
+    // top_p applies after top_k: of the two most likely tokens the first has 0.62; of all five, 0.39.
     assert_eq!(drawn(&options(2, 0.6)), [1]);
     assert_eq!(drawn(&options(0, 0.6)), [1, 3]);
 }
@@ -232,7 +232,7 @@ fn a_prompt_must_leave_room() {
 
 #[test]
 fn beams_find_what_greedy_misses() {
-    // Token 3 starts best, but only 4 leads on to a likely end.
+    // Token 3 starts best, but only 4 leads to a likely end.
     let model = |sequence: &[u32]| -> Vec<f32> {
         let probabilities: [f32; 6] = match sequence {
             [0] => [0.01, 0.01, 0.01, 0.5, 0.46, 0.01],
@@ -278,7 +278,7 @@ fn bad_scores_neither_panic_nor_loop() {
         while !search.is_done() {
             let odd = [f32::NAN, f32::NEG_INFINITY, f32::INFINITY, -0.0, f32::MIN, -1.0];
             let of = 1 + below(&mut rng, odd.len());
-            // Some steps have too few scores.
+            // Some steps get too few scores.
             let count = (search.rows().len() * vocab).saturating_sub(below(&mut rng, 20) / 19);
             let scores: Vec<f32> = (0..count).map(|_| odd[below(&mut rng, of)]).collect();
             search.advance(&scores, &scores);

@@ -1,7 +1,7 @@
-//! BLIP as ONNX graphs, written here because no exporter of Python's writes all of them.
+//! BLIP as ONNX graphs, built here because no Python exporter covers all of them.
 //!
-//! ONNX Runtime's fused operators (domain com.microsoft) are used directly, so the graphs need no optimiser. Weights are
-//! named, not contained: each session is handed the tensors of the checkpoint ([`super::weights`]), which all sessions share.
+//! The graphs use ONNX Runtime's fused operators (domain com.microsoft) directly, so they need no optimiser. Weights
+//! are external: each session receives the checkpoint's tensors by name ([`super::weights`]), shared by all sessions.
 //! Linear layers keep the checkpoint's layout `[out, in]`; the product transposes.
 
 pub(crate) mod proto;
@@ -24,10 +24,10 @@ use super::Precision;
 /// com.microsoft: ONNX Runtime's own operators.
 const MS: &str = "com.microsoft";
 
-/// Folder of the file that the graphs' initialisers name.
+/// Folder of the external-data file that the graphs' initialisers name.
 pub(crate) const EXTERNAL_FOLDER: &str = "/dev";
 
-/// How a session is to see a tensor of the checkpoint.
+/// Form of a checkpoint tensor in a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Form {
     /// Float32 as stored.
@@ -38,7 +38,7 @@ pub(crate) enum Form {
     Int8Scale,
 }
 
-/// A tensor of the checkpoint under the name that a graph gives it.
+/// A checkpoint tensor in one form, as referenced by a graph.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct WeightRef {
     pub(crate) tensor: String,
@@ -46,7 +46,7 @@ pub(crate) struct WeightRef {
 }
 
 impl WeightRef {
-    /// The initialiser's name in every graph.
+    /// Initialiser name, the same in every graph.
     pub(crate) fn name(&self) -> String {
         match self.form {
             Form::Float => self.tensor.clone(),
@@ -56,13 +56,13 @@ impl WeightRef {
     }
 }
 
-/// An ONNX model and the tensors that a session must be given with it.
+/// An ONNX model and the tensors that its session must receive.
 pub(crate) struct Graph {
     pub(crate) model: Vec<u8>,
     pub(crate) weights: Vec<WeightRef>,
 }
 
-/// A dimension: a number, or a name for one that is known at run time.
+/// A dimension: a fixed number, or the name of one known at run time.
 #[derive(Clone, Copy)]
 enum Dim<'a> {
     N(usize),
@@ -74,7 +74,7 @@ pub(crate) trait Shapes {
     fn shape(&self, tensor: &str) -> Option<&[usize]>;
 }
 
-/// Collects nodes. Names of values are made here; `Builder` methods return the name of what they compute.
+/// Graph builder. It names the values; its methods return the name of their result.
 struct Builder<'a> {
     shapes: &'a dyn Shapes,
     precision: Precision,
@@ -115,8 +115,8 @@ impl<'a> Builder<'a> {
                 name: weight.name(),
                 dims: dims.iter().map(|&d| d as i64).collect(),
                 data_type: data_type as i32,
-                // The session is given the tensor under this name, so the file is not read; but ONNX Runtime looks that it
-                // exists (`EXTERNAL_FOLDER`).
+                // The session receives the tensor under this name and never reads the file, but ONNX Runtime checks
+                // that it exists (`EXTERNAL_FOLDER`).
                 external_data: vec![StringEntry { key: "location".into(), value: "null".into() }],
                 data_location: 1,
                 ..Default::default()
@@ -209,7 +209,7 @@ impl<'a> Builder<'a> {
         });
     }
 
-    /// A node of one output.
+    /// Adds a node with one output.
     fn op(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
         let [out] = self.node("", op, inputs, attributes);
         out
@@ -247,8 +247,8 @@ impl<'a> Builder<'a> {
         self.op("Add", &[&y, &b], vec![])
     }
 
-    /// Both sides as integers: activations per row (absolute maximum to 127, zero at 128), weights per output channel. A
-    /// row's scale depends on nothing but the row, so neighbours in a batch change nothing.
+    /// Integer product: activations quantised per row (absolute maximum to 127, zero at 128), weights per output
+    /// channel. A row's scale depends only on that row, so the rest of the batch has no effect.
     fn int8_product(&mut self, x: &str, weight: &str) -> String {
         let (bytes, row_scale) = match self.quantised.get(x) {
             Some(known) => known.clone(),
@@ -297,7 +297,7 @@ impl<'a> Builder<'a> {
         normed
     }
 
-    /// The same, and the sum that was normed: what a pre-norm block adds to next.
+    /// Variant of `add_and_norm` that also returns the sum before the norm, the next residual of a pre-norm block.
     fn add_and_norm_both(
         &mut self,
         product: &str,
@@ -355,7 +355,7 @@ fn attr_ints(name: &str, ints: &[i64]) -> AttributeProto {
     AttributeProto { name: name.into(), ints: ints.to_vec(), r#type: 7, ..Default::default() }
 }
 
-/// A graph that does next to nothing: a device that runs it is there.
+/// Trivial graph to check that a device works.
 pub(crate) fn probe() -> Vec<u8> {
     struct NoShapes;
     impl Shapes for NoShapes {

@@ -1,4 +1,4 @@
-//! The messages of ONNX's protobuf format that our graphs use, for `prost` to encode. Field numbers are onnx.proto's.
+//! Messages of ONNX's protobuf format that the graphs use, encoded by `prost`. Field numbers are onnx.proto's.
 
 /// `TensorProto.DataType` and `TypeProto`'s element types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,8 +1,8 @@
-//! The text transformer in its modes: unimodal encoder, image-grounded encoder, image-grounded decoder (paper, figure 2).
+//! Text transformer in its modes: unimodal encoder, image-grounded encoder, image-grounded decoder (paper, figure 2).
 //!
-//! A grounded mode reads the image through cross-attention keys and values, `[images, heads, tokens, head size]` for each layer, which
-//! [`cross_kv`] computes once per image. All texts (or beams) of one image are query rows of one attention, so its keys and
-//! values are read once for all of them.
+//! A grounded mode attends to the image through cross-attention keys and values, `[images, heads, tokens, head size]`
+//! per layer, which [`cross_kv`] computes once per image. All texts (or beams) of one image are query rows of one
+//! attention, so that its keys and values are read only once.
 
 use super::proto::DataType::{Float, Int32, Int64};
 use super::{Builder, Dim, Graph, Shapes, attr_float, attr_int, attr_ints};
@@ -25,8 +25,8 @@ pub(crate) fn cross_kv(c: &TextConfig, names: &dyn TextNames, shapes: &dyn Shape
     b.finish("cross_kv")
 }
 
-/// One step of the decoder for R rows of B images: ids `[R, t]`, positions `[t]`, `reorder` `[R]` (the row of the step before
-/// that each continues), `queries` (the shape `[B, R / B * t, width]`), past keys and values `[R', heads, past, head size]`
+/// One step of the decoder for R rows of B images: ids `[R, t]`, positions `[t]`, `reorder` `[R]` (parent row in the
+/// previous step), `queries` (the shape `[B, R / B * t, width]`), past keys and values `[R', heads, past, head size]`
 /// -> `logits` and `log_probs` `[R, vocabulary]` after the last token, and the keys and values for the next step.
 pub(crate) fn decoder_step(c: &TextConfig, names: &dyn TextNames, shapes: &dyn Shapes, precision: Precision) -> Graph {
     let mut b = Builder::new(shapes, precision);
@@ -91,7 +91,7 @@ pub(crate) fn match_texts(c: &TextConfig, names: &dyn TextNames, shapes: &dyn Sh
     b.finish("match_texts")
 }
 
-/// Unimodal encoder and projection: ids and mask `[N, t]` -> `embedding` `[N, projection]`, not yet of unit length.
+/// Unimodal encoder and projection: ids and mask `[N, t]` -> `embedding` `[N, projection]`, not normalised.
 pub(crate) fn text_encoder(
     c: &TextConfig,
     projection: usize,
@@ -114,7 +114,7 @@ pub(crate) fn text_encoder(
 }
 
 impl Builder<'_> {
-    /// A linear layer that stays float in every precision: the heads.
+    /// A linear layer of the heads, which stays float in every precision.
     fn linear_float(&mut self, x: &str, layer: &str) -> String {
         let y = self.product(x, &format!("{layer}.weight"));
         let bias = self.weight(&format!("{layer}.bias"));
@@ -142,7 +142,7 @@ fn first_token(b: &mut Builder<'_>, x: &str) -> String {
     b.op("Gather", &[x, &zero], vec![attr_int("axis", 1)])
 }
 
-/// Word + position, then layer norm: BLIP has no token types.
+/// Word plus position embedding, then layer norm; BLIP has no token types.
 fn embed(b: &mut Builder<'_>, c: &TextConfig, names: &dyn TextNames, ids: &str, positions: &str) -> String {
     let words = b.weight(&names.embeddings("word_embeddings.weight"));
     let places = b.weight(&names.embeddings("position_embeddings.weight"));

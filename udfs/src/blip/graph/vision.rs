@@ -1,9 +1,10 @@
-//! The vision encoder (ViT, pre-norm) and the projection of its class token.
+//! Vision encoder (ViT, pre-norm) and projection of its class token.
 
 use super::{Builder, Dim, Graph, Shapes, attr_int, attr_ints, proto::DataType::Float};
 use crate::blip::{Precision, config::VisionConfig};
 
-/// pixels `[B, 3, size, size]` -> image `[B, tokens, width]`: all tokens after the final layer norm (paper, section 3.1).
+/// pixels `[B, 3, size, size]` -> image `[B, tokens, width]`, all tokens after the final layer norm (paper, section
+/// 3.1).
 pub(crate) fn vision_encoder(c: &VisionConfig, shapes: &dyn Shapes, precision: Precision) -> Graph {
     let mut b = Builder::new(shapes, precision);
     let (d, eps, v) = (c.width as i64, c.layer_norm_eps, "vision_model.");
@@ -18,7 +19,7 @@ pub(crate) fn vision_encoder(c: &VisionConfig, shapes: &dyn Shapes, precision: P
     let shape = b.ints(&[0, d, -1]);
     let x = b.op("Reshape", &[&x, &shape], vec![]);
     let x = b.op("Transpose", &[&x], vec![attr_ints("perm", &[0, 2, 1])]);
-    // The class token in front: padding makes room for it, and the positions bring it along.
+    // Class token in front: padding makes room for it, and it is added with the positions.
     let pads = b.ints(&[0, 1, 0, 0, 0, 0]);
     let x = b.op("Pad", &[&x, &pads], vec![]);
     let class = b.weight(&format!("{v}embeddings.class_embedding"));
@@ -53,7 +54,7 @@ pub(crate) fn vision_encoder(c: &VisionConfig, shapes: &dyn Shapes, precision: P
     b.finish("vision_encoder")
 }
 
-/// class token `[B, width]` -> embedding `[B, projection]`, not yet of unit length.
+/// class token `[B, width]` -> embedding `[B, projection]`, not normalised.
 pub(crate) fn image_projection(c: &VisionConfig, projection: usize, shapes: &dyn Shapes) -> Graph {
     let mut b = Builder::new(shapes, Precision::Fp32);
     let x = b.input("class_token", Float, &[Dim::S("B"), Dim::N(c.width)]);

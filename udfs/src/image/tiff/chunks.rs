@@ -1,4 +1,4 @@
-//! The strips or tiles of a TIFF: rows of samples out of compressed bytes.
+//! Decompression of a TIFF's strips or tiles to rows of samples.
 
 use flate2::read::ZlibDecoder;
 use std::{
@@ -13,24 +13,24 @@ use super::{
 };
 use crate::image::{ImageError, Limits, jpeg};
 
-/// Finds and unpacks strips or tiles.
+/// Locates and decompresses strips or tiles.
 pub(super) struct Chunks<'a> {
     pub(super) layout: &'a Layout,
     bytes: &'a [u8],
     little: bool,
     offsets: List<'a>,
-    /// Of the compressed bytes. Uncompressed ones may say nothing, or anything.
+    /// Compressed sizes in bytes. For uncompressed data they may be absent or wrong.
     lengths: Option<List<'a>>,
-    /// What the JPEGs of all strips or tiles have in common.
+    /// JPEG tables shared by all strips or tiles.
     tables: &'a [u8],
-    /// Group 3 options, the lowest bit of which means two dimensions.
+    /// Group 3 options; the lowest bit means two-dimensional coding.
     fax: u64,
 }
 
-/// Reads the unpacked rows of one strip or tile, one after the other.
+/// Reader of the decompressed rows of one strip or tile, in order.
 pub(super) struct Rows<'a> {
     reader: Box<dyn Read + 'a>,
-    /// The bytes of a row, and what the floating-point predictor makes of them.
+    /// Bytes of a row, and the same after the floating-point predictor.
     row: Vec<u8>,
     swapped: Vec<u8>,
     little: bool,
@@ -39,7 +39,7 @@ pub(super) struct Rows<'a> {
     predictor: u64,
 }
 
-/// What went wrong while reading rows.
+/// Converts an error of reading rows.
 fn failed(error: &io::Error) -> ImageError {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => FORMAT.truncated("it ends within its pixels"),
@@ -48,8 +48,8 @@ fn failed(error: &io::Error) -> ImageError {
 }
 
 impl<'a> Chunks<'a> {
-    /// Fails unless the lists of strips or tiles have the length that the size asks for, and the compressed bytes are
-    /// about as many as the file has: the same bytes over and over would take hours to unpack.
+    /// Fails unless the lists of strips or tiles have the length that the image size implies, and the compressed sizes
+    /// add up to about the file's at most: the same bytes over and over would take hours to decompress.
     pub(super) fn new(bytes: &'a [u8], directory: &Directory<'a>, layout: &'a Layout) -> Result<Self, ImageError> {
         let (offsets, lengths) = if layout.tiled { (324, 325) } else { (273, 279) };
         let expected = layout.across() * layout.down() * layout.planes() as u64;
@@ -62,7 +62,7 @@ impl<'a> Chunks<'a> {
         let lengths = if layout.compression == 1 { None } else { Some(list(lengths, "lengths")?) };
         let total = lengths.iter().flat_map(|list| list.iter().take(expected as usize)).fold(0, u64::saturating_add);
         let tables = directory.list(347).map_or(&b""[..], |list| list.bytes());
-        // The tables are read for each, but are soon done with.
+        // Each strip or tile reads the tables, but quickly, so that an eighth of their size counts.
         let total = total.saturating_add(expected.saturating_mul(tables.len() as u64) / 8);
         if total > 2 * bytes.len() as u64 {
             return Err(FORMAT.corrupt("its strips or tiles are longer than the file"));
@@ -91,7 +91,7 @@ impl<'a> Chunks<'a> {
         })
     }
 
-    /// The rows of a strip or tile, of which `height` are wanted.
+    /// Rows of a strip or tile, of which `height` are needed.
     pub(super) fn rows(&self, index: u64, height: u32, limits: &Limits) -> Result<Rows<'a>, ImageError> {
         let layout = self.layout;
         let packed = Cursor::new(self.packed(index)?);
@@ -104,7 +104,7 @@ impl<'a> Chunks<'a> {
             32_773 => Box::new(PackBits { packed, left: 0, repeated: None }),
             50_000 => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(packed).map_err(|error| failed(&error))?;
-                // The window is memory; one for each plane is held.
+                // The window takes memory, and one per plane is held.
                 let most = limits.memory().ilog2().saturating_sub(3).clamp(10, 27);
                 decoder.window_log_max(most).map_err(|error| failed(&error))?;
                 Box::new(decoder)
@@ -117,7 +117,7 @@ impl<'a> Chunks<'a> {
         Ok(Rows { reader, row, swapped, little: self.little, bits, samples, predictor })
     }
 
-    /// CCITT's codes for black and white: rows of bits, black ones.
+    /// Decodes CCITT fax codes to rows of bits, where 1 is black.
     fn fax(&self, packed: &[u8], height: u32) -> Result<Vec<u8>, ImageError> {
         let width = u16::try_from(self.layout.chunk.0).map_err(|_| FORMAT.unsupported("fax data this wide"))?;
         let ends = || FORMAT.truncated("its fax data end early or are garbled");
@@ -131,7 +131,7 @@ impl<'a> Chunks<'a> {
                 rows[start + x / 8] |= 0x80 >> (x % 8);
             }
         };
-        // The decoders look ahead, past the last code; the mark that ends a row is one that the last row may lack.
+        // The decoders read past the last code; the last row may lack its end-of-line code.
         let bytes = packed.iter().copied().chain([0, 0, 1]).map(Ok::<u8, std::convert::Infallible>);
         if self.layout.compression == 4 {
             let mut decoder = fax::decoder::Group4Decoder::new(bytes, width).map_err(|_| ends())?;
@@ -157,11 +157,11 @@ impl<'a> Chunks<'a> {
         Ok(rows)
     }
 
-    /// The samples of a JPEG, with the tables that all have in common put before it.
+    /// Decodes a JPEG, prefixed with the shared tables.
     fn jpeg(&self, packed: &[u8], height: u32, limits: &Limits) -> Result<Vec<u8>, ImageError> {
         let layout = self.layout;
         let tables = self.tables.strip_suffix(b"\xff\xd9").unwrap_or(self.tables);
-        // Where the end marker is missing, libtiff puts one; whether all is there shows in the data before it.
+        // libtiff adds a missing end marker; the data before it show whether they are complete.
         let file = match packed.strip_prefix(b"\xff\xd8") {
             Some(rest) if tables.starts_with(b"\xff\xd8") => [tables, rest, b"\xff\xd9"].concat(),
             Some(_) => [packed, b"\xff\xd9"].concat(),
@@ -184,7 +184,7 @@ impl<'a> Chunks<'a> {
     }
 }
 
-/// A compression that is not read, by its name.
+/// Name of an unsupported compression.
 fn compression(number: u64) -> String {
     match number {
         2 => "CCITT run-length compression".into(),
@@ -200,7 +200,7 @@ fn compression(number: u64) -> String {
     }
 }
 
-/// Fails where a compression, or a predictor with these samples, is not read.
+/// Rejects an unsupported compression, or a predictor unsupported for these samples.
 pub(super) fn check_compression(layout: &Layout) -> Result<(), ImageError> {
     match layout.compression {
         7 if layout.bits != 8 => return Err(FORMAT.unsupported(format!("JPEG data of {} bits a sample", layout.bits))),
@@ -217,7 +217,7 @@ pub(super) fn check_compression(layout: &Layout) -> Result<(), ImageError> {
 }
 
 impl Rows<'_> {
-    /// Reads a row and hands its samples to `put`, with the place of each in the row.
+    /// Reads a row and passes each sample to `put`, with its index in the row.
     pub(super) fn next(&mut self, mut put: impl FnMut(usize, u32)) -> Result<(), ImageError> {
         self.reader.read_exact(&mut self.row).map_err(|error| failed(&error))?;
         let little = self.little;
@@ -274,7 +274,7 @@ impl Rows<'_> {
     }
 }
 
-/// LZW as TIFF has it.
+/// TIFF's variant of LZW.
 struct Lzw<'a> {
     packed: Cow<'a, [u8]>,
     at: usize,
@@ -290,8 +290,8 @@ impl<'a> Lzw<'a> {
 
 impl Read for Lzw<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        // The decoder may say twice that it came no further: once for a code that only resets its table, of bits that it
-        // had taken in before.
+        // The decoder may report no progress twice: once for a code that only resets its table, from bits that it had
+        // already consumed.
         let mut stalled = 0;
         loop {
             let result = self.decoder.decode_bytes(&self.packed[self.at..], out);
@@ -307,7 +307,7 @@ impl Read for Lzw<'_> {
     }
 }
 
-/// Apple's PackBits: runs of one byte, and of bytes as they are.
+/// Apple's PackBits: runs of one byte, and literal runs.
 struct PackBits<'a> {
     packed: Cursor<Cow<'a, [u8]>>,
     left: usize,

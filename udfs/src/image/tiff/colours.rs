@@ -1,28 +1,28 @@
-//! What the samples of a TIFF mean: the pixels that Pillow makes of them.
+//! Colour conversion of TIFF samples to Pillow's pixels.
 
 use super::{FORMAT, Layout, directory::Directory};
 use crate::image::ImageError;
 
-/// How the samples of one pixel become RGB.
+/// Conversion of one pixel's samples to RGB.
 #[derive(Debug, Clone)]
 pub(super) enum Colours {
-    /// Grey of up to eight bits, spread over 0 to 255.
+    /// Grey of up to eight bits, scaled to 0..255.
     Grey {
         most: u32,
         inverted: bool,
     },
-    /// Longer numbers, clipped at 0 and 255, as Pillow does with its modes `I;16` and `I`.
+    /// Wider numbers, clipped at 0 and 255, like Pillow's modes `I;16` and `I`.
     Clipped,
-    /// As [`Self::Clipped`], of numbers with a sign of this many bits.
+    /// [`Self::Clipped`] for signed numbers of this many bits.
     ClippedSigned(u32),
-    /// 32-bit floating point, clipped likewise.
+    /// 32-bit floating point, clipped in the same way.
     Float,
     Palette(Box<[[u8; 3]; 256]>),
-    /// Of 8 bits, or the high bytes of 16.
+    /// 8 bits, or the high bytes of 16.
     Rgb {
         shift: u32,
     },
-    /// RGB that was multiplied by the fourth sample.
+    /// RGB premultiplied by the fourth sample.
     Premultiplied {
         shift: u32,
     },
@@ -38,7 +38,7 @@ fn scale(a: u32, b: u32) -> u32 {
     (product + (product >> 8)) >> 8
 }
 
-/// A product of Pillow's tables: 6 bits after the point, rounded towards zero after adding a half.
+/// An entry of Pillow's tables: 6 fractional bits, rounded towards zero after adding a half.
 fn chroma(value: u32, factor: f64) -> i32 {
     ((f64::from(value) - 128.0) * factor * 64.0 + 0.5) as i32
 }
@@ -51,7 +51,7 @@ impl Colours {
         let base = usize::from(samples).saturating_sub(extra);
         let formats: Vec<u64> = directory.list(339).map_or(vec![1], |list| list.iter().take(9).collect());
         let format = if formats.iter().all(|format| *format == formats[0]) { formats[0] } else { 0 };
-        // A count that is too small would index past a pixel.
+        // Too small a count would index past a pixel.
         if base == 0 {
             return Err(FORMAT.corrupt(format!("{extra} extra samples of {samples}")));
         }
@@ -96,7 +96,7 @@ impl Colours {
         Ok(Self::Palette(palette))
     }
 
-    /// The colour of one pixel; `samples` are at least as many as the colours need.
+    /// Colour of one pixel; `samples` must be at least as many as the colours need.
     pub(super) fn rgb(&self, samples: &[u32]) -> [u8; 3] {
         let clip = |number: i32| number.clamp(0, 255) as u8;
         match self {
@@ -106,7 +106,7 @@ impl Colours {
             }
             Self::Clipped => [samples[0].min(255) as u8; 3],
             Self::ClippedSigned(bits) => [clip((samples[0] << (32 - bits)) as i32 >> (32 - bits)); 3],
-            // The cast truncates, and ends at 0 and 255.
+            // The cast truncates and saturates at 0 and 255.
             Self::Float => [f32::from_bits(samples[0]) as u8; 3],
             Self::Palette(palette) => palette[samples[0] as usize & 255],
             Self::Rgb { shift } => [0, 1, 2].map(|at| (samples[at] >> shift) as u8),
@@ -133,7 +133,7 @@ impl Colours {
     }
 }
 
-/// Names what cannot be read about the samples.
+/// Error for unsupported samples, by kind.
 fn unsupported(layout: &Layout, extra: usize, format: u64) -> ImageError {
     let colours = match layout.photometric {
         0 | 1 => "grey",

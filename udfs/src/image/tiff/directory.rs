@@ -1,23 +1,23 @@
 //! A TIFF's first directory: tags with lists of numbers.
 
-/// The directory of the first picture. Nothing of it is copied: a tag is looked up, and a number read, where it stands
-/// in the file, so that no list takes memory, however long it says it is.
+/// Directory of the first image. Nothing is copied: tags and numbers are read in place, so that a list takes no memory
+/// whatever length it claims.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Directory<'a> {
     bytes: &'a [u8],
     little: bool,
-    /// BigTIFF: offsets and counts of eight bytes.
+    /// BigTIFF: eight-byte offsets and counts.
     big: bool,
     start: usize,
     entries: u64,
 }
 
-/// A list of numbers that lies within the file.
+/// A list of numbers within the file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct List<'a> {
     data: &'a [u8],
     little: bool,
-    /// Bytes of a number.
+    /// Bytes per number.
     size: usize,
 }
 
@@ -27,7 +27,7 @@ fn number(little: bool, digits: &[u8]) -> u64 {
 }
 
 impl<'a> Directory<'a> {
-    /// `None`: the file ends before the directory does.
+    /// `None` if the file ends before the directory does.
     pub(super) fn read(bytes: &'a [u8]) -> Option<Self> {
         let little = bytes.first() == Some(&b'I');
         let at = |at: usize, size: usize| bytes.get(at..at.checked_add(size)?).map(|digits| number(little, digits));
@@ -45,12 +45,12 @@ impl<'a> Directory<'a> {
         self.little
     }
 
-    /// Bytes of an entry: tag, type, count, and the value or where it stands.
+    /// Bytes per entry: tag, type, count, and the value or its offset.
     fn entry(&self) -> usize {
         if self.big { 20 } else { 12 }
     }
 
-    /// The numbers of a tag; `None` where the tag is missing, of another type, empty, or past the end of the file.
+    /// Numbers of a tag; `None` if the tag is missing, of another type, empty, or past the end of the file.
     pub(super) fn list(&self, tag: u16) -> Option<List<'a>> {
         let word = if self.big { 8 } else { 4 };
         let entry = (self.start..).step_by(self.entry()).take(self.entries as usize).find_map(|at| {
@@ -98,7 +98,7 @@ impl<'a> List<'a> {
         self.data.chunks_exact(self.size).map(move |digits| number(little, digits))
     }
 
-    /// The bytes of the list as they stand in the file.
+    /// Bytes of the list as stored in the file.
     pub(super) fn bytes(&self) -> &'a [u8] {
         self.data
     }

@@ -1,7 +1,7 @@
 //! TIFF: a directory, compressed strips or tiles, and samples of many kinds.
 //!
-//! The decoder behind the `image` crate reads few of those kinds, and loses what decides about others (whether alpha was
-//! multiplied in). So the container is read here, by Pillow's rules; the codecs are those of other crates.
+//! The `image` crate's decoder supports few of those kinds and loses details that others need (whether alpha is
+//! premultiplied). So the container is parsed here, by Pillow's rules; only the codecs are from other crates.
 
 mod chunks;
 mod colours;
@@ -14,32 +14,32 @@ use directory::Directory;
 
 const FORMAT: Format = Format::Tiff;
 
-/// Samples of a pixel: as many as Pillow takes.
+/// Maximum samples per pixel, as in Pillow.
 const MAX_SAMPLES: usize = 6;
 
-/// The shortest side of a tile. The format asks for multiples of 16; tiles of a pixel would each pay for a decoder.
+/// Minimum side of a tile, in pixels. The format requires multiples of 16; one-pixel tiles would each need a decoder.
 const MIN_TILE: u32 = 8;
 
-/// How the pixels are stored.
+/// Storage layout of the pixels.
 #[derive(Debug)]
 struct Layout {
-    /// Of the stored picture, before it is turned.
+    /// Width of the stored image, before rotation.
     width: u32,
     height: u32,
-    /// Of each sample.
+    /// Bits per sample.
     bits: u16,
     samples: u16,
-    /// A plane for each sample.
+    /// Whether each sample has its own plane.
     planar: bool,
     photometric: u64,
     compression: u64,
     predictor: u64,
-    /// The bits of each byte are in reversed order.
+    /// Whether the bits of each byte are reversed.
     reversed: bool,
     tiled: bool,
     /// Width and height of a strip or tile.
     chunk: (u32, u32),
-    /// As EXIF has it, 1 to 8.
+    /// EXIF orientation, 1 to 8.
     orientation: u64,
 }
 
@@ -54,7 +54,7 @@ impl Layout {
         }
         let compression = directory.first(259).unwrap_or(1);
         let photometric = match compression {
-            // Such files often say RGB, which Pillow does not believe either.
+            // Such files often say RGB, which Pillow ignores too.
             6 => 6,
             _ => directory.first(262).unwrap_or(0),
         };
@@ -81,7 +81,7 @@ impl Layout {
             photometric,
             compression,
             predictor: match compression {
-                // Only these know of it.
+                // Only these compressions support a predictor.
                 5 | 8 | 32_946 | 50_000 => directory.first(317).unwrap_or(1),
                 _ => 1,
             },
@@ -92,7 +92,7 @@ impl Layout {
         })
     }
 
-    /// Fails where the pixels are not to be read.
+    /// Rejects layouts that are not supported.
     fn check(&self) -> Result<(), ImageError> {
         if self.bits == 0 {
             return Err(FORMAT.unsupported("samples of different sizes"));
@@ -109,7 +109,7 @@ impl Layout {
         chunks::check_compression(self)
     }
 
-    /// Strips or tiles in a row of them, and such rows.
+    /// Strips or tiles per row of them (`across`), and number of such rows (`down`).
     fn across(&self) -> u64 {
         u64::from(self.width.div_ceil(self.chunk.0))
     }
@@ -126,18 +126,18 @@ impl Layout {
         if self.planar { 1 } else { usize::from(self.samples) }
     }
 
-    /// Bytes of a row of a strip or tile.
+    /// Bytes per row of a strip or tile.
     fn row_bytes(&self) -> u64 {
         (u64::from(self.chunk.0) * self.samples_a_plane() as u64 * u64::from(self.bits)).div_ceil(8)
     }
 
-    /// Width and height of the picture as Pillow shows it.
+    /// Width and height of the image as Pillow shows it, after rotation.
     fn turned(&self) -> (u32, u32) {
         if (5..=8).contains(&self.orientation) { (self.height, self.width) } else { (self.width, self.height) }
     }
 }
 
-/// The orientation in a packet of XMP, where Pillow looks if the directory has none.
+/// Orientation in an XMP packet, which Pillow uses if the directory has none.
 fn xmp_orientation(packet: &[u8]) -> Option<u64> {
     const NAME: &[u8] = b"tiff:Orientation";
     packet.windows(NAME.len() + 3).find_map(|text| match text.strip_prefix(NAME)? {
@@ -158,7 +158,7 @@ pub(super) fn info(bytes: &[u8]) -> Result<(u32, u32, u8), ImageError> {
     Ok((width, height, colours.min(255) as u8))
 }
 
-/// The first picture, turned as its directory says.
+/// Decodes the first image, rotated by its orientation.
 pub(super) fn first_picture(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
     let directory = directory(bytes)?;
     let layout = Layout::read(&directory)?;
@@ -166,8 +166,7 @@ pub(super) fn first_picture(bytes: &[u8], limits: &Limits) -> Result<Rgb8, Image
     limits.check_size(width, height)?;
     layout.check()?;
     let colours = Colours::new(&directory, &layout)?;
-    // RGB twice where it is turned; a row of samples as numbers and as bytes; and, of a strip or tile, what its codec
-    // holds at once.
+    // RGB, twice if rotated; a row of samples as numbers and as bytes; and the codec's buffer for one strip or tile.
     let pixels = u64::from(width) * u64::from(height);
     let row = u64::from(layout.chunk.0) * (u64::from(layout.samples) * 4 + 3)
         + 2 * layout.row_bytes() * layout.planes() as u64;
@@ -185,7 +184,7 @@ pub(super) fn first_picture(bytes: &[u8], limits: &Limits) -> Result<Rgb8, Image
     Ok(Rgb8 { width, height, data: turn(stored, &layout) })
 }
 
-/// The pixels as they are stored.
+/// Decodes the pixels in their stored orientation.
 fn unpack(chunks: &Chunks<'_>, colours: &Colours, limits: &Limits) -> Result<Vec<u8>, ImageError> {
     let layout = chunks.layout;
     let (width, height) = (layout.width as usize, layout.height);
@@ -206,7 +205,7 @@ fn unpack(chunks: &Chunks<'_>, colours: &Colours, limits: &Limits) -> Result<Vec
             for (plane, reader) in readers.iter_mut().enumerate() {
                 reader.next(|at, sample| {
                     let at = if each == 1 { at * step + plane } else { at };
-                    // Bits that fill the last byte of a row are no samples.
+                    // Bits that pad the last byte of a row are not samples.
                     if let Some(place) = samples.get_mut(at) {
                         *place = sample;
                     }
@@ -221,7 +220,7 @@ fn unpack(chunks: &Chunks<'_>, colours: &Colours, limits: &Limits) -> Result<Vec
     Ok(data)
 }
 
-/// Turns and mirrors by EXIF's orientation.
+/// Rotates and mirrors by the EXIF orientation.
 fn turn(stored: Vec<u8>, layout: &Layout) -> Vec<u8> {
     let (width, height) = (layout.width as usize, layout.height as usize);
     if !(2..=8).contains(&layout.orientation) {
