@@ -31,7 +31,7 @@ pub(super) fn is_whole(status: StatusCode, headers: &HeaderMap) -> bool {
     }
 }
 
-/// `bytes 0-99/100`.
+/// Whether a `Content-Range` such as `bytes 0-99/100` covers the whole file.
 fn covers_all(range: &str) -> Option<bool> {
     let (range, all) = range.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;

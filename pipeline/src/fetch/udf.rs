@@ -1,6 +1,7 @@
 //! `fetch_url(url)`.
 //!
-//! FETCH is a word of SQL: after a comma of a SELECT list the parser takes it for the end of the list, so `fetch` is an alias only.
+//! FETCH is an SQL keyword: after a comma in a SELECT list the parser takes it for the end of the list, so `fetch` is
+//! only an alias.
 
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, LazyLock};
@@ -38,7 +39,7 @@ static FIELDS: LazyLock<Fields> = LazyLock::new(|| {
     vec![bytes, Field::new("status", DataType::Int32, true), text("error"), text("sha256"), text("url")].into()
 });
 
-/// The function under the settings that it is planned with.
+/// The function, with the settings at planning time.
 #[derive(Debug)]
 pub(super) struct Fetch {
     options: FetchOptions,
