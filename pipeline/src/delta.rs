@@ -42,7 +42,8 @@ pub(crate) struct Commit<'a> {
     pub(crate) schema: &'a Schema,
     pub(crate) files: &'a [Added],
     pub(crate) app_id: &'a str,
-    /// Version of the transaction, for idempotent commits: it must exceed that of the application's last one.
+    /// Transaction version, for idempotent commits: a commit takes effect only if it exceeds the application's last
+    /// one.
     pub(crate) app_version: i64,
     pub(crate) replaces: Replaces<'a>,
     /// JSON that describes the job.

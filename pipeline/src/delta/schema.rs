@@ -46,8 +46,8 @@ fn delta_field(name: &str, field: &Field) -> Result<Field, String> {
             let entries = delta_field(name, entries)?;
             let Struct(parts) = entries.data_type() else { return Err(lacks(field.data_type())) };
             let parts = Schema::new(parts.clone());
-            // The library would not declare a timestamp without zone inside a map in the log, and then not read the
-            // table.
+            // The library would not declare a timestamp without zone inside a map in the log, and would then fail to
+            // read it.
             let unzoned = |part: &&Field| matches!(part.data_type(), Timestamp(_, None));
             let odd_key = parts.fields().first().is_none_or(|key| key.data_type().is_nested());
             if odd_key || parts.flattened_fields().iter().any(unzoned) {

@@ -98,7 +98,7 @@ fn types_that_delta_lacks_are_refused() {
     check(list(DataType::BinaryView)).unwrap();
 }
 
-/// The deletion vector is an example of the protocol.
+/// The deletion vector is an example from the protocol.
 #[test]
 fn deleted_rows_are_told() {
     let folder = tempfile::tempdir().unwrap();

@@ -48,7 +48,8 @@ fn is_private_v6(address: Ipv6Addr) -> bool {
         | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
         // 6to4 embeds an IPv4 address too.
         [0x2002, high, low, ..] => v4(high, low),
-        // Protocol assignments (Teredo, benchmarks, ORCHID), documentation, discard, local translation, segment routing.
+        // Protocol assignments (Teredo, benchmarking, ORCHID), documentation, discard, local translation, segment
+        // routing.
         [0x2001, 0..0x200 | 0xdb8, ..]
         | [0x3fff, 0..0x1000, ..]
         | [0x5f00, ..]

@@ -54,8 +54,9 @@ impl Fetch {
             .with_sql_example(EXAMPLE)
             .with_argument("url", "A string")
             .build();
-        // Volatile: the response may differ tomorrow, and EXPLAIN must send no request. `return_type` reports wrong arguments, because
-        // DataFusion buries the reason when coercion fails. SHOW FUNCTIONS lists the exact signature.
+        // Volatile: the response may differ tomorrow, and EXPLAIN must send no request. `return_type` reports wrong
+        // arguments, because DataFusion buries the reason when coercion fails. SHOW FUNCTIONS lists the exact
+        // signature.
         let listed = TypeSignature::Exact(vec![DataType::Utf8]);
         let open = vec![TypeSignature::UserDefined, TypeSignature::Nullary, listed];
         let signature = Signature::one_of(open, Volatility::Volatile);

@@ -92,7 +92,8 @@ impl Source {
         self.read_ranges(file, units, &ranges, most, send)
     }
 
-    /// Sends the rows of `ranges` of a file (first row and number of rows, sorted), in chunks that lie in one range each.
+    /// Sends the rows of `ranges` of a file (first row and number of rows, sorted), in chunks that each lie within one
+    /// range.
     pub(crate) fn read_ranges(
         &self,
         file: usize,

@@ -123,7 +123,8 @@ mod tests {
 
     #[test]
     fn a_footer_tells_that_columns_are_encrypted() {
-        // Fields 1 (a number), 2 (a list of structs that have a field 8), 6 (a text), 7 (a list of empty structs) of a footer.
+        // Footer with the fields 1 (a number), 2 (a list of structs that have a field 8), 6 (a text) and 7 (a list of
+        // empty structs).
         let mut footer =
             vec![0x15, 0x02, 0x19, 0x2c, 0x88, 0x01, b'x', 0x00, 0x00, 0x48, 0x02, b'a', b'b', 0x19, 0x1c, 0x00];
         let plain: Vec<u8> = footer.iter().copied().chain([0x00]).collect();

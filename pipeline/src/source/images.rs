@@ -231,7 +231,7 @@ pub(super) fn read(folder: &Arc<Folder>, ranges: &[(u64, u64)], most: usize, mos
     }))
 }
 
-/// Reason of an error, without the folder, which the caller names.
+/// Reason for an error, without the folder, which the caller names.
 fn reason(error: Error) -> String {
     match error {
         Error::Source { path, reason } => format!("{}: {reason}", path.display()),

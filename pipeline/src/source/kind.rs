@@ -54,7 +54,7 @@ impl Kind {
         }
     }
 
-    /// Kind of a file given by name: as [`Self::of`], but also `.json`, and Parquet by its magic bytes.
+    /// Kind of an explicitly named file: as [`Self::of`], but also `.json`, and Parquet by its magic bytes.
     pub(super) fn told(root: &Path, place: &Place) -> Result<Self> {
         let path = place.below(root);
         if let Some(kind) = Self::of(path) {

@@ -106,7 +106,7 @@ impl Place {
         })
     }
 
-    /// Reason of a failure: the store's error if there was one, else `other`, the reader's message.
+    /// Reason for a failure: the store's error if there was one, else `other`, the reader's message.
     pub(super) fn reason(&self, other: impl FnOnce() -> String) -> String {
         match self {
             Self::Remote(remote) => remote.problem().unwrap_or_else(other),

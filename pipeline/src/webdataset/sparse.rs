@@ -80,7 +80,7 @@ impl Sparse {
     }
 }
 
-/// Reads the map of format 1.0: decimal numbers, one a line, padded to a full block.
+/// Reads the map of format 1.0: decimal numbers, one per line, padded to a full block.
 fn map_before(stored: &mut impl Read, size: u64) -> io::Result<Vec<(u64, u64)>> {
     let (mut block, mut at) = ([0; BLOCK], BLOCK);
     let mut next = || {

@@ -15,7 +15,7 @@ use super::problem::Problem;
 const FIRST: u64 = 512 << 10;
 /// Maximum window, bytes; each prefetched window is twice as long as the one before.
 const LONGEST: u64 = 8 << 20;
-/// Window cache, bytes. Parquet columns are read in turn, each from a window of its own.
+/// Maximum size of the window cache, bytes. Parquet columns are read in turn, each from a window of its own.
 const KEPT: u64 = 64 << 20;
 
 /// Windows of an object, received or in flight.

@@ -62,9 +62,9 @@ impl Location {
         Ok((store, url, first.name().to_owned()))
     }
 
-    /// Exposes the key `root` under a URL, and its files under paths, that are used for nothing else: DataFusion
-    /// identifies stores by scheme and host only, and files that it has seen by path only. Listings contain the names
-    /// that `listed` accepts.
+    /// Exposes the key `root` and the files below it under a unique URL and unique paths: DataFusion identifies stores
+    /// by scheme and host only, and files that it has seen by path only. Listings contain only names that `listed`
+    /// accepts.
     fn seen_as(&self, name: &str, root: Key, listed: fn(&str) -> bool) -> Result<(Arc<dyn ObjectStore>, Url)> {
         // Hash the URL itself rather than its display form, which lacks the query.
         let Address { base, key, .. } = &self.address;

@@ -1,4 +1,4 @@
-//! Tests with an in-memory store that fails on demand.
+//! Tests with an in-memory store with injected failures.
 
 use std::fmt;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -19,7 +19,7 @@ use super::*;
 type Answer<T> = Result<T, StoreError>;
 type Named = Result<(PathBuf, Vec<String>), String>;
 
-/// Every third answer fails, and every other of the rest breaks off in the middle.
+/// In-memory store: every third response fails, and every other one of the rest breaks off in the middle.
 #[derive(Debug)]
 struct Flaky {
     inner: Arc<InMemory>,
