@@ -1,4 +1,4 @@
-//! A session for queries that go over a whole table.
+//! Memory-bounded session for queries over a whole table.
 
 use std::sync::Arc;
 
@@ -9,12 +9,12 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::error::Result;
 
-/// What sorting and grouping may hold in memory; the rest goes to disk.
+/// Memory limit of sorts and aggregations, bytes; the rest spills to disk.
 const MEMORY: usize = 1 << 30;
-/// Threads; each has its share of the memory.
+/// Maximum number of threads, which share the memory.
 const MOST_THREADS: usize = 8;
 
-/// A session whose queries spill where `spill` says.
+/// Creates a session whose queries spill to `spill`.
 pub(crate) fn bounded(spill: DiskManagerMode) -> Result<SessionContext> {
     let disk = DiskManagerBuilder::default().with_mode(spill).with_max_temp_directory_size(u64::MAX);
     let runtime = RuntimeEnvBuilder::new()

@@ -1,4 +1,4 @@
-//! Where SQL may write, and what the folders of PARTITIONED BY are called.
+//! Checks of where SQL may write, and folder names for PARTITIONED BY.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::named::file_url;
 use crate::source::{is_url, shown};
 use crate::table;
 
-/// Looks at each COPY before it runs.
+/// Analyzer rule that checks and rewrites each COPY before it runs.
 #[derive(Debug)]
 pub(crate) struct CheckedCopy;
 
@@ -63,7 +63,7 @@ fn checked(copy: CopyTo, config: &ConfigOptions) -> Result<CopyTo> {
              with: leave execution.keep_partition_by_columns at false, or select the column twice, AS another name"
         );
     }
-    // The writer takes NULL for an empty text, or for 0.
+    // DataFusion's writer treats NULL as an empty text, or as 0.
     let input = Arc::unwrap_or_clone(copy.input);
     let columns = input.schema().iter().map(|(relation, field)| {
         let column = Expr::Column(Column::new(relation.cloned(), field.name()));
@@ -77,7 +77,7 @@ fn checked(copy: CopyTo, config: &ConfigOptions) -> Result<CopyTo> {
     Ok(CopyTo { input, ..copy })
 }
 
-/// The path that a COPY writes to; `None` where it is in a store.
+/// Local path that a COPY writes to; `None` if it is in a store.
 fn on_disk(to: &str) -> Option<PathBuf> {
     if !is_url(to) {
         return Some(PathBuf::from(to));
@@ -85,7 +85,7 @@ fn on_disk(to: &str) -> Option<PathBuf> {
     url::Url::parse(to).ok().filter(|url| url.scheme() == "file")?.to_file_path().ok()
 }
 
-/// The Delta table that a path is in, or is.
+/// Delta table that a path is or lies in.
 pub(crate) fn delta_above(path: &Path) -> Option<PathBuf> {
     let whole = std::path::absolute(path).ok()?;
     whole.ancestors().find(|folder| table::is_delta(folder)).map(Path::to_owned)

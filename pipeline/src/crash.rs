@@ -1,7 +1,7 @@
-//! Where tests kill a job: nowhere else, and in no optimised build.
+//! Crash points, at which tests kill a job; optimised builds have none.
 
-/// Kills the process as `kill -9` does where the environment asks for it: `CAPFILT_KILL_AT=manifest:3` at the third passing of
-/// the point `manifest`.
+/// Kills the process as `kill -9` does if the environment asks for it: `CAPFILT_KILL_AT=manifest:3` kills it when the
+/// point `manifest` is passed for the third time.
 #[cfg(debug_assertions)]
 pub(crate) fn point(name: &str) {
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +15,6 @@ pub(crate) fn point(name: &str) {
     }
 }
 
-/// Nothing.
+/// Does nothing in optimised builds.
 #[cfg(not(debug_assertions))]
 pub(crate) fn point(_: &str) {}

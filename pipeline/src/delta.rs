@@ -1,6 +1,6 @@
-//! Delta tables: the files that one has at a version, and files of ours that become a version of one.
+//! Delta tables: reading the files of a version, and committing files as a new version.
 //!
-//! The log is read and written by deltalake-core. The files that it names are read and written as all others are.
+//! deltalake-core reads and writes the log. The files that it names are read and written like all others.
 
 mod provider;
 mod read;
@@ -29,40 +29,41 @@ use read::check_readable;
 pub(crate) use read::{snapshot, table};
 use schema::{check_fits, delta_schema};
 
-/// How often a commit is tried in all where others come first.
+/// Maximum attempts at a commit that conflicts with other writers.
 const TRIES: usize = 20;
 
-/// What went wrong; the callers name the table.
+/// Error without the table's name, which callers add.
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
-/// Files that become a version of a table.
+/// Files to commit as a version of a table.
 #[derive(Debug)]
 pub(crate) struct Commit<'a> {
-    /// Of the files, as their readers see it.
+    /// Schema of the files, as their readers see it.
     pub(crate) schema: &'a Schema,
     pub(crate) files: &'a [Added],
     pub(crate) app_id: &'a str,
-    /// A commit counts where this is above that of the application's last.
+    /// Transaction version, for idempotent commits: a commit takes effect only if it exceeds the application's last
+    /// one.
     pub(crate) app_version: i64,
     pub(crate) replaces: Replaces<'a>,
     /// JSON that describes the job.
     pub(crate) about: &'a str,
 }
 
-/// Which of the files that a table has go when others come.
+/// Files that a commit removes from the table.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Replaces<'a> {
     None,
     All,
-    /// These, by their names: all of them, or there is no commit.
+    /// Files by name; if the table lacks any of them, there is no commit.
     Files(&'a [&'a str]),
 }
 
-/// What has become of a commit.
+/// Outcome of a commit.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Version(u64),
-    /// There is none: a file that was to go is the table's no more, as the reason says.
+    /// No commit, as the table lacks a file to be removed; holds the reason.
     Lacking(String),
 }
 
@@ -78,7 +79,7 @@ fn millis(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// The version of the last commit of `app_id`.
+/// Transaction version of the last commit of `app_id`.
 pub(crate) fn transaction_version(table: &Path, app_id: &str) -> Result<Option<i64>> {
     let version = || async {
         match load(table).await? {
@@ -89,7 +90,7 @@ pub(crate) fn transaction_version(table: &Path, app_id: &str) -> Result<Option<i
     apart(version).and_then(|version| version.map_err(|e| Error::dest(table, e)))
 }
 
-/// Refuses columns that a Delta table cannot have, and those that the table there does not.
+/// Refuses columns that Delta tables cannot have, and columns that differ from an existing table's.
 pub(crate) fn check_table(table: &Path, schema: &Schema) -> Result<()> {
     let check = || async {
         let new = Commit { schema, files: &[], app_id: "", app_version: 0, replaces: Replaces::None, about: "" };
@@ -102,7 +103,7 @@ pub(crate) fn check_table(table: &Path, schema: &Schema) -> Result<()> {
     apart(check).and_then(|checked| checked.map_err(|e| Error::dest(table, e)))
 }
 
-/// Says which of `files` the latest version of a table has no more, or with fewer rows.
+/// Reports which of `files` the latest version of a table lacks, or has with fewer rows.
 pub(crate) fn lacks(table: &Path, files: &[&str]) -> Result<Option<String>> {
     let lacks = || async {
         let opened = load(table).await?;
@@ -112,13 +113,13 @@ pub(crate) fn lacks(table: &Path, files: &[&str]) -> Result<Option<String>> {
     apart(lacks).and_then(|lacks| lacks.map_err(|e| Error::dest(table, e)))
 }
 
-/// Makes files the next version of a table, or the first of a new one. It is one file of the log, of which a kill leaves all or
-/// nothing. Of what the log has already nothing is done, and the latest version comes back.
+/// Commits files as the next version of a table, or as the first of a new one. The commit is one log file, hence
+/// atomic. It is idempotent: if the log has it already, nothing is done and the latest version is returned.
 pub(crate) fn commit(table: &Path, new: &Commit<'_>) -> Result<Outcome> {
     apart(|| write(table, new)).and_then(|outcome| outcome.map_err(|e| Error::dest(table, e)))
 }
 
-/// Runs the library on a thread and a runtime of its own: its callers may stand on any thread.
+/// Runs the library on a thread and runtime of its own, so that callers may be on any thread.
 fn apart<T: Send, F: Future<Output = T>>(work: impl FnOnce() -> F + Send) -> Result<T> {
     let run = || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -128,13 +129,13 @@ fn apart<T: Send, F: Future<Output = T>>(work: impl FnOnce() -> F + Send) -> Res
     ended.unwrap_or_else(|_| Err(Error::Internal("a thread of the Delta library panicked".to_owned())))
 }
 
-/// The newest version; `None` where there is none yet.
+/// Latest version; `None` if there is none yet.
 async fn load(path: &Path) -> Result<Option<DeltaTable>, DeltaTableError> {
     if !is_delta(path) {
         return Ok(None);
     }
     match builder(path)?.load().await {
-        // Whoever made the folder was killed before the first version.
+        // The folder's creator was killed before the first version.
         Err(DeltaTableError::NotATable(_)) => Ok(None),
         loaded => loaded.map(Some),
     }
@@ -158,8 +159,8 @@ impl Replaces<'_> {
         }
     }
 
-    /// Says which of the files the table lacks. A program that compacts it, or changes rows, takes files out of it; one that
-    /// deletes rows may leave a file, and give it a deletion vector.
+    /// Reports which of the files the table lacks. Programs that compact it or update rows remove files; programs that
+    /// delete rows may keep a file and add a deletion vector.
     fn lacking(&self, state: Option<&DeltaTableState>) -> Option<String> {
         let Self::Files(files) = self else { return None };
         let vectors: HashMap<String, bool> = state
@@ -198,7 +199,7 @@ async fn write(table: &Path, new: &Commit<'_>) -> Result<Outcome, Failed> {
             }
         };
         match done {
-            // The next turn finds it in the log, or another writer's table.
+            // The next iteration finds the commit in the log, or another writer's table.
             Ok(None) => {}
             Ok(Some(version)) => {
                 sync(table, version)?;
@@ -230,7 +231,7 @@ fn properties(new: &Commit<'_>) -> CommitProperties {
         .with_application_transaction(Transaction::new(new.app_id, new.app_version))
 }
 
-/// The first version. Does nothing where another writer has made one.
+/// Creates the first version; does nothing if another writer has created it.
 async fn create(table: &Path, schema: &Schema, new: &Commit<'_>, adds: Vec<Action>) -> Result<(), DeltaTableError> {
     let columns = StructType::try_from_arrow(schema)?;
     CreateBuilder::new()
@@ -238,7 +239,7 @@ async fn create(table: &Path, schema: &Schema, new: &Commit<'_>, adds: Vec<Actio
         .with_columns(columns.fields().cloned())
         .with_save_mode(SaveMode::Ignore)
         .with_actions(adds)
-        // Tried anew, the library would give these columns to another writer's table.
+        // On a retry the library would give these columns to another writer's table.
         .with_commit_properties(properties(new).with_max_retries(0))
         .await
         .map(drop)
@@ -256,14 +257,15 @@ async fn append(table: &DeltaTable, new: &Commit<'_>, adds: Vec<Action>) -> Resu
         Replaces::Files(_) => DeltaOperation::Update { predicate: None },
     };
     if !matches!(new.replaces, Replaces::None) {
-        // Tried anew, the library would leave what others have added in the meantime, or not miss what they have taken.
+        // On a retry the library would keep files that others have added meanwhile, or not notice files that they have
+        // removed.
         properties = properties.with_max_retries(0);
     }
     let commit = CommitBuilder::from(properties).with_actions(actions);
     let prepared = commit.build(Some(state), table.log_store(), operation).into_prepared_commit_future().await?;
     let committed = prepared.await?;
     let version = committed.version;
-    // It is in the log; the checkpoint that may be due is for speed only.
+    // The commit is in the log; a checkpoint that may be due only serves speed.
     if let Err(error) = committed.await {
         log::warn!("{}: committed, but the log could not be tidied: {error}", table.table_url());
     }
@@ -275,11 +277,11 @@ fn is_conflict(error: &DeltaTableError) -> bool {
     matches!(error, DeltaTableError::Transaction { source: CommitConflict(_) | MaxCommitAttempts(_) })
 }
 
-/// The library leaves it to the system when a commit is safe on disk.
+/// Syncs a commit to disk; the library leaves that to the operating system.
 fn sync(table: &Path, version: u64) -> io::Result<()> {
     let log = table.join(DELTA_LOG);
     match File::open(log.join(format!("{version:020}.json"))) {
-        // A checkpoint has taken its place.
+        // A checkpoint has replaced it.
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         commit => commit?.sync_all()?,
     }

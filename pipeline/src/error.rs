@@ -1,4 +1,4 @@
-//! What can go wrong in a job, in words that name the file, column or option.
+//! Errors of a job; their messages name the file, column or option.
 
 use std::error::Error as _;
 use std::io;
@@ -10,7 +10,7 @@ use datafusion::parquet::errors::ParquetError;
 /// An error of a job.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The source cannot be read, or is no table.
+    /// The source cannot be read, or is not a table.
     #[error("source {}: {reason}", path.display())]
     Source {
         /// The file or folder.
@@ -18,10 +18,10 @@ pub enum Error {
         /// What is wrong and what to do.
         reason: String,
     },
-    /// A column is missing, has the wrong type, or bears a name that is taken.
+    /// A column is missing, has the wrong type, or has a name that is taken.
     #[error("{0}")]
     Column(String),
-    /// An option that cannot be followed.
+    /// An option cannot be applied.
     #[error("{0}")]
     Option(String),
     /// The destination cannot be written to, or must not be.
@@ -32,7 +32,7 @@ pub enum Error {
         /// What is wrong and what to do.
         reason: String,
     },
-    /// A recipe that is no recipe.
+    /// A recipe is invalid.
     #[error("recipe {name}: {reason}")]
     Recipe {
         /// File of the recipe.
@@ -40,16 +40,16 @@ pub enum Error {
         /// What is wrong and what to do.
         reason: String,
     },
-    /// A parameter without a value.
+    /// A parameter has no value.
     #[error("parameter ${0} has no value: give --param {0}=VALUE")]
     Parameter(String),
-    /// A query failed: its planning, an image under `on_error = 'fail'`, the engine.
+    /// A query failed in planning, at an image under `on_error = 'fail'`, or in the engine.
     #[error("{}", message(.0))]
     Query(#[from] DataFusionError),
-    /// A checkpoint or a setting of the models.
+    /// A checkpoint or a setting of the models is invalid.
     #[error(transparent)]
     Model(#[from] capfilt_udfs::Error),
-    /// More rows failed than may.
+    /// More rows failed than are allowed.
     #[error(
         "{failed} of {rows} rows cannot be used, and --max-failed allows {allowed}: look at the source, or allow more{reasons}"
     )]
@@ -58,18 +58,18 @@ pub enum Error {
         failed: u64,
         /// Rows done.
         rows: u64,
-        /// What was allowed.
+        /// Limit given for failed rows.
         allowed: String,
-        /// The commonest reasons, a line each.
+        /// Most common reasons, one per line.
         reasons: String,
     },
     /// The job was asked to stop.
     #[error("interrupted")]
     Interrupted,
-    /// The same, before it had written anything.
+    /// The job was asked to stop before it had written anything.
     #[error("interrupted while {0}; nothing was written")]
     Halted(&'static str),
-    /// A bug of ours.
+    /// A bug in capfilt.
     #[error("internal error of capfilt, please report it: {0}")]
     Internal(String),
 }
@@ -99,7 +99,7 @@ impl Error {
         Self::dest(path, format!("cannot write: {reason}"))
     }
 
-    /// The Parquet writer wraps the error of the file below it; what the user can act on is that one.
+    /// A failed write by the Parquet writer, which wraps the file's I/O error; the user can only act on the latter.
     pub(crate) fn write_parquet(path: &Path, error: &ParquetError) -> Self {
         let mut cause = error.source();
         while let Some(inner) = cause {
@@ -112,8 +112,8 @@ impl Error {
     }
 }
 
-/// DataFusion's message without its kind, and without the names of the planner's rules that it passed through. Where the cause is an error of the
-/// models or of this crate, that error's own words: a prefix such as `External error:` tells a user nothing.
+/// DataFusion's message without its kind and the planner rules that it passed through. If the cause is an error of the
+/// models or of this crate, that error's own message: a prefix such as `External error:` tells a user nothing.
 pub fn message(error: &DataFusionError) -> String {
     match error.find_root() {
         DataFusionError::External(cause) => cause.to_string(),
@@ -126,10 +126,11 @@ pub fn message(error: &DataFusionError) -> String {
     }
 }
 
-/// What the Parquet reader says of a text that is not UTF-8.
+/// Part of the Parquet reader's message for a text that is not UTF-8.
 pub const NOT_UTF8: &str = "encountered non UTF-8 data";
 
-/// Adds what to do to the Parquet reader's error about a text that is not UTF-8, which names neither the file nor the column.
+/// Adds advice to the Parquet reader's error about a text that is not UTF-8, which names neither the file nor the
+/// column.
 fn not_utf8(text: String) -> String {
     if !text.contains(NOT_UTF8) {
         return text;

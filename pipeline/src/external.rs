@@ -16,8 +16,8 @@ use crate::named::{Kind, files, literal};
 use crate::source::{Location, is_url};
 use crate::table::is_delta;
 
-/// The factory behind CREATE EXTERNAL TABLE, which also reads stores. It refuses a Delta table's folder: only the log says which of
-/// the files in it are current.
+/// The factory behind CREATE EXTERNAL TABLE, which also reads stores. It refuses a Delta table's folder: only the log
+/// says which of the files in it are current.
 #[derive(Debug)]
 pub(crate) struct ExternalTables(pub(crate) Arc<dyn TableProviderFactory>);
 

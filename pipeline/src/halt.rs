@@ -1,28 +1,29 @@
-//! Work of a blocking thread that its caller may give up.
+//! Cooperative cancellation of work on blocking threads.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
 
-/// A flag that every loop over files, members and lines looks at before a job has its first row.
+/// Cancellation flag, checked by every loop over files, members and lines before a job has its first row.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Halt(Arc<AtomicBool>);
 
 impl Halt {
-    /// Whether nobody waits for the work any more.
+    /// Whether the work has been cancelled.
     pub(crate) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
     /// # Errors
-    /// [`Error::Interrupted`] where nobody waits for the work any more.
+    /// [`Error::Interrupted`] if the work has been cancelled.
     pub(crate) fn check(&self) -> Result<()> {
         if self.is_set() { Err(Error::Interrupted) } else { Ok(()) }
     }
 }
 
-/// Runs `work` on a thread that may block. Dropped before the work has ended, as a `select!` does it, it sets the work's flag.
+/// Runs `work` on a blocking thread. Dropping the future before the work has ended, as `select!` does, sets the work's
+/// flag.
 pub(crate) async fn aside<T: Send + 'static>(work: impl FnOnce(&Halt) -> Result<T> + Send + 'static) -> Result<T> {
     struct Dropped(Halt);
     impl Drop for Dropped {

@@ -1,9 +1,9 @@
 //! Tables partitioned into folders named `column=value`, the layout that Hive, Spark and DuckDB write.
 //!
-//! DataFusion's own scan of them, in version 55, takes [`NULL`] for a text
-//! (<https://github.com/apache/datafusion/issues/18083>), and lists, where a column is to equal a value, the folder alone whose name
-//! has the value unencoded, though others encode more characters than it does
-//! (<https://github.com/apache/datafusion/issues/19650>). Its writer names the folder of NULL as that of an empty text, or of 0.
+//! DataFusion 55's own scan reads [`NULL`] as a text (<https://github.com/apache/datafusion/issues/18083>). If a filter
+//! requires a column to equal a value, it lists only the folder with the unencoded value, though other writers encode
+//! more characters than it does (<https://github.com/apache/datafusion/issues/19650>). Its writer names the folder of
+//! NULL like that of an empty text, or of 0.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -33,15 +33,15 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use crate::restamp::Restamp;
 
-/// What a folder has in place of a value that is NULL.
+/// Value in a folder's name that stands for NULL.
 pub(crate) const NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 
-/// The name of the folder that a value's rows are written to, after `column=`: an empty text and NULL have one each.
+/// Folder name for a value, after `column=`; an empty text and NULL get different names.
 pub(crate) fn folder_name(value: Expr) -> Result<Expr> {
     when(value.clone().is_null(), lit(NULL)).otherwise(cast(value, DataType::Utf8))
 }
 
-/// The same files, read and written as said above; others as they are.
+/// Wraps a table that is partitioned into folders; returns other tables unchanged.
 pub(crate) fn table(listed: ListingTable) -> Arc<dyn TableProvider> {
     let options = listed.options();
     if options.table_partition_cols.is_empty() || options.output_partitioning.is_some() {
@@ -59,9 +59,9 @@ pub(crate) fn table(listed: ListingTable) -> Arc<dyn TableProvider> {
 #[derive(Debug)]
 struct HiveTable {
     listed: ListingTable,
-    /// The columns that the files have.
+    /// Columns in the files.
     files: SchemaRef,
-    /// Those that the folders tell.
+    /// Partition columns.
     folders: Fields,
     schema: SchemaRef,
 }
@@ -71,7 +71,7 @@ impl HiveTable {
         self.folders.iter().map(|field| field.name().as_str()).collect()
     }
 
-    /// A file with the values that its folders tell; `None` of one that is in no such folders.
+    /// File with its partition values; `None` if it is not in partition folders.
     fn told(&self, meta: ObjectMeta, table: &ListingTableUrl) -> Result<Option<PartitionedFile>> {
         let values = match parse_partitions_for_path(table, &meta.location, self.folder_names()) {
             Some(values) if values.len() == self.folders.len() => values,
@@ -88,7 +88,7 @@ impl HiveTable {
         Ok(Some(PartitionedFile::new_from_meta(meta).with_partition_values(values)))
     }
 
-    /// The files of the table that `filters`, which are about the folders alone, do not rule out.
+    /// Partition pruning: files of the table that pass `filters`, which refer to partition columns only.
     async fn list(
         &self,
         state: &dyn Session,
@@ -110,7 +110,7 @@ impl HiveTable {
             let values = files.iter().map(|file| file.partition_values[column].clone());
             if files.is_empty() { Ok(None) } else { ScalarValue::iter_to_array(values).map(Some) }
         });
-        // Of no files there are none to rule out.
+        // Without files there is nothing to prune.
         let Some(columns) = columns.collect::<Result<Option<Vec<_>>>>()? else { return Ok(files) };
         let schema = DFSchema::from_unqualified_fields(self.folders.clone(), Default::default())?;
         let rows = RecordBatchOptions::new().with_row_count(Some(files.len()));
@@ -120,7 +120,7 @@ impl HiveTable {
         Ok(files.into_iter().zip(passed).filter(|(_, passed)| *passed == Some(true)).map(|(file, _)| file).collect())
     }
 
-    /// A file with what its footer says of it.
+    /// File with the statistics and ordering from its footer.
     async fn look(
         &self,
         state: &dyn Session,
@@ -138,7 +138,7 @@ impl HiveTable {
         let rows = statistics.num_rows;
         let mut file = file.with_statistics(Arc::new(statistics)).with_ordering(ordering);
         if let Some(statistics) = &mut file.statistics {
-            // It takes no value of a folder for NULL.
+            // DataFusion's statistics do not treat any partition value as NULL.
             let columns = Arc::make_mut(statistics).column_statistics.iter_mut().skip(self.files.fields().len());
             for (column, _) in columns.zip(&file.partition_values).filter(|(_, value)| value.is_null()) {
                 *column = ColumnStatistics { null_count: rows, ..ColumnStatistics::new_unknown() };
@@ -245,7 +245,7 @@ impl TableProvider for HiveTable {
         input: Arc<dyn ExecutionPlan>,
         op: InsertOp,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        // As texts the values are what the folders are to be called.
+        // Declared as text, the values are the folder names.
         let options = self.listed.options();
         let texts = self.folder_names().into_iter().map(|name| (name.to_owned(), DataType::Utf8)).collect();
         let config = ListingTableConfig::new_with_multi_paths(self.listed.table_paths().clone())

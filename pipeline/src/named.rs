@@ -33,11 +33,11 @@ const NO_MATCH: &str = "nothing matches this pattern (of folders name=value it m
 const BELOW: &str = "its files are in folders whose names are not name=value: name one of these folders, or \
                      SET datafusion.execution.listing_table_ignore_subdirectory = false";
 
-/// A session in which a table that is not registered is looked for as a file, a folder or a URL of its name.
+/// Session that resolves an unregistered table name as the path or URL of a file or folder.
 ///
-/// In it, folders `column=value` are read and written as Hive does (`__HIVE_DEFAULT_PARTITION__` is NULL), also by CREATE EXTERNAL TABLE,
-/// which takes URLs of stores too; and COPY refuses what it would lose: a folder that is a Delta table, and stores. What the session is
-/// to read beside DataFusion's own formats ([`crate::register_webdataset`]) is registered before.
+/// Folders `column=value` are read and written as Hive does (`__HIVE_DEFAULT_PARTITION__` is NULL), also by CREATE
+/// EXTERNAL TABLE, which accepts URLs of stores too. COPY refuses targets where its output would be lost: folders of
+/// Delta tables, and stores. Register formats beyond DataFusion's own ([`crate::register_webdataset`]) before.
 pub fn enable_named_tables(ctx: SessionContext) -> SessionContext {
     let named = Arc::new(Named::default());
     let catalogs = Arc::clone(ctx.state_ref().read().catalog_list());
@@ -50,18 +50,18 @@ pub fn enable_named_tables(ctx: SessionContext) -> SessionContext {
     }
     let ctx = SessionContext::new_with_state(state);
     let state = ctx.state_weak_ref();
-    // For the first time, as it was made here.
+    // `set` cannot fail, since the cell was created above.
     let _ = named.0.set(Box::new(move || Some(SessionContext::new_with_state(state.upgrade()?.read().clone()))));
     ctx
 }
 
-/// The table that a path or a URL names; `None` where nothing has that name, or no table.
+/// Table that a path or URL names; `None` if nothing has that name or it is not a table.
 ///
-/// Files and folders of Parquet, CSV, JSON lines and WebDataset, on a disk or in a store; on a disk patterns too; and Delta tables,
-/// as they are now or, with `@` and a version or time after the name, as they were.
+/// Supports files and folders of Parquet, CSV, JSON lines and WebDataset, local or in a store; local patterns; and
+/// Delta tables, at their latest version or, with `@` and a version or time after the name, at an earlier one.
 ///
 /// # Errors
-/// Names it where it is there and cannot be read as what it is, or a store does not answer.
+/// Names a table that exists but cannot be read, or a store that does not answer.
 pub async fn named_table(ctx: &SessionContext, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
     let on_disk = url::Url::parse(name).ok().filter(|url| url.scheme() == "file");
     let on_disk = on_disk.and_then(|url| url.to_file_path().ok()).map(|path| path.to_string_lossy().into_owned());
@@ -80,7 +80,7 @@ pub async fn named_table(ctx: &SessionContext, name: &str) -> Result<Option<Arc<
     let table = files(&ctx.state(), &location, &kind).await;
     table.map(Some).map_err(|e| {
         let mut reason = message(&e);
-        // DataFusion names a URL here; of a store it is one that nobody knows.
+        // DataFusion's message names a URL, which for a store is an internal alias.
         if reason.starts_with("No files found") {
             reason = if !is_url(name) && name.contains(PATTERN) { NO_MATCH } else { BELOW }.to_owned();
         }
@@ -121,17 +121,17 @@ fn found(name: &str, halt: &Halt) -> Result<Found> {
     Ok(if path.exists() || name.contains(PATTERN) { Found::Files(Kind::of(name)) } else { Found::Nothing })
 }
 
-/// The Delta table that a name means, and the version after its last @, where there is one.
+/// Delta table that a name refers to, and the version after its last `@`, if any.
 fn lake(name: &str) -> Result<Option<(Lake, Option<&str>)>> {
     let whole = Lake::find(Path::new(name));
     let (before, version) = match name.rsplit_once('@') {
-        // In a URL there may be a user's @, before the host.
+        // In a URL an `@` may precede the host, after a user name.
         Some((before, version)) if !is_url(name) || !version.contains('/') => (before, version),
         _ => return Ok(whole?.map(|lake| (lake, None))),
     };
     match whole {
         Ok(Some(lake)) => Ok(Some((lake, None))),
-        // Where an @ is part of a name, what stands before it may be nothing, or nothing that one may list.
+        // If the `@` is part of the name, what precedes it may not exist or may not be listable.
         whole => match Lake::find(Path::new(before)) {
             Ok(Some(lake)) => Ok(Some((lake, Some(version)))),
             _ => whole.map(|_| None),
@@ -139,7 +139,7 @@ fn lake(name: &str) -> Result<Option<(Lake, Option<&str>)>> {
     }
 }
 
-/// A Delta table at a version or time, or as it is now.
+/// Delta table at a version or time, or at its latest version.
 #[cfg_attr(not(feature = "delta"), expect(clippy::unused_async, reason = "as with Delta tables"))]
 pub(crate) async fn delta(ctx: &SessionContext, lake: Lake, version: Option<String>) -> Result<Arc<dyn TableProvider>> {
     #[cfg(feature = "delta")]
@@ -154,8 +154,8 @@ pub(crate) async fn delta(ctx: &SessionContext, lake: Lake, version: Option<Stri
     }
 }
 
-/// The first text that is not UTF-8 in the Parquet files that `plan` reads from a disk, as [`Source::bad_text`] names it: their own
-/// reader in SQL refuses a page for it, and does not say whose it is.
+/// First text that is not UTF-8 in the local Parquet files that `plan` reads, as [`Source::bad_text`] names it: the
+/// Parquet reader of SQL rejects the whole page, without saying where the text is.
 pub fn bad_text(plan: &LogicalPlan) -> Option<String> {
     let mut found = None;
     let looked = plan.apply_with_subqueries(|node| {
@@ -173,7 +173,7 @@ pub fn bad_text(plan: &LogicalPlan) -> Option<String> {
     looked.ok().and(found)
 }
 
-/// Files of a kind, with hive's folders as columns.
+/// Table over files of one kind, with Hive partition columns.
 pub(crate) async fn files(
     state: &SessionState,
     location: &str,
@@ -196,8 +196,8 @@ pub(crate) async fn files(
     Ok(hive::table(ListingTable::try_new(config)?))
 }
 
-/// Refuses a folder with files that `capfilt run`, pyarrow and Spark pass over by their names, as what macOS and unfinished writers leave;
-/// DataFusion would read them.
+/// Refuses a folder with files that `capfilt run`, pyarrow and Spark skip by name, such as macOS and unfinished writers
+/// leave; DataFusion would read them.
 async fn refuse_hidden(
     state: &SessionState,
     options: &ListingOptions,
@@ -220,21 +220,21 @@ async fn refuse_hidden(
     Ok(())
 }
 
-/// The path of what is there as DataFusion takes it: as a URL, where a part of it would stand for other names.
+/// Path in the form that DataFusion takes literally: a URL, if it exists and contains characters of a pattern.
 pub fn literal(path: &Path) -> String {
     let text = path.to_string_lossy();
     let url = || if text.contains(PATTERN) && path.exists() { file_url(path, path.is_dir()) } else { None };
     url().unwrap_or_else(|| text.into_owned())
 }
 
-/// The URL of a path, in which no character stands for others.
+/// `file://` URL of a path, in which no character acts as a pattern.
 pub(crate) fn file_url(path: &Path, is_folder: bool) -> Option<String> {
     let path = std::path::absolute(path).ok()?;
     let url = if is_folder { url::Url::from_directory_path(path) } else { url::Url::from_file_path(path) };
     url.ok().map(String::from)
 }
 
-/// Columns that hold those of all files, as a job has them; `None` where there are no files.
+/// Merged schema of all files, as in a job; `None` if there are no files.
 async fn one_schema(
     state: &SessionState,
     options: &ListingOptions,
@@ -260,12 +260,12 @@ async fn one_schema(
     Ok((!files.is_empty()).then(|| Arc::new(merged.schema())))
 }
 
-/// What files are, by what their names end in.
+/// Kind of files, by extension.
 pub(crate) struct Kind {
-    /// As DataFusion calls it.
+    /// DataFusion's name of the format.
     format: &'static str,
     compression: Option<String>,
-    /// As it is written, with its dot.
+    /// Extension as written, with its dot.
     ending: String,
 }
 
@@ -291,7 +291,7 @@ impl Kind {
     }
 }
 
-/// The kind of a folder's files: that of the first one known, at any depth.
+/// Kind of a folder's files: that of the first file of a known kind, at any depth.
 fn kind_in(folder: &Path, halt: &Halt) -> Result<Option<Kind>> {
     let mut first: Option<PathBuf> = None;
     walk(folder, halt, &mut |path| {
@@ -305,7 +305,7 @@ fn kind_in(folder: &Path, halt: &Halt) -> Result<Option<Kind>> {
 
 type Current = dyn Fn() -> Option<SessionContext> + Send + Sync;
 
-/// Looks for tables of a session, which it does not keep alive.
+/// Resolves table names in a session, which it does not keep alive.
 #[derive(Default)]
 struct Named(OnceLock<Box<Current>>);
 

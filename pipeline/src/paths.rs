@@ -1,4 +1,4 @@
-//! Files that a column names, below a folder of a disk or of a store.
+//! Files named by a column, below a local folder or a folder in a store.
 
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -9,23 +9,25 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use crate::error::{Error, Result};
 use crate::source::{Location, is_url, waited};
 
-/// Of an image's file no more is read: Arrow's views hold no more, and `capfilt.max_image_bytes` (64 MiB) says that it is too large.
+/// Maximum size of an image file that is read, bytes: Arrow's views hold no more, and `capfilt.max_image_bytes` (64
+/// MiB) reports larger images as too large.
 pub(crate) const MOST_IMAGE_BYTES: u64 = u32::MAX as u64;
-/// Objects of a store that are asked for at a time.
+/// Concurrent reads from a store.
 const AT_ONCE: usize = 32;
 
-/// The folder that they are below. Whoever wrote the table may not make any other file of this machine, or of a store, a part of it.
+/// Folder that the files must be below: the author of a table must not gain access to other files of this machine or of
+/// a store.
 #[derive(Clone)]
 pub(crate) enum Root {
     Disk(PathBuf),
     Store(Arc<Location>),
 }
 
-/// A file, or why there is none.
+/// Content of a file, or why it cannot be read.
 type Read = std::result::Result<Bytes, String>;
 
 impl Root {
-    /// Of a path, or of a store's URL.
+    /// Root at a local path or a store's URL.
     pub(crate) fn open(root: &Path) -> Result<Self> {
         let text = root.to_string_lossy();
         if is_url(&text) {
@@ -40,10 +42,10 @@ impl Root {
         std::path::absolute(root).map(Self::Disk).map_err(|e| Error::source(root, e))
     }
 
-    /// The files of these names, in their order; `None` stays so.
+    /// Reads the files of these names, in order and of at most `limit` bytes each; `None` stays `None`.
     ///
     /// # Errors
-    /// A store that gives nothing, whatever is asked for.
+    /// A store failure that would affect every other file too.
     pub(crate) async fn read(&self, names: Vec<Option<String>>, limit: u64) -> Result<Vec<Option<Read>>> {
         let one = |name: Option<String>| async move {
             let Some(name) = name else { return Ok(None) };
@@ -56,14 +58,14 @@ impl Root {
         stream::iter(names).map(one).buffered(at_once).try_collect().await
     }
 
-    /// The same for who may wait.
+    /// Blocking variant of `read`.
     pub(crate) fn read_now(&self, names: Vec<Option<String>>, limit: u64) -> Result<Vec<Option<Read>>> {
         let this = self.clone();
         waited(async move { this.read(names, limit).await })?
     }
 }
 
-/// Where a file below `root` is.
+/// Path of the file `name` below `root`; refuses names outside it.
 fn below(root: &Path, name: &str) -> std::result::Result<PathBuf, String> {
     let path = root.join(name);
     if is_url(name) {
@@ -87,7 +89,7 @@ async fn on_disk(root: &Path, name: &str, limit: u64) -> Read {
     tokio::fs::read(path).await.map(Bytes::from).map_err(|e| e.to_string())
 }
 
-/// Why a file of over `limit` bytes is not read.
+/// Error text for a file of more than `limit` bytes.
 pub(crate) fn too_large(limit: u64) -> String {
     format!("larger than {limit} bytes (capfilt.max_image_bytes)")
 }

@@ -1,4 +1,4 @@
-//! Results on standard output.
+//! Printing of query results.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -19,14 +19,15 @@ use futures::TryStreamExt;
 use crate::cli::Format;
 use crate::session::readable;
 
-/// Prints a result as it comes; a table when it is complete, since its widths depend on every row. Returns its rows.
+/// Prints a result batch by batch; a table only when it is complete, since its widths depend on every row. Returns the
+/// number of rows.
 pub(crate) async fn print(
     format: Format,
     mut rows: SendableRecordBatchStream,
     out: &mut (dyn Write + Send),
 ) -> Result<usize> {
     let schema = rows.schema();
-    // SET, CREATE and their like answer nothing.
+    // SET, CREATE and the like return no columns.
     let silent = schema.fields().is_empty();
     let mut printer = Printer::new(format, out);
     let mut count = 0;
@@ -43,7 +44,7 @@ pub(crate) async fn print(
 }
 
 enum Printer<'a> {
-    /// Cells without their bytes, so that a column of images is not held.
+    /// Batches with binary values replaced, so that a column of images is not kept in memory.
     Table(Vec<RecordBatch>, &'a mut (dyn Write + Send)),
     Csv(bool, &'a mut (dyn Write + Send)),
     Json(Writer<&'a mut (dyn Write + Send), JsonArray>),
@@ -105,11 +106,11 @@ impl<'a> Printer<'a> {
 }
 
 fn json<W: Write, F: JsonFormat>(out: W) -> Writer<W, F> {
-    // Each row has all its names: who reads it need not know the schema.
+    // Each row has all its names, so that readers need not know the schema.
     WriterBuilder::new().with_explicit_nulls(true).build(out)
 }
 
-/// Arrow's writers wrap a closed pipe in an error of their own, or keep only its words; main looks for the error itself.
+/// Recovers the I/O error of a closed pipe, which `main` looks for: Arrow's writers wrap it, or keep only its message.
 fn plain(error: ArrowError) -> anyhow::Error {
     match error {
         ArrowError::IoError(_, io) => io.into(),
@@ -138,7 +139,7 @@ fn map_columns(
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
 }
 
-/// Bytes as their number, also inside structs and lists.
+/// Replaces binary values by their length, also inside structs and lists.
 fn shorten(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     match array.data_type() {
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
@@ -170,7 +171,7 @@ fn shorten(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     }
 }
 
-/// CSV has no nested values: they become what a table shows.
+/// Converts nested values, which CSV lacks, to the text that a table shows.
 fn flatten(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     if !array.data_type().is_nested() {
         return Ok(Arc::clone(array));

@@ -1,4 +1,4 @@
-//! The prompt of `capfilt sql`.
+//! Interactive prompt of `capfilt sql`.
 
 use std::io::{self, BufWriter, Write as _};
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ use crate::{session, sql};
 
 /// How long the prompt waits for a stopped statement.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The exit status of a shell for a command that SIGINT ended.
+/// Exit status that a shell reports for a command ended by SIGINT.
 const INTERRUPTED: i32 = 130;
 
 const HELP: &str = "\
@@ -43,7 +43,7 @@ pub(crate) fn main(runtime: &Runtime, ctx: &SessionContext, params: &Params, for
     editor.set_helper(Some(Lines));
     let history = history_file();
     if let Some(file) = &history {
-        // There is none the first time.
+        // The file does not exist the first time.
         let _ = editor.load_history(file);
     }
     say(&format!("capfilt {}; \\? for help", env!("CARGO_PKG_VERSION")));
@@ -67,7 +67,7 @@ pub(crate) fn main(runtime: &Runtime, ctx: &SessionContext, params: &Params, for
     Ok(())
 }
 
-/// False: leave.
+/// Runs a command or statements; returns false to leave the prompt.
 fn answer(runtime: &Runtime, ctx: &SessionContext, params: &Params, format: Format, line: &str) -> Result<bool> {
     let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     let name = rest.trim().trim_end_matches(';').trim();
@@ -123,7 +123,7 @@ fn statements(runtime: &Runtime, ctx: &SessionContext, params: &Params, format: 
 
 /// Waits for a statement; `None` if Ctrl-C stopped it.
 fn interruptible(ctx: &SessionContext, task: JoinHandle<Result<usize>>) -> Result<Option<usize>> {
-    // A runtime of its own, since operators that compute may hold every thread of the statement's, and then none of them
+    // A runtime of its own: operators that compute may occupy every thread of the statement's runtime, so that none
     // would see the signal.
     Builder::new_current_thread().enable_all().build()?.block_on(async {
         let stop = task.abort_handle();
@@ -131,7 +131,7 @@ fn interruptible(ctx: &SessionContext, task: JoinHandle<Result<usize>>) -> Resul
         tokio::select! {
             ended = &mut task => ended?.map(Some),
             _ = tokio::signal::ctrl_c() => {
-                // Calls of models end with their slice, joins with their next batch, and what else runs at its next await.
+                // Model calls end with their slice, joins with their next batch, and everything else at its next await.
                 session::cancel(ctx);
                 stop.abort();
                 tokio::select! {
@@ -156,7 +156,7 @@ fn history_file() -> Option<PathBuf> {
     Some(folder.join("history"))
 }
 
-/// Lets a statement run over lines until its semicolon.
+/// Lets a statement span lines until its semicolon.
 struct Lines;
 
 impl Validator for Lines {
@@ -174,14 +174,15 @@ impl Hinter for Lines {
 impl Highlighter for Lines {}
 impl Helper for Lines {}
 
-/// Whether the last thing in `text`, comments aside, is a semicolon; one in quotes or in a comment is none.
+/// Whether `text` is complete: blank, a command, or with a semicolon as its last token apart from comments. A semicolon
+/// in quotes or in a comment does not count.
 fn is_complete(text: &str) -> bool {
     let text = capfilt::unmarked(text);
     let trimmed = text.trim();
     if trimmed.is_empty() || trimmed.starts_with('\\') || ["exit", "quit"].contains(&trimmed) {
         return true;
     }
-    // Quotes that are open are an error of the tokenizer.
+    // The tokenizer fails at open quotes.
     let Ok(tokens) = Tokenizer::new(&GenericDialect {}, text).tokenize() else { return false };
     let last = tokens.iter().rev().find(|token| !matches!(token, Token::Whitespace(_) | Token::EOF));
     matches!(last, Some(Token::SemiColon) | None)

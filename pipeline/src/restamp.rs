@@ -1,4 +1,4 @@
-//! Batches under the schema that their plan declares.
+//! Gives batches the schema that their plan declares.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,8 +17,9 @@ use futures::StreamExt as _;
 
 /// Passes its input through, each batch under the plan's own schema.
 ///
-/// DataFusion 55 puts a folder's value into a batch of CSV or JSON as a literal, whose column cannot be NULL where that file's value is
-/// not; an operator that joins batches of several files takes the first one's schema for all, and fails at a NULL.
+/// DataFusion 55 adds a partition value to a batch of CSV or JSON as a literal, whose column is not nullable unless
+/// that file's value is NULL. An operator that concatenates batches of several files takes the first one's schema for
+/// all, and fails at a NULL.
 #[derive(Debug)]
 pub(crate) struct Restamp(pub(crate) Arc<dyn ExecutionPlan>);
 
@@ -38,7 +39,7 @@ impl ExecutionPlan for Restamp {
     }
 
     fn maintains_input_order(&self) -> Vec<bool> {
-        // It does; said so, a sort would move below it.
+        // The order is maintained, but if this were declared, a sort would move below this operator.
         vec![false]
     }
 

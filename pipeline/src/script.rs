@@ -1,6 +1,6 @@
-//! Files of SQL, as editors save them.
+//! Decoding of SQL files as editors save them.
 
-/// What some editors begin a file with.
+/// Byte order mark, with which some editors begin a file.
 const MARK: char = '\u{feff}';
 
 /// The text of a file: UTF-8, with a byte order mark or without.
@@ -8,7 +8,7 @@ const MARK: char = '\u{feff}';
 /// # Errors
 /// Says what it is instead, and what to do.
 pub fn script(bytes: Vec<u8>) -> Result<String, String> {
-    // No statement has a NUL in it; in UTF-16 every second byte of one is.
+    // SQL has no NUL in it, but in UTF-16 every second byte of it is one.
     let utf16 = matches!(bytes.as_slice(), [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..]);
     if utf16 {
         return Err("it is UTF-16 (as of PowerShell's >, or of \"Unicode\" in an editor): save it as UTF-8".to_owned());
@@ -21,7 +21,7 @@ pub fn script(bytes: Vec<u8>) -> Result<String, String> {
     Ok(unmarked(&text).to_owned())
 }
 
-/// The text without the mark that stands before it, if one does.
+/// Text without a leading byte order mark.
 pub fn unmarked(text: &str) -> &str {
     text.strip_prefix(MARK).unwrap_or(text)
 }

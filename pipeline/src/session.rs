@@ -10,12 +10,12 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::cli::SessionArgs;
 
-/// A DataFusion error in the words that a user can act on.
+/// DataFusion error with a message that a user can act on.
 pub(crate) fn readable(error: &DataFusionError) -> anyhow::Error {
     anyhow!(message(error))
 }
 
-/// A session with the functions and the settings of the command line.
+/// Opens a session with the functions and the settings of the command line.
 pub(crate) async fn open(args: &SessionArgs) -> Result<SessionContext> {
     let ctx = capfilt_udfs::session(SessionConfig::new()).map_err(|e| readable(&e))?;
     capfilt::register_webdataset(&ctx).map_err(|e| readable(&e))?;
@@ -33,7 +33,7 @@ pub(crate) async fn open(args: &SessionArgs) -> Result<SessionContext> {
     Ok(ctx)
 }
 
-/// As SET does, which also tells the functions.
+/// Runs SET, which also updates the functions.
 async fn set(ctx: &SessionContext, name: &str, value: &str) -> Result<()> {
     let sql = format!("SET {name} = '{}'", value.replace('\'', "''"));
     ctx.sql(&sql).await.map(drop).map_err(|e| readable(&e))
@@ -48,14 +48,14 @@ pub(crate) fn params(args: &SessionArgs) -> Params {
     params
 }
 
-/// Stops what the models are doing for this session.
+/// Cancels the session's model calls.
 pub(crate) fn cancel(ctx: &SessionContext) {
     if let Some(options) = ctx.copied_config().options().extensions.get::<CapfiltOptions>() {
         options.client().cancel_running();
     }
 }
 
-/// Registers what a path or a URL names as a table.
+/// Registers the table at a path or URL as `name`.
 pub(crate) async fn register(ctx: &SessionContext, name: &str, path: &str) -> Result<()> {
     let Some(table) = capfilt::named_table(ctx, path).await? else {
         let there = path.contains(['*', '?', '[']) || path.contains("://") || Path::new(path).exists();

@@ -1,24 +1,24 @@
-//! Images and the texts beside them, which folders and tar files name alike.
+//! Images and the texts beside them: names and decoding, the same for folders and tar files.
 
-/// What the names of images end in whose format is decoded.
+/// Extensions of image formats that are decoded.
 pub(crate) const IMAGES: [&str; 11] = ["bmp", "dib", "gif", "jfif", "jpe", "jpeg", "jpg", "png", "tif", "tiff", "webp"];
 
-/// A text beside an image is no larger; a file of that name that is larger is not read.
+/// Maximum size of a text beside an image, bytes; a larger file is not read.
 pub(crate) const MOST_TEXT_BYTES: u64 = 8 << 20;
 
-/// The column that says why a row has no image; tables have it until their rows are read.
+/// Column that says why a row has no image; dropped once the rows have been read.
 pub(crate) const PROBLEM: &str = "problem";
 
-/// Characters of a text that a reason shows.
+/// Maximum number of characters of a text that a reason quotes.
 const SHOWN: usize = 60;
 
-/// A text without the byte order mark and the blanks around it, and why it is not what was written. One that begins with UTF-16's
-/// mark is decoded as UTF-16; in one that is not valid, U+FFFD stands for what is not.
+/// Decodes a text and trims byte order mark and blanks; also returns what is wrong if it is invalid. UTF-16 is
+/// recognised by its byte order mark; U+FFFD replaces what is invalid.
 pub(crate) fn text(bytes: &[u8]) -> (String, Option<String>) {
     let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let mut units: Vec<u16> = bytes.chunks_exact(2).map(|pair| unit([pair[0], pair[1]])).collect();
         if bytes.len() % 2 == 1 {
-            // Half a unit, as half a pair.
+            // An odd last byte counts as a lone surrogate, which is invalid.
             units.push(0xd800);
         }
         (String::from_utf16_lossy(&units), String::from_utf16(&units).is_err())
@@ -57,7 +57,7 @@ mod tests {
         assert_eq!(text(b"caf\xe9"), ("caf\u{fffd}".to_owned(), Some(said.to_owned())));
         let (half, problem) = text(&[0xff, 0xfe, b'a', 0, b'b']);
         assert!(half == "a\u{fffd}" && problem.is_some(), "{half}");
-        // What was written so is a text.
+        // A U+FFFD that was written as such is valid.
         assert_eq!(text("caf\u{fffd}".as_bytes()).1, None);
     }
 }

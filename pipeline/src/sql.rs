@@ -15,7 +15,7 @@ use crate::print::print;
 use crate::prompt;
 use crate::session::{self, readable};
 
-/// Runs the scripts, or the prompt where there are none and someone to type.
+/// Runs the scripts; if there are none, the prompt, or standard input if it is not a terminal.
 pub(crate) fn main(runtime: &Runtime, args: &SqlArgs, mut scripts: Vec<Script>) -> Result<()> {
     let params = session::params(&args.session);
     let ctx = runtime.block_on(async {
@@ -65,7 +65,7 @@ fn read(script: Script) -> Result<(String, String)> {
     }
 }
 
-/// Runs the statements of `text` in turn; the first that fails ends it. A text that does not parse runs not at all.
+/// Runs the statements of `text` in turn, up to the first that fails. If the text does not parse, none is run.
 async fn run(
     ctx: &SessionContext,
     name: &str,
@@ -78,14 +78,14 @@ async fn run(
     let many = statements.len() > 1;
     for (number, statement) in statements.into_iter().enumerate() {
         let ended = execute(ctx, statement, params, format, out).await;
-        // What came before the error belongs before it.
+        // Output from before the error must precede it.
         out.flush()?;
         ended.with_context(|| if many { format!("{name}, statement {}", number + 1) } else { name.to_owned() })?;
     }
     Ok(())
 }
 
-/// The statements of a text.
+/// Parses the statements of a text.
 pub(crate) fn parse(ctx: &SessionContext, text: &str) -> Result<Vec<Statement>> {
     let name = ctx.copied_config().options().sql_parser.dialect.to_string();
     let dialect: Box<dyn Dialect> = dialect_from_str(name).unwrap_or_else(|| Box::new(GenericDialect {}));
@@ -94,7 +94,7 @@ pub(crate) fn parse(ctx: &SessionContext, text: &str) -> Result<Vec<Statement>> 
     Ok(statements.into())
 }
 
-/// Runs one statement and prints its result. Returns its rows.
+/// Runs one statement and prints its result. Returns the number of rows.
 pub(crate) async fn execute(
     ctx: &SessionContext,
     mut statement: Statement,

@@ -1,7 +1,8 @@
-//! How a pair table's folder is laid out.
+//! Layout of a pair table's folder.
 //!
-//! Beside the table's parts there is `_capfilt/`, which readers of tables pass over: a folder for each shard of the job, with its
-//! manifest, and while it runs the units that are done and the parts made of them. The parts go to their places when all are there.
+//! Beside the table's parts is `_capfilt/`, which table readers skip. It has a folder for each shard of the job, with
+//! its manifest and, while the shard runs, the finished units and the parts made of them. The parts are moved to their
+//! places when all exist.
 
 use std::collections::HashSet;
 use std::fs;
@@ -11,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::manifest::{Manifest, State};
 use crate::prepare::Again;
 
-/// Folder of what a job keeps beside its table.
+/// Folder of a job's bookkeeping beside its table.
 pub(crate) const BOOKKEEPING: &str = "_capfilt";
 pub(crate) const MANIFEST: &str = "manifest.json";
 
@@ -20,7 +21,7 @@ pub(crate) fn shard_folder(table: &Path, shard: u64, shards: u64) -> PathBuf {
     table.join(BOOKKEEPING).join(format!("shard-{shard}-of-{shards}"))
 }
 
-/// The manifests of all shards that have begun, by the names of their folders.
+/// Manifests of all shards that have begun, sorted by folder name.
 pub(crate) fn manifests(table: &Path) -> Result<Vec<Manifest>> {
     let folder = table.join(BOOKKEEPING);
     if !folder.is_dir() {
@@ -31,7 +32,7 @@ pub(crate) fn manifests(table: &Path) -> Result<Vec<Manifest>> {
         .map_err(read)?
         .map(|entry| entry.map(|e| e.path()).map_err(read))
         .collect::<Result<Vec<_>>>()?;
-    // A stray file, of a file manager or a network file system, is no shard.
+    // A stray file, of a file manager or a network file system, is not a shard.
     paths.retain(|path| path.is_dir());
     paths.sort();
     paths.iter().filter_map(|path| Manifest::read(&path.join(MANIFEST)).transpose()).collect()
@@ -63,7 +64,8 @@ pub(crate) fn is_delta(path: &Path) -> bool {
     path.join(DELTA_LOG).is_dir()
 }
 
-/// The version of `source` that a job at `dest` is to go on with: the one that its shard, or else another one, began with.
+/// Version of `source` with which a job at `dest` must continue: the one that its shard, or else another one, began
+/// with.
 pub(crate) fn begun_with(dest: &Path, shard: u64, source: &Path, again: Again) -> Result<Option<String>> {
     if again == Again::Overwrite {
         return Ok(None);
@@ -79,7 +81,8 @@ pub(crate) fn begun_with(dest: &Path, shard: u64, source: &Path, again: Again) -
     Ok(version.map(|version| version.to_string()))
 }
 
-/// Says why a pair table must not be read yet: a shard of it has not ended. `None` for a whole one, and for what is none.
+/// Reason why a pair table must not be read yet: a shard of it has not ended. `None` for a complete table, and for
+/// anything else.
 pub fn unfinished(table: &Path) -> Result<Option<String>> {
     let manifests = manifests(table)?;
     let Some(first) = manifests.first() else { return Ok(None) };
@@ -102,7 +105,7 @@ pub fn unfinished(table: &Path) -> Result<Option<String>> {
     Ok(Some(format!("an unfinished pair table: {why}; run the same capfilt run again, and it goes on")))
 }
 
-/// Whether `name` is a part's.
+/// Whether `name` is the file name of a part.
 pub(crate) fn is_part(name: &str) -> bool {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let Some((middle, "parquet" | "tar" | "jsonl")) = name.strip_prefix("part-").and_then(|n| n.rsplit_once('.'))
@@ -114,8 +117,8 @@ pub(crate) fn is_part(name: &str) -> bool {
     shard_is && number.len() >= 5 && digits(number)
 }
 
-/// Name of part `number` of a shard; of a Delta table's `run`, where one is given: it is then none of [`is_part`]'s, since the log
-/// alone says what becomes of it.
+/// File name of part `number` of a shard. With the `run` of a Delta table it is not a name for [`is_part`], since only
+/// the log decides what becomes of the file.
 pub(crate) fn part_name(number: usize, shard: u64, shards: u64, run: Option<&str>, extension: &str) -> String {
     let shard = if shards == 1 { String::new() } else { format!("{shard}of{shards}-") };
     match run {

@@ -1,4 +1,4 @@
-//! A Delta table in SQL.
+//! Table provider of a Delta table, for SQL.
 
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ use datafusion::logical_expr::dml::{InsertOp, MergeIntoClause};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 
-/// What the library makes of a table, to be read.
+/// Read-only wrapper of the library's table provider.
 ///
-/// Not to be written: its INSERT looks at none of the table's rules (CHECK constraints, columns that are generated, what features the
-/// writers need to know), and adds to the latest version also where the table is an earlier one. And no filter on floats goes to the
-/// library: it skips files by the minima and maxima in the log, which leave NaN out.
+/// The library's INSERT ignores the table's rules (CHECK constraints, generated columns, required writer features) and
+/// adds to the latest version even if the table is an earlier one, so writes are refused. Filters on floats are not
+/// pushed down: the library skips files by the minima and maxima in the log, which leave NaN out.
 #[derive(Debug)]
 pub(super) struct LakeTable {
     pub(super) table: Arc<dyn TableProvider>,

@@ -1,4 +1,4 @@
-//! The files and the rows that a Delta table has at a version, on a disk or in a store.
+//! Snapshots of Delta tables: files and rows at a version, local or in a store.
 
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -26,18 +26,18 @@ use crate::halt;
 use crate::source::Lake;
 use crate::table::DELTA_LOG;
 
-/// What a table may ask of its readers.
+/// Reader features that are supported.
 const READ: [&str; 5] = ["columnMapping", "deletionVectors", "timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"];
-/// Commits whose time is read at a time.
+/// Concurrent reads of commit times.
 const AT_ONCE: usize = 8;
-/// What is read of a commit to learn its time, bytes; more where its first line is longer.
+/// Bytes first read of a commit to get its time; more if its first line is longer.
 const BEGINNING: u64 = 4 << 10;
 
-/// Which version of a table.
+/// Selection of a table's version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum At {
     Version(u64),
-    /// The last one of that time or before: RFC 3339, or `YYYY-MM-DD HH:MM:SS` in UTC.
+    /// Last version at or before a time: RFC 3339, or `YYYY-MM-DD HH:MM:SS` in UTC.
     Time(String),
 }
 
@@ -45,19 +45,19 @@ pub(crate) enum At {
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     pub(crate) version: u64,
-    /// With the partition columns, which the files lack.
+    /// Schema including the partition columns, which the files lack.
     pub(crate) schema: SchemaRef,
-    /// In the order of their names.
+    /// Files, sorted by name.
     pub(crate) files: Vec<DeltaFile>,
 }
 
 #[derive(Debug)]
 pub(crate) struct DeltaFile {
-    /// Its path below the table.
+    /// Path relative to the table.
     pub(crate) name: String,
-    /// As the log writes them, in the order of the partition columns.
+    /// Partition values as in the log, in the order of the partition columns.
     pub(crate) partitions: Vec<(String, Option<String>)>,
-    /// Numbers of the rows that a deletion vector removes, sorted.
+    /// Sorted numbers of the rows that a deletion vector removes.
     pub(crate) deleted: Option<Vec<u64>>,
 }
 
@@ -72,18 +72,18 @@ impl FromStr for At {
     }
 }
 
-/// Milliseconds since 1970.
+/// Parses a time, to milliseconds since 1970.
 fn parse_time(text: &str) -> Result<i64, String> {
     let wrong = |_| format!("{text:?} is neither a version nor a time: give 12 or \"2025-01-31 12:00:00\" (UTC)");
     string_to_timestamp_nanos(text).map(|nanos| nanos.div_euclid(1_000_000)).map_err(wrong)
 }
 
-/// The table at `at`, or as it is now.
+/// Snapshot of the table at `at`, or at its latest version.
 pub(crate) fn snapshot(lake: &Lake, at: Option<&At>) -> Result<Snapshot> {
     apart(|| read(lake, at)).and_then(|read| read.map_err(|e| failed(lake, &*e)))
 }
 
-/// The table at `at`, for SQL.
+/// Table at `at`, or at its latest version, for SQL.
 pub(crate) async fn table(ctx: &SessionContext, lake: Lake, at: Option<At>) -> Result<Arc<dyn TableProvider>> {
     let name = lake.name();
     let table = halt::aside(move |_| {
@@ -100,7 +100,7 @@ fn failed(lake: &Lake, error: &(dyn std::error::Error + Send + Sync)) -> Error {
     }
 }
 
-/// The newest version; `None` where there is none yet.
+/// Latest version; `None` if there is none yet.
 async fn newest(lake: &Lake) -> Result<Option<DeltaTable>, Failed> {
     let location = match lake {
         Lake::Disk(path) => return Ok(super::load(path).await?),
@@ -115,7 +115,7 @@ async fn newest(lake: &Lake) -> Result<Option<DeltaTable>, Failed> {
     }
 }
 
-/// The table at `at`, or as it is now.
+/// Opens the table at `at`, or at its latest version.
 async fn open(lake: &Lake, at: Option<&At>) -> Result<DeltaTable, Failed> {
     let mut table = newest(lake).await?.ok_or("no Delta table: its _delta_log holds no version")?;
     let latest = table.version().unwrap_or_default();
@@ -152,7 +152,7 @@ async fn read(lake: &Lake, at: Option<&At>) -> Result<Snapshot, Failed> {
             return Err(format!("the deletion vector of its file {name} cannot be found").into());
         }
         let values = file.partition_values_map();
-        // An empty text is NULL too, says the protocol.
+        // By the protocol an empty text is NULL too.
         let value = |column: &String| values.get(column).cloned().flatten().filter(|value| !value.is_empty());
         let partitions = partition_columns.iter().map(|column| (column.clone(), value(column))).collect();
         files.push(DeltaFile { name, partitions, deleted });
@@ -161,7 +161,7 @@ async fn read(lake: &Lake, at: Option<&At>) -> Result<Snapshot, Failed> {
     Ok(Snapshot { version: state.version(), schema, files })
 }
 
-/// The last version that was committed at `time` or before.
+/// Last version committed at or before `time`.
 async fn version_at(table: &DeltaTable, time: &str) -> Result<u64, Failed> {
     let wanted = parse_time(time)?;
     let store = table.object_store();
@@ -181,11 +181,11 @@ async fn version_at(table: &DeltaTable, time: &str) -> Result<u64, Failed> {
     };
     let mut commits: Vec<(u64, i64)> = stream::iter(commits).map(dated).buffered(AT_ONCE).try_collect().await?;
     commits.sort_unstable();
-    // What others have added since is not known of the table.
+    // Leaves out commits that others have added since the table was loaded.
     commits.retain(|(version, _)| table.version().is_none_or(|latest| *version <= latest));
     let (mut found, mut last) = (None, i64::MIN);
     for (version, at) in &commits {
-        // Clocks go back at times, versions do not.
+        // Clocks may go back, but a later version must not have an earlier time.
         last = last.saturating_add(1).max(*at);
         if last <= wanted {
             found = Some(*version);
@@ -195,7 +195,7 @@ async fn version_at(table: &DeltaTable, time: &str) -> Result<u64, Failed> {
     found.ok_or_else(|| format!("version {first}, the oldest in its log, is younger than {time}").into())
 }
 
-/// When a commit was made as it says itself, milliseconds. A table must have that switched on; else it is its file's time.
+/// In-commit timestamp, milliseconds. Only tables with that feature have it; for others the file's time counts.
 async fn commit_time(store: &dyn ObjectStore, commit: &ObjectMeta) -> Result<Option<i64>, Failed> {
     let mut end = BEGINNING.min(commit.size);
     while end > 0 {
@@ -211,7 +211,7 @@ async fn commit_time(store: &dyn ObjectStore, commit: &ObjectMeta) -> Result<Opt
     Ok(None)
 }
 
-/// Says why the files are not what their readers see.
+/// Fails if readers would see something else than the files hold.
 pub(super) fn check_readable(state: &DeltaTableState) -> Result<(), String> {
     let mode = state.metadata().configuration().get("delta.columnMapping.mode");
     if let Some(mode) = mode.filter(|mode| *mode != "none") {

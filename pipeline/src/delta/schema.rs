@@ -1,4 +1,4 @@
-//! What columns a Delta table can have, and whether files of ours fit one that is there.
+//! Conversion of schemas to Delta's types, and checks whether files fit an existing table.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -10,17 +10,17 @@ use deltalake_core::table::state::DeltaTableState;
 
 use super::{Commit, Failed, check_readable};
 
-/// Beginnings of the settings that rule what rows a table takes.
+/// Prefixes of the settings that constrain a table's rows.
 const RULES: [&str; 4] = ["delta.constraints.", "delta.generationExpression", "delta.identity.", "delta.invariants"];
 
-/// The schema that readers of a Delta table see whose files have `schema`.
+/// Schema that readers of a Delta table see if its files have `schema`.
 pub(super) fn delta_schema(schema: &Schema) -> Result<Schema, Failed> {
     let fields = schema.fields().iter().map(|field| delta_field(field.name(), field)).collect::<Result<Fields, _>>()?;
     Ok(Schema::try_from_kernel(&StructType::try_from_arrow(&Schema::new(fields))?)?)
 }
 
-/// The field without what tells one way of keeping its values from another. The library itself would also take types that Delta
-/// lacks, UInt64 as Int64.
+/// Field with Delta's type, whatever the encoding of its values. The library alone would also accept types that Delta
+/// lacks, such as UInt64 as Int64.
 fn delta_field(name: &str, field: &Field) -> Result<Field, String> {
     use DataType::*;
     let lacks = |what: &DataType| {
@@ -31,7 +31,7 @@ fn delta_field(name: &str, field: &Field) -> Result<Field, String> {
         same @ Decimal128(_, 0..) => same.clone(),
         Utf8 | LargeUtf8 | Utf8View => Utf8,
         Binary | LargeBinary | BinaryView => Binary,
-        // Files keep an instant the same way, whatever zone it is shown in.
+        // Files store an instant the same way, whatever its time zone.
         Timestamp(TimeUnit::Millisecond | TimeUnit::Microsecond, zone) => {
             Timestamp(TimeUnit::Microsecond, zone.as_ref().map(|_| "UTC".into()))
         }
@@ -46,7 +46,8 @@ fn delta_field(name: &str, field: &Field) -> Result<Field, String> {
             let entries = delta_field(name, entries)?;
             let Struct(parts) = entries.data_type() else { return Err(lacks(field.data_type())) };
             let parts = Schema::new(parts.clone());
-            // Of a time without a zone in a map the library would not tell the log, and then not read it.
+            // The library would not declare a timestamp without zone inside a map in the log, and would then fail to
+            // read it.
             let unzoned = |part: &&Field| matches!(part.data_type(), Timestamp(_, None));
             let odd_key = parts.fields().first().is_none_or(|key| key.data_type().is_nested());
             if odd_key || parts.flattened_fields().iter().any(unzoned) {
@@ -59,7 +60,7 @@ fn delta_field(name: &str, field: &Field) -> Result<Field, String> {
     Ok(Field::new(field.name(), data_type, field.is_nullable()))
 }
 
-/// Says why the files cannot be the table's.
+/// Fails if the files cannot be added to the table.
 pub(super) fn check_fits(state: &DeltaTableState, schema: &Schema, new: &Commit<'_>) -> Result<(), Failed> {
     check_readable(state)?;
     let metadata = state.metadata();

@@ -69,7 +69,7 @@ fn files_that_are_there_are_replaced() {
         Outcome::Lacking(reason) => assert!(reason.contains(words) && reason.contains("--overwrite"), "{reason}"),
         version => panic!("{version:?}"),
     };
-    // Where there is no table at all, none is made.
+    // A missing table is not created.
     lacks(put("a.parquet", 1, Replaces::Files(&["z.parquet"])), "no longer has the job's file z.parquet");
     assert!(!is_delta(path));
     for (name, version) in [("a.parquet", 1), ("b.parquet", 2), ("c.parquet", 3)] {
@@ -98,7 +98,7 @@ fn types_that_delta_lacks_are_refused() {
     check(list(DataType::BinaryView)).unwrap();
 }
 
-/// The vector is an example of the protocol's.
+/// The deletion vector is an example from the protocol.
 #[test]
 fn deleted_rows_are_told() {
     let folder = tempfile::tempdir().unwrap();
@@ -131,7 +131,7 @@ fn deleted_rows_are_told() {
     assert!(said.as_ref().is_some_and(|said| said.contains("has rows deleted from")), "{said:?}");
 }
 
-/// A table may have it that its commits say when they were made, in their first lines. Their files' times then count for nothing.
+/// With in-commit timestamps, commits have their time in the first line, and the time of their files does not count.
 #[test]
 fn a_commit_is_of_the_time_that_it_says() {
     let folder = tempfile::tempdir().unwrap();

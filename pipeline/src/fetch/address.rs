@@ -1,17 +1,17 @@
-//! Which addresses are none of the public internet's, and must not be reached by a URL that somebody else wrote.
+//! Guard against server-side request forgery: detects non-public addresses, which an untrusted URL must not reach.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
-/// What a URL may not lead to.
+/// Error for a URL that leads to a private address.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} has a private address: SET fetch.allow_private = true if that is meant")]
 pub(super) struct Private(pub(super) String);
 
-/// Whether an address is private, loopback, link-local, reserved or a group's (IANA's special-purpose registries), also where
-/// it is carried in an IPv6 address.
+/// Whether an address is private, loopback, link-local, multicast or reserved (IANA's special-purpose registries), also
+/// if embedded in an IPv6 address.
 pub(super) fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_private_v4(v4),
@@ -25,10 +25,10 @@ fn is_private_v4(address: Ipv4Addr) -> bool {
         || address.is_private()
         || address.is_link_local()
         || address.is_documentation()
-        // "This network", groups, and what is reserved up to the broadcast address.
+        // "This network"; multicast, and the reserved range up to the broadcast address.
         || a == 0
         || a >= 224
-        // Shared by carriers; protocol assignments; benchmarks; the relay of 6to4.
+        // Carrier-grade NAT; protocol assignments; benchmarking; 6to4 relay.
         || (a == 100 && (64..128).contains(&b))
         || (a, b, c) == (192, 0, 0)
         || (a == 198 && (18..20).contains(&b))
@@ -42,24 +42,25 @@ fn is_private_v6(address: Ipv6Addr) -> bool {
         is_private_v4(Ipv4Addr::new(a, b, c, d))
     };
     match parts {
-        // ::, ::1, IPv4 mapped, compatible and translated.
+        // `::`, `::1`, and IPv4-mapped, IPv4-compatible and IPv4-translated addresses.
         [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
         | [0, 0, 0, 0, 0xffff, 0, high, low]
         | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
-        // 6to4 carries an address too.
+        // 6to4 embeds an IPv4 address too.
         [0x2002, high, low, ..] => v4(high, low),
-        // Protocol assignments (Teredo, benchmarks, ORCHID), documentation, discard, local translation, segment routing.
+        // Protocol assignments (Teredo, benchmarking, ORCHID), documentation, discard, local translation, segment
+        // routing.
         [0x2001, 0..0x200 | 0xdb8, ..]
         | [0x3fff, 0..0x1000, ..]
         | [0x5f00, ..]
         | [0x100, 0, 0, 0, ..]
         | [0x64, 0xff9b, 1, ..] => true,
-        // Unique local, link-local, site-local, groups.
+        // Unique local, link-local, site-local, multicast.
         [first, ..] => first & 0xfe00 == 0xfc00 || first & 0xff80 == 0xfe80 || first & 0xff00 == 0xff00,
     }
 }
 
-/// Checks a host that is written as an address; a name is checked when it is looked up.
+/// Refuses a private IP literal; host names are checked when they are resolved.
 pub(super) fn check(url: &Url) -> Result<(), Private> {
     let address = match url.host() {
         Some(Host::Ipv4(v4)) => IpAddr::V4(v4),
@@ -69,7 +70,7 @@ pub(super) fn check(url: &Url) -> Result<(), Private> {
     if is_private(address) { Err(Private(address.to_string())) } else { Ok(()) }
 }
 
-/// Looks names up, and knows no private addresses.
+/// DNS resolver that drops private addresses.
 pub(super) struct PublicOnly;
 
 impl Resolve for PublicOnly {

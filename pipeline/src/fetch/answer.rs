@@ -11,16 +11,18 @@ use url::Url;
 
 use super::problem::Problem;
 
-/// Encodes non-ASCII bytes alone.
+/// Encodes non-ASCII bytes only.
 const BEYOND_ASCII: &AsciiSet = &AsciiSet::EMPTY;
 
-/// The target of a redirect. Servers put non-ASCII bytes into it unencoded, in UTF-8 or Latin-1; they are percent-encoded byte by byte.
+/// Target of a redirect. Servers put non-ASCII bytes into it unencoded, in UTF-8 or Latin-1; they are percent-encoded
+/// byte by byte.
 pub(super) fn location(from: &Url, headers: &HeaderMap) -> Result<Url, Problem> {
     let to = headers.get(LOCATION).ok_or(Problem::Nowhere)?;
     from.join(&percent_encode(to.as_bytes(), BEYOND_ASCII).to_string()).map_err(|_| Problem::Nowhere)
 }
 
-/// Whether the response body is complete: status 200, 203 (a proxy's copy), or 206 with a range that covers the whole file.
+/// Whether the response body is complete: status 200, 203 (a proxy's copy), or 206 with a range that covers the whole
+/// file.
 pub(super) fn is_whole(status: StatusCode, headers: &HeaderMap) -> bool {
     match status {
         StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION => true,
@@ -31,7 +33,7 @@ pub(super) fn is_whole(status: StatusCode, headers: &HeaderMap) -> bool {
     }
 }
 
-/// `bytes 0-99/100`.
+/// Whether a `Content-Range` such as `bytes 0-99/100` covers the whole file.
 fn covers_all(range: &str) -> Option<bool> {
     let (range, all) = range.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;

@@ -1,4 +1,4 @@
-//! One URL, from its name to its bytes; and many, each once.
+//! HTTP fetcher: turns a URL into its bytes, and fetches each of many URLs once.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -21,34 +21,34 @@ use super::answer;
 use super::problem::Problem;
 use super::settings::Settings;
 
-/// Requests have threads of their own: a function that waits for them may hold all of the query's.
+/// Dedicated I/O runtime: a function that blocks on requests may occupy all of the query's threads.
 static RUNTIME: LazyLock<Result<Runtime, String>> = LazyLock::new(|| {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(2).thread_name("fetch").enable_all().build().map_err(|e| e.to_string())
 });
 
-/// Beside its bytes an answer takes about this much memory, bytes.
+/// Approximate memory of a cached response beside its body, bytes.
 const ENTRY_BYTES: u64 = 512;
-/// How long a failure that may pass is remembered.
+/// How long a transient failure is cached.
 const FAILED_FOR: Duration = Duration::from_secs(60);
-/// Hosts that are known before those without a request are forgotten.
+/// Number of known hosts above which those without a request are forgotten.
 const HOSTS: usize = 4096;
-/// A header that a server adds to say what may be done with an answer.
+/// Response header by which a server restricts the use of a response.
 const ROBOTS: &str = "x-robots-tag";
 
-/// What came of a URL.
+/// Result of fetching a URL.
 #[derive(Debug, Default)]
 pub(crate) struct Fetched {
-    /// The whole answer; `None` where there is an error.
+    /// Whole response body; `None` on error.
     pub(crate) bytes: Option<Bytes>,
-    /// HTTP status of the last answer.
+    /// HTTP status of the last response.
     pub(crate) status: Option<u16>,
     pub(crate) error: Option<String>,
-    /// Of the bytes, hex.
+    /// SHA-256 of the bytes, hex.
     pub(crate) sha256: Option<String>,
-    /// Where redirects led to.
+    /// Final URL, after redirects.
     pub(crate) url: Option<String>,
-    /// When it failed for a reason that may pass.
+    /// Time of a transient failure; `None` otherwise.
     passing: Option<Instant>,
 }
 
@@ -67,7 +67,7 @@ impl fmt::Debug for Fetcher {
     }
 }
 
-/// What a try was told before it ended.
+/// Last status and URL of an attempt, kept even if it fails.
 #[derive(Default)]
 struct Seen {
     status: Option<u16>,
@@ -86,11 +86,11 @@ impl Fetcher {
             .connect_timeout(settings.connect_timeout())
             .read_timeout(settings.read_timeout())
             .pool_max_idle_per_host(settings.per_host())
-            // Each step is checked; the client would follow unseen.
+            // Each redirect is checked here; the client would follow it unchecked.
             .redirect(Policy::none())
-            // It knows one spelling of gzip.
+            // The client knows only one spelling of gzip; see `answer::gzip_layers`.
             .no_gzip()
-            // One bad line in a head is passed over, as browsers do.
+            // A malformed header line is skipped, as browsers do.
             .http1_ignore_invalid_headers_in_responses(true)
             .http1_allow_spaces_after_header_name_in_responses(true)
             .http1_allow_obsolete_multiline_headers_in_responses(true)
@@ -109,12 +109,12 @@ impl Fetcher {
         &self.settings
     }
 
-    /// Most URLs that are fetched at a time.
+    /// Maximum number of concurrent fetches.
     pub(crate) fn concurrency(&self) -> usize {
         self.settings.concurrency()
     }
 
-    /// Begins to fetch `urls` in the background. What `query` has fetched lately is not fetched again.
+    /// Starts fetching `urls` in the background. What is in the cache of `query` is not fetched again.
     pub(crate) fn begin(
         self: &Arc<Self>,
         urls: impl IntoIterator<Item = String>,
@@ -139,14 +139,14 @@ impl Fetcher {
         Ok(urls.into_iter().map(begin).collect())
     }
 
-    /// Ends `query`, and forgets what it has fetched.
+    /// Cancels `query` and drops its cache.
     pub(crate) fn forget(&self, query: &CancelToken) {
         query.cancel();
         let mut memos = self.memos.lock().unwrap_or_else(PoisonError::into_inner);
         memos.retain(|(of, _)| !of.is_cancelled());
     }
 
-    /// What a query remembers. Queries that have ended are forgotten.
+    /// Response cache of a query. Caches of ended queries are dropped.
     fn memo(&self, query: &CancelToken) -> Arc<Memo> {
         let mut memos = self.memos.lock().unwrap_or_else(PoisonError::into_inner);
         memos.retain(|(of, _)| !of.is_cancelled());
@@ -195,7 +195,7 @@ impl Fetcher {
         self.follow(url, &mut left, seen).await
     }
 
-    /// One try. `left` is the time that the URL still has; waiting for a turn is none of it.
+    /// Makes one attempt, following redirects. `left` is the URL's remaining time; waiting for a permit does not count.
     async fn follow(&self, url: &str, left: &mut Duration, seen: &mut Seen) -> Result<Bytes, Problem> {
         let mut url = Url::parse(url).map_err(|e| Problem::NotAUrl(e.to_string()))?;
         for _ in 0..=self.settings.max_redirects() {
@@ -205,7 +205,7 @@ impl Fetcher {
             if !self.settings.allow_private() {
                 address::check(&url)?;
             }
-            // First the host's turn: who waits for it keeps nobody else from theirs.
+            // Take the host's permit first: a URL that waits for it must not hold a slot that other hosts could use.
             let host = self.host(&url);
             let closed = |_| Problem::Internal("the fetcher has ended".to_owned());
             let _turn = host.acquire().await.map_err(closed)?;
@@ -276,19 +276,19 @@ impl Fetcher {
     }
 }
 
-/// The words by which a server refuses what we would do: `noai`, `noimageai`, also when said to one user agent.
+/// Directive that forbids our use (`noai`, `noimageai`), even if addressed to a single user agent.
 fn refusal(headers: &HeaderMap) -> Option<String> {
     let words = headers.get_all(ROBOTS).iter().filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
     let mut said = words.map(|word| word.rsplit(':').next().unwrap_or(word).trim().to_ascii_lowercase());
     said.find(|word| matches!(word.as_str(), "noai" | "noimageai"))
 }
 
-/// A URL that is on its way. Dropped, it is given up.
+/// Fetch in flight; dropping it cancels it.
 #[derive(Debug)]
 pub(crate) struct Fetching(JoinHandle<Arc<Fetched>>);
 
 impl Fetching {
-    /// Waits for what comes of it.
+    /// Waits for the result.
     pub(crate) async fn end(mut self) -> Arc<Fetched> {
         match (&mut self.0).await {
             Ok(fetched) => fetched,
@@ -303,7 +303,7 @@ impl Drop for Fetching {
     }
 }
 
-/// Waits for all on a thread that may block, and looks every now and then whether `cancelled`.
+/// Blocks until all fetches end, polling `cancelled` every 50 ms.
 pub(super) fn wait(all: Vec<Fetching>, cancelled: impl Fn() -> bool) -> Result<Vec<Arc<Fetched>>, String> {
     let runtime = RUNTIME.as_ref().map_err(Clone::clone)?;
     let (sender, receiver) = std::sync::mpsc::channel();
@@ -312,7 +312,7 @@ pub(super) fn wait(all: Vec<Fetching>, cancelled: impl Fn() -> bool) -> Result<V
         for one in all {
             fetched.push(one.end().await);
         }
-        // Nobody may be waiting any more.
+        // The receiver may be gone.
         let _ = sender.send(fetched);
     });
     loop {
@@ -327,7 +327,7 @@ pub(super) fn wait(all: Vec<Fetching>, cancelled: impl Fn() -> bool) -> Result<V
     }
 }
 
-/// What a query has fetched, as far as there is room: the oldest goes first.
+/// Bounded response cache of a query; evicts the oldest entries first.
 struct Memo {
     most: u64,
     held: Mutex<Held>,
@@ -336,12 +336,12 @@ struct Memo {
 #[derive(Default)]
 struct Held {
     cells: HashMap<String, Arc<OnceCell<Arc<Fetched>>>>,
-    /// With their sizes in bytes, the oldest first.
+    /// URLs with their sizes in bytes, oldest first.
     order: VecDeque<(String, u64)>,
     bytes: u64,
 }
 
-/// A fetch that has not ended. Dropped, as a query that is given up drops it, it leaves no cell behind.
+/// Guard of a running fetch: dropped by a cancelled query, it removes the unfilled cell.
 struct Unfinished<'a> {
     memo: &'a Memo,
     url: &'a str,
@@ -362,7 +362,7 @@ impl Memo {
     fn cell(&self, url: &str) -> Arc<OnceCell<Arc<Fetched>>> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let cell = held.cells.entry(url.to_owned()).or_default();
-        // Rows that follow soon share a failure; later ones ask again.
+        // Rows that follow soon share a transient failure; later ones fetch again.
         if cell.get().is_some_and(|fetched| fetched.passing.is_some_and(|at| at.elapsed() >= FAILED_FOR)) {
             *cell = Arc::default();
         }

@@ -33,7 +33,7 @@ pub(crate) fn fetcher(ctx: &SessionContext) -> Result<Arc<Fetcher>, String> {
     options.fetcher()
 }
 
-/// The session's settings that decide which images come, and not only when.
+/// Settings of the session that affect which images are fetched, not only when.
 pub(crate) fn deciding(ctx: &SessionContext) -> BTreeMap<String, String> {
     let options = ctx.copied_config().options().extensions.get::<FetchOptions>().cloned().unwrap_or_default();
     options.settings.deciding()

@@ -1,11 +1,11 @@
-//! Why a URL gave nothing.
+//! Reasons for a failed fetch.
 
 use std::error::Error as _;
 use std::time::Duration;
 
 use super::address::Private;
 
-/// A reason, as it stands in the table.
+/// Reason for a failed fetch; its message is the result's `error`.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Problem {
     #[error("not a URL: {0}")]
@@ -37,7 +37,7 @@ pub(super) enum Problem {
 }
 
 impl Problem {
-    /// What went wrong while a request was sent or its answer read.
+    /// Failure to send a request or to read its response.
     pub(super) fn of(error: &reqwest::Error) -> Self {
         let mut cause = error.source();
         let mut last = error.to_string();
@@ -57,7 +57,7 @@ impl Problem {
         }
     }
 
-    /// Whether another try may help, and how long the server asks to wait.
+    /// `Some` if a retry may help, with the delay that the server asks for, if any.
     pub(super) fn retry(&self) -> Option<Option<Duration>> {
         match self {
             Self::Status { status: 408 | 425 | 429 | 500..=599, retry_after, .. } => Some(*retry_after),
@@ -66,7 +66,7 @@ impl Problem {
         }
     }
 
-    /// The status that the server gave.
+    /// HTTP status, if that is the failure.
     pub(super) fn status(&self) -> Option<u16> {
         match self {
             Self::Status { status, .. } => Some(*status),

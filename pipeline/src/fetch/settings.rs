@@ -12,7 +12,7 @@ use datafusion::config::{ConfigEntry, ConfigExtension, ExtensionOptions};
 
 use super::client::Fetcher;
 
-/// How URLs are fetched.
+/// Values of the settings, in the order of `SETTINGS`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Settings {
     values: Vec<String>,
@@ -20,7 +20,7 @@ pub(super) struct Settings {
 
 #[derive(Clone, Copy)]
 enum Kind {
-    /// From this number on.
+    /// Integer of at least this value.
     Count(u64),
     Seconds,
     Bytes,
@@ -74,7 +74,7 @@ impl Default for Settings {
     }
 }
 
-/// A size as `capfilt.memory_limit` takes it.
+/// Size in bytes, written as for `capfilt.memory_limit`; must be positive.
 fn bytes(text: &str) -> Option<u64> {
     capfilt_udfs::config::bytes(text).filter(|bytes| *bytes > 0)
 }
@@ -197,7 +197,7 @@ impl Settings {
 #[derive(Clone, Default)]
 pub struct FetchOptions {
     pub(super) settings: Settings,
-    /// Made at the first use, and anew when a setting has changed.
+    /// Created at the first use, and again after a setting has changed.
     fetcher: Arc<Mutex<Option<Arc<Fetcher>>>>,
 }
 
@@ -248,7 +248,7 @@ impl ExtensionOptions for FetchOptions {
         Box::new(self.clone())
     }
 
-    /// `default` takes a setting back.
+    /// The value `default` restores a setting's default.
     fn set(&mut self, key: &str, value: &str) -> Result<()> {
         let Some(at) = SETTINGS.iter().position(|setting| setting.name == key) else {
             let known: Vec<&str> = SETTINGS.iter().map(|s| s.name).collect();
@@ -263,7 +263,7 @@ impl ExtensionOptions for FetchOptions {
         Ok(())
     }
 
-    /// With their prefix, as SHOW needs them.
+    /// Keys carry the prefix, as SHOW needs it.
     fn entries(&self) -> Vec<ConfigEntry> {
         let entry = |(setting, value): (&Setting, &String)| ConfigEntry {
             key: format!("{}.{}", Self::PREFIX, setting.name),

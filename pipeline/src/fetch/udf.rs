@@ -1,6 +1,7 @@
 //! `fetch_url(url)`.
 //!
-//! FETCH is a word of SQL: after a comma of a SELECT list the parser takes it for the end of the list, so `fetch` is an alias only.
+//! FETCH is an SQL keyword: after a comma in a SELECT list the parser takes it for the end of the list, so `fetch` is
+//! only an alias.
 
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, LazyLock};
@@ -38,7 +39,7 @@ static FIELDS: LazyLock<Fields> = LazyLock::new(|| {
     vec![bytes, Field::new("status", DataType::Int32, true), text("error"), text("sha256"), text("url")].into()
 });
 
-/// The function under the settings that it is planned with.
+/// The function, with the settings at planning time.
 #[derive(Debug)]
 pub(super) struct Fetch {
     options: FetchOptions,
@@ -53,8 +54,9 @@ impl Fetch {
             .with_sql_example(EXAMPLE)
             .with_argument("url", "A string")
             .build();
-        // Volatile: the response may differ tomorrow, and EXPLAIN must send no request. `return_type` reports wrong arguments, because
-        // DataFusion buries the reason when coercion fails. SHOW FUNCTIONS lists the exact signature.
+        // Volatile: the response may differ tomorrow, and EXPLAIN must send no request. `return_type` reports wrong
+        // arguments, because DataFusion buries the reason when coercion fails. SHOW FUNCTIONS lists the exact
+        // signature.
         let listed = TypeSignature::Exact(vec![DataType::Utf8]);
         let open = vec![TypeSignature::UserDefined, TypeSignature::Nullary, listed];
         let signature = Signature::one_of(open, Volatility::Volatile);

@@ -1,4 +1,4 @@
-//! One type for a column that files have as several, and arrays of each as that type.
+//! Common type for a column that files store in different types, and exact conversion of arrays to it.
 
 use std::sync::Arc;
 
@@ -11,18 +11,19 @@ use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, Int64Type, UInt64Type};
 use datafusion::arrow::error::ArrowError;
 
-/// `array` as `to`, value by value the same: no number is rounded, no text cut, and nothing that does not fit becomes NULL.
+/// Converts `array` to `to` exactly: no number is rounded, no text cut, and a value that does not fit does not become
+/// NULL.
 ///
-/// The fields of a struct are found by their names, at any depth; those that it lacks are NULL, and others are left out. This is
-/// what Arrow's own `cast` does not do in lists and maps, which Delta tables and files of several writers need.
+/// Struct fields are matched by name at any depth; missing ones become NULL and extra ones are dropped. Arrow's own
+/// `cast` does not do that in lists and maps, as Delta tables and files of several writers need.
 ///
 /// # Errors
-/// Names the value that does not fit, or the two types where no value would.
+/// Names the value that does not fit, or the two types if no value would.
 pub(super) fn adapt(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
     nested(array, to, &exact_cast)
 }
 
-/// The same where `array` has bytes for texts, with U+FFFD for what is not UTF-8.
+/// Variant of [`adapt`] for an `array` with bytes in place of texts; U+FFFD replaces invalid UTF-8.
 pub(super) fn with_lossy_texts(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
     nested(array, to, &|array, to| {
         if !is_binary(array.data_type()) || !is_text(to) {
@@ -34,7 +35,7 @@ pub(super) fn with_lossy_texts(array: &ArrayRef, to: &DataType) -> Result<ArrayR
     })
 }
 
-/// How an array that is not nested is cast.
+/// Cast of an array that is not nested.
 type Leaf<'a> = &'a dyn Fn(&ArrayRef, &DataType) -> Result<ArrayRef, ArrowError>;
 
 fn nested(array: &ArrayRef, to: &DataType, leaf: Leaf<'_>) -> Result<ArrayRef, ArrowError> {
@@ -57,7 +58,7 @@ fn nested(array: &ArrayRef, to: &DataType, leaf: Leaf<'_>) -> Result<ArrayRef, A
         }
         (Map(..), Map(entries, ordered)) => {
             let map = array.as_map();
-            // Writers give the two parts of an entry different names.
+            // Writers name the two fields of a map entry differently.
             let Struct(fields) = entries.data_type() else { return plain_cast(array, to) };
             let (offsets, from, length) = from_zero(map.offsets());
             let own = map.entries().slice(from, length);
@@ -77,25 +78,26 @@ fn nested(array: &ArrayRef, to: &DataType, leaf: Leaf<'_>) -> Result<ArrayRef, A
     }
 }
 
-/// As [`adapt`], of what is not nested.
+/// Variant of [`adapt`] for an array that is not nested.
 fn exact_cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
     match (array.data_type(), to) {
         (from, DataType::Float64) if from.is_integer() => {
             exact(array, from)?;
             plain_cast(array, to)
         }
-        // Of views each is looked at: elsewhere the bytes of all values are, and those of a slice's neighbours.
+        // Views are validated value by value. Other casts validate the whole buffer, including the neighbours of a
+        // slice.
         (from, to) if is_binary(from) && is_text(to) => {
             let texts = plain_cast(&plain_cast(array, &DataType::BinaryView)?, &DataType::Utf8View)?;
             plain_cast(&texts, to)
         }
-        // A view is made by way of Binary only.
+        // Arrow casts FixedSizeBinary to a view only via Binary.
         (DataType::FixedSizeBinary(_), to) if is_binary(to) => plain_cast(&plain_cast(array, &DataType::Binary)?, to),
         _ => plain_cast(array, to),
     }
 }
 
-/// Arrow's cast, where a value that does not fit is an error.
+/// Arrow's cast, which here fails on a value that does not fit.
 fn plain_cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
     cast_with_options(array, to, &CastOptions { safe: false, ..CastOptions::default() })
 }
@@ -105,7 +107,7 @@ fn is_list(of: &DataType) -> bool {
     matches!(of, List(_) | LargeList(_) | FixedSizeList(..) | ListView(_) | LargeListView(_))
 }
 
-/// The item of any kind of list.
+/// Item field of any kind of list.
 fn item_of(of: &DataType) -> Option<&FieldRef> {
     use DataType::{FixedSizeList, LargeList, LargeListView, List, ListView};
     match of {
@@ -114,7 +116,7 @@ fn item_of(of: &DataType) -> Option<&FieldRef> {
     }
 }
 
-/// A list of any kind as one whose items are `item`.
+/// Converts a list of any kind to one with the item field `item`.
 fn items<O: OffsetSizeTrait>(array: &ArrayRef, item: &FieldRef, leaf: Leaf<'_>) -> Result<ArrayRef, ArrowError> {
     let own = Arc::clone(item_of(array.data_type()).unwrap_or(item));
     let lists = plain_cast(array, &GenericListArray::<O>::DATA_TYPE_CONSTRUCTOR(own))?;
@@ -124,8 +126,8 @@ fn items<O: OffsetSizeTrait>(array: &ArrayRef, item: &FieldRef, leaf: Leaf<'_>) 
     Ok(Arc::new(GenericListArray::try_new(Arc::clone(item), offsets, values, lists.nulls().cloned())?))
 }
 
-/// Offsets that begin with zero, and which values they are of: a slice of an array of lists has the values of all, and what is wrong
-/// with one is no matter of the others.
+/// Offsets rebased to zero, and start and length of the values they cover: a sliced list array still has all values,
+/// and errors in values outside the slice must not count.
 fn from_zero<O: OffsetSizeTrait>(offsets: &OffsetBuffer<O>) -> (OffsetBuffer<O>, usize, usize) {
     let (from, to) = (offsets[0].as_usize(), offsets[offsets.len() - 1].as_usize());
     if from == 0 {
@@ -134,9 +136,9 @@ fn from_zero<O: OffsetSizeTrait>(offsets: &OffsetBuffer<O>) -> (OffsetBuffer<O>,
     (OffsetBuffer::from_lengths(offsets.lengths()), from, to - from)
 }
 
-/// Refuses whole numbers that a Float64 would round.
+/// Refuses integers that a Float64 would round.
 fn exact(numbers: &ArrayRef, from: &DataType) -> Result<(), ArrowError> {
-    // As an i128 a rounded number is never the one that it was.
+    // Converted back to i128, a rounded number never equals the original.
     let rounded = |number: i128| (number as f64) as i128 != number;
     let found = match from {
         DataType::Int64 => {
@@ -145,13 +147,13 @@ fn exact(numbers: &ArrayRef, from: &DataType) -> Result<(), ArrowError> {
         DataType::UInt64 => {
             numbers.as_primitive::<UInt64Type>().iter().flatten().map(i128::from).find(|number| rounded(*number))
         }
-        // The others have at most 32 bits.
+        // Other integers have at most 32 bits, and are exact.
         _ => None,
     };
     found.map_or(Ok(()), |number| Err(would_be_rounded(number)))
 }
 
-/// The error of a whole number beside fractions: an id, as it may be, would become another one.
+/// Error for an integer beside fractions: rounded, an id might become another one.
 pub(super) fn would_be_rounded(number: impl std::fmt::Display) -> ArrowError {
     ArrowError::CastError(format!(
         "the whole number {number} would be rounded beside fractions: write the column as text (JSON lines in quotes, or Parquet), and \
@@ -159,9 +161,9 @@ pub(super) fn would_be_rounded(number: impl std::fmt::Display) -> ArrowError {
     ))
 }
 
-/// The type that holds every value of both as it is; `None` where there is none, as of texts and numbers.
+/// Type that holds every value of both types unchanged; `None` if there is no such type, as for texts and numbers.
 ///
-/// What can be written either way, as short and long texts, is as `a` has it.
+/// Between equivalent encodings, such as short and long texts, that of `a` is kept.
 pub(super) fn common(a: &DataType, b: &DataType) -> Option<DataType> {
     use DataType::{
         Binary, Date32, Date64, Decimal128, Dictionary, Duration, FixedSizeBinary, FixedSizeList, Float64, LargeList,
@@ -186,7 +188,7 @@ pub(super) fn common(a: &DataType, b: &DataType) -> Option<DataType> {
             let digits = u8::try_from(whole + i16::from(scale)).ok()?;
             (digits <= 38).then_some(Decimal128(digits, scale))
         }
-        // An instant is the same in whatever zone it is shown.
+        // A time zone affects only how an instant is shown.
         (Timestamp(unit, zone), Timestamp(other, beside)) if zone.is_some() == beside.is_some() => {
             Some(Timestamp(*unit.max(other), zone.clone()))
         }
@@ -212,7 +214,7 @@ pub(super) fn common(a: &DataType, b: &DataType) -> Option<DataType> {
     }
 }
 
-/// The shortest integer that holds both.
+/// Smallest integer type that holds both.
 fn integer(a: &DataType, b: &DataType) -> Option<DataType> {
     use DataType::{Int8, Int16, Int32, Int64};
     let (long, short) = if a.primitive_width() >= b.primitive_width() { (a, b) } else { (b, a) };
@@ -222,7 +224,7 @@ fn integer(a: &DataType, b: &DataType) -> Option<DataType> {
     if long.is_signed_integer() && long.primitive_width() > short.primitive_width() {
         return Some(long.clone());
     }
-    // One more bit than the unsigned one has.
+    // A signed type must be wider than the unsigned one.
     [Int8, Int16, Int32, Int64].into_iter().find(|signed| signed.primitive_width() > long.primitive_width())
 }
 
@@ -242,13 +244,13 @@ fn is_binary(of: &DataType) -> bool {
     matches!(of, DataType::Binary | DataType::LargeBinary | DataType::BinaryView)
 }
 
-/// The first field's name with a type that holds both.
+/// Field `a` with the common type of both.
 fn field(a: &Field, b: &Field) -> Option<Field> {
     let of = common(a.data_type(), b.data_type())?;
     Some(a.clone().with_data_type(of).with_nullable(a.is_nullable() || b.is_nullable()))
 }
 
-/// The fields of both by their names, those of `a` first. What one of them lacks may be NULL.
+/// Union of the fields by name, those of `a` first. A field that only one side has is nullable.
 fn fields(a: &Fields, b: &Fields) -> Option<Fields> {
     let mut all = Vec::with_capacity(a.len());
     for one in a {
@@ -341,7 +343,7 @@ mod tests {
         assert_eq!((1..3).map(|at| adapted.as_struct().column(at).null_count()).collect::<Vec<_>>(), [3, 3]);
         assert_eq!(adapt(&new, &both).unwrap().as_struct().column(0), &long);
 
-        // In lists too, and in maps, whose entries have other names with each writer.
+        // The same in lists, and in maps, whose entry fields each writer names differently.
         let lists = [list(old, &[1, 0, 2]), list(new, &[3, 0, 0])];
         let both = common(lists[0].data_type(), lists[1].data_type()).unwrap();
         for one in &lists {

@@ -1,4 +1,4 @@
-//! What a source is read in.
+//! Chunks: the pieces in which a source is read.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,27 +19,27 @@ use crate::error::Result;
 
 /// Some rows of one unit, in the order of the source.
 pub(crate) struct Chunk {
-    /// Where the unit begins.
+    /// Start of the unit.
     pub(crate) unit: Position,
-    /// The first row's number in its file, and how many rows it stands for.
+    /// First row of the file that the chunk covers, and the number of rows covered, including those not in `rows`.
     pub(crate) row: u64,
     pub(crate) count: u64,
-    /// What is to be done, and each row's number in the file.
+    /// Rows to process; `numbers` are their numbers in the file.
     pub(crate) rows: RecordBatch,
     pub(crate) numbers: Vec<u64>,
-    /// Why rows are not to be done, by their number; they are given no image.
+    /// Reasons why rows cannot be processed, by row number; these rows get no image.
     pub(crate) problems: BTreeMap<u64, String>,
-    /// Pairs of the other rows, which a table had already, in their order; with the number of the row.
+    /// Pairs that a table already had of the other rows, in row order and with the row number.
     pub(crate) earlier: Vec<(u64, RecordBatch)>,
 }
 
 impl Chunk {
-    /// The same in chunks of at most `most` rows that are to be done each.
+    /// Splits the chunk into chunks of at most `most` rows to process.
     pub(crate) fn cut(mut self, most: usize) -> Vec<Self> {
         let most = most.max(1);
         let mut cut = Vec::new();
         while let Some(number) = self.numbers.get(most).copied() {
-            // Rows of a sample may lie far from each other.
+            // Rows of a sample may be far apart.
             let before = (number - self.row).min(self.count);
             let earlier = self.earlier.partition_point(|(row, _)| *row < number);
             let rest = Self {
@@ -60,8 +60,8 @@ impl Chunk {
 }
 
 impl Source {
-    /// Reads the rows of `units` in order from `from` on, on a thread of their own, at most a few chunks of at most `rows` rows
-    /// ahead.
+    /// Reads the rows of `units` from `from` in order, on a blocking thread and in chunks of at most `rows` rows. A
+    /// bounded channel limits how many chunks it reads ahead.
     pub(crate) fn read(self: &Arc<Self>, units: Units, from: Position, rows: usize) -> mpsc::Receiver<Result<Chunk>> {
         let (sender, receiver) = mpsc::channel(2);
         let this = Arc::clone(self);
@@ -69,7 +69,7 @@ impl Source {
             for file in from.file..this.files.len() {
                 let mut send = |chunk: Result<Chunk>| sender.blocking_send(chunk).is_ok();
                 if let Err(error) = this.read_file(file, &units, from.within(file), rows, &mut send) {
-                    // Nobody listens any more: the job has failed elsewhere.
+                    // The receiver is gone if the job has failed elsewhere.
                     let _ = sender.blocking_send(Err(error));
                     return;
                 }
@@ -78,7 +78,7 @@ impl Source {
         receiver
     }
 
-    /// Sends the chunks of a file; ends early when `send` says that nobody listens.
+    /// Sends the chunks of a file; stops when `send` returns false because the receiver is gone.
     fn read_file(
         &self,
         file: usize,
@@ -92,7 +92,8 @@ impl Source {
         self.read_ranges(file, units, &ranges, most, send)
     }
 
-    /// Sends the rows of `ranges` of a file (first row and number of rows, sorted), in chunks that lie in one range each.
+    /// Sends the rows of `ranges` of a file (first row and number of rows, sorted), in chunks that each lie within one
+    /// range.
     pub(crate) fn read_ranges(
         &self,
         file: usize,
@@ -119,7 +120,7 @@ impl Source {
                     Some(batch) => batch,
                     None => {
                         let next = batches.next();
-                        // What was read is of the file that was looked at, whatever became of it since.
+                        // Confirms that the batch belongs to the file as it was inspected.
                         watch.check()?;
                         let Some(next) = next else {
                             return Err(broken(&"it has fewer rows than it had when the job began"));
@@ -141,7 +142,7 @@ impl Source {
                 for Problem { row: at, column, reason } in problems {
                     let number = row + at as u64;
                     match column {
-                        // A deleted row has no problem.
+                        // Problems of deleted rows do not count.
                         _ if numbers.binary_search(&number).is_err() => {}
                         Some(column) if !self.texts.contains(&column) => replaced.add(column, number, reason),
                         _ => {
@@ -159,7 +160,8 @@ impl Source {
         Ok(())
     }
 
-    /// A file's batch as all of them are: with the columns that its path tells, NULL for those that others have, and one type.
+    /// Converts a file's batch to the common schema: adds partition columns and NULL for columns that only other files
+    /// have, and casts to the common types.
     fn shape(&self, batch: RecordBatch, file: &SourceFile) -> Result<RecordBatch, ArrowError> {
         let rows = batch.num_rows();
         let column = |field: &Arc<Field>| -> Result<ArrayRef, ArrowError> {
@@ -185,7 +187,7 @@ impl Source {
 }
 
 impl SourceFile {
-    /// The rows of a batch that are still there, with their numbers; the first one is number `row`.
+    /// Rows of a batch that are not deleted, with their numbers; the batch begins at row number `row`.
     fn left_of(&self, batch: RecordBatch, row: u64) -> Result<(RecordBatch, Vec<u64>), ArrowError> {
         let numbers = row..row + batch.num_rows() as u64;
         if self.deleted.is_empty() {
@@ -197,8 +199,8 @@ impl SourceFile {
     }
 }
 
-/// Texts of a file that have U+FFFD in the place of what is not UTF-8, in columns that a job only takes along: the first of each
-/// column, and how many there are.
+/// Texts with U+FFFD in place of invalid UTF-8, in columns that a job only passes through: the first of each column,
+/// and their number.
 #[derive(Default)]
 struct Replaced(BTreeMap<String, (u64, String, u64)>);
 
@@ -227,7 +229,7 @@ mod tests {
         let batch = |values: Vec<i64>| {
             RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(values)) as ArrayRef)]).unwrap()
         };
-        // Rows 10 to 20, of which 12 and 16 have pairs already and 19 is there no more.
+        // Rows 10 to 19: 12 and 16 have pairs already, and 19 is deleted.
         let numbers = vec![10, 11, 13, 14, 15, 17, 18];
         let chunk = Chunk {
             unit: Position { file: 3, row: 8 },

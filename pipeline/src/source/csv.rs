@@ -1,4 +1,4 @@
-//! Rows of a CSV file, and types that hold all of its values.
+//! CSV reader, and inference of types that hold all values.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -16,10 +16,11 @@ use super::quotes::Quotes;
 use super::rows::{Problem, Rows};
 use super::text::plain;
 
-/// A batch ends here, however few rows it has.
+/// Size at which a batch ends however few rows it has, bytes.
 const BATCH_BYTES: usize = 16 << 20;
 
-/// The columns and the number of rows. A column is of a type only where each of its values is read as that: it is text otherwise.
+/// Infers the columns and counts the rows. A column has a type only if every value parses as that type; else it is
+/// text.
 pub(super) fn look(file: impl Read) -> Result<(Schema, u64), String> {
     let mut quotes = Quotes::of(file);
     let mut records = ReaderBuilder::new().from_reader(&mut quotes);
@@ -40,7 +41,7 @@ pub(super) fn look(file: impl Read) -> Result<(Schema, u64), String> {
     Ok((Schema::new(fields.collect::<Result<Vec<_>, String>>()?), rows))
 }
 
-/// All rows, in batches of at most `most`. A field that is not UTF-8 has U+FFFD for what is not, and is a problem of its row.
+/// Reads all rows, in batches of at most `most`. Invalid UTF-8 in a field becomes U+FFFD and a problem of its row.
 pub(super) fn read(file: impl Read + 'static, schema: SchemaRef, most: usize) -> Result<Batches, String> {
     let mut records = ReaderBuilder::new().from_reader(file);
     let names = records.byte_headers().map_err(|e| said(&e))?.len();
@@ -75,7 +76,7 @@ pub(super) fn read(file: impl Read + 'static, schema: SchemaRef, most: usize) ->
     })))
 }
 
-/// Texts as what the schema has.
+/// Converts texts to the schema's types.
 fn typed(texts: Vec<StringViewBuilder>, schema: &SchemaRef) -> Result<RecordBatch, String> {
     let columns = schema.fields().iter().zip(texts).map(|(field, mut texts)| {
         let texts: ArrayRef = Arc::new(texts.finish());
@@ -85,7 +86,7 @@ fn typed(texts: Vec<StringViewBuilder>, schema: &SchemaRef) -> Result<RecordBatc
     RecordBatch::try_new(Arc::clone(schema), columns).map_err(|e| plain(&e))
 }
 
-/// An error in words that name the line of the file.
+/// Message of an error, with the line number.
 fn said(error: &csv::Error) -> String {
     let line =
         |at: &Option<Position>| at.as_ref().map_or_else(|| "a line".to_owned(), |at| format!("line {}", at.line()));
@@ -99,12 +100,12 @@ fn said(error: &csv::Error) -> String {
     }
 }
 
-/// What the values of a column look like.
+/// Kinds of values found in a column.
 #[derive(Debug, Clone, Copy, Default)]
 struct Looks {
-    /// One bit for each kind of value that was there.
+    /// Bit set of the kinds found.
     kinds: u16,
-    /// A time is out of the years that nanoseconds can tell.
+    /// Whether a time is outside the range of nanosecond timestamps.
     is_far: bool,
 }
 
@@ -127,7 +128,7 @@ impl Looks {
         self.kinds |= kind.unwrap_or(Self::TEXT);
     }
 
-    /// The kind of a date or a time that there is.
+    /// Kind of a date or time; `None` unless it exists in the calendar.
     fn time(&mut self, value: &str) -> Option<u16> {
         let kind = time_like(value)?;
         let utc: Tz = "+00:00".parse().ok()?;
@@ -161,8 +162,8 @@ fn is_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// The kind of a number or a Boolean. A number that begins with a zero is none, as that of an id or a postal code, nor is one that
-/// its type cannot hold.
+/// Kind of a number or Boolean, if the value is one. A number with a leading zero is left as text, since it may be an
+/// id or a postal code; so is a number that its type cannot hold.
 fn number(value: &str) -> Option<u16> {
     if value.eq_ignore_ascii_case("true") || value.eq_ignore_ascii_case("false") {
         return Some(Looks::BOOLEAN);
@@ -190,8 +191,8 @@ fn number(value: &str) -> Option<u16> {
     (is_fraction && value.parse::<f64>().is_ok_and(f64::is_finite)).then_some(Looks::FRACTION)
 }
 
-/// The kind of what is written as a date or a time is, whether there is one or not: `2025-01-31`, and after `T` or a blank a time, with
-/// up to nine digits of a second and a zone.
+/// Kind of a value in the form of a date or time, whether or not it exists: `2025-01-31`, optionally followed by `T` or
+/// a blank and a time, with up to nine digits of a second and a zone.
 fn time_like(value: &str) -> Option<u16> {
     let has_form = |text: &[u8], form: &[u8]| {
         let alike = |(byte, of): (&u8, &u8)| if *of == b'0' { byte.is_ascii_digit() } else { byte == of };
@@ -269,7 +270,7 @@ mod tests {
             (&["2020-01-01T10:00:00.5Z", "2020-01-01T10:00:00.123456"], time(TimeUnit::Microsecond)),
             (&["2020-01-01T10:00:00.123456789"], time(TimeUnit::Nanosecond)),
             (&["2020-01-01T10:00:00.1234567890"], Utf8),
-            // Out of the years that nanoseconds can tell.
+            // Outside the range of nanosecond timestamps.
             (&["1600-01-01T10:00:00.123456789"], Utf8),
             (&["2020-01-01T10:00:00.123456789", "1600-01-01"], Utf8),
             (&["1600-01-01T10:00:00.123"], time(TimeUnit::Millisecond)),

@@ -12,20 +12,20 @@ use super::rows::Rows;
 use super::{Source, SourceFile};
 use crate::error::{Error, Result};
 
-/// Rows that are read at a time; their images are in memory together.
+/// Rows per batch; their images are in memory together.
 const ROWS: usize = 64;
 
-/// A place in a file that can only be read from its beginning.
+/// Read position in a file without random access.
 pub(crate) struct Cursor {
     file: usize,
     batches: Batches,
-    /// Number of the batch's first row, and its images.
+    /// Number of the current batch's first row; `images` are the batch's.
     row: u64,
     images: BinaryViewArray,
 }
 
 impl Source {
-    /// The images of some rows of a file, whose numbers are sorted; `None` where there is none.
+    /// Calls `each` with the images of `rows` of a file, sorted numbers; `None` for a row without an image.
     pub(crate) fn images(
         &self,
         file: usize,
@@ -40,7 +40,7 @@ impl Source {
         Ok(())
     }
 
-    /// The same, going on from `cursor` where that can be done; it then stands at the last of the rows.
+    /// Variant of [`Self::images`] that continues from `cursor` if possible, and leaves it at the last row.
     pub(crate) fn next_images(
         &self,
         cursor: &mut Option<Cursor>,
@@ -51,7 +51,7 @@ impl Source {
     ) -> Result<()> {
         let Some(first) = rows.first() else { return Ok(()) };
         if matches!(self.kind, Kind::Parquet | Kind::Images) {
-            // Any row is as near as another.
+            // These kinds have random access.
             return self.images(file, column, rows, each);
         }
         let source = &self.files[file];
@@ -89,7 +89,7 @@ fn images_of(source: &SourceFile, rows: Result<Rows, String>, column: &str) -> R
         Some(parts) => parts.column_by_name("bytes").unwrap_or(found),
         None => found,
     };
-    // FixedSizeBinary becomes a view by way of Binary only.
+    // Arrow casts FixedSizeBinary to a view only via Binary.
     let bytes = match bytes.data_type() {
         DataType::FixedSizeBinary(_) => cast(bytes, &DataType::Binary).map_err(|e| broken(source, &e))?,
         _ => Arc::clone(bytes),

@@ -12,8 +12,8 @@ use crate::error::Result;
 use crate::{delta, table};
 
 impl Lake {
-    /// Says why a pair table must not be read yet, as [`table::unfinished`] does. In stores the bookkeeping is not looked
-    /// at: what the log there names is whole.
+    /// Reason why a pair table must not be read yet; see [`table::unfinished`]. In stores the bookkeeping is not
+    /// checked: the files that the log names are complete.
     pub(super) fn unfinished(&self) -> Result<Option<String>> {
         match self {
             Self::Disk(path) => table::unfinished(path),
@@ -21,7 +21,7 @@ impl Lake {
         }
     }
 
-    /// What names are counted from.
+    /// Folder that names are relative to.
     pub(super) fn root(&self) -> Result<PathBuf> {
         match self {
             Self::Disk(path) => std::fs::canonicalize(path).map_err(|e| self.error(e)),
@@ -29,7 +29,7 @@ impl Lake {
         }
     }
 
-    /// The files of these names below `root`; `None` for those that are not there.
+    /// Files of these names below `root`; `None` for missing ones.
     pub(super) fn places(&self, root: &Path, names: &[&str]) -> Result<Vec<Option<Place>>> {
         match self {
             Self::Disk(_) => {
@@ -45,7 +45,7 @@ impl Lake {
 }
 
 impl Source {
-    /// A Delta table at a version, or as it is now.
+    /// Opens a Delta table at a version or time, or at its latest version.
     pub(super) fn delta(lake: &Lake, given: &Path, version: Option<&str>, reading: Reading<'_>) -> Result<Self> {
         if let Some(reason) = lake.unfinished()? {
             return Err(lake.error(reason));
@@ -64,7 +64,7 @@ impl Source {
         let files = found.files.into_iter().zip(places).zip(looks).map(|((file, place), looked)| {
             let Looked { mut record, written, seen } = looked;
             let deleted = file.deleted.unwrap_or_default();
-            // What the log says of a file is part of it.
+            // The log's deleted rows and partition values are part of the fingerprint.
             if !deleted.is_empty() || !file.partitions.is_empty() {
                 let told = format!("{deleted:?} {:?}", file.partitions);
                 record.stamp = format!("{}-{}", record.stamp, hex::encode(&Sha256::digest(told)[..8]));

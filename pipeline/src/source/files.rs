@@ -1,4 +1,4 @@
-//! Which files a source is.
+//! Discovery of a source's files.
 
 use std::collections::HashSet;
 use std::fs;
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::halt::Halt;
 use crate::{hive, table};
 
-/// The folder that names are counted from, and the files below it, sorted.
+/// Folder that names are relative to, and the files below it, sorted.
 pub(super) fn find(path: &Path, halt: &Halt) -> Result<(PathBuf, Vec<PathBuf>)> {
     let text = path.to_string_lossy();
     if !path.exists() && text.contains(['*', '?', '[']) {
@@ -72,12 +72,12 @@ fn matching(path: &Path, pattern: &str, halt: &Halt) -> Result<(PathBuf, Vec<Pat
     Ok((root, whole(files)?))
 }
 
-/// Names that begin with a dot or an underscore.
+/// Whether a name begins with a dot or an underscore.
 fn is_bookkeeping(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(['.', '_']))
 }
 
-/// Every file of a known kind below `folder` that is not bookkeeping.
+/// Collects every file of a known kind below `folder` that is not bookkeeping.
 fn collect(folder: &Path, halt: &Halt, files: &mut Vec<PathBuf>) -> Result<()> {
     walk(folder, halt, &mut |path| {
         if Kind::of(&path).is_some() {
@@ -86,10 +86,11 @@ fn collect(folder: &Path, halt: &Halt, files: &mut Vec<PathBuf>) -> Result<()> {
     })
 }
 
-/// Hands over all that is below `root` and no folder, but for bookkeeping.
+/// Calls `each` for everything below `root` that is neither a folder nor bookkeeping.
 ///
-/// A folder is walked once, by its own path where that is below `root`, else by the first link to it. A link to a folder that is
-/// walked anyway, or that `root` is in, is not followed: each file would come twice, or without end. A warning names it.
+/// Each folder is walked once: by its own path if that is below `root`, else by the first link to it. A link to a
+/// folder that is walked anyway, or that contains `root`, is not followed: its files would come twice or endlessly. A
+/// warning names it.
 ///
 /// # Errors
 /// A folder that cannot be read.
@@ -121,7 +122,7 @@ pub(crate) fn walk(root: &Path, halt: &Halt, each: &mut dyn FnMut(PathBuf)) -> R
                 }
             }
         }
-        // By their names: the order in which a folder lists them is that of its disk.
+        // Sort by name: the order of directory entries depends on the file system.
         links.sort();
         let Some(link) = (!links.is_empty()).then(|| links.remove(0)) else { break };
         let target = real(&link)?;
@@ -141,8 +142,7 @@ pub(crate) fn walk(root: &Path, halt: &Halt, each: &mut dyn FnMut(PathBuf)) -> R
     Ok(())
 }
 
-/// The images in a folder and below it, and their texts. A warning counts what is no image, no text and no bookkeeping, and links to
-/// nothing.
+/// Images and texts in a folder and below it. A warning counts other files, except bookkeeping, and dangling links.
 pub(super) fn pictures(root: &Path, halt: &Halt) -> Result<Vec<PathBuf>> {
     let (mut files, mut texts) = (Vec::new(), Vec::new());
     let mut passed: Option<(PathBuf, u64)> = None;
@@ -164,7 +164,7 @@ pub(super) fn pictures(root: &Path, halt: &Halt) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Columns and values of the folders `name=value` on a file's path below the source, as Hive writes them.
+/// Hive partition columns: names and values of the folders `name=value` on a file's path below the source.
 pub(super) fn partitions(below: &Path) -> Result<Vec<(String, Option<String>)>, String> {
     let folders = below.parent().into_iter().flat_map(Path::components);
     let mut found: Vec<(String, Option<String>)> = Vec::new();
@@ -221,7 +221,7 @@ mod tests {
         .unwrap();
         found.sort();
         assert_eq!(found, ["1", "a/2", "a/b/3", "again/5", "again/deep/6", "lost"]);
-        // Through a link, too, the source is what it leads to.
+        // A link given as the source stands for the folder that it leads to.
         symlink("in", at("source")).unwrap();
         let mut files = 0;
         walk(&at("source"), &Halt::default(), &mut |_| files += 1).unwrap();

@@ -1,4 +1,4 @@
-//! A Parquet file's footer as it is written.
+//! Raw footer of a Parquet file.
 
 use datafusion::parquet::errors::ParquetError;
 use datafusion::parquet::file::reader::{ChunkReader as _, Length as _};
@@ -6,18 +6,19 @@ use sha2::{Digest as _, Sha256};
 
 use super::place::Chunks;
 
-/// The field of the footer that says how the file is encrypted.
+/// Field of the footer that holds the encryption algorithm.
 const ENCRYPTION: i64 = 8;
-/// Deeper than any footer.
+/// Nesting limit, deeper than any footer.
 const MOST_NESTED: u32 = 64;
 
-/// 16 hex digits of the footer, which tells sizes, places and statistics of all that is in the file; a copy of the file has the same.
+/// Digest (16 hex digits) of the footer, which has sizes, offsets and statistics of everything in the file. A copy of
+/// the file has the same digest.
 pub(super) fn digest(file: &Chunks) -> Result<String, ParquetError> {
     let (footer, _) = read(file)?;
     Ok(hex::encode(&Sha256::digest(&footer)[..8]))
 }
 
-/// Whether the file is encrypted: as a whole, or with a footer that can be read.
+/// Whether the file is encrypted, with an encrypted or a plaintext footer.
 pub(super) fn is_encrypted(file: &Chunks) -> bool {
     read(file).is_ok_and(|(footer, magic)| magic == *b"PARE" || tells_encryption(&footer))
 }
@@ -29,7 +30,7 @@ fn read(file: &Chunks) -> Result<(Vec<u8>, [u8; 4]), ParquetError> {
     Ok((footer.to_vec(), [tail[4], tail[5], tail[6], tail[7]]))
 }
 
-/// Looks for the field among those of the outermost struct, in Thrift's compact protocol.
+/// Looks for the encryption field in the outermost struct, in Thrift's compact protocol.
 fn tells_encryption(footer: &[u8]) -> bool {
     let (mut rest, mut field) = (footer, 0);
     while let Some(of) = next_field(&mut rest, &mut field) {
@@ -43,7 +44,7 @@ fn tells_encryption(footer: &[u8]) -> bool {
     false
 }
 
-/// The type of a struct's next field, whose number `field` becomes.
+/// Type of a struct's next field, whose number is stored in `field`; `None` at the end.
 fn next_field(rest: &mut &[u8], field: &mut i64) -> Option<u8> {
     let header = byte(rest)?;
     let of = header & 0x0f;
@@ -60,7 +61,7 @@ fn next_field(rest: &mut &[u8], field: &mut i64) -> Option<u8> {
     Some(of)
 }
 
-/// Passes over a value of a type.
+/// Skips a value of type `of`; `None` if it is malformed.
 fn skip(rest: &mut &[u8], of: u8, depth: u32) -> Option<()> {
     if depth > MOST_NESTED {
         return None;
@@ -70,7 +71,7 @@ fn skip(rest: &mut &[u8], of: u8, depth: u32) -> Option<()> {
         Some(())
     };
     match of {
-        // Booleans are their type.
+        // A Boolean's value is encoded in its type.
         1 | 2 => Some(()),
         3 => bytes(rest, 1),
         4..=6 => varint(rest).map(drop),
@@ -82,7 +83,7 @@ fn skip(rest: &mut &[u8], of: u8, depth: u32) -> Option<()> {
         9 | 10 => {
             let header = byte(rest)?;
             let count = if header >> 4 == 15 { varint(rest)? } else { u64::from(header >> 4) };
-            // Of Booleans each is a byte here.
+            // In a list, each Boolean is a byte.
             let of = if matches!(header & 0x0f, 1 | 2) { 3 } else { header & 0x0f };
             (0..count).try_for_each(|_| skip(rest, of, depth + 1))
         }
@@ -122,7 +123,8 @@ mod tests {
 
     #[test]
     fn a_footer_tells_that_columns_are_encrypted() {
-        // Fields 1 (a number), 2 (a list of structs that have a field 8), 6 (a text), 7 (a list of empty structs) of a footer.
+        // Footer with the fields 1 (a number), 2 (a list of structs that have a field 8), 6 (a text) and 7 (a list of
+        // empty structs).
         let mut footer =
             vec![0x15, 0x02, 0x19, 0x2c, 0x88, 0x01, b'x', 0x00, 0x00, 0x48, 0x02, b'a', b'b', 0x19, 0x1c, 0x00];
         let plain: Vec<u8> = footer.iter().copied().chain([0x00]).collect();
@@ -133,7 +135,7 @@ mod tests {
         for end in 0..footer.len() {
             tells_encryption(&footer[..end]);
         }
-        // A list that says to be longer than the file.
+        // A list whose declared length exceeds the file.
         assert!(!tells_encryption(&[0x19, 0xf8, 0xff, 0xff, 0xff, 0xff, 0x0f]));
     }
 }

@@ -1,4 +1,4 @@
-//! Folders of images, on disks and in stores: each image with the text of a file of its name.
+//! Folders of images, local or in stores; an image's text is in a file of the same name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read as _};
@@ -21,10 +21,10 @@ use crate::halt::Halt;
 use crate::paths::too_large;
 use crate::sidecar::{self, IMAGES, MOST_TEXT_BYTES, PROBLEM};
 
-/// A batch ends here, however few rows it has.
+/// Size at which a batch ends however few rows it has, bytes.
 const BATCH_BYTES: u64 = 64 << 20;
 
-/// Whether a file is an image by its name.
+/// Whether a file is an image, by its extension.
 pub(super) fn is_image(path: &Path) -> bool {
     path.extension().is_some_and(|e| IMAGES.contains(&e.to_string_lossy().to_ascii_lowercase().as_str()))
 }
@@ -34,14 +34,14 @@ pub(super) fn is_text(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "txt" || e == "TXT")
 }
 
-/// Images of one folder, in the order of their rows.
+/// Images of one folder, in row order.
 #[derive(Debug)]
 pub(super) struct Folder {
-    /// As errors name it.
+    /// Path or URL for messages.
     pub(super) shown: PathBuf,
-    /// Its path below the source.
+    /// Path relative to the source.
     pub(super) below: PathBuf,
-    /// As a record names it: that path, and a number behind `//` where it is what came to the folder after a job began.
+    /// Name in records: that path, followed by `//` and a number for images that were added after a job began.
     pub(super) name: String,
     pictures: Vec<Picture>,
 }
@@ -49,16 +49,16 @@ pub(super) struct Folder {
 #[derive(Debug)]
 struct Picture {
     name: String,
-    /// `None` where it was there when the job began, and is gone: the rows behind it stay where they were.
+    /// `None` if the image has disappeared since the job began; the rows after it keep their numbers.
     image: Option<Beside>,
     text: Option<Beside>,
 }
 
-/// An image or a text.
+/// File of an image or of its text.
 #[derive(Debug, Clone)]
 struct Beside {
     place: Place,
-    /// As it was looked at.
+    /// Metadata at the inspection.
     seen: OnceLock<Seen>,
     is_text: bool,
 }
@@ -72,7 +72,7 @@ impl Beside {
         self.seen.get().map_or_else(|| self.place.bytes(), |seen| Ok(seen.bytes))
     }
 
-    /// What is in it; `None` where that is more than `most` bytes.
+    /// Content; `None` if it is more than `most` bytes.
     fn read(&self, most: u64) -> Result<Option<Vec<u8>>> {
         let broken = |e: io::Error| self.place.error(|| e.to_string());
         let watch = Watch::begin(&self.place, self.seen.get().copied())?;
@@ -81,7 +81,7 @@ impl Beside {
         }
         let mut content = Vec::new();
         let read = self.place.open().and_then(|input| input.take(most + 1).read_to_end(&mut content));
-        // Read as one that changes, it may be cut off.
+        // Check the watch first: a file that changed may have been read cut off.
         watch.check()?;
         read.map_err(broken)?;
         Ok((content.len() as u64 <= most).then_some(content))
@@ -95,7 +95,7 @@ impl AsRef<Place> for Beside {
 }
 
 impl Folder {
-    /// The files, each text behind its image.
+    /// Files, each image followed by its text.
     pub(super) fn files(&self) -> impl Iterator<Item = &Place> {
         self.besides().map(|file| &file.place)
     }
@@ -104,16 +104,17 @@ impl Folder {
         self.pictures.iter().flat_map(|picture| picture.image.iter().chain(&picture.text))
     }
 
-    /// The first image that was there when a job began, and is gone.
+    /// First image that has disappeared since a job began.
     pub(super) fn gone(&self) -> Option<PathBuf> {
         self.pictures.iter().find(|picture| picture.image.is_none()).map(|picture| self.shown.join(&picture.name))
     }
 }
 
-/// The folders of the images among `files`. What a job knows of a folder keeps its order; what came since is one more folder.
+/// Groups `files` into folders of images. Images that a job knows keep their order; later ones form an additional
+/// folder.
 ///
 /// # Errors
-/// Two names of images, or of folders, that differ in what is no UTF-8 alone; a job of before names were noted.
+/// Image or folder names that differ only in invalid UTF-8; a job from before image names were recorded.
 pub(super) fn folders(root: &Path, files: Vec<Place>, known: &[FileRecord]) -> Result<Vec<Place>> {
     let twins = |shown: PathBuf| {
         let reason = "another one's name differs from it in what is no UTF-8 alone: rename one of them";
@@ -193,7 +194,7 @@ fn nfc(name: &str) -> String {
     ComposingNormalizer::new_nfc().normalize(name).into_owned()
 }
 
-/// Names, sizes and times of the images and their texts; in a store its stamps instead of times.
+/// Record with a digest of the names, sizes and times of images and texts; in a store, of its stamps instead of times.
 pub(super) fn look(folder: &Folder, halt: &Halt) -> Result<(FileRecord, SchemaRef)> {
     let (mut bytes, mut digest) = (0, Sha256::new());
     for picture in folder.pictures.iter().filter(|picture| picture.image.is_none()) {
@@ -227,7 +228,7 @@ pub(super) fn look(folder: &Folder, halt: &Halt) -> Result<(FileRecord, SchemaRe
     Ok((FileRecord { name, bytes, stamp, rows, images: ImageNames::new(images) }, Arc::new(schema)))
 }
 
-/// The images of `ranges`, as [`super::Kind::read`] has them.
+/// Images of `ranges`; see [`super::Kind::read`].
 pub(super) fn read(folder: &Arc<Folder>, ranges: &[(u64, u64)], most: usize, most_image_bytes: u64) -> Batches {
     let folder = Arc::clone(folder);
     let numbers: Vec<u64> = ranges.iter().flat_map(|(start, rows)| *start..start + rows).collect();
@@ -240,7 +241,7 @@ pub(super) fn read(folder: &Arc<Folder>, ranges: &[(u64, u64)], most: usize, mos
             let Some(picture) = picture else {
                 return Some(Err("it has fewer images than when the job began".to_owned()));
             };
-            // What cannot be asked for its size is told of when it is read; what is too large is not.
+            // A failed size query is reported when the file is read; a file that is too large is not read.
             let sizes = picture.image.iter().chain(&picture.text).map(|file| file.bytes().unwrap_or_default());
             bytes += sizes.map(|size| size.min(most_image_bytes)).sum::<u64>();
             pictures.push(picture);
@@ -249,7 +250,7 @@ pub(super) fn read(folder: &Arc<Folder>, ranges: &[(u64, u64)], most: usize, mos
     }))
 }
 
-/// The caller names the folder.
+/// Reason for an error, without the folder, which the caller names.
 fn reason(error: Error) -> String {
     match error {
         Error::Source { path, reason } => format!("{}: {reason}", path.display()),
@@ -274,7 +275,7 @@ fn batch(pictures: &[&Picture], most_image_bytes: u64) -> Result<RecordBatch> {
             images.append_null();
             continue;
         };
-        // Not copied.
+        // The image becomes a block of the array without a copy.
         let bytes = u32::try_from(image.len()).map_err(|e| failed(&e))?;
         let block = images.append_block(Buffer::from_vec(image));
         images.try_append_view(block, 0, bytes).map_err(|e| failed(&e))?;

@@ -1,4 +1,5 @@
-//! Rows of a file with a JSON object on each line, as Python writes it too, or of one JSON array of objects.
+//! Rows of files with a JSON object on each line, including Python's deviations from JSON, or with one JSON array of
+//! objects.
 
 use std::borrow::Cow;
 use std::io::{BufRead, BufReader, Read};
@@ -16,13 +17,14 @@ use super::Batches;
 use super::rows::{Problem, Rows};
 use super::text::plain;
 
-/// A batch ends here, however few rows it has.
+/// Size at which a batch ends however few rows it has, bytes.
 const BATCH_BYTES: usize = 16 << 20;
 
-/// Types that hold all objects of a file, and the number of its rows: a line that is no object is one too, which fails.
+/// Infers types that hold all objects of a file, and counts its rows. A line that is not an object is a row too, which
+/// fails.
 ///
 /// # Errors
-/// Where no line is an object, says what is wrong with the first one.
+/// If no line is an object, says what is wrong with the first one.
 pub(super) fn look(file: impl Read) -> Result<(Schema, u64), String> {
     let mut lines = Lines::of(file)?;
     let (mut rows, mut line, mut wrong, mut some) = (0, Line::default(), None, false);
@@ -59,7 +61,7 @@ pub(super) fn look(file: impl Read) -> Result<(Schema, u64), String> {
     }
 }
 
-/// All rows, in batches of at most `most`. A line that is no object has NULL in all columns, and is a problem of its row.
+/// Reads all rows, in batches of at most `most`. A line that is not an object becomes a row of NULLs with a problem.
 pub(super) fn read(file: impl Read + 'static, schema: SchemaRef, most: usize) -> Result<Batches, String> {
     let mut lines = Lines::of(file)?;
     Ok(Box::new(std::iter::from_fn(move || {
@@ -83,7 +85,7 @@ fn rows(lines: &[Line], schema: &SchemaRef) -> Result<Rows, ArrowError> {
     if let Ok(batch) = decoded(texts, schema) {
         return Ok(Rows::from(batch));
     }
-    // Each for itself: what is wrong with one line is no matter of the others.
+    // Decode line by line, so that a bad line does not affect the others.
     let (mut batches, mut problems) = (Vec::with_capacity(lines.len()), Vec::new());
     for (row, line) in lines.iter().enumerate() {
         let text = String::from_utf8_lossy(&line.text);
@@ -106,7 +108,7 @@ fn rows(lines: &[Line], schema: &SchemaRef) -> Result<Rows, ArrowError> {
     Ok(Rows { batch: concat_batches(schema, &batches)?, problems })
 }
 
-/// Lines of which each is one object, and no less or more.
+/// Decodes lines, each of which must be exactly one object.
 fn decoded<'a>(lines: impl ExactSizeIterator<Item = &'a [u8]>, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
     let builder = ReaderBuilder::new(Arc::clone(schema)).with_batch_size(lines.len() + 1).with_coerce_primitive(true);
     let mut decoder = builder.build_decoder()?;
@@ -119,10 +121,10 @@ fn decoded<'a>(lines: impl ExactSizeIterator<Item = &'a [u8]>, schema: &SchemaRe
     decoder.flush()?.ok_or_else(|| ArrowError::JsonError("no JSON object".to_owned()))
 }
 
-/// The object of a line. Errors name the line.
+/// Parses the object of a line. Errors name the line.
 fn object(line: &Line) -> Result<Map<String, Value>, String> {
     let text = String::from_utf8_lossy(&line.text);
-    // Its own count of lines is that of this one.
+    // serde_json's line number counts within this line, so it is cut off.
     let unlike = |e: serde_json::Error| {
         let words = e.to_string();
         let words = words.split(" at line ").next().unwrap_or_default();
@@ -132,7 +134,8 @@ fn object(line: &Line) -> Result<Map<String, Value>, String> {
     serde_json::from_str(text).or_else(|_| serde_json::from_str(&mended(text))).map_err(unlike)
 }
 
-/// What Python's `json` writes beside JSON as JSON: NULL for NaN and the infinities, and U+FFFD for half of a surrogate pair.
+/// Converts what Python's `json` writes to valid JSON: null for NaN and the infinities, and U+FFFD for a lone
+/// surrogate.
 fn mended(text: &str) -> String {
     const WORDS: [&str; 3] = ["NaN", "Infinity", "-Infinity"];
     let mut mended = String::with_capacity(text.len());
@@ -164,7 +167,7 @@ fn mended(text: &str) -> String {
     mended
 }
 
-/// The half of a surrogate pair that an escape at the beginning of `text` is.
+/// UTF-16 surrogate that `text` begins with as an escape, if it does.
 fn surrogate(text: &str) -> Option<u32> {
     let digits = text.strip_prefix("\\u")?.get(..4)?;
     let code = u32::from_str_radix(digits, 16).ok()?;
@@ -174,20 +177,20 @@ fn surrogate(text: &str) -> Option<u32> {
 /// A line that is not blank, or an element of an array.
 #[derive(Default)]
 struct Line {
-    /// As errors call it: `line 3`.
+    /// Name in errors, such as `line 3`.
     name: String,
     text: Vec<u8>,
 }
 
-/// The lines of a file, or the elements of the array that it is.
+/// Reader of the lines of a file, or of the elements of its array.
 struct Lines<R> {
     file: R,
-    /// Of lines, or of elements.
+    /// Number of lines or elements read.
     number: u64,
     array: Option<Array>,
 }
 
-/// How far an array is read.
+/// State of reading an array.
 #[derive(Default)]
 struct Array {
     is_closed: bool,
@@ -216,7 +219,7 @@ impl<R: Read> Lines<BufReader<R>> {
 }
 
 impl<R: BufRead> Lines<R> {
-    /// Reads the next one; false where there is none.
+    /// Reads the next line or element; false at the end.
     fn next(&mut self, line: &mut Line) -> Result<bool, String> {
         loop {
             line.text.clear();
@@ -274,7 +277,7 @@ impl Array {
                     b']' | b'}' => depth = depth.saturating_sub(1),
                     _ => {}
                 }
-                // Errors count columns, and an element has one line.
+                // An element is joined into one line, since errors name only columns.
                 element.push(if matches!(byte, b'\n' | b'\r') { b' ' } else { byte });
             }
             file.consume(used);
@@ -292,8 +295,7 @@ mod tests {
 
     use super::*;
 
-    /// The texts and the problems of a file of objects with a number and a text.
-    /// Numbers, texts, and the rows that failed with their reasons.
+    /// Numbers, texts, and failed rows with their reasons, of a file of objects with a number and a text.
     type All = (Vec<Option<i64>>, Vec<Option<String>>, Vec<(usize, String)>);
 
     fn read_all(file: &'static [u8]) -> All {

@@ -1,4 +1,4 @@
-//! Kinds of files.
+//! Kinds of source files.
 
 use std::fmt;
 use std::io::Read as _;
@@ -14,10 +14,10 @@ use super::{FileRecord, images, parquet, tar};
 use crate::error::Result;
 use crate::webdataset;
 
-/// Of what is an image, and no folder of them.
+/// Error text for a single image given as a source.
 const ALONE: &str = "an image is read with its folder: give that";
 
-/// What files are read.
+/// Kind of a source's files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Parquet,
@@ -39,11 +39,11 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Rows that are read one after another.
+/// Batches of a file's rows, in order.
 pub(super) type Batches = Box<dyn Iterator<Item = Result<Rows, String>>>;
 
 impl Kind {
-    /// By what the name ends in. Beside a table's files in a folder lie some of .json, which tell of them.
+    /// Kind by extension. `.json` is excluded: such files lie beside a table's files and only describe them.
     pub(super) fn of(path: &Path) -> Option<Self> {
         match path.extension()?.to_string_lossy().to_ascii_lowercase().as_str() {
             "parquet" => Some(Self::Parquet),
@@ -54,7 +54,7 @@ impl Kind {
         }
     }
 
-    /// What a file that was named itself is: as [`Self::of`], .json too, and Parquet where its bytes begin so.
+    /// Kind of an explicitly named file: as [`Self::of`], but also `.json`, and Parquet by its magic bytes.
     pub(super) fn told(root: &Path, place: &Place) -> Result<Self> {
         let path = place.below(root);
         if let Some(kind) = Self::of(path) {
@@ -80,7 +80,7 @@ impl Kind {
         }))
     }
 
-    /// Rows and fingerprint of a file, and its schema as written.
+    /// Record (rows, fingerprint) and declared schema of a file.
     pub(super) fn look(self, root: &Path, place: &Place, looking: &Looking) -> Result<(FileRecord, SchemaRef)> {
         match self {
             Self::Parquet => parquet::look(root, place),
@@ -93,8 +93,8 @@ impl Kind {
         }
     }
 
-    /// The rows of `ranges` (first row and number of rows, sorted), in batches of at most `most` rows that may span two ranges. Where
-    /// an image is a file or a member of its own, it is not read if it has more than `most_image_bytes`.
+    /// Rows of `ranges` (first row and number of rows, sorted), in batches of at most `most` rows that may span two
+    /// ranges. An image that is a file or tar member of more than `most_image_bytes` is not read.
     pub(super) fn read(
         self,
         place: &Place,

@@ -1,4 +1,4 @@
-//! Where a Delta table is: on a disk, or in a store.
+//! Location of a Delta table, local or in a store.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ pub(crate) enum Lake {
 }
 
 impl Lake {
-    /// The table that a path or a URL names; `None` where it names something else, or nothing.
+    /// Delta table that a path or URL names; `None` if it names something else or nothing.
     pub(crate) fn find(path: &Path) -> Result<Option<Self>> {
         let text = path.to_string_lossy();
         if !is_url(&text) {
@@ -25,7 +25,7 @@ impl Lake {
         Ok(if location.has_log()? { Some(Self::Store(location)) } else { None })
     }
 
-    /// As messages name it.
+    /// Path or URL for messages.
     #[cfg(feature = "delta")]
     pub(crate) fn name(&self) -> String {
         match self {
@@ -34,7 +34,7 @@ impl Lake {
         }
     }
 
-    /// An error that names it.
+    /// Source error that names this table.
     pub(crate) fn error(&self, reason: impl ToString) -> Error {
         match self {
             Self::Disk(path) => Error::source(path, reason),

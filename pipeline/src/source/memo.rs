@@ -1,4 +1,4 @@
-//! What is kept of a look at a file of text, which is read whole to find its types and its rows.
+//! Cached inspections of text files, which are read whole to infer types and count rows.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,24 +11,24 @@ use super::seen::{Looked, Seen};
 use super::{FileRecord, Kind, Source, SourceFile, tar};
 use crate::error::{Error, Result};
 
-/// A file that was written to so short a time before the look may be written to again without another time: clocks of file systems
-/// have ticks of up to two seconds.
+/// Minimum age of a modification at the inspection: file systems have clock ticks of up to two seconds, so a younger
+/// file may be modified again without a new time.
 const TICK: Duration = Duration::from_secs(2);
 
-/// Spares another look at a file that is as it was.
+/// Cached inspection, valid as long as the file is unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Memo {
-    /// When it was last written to, in nanoseconds since 1970; of an object the record's stamp tells more.
+    /// Modification time, nanoseconds since 1970; `None` for an object, for which the record's stamp says more.
     #[serde(default)]
     modified: Option<u64>,
-    /// Of the record that was made then.
+    /// Stamp of the record made at the inspection.
     stamp: String,
-    /// Names and types of its columns.
+    /// Names and types of the columns.
     columns: Vec<(String, String)>,
 }
 
 impl Memo {
-    /// `None` where another look is the only way to know the file again.
+    /// Memo of an inspection; `None` if only another inspection can recognise the file.
     pub(super) fn of(
         kind: Kind,
         place: &Place,
@@ -49,7 +49,7 @@ impl Memo {
         };
         let columns = written.fields().iter().map(|field| (field.name().clone(), field.data_type().to_string()));
         let this = Self { modified, stamp: record.stamp.clone(), columns: columns.collect() };
-        // Not all types can be told in words.
+        // Not every type survives being written as text.
         (this.schema().as_ref() == Some(written)).then_some(this)
     }
 
@@ -64,7 +64,7 @@ fn nanos(time: SystemTime) -> Option<u64> {
 }
 
 impl Source {
-    /// What spares another look at its files, by their names.
+    /// Cached inspections, by file name.
     pub(crate) fn memos(&self) -> BTreeMap<String, Memo> {
         let memo = |file: &SourceFile| Some((file.record.name.clone(), file.memo.clone()?));
         self.files.iter().filter_map(memo).collect()
@@ -72,11 +72,11 @@ impl Source {
 }
 
 impl Kind {
-    /// What is known of a file without a look at what is in it; `None` where one is needed.
+    /// Cached inspection of a file; `None` if it must be inspected again.
     pub(super) fn remembered(self, place: &Place, record: &FileRecord, memo: Option<&Memo>) -> Result<Option<Looked>> {
         let same = |written: SchemaRef, seen| Some(Looked { record: record.clone(), written, seen });
         if self == Self::WebDataset {
-            // To be counted it would come whole, at each start.
+            // Counting would download a remote tar file whole at each start.
             return Ok(if tar::is_as(place, record) { same(tar::written(), None) } else { None });
         }
         let (Self::Text(_), Some(memo)) = (self, memo.filter(|memo| memo.stamp == record.stamp)) else {

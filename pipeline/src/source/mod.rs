@@ -1,4 +1,4 @@
-//! What a job reads: files of one kind, in the order of their names, cut into units.
+//! Source of a job: files of one kind, ordered by name and cut into units.
 
 mod adapt;
 mod chunk;
@@ -54,24 +54,24 @@ use store::Found;
 pub(crate) use store::{Location, is_url, shown, waited};
 pub(crate) use unit::{Position, Units};
 
-/// Files of one kind and schema.
+/// Input of a job: files of one kind, read under one schema.
 #[derive(Debug)]
 pub struct Source {
     given: PathBuf,
     root: PathBuf,
     kind: Kind,
     files: Vec<SourceFile>,
-    /// The files' numbers by their names, once they are asked for.
+    /// File numbers by name, built on first use.
     numbers: OnceLock<BTreeMap<String, usize>>,
-    /// Of a Delta table.
+    /// Version, if the source is a Delta table.
     version: Option<u64>,
-    /// As the rows are read: texts and images as views, so that a second copy of an image is 16 bytes.
+    /// Schema of the rows read: texts and images are views, so that a second copy of an image takes 16 bytes.
     schema: SchemaRef,
-    /// As the files say, the first of them where they differ in what does not matter.
+    /// Schema as the files declare it; the first file's where the differences do not matter.
     written: SchemaRef,
-    /// Columns whose texts must be whole: a row whose is not fails.
+    /// Columns that must be valid UTF-8; a row with an invalid text in one of them fails.
     texts: Vec<String>,
-    /// A larger image that is a file or a member of its own is not read.
+    /// Maximum size of an image that is a file or tar member, bytes; a larger one is not read.
     most_image_bytes: u64,
 }
 
@@ -79,43 +79,43 @@ pub struct Source {
 struct SourceFile {
     place: Place,
     record: FileRecord,
-    /// As it was looked at.
+    /// Size, time and inode at the inspection; `None` unless it is a local file.
     seen: Option<Seen>,
-    /// What spares another look at it.
+    /// Cached inspection, which avoids reading the file again.
     memo: Option<Memo>,
-    /// As the file says.
+    /// Schema that the file declares; for CSV and JSON lines the one that all files agree on.
     written: SchemaRef,
-    /// As its rows are read.
+    /// Schema that its rows are read with.
     read: SchemaRef,
-    /// Columns that the path tells, `split=train`, or the log of a Delta table.
+    /// Partition columns, from the path (`split=train`) or the log of a Delta table.
     partitions: Vec<(String, Option<String>)>,
-    /// Numbers of rows that are there no more, sorted: a Delta table's.
+    /// Sorted numbers of the rows that a Delta table's deletion vector removes.
     deleted: Vec<u64>,
 }
 
-/// What is kept of a source's file, to know it again.
+/// Identity of a source's file, kept by a job to recognise it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FileRecord {
-    /// Its path below the source; its name where the source is that file.
+    /// Path relative to the source; the file's name if the source is that file.
     pub(crate) name: String,
-    /// Its size, bytes.
+    /// Size, bytes.
     pub(crate) bytes: u64,
-    /// Digest of its footer or of its members' headers, 16 hex digits.
+    /// Fingerprint, hex: a digest of the Parquet footer, tar headers, text or image listing, or the store's stamp.
     pub(crate) stamp: String,
     pub(crate) rows: u64,
-    /// Of a folder of images their names, in the order of the rows.
+    /// Image names of a folder of images, in row order.
     #[serde(default, skip_serializing_if = "ImageNames::is_empty")]
     pub(crate) images: ImageNames,
 }
 
 impl Source {
-    /// Opens a file, a folder of files at any depth, or what a glob matches, and reads the footers. A folder `name=value` below
-    /// the source gives its files a column.
+    /// Opens a file, a folder of files at any depth or a glob, and inspects each file (Parquet: its footer). A folder
+    /// `name=value` below the source gives its files a column.
     pub fn open(path: &Path) -> Result<Self> {
         Self::open_at(path, None)
     }
 
-    /// The same for a version of a Delta table: its number, or a time.
+    /// Variant of [`Self::open`] for a version of a Delta table, given as a number or a time.
     pub fn open_at(path: &Path, version: Option<&str>) -> Result<Self> {
         Self::open_as(path, version, Reading::default())
     }
@@ -194,12 +194,12 @@ impl Source {
         looking.warn();
         let file = |(place, Looked { record, written, seen }): (Place, Looked)| {
             let partitions = match kind {
-                // A folder tells its own columns too.
+                // A folder of images may itself be named `name=value`.
                 Kind::Images => files::partitions(&place.below(&root).join("image")),
                 _ => files::partitions(place.below(&root)),
             };
             let partitions = partitions.map_err(|reason| Error::source(place.shown(), reason))?;
-            // Of the file's own types: others may join them.
+            // The memo has the file's own types, before they are merged with others.
             let memo = Memo::of(kind, &place, &record, &written, seen);
             let (read, deleted) = (Arc::clone(&written), Vec::new());
             Ok(SourceFile { place, record, seen, memo, read, written, partitions, deleted })
@@ -213,12 +213,12 @@ impl Source {
         Ok(Self { given, root, kind, files, numbers, version: None, schema, written, texts, most_image_bytes })
     }
 
-    /// The version of a Delta table.
+    /// Version of a Delta table; `None` for other sources.
     pub fn version(&self) -> Option<u64> {
         self.version
     }
 
-    /// The folder that file names are counted from.
+    /// Folder that file names are relative to.
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }
@@ -228,7 +228,7 @@ impl Source {
         self.files.len()
     }
 
-    /// Hands over what the files hold, one after the other.
+    /// Calls `each` with the content of the files, in order and in blocks of at most 1 MiB.
     pub fn contents(&self, each: &mut dyn FnMut(&[u8])) -> Result<()> {
         let mut block = vec![0; 1 << 20];
         for place in self.files.iter().flat_map(|file| file.place.files()) {
@@ -244,7 +244,7 @@ impl Source {
         Ok(())
     }
 
-    /// The first text of its Parquet files that is not UTF-8: file, row and column, and what is left of it.
+    /// Returns file, row, column and a lossy excerpt of the first text in the Parquet files that is not UTF-8.
     pub fn bad_text(&self) -> Result<Option<String>> {
         for SourceFile { place, record, .. } in self.files.iter().filter(|_| self.kind == Kind::Parquet) {
             let found =
@@ -261,12 +261,12 @@ impl Source {
         self.files.iter().map(|file| file.record.rows - file.deleted.len() as u64).sum()
     }
 
-    /// The files' size, bytes.
+    /// Total size of the files, bytes.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.record.bytes).sum()
     }
 
-    /// Refuses a destination that is part of the source, or that the source is part of.
+    /// Refuses a destination inside the source, or one that contains it.
     pub(crate) fn check_apart(&self, dest: &Path) -> Result<()> {
         if is_url(&self.given.to_string_lossy()) {
             return dest::check_folder(dest);
@@ -276,7 +276,7 @@ impl Source {
         }
         self.files.iter().try_for_each(|file| dest::check(&file.place.shown(), dest))?;
         let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        // As the files were found: * is one name.
+        // Match as the files were found: `*` stays within one path component.
         let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
         let pattern = glob::Pattern::new(&whole(&self.given).to_string_lossy());
         if pattern.is_ok_and(|pattern| pattern.matches_path_with(&whole(dest).join("part-00000.parquet"), options)) {
@@ -296,12 +296,12 @@ impl Source {
         &self.written
     }
 
-    /// The name of file number `file`, below the source.
+    /// Name of file number `file`, relative to the source.
     pub(crate) fn name(&self, file: usize) -> &str {
         &self.files[file].record.name
     }
 
-    /// What messages call file number `file`: of a folder's images the first.
+    /// Display name of file number `file`; for a folder of images its first one.
     pub(crate) fn told(&self, file: usize) -> String {
         let SourceFile { place, record, .. } = &self.files[file];
         match record.images.as_slice() {
@@ -325,7 +325,7 @@ impl Source {
         self.files.iter().map(|file| file.record.clone()).collect()
     }
 
-    /// How many rows `units` has from `from` on.
+    /// Number of rows in `units` from `from` on.
     pub(crate) fn rows_of(&self, units: &Units, from: Position) -> u64 {
         (from.file..self.files.len())
             .map(|file| {
@@ -341,7 +341,7 @@ fn owned(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
-/// The schema that the rows of all files have, and that of the files as written. Each file is told how it is to be read.
+/// Schema of the rows of all files, as read and as written. Sets the schemas of CSV and JSON lines files.
 fn one_schema(kind: Kind, files: &mut [SourceFile], texts: &[&str]) -> Result<Option<(SchemaRef, SchemaRef)>> {
     if files.is_empty() {
         return Ok(None);
@@ -369,7 +369,7 @@ fn one_schema(kind: Kind, files: &mut [SourceFile], texts: &[&str]) -> Result<Op
     Ok(Some((Arc::new(schema::nullable(&schema::as_views(&written))), Arc::new(written))))
 }
 
-/// Where a source is, as seen from anywhere: an absolute path, or a URL without what may be a password.
+/// Location of a source independent of the working directory: an absolute path, or a URL without credentials.
 pub(crate) fn whereabouts(source: &Path) -> PathBuf {
     let text = source.to_string_lossy();
     if is_url(&text) {
@@ -379,12 +379,12 @@ pub(crate) fn whereabouts(source: &Path) -> PathBuf {
 }
 
 impl SourceFile {
-    /// Of a folder of images the first that is there no more.
+    /// First known image of a folder that no longer exists.
     fn gone(&self) -> Option<PathBuf> {
         if let Place::Folder(folder) = &self.place { folder.gone() } else { None }
     }
 
-    /// How many of `rows` rows from number `start` on are there no more.
+    /// Number of deleted rows among the `rows` rows from number `start`.
     fn deleted_in(&self, start: u64, rows: u64) -> u64 {
         let before = |row: u64| self.deleted.partition_point(|deleted| *deleted < row);
         (before(start + rows) - before(start)) as u64

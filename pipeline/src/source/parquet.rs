@@ -28,15 +28,15 @@ use super::rows::{Problem, Rows};
 use super::{Batches, FileRecord, ImageNames, footer, schema};
 use crate::error::{Error, Result};
 
-/// Batches of large images have fewer rows, so that about this much is read at once.
+/// Target size of a batch, bytes: batches of large images have fewer rows.
 const BATCH_BYTES: u64 = 64 << 20;
-/// Rows whose texts are looked at together.
+/// Rows per batch when texts are checked.
 const LOOKED_AT: usize = 1024;
 
-/// What the footer says.
+/// Record and schema, from the footer.
 pub(super) fn look(root: &Path, place: &Place) -> Result<(FileRecord, SchemaRef)> {
     let file = place.chunks().map_err(|e| Error::source(place.shown(), e))?;
-    // With a footer that can be read it would fail at the first of its columns that is encrypted.
+    // With a plaintext footer, reading would fail only at the first encrypted column.
     if footer::is_encrypted(&file) {
         return Err(place.error(|| "it is encrypted: write it anew without".to_owned()));
     }
@@ -53,8 +53,7 @@ pub(super) fn look(root: &Path, place: &Place) -> Result<(FileRecord, SchemaRef)
     ))
 }
 
-/// The rows of `ranges`, as [`super::Kind::read`] has them. A text that is not UTF-8 has U+FFFD for each invalid byte, and is a
-/// problem of its row. Rows of a page that cannot be decoded are NULL, and each has a problem.
+/// Rows of `ranges`; see [`super::Kind::read`]. Invalid UTF-8 becomes U+FFFD and a problem of its row.
 pub(super) fn read(place: &Place, ranges: &[(u64, u64)], most: usize) -> Result<Batches, String> {
     let first = open(place, ranges, most, |_| true).map_err(|e| e.to_string())?;
     let (wanted, batch_rows, group_ends) = (Arc::clone(&first.wanted), first.batch_rows, first.group_ends.clone());
@@ -155,7 +154,7 @@ impl Reader {
     }
 }
 
-/// The row of the first text that is not UTF-8, and what is wrong with it.
+/// Row and reason of the first text that is not UTF-8.
 pub(super) fn bad_text(place: &Place, rows: u64) -> Result<Option<(u64, String)>, String> {
     let has_text = |column: &Field| schema::as_bytes(&Schema::new(vec![column.clone()])).field(0) != column;
     let Opened { reader, wanted, .. } = open(place, &[(0, rows)], LOOKED_AT, has_text).map_err(|e| e.to_string())?;
@@ -215,8 +214,8 @@ fn open(
     Ok(Opened { reader, wanted, batch_rows, group_ends, failed })
 }
 
-/// The metadata of a file that has bytes where it has texts: the reader refuses a whole page of texts for one that is not UTF-8,
-/// and does not say whose it is. `read_as` is what Arrow's types its columns are of.
+/// File metadata that declares texts as bytes: the reader rejects a whole page of texts for one that is not UTF-8,
+/// without saying which. `read_as` has the columns' Arrow types.
 fn without_texts(metadata: &ParquetMetaData, read_as: &Schema) -> Result<ParquetMetaData, ParquetError> {
     let file = metadata.file_metadata();
     let schema = SchemaDescriptor::new(Arc::new(without_text(file.schema())?));
@@ -251,7 +250,7 @@ fn without_text(of: &Type) -> Result<Type, ParquetError> {
     }
 }
 
-/// Whether Arrow has a text for it.
+/// Whether Arrow reads the type as text.
 fn is_text(of: &Type) -> bool {
     let info = of.get_basic_info();
     match info.logical_type_ref() {
@@ -260,7 +259,7 @@ fn is_text(of: &Type) -> bool {
     }
 }
 
-/// The batch with its bytes as the texts that `wanted` has, and the rows whose bytes are none.
+/// Converts the bytes of a batch to the texts of `wanted`; rows with invalid UTF-8 become problems.
 fn texts(batch: &RecordBatch, wanted: &SchemaRef) -> Result<Rows, ArrowError> {
     let mut problems = Vec::new();
     let columns = wanted.fields().iter().zip(batch.columns()).map(|(field, column)| {

@@ -1,4 +1,4 @@
-//! Where a file of a source is: on a disk, or in a store. Its readers need not know.
+//! Location of a source's file, local or in a store, behind one interface for readers.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek};
@@ -14,10 +14,10 @@ use super::images::Folder;
 use super::store::{Pages, Remote};
 use crate::error::{Error, Result};
 
-/// Files that are looked at at a time: each of a store costs some answers of it.
+/// Files inspected concurrently: each one in a store takes several requests.
 const AT_ONCE: usize = 8;
 
-/// A file on a disk, an object of a store, or many of them that are images and their texts.
+/// A local file, an object in a store, or a folder of images and their texts.
 #[derive(Debug, Clone)]
 pub(super) enum Place {
     Local(PathBuf),
@@ -25,7 +25,7 @@ pub(super) enum Place {
     Folder(Arc<Folder>),
 }
 
-/// What is read from its beginning to its end, or skipped.
+/// Sequential input, in which a reader may skip.
 pub(super) trait Input: Read + Seek + Send {}
 
 impl<T: Read + Seek + Send> Input for T {}
@@ -37,7 +37,7 @@ impl AsRef<Self> for Place {
 }
 
 impl Place {
-    /// As errors name it.
+    /// Path or URL for messages.
     pub(super) fn shown(&self) -> PathBuf {
         match self {
             Self::Local(path) => path.clone(),
@@ -46,7 +46,7 @@ impl Place {
         }
     }
 
-    /// Its path below `root`.
+    /// Path relative to `root`.
     pub(super) fn below<'a>(&'a self, root: &Path) -> &'a Path {
         match self {
             Self::Local(path) => path.strip_prefix(root).unwrap_or(path),
@@ -55,7 +55,7 @@ impl Place {
         }
     }
 
-    /// As a record names it: that path, for most.
+    /// Name in records: that path, except for folders of images.
     pub(super) fn name(&self, root: &Path) -> String {
         match self {
             Self::Folder(folder) => folder.name.clone(),
@@ -63,7 +63,7 @@ impl Place {
         }
     }
 
-    /// What is read, where it is one file; else those that it has.
+    /// Files of a folder of images; for a single file, the place itself.
     pub(super) fn files(&self) -> Box<dyn Iterator<Item = &Self> + '_> {
         match self {
             Self::Folder(folder) => Box::new(folder.files()),
@@ -79,7 +79,7 @@ impl Place {
         }
     }
 
-    /// 16 hex digits by which a store tells the object from another of its name; `None` where nothing does.
+    /// Fingerprint (16 hex digits) of an object's version; `None` for local files, or if the store reports no version.
     pub(super) fn stamp(&self) -> Option<String> {
         match self {
             Self::Remote(remote) => remote.stamp(),
@@ -87,7 +87,7 @@ impl Place {
         }
     }
 
-    /// To be read in order.
+    /// Opens a sequential reader.
     pub(super) fn open(&self) -> io::Result<Box<dyn Input>> {
         let input: Box<dyn Input> = match self {
             Self::Local(path) => Box::new(File::open(path)?),
@@ -97,7 +97,7 @@ impl Place {
         Ok(input)
     }
 
-    /// To be read as Parquet files are.
+    /// Opens a random-access reader, for Parquet.
     pub(super) fn chunks(&self) -> io::Result<Chunks> {
         let input = match self {
             Self::Local(path) => Pieces::Local(File::open(path)?),
@@ -107,7 +107,7 @@ impl Place {
         Ok(Chunks { input, failed: Arc::default() })
     }
 
-    /// Where the store is why something failed, its reason; else `other`, what a reader made of it.
+    /// Reason for a failure: the store's error if there was one, else `other`, the reader's message.
     pub(super) fn reason(&self, other: impl FnOnce() -> String) -> String {
         match self {
             Self::Remote(remote) => remote.problem().unwrap_or_else(other),
@@ -115,7 +115,7 @@ impl Place {
         }
     }
 
-    /// An error that names it.
+    /// Source error that names this place.
     pub(super) fn error(&self, other: impl FnOnce() -> String) -> Error {
         Error::source(self.shown(), self.reason(other))
     }
@@ -187,8 +187,8 @@ impl Read for Noted {
     }
 }
 
-/// Looks at all places in their order, at some at a time: an answer of a store, or of a disk elsewhere, is waited for. The first
-/// error, in that order, is the answer.
+/// Runs `look` on all places, some of them concurrently, because stores and network disks have latency. Returns the
+/// results, or the first error, in the order of the places.
 pub(super) fn each<P: AsRef<Place> + Sync, T: Send>(
     places: &[P],
     look: impl Fn(&P) -> Result<T> + Sync,
@@ -206,7 +206,7 @@ pub(super) fn each<P: AsRef<Place> + Sync, T: Send>(
             scope.spawn(|| {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
-                    // What comes before a failure is still looked at.
+                    // Places before a failed one are still inspected, so that the first error is found.
                     let Some(place) = places.get(number).filter(|_| number < failed.load(Ordering::Relaxed)) else {
                         return;
                     };

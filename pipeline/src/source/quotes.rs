@@ -1,27 +1,27 @@
-//! Whether the quotes of a CSV file are closed: one that is not would swallow the rows after it.
+//! Check that the quotes of a CSV file are closed: an unclosed quote would swallow the rows after it.
 
 use std::io::{self, Read};
 
-/// A CSV file that is looked at while it is read.
+/// Reader that checks the quotes of a CSV file as it is read.
 pub(super) struct Quotes<R> {
     file: R,
     at: At,
     line: u64,
-    /// Bytes of the file so far, up to those of a byte order mark.
+    /// Number of bytes read so far, counted up to the length of a byte order mark.
     bytes: usize,
-    /// The line of the last quote that opened a field.
+    /// Line of the last quote that opened a field.
     opened: u64,
-    /// The line of the first one after whose end the field goes on.
+    /// Line of the first opening quote whose field goes on after the closing quote.
     stray: Option<u64>,
 }
 
-/// Where in a field.
+/// Scanner state within a field.
 #[derive(PartialEq)]
 enum At {
     Start,
     Plain,
     Quoted,
-    /// After a quote in a quoted field: its end, or the first of two.
+    /// After a quote in a quoted field: the closing one, or the first of two.
     Closed,
 }
 
@@ -64,7 +64,7 @@ impl<R> Quotes<R> {
         }
     }
 
-    /// The file is read to its end. Errors say what is wrong with its quotes.
+    /// Checks the quotes after the file was read to its end; the error names the line of the faulty one.
     pub(super) fn finish(&self) -> Result<(), String> {
         let line = match (&self.stray, &self.at) {
             (Some(line), _) => line,
@@ -84,7 +84,7 @@ mod tests {
 
     fn seen(text: &str) -> Quotes<()> {
         let mut seen = Quotes::of(());
-        // In pieces, as a file comes.
+        // In pieces, as a file is read.
         text.as_bytes().chunks(3).for_each(|piece| seen.see(piece));
         seen
     }

@@ -1,4 +1,4 @@
-//! What a job that has begun knows of its source's files.
+//! Reconciliation of a source's files with those that a started job knows.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,20 +8,20 @@ use crate::error::{Error, Result};
 use crate::halt::Halt;
 use crate::paths::MOST_IMAGE_BYTES;
 
-/// What else is known of a source.
+/// Options for opening a source.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Reading<'a> {
-    /// Files that a job has begun with: they come first, and what they are like decides the types.
+    /// Files that a job began with: they come first and determine the types.
     pub(crate) known: &'a [FileRecord],
-    /// What spares another look at some of them.
+    /// Cached inspections, by file name.
     pub(crate) memos: Option<&'a BTreeMap<String, Memo>>,
-    /// The others are left out, and not even looked at.
+    /// Whether other files are left out, without inspecting them.
     pub(crate) alone: bool,
-    /// Columns that are text, even where CSV or JSON has numbers in them.
+    /// Columns that are text, even if their values in CSV or JSON are numbers.
     pub(crate) texts: &'a [&'a str],
-    /// An image that is a file or a member of its own is not read where it is larger.
+    /// Maximum size of an image that is a file or tar member, bytes; a larger one is not read.
     pub(crate) limit: Option<u64>,
-    /// Set when nobody waits for the source any more.
+    /// Cancellation flag of the caller.
     pub(crate) halt: Option<&'a Halt>,
 }
 
@@ -31,8 +31,8 @@ impl Reading<'_> {
     }
 }
 
-/// Puts the files that are `known` first, in that order; with `alone` leaves the others out, unless all are others: of another
-/// source altogether, a job is refused by its name.
+/// Puts the `known` files first, in their order. With `alone` leaves the others out, unless no file is known: a job on
+/// another source is refused by the source's name instead.
 pub(super) fn order<T>(files: &mut Vec<T>, name: impl Fn(&T) -> String, known: &[FileRecord], alone: bool) {
     let places: BTreeMap<&str, usize> =
         known.iter().enumerate().map(|(place, known)| (known.name.as_str(), place)).collect();
@@ -53,15 +53,15 @@ impl Source {
         self.files.iter().map(|file| (file.record.name.as_str(), file)).collect()
     }
 
-    /// Whether it has these files and no others.
+    /// Whether the source has exactly these files, unchanged.
     pub(crate) fn is_of(&self, known: &[FileRecord]) -> bool {
         let there = self.by_name();
         known.len() == self.files.len()
             && known.iter().all(|record| there.get(record.name.as_str()).is_some_and(|file| file.record == *record))
     }
 
-    /// Puts the files in the order of `known`, which comes first; what it does not name follows in the order of the names. Errors
-    /// where a known file is gone or has changed.
+    /// Puts the `known` files first, in their order; the others follow in the order of their names. Fails if a known
+    /// file is gone or has changed.
     pub(crate) fn reorder(&mut self, known: &[FileRecord]) -> Result<()> {
         let mut files: Vec<Option<SourceFile>> = std::mem::take(&mut self.files).into_iter().map(Some).collect();
         let named = files.iter().flatten().enumerate().map(|(number, file)| (file.record.name.clone(), number));
@@ -90,8 +90,8 @@ impl Source {
         Ok(())
     }
 
-    /// Of the files that a job knew, lets those from number `begun` on, of which it has taken no row, be what they are now. True
-    /// where one is another than it was.
+    /// Updates the `known` records from number `begun` on, from which the job has taken no row, to the current files.
+    /// Returns whether any of them has changed.
     pub(crate) fn take_over(&self, known: &mut [FileRecord], begun: usize) -> bool {
         let there = self.by_name();
         let mut changed = false;

@@ -1,33 +1,33 @@
-//! Rows as a file's reader hands them over.
+//! Rows returned by file readers.
 
 use datafusion::arrow::array::AsArray as _;
 use datafusion::arrow::record_batch::RecordBatch;
 
 use crate::sidecar::PROBLEM;
 
-/// Some rows that follow each other, and what is wrong with them.
+/// Consecutive rows and their problems.
 #[derive(Debug, Clone)]
 pub(super) struct Rows {
     pub(super) batch: RecordBatch,
-    /// In the order of the rows.
+    /// Problems, sorted by row.
     pub(super) problems: Vec<Problem>,
 }
 
-/// Why a row is not what its file means.
+/// Defect of a row: a value, or all of it, could not be read as written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Problem {
-    /// The row's place in the batch.
+    /// Index of the row in the batch.
     pub(super) row: usize,
-    /// The column whose value is wrong; `None` where the row cannot be used at all.
+    /// Column whose value is wrong; `None` if the whole row is unusable.
     pub(super) column: Option<String>,
     pub(super) reason: String,
 }
 
-/// Characters of a value that a reason shows.
+/// Maximum number of characters of a value that a reason quotes.
 const SHOWN: usize = 60;
 
 impl Problem {
-    /// A text that is not UTF-8; `lossy` is what is left of it.
+    /// Problem of a text that is not UTF-8; `lossy` is its lossy conversion.
     pub(super) fn not_utf8(row: usize, column: &str, lossy: &str) -> Self {
         let mut shown: String = lossy.chars().take(SHOWN).collect();
         if shown.len() < lossy.len() {
@@ -45,7 +45,7 @@ impl From<RecordBatch> for Rows {
 }
 
 impl Rows {
-    /// Rows whose column [`PROBLEM`] says why one cannot be used.
+    /// Takes the problems from the column [`PROBLEM`], which says why a row is unusable.
     pub(super) fn with_problems(batch: RecordBatch) -> Self {
         let reasons = batch.column_by_name(PROBLEM).and_then(|column| column.as_string_view_opt());
         let reasons = reasons.into_iter().flatten().enumerate();
@@ -54,7 +54,7 @@ impl Rows {
         Self { batch, problems }
     }
 
-    /// `rows` of them from `start` on.
+    /// Slice of `rows` rows from `start`.
     pub(super) fn slice(&self, start: usize, rows: usize) -> Self {
         let within = self.problems.iter().filter(|problem| (start..start + rows).contains(&problem.row));
         let problems = within.map(|problem| Problem { row: problem.row - start, ..problem.clone() });

@@ -1,4 +1,4 @@
-//! Types in memory, and in files.
+//! Arrow schemas in memory and in files.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema};
 
 use super::adapt::common;
 
-/// Texts and images as views, as DataFusion's own reader has them.
+/// Schema with string and binary columns as views, as DataFusion's own reader has them.
 pub(super) fn as_views(schema: &Schema) -> Schema {
     let fields: Vec<Field> = schema
         .fields()
@@ -24,7 +24,7 @@ pub(super) fn nullable(schema: &Schema) -> Schema {
     Schema::new(schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect::<Vec<Field>>())
 }
 
-/// Without dictionaries, whose keys are of a width that suffices for one file and not for a table of many, and without lists of
+/// Schema without dictionaries, whose key width suffices for one file but not for a table of many, and without list
 /// views, which few other readers know.
 pub(crate) fn plain(schema: &Schema) -> Schema {
     Schema::new(schema.fields().iter().map(|field| with_types(field, &mut plain_type)).collect::<Vec<FieldRef>>())
@@ -39,7 +39,7 @@ fn plain_type(of: &DataType) -> Option<DataType> {
     }
 }
 
-/// With bytes in the place of texts, at any depth.
+/// Schema with binary in place of string types, at any depth.
 pub(super) fn as_bytes(schema: &Schema) -> Schema {
     let mut bytes = |of: &DataType| match of {
         DataType::Utf8 => Some(DataType::Binary),
@@ -50,7 +50,7 @@ pub(super) fn as_bytes(schema: &Schema) -> Schema {
     Schema::new(schema.fields().iter().map(|field| with_types(field, &mut bytes)).collect::<Vec<FieldRef>>())
 }
 
-/// The type, with what `to` gives for it or for a part of it in its place.
+/// Replaces the type, or types nested in it, by what `to` returns.
 fn map_types(of: &DataType, to: &mut dyn FnMut(&DataType) -> Option<DataType>) -> DataType {
     if let Some(other) = to(of) {
         return other;
@@ -76,13 +76,13 @@ fn with_types(field: &FieldRef, to: &mut dyn FnMut(&DataType) -> Option<DataType
     }
 }
 
-/// The first name that two columns have.
+/// First column name that occurs twice.
 pub(super) fn twice(schema: &Schema) -> Option<&str> {
     let names = || schema.fields().iter().map(|field| field.name().as_str());
     names().enumerate().find(|(at, name)| names().take(*at).any(|other| other == *name)).map(|(_, name)| name)
 }
 
-/// With texts in the columns `texts` that no file has a value for.
+/// Schema with Utf8 for those of the columns `texts` that have no value in any file.
 pub(super) fn with_texts(schema: &Schema, texts: &[&str]) -> Schema {
     let fields = schema.fields().iter().map(|field| match field.data_type() {
         DataType::Null if texts.contains(&field.name().as_str()) => {
@@ -93,7 +93,7 @@ pub(super) fn with_texts(schema: &Schema, texts: &[&str]) -> Schema {
     Schema::new(fields.collect::<Vec<Field>>())
 }
 
-/// With the columns that a file's path tells.
+/// Schema with a file's partition columns.
 pub(super) fn with_partitions(schema: &Schema, partitions: &[(String, Option<String>)]) -> Result<Schema, String> {
     let mut fields: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone()).collect();
     for (name, _) in partitions {
@@ -105,26 +105,26 @@ pub(super) fn with_partitions(schema: &Schema, partitions: &[(String, Option<Str
     Ok(Schema::new(fields))
 }
 
-/// Columns that hold those of all files that were added, found by their names.
+/// Union of the columns of all files added, matched by name.
 #[derive(Debug, Default)]
 pub(crate) struct Merged {
     fields: Vec<Field>,
-    /// Of each the number of the file that its type is of, and how many files have it.
+    /// Per column, the number of the file that determined its type, and how many files have it.
     from: Vec<(usize, usize)>,
     files: usize,
 }
 
-/// A column of two files that no type holds.
+/// Column of two files without a common type.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Conflict {
-    /// The number of the file whose column it was before.
+    /// Number of the file that determined the type so far.
     pub(crate) file: usize,
-    /// "its column .. is .., and .. in", before the name of that file.
+    /// Text "its column .. is .., and .. in", to which the caller appends that file's name.
     pub(crate) reason: String,
 }
 
 impl Merged {
-    /// Takes what a further file has.
+    /// Adds the columns of another file.
     pub(crate) fn add(&mut self, these: &Schema) -> Result<(), Conflict> {
         let number = self.files;
         self.files += 1;
@@ -154,7 +154,7 @@ impl Merged {
         Ok(())
     }
 
-    /// The columns in the order in which they came; what a file lacks may be NULL.
+    /// Merged columns in order of first appearance; a column that some file lacks is nullable.
     pub(crate) fn schema(self) -> Schema {
         let fields = self.fields.into_iter().zip(self.from).map(|(field, (_, count))| {
             let nullable = field.is_nullable() || count < self.files;
@@ -164,7 +164,7 @@ impl Merged {
     }
 }
 
-/// A type as errors name it: views are how it is read.
+/// Name of a type in errors, without `View`, which only concerns how it is read.
 fn told(of: &DataType) -> String {
     of.to_string().replace("View", "")
 }
@@ -177,7 +177,8 @@ fn view_of(of: &DataType) -> Option<DataType> {
     }
 }
 
-/// The schema that an output file records: its columns as the source wrote them, and no views, which few other readers know.
+/// Schema recorded in an output file: source columns keep the types in which the source wrote them, and views, which
+/// few other readers know, are replaced.
 pub(crate) fn recorded(output: &Schema, source: &Schema) -> Schema {
     let fields: Vec<Field> = output
         .fields()
@@ -198,7 +199,7 @@ fn without_view(of: &DataType) -> Option<DataType> {
     match of {
         DataType::Utf8View => Some(DataType::Utf8),
         DataType::BinaryView => Some(DataType::Binary),
-        // The keys that sufficed for one batch would not suffice for a table.
+        // A key width that suffices for one batch may not suffice for a table.
         DataType::Dictionary(_, value) => Some(map_types(value, &mut without_view)),
         _ => None,
     }

@@ -1,4 +1,4 @@
-//! Files of a disk that change while they are read. Of objects the store's tags tell it.
+//! Detects local files that change while they are read. For objects the store's tags do that.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -14,12 +14,12 @@ use crate::error::{Error, Result};
 use crate::halt::Halt;
 use crate::webdataset::Passed;
 
-/// What tells a file from what it is after a change.
+/// File metadata that reveals a change.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Seen {
     pub(super) bytes: u64,
     pub(super) modified: Option<SystemTime>,
-    /// Its device and number. Some file systems of networks give a file another one each time it is opened.
+    /// Device and inode. Some network file systems assign a new inode at each open.
     node: Option<(u64, u64)>,
 }
 
@@ -41,7 +41,7 @@ impl Seen {
 }
 
 impl Place {
-    /// What it is like now; `None` where it is no file of a disk.
+    /// Current metadata; `None` unless it is a local file.
     pub(super) fn seen(&self) -> io::Result<Option<Seen>> {
         match self {
             Self::Local(path) => fs::metadata(path).map(|meta| Some(Seen::of(&meta))),
@@ -50,17 +50,17 @@ impl Place {
     }
 }
 
-/// A file while it is read.
+/// Watches a file while it is read.
 pub(super) struct Watch<'a> {
     place: &'a Place,
     seen: Option<Seen>,
 }
 
 impl<'a> Watch<'a> {
-    /// Begins before the file is opened.
+    /// Begins the watch; must be called before the file is opened.
     ///
     /// # Errors
-    /// A file that is no longer what it was when it was `looked` at.
+    /// Fails if the file has changed since it was inspected as `looked`.
     pub(super) fn begin(place: &'a Place, looked: Option<Seen>) -> Result<Self> {
         let Some(looked) = looked else {
             let seen = place.seen().map_err(|e| Error::source(place.shown(), e))?;
@@ -70,13 +70,13 @@ impl<'a> Watch<'a> {
         if this.seen.is_some_and(|now| now.is_as(&looked)) { Ok(this) } else { Err(this.changed()) }
     }
 
-    /// What was read before this call is of the file as it was when the watch began.
+    /// Confirms that everything read so far belongs to the file as it was when the watch began.
     ///
     /// # Errors
-    /// A file that was written to, or that another one has taken the place of.
+    /// Fails if the file was modified or replaced.
     pub(super) fn check(&self) -> Result<()> {
         match (&self.seen, this_is(self.place)?) {
-            // The watched file is open, and keeps its number.
+            // The watched file is open, so its inode cannot be reused.
             (Some(before), Some(now)) if !now.is_as(before) || now.node != before.node => Err(self.changed()),
             _ => Ok(()),
         }
@@ -93,11 +93,11 @@ fn this_is(place: &Place) -> Result<Option<Seen>> {
     place.seen().map_err(|e| Error::source(place.shown(), format!("it changed while it was read: {e}")))
 }
 
-/// What goes along while files are looked at.
+/// State shared by the inspection of all files.
 #[derive(Debug, Default)]
 pub(super) struct Looking {
     pub(super) halt: Halt,
-    /// Members of tar files that are passed over.
+    /// Tar members that were skipped.
     pub(super) passed: Mutex<Passed>,
 }
 
@@ -106,27 +106,27 @@ impl Looking {
         Self { halt: halt.cloned().unwrap_or_default(), passed: Mutex::default() }
     }
 
-    /// Warns of what was passed over in all files.
+    /// Warns of the members skipped in all files.
     pub(super) fn warn(&self) {
         self.passed.lock().unwrap_or_else(PoisonError::into_inner).warn();
     }
 }
 
-/// What a look at a file found.
+/// Result of inspecting a file.
 pub(super) struct Looked {
     pub(super) record: FileRecord,
-    /// As the file says.
+    /// Schema that the file declares.
     pub(super) written: SchemaRef,
     pub(super) seen: Option<Seen>,
 }
 
 impl Kind {
-    /// Rows, fingerprint and schema of a file that stays as it is meanwhile.
+    /// Inspects a file: its rows, fingerprint and schema. Fails if it changes meanwhile.
     pub(super) fn looked(self, root: &Path, place: &Place, looking: &Looking) -> Result<Looked> {
         looking.halt.check()?;
         let watch = Watch::begin(place, None)?;
         let found = self.look(root, place, looking);
-        // Readers have their own words for an input that breaks off.
+        // Check before reporting: readers describe an interrupted input in messages of their own.
         looking.halt.check()?;
         watch.check()?;
         let (record, written) = found?;
@@ -162,7 +162,7 @@ mod tests {
             written("old", 1000);
             watch.check().unwrap();
         }
-        // Another file in its place, of the same size and time.
+        // Another file of the same size and time in its place.
         fs::rename(&path, folder.path().join("b.jsonl")).unwrap();
         assert!(watch.check().is_err());
         written("new", 1000);

@@ -1,4 +1,4 @@
-//! Rows of a WebDataset shard: its samples.
+//! Rows of a WebDataset shard, one for each sample.
 
 use std::io::BufReader;
 use std::path::Path;
@@ -13,7 +13,7 @@ use super::{Batches, FileRecord, ImageNames};
 use crate::error::{Error, Result};
 use crate::webdataset::{self, Counted, Reader};
 
-/// What the members' headers say.
+/// Record and schema, from the members' headers.
 pub(super) fn look(root: &Path, place: &Place, looking: &Looking) -> Result<(FileRecord, SchemaRef)> {
     let unread = |e: std::io::Error| Error::source(place.shown(), e);
     let (bytes, file) = (place.bytes().map_err(unread)?, place.open().map_err(unread)?);
@@ -30,12 +30,12 @@ pub(super) fn look(root: &Path, place: &Place, looking: &Looking) -> Result<(Fil
     Ok((FileRecord { name: place.name(root), bytes, stamp, rows, images: ImageNames::default() }, written()))
 }
 
-/// Whether a store says that the object is still what the record tells of.
+/// Whether the store confirms that the object still matches the record.
 pub(super) fn is_as(place: &Place, record: &FileRecord) -> bool {
     place.stamp().is_some_and(|stamp| stamp == record.stamp) && place.bytes().is_ok_and(|bytes| bytes == record.bytes)
 }
 
-/// As other readers are to see what comes of it: no views.
+/// Schema for output files, without views.
 pub(super) fn written() -> SchemaRef {
     let schema = webdataset::schema();
     let plain = schema.fields().iter().map(|field| {
@@ -45,7 +45,7 @@ pub(super) fn written() -> SchemaRef {
     Arc::new(Schema::new(plain.collect::<Vec<Field>>()))
 }
 
-/// The samples of `ranges`, as [`super::Kind::read`] has them.
+/// Samples of `ranges`; see [`super::Kind::read`].
 pub(super) fn read(
     place: &Place,
     ranges: &[(u64, u64)],

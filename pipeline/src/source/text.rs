@@ -1,4 +1,4 @@
-//! Rows of CSV files and of files with a JSON object a line.
+//! Rows of CSV and JSON lines files.
 
 use std::collections::VecDeque;
 use std::io::{self, BufReader, Cursor, Read};
@@ -15,7 +15,7 @@ use super::{Batches, FileRecord, ImageNames, csv, json, schema};
 use crate::error::{Error, Result};
 use crate::halt::Halt;
 
-/// Which of the two.
+/// Format of a text file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Text {
     Csv,
@@ -23,7 +23,7 @@ pub(super) enum Text {
 }
 
 impl Text {
-    /// Reads the whole file: its rows, and types that hold all of them; Null where a column has no value.
+    /// Reads the whole file to count its rows and infer types that hold all values; Null for a column without values.
     pub(super) fn look(self, root: &Path, place: &Place, halt: &Halt) -> Result<(FileRecord, SchemaRef)> {
         let broken = |e: &dyn std::fmt::Display| place.error(|| format!("not {}: {e}", self.words()));
         let file = place.open().map_err(|e| Error::source(place.shown(), e))?;
@@ -45,12 +45,12 @@ impl Text {
         Ok((record, Arc::new(schema)))
     }
 
-    /// One schema for files whose own were found apart, or which file's columns no schema can hold beside the others', and why.
-    /// The columns `texts` are text, whatever is in them.
+    /// Merges the schemas of separately inspected files. The error has the number of the file whose columns conflict,
+    /// and why. The columns `texts` become text whatever their values.
     pub(super) fn agree(self, files: &[SchemaRef], texts: &[&str]) -> Result<SchemaRef, (usize, String)> {
         let mut agreed: Vec<Field> = Vec::new();
         for (number, schema) in files.iter().enumerate() {
-            // A CSV file's columns are told by their places, an object's by their names.
+            // CSV columns are matched by position, object fields by name.
             let names = |fields: &mut dyn Iterator<Item = &Field>| fields.map(|f| f.name().clone()).collect::<Vec<_>>();
             let theirs = names(&mut schema.fields().iter().map(AsRef::as_ref));
             if self == Self::Csv && number > 0 && names(&mut agreed.iter()) != theirs {
@@ -72,7 +72,7 @@ impl Text {
         Ok(Arc::new(Schema::new(typed.collect::<Vec<_>>())))
     }
 
-    /// Makes `fields` hold `field` too.
+    /// Widens `fields` to hold `field` too.
     fn widen(self, fields: &mut Vec<Field>, field: &Field) -> Result<(), String> {
         use DataType::{Float64, Int64, Null, Timestamp, Utf8};
         use TimeUnit::Nanosecond;
@@ -84,7 +84,7 @@ impl Text {
             (a, b) if a == b => return Ok(()),
             (Null, other) | (other, Null) => other.clone(),
             (Int64, Float64) | (Float64, Int64) => Float64,
-            // What microseconds can tell, nanoseconds cannot: their years are 1677 to 2262.
+            // Nanoseconds only reach from 1677 to 2262, so they cannot hold every microsecond value.
             (Timestamp(a, zone), Timestamp(b, other)) if zone == other && (*a == Nanosecond) == (*b == Nanosecond) => {
                 Timestamp(*a.max(b), zone.clone())
             }
@@ -95,7 +95,7 @@ impl Text {
         Ok(())
     }
 
-    /// The rows of `ranges`, as [`super::Kind::read`] has them.
+    /// Rows of `ranges`; see [`super::Kind::read`].
     pub(super) fn read(
         self,
         place: &Place,
@@ -120,7 +120,7 @@ impl Text {
     }
 }
 
-/// Neither Parquet nor Delta keeps seconds.
+/// Converts seconds and milliseconds to microseconds, as neither Parquet nor Delta stores seconds.
 fn in_microseconds(field: &Field) -> Field {
     match field.data_type() {
         DataType::Timestamp(TimeUnit::Second | TimeUnit::Millisecond, zone) => {
@@ -130,7 +130,8 @@ fn in_microseconds(field: &Field) -> Field {
     }
 }
 
-/// How files are read that agree on `all`: numbers become fractions only where it is seen that they can.
+/// Schema with which files that agree on `all` are read: Float64 columns as text, so that each number can be checked
+/// for exactness before it is converted.
 pub(super) fn read_as(all: &SchemaRef) -> SchemaRef {
     let fields = all.fields().iter().map(|field| match field.data_type() {
         DataType::Float64 => field.as_ref().clone().with_data_type(DataType::Utf8),
@@ -139,11 +140,11 @@ pub(super) fn read_as(all: &SchemaRef) -> SchemaRef {
     Arc::new(Schema::new(fields.collect::<Vec<Field>>()))
 }
 
-/// Whether a number as it is written loses nothing as a Float64: it is no whole number, or one that there is.
+/// Whether a written number converts to Float64 without loss: it is not an integer, or it has an exact Float64.
 pub(super) fn is_exact(text: &str) -> bool {
     let text = text.trim();
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
-    // Up to 2^53 there is each.
+    // Every integer up to 2^53 has an exact f64.
     if digits.len() < 16 || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return true;
     }
@@ -153,11 +154,11 @@ pub(super) fn is_exact(text: &str) -> bool {
     }
 }
 
-/// What follows a byte order mark, which some editors put before a text.
+/// Reader that skips a byte order mark, which some editors write.
 fn after_mark<R: Read>(mut file: R) -> impl Read + use<R> {
     const MARK: &[u8] = "\u{feff}".as_bytes();
     let mut begin = Vec::new();
-    // What cannot be read now, cannot be read after this.
+    // A read error is kept and returned by the new reader.
     let failed = file.by_ref().take(MARK.len() as u64).read_to_end(&mut begin).err();
     if begin == MARK {
         begin.clear();
@@ -165,7 +166,7 @@ fn after_mark<R: Read>(mut file: R) -> impl Read + use<R> {
     Cursor::new(begin).chain(Failed(failed)).chain(file)
 }
 
-/// Tells an error once, and then it is at its end.
+/// Reader that returns an error once and then ends.
 struct Failed(Option<io::Error>);
 
 impl Read for Failed {
@@ -174,7 +175,7 @@ impl Read for Failed {
     }
 }
 
-/// Arrow's words without the name of the variant.
+/// Arrow's message without the name of the error variant.
 pub(super) fn plain(error: &ArrowError) -> String {
     match error {
         ArrowError::CastError(text) | ArrowError::JsonError(text) | ArrowError::ParseError(text) => text.clone(),
@@ -182,7 +183,7 @@ pub(super) fn plain(error: &ArrowError) -> String {
     }
 }
 
-/// A file that is digested while it is read.
+/// Reader that digests a file as it is read.
 struct Digested<'a> {
     file: Box<dyn Input>,
     digest: Sha256,
@@ -200,10 +201,10 @@ impl Read for Digested<'_> {
     }
 }
 
-/// The rows of some ranges of batches that follow each other.
+/// Selects ranges of rows from consecutive batches.
 struct Selected {
     batches: Batches,
-    /// The number of the next batch's first row.
+    /// Number of the next batch's first row.
     at: u64,
     ranges: VecDeque<(u64, u64)>,
     rest: Option<(u64, Rows)>,
@@ -279,7 +280,7 @@ mod tests {
         }
     }
 
-    /// The type of the one column of files with these types of it.
+    /// Agreed type of a column that has these types in different files.
     fn agreed(kind: Text, types: &[DataType]) -> Result<DataType, (usize, String)> {
         let files: Vec<SchemaRef> =
             types.iter().map(|t| Arc::new(Schema::new(vec![Field::new("x", t.clone(), true)])) as SchemaRef).collect();

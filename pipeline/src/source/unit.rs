@@ -1,24 +1,25 @@
-//! Units: what a job writes whole, and does anew if it did not.
+//! Units: the ranges of rows that a job writes as a whole or redoes.
 
 use serde::{Deserialize, Serialize};
 
 /// A row of the source.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct Position {
-    /// Number of its file.
+    /// File number.
     pub(crate) file: usize,
-    /// Its number in the file, from 0.
+    /// Row number in the file, from 0.
     pub(crate) row: u64,
 }
 
 impl Position {
-    /// The first row at or after it in `file`, which does not come before its own.
+    /// First row of `file` at or after this position; `file` must not precede the position's file.
     pub(crate) fn within(self, file: usize) -> u64 {
         if file == self.file { self.row } else { 0 }
     }
 }
 
-/// How a source is cut: every `rows` rows of a file are a unit. Of `shards` processes number `shard` (from 0) has its own.
+/// Partitioning of a source: every `rows` rows of a file are a unit, and units are dealt to `shards` processes, of
+/// which this is number `shard` (from 0).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Units {
     pub(crate) rows: u64,
@@ -27,17 +28,19 @@ pub(crate) struct Units {
 }
 
 impl Units {
-    /// Where the unit of `row` begins.
+    /// First row of the unit of `row`.
     pub(crate) fn start_of(&self, row: u64) -> u64 {
         row / self.rows * self.rows
     }
 
-    /// Whether the unit that begins at `start` is this shard's. Files begin with another shard each, so that small ones are shared too.
+    /// Whether the unit that begins at `start` is this shard's. Each file begins with another shard, so that small
+    /// files are shared too.
     pub(crate) fn mine(&self, file: usize, start: u64) -> bool {
         (start / self.rows + file as u64) % self.shards == self.shard
     }
 
-    /// First row and number of rows of what is left of each unit from row `from` of a file of `all` rows.
+    /// Ranges (first row, number of rows) of the units of a file of `all` rows, from row `from`, which may be inside a
+    /// unit.
     pub(crate) fn ranges(&self, from: u64, all: u64) -> impl Iterator<Item = (u64, u64)> + use<> {
         let Self { rows, .. } = *self;
         let mut start = from;

@@ -1,4 +1,4 @@
-//! Which members of tar files make up samples, and which are passed over.
+//! Grouping of tar members into samples, and counts of skipped members.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashSet};
@@ -7,7 +7,7 @@ use std::hash::{Hash as _, Hasher as _};
 use super::member::{Kind, Member, Part, shown};
 use crate::sidecar::MOST_TEXT_BYTES;
 
-/// Why a member is passed over, or its sample is not what it looks like.
+/// Reason to skip a member, or to warn of its sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Why {
     Twice,
@@ -19,7 +19,7 @@ pub(super) enum Why {
     Parted,
 }
 
-/// Members that are passed over: how many for each reason, and the first.
+/// Skipped members: their number and the first one, by reason.
 #[derive(Debug, Default)]
 pub(crate) struct Passed(BTreeMap<Why, (u64, String)>);
 
@@ -28,18 +28,18 @@ impl Passed {
         self.0.entry(why).or_insert_with(|| (0, name())).0 += 1;
     }
 
-    /// Adds those of `file`.
+    /// Adds the skipped members of `file`.
     pub(crate) fn add(&mut self, file: &str, others: Self) {
         for (why, (members, first)) in others.0 {
             let first = format!("{first} in {file}");
             let all = self.0.entry(why).or_insert_with(|| (0, first.clone()));
             all.0 += members;
-            // Files are looked at side by side.
+            // Files are inspected concurrently: the smallest name is the same in every run.
             all.1 = std::mem::take(&mut all.1).min(first);
         }
     }
 
-    /// A warning for each reason.
+    /// Logs a warning for each reason.
     pub(crate) fn warn(&self) {
         for (why, (members, first)) in &self.0 {
             let others = match members - 1 {
@@ -74,29 +74,29 @@ impl Passed {
     }
 }
 
-/// Goes along with the members of one file.
+/// Tracks the samples of one file, member by member.
 #[derive(Default)]
 pub(super) struct Census {
     last: Option<Vec<u8>>,
-    /// Hashes of the keys up to now.
+    /// Hashes of the keys so far.
     keys: HashSet<u64>,
     has: Vec<Part>,
     pub(super) samples: u64,
     pub(super) passed: Passed,
 }
 
-/// What a member is in its sample.
+/// Position and role of a member in its sample.
 pub(super) struct Place {
-    /// It is the sample's first.
+    /// Whether the member is the sample's first.
     pub(super) begins: bool,
-    /// What is to be read of it.
+    /// Part to read from the member; `None` if its content is skipped.
     pub(super) part: Option<Part>,
-    /// It may be the image that its sample is taken to lack.
+    /// Whether the skipped member may be the image that its sample seems to lack.
     pub(super) may_be_image: bool,
 }
 
 impl Census {
-    /// The next member's place; `None` where it belongs to no sample.
+    /// Place of the next member; `None` if it belongs to no sample.
     pub(super) fn next(&mut self, member: &Member) -> Option<Place> {
         let (key, field) = member.cut()?;
         let part = Part::of(field);
@@ -130,7 +130,7 @@ impl Census {
             },
         };
         self.passed.note(why, || member.shown());
-        // What is no file begins no sample.
+        // Only a file begins a sample.
         let begins = member.kind == Kind::File && self.begin(key);
         let is_same = self.last.as_deref() == Some(key);
         is_same.then_some(Place { begins, part: None, may_be_image: last == Some(Part::Image) })

@@ -1,4 +1,4 @@
-//! `STORED AS WEBDATASET`.
+//! DataFusion file format for `STORED AS WEBDATASET`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -39,10 +39,10 @@ use tokio_util::io::{StreamReader, SyncIoBridge};
 use super::read::{Reader, TarError, samples, schema};
 use super::write::{Names, Shard};
 
-/// The format's names: what STORED AS says, and what a file ends in.
+/// Names of the format: in STORED AS, and as file extension.
 pub(super) const NAMES: [&str; 2] = ["webdataset", "tar"];
 
-/// Makes the format under one of its names.
+/// Factory for the format under one of its names.
 #[derive(Debug)]
 pub(super) struct WebDatasetFactory {
     name: &'static str,
@@ -73,7 +73,8 @@ impl FileFormatFactory for WebDatasetFactory {
     }
 }
 
-/// Makes tables of it. DataFusion takes what STORED AS says for what the files of a folder end in, so it is told the latter.
+/// Table factory. DataFusion takes the name in STORED AS for the extension of a folder's files, so the extension
+/// replaces it.
 #[derive(Debug)]
 pub(super) struct WebDatasetTables;
 
@@ -141,7 +142,7 @@ impl FileFormat for WebDatasetFormat {
     }
 }
 
-/// Shards as a scan reads them: each whole, by one partition.
+/// Scan of shards, each read whole by one partition.
 #[derive(Clone)]
 struct WebDatasetSource {
     table: TableSchema,
@@ -238,7 +239,7 @@ impl FileOpener for WebDatasetOpener {
                     samples(name, SyncIoBridge::new(Box::pin(bytes)), all, batch_size, Reader::Sql)
                 }
             };
-            // The thread that reads hands over one batch at a time; to wait for it is no work for this one.
+            // The reading thread sends one batch at a time; waiting for it would block this async thread.
             let batches = futures::stream::unfold(batches, |mut batches| async {
                 let next = tokio::task::spawn_blocking(move || batches.next().map(|batch| (batch, batches))).await;
                 next.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))

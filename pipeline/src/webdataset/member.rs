@@ -1,4 +1,4 @@
-//! Members of a tar file: which sample they belong to, what they are for it, and what is in them.
+//! Members of a tar file: the sample they belong to, their role in it, and their content.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -9,11 +9,11 @@ use tar::{Entry, EntryType};
 use super::sparse::Sparse;
 use crate::sidecar::IMAGES;
 
-/// What the names of images end in whose format is not decoded: such a row's error names the format.
+/// Extensions of image formats that are not decoded; such a row's error names the format.
 const NOT_DECODED: [&str; 14] =
     ["avif", "heic", "heif", "ico", "j2k", "jp2", "jxl", "pbm", "pgm", "pnm", "ppm", "psd", "svg", "tga"];
 
-/// What a member is for its sample.
+/// Role of a member in its sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
     Image,
@@ -22,7 +22,7 @@ pub(super) enum Part {
 }
 
 impl Part {
-    /// By what follows the first dot of the member's name.
+    /// Role by the field, which is the member's name after the first dot.
     pub(super) fn of(field: &[u8]) -> Option<Self> {
         match field.to_ascii_lowercase().as_slice() {
             b"img" => Some(Self::Image),
@@ -33,44 +33,44 @@ impl Part {
     }
 }
 
-/// What a member's header says it is.
+/// Type of a member, from its header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     File,
     Link,
-    /// A device, a pipe, or what only some programs know.
+    /// A device, a pipe, or a type that only some programs know.
     Special,
-    /// A folder, or what describes the archive.
+    /// A folder, or metadata of the archive.
     Apart,
 }
 
-/// A member, before it is read.
+/// Header of a member.
 pub(super) struct Member {
-    /// As the archive has it: not all names are UTF-8.
+    /// Name as in the archive, not necessarily UTF-8.
     pub(super) name: Vec<u8>,
     pub(super) kind: Kind,
-    /// Bytes of what is in it.
+    /// Size of the content, bytes.
     pub(super) size: u64,
-    /// Bytes that it takes up in the archive; of a sparse member fewer.
+    /// Size in the archive, bytes; smaller for a sparse member.
     pub(super) stored: u64,
     sparse: Option<Sparse>,
 }
 
 impl Member {
     /// # Errors
-    /// A description of a sparse member that cannot be understood.
+    /// A malformed description of a sparse member.
     pub(super) fn of<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<Self> {
         let of = entry.header().entry_type();
         let kind = match of {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => Kind::File,
             EntryType::Link | EntryType::Symlink => Kind::Link,
             EntryType::Directory | EntryType::XGlobalHeader | EntryType::XHeader => Kind::Apart,
-            // GNU's name of a volume, and its list of a folder.
+            // GNU's volume label and directory listing.
             other if matches!(other.as_byte(), b'V' | b'D') => Kind::Apart,
             _ => Kind::Special,
         };
         let sparse = if kind == Kind::File { Sparse::of(entry)? } else { None };
-        // Of GNU's own sparse members the archive's reader knows the map.
+        // The tar crate reads the map of GNU's own sparse members itself; their stored size is in the header.
         let stored = if of == EntryType::GNUSparse { entry.header().entry_size()? } else { entry.size() };
         let named = sparse.as_ref().and_then(|sparse| sparse.name.clone());
         let name = named.unwrap_or_else(|| entry.path_bytes().into_owned());
@@ -78,17 +78,17 @@ impl Member {
         Ok(Self { name, kind, size, stored, sparse })
     }
 
-    /// The sample's key and the field in it.
+    /// Sample key and field.
     pub(super) fn cut(&self) -> Option<(&[u8], &[u8])> {
         cut(&self.name)
     }
 
-    /// Its name as messages have it.
+    /// Name for messages.
     pub(super) fn shown(&self) -> String {
         shown(&self.name).into_owned()
     }
 
-    /// All that is in it. The caller has looked at its size.
+    /// Reads the whole content, whose size the caller must have checked.
     ///
     /// # Errors
     /// An archive that ends before the member does.
@@ -97,7 +97,7 @@ impl Member {
             return sparse.read(entry);
         }
         let size = usize::try_from(self.size).map_err(io::Error::other)?;
-        // What a header says is not believed before the bytes are there.
+        // Do not allocate what an untrusted header claims before the bytes arrive.
         let mut bytes = Vec::with_capacity(size.min(1 << 20));
         entry.read_to_end(&mut bytes)?;
         if bytes.len() < size {
@@ -107,7 +107,7 @@ impl Member {
     }
 }
 
-/// The key and the field of a name, which the webdataset package cuts at the first dot; `None` where it has none.
+/// Splits a name into key and field at the first dot, as the webdataset package does; `None` if there are none.
 fn cut(name: &[u8]) -> Option<(&[u8], &[u8])> {
     let base = name.iter().rposition(|b| *b == b'/').map_or(0, |slash| slash + 1);
     let dot = name[base..].iter().position(|b| *b == b'.').filter(|dot| *dot > 0)?;
@@ -115,7 +115,8 @@ fn cut(name: &[u8]) -> Option<(&[u8], &[u8])> {
     (!meta).then(|| (&name[..base + dot], &name[base + dot + 1..]))
 }
 
-/// A name as text: bytes that are no UTF-8 as %E9, so that two names that differ in them stay two.
+/// Name as text. Bytes that are not UTF-8 become `%E9` and the like, so that names that differ only in them stay
+/// distinct.
 pub(super) fn shown(name: &[u8]) -> Cow<'_, str> {
     if let Ok(text) = std::str::from_utf8(name) {
         return Cow::Borrowed(text);
@@ -130,7 +131,7 @@ pub(super) fn shown(name: &[u8]) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
-/// What a file is compressed with, by how it begins; `None` where it is not.
+/// Compression format of a file, by its first bytes; `None` if it is not compressed.
 pub(crate) fn compressed(begin: &[u8]) -> Option<&'static str> {
     match begin {
         [0x1f, 0x8b, ..] => Some("gzip"),

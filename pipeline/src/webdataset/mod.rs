@@ -1,5 +1,5 @@
-//! WebDataset: tar files in which members that stand side by side and have one name before the first dot are a sample. As a source of jobs, as a format of the pair
-//! table, and as `STORED AS WEBDATASET` in SQL.
+//! WebDataset: tar files in which consecutive members with the same name up to the first dot form a sample. Supported
+//! as a source of jobs, as a format of the pair table, and as `STORED AS WEBDATASET` in SQL.
 
 mod census;
 mod format;

@@ -16,10 +16,10 @@ use crate::halt::Halt;
 use crate::paths::{MOST_IMAGE_BYTES, too_large};
 use crate::sidecar::{self, PROBLEM};
 
-/// A batch ends here, however few rows it has.
+/// Size at which a batch ends however few rows it has, bytes.
 const BATCH_BYTES: usize = 64 << 20;
 
-/// Samples as SQL sees them.
+/// Schema of samples in SQL.
 static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![
         Field::new("key", DataType::Utf8View, false),
@@ -34,7 +34,7 @@ pub(crate) fn schema() -> SchemaRef {
     Arc::clone(&SCHEMA)
 }
 
-/// What is wrong with a tar file.
+/// Error in a tar file.
 #[derive(Debug)]
 pub(crate) struct TarError(String);
 
@@ -49,7 +49,7 @@ impl std::error::Error for TarError {}
 impl From<io::Error> for TarError {
     fn from(error: io::Error) -> Self {
         let words = error.to_string();
-        // The reader of headers repeats their bytes.
+        // The header parser quotes raw bytes in its messages.
         if words.chars().any(|c| c.is_control() || c == char::REPLACEMENT_CHARACTER) {
             return Self("not a tar file, or a broken one: a header is damaged".to_owned());
         }
@@ -57,7 +57,7 @@ impl From<io::Error> for TarError {
     }
 }
 
-/// How a file begins, as far as it has bytes; an error where these are compressed.
+/// First bytes of a file, at most 6; an error if they mark it as compressed.
 fn begin(file: &mut impl Read) -> Result<Vec<u8>, TarError> {
     let mut begin = Vec::new();
     file.take(6).read_to_end(&mut begin)?;
@@ -71,7 +71,7 @@ fn begin(file: &mut impl Read) -> Result<Vec<u8>, TarError> {
     }
 }
 
-/// What the headers of a tar file say.
+/// Summary of a tar file's headers.
 pub(crate) struct Counted {
     pub(crate) samples: u64,
     /// Digest of the headers, 16 hex digits.
@@ -81,7 +81,7 @@ pub(crate) struct Counted {
     pub(crate) goes_on: bool,
 }
 
-/// Whether what is left of a file is more than the zeros that a tar is filled up with.
+/// Whether the rest of a file has anything but zero padding.
 fn has_bytes(mut rest: impl Read, halt: &Halt) -> Result<bool, TarError> {
     let mut block = vec![0; 1 << 16];
     loop {
@@ -93,10 +93,10 @@ fn has_bytes(mut rest: impl Read, halt: &Halt) -> Result<bool, TarError> {
     }
 }
 
-/// Counts the samples by the members' headers, and digests these.
+/// Counts the samples by the members' headers, and digests the headers.
 pub(crate) fn count(mut file: impl Read + Seek, halt: &Halt) -> Result<Counted, TarError> {
     let bytes = file.seek(io::SeekFrom::End(0))?;
-    // Even a tar file without members has blocks that end it.
+    // Even a tar file without members has end-of-archive blocks.
     if bytes == 0 {
         return Err(TarError("not a tar file: it is empty".to_owned()));
     }
@@ -110,7 +110,7 @@ pub(crate) fn count(mut file: impl Read + Seek, halt: &Halt) -> Result<Counted, 
         let mut entry = entry?;
         digest.update(entry.header().as_bytes());
         let member = Member::of(&mut entry)?;
-        // A seek goes beyond the end without a word.
+        // Seeking beyond the end does not fail, so truncation is checked here.
         if entry.raw_file_position().saturating_add(member.stored) > bytes {
             let name = member.shown();
             return Err(TarError(format!("it is cut off: its member {name} goes on beyond its end; get it anew")));
@@ -122,18 +122,18 @@ pub(crate) fn count(mut file: impl Read + Seek, halt: &Halt) -> Result<Counted, 
     Ok(Counted { samples: census.samples, digest, passed: census.passed, goes_on })
 }
 
-/// Who reads samples.
+/// Consumer of samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reader {
-    /// SQL: columns are those of [`schema`], and what is passed over is told when the file has been read.
+    /// SQL: the columns are those of [`schema`], and skipped members are reported once the file has been read.
     Sql,
-    /// A job, which [`count`] has told what is passed over. The further column [`PROBLEM`] says why a row has no image; one of more
-    /// than so many bytes is not read.
+    /// A job: [`count`] has reported the skipped members. The extra column [`PROBLEM`] says why a row has no image; an
+    /// image of more than `most_image_bytes` is not read.
     Job { most_image_bytes: u64 },
 }
 
-/// Samples of `ranges` (first sample and number of samples, sorted) in batches of at most `most`, read on a thread of its own. Of a
-/// part that a sample has twice the first one counts. Warnings name the `file`.
+/// Reads the samples of `ranges` (first sample and number of samples, sorted) on a thread of its own, in batches of at
+/// most `most`. If a sample has a part twice, the first one counts. Warnings name `file`.
 pub(crate) fn samples(
     file: String,
     reader: impl Read + Send + 'static,
@@ -173,9 +173,9 @@ struct Sample {
     image: Option<Vec<u8>>,
     text: Option<String>,
     json: Option<String>,
-    /// Why it has no image.
+    /// Why the sample has no image.
     problem: Option<String>,
-    /// Why its text is not what was written.
+    /// Why the text differs from what was written.
     bad_text: Option<String>,
 }
 
@@ -220,7 +220,7 @@ impl Batches {
                     Reader::Job { most_image_bytes } if member.size > most_image_bytes => {
                         sample.problem = Some(format!("image: {}", too_large(most_image_bytes)));
                     }
-                    // Arrow's views hold no more.
+                    // Arrow's views hold no larger value.
                     _ if member.size >= MOST_IMAGE_BYTES => {
                         return Err(TarError(format!("its member {} has over 4 GB", member.shown())));
                     }
@@ -246,7 +246,7 @@ impl Batches {
         self.ranges.peek().is_some_and(|(start, _)| *start <= number)
     }
 
-    /// False: no more samples are asked for.
+    /// Adds a sample if it is in a range; returns false if no more samples are wanted.
     fn add(&mut self, number: u64, sample: Sample) -> bool {
         if self.wanted(number) {
             self.rows.add(sample);
@@ -257,7 +257,7 @@ impl Batches {
         self.ranges.peek().is_some()
     }
 
-    /// False: nobody listens.
+    /// Sends the rows collected; returns false if the receiver is gone.
     fn send(&mut self) -> bool {
         self.rows.count == 0 || self.sender.send(std::mem::take(&mut self.rows).batch(self.of)).is_ok()
     }

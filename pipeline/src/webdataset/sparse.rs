@@ -1,4 +1,5 @@
-//! Sparse members whose holes PAX headers tell, as `tar -S --format=posix` writes them (GNU tar's manual, "Storing Sparse Files").
+//! Sparse members described by PAX headers, as `tar -S --format=posix` writes them (GNU tar's manual, "Storing Sparse
+//! Files").
 
 use std::io::{self, Read};
 
@@ -6,21 +7,21 @@ use tar::Entry;
 
 const BLOCK: usize = 512;
 
-/// Where the bytes of a sparse member belong.
+/// Layout of a sparse member.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Sparse {
-    /// The member's own name; its header may have another.
+    /// Real name of the member; its header may have another.
     pub(super) name: Option<Vec<u8>>,
-    /// Bytes of the file, holes and all.
+    /// Size of the file including its holes, bytes.
     pub(super) size: u64,
-    /// Offsets and lengths; `None` where they stand before the bytes (format 1.0).
+    /// Offsets and lengths of the data; `None` if they precede the data (format 1.0).
     map: Option<Vec<(u64, u64)>>,
 }
 
 impl Sparse {
-    /// What the PAX headers say of a member; `None` where it has no holes.
+    /// Layout from a member's PAX headers; `None` if the member is not sparse.
     pub(super) fn of<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<Option<Self>> {
-        // A keyword that another program writes may be one that tar's reader takes for malformed.
+        // The tar crate may consider other programs' keywords malformed; such keywords are ignored.
         match entry.pax_extensions()? {
             Some(keywords) => Self::told(keywords.flatten().map(|one| (one.key_bytes(), one.value_bytes()))),
             None => Ok(None),
@@ -53,7 +54,7 @@ impl Sparse {
         Ok(Some(Self { name, size, map: if before { None } else { Some(map) } }))
     }
 
-    /// The file with its holes, which are zeros.
+    /// Reads the file, with zeros for its holes.
     pub(super) fn read(&self, stored: &mut impl Read) -> io::Result<Vec<u8>> {
         let size = usize::try_from(self.size).map_err(io::Error::other)?;
         let found;
@@ -79,7 +80,7 @@ impl Sparse {
     }
 }
 
-/// The map of format 1.0: decimal numbers, each on a line of its own, and filled up to a block.
+/// Reads the map of format 1.0: decimal numbers, one per line, padded to a full block.
 fn map_before(stored: &mut impl Read, size: u64) -> io::Result<Vec<(u64, u64)>> {
     let (mut block, mut at) = ([0; BLOCK], BLOCK);
     let mut next = || {
@@ -92,14 +93,14 @@ fn map_before(stored: &mut impl Read, size: u64) -> io::Result<Vec<(u64, u64)>> 
             at += 1;
             match block[at - 1] {
                 b'\n' => return number(&digits),
-                // A number of 64 bits has 20 digits.
+                // A number of 64 bits has at most 20 digits.
                 digit if digits.len() < 20 => digits.push(digit),
                 _ => return Err(wrong()),
             }
         }
     };
     let pieces = next()?;
-    // Each has a byte at least, but for the last, which tells the end.
+    // Each piece has at least one byte, except for the last, which marks the end.
     if pieces > size.saturating_add(1) {
         return Err(wrong());
     }
@@ -153,7 +154,7 @@ mod tests {
         for odd in ["1", "a,b", "1,2,3"] {
             assert!(map(odd).is_err(), "{odd}");
         }
-        // One goes beyond the end, one comes before its predecessor's end, of one the bytes are missing.
+        // Beyond the end; before the end of the previous piece; missing data; overflow.
         for wrong in ["8,2", "4,2,5,1", "0,9", "1,18446744073709551615"] {
             assert!(map(wrong).unwrap().unwrap().read(&mut &b"abcd"[..]).is_err(), "{wrong}");
         }

@@ -1,4 +1,4 @@
-//! Samples into a tar file.
+//! Writer of samples into a tar file.
 
 use std::io::{self, Write};
 
@@ -11,12 +11,12 @@ use datafusion::arrow::json::LineDelimitedWriter;
 use datafusion::arrow::record_batch::RecordBatch;
 use sha2::{Digest as _, Sha256};
 
-/// How the samples of a shard are named.
+/// Naming scheme of a shard's samples.
 #[derive(Debug)]
 pub(crate) enum Names {
     /// By the column `key` (or `__key__`), else by number.
     Column,
-    /// By where a pair comes from, and its source: no two pairs have one.
+    /// By the provenance and source of a pair, so that no two pairs share a name.
     Provenance,
 }
 
@@ -34,13 +34,13 @@ impl<W: Write> Shard<W> {
         Self { builder: tar::Builder::new(writer), names, samples: 0, last: String::new(), same: 0 }
     }
 
-    /// Adds a sample for each row: the columns image and text as members of their own, what else there is as json.
+    /// Adds a sample for each row: image and text as members of their own, the other columns as JSON.
     pub(crate) fn write(&mut self, batch: &RecordBatch) -> io::Result<()> {
         let find = |names: &[&str]| names.iter().find_map(|name| batch.schema_ref().index_of(name).ok());
         let pairs = matches!(self.names, Names::Provenance);
         let (image, text) = (find(&["image", "jpg", "png", "webp"]), find(&["text", "txt", "caption"]));
         let key = if pairs { None } else { find(&["key", "__key__"]) };
-        // A sample's json is its json, where there is nothing else to be told; beside other columns it is one of them.
+        // A column `json` is the JSON member itself if there are no other columns; otherwise it is one field of it.
         let alone = batch.num_columns() == 1 + [image, text, key].iter().flatten().count();
         let json = if alone { find(&["json"]) } else { None };
         let images = image.map(|at| binaries(batch.column(at))).transpose().map_err(wrong)?;
@@ -77,7 +77,7 @@ impl<W: Write> Shard<W> {
         self.builder.into_inner()
     }
 
-    /// What was written since the last time, where the file is kept in memory.
+    /// Underlying writer; if it is a buffer, it can be drained between batches.
     pub(crate) fn writer(&mut self) -> &mut W {
         self.builder.get_mut()
     }
@@ -108,8 +108,8 @@ fn wrong(error: ArrowError) -> io::Error {
     io::Error::other(error)
 }
 
-/// A file's name as the beginning of a key, which has neither slashes nor dots. Where another name would give the same, `a/b.parquet`
-/// and `a_b.parquet`, a digest tells them apart.
+/// Key prefix for a file's name, without slashes and dots. If another name would give the same prefix, such as
+/// `a/b.parquet` and `a_b.parquet`, a digest is appended.
 fn file_key(name: &str) -> String {
     let key = name.replace(['/', '.'], "_");
     if name.matches(['/', '_', '.']).count() <= usize::from(name.contains('.')) {
@@ -118,7 +118,7 @@ fn file_key(name: &str) -> String {
     format!("{key}-{}", hex::encode(&Sha256::digest(name)[..4]))
 }
 
-/// A key has no dot in its last part, for there it would end.
+/// Replaces the dots in a key's last path component, where the first dot would end the key.
 fn plain(key: &str) -> String {
     let base = key.rfind('/').map_or(0, |slash| slash + 1);
     format!("{}{}", &key[..base], key[base..].replace('.', "_"))
@@ -145,9 +145,9 @@ fn lines(batch: &RecordBatch) -> Result<Vec<String>, ArrowError> {
     Ok(String::from_utf8_lossy(&out).lines().map(str::to_owned).collect())
 }
 
-/// By what the bytes are; `img` where they are none that is known.
+/// Extension by the image's format; `img` if the format is unknown.
 fn extension(bytes: &[u8]) -> &'static str {
-    // The header alone is read.
+    // Only the header is read, so no limit is needed.
     let any = Limits { max_bytes: u64::MAX, max_pixels: u64::MAX };
     match capfilt_udfs::image::info(bytes, &any).map(|info| info.format) {
         Ok("jpeg") => "jpg",

@@ -1,4 +1,4 @@
-//! Bytes of an object, fetched ahead of who reads them in order, as a system reads ahead in files.
+//! Prefetch of an object's bytes for sequential readers, like an operating system's read-ahead for files.
 
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -11,25 +11,25 @@ use datafusion::parquet::file::reader::{ChunkReader, Length};
 use super::object::{Object, begin};
 use super::problem::Problem;
 
-/// What is asked for at a place that nothing led to, bytes. A Parquet file's footer mostly fits.
+/// First window at a position that was not prefetched, bytes. Most Parquet footers fit.
 const FIRST: u64 = 512 << 10;
-/// Each window is twice as long as the one before, up to this.
+/// Maximum window, bytes; each prefetched window is twice as long as the one before.
 const LONGEST: u64 = 8 << 20;
-/// Windows that are kept. The columns of a Parquet file are read in turn, each from a window of its own.
+/// Maximum size of the window cache, bytes. Parquet columns are read in turn, each from a window of its own.
 const KEPT: u64 = 64 << 20;
 
-/// Parts of an object that have come or are under way.
+/// Windows of an object, received or in flight.
 struct Ahead {
     object: Arc<Object>,
     windows: Vec<Window>,
-    /// Counts what is asked for.
+    /// Number of reads so far, for least-recently-used eviction.
     clock: u64,
 }
 
 struct Window {
     range: Range<u64>,
     content: Content,
-    /// It was asked for before it was needed, since what is before it was read.
+    /// Whether the window was prefetched because the one before it was read.
     foreseen: bool,
     used: u64,
 }
@@ -50,7 +50,7 @@ impl Ahead {
         Self { object: Arc::clone(object), windows: Vec::new(), clock: 0 }
     }
 
-    /// Some of the `wanted` bytes from `at` on, which lies within the object: at least one.
+    /// Returns at least one of the `wanted` bytes from `at`, which must lie within the object.
     fn get(&mut self, at: u64, wanted: u64) -> io::Result<Bytes> {
         self.clock += 1;
         let index = match self.windows.iter().position(|window| window.range.contains(&at)) {
@@ -64,7 +64,7 @@ impl Ahead {
         let window = &mut self.windows[index];
         window.used = self.clock;
         let (start, end, bytes) = (window.range.start, window.range.end, window.bytes());
-        // Read in order, a second request is always under way.
+        // Sequential reads keep a second request in flight.
         let ahead = window.foreseen || at + wanted > start + bytes / 2;
         if ahead && end < self.object.size && !self.windows.iter().any(|window| window.range.contains(&end)) {
             self.begin(end..(end + (2 * bytes).min(LONGEST)).min(self.object.size), true)?;
@@ -86,10 +86,10 @@ impl Ahead {
         Ok(bytes)
     }
 
-    /// Where nothing is under way.
+    /// Window to request at a position that no window covers.
     fn unforeseen(&self, at: u64, wanted: u64) -> Range<u64> {
         let size = self.object.size;
-        // At the end of a Parquet file is what its readers ask for bit by bit, from the last to the first.
+        // Parquet readers read the end of a file backwards in small pieces.
         let start = if at + FIRST >= size { size.saturating_sub(FIRST) } else { at };
         let end = (at + wanted.clamp(FIRST, LONGEST)).min(size);
         let next = self.windows.iter().map(|window| window.range.start).filter(|start| *start > at).min();
@@ -103,7 +103,7 @@ impl Ahead {
         Ok(())
     }
 
-    /// Forgets what was not used for longest, where there is too much.
+    /// Evicts the least recently used windows above the cache size.
     fn shrink(&mut self) {
         let mut kept: u64 = self.windows.iter().map(Window::bytes).sum();
         while kept > KEPT {
@@ -124,7 +124,7 @@ impl Ahead {
     }
 }
 
-/// Reads an object from its beginning to its end. What was read is not kept.
+/// Sequential reader; drops the windows already read.
 pub(in crate::source) struct Cursor {
     ahead: Ahead,
     at: u64,
@@ -158,7 +158,7 @@ impl Seek for Cursor {
     }
 }
 
-/// Reads an object here and there, as the columns of Parquet files are read.
+/// Random-access reader for Parquet columns.
 pub(in crate::source) struct Pages {
     ahead: Arc<Mutex<Ahead>>,
     size: u64,
@@ -183,7 +183,7 @@ impl ChunkReader for Pages {
         Ok(BufReader::new(Onward { ahead: Arc::clone(&self.ahead), at: start }))
     }
 
-    /// A copy: a page must not keep its window in memory.
+    /// Copies the bytes: a page must not keep its window in memory.
     fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
         if start.checked_add(length as u64).is_none_or(|end| end > self.size) {
             return Err(ParquetError::EOF(format!("{length} bytes at {start}, and there are {}", self.size)));
@@ -199,7 +199,7 @@ impl ChunkReader for Pages {
     }
 }
 
-/// Reads on from a place.
+/// Sequential reader from an offset.
 pub(in crate::source) struct Onward {
     ahead: Arc<Mutex<Ahead>>,
     at: u64,

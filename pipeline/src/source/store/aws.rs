@@ -1,4 +1,4 @@
-//! Who asks S3: the credentials, the region and the endpoint that AWS's own programs find, where the environment names no keys.
+//! AWS credentials, region and endpoint, found as AWS's own programs find them, if the environment names no keys.
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -22,17 +22,18 @@ use tokio::sync::Mutex;
 
 use super::problem::Problem;
 
-/// How long a try at the machine's metadata service may take, and how many there are. It answers within milliseconds where it is.
+/// Timeout and attempts for the instance metadata service, which answers within milliseconds where it exists.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
 const METADATA_TRIES: u32 = 2;
-/// Before they expire by this much, credentials are asked for anew.
+/// Time before expiry at which credentials are renewed.
 const BEFORE_EXPIRY: Duration = Duration::from_secs(300);
 
-/// Completes `builder` from the profile that `AWS_PROFILE` names (or `default`) in `~/.aws`: its keys, role, SSO session or process;
-/// else from a web identity, a container's or the machine's role. `AWS_EC2_METADATA_DISABLED` is obeyed.
+/// Completes `builder` from the profile that `AWS_PROFILE` names (or `default`) in `~/.aws`: its keys, role, SSO
+/// session or process; else from a web identity or the role of a container or instance. `AWS_EC2_METADATA_DISABLED` is
+/// obeyed.
 pub(super) async fn completed(builder: AmazonS3Builder) -> Result<AmazonS3Builder, Problem> {
     let http = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
-    // The machine's region is not asked for: that would take seconds where there is no such service.
+    // The metadata service is not asked for the region: without such a service that would take seconds.
     let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
         .or_else(ProfileFileRegionProvider::new());
     let config = ProviderConfig::without_region().with_http_client(http.clone());
@@ -44,7 +45,7 @@ pub(super) async fn completed(builder: AmazonS3Builder) -> Result<AmazonS3Builde
         .connect_timeout(METADATA_TIMEOUT)
         .read_timeout(METADATA_TIMEOUT)
         .max_attempts(METADATA_TRIES);
-    // object_store's name for it.
+    // object_store's own setting for the metadata endpoint.
     if let Some(endpoint) = builder.get_config_value(&AmazonS3ConfigKey::MetadataEndpoint) {
         metadata = metadata
             .endpoint(&endpoint)
@@ -68,7 +69,7 @@ pub(super) async fn completed(builder: AmazonS3Builder) -> Result<AmazonS3Builde
     Ok(builder)
 }
 
-/// Credentials of AWS's default chain, asked for anew before they expire.
+/// Credentials of AWS's default provider chain, renewed before they expire.
 #[derive(Debug)]
 struct Chain {
     chain: DefaultCredentialsChain,
@@ -98,7 +99,7 @@ impl CredentialProvider for Chain {
     }
 }
 
-/// The words of the innermost cause: those around it name the chain's links.
+/// Message of the innermost cause: the outer ones only name the providers of the chain.
 fn reason(error: &CredentialsError) -> String {
     let mut last = error.to_string();
     let mut inner = error.source();

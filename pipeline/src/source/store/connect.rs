@@ -1,4 +1,4 @@
-//! A store behind a URL, with what the environment says of it.
+//! Client for the store of a URL, configured from the environment.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,19 +14,19 @@ use super::aws;
 use super::object::wait;
 use super::problem::{Problem, Service};
 
-/// How long credentials may take before a word of it is said, and before they are given up: where none are set, the machine's metadata
-/// service is asked, and most machines have none.
+/// Delays until a warning about missing credentials and until giving up: if none are set, the metadata service is
+/// asked, which most machines lack.
 const SAY_AFTER: Duration = Duration::from_secs(3);
 const GIVE_UP_AFTER: Duration = Duration::from_secs(15);
 
-/// Connects to the store of `address`, and makes sure that there are credentials before anything is asked for.
+/// Creates the client for the store of `address`; fails before any request if there are no credentials.
 pub(super) fn connect(address: &Address) -> Result<Arc<dyn ObjectStore>, Problem> {
     let service = address.service;
     let setting = |e: object_store::Error| Problem::setting(service, &e);
     let backoff =
         BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: Duration::from_secs(15), base: 2.0 };
     let retry = RetryConfig { backoff, max_retries: 10, retry_timeout: Duration::from_secs(180) };
-    // Credentials are asked for with fewer tries than objects.
+    // Credentials get fewer retries than objects.
     let few = RetryConfig { max_retries: 2, ..RetryConfig::default() };
     Ok(match service {
         Service::S3 => {
@@ -80,7 +80,7 @@ fn is_on(value: Option<String>) -> bool {
     value.is_some_and(|value| ["1", "true", "on", "yes", "y"].contains(&value.to_ascii_lowercase().as_str()))
 }
 
-/// Refuses an endpoint that is no URL, which the client would panic at.
+/// Refuses an endpoint that is not a URL, on which the client would panic.
 fn check_endpoint(name: &str, value: Option<String>) -> Result<(), Problem> {
     let Some(value) = value else { return Ok(()) };
     let is_url =
@@ -98,7 +98,7 @@ fn check_endpoint(name: &str, value: Option<String>) -> Result<(), Problem> {
     Err(Problem::new(format!("{name} = {value} is no URL: {hint}")))
 }
 
-/// Waits until there are credentials.
+/// Waits for credentials, at most `GIVE_UP_AFTER`.
 fn credentials<C>(address: &Address, provider: Arc<dyn CredentialProvider<Credential = C>>) -> Result<(), Problem>
 where
     C: std::fmt::Debug + Send + Sync + 'static,

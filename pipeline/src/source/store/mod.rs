@@ -1,4 +1,4 @@
-//! Objects of stores as a source: `s3://bucket/folder/`, `gs://`, `az://`, `abfs://`, and single files by `http://`.
+//! Object stores as sources: `s3://bucket/folder/`, `gs://`, `az://`, `abfs://`, and single files over `http://`.
 
 mod ahead;
 #[cfg(feature = "cloud")]
@@ -34,17 +34,17 @@ use crate::table::DELTA_LOG;
 
 const MAGIC: [char; 3] = ['*', '?', '['];
 
-/// Whether it is a URL, and no path.
+/// Whether `text` is a URL rather than a path.
 pub(crate) fn is_url(text: &str) -> bool {
     text.split_once("://").is_some_and(|(scheme, _)| {
-        // One letter is a drive.
+        // A one-letter scheme is a Windows drive.
         scheme.len() > 1
             && scheme.starts_with(|c: char| c.is_ascii_alphabetic())
             && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
     })
 }
 
-/// A URL as it is shown and recorded: without what may be a password or a signature.
+/// URL for display and records; HTTP URLs lose user, password, query (it may hold a signature) and fragment.
 pub(crate) fn shown(url: &str) -> String {
     match url::Url::parse(url) {
         Ok(mut parsed) if matches!(parsed.scheme(), "http" | "https") => {
@@ -57,7 +57,7 @@ pub(crate) fn shown(url: &str) -> String {
     }
 }
 
-/// An object that is read as a file.
+/// Handle to an object that is read like a file.
 #[derive(Clone)]
 pub(super) struct Remote(Arc<Object>);
 
@@ -72,7 +72,7 @@ impl Remote {
         &self.0.url
     }
 
-    /// Its key below the source.
+    /// Key relative to the source's root.
     pub(super) fn name(&self) -> &str {
         &self.0.name
     }
@@ -81,34 +81,34 @@ impl Remote {
         self.0.size
     }
 
-    /// 16 hex digits that change when the object does; `None` where the store tells nothing that does.
+    /// Fingerprint (16 hex digits) that changes with the object; `None` if the store reports neither e-tag nor time.
     pub(super) fn stamp(&self) -> Option<String> {
         self.0.stamp()
     }
 
-    /// Why it could not be read, where the store was the reason.
+    /// Last store error that made a read fail, if any.
     pub(super) fn problem(&self) -> Option<String> {
         self.0.problem().map(|problem| problem.to_string())
     }
 
-    /// To be read from its beginning to its end.
+    /// Sequential reader with prefetch.
     pub(super) fn open(&self) -> Cursor {
         Cursor::new(&self.0)
     }
 
-    /// To be read here and there.
+    /// Random-access reader, for Parquet.
     pub(super) fn pages(&self) -> Pages {
         Pages::new(&self.0)
     }
 }
 
-/// What a URL says.
+/// A parsed URL.
 #[derive(Debug)]
 struct Address {
     service: Service,
-    /// Scheme and bucket; for HTTP the whole.
+    /// Scheme and bucket; the whole URL for HTTP.
     base: String,
-    /// The key as the store has it, nothing decoded; for HTTP the file's name.
+    /// Key exactly as the store spells it, without percent-decoding; the file name for HTTP.
     key: String,
 }
 
@@ -150,19 +150,19 @@ impl Address {
     }
 }
 
-/// What a store has below a URL.
+/// Result of listing a URL.
 pub(super) struct Found {
-    /// The URL that names are counted from.
+    /// URL that object names are relative to.
     pub(super) root: PathBuf,
-    /// In the order of their names.
+    /// Objects, sorted by name.
     pub(super) objects: Vec<Remote>,
-    /// They are images and their texts.
+    /// Whether the objects are images and their texts.
     pub(super) pictures: bool,
 }
 
-/// What a URL names in a store.
+/// A URL in a store: an object, a folder or a pattern.
 pub(crate) struct Location {
-    /// As it is shown.
+    /// URL for display, without credentials.
     url: String,
     address: Address,
     store: Arc<Store>,
@@ -177,25 +177,25 @@ impl Location {
         Ok(Self { url: shown(url), address, store })
     }
 
-    /// The objects that it names.
+    /// Lists the objects that the URL names.
     pub(super) fn find(&self) -> Result<Found> {
         found(&self.store, &self.address).map_err(|reason| self.error(reason))
     }
 
-    /// Whether it is a Delta table.
+    /// Whether the folder is a Delta table.
     pub(crate) fn has_log(&self) -> Result<bool> {
         if self.address.service == Service::Http || self.address.key.contains(MAGIC) {
             return Ok(false);
         }
         match self.first(self.key(DELTA_LOG)?)? {
             Ok(first) => Ok(first.is_some()),
-            // Who may not list may be allowed to read a file; else it is told what is the matter.
+            // Without permission to list, a single file may still be readable; otherwise `find` reports the cause.
             Err(error) if is_denied(&error) => self.find().map(|_| false),
             Err(error) => Err(self.error(Problem::of(self.address.service, &error))),
         }
     }
 
-    /// An object of a folder, if it has one.
+    /// First object of a folder, if it has any.
     fn first(&self, folder: Key) -> Result<Result<Option<ObjectMeta>, StoreError>> {
         let store = Arc::clone(&self.store);
         let first = wait(async move {
@@ -208,7 +208,7 @@ impl Location {
         first.map_err(|problem| self.error(problem))
     }
 
-    /// Refuses a folder that is not there. Who may not list may be allowed to read its files.
+    /// Refuses a folder without objects. A denied listing passes, since reading the files may still be allowed.
     pub(crate) fn check(self) -> Result<Self> {
         match self.first(key_of(self.address.key.trim_matches('/')).map_err(|reason| self.error(reason))?)? {
             Ok(Some(_)) => Ok(self),
@@ -218,10 +218,11 @@ impl Location {
         }
     }
 
-    /// The object `name` below it, by its key from there or by its URL; or why that is none to be had.
+    /// Reads the object `name`, a key relative to this folder or a URL below it, of at most `limit` bytes. The inner
+    /// error concerns this object alone.
     ///
     /// # Errors
-    /// A store that would give no other one either.
+    /// A store failure that would affect every other object too.
     pub(crate) async fn load(self: &Arc<Self>, name: &str, limit: u64) -> Result<Result<Bytes, String>> {
         let key = match self.below(name) {
             Ok(key) => key,
@@ -230,7 +231,7 @@ impl Location {
         let this = Arc::clone(self);
         let loaded = object::aside(async move {
             let told = |error: StoreError| {
-                // To who may not list, some say that access is denied to what is not there.
+                // Without permission to list, some stores answer 403 for a missing key.
                 let is_missing = matches!(error, StoreError::NotFound { .. });
                 let is_this_alone = is_missing || is_denied(&error) && this.store.answered();
                 (is_this_alone, Problem::of(this.address.service, &error))
@@ -251,7 +252,7 @@ impl Location {
         }
     }
 
-    /// The key of what a table names.
+    /// Key of a file named by a table; refuses names outside this folder.
     fn below(&self, name: &str) -> Result<Key, String> {
         let Address { base, key: folder, .. } = &self.address;
         let folder = folder.trim_matches('/');
@@ -271,12 +272,12 @@ impl Location {
         key_of(&if folder.is_empty() { name } else { format!("{folder}/{name}") })
     }
 
-    /// An error that names it.
+    /// Source error that names this URL.
     pub(crate) fn error(&self, reason: impl ToString) -> Error {
         Error::source(&self.url, reason)
     }
 
-    /// The key of `name` below it.
+    /// Key of `name` relative to this folder.
     fn key(&self, name: &str) -> Result<Key> {
         let folder = self.address.key.trim_end_matches('/');
         let key = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
@@ -293,7 +294,7 @@ fn found(store: &Arc<Store>, address: &Address) -> Result<Found, String> {
     let words = |problem: Problem| problem.to_string();
     let told = |error: StoreError| Problem::of(address.service, &error).to_string();
     if address.service == Service::Http {
-        // By its first byte: not all servers answer HEAD, and parts are what will be asked for.
+        // Probe with a one-byte range request: not every server answers HEAD, and later reads use ranges anyway.
         let byte = GetOptions { range: Some(GetRange::Bounded(0..1)), ..GetOptions::default() };
         let meta = describe(store, Key::default(), byte).map_err(words)?.map_err(told)?;
         return Ok(one("", meta));
@@ -309,10 +310,10 @@ fn found(store: &Arc<Store>, address: &Address) -> Result<Found, String> {
         let head = GetOptions { head: true, ..GetOptions::default() };
         match describe(store, key_of(&root)?, head).map_err(words)? {
             Ok(meta) if meta.size > 0 => return Ok(one(&parts[..plain - 1].join("/"), meta)),
-            // Some stores have an empty object in the place of a folder.
+            // Some stores represent a folder by an empty object.
             Ok(meta) => empty = Some(meta),
             Err(StoreError::NotFound { .. }) => {}
-            // Some say that access is denied to what is not there.
+            // Some stores answer 403 for a missing key.
             Err(error @ StoreError::PermissionDenied { .. }) => denied = Some(told(error)),
             Err(error) => return Err(told(error)),
         }
@@ -343,7 +344,7 @@ fn found(store: &Arc<Store>, address: &Address) -> Result<Found, String> {
         objects.append(&mut images);
         objects.append(&mut texts);
     }
-    // As paths are sorted: part by part.
+    // Sort like paths, component by component.
     objects.sort_by(|a, b| a.name().split('/').cmp(b.name().split('/')));
     match (denied, empty) {
         _ if !objects.is_empty() => Ok(Found { root: PathBuf::from(address.url(&root)), objects, pictures }),
@@ -356,17 +357,17 @@ fn found(store: &Arc<Store>, address: &Address) -> Result<Found, String> {
     }
 }
 
-/// Of a known kind, and no bookkeeping.
+/// Whether a name is a data file of a known kind rather than bookkeeping.
 fn is_wanted(name: &str) -> bool {
     is_plain(name) && Kind::of(name.as_ref()).is_some()
 }
 
-/// No bookkeeping.
+/// Whether no path component begins with `.` or `_`, which marks bookkeeping.
 fn is_plain(name: &str) -> bool {
     !name.split('/').any(|part| part.starts_with(['.', '_']))
 }
 
-/// Whether a pattern matches a key, or a folder that the key is in.
+/// Whether a pattern matches a key or one of its parent folders.
 fn matches(pattern: &Pattern, key: &str, below: usize) -> bool {
     let options = MatchOptions { require_literal_separator: true, ..MatchOptions::new() };
     let folders = key.match_indices('/').map(|(at, _)| at).filter(|at| *at > below);
@@ -377,12 +378,12 @@ fn key_of(text: &str) -> Result<Key, String> {
     Key::parse(text).map_err(|e| e.to_string())
 }
 
-/// Waits for what is done in the background, where stores are asked; that is allowed on every thread.
+/// Runs a future on the stores' I/O runtime and blocks until it ends; callable from any thread.
 pub(crate) fn waited<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Result<T> {
     wait(async move { Ok(future.await) }).map_err(|problem| Error::Internal(problem.to_string()))
 }
 
-/// What a store says of an object.
+/// Blocking variant of `Store::describe`.
 fn describe(store: &Arc<Store>, key: Key, options: GetOptions) -> Result<Result<ObjectMeta, StoreError>, Problem> {
     let store = Arc::clone(store);
     wait(async move { Ok(store.describe(&key, options).await) })

@@ -1,4 +1,4 @@
-//! One object of a store, and parts of it.
+//! Requests to a store: metadata, listings and ranged reads, with retries on an I/O runtime of their own.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,26 +13,27 @@ use tokio::runtime::Runtime;
 
 use super::problem::{Patience, Problem, Service};
 
-/// Requests have threads of their own: who waits for them may hold one of the job's.
+/// Dedicated I/O runtime: a caller that blocks on a request may occupy one of the job's threads.
 static RUNTIME: LazyLock<Result<Runtime, String>> = LazyLock::new(|| {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(2).thread_name("store").enable_all().build().map_err(|e| e.to_string())
 });
 
-/// Begins something in the background; what comes of it is received once. To wait for it is allowed on every thread.
+/// Spawns `future` on the I/O runtime and returns the receiver of its result. Blocking on it is allowed on every
+/// thread.
 pub(super) fn begin<T: Send + 'static>(
     future: impl Future<Output = T> + Send + 'static,
 ) -> Result<mpsc::Receiver<T>, Problem> {
     let runtime = RUNTIME.as_ref().map_err(Problem::new)?;
     let (sender, receiver) = mpsc::channel();
     runtime.spawn(async move {
-        // Nobody may be waiting any more.
+        // The receiver may be gone.
         let _ = sender.send(future.await);
     });
     Ok(receiver)
 }
 
-/// The same for who does not wait, but is told. Where nobody is to be told any more, it ends early.
+/// Async variant of `begin`: runs on the I/O runtime and is cancelled when the caller drops the future.
 pub(super) async fn aside<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
     let runtime = RUNTIME.as_ref().map_err(Problem::new)?;
     let (mut sender, receiver) = tokio::sync::oneshot::channel();
@@ -45,26 +46,26 @@ pub(super) async fn aside<T: Send + 'static>(future: impl Future<Output = T> + S
     receiver.await.map_err(|_| Problem::unanswered())
 }
 
-/// Does something in the background, of which nobody hears.
+/// Detached variant of `begin`: its result is discarded.
 pub(super) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Result<(), Problem> {
     RUNTIME.as_ref().map_err(Problem::new)?.spawn(future);
     Ok(())
 }
 
-/// Waits for it.
+/// Blocking variant of `begin`.
 pub(super) fn wait<T: Send + 'static>(
     future: impl Future<Output = Result<T, Problem>> + Send + 'static,
 ) -> Result<T, Problem> {
     begin(future)?.recv().map_err(|_| Problem::unanswered())?
 }
 
-/// A bucket, or a server.
+/// A bucket or an HTTP server.
 pub(super) struct Store {
     pub(super) inner: Arc<dyn ObjectStore>,
     pub(super) service: Service,
-    /// It has given something: it is there, and will be again.
+    /// Whether a request has ever succeeded; the store then exists, and failures are retried for longer.
     answered: AtomicBool,
-    /// Why it last failed a library, which wraps that in words of its own.
+    /// Last error returned to a library, which wraps it in a message of its own.
     pub(super) problem: Mutex<Option<Problem>>,
 }
 
@@ -73,7 +74,7 @@ impl Store {
         Self { inner, service, answered: AtomicBool::new(false), problem: Mutex::default() }
     }
 
-    /// Asks until there is an answer, or none can be hoped for.
+    /// Retries `request` until it succeeds, fails permanently or exhausts the retry budget.
     pub(super) async fn ask<T, F>(&self, request: impl Fn() -> F) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>>,
@@ -93,12 +94,12 @@ impl Store {
         }
     }
 
-    /// Whether it has given something.
+    /// Whether a request has ever succeeded.
     pub(super) fn answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
     }
 
-    /// What it says of an object.
+    /// Object metadata, with retries.
     pub(super) async fn describe(&self, key: &Path, options: GetOptions) -> Result<ObjectMeta, StoreError> {
         let get = || {
             let (inner, key, options) = (Arc::clone(&self.inner), key.clone(), options.clone());
@@ -107,13 +108,13 @@ impl Store {
         self.ask(get).await
     }
 
-    /// The objects of a folder, at any depth; those after `offset`, where one is given.
+    /// Objects of a folder at any depth; only those with keys after `offset`, if given.
     pub(super) async fn list(&self, root: &Path, offset: Option<&Path>) -> Result<Vec<ObjectMeta>, StoreError> {
         let mut all: Vec<ObjectMeta> = Vec::new();
         let mut patience = Patience::new();
         loop {
-            // Stores list by key: where a list breaks off, it goes on after the last key that came. One of millions of objects takes
-            // minutes, and might never come whole.
+            // Stores list by key, so an interrupted listing resumes after the last key received. Listing millions of
+            // objects takes minutes and might never complete in one go.
             let last = all.last().map(|meta| &meta.location).or(offset).cloned();
             let mut listed = match &last {
                 Some(last) => self.inner.list_with_offset(Some(root), last),
@@ -141,24 +142,24 @@ impl Store {
     }
 }
 
-/// One object.
+/// An object; all parts read must belong to the same version of it.
 pub(super) struct Object {
     store: Arc<Store>,
     path: Path,
-    /// Its key below the source.
+    /// Key relative to the source's root.
     pub(super) name: String,
-    /// As it is shown.
+    /// URL for display, without credentials.
     pub(super) url: String,
     pub(super) size: u64,
-    /// What tells it from another of its name: the store's e-tag, or the time of its last change. Empty where it says neither.
+    /// Version of the object: the store's e-tag, else its modification time; empty if the store reports neither.
     tag: String,
-    /// The e-tag of the first part that came: the others are to have it too. Listings of some stores have another.
+    /// E-tag of the first part received, required of all later parts. Some stores list a different e-tag.
     first: OnceLock<String>,
-    /// Why a part could not be had. Readers of formats wrap it in words of their own.
+    /// Why a part could not be read; format readers wrap it in messages of their own.
     problem: Mutex<Option<Problem>>,
 }
 
-/// Why a part did not come.
+/// Why a range request failed.
 enum Trouble {
     Store(StoreError),
     Changed,
@@ -171,20 +172,20 @@ impl Object {
         Self { store: Arc::clone(store), path: meta.location, name, url, size: meta.size, tag, first, problem }
     }
 
-    /// 16 hex digits that change when the object does; `None` where the store tells nothing that does.
+    /// Fingerprint (16 hex digits) that changes with the object; `None` if the store reports neither e-tag nor time.
     pub(super) fn stamp(&self) -> Option<String> {
         let digest = || hex::encode(&Sha256::digest(format!("{} {}", self.size, self.tag))[..8]);
         (!self.tag.is_empty()).then(digest)
     }
 
-    /// Why the last part could not be had.
+    /// Error of the last part that failed.
     pub(super) fn problem(&self) -> Option<Problem> {
         self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A part, whole, however often the answer breaks off.
+    /// Reads a range completely, resuming after interruptions.
     pub(super) async fn fetch(&self, range: Range<u64>) -> Result<Bytes, Problem> {
-        // No server has a range of nothing.
+        // No server serves an empty range.
         if range.is_empty() {
             return Ok(Bytes::new());
         }
@@ -199,7 +200,7 @@ impl Object {
                 Err(trouble) => trouble,
             };
             if got.len() > before {
-                // What came is kept, and the rest asked for as if for the first time.
+                // Progress renews the retry budget; only the remainder is requested again.
                 patience = Patience::new();
             }
             let (error, problem) = match &trouble {
@@ -220,7 +221,7 @@ impl Object {
         problem
     }
 
-    /// One request, which makes `got` `whole` bytes long. What comes of it before it breaks off is appended to `got`.
+    /// Sends one request, which fills `got` up to `whole` bytes. Bytes received before a failure are kept in `got`.
     async fn part(&self, range: Range<u64>, whole: usize, got: &mut BytesMut) -> Result<(), Trouble> {
         let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
         let answer = self.store.inner.get_opts(&self.path, options).await.map_err(Trouble::Store)?;
@@ -240,11 +241,11 @@ impl Object {
     }
 }
 
-/// Stores quote e-tags in some places and not in others.
+/// E-tag without weak prefix and quotes, which stores use inconsistently; else the modification time, milliseconds.
 pub(super) fn tag(meta: &ObjectMeta) -> String {
     match &meta.e_tag {
         Some(tag) => tag.trim_start_matches("W/").trim_matches('"').to_owned(),
-        // The time of who tells none is 1970.
+        // A store that reports no time has 1970 here.
         None if meta.last_modified.timestamp_millis() == 0 => String::new(),
         None => meta.last_modified.timestamp_millis().to_string(),
     }

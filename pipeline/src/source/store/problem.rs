@@ -1,4 +1,4 @@
-//! Why a store gave nothing, in words, and whether to ask again.
+//! Error messages for stores, and the retry policy.
 
 use std::error::Error as _;
 use std::io;
@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 
 use object_store::Error as StoreError;
 
-/// How object_store says that an answer is an error.
+/// Prefix of object_store's message for an HTTP error status.
 const STATUS: &str = "Server returned non-2xx status code: ";
-/// A store that has answered before is waited for this long; requests are repeated by object_store too.
+/// Retry period for a store that has answered before, on top of object_store's own retries.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// Tries at a store that has not answered yet: it may not exist.
+/// Maximum attempts at a store that has not answered yet: it may not exist.
 const FIRST_TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(16);
-/// Of a store's own words, characters.
+/// Maximum length of a store's own message, characters.
 const WORDS: usize = 200;
 
-/// Whose protocol a store speaks.
+/// Protocol of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Service {
     S3,
@@ -27,7 +27,7 @@ pub(super) enum Service {
 }
 
 impl Service {
-    /// What to do where credentials are missing or do not open the door.
+    /// Advice for missing or rejected credentials.
     pub(super) fn credentials(self) -> &'static str {
         match self {
             Self::S3 => {
@@ -58,7 +58,8 @@ impl Service {
     }
 }
 
-/// A reason, and what to do. It holds no credentials: what object_store says of a request is left out, as that has its URL.
+/// Reason and advice. It holds no credentials: object_store's description of a request is left out, as it contains the
+/// URL.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Problem(String);
@@ -68,12 +69,12 @@ impl Problem {
         Self(reason.into())
     }
 
-    /// A bug of ours.
+    /// Internal error: a request ended without a result.
     pub(super) fn unanswered() -> Self {
         Self::new("internal error of capfilt: a request ended without an answer")
     }
 
-    /// What `error` of a store means.
+    /// Message for a store's `error`.
     pub(super) fn of(service: Service, error: &StoreError) -> Self {
         if let Some(own) = error.source().and_then(|source| source.downcast_ref::<Self>()) {
             return own.clone();
@@ -108,13 +109,13 @@ impl Problem {
         })
     }
 
-    /// What the environment says cannot be followed.
+    /// Error for invalid settings in the environment.
     #[cfg(feature = "cloud")]
     pub(super) fn setting(service: Service, error: &StoreError) -> Self {
         Self(format!("{}: {}", short(&cause(error)), service.credentials()))
     }
 
-    /// Nobody has given credentials for so long.
+    /// Error for credentials that did not arrive within `waited`.
     #[cfg(feature = "cloud")]
     pub(super) fn silent(service: Service, waited: Duration) -> Self {
         let waited = waited.as_secs();
@@ -124,7 +125,7 @@ impl Problem {
         ))
     }
 
-    /// Without credentials nothing is asked at all.
+    /// Error for missing credentials; no request is sent without them.
     #[cfg(feature = "cloud")]
     pub(super) fn no_credentials(service: Service, error: &StoreError) -> Self {
         Self(format!("there are no credentials ({}): {}", short(&cause(error)), service.credentials()))
@@ -140,13 +141,13 @@ fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {
     Some(&rest[..rest.find(end)?])
 }
 
-/// Without a page of HTML that a proxy may send, and no longer than a line.
+/// First line of `text`, cut before HTML (a proxy's error page) and at `WORDS` characters.
 fn short(text: &str) -> String {
     let text = text.split(['<', '\n']).next().unwrap_or_default();
     text.trim_end_matches([' ', ':']).chars().take(WORDS).collect()
 }
 
-/// The innermost error's words: those around it repeat it, and tell URLs.
+/// Message of the innermost error: the outer ones repeat it and reveal URLs.
 fn cause(error: &StoreError) -> String {
     let mut last = error.to_string();
     let mut inner = error.source();
@@ -172,14 +173,14 @@ fn status(last: &str) -> Option<u16> {
     last.strip_prefix(STATUS)?.get(..3)?.parse().ok()
 }
 
-/// Whether the store refuses, by the credentials or by what they may do.
+/// Whether the store rejects the credentials or denies them access.
 pub(super) fn is_denied(error: &StoreError) -> bool {
-    // Of lists object_store tells no kind of error.
+    // object_store does not classify errors of listings.
     matches!(error, StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. })
         || matches!(status(&cause(error)), Some(401 | 403))
 }
 
-/// Whether another try may help.
+/// Whether the error may be transient.
 fn may_pass(error: &StoreError) -> bool {
     match error {
         StoreError::Generic { .. } => match status(&cause(error)) {
@@ -190,13 +191,14 @@ fn may_pass(error: &StoreError) -> bool {
     }
 }
 
-/// Nobody listens there, or the name is unknown.
+/// Whether the connection was refused or the host name is unknown.
 fn is_nowhere(error: &StoreError) -> bool {
     io_error(error).is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
         || cause(error).contains("failed to lookup address")
 }
 
-/// How often and how long a request is made anew after object_store has given up; a body that breaks off is seldom made anew by it.
+/// Retry budget with exponential backoff for requests on which object_store has given up; it rarely retries an
+/// interrupted body.
 pub(super) struct Patience {
     begun: Instant,
     tries: u32,
@@ -207,8 +209,8 @@ impl Patience {
         Self { begun: Instant::now(), tries: 0 }
     }
 
-    /// After `error`; `None` where the answer was too short. False where it is of no use to ask again. `answered`: the store has
-    /// given something before.
+    /// Sleeps before the next attempt; returns false if another one is pointless. `error` is `None` if the response was
+    /// too short; `answered` says whether a request to the store has ever succeeded.
     pub(super) async fn wait(&mut self, error: Option<&StoreError>, answered: bool) -> bool {
         self.tries += 1;
         let most = if error.is_some_and(is_nowhere) { 1 } else { FIRST_TRIES };

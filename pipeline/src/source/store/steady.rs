@@ -1,4 +1,4 @@
-//! A folder of a store as DataFusion and the Delta library read it: what breaks off is asked for anew, and nothing is written.
+//! Read-only `ObjectStore` over a folder, for DataFusion and the Delta library: interrupted reads are resumed.
 
 use std::fmt;
 use std::ops::Range;
@@ -30,19 +30,19 @@ use crate::error::{Error, Result};
 
 type Answer<T> = Result<T, StoreError>;
 
-/// Objects that are asked about at a time.
+/// Concurrent metadata requests.
 #[cfg(feature = "delta")]
 const AT_ONCE: usize = 8;
-/// Pieces of an answer that wait to be taken.
+/// Chunks of a response body buffered ahead of the reader.
 const AHEAD: usize = 8;
 
 impl Location {
-    /// The folder's URL, which names are counted from.
+    /// URL of the folder, which object names are relative to.
     pub(crate) fn root(&self) -> PathBuf {
         PathBuf::from(self.address.url(self.address.key.trim_end_matches('/')))
     }
 
-    /// What a table of SQL, which may be a single file, is read with, and as which URL; and the name of its first file.
+    /// Store and URL of a table in SQL, which may be a single file, and the name of its first file.
     pub(crate) fn files(&self) -> Result<(Arc<dyn ObjectStore>, Url, String)> {
         if self.address.key.contains(MAGIC) {
             return Err(self.error("SQL reads a file or a folder of a store, and no pattern: name one of them"));
@@ -62,10 +62,11 @@ impl Location {
         Ok((store, url, first.name().to_owned()))
     }
 
-    /// Shows what has the key `root` under a URL that nothing else has, nor the files below it their paths: DataFusion knows stores by
-    /// scheme and host alone, and files that it has seen by their paths alone. Told is what is `listed` by its name.
+    /// Exposes the key `root` and the files below it under a unique URL and unique paths: DataFusion identifies stores
+    /// by scheme and host only, and files that it has seen by path only. Listings contain only names that `listed`
+    /// accepts.
     fn seen_as(&self, name: &str, root: Key, listed: fn(&str) -> bool) -> Result<(Arc<dyn ObjectStore>, Url)> {
-        // Of a URL as it is, and not as it is shown.
+        // Hash the URL itself rather than its display form, which lacks the query.
         let Address { base, key, .. } = &self.address;
         let alias = hex::encode(&Sha256::digest(format!("{base}/{}", key.trim_end_matches('/')))[..8]);
         let url = Url::parse(&format!("store://{alias}/{alias}/{name}")).map_err(|e| Error::Internal(e.to_string()))?;
@@ -77,12 +78,12 @@ impl Location {
 
 #[cfg(feature = "delta")]
 impl Location {
-    /// What the Delta library opens the folder with, and as which URL.
+    /// Store and URL with which the Delta library opens the folder.
     pub(crate) fn folder(&self) -> Result<(Arc<dyn ObjectStore>, Url)> {
         self.seen_as("", self.key("")?, |_| true)
     }
 
-    /// The objects of these names below it; `None` for those that are not there.
+    /// Objects of these names below the folder; `None` for missing ones.
     pub(in crate::source) fn objects(&self, names: &[&str]) -> Result<Vec<Option<Remote>>> {
         let keys = names.iter().map(|name| self.key(name)).collect::<Result<Vec<_>>>()?;
         let store = Arc::clone(&self.store);
@@ -109,15 +110,15 @@ impl Location {
         Ok(names.iter().zip(all).map(object).collect())
     }
 
-    /// Why the Delta library failed with `error`: where a store's problem is in it, that one, and else itself.
+    /// Reason for the Delta library's `error`: the store's own error if the message contains it, else the message.
     pub(crate) fn reason(&self, error: String) -> String {
         let problem = self.store.problem.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // The library may have gone on after it.
+        // The library may have recovered from the store's error and failed later.
         problem.map(|problem| problem.to_string()).filter(|problem| error.contains(problem)).unwrap_or(error)
     }
 }
 
-/// Shows the objects of a folder as if they were in another one.
+/// View of a folder's objects under an alias path.
 #[derive(Clone)]
 struct Steady {
     store: Arc<Store>,
@@ -125,9 +126,9 @@ struct Steady {
     base: String,
     /// The folder's key.
     root: Key,
-    /// What is in its place in the paths here.
+    /// Path prefix that replaces `root`.
     alias: Key,
-    /// Which names below it are told.
+    /// Whether listings contain a name below the folder.
     listed: fn(&str) -> bool,
 }
 
@@ -143,7 +144,7 @@ impl fmt::Display for Steady {
     }
 }
 
-/// `path` with the folder `from` of its beginning replaced.
+/// Replaces the prefix `from` of `path` by `to`; `None` if `path` lacks it.
 fn moved(path: &Key, from: &Key, to: &Key) -> Option<Key> {
     path.prefix_match(from).map(|rest| to.parts().chain(rest).collect())
 }
@@ -153,7 +154,7 @@ impl Steady {
         moved(path, &self.alias, &self.root).ok_or_else(|| self.elsewhere(path))
     }
 
-    /// What is told of objects.
+    /// Filters listed objects and maps them to alias paths.
     fn all_seen(&self, all: Vec<ObjectMeta>) -> Answer<Vec<ObjectMeta>> {
         let name =
             |meta: &ObjectMeta| meta.location.prefix_match(&self.root).map(|rest| rest.collect::<Key>().to_string());
@@ -170,7 +171,8 @@ impl Steady {
         StoreError::Generic { store: "store", source: format!("{path} is not in {self}").into() }
     }
 
-    /// Asks on the store's own threads: a connection ends with the runtime that it was made on, and the library's come and go.
+    /// Runs a request on the store's own runtime: a connection dies with the runtime that opened it, and the library's
+    /// runtimes are short-lived.
     async fn asked<T, F>(&self, key: &Key, request: impl FnOnce(Arc<Store>, Key) -> F) -> Answer<T>
     where
         T: Send + 'static,
@@ -182,8 +184,8 @@ impl Steady {
         }
     }
 
-    /// The error in words that tell no credentials. It is kept where it is more than that something is not there: the library looks
-    /// for files that need not be.
+    /// Error without credentials in its message. It is recorded for `Location::reason` unless it is `NotFound`: the
+    /// library probes for optional files.
     fn told(&self, key: &Key, error: &StoreError) -> StoreError {
         let url = if key.as_ref().is_empty() { self.base.clone() } else { format!("{}/{key}", self.base) };
         let problem = Problem::of(self.store.service, error);
@@ -203,7 +205,7 @@ impl Steady {
             let list = |store: Arc<Store>, root: Key| async move { store.list(&root, offset.as_ref()).await };
             let listed = this.asked(&root?, list).await?;
             let mut all = this.all_seen(listed)?;
-            // Not all stores list in this order, on which the library relies.
+            // The library relies on sorted listings, which not all stores return.
             all.sort_by(|a, b| a.location.cmp(&b.location));
             Ok::<_, StoreError>(stream::iter(all.into_iter().map(Ok)))
         };
@@ -211,25 +213,25 @@ impl Steady {
     }
 }
 
-/// What an answer is to have, however often it breaks off.
+/// Response body that is resumed after interruptions.
 struct Body {
     this: Steady,
     key: Key,
     options: GetOptions,
     meta: ObjectMeta,
-    /// What has not come yet.
+    /// Byte range still to be received.
     rest: Range<u64>,
     to: mpsc::Sender<Answer<Bytes>>,
 }
 
 impl Body {
-    /// Sends it all, or an error at last.
+    /// Sends the whole range, or an error once the retry budget is exhausted.
     async fn send(mut self, mut answer: GetResult) {
         let mut patience = Patience::new();
         while !self.rest.is_empty() {
             let before = self.rest.start;
             let mut trouble = match self.take(answer).await {
-                // Nobody is to be told any more.
+                // The reader is gone.
                 Err(SendError(_)) => return,
                 Ok(trouble) => trouble,
             };
@@ -255,7 +257,7 @@ impl Body {
         }
     }
 
-    /// Sends what an answer has; returns why it broke off, where it says that.
+    /// Forwards one response; returns the error that interrupted it, if there was one.
     async fn take(&mut self, answer: GetResult) -> Result<Option<StoreError>, SendError<Answer<Bytes>>> {
         let mut stream = answer.into_stream();
         while !self.rest.is_empty()
@@ -274,7 +276,7 @@ impl Body {
 
     async fn fail(self, error: StoreError) {
         let error = self.this.told(&self.key, &error);
-        // Nobody may be listening any more.
+        // The reader may be gone.
         let _ = self.to.send(Err(error)).await;
     }
 }
@@ -283,7 +285,7 @@ fn odd(reason: &str) -> StoreError {
     StoreError::Generic { store: "store", source: Problem::new(reason).into() }
 }
 
-/// Why nothing is written.
+/// Error of all write operations.
 fn refused() -> StoreError {
     StoreError::NotSupported { source: "tables in stores are read only: give a folder on a disk".into() }
 }

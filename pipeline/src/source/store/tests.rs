@@ -1,4 +1,4 @@
-//! Over a store in memory, which fails when it is told to.
+//! Tests with an in-memory store with injected failures.
 
 use std::fmt;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -19,7 +19,7 @@ use super::*;
 type Answer<T> = Result<T, StoreError>;
 type Named = Result<(PathBuf, Vec<String>), String>;
 
-/// Every third answer fails, and every other of the rest breaks off in the middle.
+/// In-memory store: every third response fails, and every other one of the rest breaks off in the middle.
 #[derive(Debug)]
 struct Flaky {
     inner: Arc<InMemory>,
@@ -125,7 +125,7 @@ fn what_breaks_off_is_read_to_its_end() {
     cursor.read_to_end(&mut read).unwrap();
     assert_eq!(read, bytes[2_999_995..]);
 
-    // As the columns of a Parquet file: its end, and two places in turn.
+    // Access pattern of a Parquet reader: the end, and then two places in turn.
     let pages = object.pages();
     assert_eq!(pages.len(), 3_000_000);
     let mut tail = [0; 8];

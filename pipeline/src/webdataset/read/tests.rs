@@ -156,7 +156,7 @@ fn names_that_differ_in_bad_bytes_are_two_rows() {
     assert_eq!(keys, ["%E90", "%E80"]);
 }
 
-/// A member of a type of its own, whose header the archive's writer does not make.
+/// Member of a special type, whose header the tar crate does not build.
 fn member(name: &str, of: u8, bytes: &[u8]) -> Vec<u8> {
     let mut header = tar::Header::new_ustar();
     header.set_path(name).unwrap();

@@ -1,4 +1,4 @@
-//! Delta tables over the store in memory that fails.
+//! Delta tables in an in-memory store with injected failures.
 
 use std::fs;
 use std::path::Path;
@@ -19,10 +19,10 @@ use super::*;
 use crate::source::{Lake, Reading, Source, Units};
 use crate::{delta, table};
 
-/// What names mean is not what they are: not in the key, and not in the log.
+/// The key has a space and a percent sign, and must be decoded neither in the URL nor in the log.
 const URL: &str = "s3://bucket/top %41/lake";
 
-/// A table of three versions: a file, another one, and the first with rows deleted.
+/// Writes a table of three versions: one file, a second one, and rows deleted from the first.
 fn lake(folder: &Path, first: i64) {
     let write = |name: &str, from: i64| {
         let path = folder.join(name);
@@ -58,7 +58,7 @@ fn lake(folder: &Path, first: i64) {
     commit(0, &[protocol, metadata, add("split=a%2520b/x.parquet", json!("a b"), bytes, Value::Null)]);
     let other = write("split=__HIVE_DEFAULT_PARTITION__/y.parquet", first + 30);
     commit(1, &[add("split=__HIVE_DEFAULT_PARTITION__/y.parquet", Value::Null, other, Value::Null)]);
-    // An example of the protocol's: rows 3, 4, 7, 11, 18 and 29.
+    // Example of the Delta protocol: removes rows 3, 4, 7, 11, 18 and 29.
     let vector = json!({"storageType": "i", "sizeInBytes": 44, "cardinality": 6,
         "pathOrInlineDv": "^Bg9^0rr910000000000iXQKl0rr91000f55c8Xg0@@D72lkbi5=-{L"});
     let remove = json!({"remove": {"path": "split=a%2520b/x.parquet", "deletionTimestamp": 0, "dataChange": true,
@@ -66,7 +66,7 @@ fn lake(folder: &Path, first: i64) {
     commit(2, &[remove, add("split=a%2520b/x.parquet", json!("a b"), bytes, vector)]);
 }
 
-/// All files below a folder: their names and what they hold.
+/// Collects the names and contents of all files below a folder.
 fn files(folder: &Path, below: &str, all: &mut Vec<(String, Vec<u8>)>) {
     for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
         let name = format!("{below}/{}", entry.file_name().to_str().unwrap());
@@ -84,7 +84,7 @@ fn in_store(store: &Arc<Store>, url: &str) -> Lake {
     Lake::Store(location)
 }
 
-/// Its rows, with the name of their file and their number in it.
+/// File name, row numbers and rows of each file.
 fn rows(source: &Source) -> Vec<(String, Vec<u64>, RecordBatch)> {
     let units = Units { rows: 1000, shard: 0, shards: 1 };
     let read = |(file, record): (usize, crate::source::FileRecord)| {
@@ -192,6 +192,6 @@ fn nothing_is_written() {
     assert!(error.contains("read only"), "{error}");
     runtime.block_on(folder.delete(&at)).unwrap_err();
     assert!(runtime.block_on(inner.head(&Key::from("lake/x"))).is_err());
-    // What is not in the folder is not to be had by it.
+    // Objects outside the folder are not accessible through it.
     assert!(runtime.block_on(folder.get(&Key::from("lake/_delta_log/00000000000000000000.json"))).is_err());
 }
