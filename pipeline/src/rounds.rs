@@ -1,8 +1,8 @@
-//! `capfilt rounds`: BLIP's CapFilt from end to end, and again with the models that came of it.
+//! `capfilt rounds`: BLIP's CapFilt end to end, repeated with the models of the previous round.
 //!
-//! A round is a pair table by `capfilt run`, and by `capfilt-train` a MED pretrained on it, and a captioner and a filter finetuned
-//! from that MED. These stages are programs of their own that go on where they were stopped. So nothing is kept here but the
-//! options that the rounds were begun with, and a stage runs unless it has left its mark of being finished.
+//! A round makes a pair table with `capfilt run`; `capfilt-train` then pretrains a MED on it and finetunes a captioner
+//! and a filter from that MED. Each stage is a separate program that resumes by itself. So the only state kept here is
+//! the options the rounds were begun with, and a stage runs unless its completion marker exists.
 
 mod begun;
 mod plan;
@@ -20,7 +20,7 @@ use plan::{Plan, absolute};
 use stage::Wishes;
 
 const TRAINER: &str = "capfilt-train";
-/// Folder of the checkpoint in a training's folder.
+/// Subfolder of a training's folder that holds its checkpoint.
 const CHECKPOINT: &str = "checkpoint";
 
 #[derive(Debug, Args)]
@@ -100,7 +100,7 @@ pub(crate) struct RoundsArgs {
     run: Vec<OsString>,
 }
 
-/// Makes the rounds that are not there yet, and says where their results are.
+/// Runs all stages that are not yet finished, and prints where their results are.
 pub(crate) fn main(runtime: &Runtime, args: &RoundsArgs) -> Result<()> {
     let trainer = match trainer(args) {
         Err(_) if args.print => args.trainer.as_deref().map_or_else(|| TRAINER.into(), absolute),
@@ -147,7 +147,7 @@ enum Training {
 impl Training {
     const ALL: [Self; 3] = [Self::Pretrain, Self::Captioner, Self::Filter];
 
-    /// Its name in options, its command, its folder, and what comes of it.
+    /// Name in options, command, folder, and name of the resulting model.
     fn words(self) -> [&'static str; 4] {
         match self {
             Self::Pretrain => ["pretrain", "pretrain", "med", "MED"],
@@ -157,7 +157,7 @@ impl Training {
     }
 }
 
-/// An option's value, and the one training that it is for.
+/// An option's value, for all trainings or only one of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Staged {
     only: Option<Training>,
@@ -189,7 +189,7 @@ fn inner_share(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Where capfilt-train is.
+/// Path of capfilt-train.
 fn trainer(args: &RoundsArgs) -> Result<PathBuf> {
     if let Some(given) = &args.trainer {
         if !given.is_file() {
