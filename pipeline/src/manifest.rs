@@ -41,7 +41,7 @@ pub(crate) struct Identity {
     pub(crate) recipe: String,
     #[serde(flatten)]
     pub(crate) models: Provenance,
-    /// SHA-256 of each further captioner.
+    /// SHA-256 digests of the further captioners and filters.
     #[serde(default)]
     pub(crate) captioners: Vec<String>,
     #[serde(default)]

@@ -169,7 +169,7 @@ struct Writer {
     done: Vec<Unit>,
     done_bytes: u64,
     open: Option<OpenUnit>,
-    /// Set if the finished work was discarded and the old table stays.
+    /// Set once a retry is abandoned and the old table's manifest restored.
     given_up: bool,
 }
 
