@@ -1,4 +1,4 @@
-//! Recovers images that a pair table left out from the job's source.
+//! Recovers, from the job's source, the images that a pair table left out.
 
 use std::collections::BTreeMap;
 use std::path::Path;
