@@ -16,13 +16,13 @@ import tempfile
 import time
 from pathlib import Path
 
-# A job without models: all of it but the models' work. The bytes need be no image.
+# A job without models, to measure everything else. The bytes need not be images.
 PLAIN = """SELECT * EXCLUDE (image, text), encode(sha256(image), 'hex') AS image_sha256, 'web' AS source, text, 1.0 AS itm_score,
     true AS kept, CAST(NULL AS VARCHAR) AS error, image FROM web"""
 BYTES = """SELECT value AS id, concat('text ', value) AS text,
     decode(repeat(encode(sha256(CAST(value AS VARCHAR)), 'hex'), 4), 'hex') AS image FROM range(0, {rows})"""
 
-# The fixtures' pictures over and over, each with bytes after its end that make it another file, and texts that differ.
+# The fixtures' pictures repeatedly, each with trailing bytes that make its file unique, and with unique texts.
 PICTURES = """SELECT value AS id, concat(text, ' ', value) AS text,
     decode(concat(encode(image, 'hex'), encode(sha256(CAST(value AS VARCHAR)), 'hex')), 'hex') AS image
     FROM range(0, {rows}) JOIN (SELECT row_number() OVER (ORDER BY id) - 1 AS k, count(*) OVER () AS n, text, image FROM web

@@ -30,7 +30,7 @@ TOLERANCE = 1e-3
 BATCH = 8
 TOKENS = 20
 REPEATS = 3
-# Seconds after which a work is not repeated: bfloat16 takes minutes on a CPU that has no instructions for it.
+# Seconds after which a measurement is not repeated: bfloat16 takes minutes on a CPU without instructions for it.
 ENOUGH = 60
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -63,7 +63,7 @@ def parity(folder, sizes=("base", "large")):
         matched = [itm(matcher, pixels, text.repeat(images, 1)) for text in texts]
         del matcher
         gc.collect()
-        # Agreement means something only where the logits depend on what they should.
+        # Agreement is meaningful only if the logits depend on their inputs.
         itm_logits = ours[f"{size}.itm_logits"]
         for what, logits in (
             ("decoder logits, between images", ours[f"{size}.decoder_logits"]),

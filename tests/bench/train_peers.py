@@ -24,7 +24,7 @@ from med import Med
 from torch.nn.functional import cross_entropy, log_softmax, normalize, one_hot, softmax
 from transformers import BlipTextConfig, BlipVisionConfig
 
-# Image side, patch, (width, MLP, layers, heads) of ViT and text transformer, projection, words, batch.
+# Image side, patch, (width, MLP, layers, heads) of ViT and text transformer, projection, vocabulary, batch.
 SIZES = {
     "tiny": (48, 8, (96, 384, 4, 4), (96, 384, 3, 4), 64, 462, 64),
     "base-14m": (224, 16, (768, 3072, 12, 12), (768, 3072, 12, 12), 256, 30524, 8),
@@ -122,7 +122,7 @@ def main():
     for size in args.sizes:
         reference = None
         for kind in args.kinds:
-            # Ours, theirs, theirs, ours: what runs first must not win by it.
+            # In the order ours, theirs, theirs, ours, so that neither gains from running first.
             found, memory = ours(args, size, kind)
             their, their_memory = theirs_apart(size, kind, args)
             again = theirs_apart(size, kind, args)[0]
