@@ -26,7 +26,8 @@ pub(crate) fn engine(options: EngineOptions) -> Arc<Engine> {
     Engine::new(options, Box::new(blip::load))
 }
 
-/// A session on `engine` with the example models and the tables `web` (tests/fixtures/web.parquet) and `pictures` (all fixtures).
+/// A session on `engine` with the example models and the tables `web` (tests/fixtures/web.parquet) and `pictures` (all
+/// fixtures).
 pub(crate) async fn session_on(engine: Arc<Engine>, partitions: usize, batch_size: usize) -> SessionContext {
     let config = SessionConfig::new()
         .with_information_schema(true)

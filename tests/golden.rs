@@ -1,4 +1,5 @@
-//! Parity with the reference: outputs of Hugging Face transformers on the fixtures (`fixtures/golden.*`, `fixtures/decoding.json`).
+//! Parity with the reference: outputs of Hugging Face transformers on the fixtures (`fixtures/golden.*`,
+//! `fixtures/decoding.json`).
 
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};

@@ -184,7 +184,7 @@ fn short(text: &str) -> &str {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum State {
-    /// Rows are missing.
+    /// Rows are still missing.
     Running,
     /// All rows are processed, and the parts are being moved into place.
     Placing,

@@ -47,7 +47,7 @@ fn salesforces_preprocessing_is_read() {
         fs::write(&file, text).unwrap();
         read.push(Checkpoint::open(dir.path()).unwrap().preprocessor().clone());
     }
-    // transformers' defaults, 384 among them.
+    // transformers' defaults, which include 384.
     fs::write(&file, "{}").unwrap();
     read.push(Checkpoint::open(dir.path()).unwrap().preprocessor().clone());
     assert!(read.iter().all(|p| *p == read[0] && (p.width, p.height) == (384, 384)), "{read:?}");

@@ -286,8 +286,8 @@ fn images_of_every_arrow_type_are_judged_alike() {
 
 #[test]
 fn texts_of_every_plane_and_length_are_judged() {
-    // Every plane's ends and some between (unassigned, private and non-characters too), what terminals and tokenizers
-    // trip over, and lengths from nothing to 10,000 characters.
+    // Both ends of every plane and code points in between (including unassigned, private-use and non-characters),
+    // characters that confuse terminals and tokenizers, and lengths from 0 to 10,000 characters.
     let plane =
         |p: u32| (0..0x1_0000).step_by(0x0abd).filter_map(move |c| char::from_u32(p << 16 | c)).collect::<String>();
     let mut texts: Vec<String> = (0..=16).map(plane).collect();

@@ -15,7 +15,7 @@ const RECIPE: &str = "SELECT * EXCLUDE (image, text), encode(sha256(image), 'hex
 const CAT: &str = "tests/fixtures/images/emoji_cat_face_google.png";
 const FOX: &str = "tests/fixtures/images/emoji_fox_twitter.png";
 
-/// With parts of one unit each.
+/// Options for a Delta table with parts of a single unit each.
 const DELTA: [&str; 4] = ["--format", "delta", "--file-size", "1kB"];
 const REPORT: [&str; 4] = ["report", "pairs", "-o", "report.html"];
 

@@ -141,7 +141,7 @@ mod tests {
         let all =
             ["dog", "dogs", "dog dog", "red dog", "dog red", "12", "13", "photo 12", "photo 13", "#", "a #", "12 #"];
         let ids: Vec<_> = all.iter().filter_map(|text| Sketch::of(text, 0.8)).map(|sketch| sketch.id).collect();
-        // `#` is no word: `a #` is `a`, and `12 #` is 12 again.
+        // `#` is not a word: `a #` equals `a`, and `12 #` equals `12`.
         assert_eq!(ids.len(), 11);
         let distinct: std::collections::BTreeSet<_> = ids.iter().collect();
         assert_eq!(distinct.len(), 10);
