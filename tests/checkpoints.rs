@@ -1,4 +1,4 @@
-//! Checkpoints of every make, and broken ones.
+//! Checkpoints of all supported layouts, and broken ones.
 
 mod layouts;
 mod refusals;
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::common::model;
 
-/// A checkpoint's tensors as floats, to be changed and written again.
+/// A checkpoint's tensors as f32, to be modified and saved again.
 type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 fn read(name: &str) -> Tensors {
@@ -70,7 +70,7 @@ fn failure(dir: &Path) -> String {
     Checkpoint::open(dir).unwrap_err().to_string()
 }
 
-/// Some pixels; what they show does not matter here.
+/// Embeddings of two arbitrary images.
 fn images(med: &OrtMed) -> Vec<Embedding> {
     let pixels = (0..2 * 3 * 64 * 64).map(|i| ((i % 97) as f32 / 48.0) - 1.0 + (i / 12288) as f32 * 0.3).collect();
     med.encode_pixels(2, pixels).unwrap()
@@ -147,7 +147,7 @@ fn an_untied_head_is_used_and_a_tied_one_may_be_stored_twice() {
     let (ours, tied) = (logits(&open(untied.path())), logits(&open(Path::new(&model("captioner")))));
     assert!(worst(&ours, &tied) > 0.1);
 
-    // Where config.json and its text_config contradict each other, the head is what is stored.
+    // If config.json and its text_config contradict each other, the stored head decides.
     let halves: [fn(&mut serde_json::Value); 2] =
         [|c| c["tie_word_embeddings"] = false.into(), |c| c["text_config"]["tie_word_embeddings"] = false.into()];
     for half in halves {
@@ -156,7 +156,7 @@ fn an_untied_head_is_used_and_a_tied_one_may_be_stored_twice() {
     }
     assert!(failure(with(&own, &read("captioner")).path()).contains("decoder.weight"));
 
-    // transformers 5 adds the bias of the head's own layer; transformers 4 wrote one bias alone.
+    // transformers 5 adds the bias of the head's own layer; transformers 4 wrote a single bias.
     let (stored, own_bias) = ("text_decoder.cls.predictions.bias", "text_decoder.cls.predictions.decoder.bias");
     let bias = tensors[stored].clone();
     let shifted = (bias.0, bias.1.iter().enumerate().map(|(i, b)| b + (i % 3) as f32).collect::<Vec<_>>());
@@ -232,7 +232,7 @@ fn broken_folders_say_what_is_wrong() {
     }
 }
 
-/// The whole MED in one folder: the matcher's encoder, and of the decoder `own` alone.
+/// The whole MED in one folder: the matcher's encoder, and only those decoder tensors that satisfy `own`.
 fn med(own: impl Fn(&str) -> bool) -> Tensors {
     let mut tensors = read("matcher");
     tensors.extend(read("captioner").into_iter().filter(|(n, _)| n.starts_with("text_decoder.") && own(n)));
@@ -242,7 +242,8 @@ fn med(own: impl Fn(&str) -> bool) -> Tensors {
 #[test]
 fn the_whole_med_captions_and_matches_from_one_folder() {
     let architecture = |c: &mut serde_json::Value| c["architectures"] = serde_json::json!(["CapFiltMed"]);
-    // Under BLIP's sharing the decoder has its own self-attention and head; all else is the encoder's.
+    // With BLIP's sharing, the decoder has its own self-attention and head, and shares all other weights with the
+    // encoder.
     let shared = med(|n| n.contains(".attention.") || n.contains(".cls."));
     let dir = folder("matcher", architecture);
     save(&dir.path().join("model.safetensors"), &shared, Dtype::F32);
@@ -252,7 +253,7 @@ fn the_whole_med_captions_and_matches_from_one_folder() {
     let matcher = open(Path::new(&model("matcher")));
     assert!(worst(&itm(&whole), &itm(&matcher)) < 1e-6);
 
-    // The same decoder with everything written out as a captioner of its own.
+    // The same decoder, stored in full as a separate captioner.
     let mut alone: Tensors =
         shared.iter().filter(|(n, _)| n.starts_with("vision_model.")).map(|(n, t)| (n.clone(), t.clone())).collect();
     for (name, tensor) in &shared {

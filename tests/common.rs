@@ -1,4 +1,4 @@
-//! What several tests need: where things lie, and sessions with an engine of their own.
+//! Shared helpers: paths, and sessions with their own engine.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,12 +21,13 @@ pub(crate) fn model(name: &str) -> String {
     root().join("tests/fixtures/models").join(name).to_str().unwrap().to_string()
 }
 
-/// An engine of the test's own.
+/// A separate engine for a test.
 pub(crate) fn engine(options: EngineOptions) -> Arc<Engine> {
     Engine::new(options, Box::new(blip::load))
 }
 
-/// A session on `engine` with the example models and the tables `web` (tests/fixtures/web.parquet) and `pictures` (all fixtures).
+/// A session on `engine` with the example models and the tables `web` (tests/fixtures/web.parquet) and `pictures` (all
+/// fixtures).
 pub(crate) async fn session_on(engine: Arc<Engine>, partitions: usize, batch_size: usize) -> SessionContext {
     let config = SessionConfig::new()
         .with_information_schema(true)

@@ -1,4 +1,5 @@
-//! Pickled checkpoints that real torch wrote, converted, against what transformers makes of them (fixtures/pickles.py).
+//! Converts pickled checkpoints written by real torch, and compares them with transformers' results
+//! (fixtures/pickles.py).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,7 +25,7 @@ fn expected() -> Value {
     serde_json::from_str(&std::fs::read_to_string(pickles("expected.json")).unwrap()).unwrap()
 }
 
-/// A folder like pickles/hf with these files for its weights.
+/// A folder like pickles/hf with the given weight files.
 fn folder(weights: &[(&str, &Path)]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for name in ["config.json", "preprocessor_config.json", "vocab.txt"] {
@@ -48,7 +49,7 @@ fn failure(source: &Path, out: &Path, tokenizer: Option<&Path>) -> String {
     message
 }
 
-/// Type, shape and sha256 of each tensor.
+/// Type, shape and SHA-256 of each tensor.
 fn tensors(dir: &Path) -> BTreeMap<String, Value> {
     let bytes = std::fs::read(dir.join("model.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -84,7 +85,7 @@ fn images(med: &OrtMed) -> Vec<Embedding> {
     med.encode_pixels(2, pixels).unwrap()
 }
 
-/// That the folder holds transformers' tensors, to the byte, and captions as transformers does.
+/// Asserts that the folder holds transformers' tensors byte for byte and makes the same captions.
 fn same(dir: &Path, expected: &Value) {
     let ours: Value = tensors(dir).into_iter().collect::<serde_json::Map<_, _>>().into();
     assert_eq!(ours, expected["tensors"]);
@@ -137,7 +138,7 @@ fn blips_own_files_become_what_transformers_loads() {
     converted(&pickles("captioner.pth"), &captioner, Some(&vocabulary));
     same(&captioner, &expected["captioner"]);
 
-    // A folder that was converted has a tokenizer for the next. The MED's decoder keeps its own self-attention and head.
+    // A converted folder can supply the tokenizer of the next. The MED's decoder keeps its own self-attention and head.
     let dir = out.path().join("deep/med");
     converted(&pickles("med.pth"), &dir, Some(&captioner));
     same(&dir, &expected["med"]);
@@ -180,7 +181,7 @@ fn files_that_are_not_whole_or_of_another_kind_are_named() {
             assert!(message.contains("model.pth") && message.contains("etch"), "{name} {cut}: {message}");
         }
     }
-    // Sixteen-bit integers in place of halves.
+    // 16-bit integers instead of halves.
     let whole = std::fs::read(pickles("captioner.pth")).unwrap();
     let (half, short) = (b"HalfStorage\n", b"ShortStorage\n");
     let at = whole.windows(half.len()).position(|bytes| bytes == half).unwrap();

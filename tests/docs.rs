@@ -1,4 +1,4 @@
-//! docs/functions.md is what the code says.
+//! docs/functions.md is up to date with the code.
 
 #[test]
 fn functions_md_is_fresh() {

@@ -1,4 +1,4 @@
-//! The command as a user runs it: the binary, in a folder of its own, over real pictures and small real checkpoints.
+//! The command as a user runs it: the binary in a folder of its own, on real pictures and small real checkpoints.
 
 #[cfg(unix)]
 mod changes;
@@ -46,7 +46,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-/// Every column of the pair table that the default recipe returns, after the web table's own.
+/// All columns of the pair table from the default recipe; the web table's own come first.
 const PAIR_COLUMNS: [&str; 11] = [
     "id",
     "url",
@@ -60,7 +60,7 @@ const PAIR_COLUMNS: [&str; 11] = [
     "provenance",
     "image",
 ];
-/// Beside the parts of a table.
+/// Folder beside the parts of a table.
 const BOOKKEEPING: &str = "_capfilt";
 
 fn root(path: &str) -> String {
@@ -72,7 +72,7 @@ fn web() -> String {
     root("tests/fixtures/web.parquet")
 }
 
-/// A folder that the command runs in.
+/// The working folder of the command.
 struct Place {
     folder: TempDir,
 }
@@ -96,7 +96,7 @@ impl Place {
         self.command(args).output().unwrap()
     }
 
-    /// Runs what must succeed, and returns what it printed.
+    /// Runs a command that must succeed. Returns its standard output.
     #[track_caller]
     fn ok(&self, args: &[&str]) -> String {
         let output = self.run(args);
@@ -104,7 +104,7 @@ impl Place {
         text(&output.stdout)
     }
 
-    /// Runs what must fail with `code`, and returns its message. Nothing panics, whatever the input.
+    /// Runs a command that must fail with exit code `code`. Returns its message, and asserts that nothing panicked.
     #[track_caller]
     fn fails(&self, code: i32, args: &[&str]) -> String {
         let output = self.run(args);
@@ -130,9 +130,9 @@ impl Place {
         rows[0]["n"].as_i64().unwrap()
     }
 
-    /// A table of 40 rows: some that are well, and those of the web table whose image or text is missing or broken.
+    /// A table of 40 rows: some good ones, and the web table's rows with a missing or broken image or text.
     fn slice(&self) -> &'static str {
-        // Made once: to find the broken images is to decode them all.
+        // Made only once, since finding the broken images means decoding all of them.
         static SLICE: OnceLock<Vec<u8>> = OnceLock::new();
         let slice = SLICE.get_or_init(|| {
             let copy = "COPY (SELECT * FROM (SELECT * FROM web WHERE text IS NULL OR image_error(image) IS NOT NULL LIMIT 12) \
@@ -157,7 +157,7 @@ impl Place {
         all
     }
 
-    /// Runs a job that must succeed; what it says comes back, and nothing is on standard output.
+    /// Runs a job that must succeed and print nothing to standard output. Returns its messages.
     #[track_caller]
     fn job_ok(&self, args: &[&str]) -> String {
         let args = self.job(args);
@@ -174,7 +174,7 @@ impl Place {
         self.fails(1, &args.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    /// Starts a job over the whole web table, with units of 64 rows, and waits until some are done.
+    /// Starts a job over the whole web table, in units of 64 rows, and waits until some are done.
     fn started(&self, dest: &str) -> Child {
         let args = self.job(&[&web(), dest, "--unit-rows", "64"]);
         let mut command = self.command(&args.iter().map(String::as_str).collect::<Vec<_>>());
@@ -189,12 +189,12 @@ impl Place {
         child
     }
 
-    /// The table's own names in a folder.
+    /// Names in a table's folder, without the bookkeeping.
     fn parts(&self, folder: &str) -> Vec<String> {
         self.names(folder).into_iter().filter(|name| name != BOOKKEEPING).collect()
     }
 
-    /// Names in a folder, hidden ones too.
+    /// Names in a folder, including hidden ones.
     fn names(&self, folder: &str) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.path(folder)) else { return Vec::new() };
         let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();

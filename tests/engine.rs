@@ -1,4 +1,5 @@
-//! The engine under DataFusion: nothing is computed twice, nothing depends on how the work was cut, failures are met.
+//! The engine under DataFusion: no duplicate computation, no dependence on partitioning or batching, and handling of
+//! failures.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -106,11 +107,11 @@ async fn int8_verdicts_agree_with_fp32s() {
     assert!(share >= 0.97, "{share}");
 }
 
-/// A model that fails where a test says so.
+/// A model that fails on request.
 #[derive(Debug)]
 struct Failing {
     inner: Arc<dyn Med>,
-    /// Most images of a call that fit.
+    /// Maximum number of images per call that fit in memory.
     fits: usize,
     delay: Duration,
 }
@@ -202,7 +203,7 @@ async fn out_of_memory_halves_the_batch_and_changes_nothing() {
         }
         assert_eq!(result.len(), results[0].len());
     }
-    // Not even one image fits: an error that says what to do.
+    // Not even one image fits: the error says what to do.
     let ctx = session_on(failing(0, Duration::ZERO), 2, 64).await;
     let e = try_rows(&ctx, "SELECT caption(image) FROM web WHERE id < 3").await.unwrap_err().to_string();
     assert!(e.contains("memory") && e.contains("capfilt.memory_limit"), "{e}");
@@ -214,7 +215,7 @@ async fn a_memory_limit_too_small_is_an_error_and_a_small_one_is_kept() {
     run(&ctx, "SET capfilt.memory_limit = '1MB'").await;
     let e = try_rows(&ctx, "SELECT caption(image) FROM web WHERE id < 3").await.unwrap_err().to_string();
     assert!(e.contains("memory_limit"), "{e}");
-    // Room for one of the two models and some work: the idle one leaves.
+    // Memory for one of the two models and some work, so the idle one is evicted.
     run(&ctx, "SET capfilt.memory_limit = '70MB'").await;
     run(&ctx, "CREATE TABLE some AS SELECT * FROM web WHERE id < 20").await;
     assert_eq!(run(&ctx, "SELECT count(caption(image)) FROM some").await, [["20"]]);
@@ -232,7 +233,7 @@ async fn a_dropped_query_stops_and_the_next_goes_on() {
             let mut stream = stream;
             stream.next().await
         });
-        // Let it begin, then drop it.
+        // Let the query begin, then drop it.
         let begun = Instant::now();
         while engine.stats().iter().all(|s| s.images_encoded == 0) {
             assert!(begun.elapsed() < Duration::from_secs(60));
@@ -241,7 +242,7 @@ async fn a_dropped_query_stops_and_the_next_goes_on() {
         query.abort();
         drop(query.await);
         let encoded = || engine.stats().iter().map(|s| s.images_encoded).sum::<u64>();
-        // What was in hand may end; then nothing moves.
+        // Work in flight may finish; after that, nothing changes.
         tokio::time::sleep(Duration::from_millis(1500)).await;
         let then = encoded();
         tokio::time::sleep(Duration::from_millis(1500)).await;

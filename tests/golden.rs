@@ -1,4 +1,5 @@
-//! Parity with the reference: outputs of Hugging Face transformers on the fixtures (`fixtures/golden.*`, `fixtures/decoding.json`).
+//! Parity with the reference: outputs of Hugging Face transformers on the fixtures (`fixtures/golden.*`,
+//! `fixtures/decoding.json`).
 
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
@@ -37,7 +38,7 @@ fn strings(key: &str) -> Vec<String> {
     JSON[key].as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_string()).collect()
 }
 
-/// The largest difference, after a check that there is as much of both.
+/// The largest absolute difference; asserts equal lengths and finite values.
 fn difference(ours: &[f32], theirs: &[f32]) -> f32 {
     assert_eq!(ours.len(), theirs.len());
     assert!(ours.iter().all(|x| x.is_finite()));
@@ -115,7 +116,7 @@ fn token_ids_equal_the_references() {
     }
 }
 
-/// Options as the names of golden.json's `captions` and decoding.json's `beams` say them.
+/// Parses the option names of golden.json's `captions` and decoding.json's `beams`.
 fn options(name: &str) -> GenerationOptions {
     let mut options = GenerationOptions::default();
     for word in name.split('_') {
@@ -161,7 +162,7 @@ fn captions_equal_the_references_in_every_way_of_decoding() {
         for ((name, ours), expected) in names.iter().zip(ours).zip(expected.as_array().unwrap()) {
             let ids: Vec<u32> = serde_json::from_value(expected["ids"].clone()).unwrap();
             let generated: Vec<u32> = ids[prompt.len()..].iter().copied().take_while(|&id| id != 102).collect();
-            // The padding of a batch of one is none; golden's rows are padded to the longest.
+            // A batch of one has no padding, but golden's rows are padded to the longest.
             let generated: Vec<u32> = generated.into_iter().take_while(|&id| id != 0).collect();
             let whole: Vec<u32> = prompt.iter().chain(&generated).copied().collect();
             let text = expected["text"].as_str().unwrap();
@@ -213,7 +214,7 @@ fn samples_are_drawn_from_what_the_reference_draws_from() {
             key[..4].copy_from_slice(&seed.to_le_bytes());
             let mut search = Search::new(&options, &prompt, eos, vocab, key);
             search.advance(logits, &[]);
-            // The end of a text is no id of it.
+            // The returned sequence does not include the end token.
             let token = search.into_sequences()[0].first().copied().unwrap_or(eos);
             let place = ids.iter().position(|&id| id == token);
             drawn[place.unwrap_or_else(|| panic!("{token} is left out: {options:?}"))] += 1;

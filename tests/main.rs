@@ -1,5 +1,5 @@
-//! What crosses crates: SQL logic tests, parity with the reference, the engine under load, the command from end to end. One
-//! binary, since each links DataFusion.
+//! Tests across crates: SQL logic tests, parity with the reference, the engine under load, the command end to end. They
+//! form a single binary, since each binary links DataFusion.
 
 mod checkpoints;
 mod common;

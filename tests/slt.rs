@@ -1,4 +1,4 @@
-//! SQL logic tests: each file of tests/slt shows and checks one function, or one subject.
+//! SQL logic tests: each file of tests/slt demonstrates and checks one function or one subject.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -1,21 +1,21 @@
-//! How many rows of a job may fail before it is stopped.
+//! Maximum number of failed rows before a job is stopped.
 
 use std::str::FromStr;
 
 use crate::error::Error;
 use crate::summary::Tally;
 
-/// A share needs this many rows to be judged by, or all there are.
+/// Minimum number of rows before a share is judged; fewer only at the end.
 const JUDGED_FROM: u64 = 1000;
-/// Reasons that the error names.
+/// Number of reasons listed in the error.
 const REASONS: usize = 5;
 
-/// Most rows whose image or text may be unusable.
+/// Maximum number of rows whose image or text may be unusable.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Budget {
-    /// So many rows.
+    /// Number of rows.
     Rows(u64),
-    /// So many per cent of the rows, from 0 to 100; judged after a thousand.
+    /// Per cent of the rows, from 0 to 100; judged after a thousand rows, or at the end.
     Percent(f64),
 }
 

@@ -1,4 +1,4 @@
-//! Arguments of the command.
+//! Command-line arguments. Doc comments of arguments are their help texts.
 
 use std::path::PathBuf;
 
@@ -15,17 +15,17 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run SQL: statements from -c, -f or standard input, or a prompt
+    /// Run SQL statements from -c, -f or standard input, or at a prompt
     Sql(SqlArgs),
     /// Run a recipe over a table of images and texts, and write the pair table
     Run(Box<RunArgs>),
-    /// Caption, filter and train in rounds, each with the models of the one before
+    /// Caption, filter and train in rounds, each with the models of the previous round
     Rounds(Box<crate::rounds::RoundsArgs>),
-    /// Choose anew what a finished pair table keeps, by its stored scores and without a model
+    /// Change which pairs a finished table keeps, by its stored scores and without a model
     Select(SelectArgs),
-    /// Make a page that shows what a run did: numbers, scores, a gallery of images and texts
+    /// Make a page about a run: numbers, scores, and a gallery of images and texts
     Report(ReportArgs),
-    /// Look at a checkpoint, or make one of PyTorch's pickles
+    /// Inspect a checkpoint, or convert one from PyTorch's pickles
     #[command(subcommand)]
     Model(ModelCommand),
     /// Print the documentation of the SQL functions
@@ -35,26 +35,26 @@ pub(crate) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelCommand {
-    /// Say what a checkpoint folder holds, and whether it can be used
+    /// Describe a checkpoint folder, and whether it is usable
     Inspect {
         /// Folder in Hugging Face layout
         dir: PathBuf,
-        /// How to print it
+        /// Output format
         #[arg(long, value_enum, default_value = "text")]
         format: InspectFormat,
     },
-    /// Convert PyTorch's pickled weights into a checkpoint folder, without running any code in them
+    /// Convert PyTorch's pickled weights to a checkpoint folder without executing code in them
     ///
-    /// Most BLIP checkpoints are pickles, and a pickle can run any code in the program that loads it. This command parses the pickle
-    /// itself, refuses everything but tensors, and writes them as safetensors.
+    /// Most BLIP checkpoints are pickles, and loading a pickle can execute arbitrary code. This command parses the
+    /// pickle itself, refuses everything but tensors, and writes them as safetensors.
     Convert {
-        /// A folder in Hugging Face layout whose weights are pytorch_model.bin (or its shards), or a .pth file of BLIP's own release:
-        /// a captioner, a retrieval model (filter) or a pretrained MED
+        /// A folder in Hugging Face layout whose weights are pytorch_model.bin (or its shards), or a .pth file of
+        /// BLIP's own release: a captioner, a retrieval model (filter) or a pretrained MED
         source: PathBuf,
-        /// Folder to create; it appears once it is complete and has been opened as a check
+        /// Folder to create; it appears only once it is complete and has been opened as a check
         out: PathBuf,
-        /// Tokenizer for a .pth file, which has none: bert-base-uncased's or any converted BLIP's, as tokenizer.json, vocab.txt or a
-        /// folder with one of these
+        /// Tokenizer for a .pth file, which has none: bert-base-uncased's or any converted BLIP's, as tokenizer.json,
+        /// vocab.txt or a folder with one of these
         #[arg(long, value_name = "PATH")]
         tokenizer: Option<PathBuf>,
     },
@@ -66,7 +66,7 @@ pub(crate) enum InspectFormat {
     Json,
 }
 
-/// What both `sql` and `run` take.
+/// Options shared by `sql` and `run`.
 #[derive(Debug, Args)]
 pub(crate) struct SessionArgs {
     /// Checkpoint folder of the captioner (short for --set capfilt.captioner=DIR); a job takes several
@@ -77,18 +77,18 @@ pub(crate) struct SessionArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) filter: Vec<String>,
 
-    /// A setting, as SET makes it: capfilt.device=cpu
+    /// Change a setting, like SQL's SET: capfilt.device=cpu
     #[arg(long, value_name = "SETTING=VALUE", value_parser = setting)]
     pub(crate) set: Vec<(String, String)>,
 
-    /// A value for $NAME; one that reads as a number is a number, '7' in quotes is text
+    /// Value of the parameter $NAME: a number if it parses as one, else text; quotes make text of a number ('7')
     #[arg(long, value_name = "NAME=VALUE", value_parser = parameter)]
     pub(crate) param: Vec<(String, String)>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct SqlArgs {
-    /// Statements to run (repeatable; with -f in the order given)
+    /// Statements to run (repeatable; run in the order given, together with -f)
     // A statement may begin with a comment.
     #[arg(short = 'c', long, value_name = "SQL", allow_hyphen_values = true)]
     pub(crate) command: Vec<String>,
@@ -97,12 +97,12 @@ pub(crate) struct SqlArgs {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Vec<PathBuf>,
 
-    /// A table: a Parquet, WebDataset (.tar), CSV or JSON lines file, a folder of one kind, or a Delta table, of which PATH@VERSION is
-    /// a version; on a disk, or by its URL in a store
+    /// A table: a Parquet, WebDataset (.tar), CSV or JSON lines file, a folder of one kind, or a Delta table
+    /// (PATH@VERSION for one of its versions); a local path, or a URL in a store
     #[arg(long, value_name = "NAME=PATH", value_parser = pair)]
     pub(crate) table: Vec<(String, String)>,
 
-    /// How to print results
+    /// Output format of results
     #[arg(long, value_enum, default_value = "table")]
     pub(crate) format: Format,
 
@@ -112,54 +112,56 @@ pub(crate) struct SqlArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// Columns in a frame; bytes as their number
+    /// A table with borders; binary values by their size
     Table,
-    /// One header a result
+    /// One header per result
     Csv,
-    /// One array of objects a result
+    /// One array of objects per result
     Json,
-    /// One object a line
+    /// One object per line
     NdJson,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// A Parquet, WebDataset (.tar), CSV or JSON lines file, a folder of them (folders name=value give columns), a Delta table, a
-    /// folder of images with texts beside them (a.jpg, a.txt), a glob in quotes, or a URL: s3://BUCKET/FOLDER, gs://, az://,
-    /// abfs://, or a file's by http(s)://
+    /// A Parquet, WebDataset (.tar), CSV or JSON lines file, a folder of them (folders name=value become columns), a
+    /// Delta table, a folder of images with text files beside them (a.jpg, a.txt), a glob in quotes, or a URL:
+    /// s3://BUCKET/FOLDER, gs://, az://, abfs://, or http(s):// for a single file
     pub(crate) source: PathBuf,
 
-    /// Folder for the pair table
+    /// Destination folder of the pair table
     pub(crate) dest: PathBuf,
 
     #[command(flatten)]
     pub(crate) session: SessionArgs,
 
-    /// Least match probability of a kept pair: $min_itm. The best share of a finished table is kept by `capfilt select --keep-fraction`
+    /// Minimum match probability of a kept pair, $min_itm. To keep the best share of a finished table, use `capfilt
+    /// select --keep-fraction`
     #[arg(long, value_name = "P", default_value = "0.5", value_parser = probability)]
     pub(crate) min_itm: String,
 
-    /// The same for one source: --min-itm-of web=0.6
+    /// Minimum match probability of the texts of one source: --min-itm-of web=0.6
     #[arg(long, value_name = "SOURCE=P", value_parser = source_score, conflicts_with = "recipe")]
     pub(crate) min_itm_of: Vec<(String, f32)>,
 
-    /// Synthetic texts of an image, by each captioner; all that pass are kept
+    /// Synthetic texts per image and captioner; all that pass are kept
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u64).range(1..=64), conflicts_with = "recipe")]
     pub(crate) candidates: u64,
 
-    /// Of an image's synthetic texts that pass keep the best alone
+    /// Keep only the best of an image's synthetic texts that pass
     #[arg(long, conflicts_with_all = ["recipe", "agreement"])]
     pub(crate) best: bool,
 
-    /// What several filters say together
+    /// How to combine several filters
     #[arg(long, value_enum, default_value = "mean", conflicts_with = "recipe")]
     pub(crate) combine: CombineArg,
 
-    /// ITC as a cheap first stage: below LOW a text is dropped, from HIGH on it is kept, between them ITM is asked
+    /// Use ITC as a cheap first stage: texts below LOW are dropped, texts from HIGH on are kept, and ITM decides
+    /// between them
     #[arg(long, value_name = "LOW,HIGH", allow_hyphen_values = true, conflicts_with = "recipe")]
     pub(crate) agreement: Option<Agreement>,
 
-    /// What a caption goes on from, and does not contain: $prompt (BLIP's COCO captioners want 'a picture of ')
+    /// Prompt that captions continue and do not contain: $prompt (BLIP's COCO captioners expect 'a picture of ')
     #[arg(long, value_name = "TEXT", default_value = "", allow_hyphen_values = true)]
     pub(crate) prompt: String,
 
@@ -167,19 +169,20 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "NAME", default_value = "image")]
     pub(crate) image_column: String,
 
-    /// Column of the images' URLs, in place of the images; they are fetched (SET fetch.* has deadlines and limits)
+    /// Column of image URLs, in place of images; they are fetched (SET fetch.* sets deadlines and limits)
     #[arg(long, value_name = "NAME", conflicts_with = "image_column")]
     pub(crate) url_column: Option<String>,
 
-    /// Column of the images' files, in place of the images
+    /// Column of image file paths, in place of images
     #[arg(long, value_name = "NAME", conflicts_with_all = ["image_column", "url_column"])]
     pub(crate) path_column: Option<String>,
 
-    /// Folder, on a disk or in a store, that the paths of --path-column begin at, and stay in [default: the source's]
+    /// Root folder of the paths in --path-column, which must stay inside it; local or in a store [default: the
+    /// source's]
     #[arg(long, value_name = "DIR", requires = "path_column")]
     pub(crate) path_root: Option<PathBuf>,
 
-    /// Version of a Delta table: a number, or a time such as '2026-01-31 12:00:00' (UTC) [default: the latest]
+    /// Version of a Delta source: a number, or a time such as '2026-01-31 12:00:00' (UTC) [default: the latest]
     #[arg(long, value_name = "VERSION|TIME")]
     pub(crate) source_version: Option<String>,
 
@@ -187,22 +190,22 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "NAME", default_value = "text")]
     pub(crate) text_column: String,
 
-    /// A recipe: one SELECT over web that returns the pair table's columns [default: sql/capfilt.sql]
+    /// Recipe file: one SELECT over web that returns the pair table's columns [default: sql/capfilt.sql]
     #[arg(long, value_name = "FILE")]
     pub(crate) recipe: Option<PathBuf>,
 
-    /// Print what would run, with the values of its parameters, and end
+    /// Print the recipe with its parameter values, and exit
     #[arg(long)]
     pub(crate) print_sql: bool,
 
-    /// Run the recipe on a sample of N rows [64 where N is not given]: say what the job would keep, and how long and how large it
-    /// would be. Nothing is written
+    /// Run the recipe on a sample of N rows [64 without N] and estimate the job's kept share, time and size; writes
+    /// nothing
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "64",
         value_parser = clap::value_parser!(u16).range(8..=4096),
         conflicts_with_all = ["print_sql", "retry_failed", "metrics_addr", "dedupe"])]
     pub(crate) dry_run: Option<u16>,
 
-    /// Serve the job's numbers for Prometheus at http://HOST:PORT/metrics; port 0 is one that is free
+    /// Serve the job's metrics for Prometheus at http://HOST:PORT/metrics; port 0 picks a free port
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) metrics_addr: Option<String>,
 
@@ -214,52 +217,52 @@ pub(crate) struct RunArgs {
     #[arg(long, value_enum)]
     pub(crate) image: Option<ImageArg>,
 
-    /// Another name for a column of the source
+    /// Rename a column of the source
     #[arg(long, value_name = "OLD=NEW", value_parser = pair)]
     pub(crate) rename: Vec<(String, String)>,
 
-    /// Find rows that repeat an earlier one first, and spare the models: exact (the same image and text), near (pictures that look
-    /// alike too), near=BITS (perceptual hashes that differ in at most so many of 64 bits; near is 6), texts (texts that are nearly
-    /// the same too, whatever their pictures), texts=SIMILARITY (Jaccard's index of words and pairs of words from 0.5 to 1; texts
-    /// is 0.8), or near and texts with a comma between. With --url-column and --path-column, exact alone: the same URL or path is
-    /// the same image
+    /// Find rows that repeat an earlier one first, and skip the models for them: exact (same image and text), near
+    /// (also pictures that look alike), near=BITS (perceptual hashes that differ in at most BITS of 64 bits; near is
+    /// 6), texts (also nearly equal texts, whatever their pictures), texts=SIMILARITY (Jaccard index of words and word
+    /// pairs, from 0.5 to 1; texts is 0.8), or near and texts separated by a comma. With --url-column and --path-column
+    /// only exact is possible: the same URL or path is the same image
     #[arg(long, value_name = "HOW")]
     pub(crate) dedupe: Option<Dedupe>,
 
-    /// What files the pair table is made of
+    /// File format of the pair table
     #[arg(long, value_enum, default_value = "parquet")]
     pub(crate) format: PartsArg,
 
-    /// Begin anew, and replace the pair table at DEST once the new one is whole; other files stay
+    /// Start over, and replace the pair table at DEST once the new one is complete; other files stay
     #[arg(long, conflicts_with = "update")]
     pub(crate) overwrite: bool,
 
-    /// Add what the source has got since the pair table at DEST was made
+    /// Add what the source has gained since the pair table at DEST was made
     #[arg(long)]
     pub(crate) update: bool,
 
-    /// Do again the rows of a finished table of Parquet files (also a Delta table) whose image could not be fetched or read; with
-    /// --shard those of that shard
+    /// Retry the rows of a finished table in Parquet files (also a Delta table) whose image could not be fetched or
+    /// read; with --shard only those of that shard
     #[arg(long, conflicts_with_all = ["overwrite", "update", "kept_only"])]
     pub(crate) retry_failed: bool,
 
-    /// Rows of the source that are written as a whole, and done again after a kill
+    /// Rows per unit: source rows that are written together, and repeated after a kill
     #[arg(long, value_name = "N", default_value = "2048", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) unit_rows: u64,
 
-    /// Size at which a file of the pair table is ended
+    /// Size at which a file of the pair table is closed
     #[arg(long, value_name = "SIZE", default_value = "512MB", value_parser = size)]
     pub(crate) file_size: u64,
 
-    /// Do part I of N: N processes share SOURCE and DEST
+    /// Process shard I of N: N processes share SOURCE and DEST
     #[arg(long, value_name = "I/N", default_value = "1/1", value_parser = shard, conflicts_with = "overwrite")]
     pub(crate) shard: (u64, u64),
 
-    /// Stop when more rows fail than this: a number, or a share such as 1%
+    /// Stop when more than this many rows fail: a number, or a share such as 1%
     #[arg(long, value_name = "N|P%")]
     pub(crate) max_failed: Option<Budget>,
 
-    /// Which round of bootstrapping this is; it is noted in the table
+    /// Bootstrapping round of this job, recorded in the table
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) round: u32,
 }
@@ -267,17 +270,17 @@ pub(crate) struct RunArgs {
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").required(true).multiple(true).args(["min_itm", "min_itm_of", "keep_fraction"]))]
 pub(crate) struct SelectArgs {
-    /// A pair table that `capfilt run` has finished
+    /// A finished pair table of `capfilt run`
     pub(crate) table: PathBuf,
 
-    /// Folder for the new pair table
+    /// Destination folder of the new pair table
     pub(crate) dest: PathBuf,
 
-    /// Least match probability of a kept pair [default: the table's own; with --keep-fraction 0]
+    /// Minimum match probability of a kept pair [default: the table's own; with --keep-fraction 0]
     #[arg(long, value_name = "P", value_parser = score)]
     pub(crate) min_itm: Option<f32>,
 
-    /// The same for one source: --min-itm-of web=0.6
+    /// Minimum match probability of the texts of one source: --min-itm-of web=0.6
     #[arg(long, value_name = "SOURCE=P", value_parser = source_score)]
     pub(crate) min_itm_of: Vec<(String, f32)>,
 
@@ -289,29 +292,29 @@ pub(crate) struct SelectArgs {
     #[arg(long)]
     pub(crate) kept_only: bool,
 
-    /// Where the source is now, for images that the table left out [default: where it was]
+    /// Location of the source, for images that the table left out [default: where it was]
     #[arg(long, value_name = "PATH")]
     pub(crate) source: Option<PathBuf>,
 
-    /// Begin anew, and replace the pair table at DEST once the new one is whole
+    /// Start over, and replace the pair table at DEST once the new one is complete
     #[arg(long)]
     pub(crate) overwrite: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ReportArgs {
-    /// A pair table that `capfilt run` has finished
+    /// A finished pair table of `capfilt run`
     pub(crate) table: PathBuf,
 
-    /// File for the page; - is standard output
+    /// Output file; - is standard output
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
 
-    /// Most images in the gallery
+    /// Maximum number of images in the gallery
     #[arg(long, value_name = "N", default_value = "1000")]
     pub(crate) images: usize,
 
-    /// Where the source is now, for pictures that the table left out [default: where it was]
+    /// Location of the source, for pictures that the table left out [default: where it was]
     #[arg(long, value_name = "PATH")]
     pub(crate) source: Option<PathBuf>,
 }
@@ -322,19 +325,19 @@ pub(crate) enum ImageArg {
     Kept,
     /// All pairs
     All,
-    /// No pair: the column is left out
+    /// None: the column is left out
     None,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum CombineArg {
-    /// The mean of their scores is judged
+    /// Threshold the mean score
     Mean,
-    /// The least score is
+    /// Threshold the lowest score
     Min,
-    /// The greatest is
+    /// Threshold the highest score
     Max,
-    /// Each judges, and more than half must keep
+    /// Majority vote: more than half of the filters must keep the pair
     Vote,
 }
 
@@ -342,22 +345,22 @@ pub(crate) enum CombineArg {
 pub(crate) enum PartsArg {
     /// Parquet
     Parquet,
-    /// Tar files with a sample for each pair: image, txt, json
+    /// Tar files with one sample per pair: image, txt, json
     Webdataset,
-    /// A Delta table: Parquet and a log, to which each run adds a version
+    /// Delta table: Parquet files and a log; each run adds a version
     Delta,
-    /// JSON objects, one a line: url, caption and what else is known of the pair, without the image
+    /// JSON lines: url, caption and the pair's other columns, without the image
     Jsonl,
 }
 
-/// Where statements come from.
+/// Source of statements.
 #[derive(Debug)]
 pub(crate) enum Script {
     Text(String),
     File(PathBuf),
 }
 
-/// The -c and -f of a command line, in its order, which clap keeps apart.
+/// The -c and -f options in command-line order; clap collects them separately.
 pub(crate) fn scripts(matches: &ArgMatches) -> Vec<Script> {
     let of = |id: &str| matches.indices_of(id).into_iter().flatten();
     let texts = matches.get_many::<String>("command").into_iter().flatten().cloned().map(Script::Text);

@@ -1,5 +1,5 @@
-//! The recipe that the options of `capfilt run` ask for: several captions an image, several captioners and filters, a cheap first
-//! stage. Without any of them it is sql/capfilt.sql.
+//! Composes the recipe from the options of `capfilt run`: several captions per image, several captioners and filters,
+//! and a cheap first stage. Without any of these options it is sql/capfilt.sql.
 
 use std::fmt::Write as _;
 use std::str::FromStr;
@@ -7,26 +7,26 @@ use std::str::FromStr;
 use crate::recipe::CAPFILT_SQL;
 use crate::verdicts::Verdicts;
 
-/// How the scores of several filters make one verdict.
+/// How the scores of several filters become one verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Combine {
-    /// Their mean is judged.
+    /// Threshold the mean score.
     #[default]
     Mean,
-    /// The least is.
+    /// Threshold the lowest score.
     Min,
-    /// The greatest is.
+    /// Threshold the highest score.
     Max,
-    /// Each judges, and more than half must keep; the score is the mean.
+    /// Majority vote: more than half of the filters must keep the pair; the recorded score is the mean.
     Vote,
 }
 
-/// ITC below the first value drops a text, from the second on keeps it; ITM is asked between them.
+/// ITC thresholds of the cheap first stage; ITM decides only for texts between them. Both are cosines from -1 to 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Agreement {
-    /// Below it a text is dropped.
+    /// A text with a lower ITC score is dropped.
     pub low: f64,
-    /// From it on a text is kept.
+    /// A text with this ITC score or a higher one is kept.
     pub high: f64,
 }
 
@@ -42,22 +42,22 @@ impl FromStr for Agreement {
     }
 }
 
-/// What the recipe is made of.
+/// Options that determine the recipe.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Compose {
-    /// Synthetic texts of each captioner for an image.
+    /// Synthetic texts per image and captioner.
     pub candidates: usize,
-    /// Captioners; those after the first are the parameters `$captioner_2` and so on.
+    /// Number of captioners; those after the first are the parameters `$captioner_2` and so on.
     pub captioners: usize,
-    /// Filters; those after the first are the parameters `$filter_2` and so on.
+    /// Number of filters; those after the first are the parameters `$filter_2` and so on.
     pub filters: usize,
-    /// What several filters say.
+    /// How to combine several filters.
     pub combine: Combine,
-    /// Of an image's synthetic texts that pass keep the best alone.
+    /// Whether to keep only the best of an image's synthetic texts that pass.
     pub best: bool,
-    /// A cheap first stage.
+    /// ITC thresholds of the cheap first stage, if any.
     pub agreement: Option<Agreement>,
-    /// Least probability of a match for texts of one source, in place of `$min_itm`.
+    /// Minimum match probabilities by text source, in place of `$min_itm`.
     pub min_itm_of: Vec<(String, f32)>,
 }
 
@@ -76,7 +76,7 @@ impl Default for Compose {
 }
 
 impl Compose {
-    /// The rule that the recipe keeps pairs by; the value of `$min_itm` is not known here.
+    /// The rule by which the recipe keeps pairs, except for the value of `$min_itm`, which is not known here.
     pub fn verdicts(&self) -> Verdicts {
         let votes = self.filters > 1 && self.combine == Combine::Vote;
         Verdicts {
@@ -119,12 +119,12 @@ impl Compose {
         writeln!(sql, "candidates AS (\n    SELECT\n        * EXCLUDE (text, __texts{scores}),")?;
         writeln!(sql, "        unnest(array_prepend('web', array_repeat('synthetic', {synthetic}))) AS source,")?;
         if self.captioners > 1 {
-            // Whose text it is; NULL for the web's.
+            // Number of the captioner that wrote the text; NULL for the web's.
             let numbers = numbers.join(", ");
             writeln!(sql, "        unnest(array_concat([CAST(NULL AS BIGINT)], {numbers})) AS captioner,")?;
         }
         if self.best {
-            // Of equal scores the first is the best.
+            // Of equal scores, the first counts as the best.
             writeln!(sql, "        array_position(__scores, array_max(__scores)) AS __best,")?;
             writeln!(sql, "        unnest(range(0, {})) AS __number,", synthetic + 1)?;
         }
@@ -162,7 +162,7 @@ impl Compose {
     fn captions(&self, captioner: usize) -> String {
         let model = if captioner > 1 { format!(", 'model', $captioner_{captioner}") } else { String::new() };
         let n = self.candidates;
-        // An image that cannot be used has a row for each caption that it might have had.
+        // An unusable image yields one row of NULL per caption that it would have had.
         format!(
             "coalesce(captions(image, {n}, named_struct('strategy', 'nucleus', 'top_k', 50, 'top_p', 0.9, 'repetition_penalty', 1.1, \
              'min_length', 5, 'prompt', $prompt{model})), array_repeat(CAST(NULL AS VARCHAR), {n}))"

@@ -1,4 +1,4 @@
-//! What goes to stderr: messages and progress.
+//! Output to stderr: messages and progress.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IsTerminal as _, Write as _};
@@ -10,22 +10,22 @@ use capfilt_udfs::engine::ModelStats;
 use indicatif::{FormattedDuration, ProgressBar, ProgressStyle};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-/// A plain line this often, where there is no terminal.
+/// Interval between progress lines without a terminal.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// What the engine's seconds are spent on, as [`Spent::stages`] has them.
+/// Names of the stages in [`Spent::stages`].
 const STAGES: [&str; 4] = ["vision", "captions", "scores", "decoding"];
 
-/// What the session's engine has done up to now, by model.
+/// Returns the engine's statistics so far, by model.
 pub(crate) type Stats = Arc<dyn Fn() -> Vec<ModelStats> + Send + Sync>;
 
-/// The bar that is on the screen: a message must not be written through it.
+/// The progress bar on screen, which must be suspended while a message is written.
 static BAR: OnceLock<ProgressBar> = OnceLock::new();
 
 /// Writes one line to stderr.
 pub(crate) fn say(line: &str) {
     let write = || {
-        // Nobody to tell, if stderr is closed.
+        // If stderr is closed, there is nowhere to report the error.
         let _ = writeln!(io::stderr(), "{line}");
     };
     match BAR.get() {
@@ -34,7 +34,7 @@ pub(crate) fn say(line: &str) {
     }
 }
 
-/// Our crates' messages, and the others' warnings.
+/// Logger: this project's crates from level info, all others only errors.
 struct Stderr;
 
 impl Log for Stderr {
@@ -55,22 +55,22 @@ impl Log for Stderr {
     fn flush(&self) {}
 }
 
-/// Sends the crates' messages to stderr.
+/// Installs the logger.
 pub(crate) fn log_to_stderr() {
     if log::set_logger(&Stderr).is_ok() {
         log::set_max_level(LevelFilter::Info);
     }
 }
 
-/// How far a job is.
+/// Progress display of a job.
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
-    /// When rows were first read: a pass over the source may come before.
+    /// Time when the first rows were read; a deduplication pass may precede them.
     started: Cell<Instant>,
     last: RefCell<Instant>,
     told: Cell<bool>,
     stats: Stats,
-    /// What the engine had done when the job began.
+    /// Engine statistics when the job began.
     earlier: Spent,
 }
 
@@ -125,7 +125,7 @@ impl Progress {
     }
 }
 
-/// How much of a file is written.
+/// Progress display of a file being written.
 pub(crate) struct Bytes {
     bar: Option<ProgressBar>,
     last: Cell<Instant>,
@@ -159,7 +159,7 @@ impl Bytes {
     }
 }
 
-/// What is said where there is no terminal: how far the job is, and below it where the time goes.
+/// Progress without a terminal: a status line, and below it the shares of time.
 fn lines(done: &Done<'_>, seconds: f64, spent: &Spent) -> String {
     let Done { rows, before, tally, .. } = *done;
     let left = left(done, seconds).map(|left| format!(", {left} to go")).unwrap_or_default();
@@ -168,14 +168,15 @@ fn lines(done: &Done<'_>, seconds: f64, spent: &Spent) -> String {
     if shares.is_empty() { line } else { format!("{line}\n  {shares}") }
 }
 
-/// How long the rest takes at the mean rate of this run: a chunk may take minutes, and what was done before is no rate.
+/// Remaining time at this run's mean rate. A single chunk may take minutes, and rows of earlier runs say nothing about
+/// the rate.
 fn left(done: &Done<'_>, seconds: f64) -> Option<FormattedDuration> {
     let now = done.tally.rows.saturating_sub(done.before);
     let left = done.rows.saturating_sub(done.tally.rows) as f64 / rate(now, seconds);
     (now > 0).then(|| FormattedDuration(Duration::from_secs_f64(left.min(1e9))))
 }
 
-/// How fast, and with what result.
+/// Rates, and the share kept and count of failed rows.
 fn doing(tally: &Tally, before: u64, seconds: f64, spent: &Spent) -> String {
     let mut doing = format!("{:.1} rows/s", rate(tally.rows - before, seconds));
     if spent.images > 0 {
@@ -192,13 +193,13 @@ fn rate(count: u64, seconds: f64) -> f64 {
     count as f64 / seconds.max(1e-3)
 }
 
-/// What the engine did, over all models.
+/// Engine statistics, summed over models.
 #[derive(Debug, Clone, Copy, Default)]
 struct Spent {
-    /// That went through a vision encoder.
+    /// Images that went through a vision encoder.
     images: u64,
     memo_hits: u64,
-    /// Seconds, by [`STAGES`].
+    /// Seconds per stage, in the order of [`STAGES`].
     stages: [f64; STAGES.len()],
 }
 
@@ -221,7 +222,7 @@ impl Spent {
         self
     }
 
-    /// Where the engine's time goes, how often none was needed, and of the job's `seconds` the share in which it waited.
+    /// Summary of the engine's time by stage, its memo hits, and the shares of the job's `seconds` spent waiting.
     fn shares(&self, waits: &Waits, seconds: f64) -> String {
         let listed = |of: &mut dyn Iterator<Item = (&str, f64)>| {
             let some = of.filter(|(_, share)| *share >= 0.5).map(|(name, share)| format!("{name} {share:.0} %"));
@@ -241,7 +242,7 @@ impl Spent {
 mod tests {
     use super::*;
 
-    /// A model that has encoded 12 images in 41 seconds, and so on.
+    /// Statistics of a model that has encoded 12 images in 41 seconds, and so on.
     fn model() -> ModelStats {
         ModelStats {
             checkpoint: "models/captioner".into(),

@@ -1,4 +1,4 @@
-//! The folder that a job writes to.
+//! A job's destination folder.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -13,35 +13,35 @@ use crate::source::{is_image_names, is_url};
 use crate::table::{self, BOOKKEEPING, MANIFEST};
 
 const LOCK: &str = "lock";
-/// How long a lock that another process holds for a moment is waited for.
+/// Wait before the one retry of a lock that another process may hold briefly.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
 const PARTS: &str = "parts";
 
-/// A shard of a destination, which this process alone writes to.
+/// A shard of a destination, locked by this process.
 #[derive(Debug)]
 pub(crate) struct Dest {
     path: PathBuf,
-    /// What the job keeps there: `_capfilt/shard-1-of-1`.
+    /// The job's bookkeeping folder: `_capfilt/shard-1-of-1`.
     folder: PathBuf,
     created: bool,
-    /// Which of how many, from 1.
+    /// This shard's number, from 1, and the number of shards.
     shard: (u64, u64),
-    /// Held while the job runs: the system lets go of it even when the process is killed. None where nothing is written.
+    /// Held while the job runs; the system releases it even if the process is killed. `None` for a dry run.
     lock: Option<File>,
 }
 
-/// What a job finds at its destination.
+/// State of a destination before the job starts.
 #[derive(Debug)]
 pub(crate) enum Found {
-    /// Nothing of this job. `replaces`: a table that is to go when the new one is whole.
+    /// Nothing of this job. `replaces`: an existing table is to be removed once the new one is complete.
     Nothing { replaces: bool },
-    /// Other shards of this job, one of which this is the manifest of.
+    /// Only other shards of this job; contains the manifest of one of them.
     Shards(Box<Manifest>),
-    /// This job: stopped, or finished and to be brought up to date, or to have its failed rows done again.
+    /// This shard of this job: unfinished, or finished and about to be updated or retried.
     Begun(Box<Manifest>),
 }
 
-/// Says whether source and destination are apart.
+/// Errors unless source and destination are separate.
 pub(crate) fn check(source: &Path, dest: &Path) -> Result<()> {
     let real = real_path(dest);
     let from = real_path(source);
@@ -60,7 +60,7 @@ pub(crate) fn check(source: &Path, dest: &Path) -> Result<()> {
     check_folder(dest)
 }
 
-/// Refuses a destination that can be no folder.
+/// Errors if the destination cannot be a folder.
 pub(crate) fn check_folder(dest: &Path) -> Result<()> {
     if is_url(&dest.to_string_lossy()) {
         return Err(Error::dest(dest, "a table is written to a disk: give a folder"));
@@ -73,14 +73,15 @@ pub(crate) fn check_folder(dest: &Path) -> Result<()> {
 }
 
 impl Dest {
-    /// Makes the folder of shard `shard` of `shards` and locks it. Dropped before anything was written there, it goes again.
+    /// Creates and locks the folder of shard `shard` of `shards`. Dropping it before anything is written removes the
+    /// folder.
     pub(crate) fn open(path: &Path, shard: u64, shards: u64) -> Result<Self> {
         let created = !path.exists();
         let folder = table::shard_folder(path, shard, shards);
         let file = folder.join(LOCK);
         let lock = create_lock(&folder, &file).map_err(|e| Error::write(&file, &e))?;
         let locked = match lock.try_lock() {
-            // A process that replaces the table takes the lock for a moment, to see whether it is free.
+            // A process that replaces the table holds the lock briefly while testing whether it is free.
             Err(TryLockError::WouldBlock) => {
                 std::thread::sleep(AGAIN_AFTER);
                 lock.try_lock()
@@ -93,23 +94,23 @@ impl Dest {
                 return Err(Error::dest(path, format!("another process is writing shard {shard} of {shards}")));
             }
             Err(TryLockError::WouldBlock) => return Err(Error::dest(path, "another job is writing to it")),
-            // A file system without locks: go on without.
+            // The file system does not support locks: continue without one.
             Err(TryLockError::Error(e)) => log::warn!("cannot lock {}: {e}", file.display()),
         }
         Ok(Self { path: path.to_owned(), folder, created, shard: (shard, shards), lock: Some(lock) })
     }
 
-    /// The same to look at: nothing is made, locked or removed.
+    /// Read-only handle for a dry run: creates, locks and removes nothing.
     pub(crate) fn peek(path: &Path, shard: u64, shards: u64) -> Self {
         let folder = table::shard_folder(path, shard, shards);
         Self { path: path.to_owned(), folder, created: false, shard: (shard, shards), lock: None }
     }
 
-    /// Looks at what is there, and refuses what this job must not touch.
+    /// Inspects the destination. Errors if this job must not touch what it holds.
     pub(crate) fn look(&self, job: &Identity, again: Again) -> Result<Found> {
         let overwrite = again == Again::Overwrite;
         let all = match table::manifests(&self.path) {
-            // What cannot be read can be replaced still.
+            // An unreadable manifest can still be replaced.
             Err(_) if overwrite => Vec::new(),
             all => all?,
         };
@@ -117,7 +118,7 @@ impl Dest {
         let parts = self.parts()?;
         if overwrite {
             self.check_alone()?;
-            // What this replacement has done before it was stopped is not to be done again.
+            // A replacement that was stopped resumes instead of starting over.
             let same = own.filter(|own| {
                 own.state != State::Finished
                     && own.replaces
@@ -143,7 +144,7 @@ impl Dest {
         }
         match own {
             Some(own) if own.state == State::Finished && again == Again::No => {
-                // Where a retry is refused it is no way out.
+                // Suggest --retry-failed only if it would be accepted.
                 let retry = match own.job.retry_refused() {
                     None => "--retry-failed to do failed rows again, ",
                     Some(_) => "",
@@ -153,7 +154,7 @@ impl Dest {
                 );
                 Err(Error::dest(&self.path, reason))
             }
-            // Its good rows are in the old table, and only a retry takes them from there.
+            // Its good rows are still in the old table, and only a retry copies them from there.
             Some(own) if own.retried.is_some() && !retry => {
                 Err(Error::dest(&self.path, "a --retry-failed was stopped there: end it with the same command"))
             }
@@ -183,15 +184,16 @@ impl Dest {
         }
     }
 
-    /// Removes what another job kept there, except for its table. Warns of files that are none of ours, but are read with them.
+    /// Removes the files of another job except its table. Warns of foreign Parquet files, which would be read with the
+    /// table.
     pub(crate) fn clear(&self) -> Result<()> {
         let remove = |path: PathBuf| {
             let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             gone.map_err(|e| Error::write(&path, &e))
         };
-        // The manifest of a table that is whole stays with it until the new one's takes its place.
+        // The manifest of a complete table stays until the new table's manifest replaces it.
         let whole = self.begun().is_some_and(|manifest| manifest.state == State::Finished);
-        // So do the hashes of a job that was stopped before its first unit; they say themselves what they are of.
+        // Hashes of a job that was stopped before its first unit stay too: each file notes what it was made from.
         let stays = |name: &str| {
             name == LOCK || name == dedupe::FOLDER || (whole && (name == MANIFEST || is_image_names(name)))
         };
@@ -209,14 +211,14 @@ impl Dest {
         Ok(())
     }
 
-    /// Goes back to `old`, whose table is in its place still: of what was to replace it nothing is kept.
+    /// Restores the manifest `old`, whose table is still in place, and discards the intended replacement.
     #[cfg(feature = "delta")]
     pub(crate) fn give_back(&self, old: &Manifest) -> Result<()> {
         old.write(&self.manifest())?;
         self.clear()
     }
 
-    /// Removes the bookkeeping of a table that this one replaces.
+    /// Removes the bookkeeping of the replaced table's other shards.
     pub(crate) fn clear_other_shards(&self) -> Result<()> {
         let folder = self.path.join(BOOKKEEPING);
         for path in names(&folder)?.iter().map(|name| folder.join(name)).filter(|path| *path != self.folder) {
@@ -227,7 +229,7 @@ impl Dest {
         Ok(())
     }
 
-    /// Refuses to replace what another process is writing.
+    /// Errors if another process is writing a shard of the table to be replaced.
     fn check_alone(&self) -> Result<()> {
         let folder = self.path.join(BOOKKEEPING);
         for shard in names(&folder)?.iter().map(|name| folder.join(name)).filter(|shard| *shard != self.folder) {
@@ -240,7 +242,7 @@ impl Dest {
         Ok(())
     }
 
-    /// The manifest that is there, if it can be read.
+    /// The existing manifest, if it is readable.
     pub(crate) fn begun(&self) -> Option<Manifest> {
         Manifest::read(&self.manifest()).ok().flatten()
     }
@@ -265,14 +267,14 @@ impl Dest {
         names(&self.folder)
     }
 
-    /// Refuses to write beside shards of another job, or of this one over another source.
+    /// Errors if other shards belong to another job, or read another source.
     pub(crate) fn agree(&self, manifest: &Manifest) -> Result<()> {
         for other in table::manifests(&self.path)?.iter().filter(|other| other.shard != manifest.shard) {
             if let Some(difference) = other.job.difference(&manifest.job) {
                 let reason = format!("shard {} there is of another job: {difference}", other.shard);
                 return Err(Error::dest(&self.path, reason));
             }
-            // One may have been brought up to date before the other.
+            // One of them may have been updated before the other, so only the common prefix is compared.
             let both = other.files.len().min(manifest.files.len());
             if other.files[..both] != manifest.files[..both] {
                 let reason = format!(
@@ -285,30 +287,30 @@ impl Dest {
         Ok(())
     }
 
-    /// Where a part waits until all are there; the folder is made.
+    /// Staging path of a part until all parts are written; creates the folder.
     pub(crate) fn waiting(&self, part: &str) -> Result<PathBuf> {
         let folder = self.folder.join(PARTS);
         fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, &e))?;
         Ok(folder.join(part))
     }
 
-    /// Names of the parts that wait.
+    /// Names of the staged parts.
     pub(crate) fn waiting_names(&self) -> Result<Vec<String>> {
         let folder = self.folder.join(PARTS);
         if folder.is_dir() { names(&folder) } else { Ok(Vec::new()) }
     }
 
-    /// Where a part of the table is.
+    /// Final path of a part.
     pub(crate) fn part(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// Names of the parts that the table has.
+    /// Names of the table's existing parts.
     pub(crate) fn parts(&self) -> Result<Vec<String>> {
         Ok(names(&self.path)?.into_iter().filter(|name| table::is_part(name)).collect())
     }
 
-    /// A renamed file is safe on disk only when its folder is.
+    /// Syncs the folders: a rename is durable only once its folder is synced.
     pub(crate) fn sync(&self) -> Result<()> {
         let parts = self.folder.join(PARTS);
         self.sync_kept()?;
@@ -318,12 +320,12 @@ impl Dest {
         sync(&self.path)
     }
 
-    /// The same where the file is in the shard's folder, which is there for long.
+    /// Like `sync`, for a rename within the shard's folder, which itself has long been durable.
     pub(crate) fn sync_kept(&self) -> Result<()> {
         sync(&self.folder)
     }
 
-    /// Removes the folder of waiting parts, which is empty.
+    /// Removes the staging folder, which is empty by now.
     pub(crate) fn end_waiting(&self) {
         let _ = fs::remove_dir(self.folder.join(PARTS));
     }
@@ -333,7 +335,7 @@ impl Drop for Dest {
     fn drop(&mut self) {
         let Some(lock) = &self.lock else { return };
         if !self.manifest().exists() {
-            // The job failed before it wrote anything: what it made goes, each folder only if it is empty.
+            // The job failed before it wrote anything: remove the folders it created, each only if empty.
             let _ = fs::remove_file(self.folder.join(LOCK));
             let _ = fs::remove_dir(&self.folder);
             let _ = fs::remove_dir(self.path.join(BOOKKEEPING));
@@ -345,8 +347,8 @@ impl Drop for Dest {
     }
 }
 
-/// Makes the folder and the file to lock in it. A process that ends without having written removes both where they are empty, which may
-/// come between the two.
+/// Creates the folder and its lock file. Retries once: a process that ends without having written may remove the empty
+/// folder in between.
 fn create_lock(folder: &Path, file: &Path) -> io::Result<File> {
     let create = || fs::create_dir_all(folder).and_then(|()| File::create(file));
     match create() {
@@ -359,7 +361,7 @@ fn sync(folder: &Path) -> Result<()> {
     File::open(folder).and_then(|f| f.sync_all()).map_err(|e| Error::write(folder, &e))
 }
 
-/// None where there is no folder.
+/// Names in a folder; empty if it does not exist.
 fn names(folder: &Path) -> Result<Vec<String>> {
     let read = |e: io::Error| Error::dest(folder, e);
     let entries = match fs::read_dir(folder) {
@@ -369,7 +371,7 @@ fn names(folder: &Path) -> Result<Vec<String>> {
     entries.map(|entry| entry.map(|e| e.file_name().to_string_lossy().into_owned()).map_err(read)).collect()
 }
 
-/// Where `path` is, also if its last parts do not exist yet.
+/// Resolves `path`, even if its last components do not exist yet.
 fn real_path(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let known = path.ancestors().find_map(|a| fs::canonicalize(a).ok().map(|real| (a, real)));

@@ -1,4 +1,4 @@
-//! `--dry-run`: what a job would do, judged by a sample of its rows. Nothing is made and nothing is written.
+//! `--dry-run`: estimates a job from a sample of its rows, without creating or writing anything.
 
 mod estimate;
 
@@ -28,14 +28,14 @@ use crate::write::Format;
 pub use estimate::Estimate;
 use estimate::Sample;
 
-/// Rows that are taken side by side: neighbours are alike, but each place has to be sought.
+/// Adjacent rows per place of the sample. Neighbours are alike, but each new place costs a seek.
 const PLACE: u64 = 4;
-/// Places that are run first and not counted, since models are loaded then.
+/// Places that are run first as a warm-up and not counted, since they include loading the models.
 const WARM_UP: u64 = 2;
 
-/// Looks at everything that `job` would, and runs its recipe on about `sample` rows that are spread over what is left to do.
+/// Performs all checks of `job`, and runs its recipe on about `sample` rows, spread over the rows left to do.
 ///
-/// Errors are those of [`run`](crate::run()), as far as they come before anything is written.
+/// Errors like [`run`](crate::run()), as far as its errors precede the first write.
 pub async fn dry_run(ctx: &SessionContext, job: &Job, sample: usize) -> Result<Estimate> {
     if job.again == Again::RetryFailed {
         let reason = "--dry-run does not know which rows --retry-failed would do again: leave one of the two out";
@@ -66,7 +66,7 @@ pub async fn dry_run(ctx: &SessionContext, job: &Job, sample: usize) -> Result<E
     let source = Arc::new(source);
     let drawn = {
         let source = Arc::clone(&source);
-        // A file of text is read from its beginning to each place.
+        // Blocking: a text file is read from its beginning up to each place.
         halt::aside(move |_| draw(&source, units, done.next, sample as u64, batch))
     };
     let Drawn { warm_up, sample, places } = drawn.await?;
@@ -75,7 +75,7 @@ pub async fn dry_run(ctx: &SessionContext, job: &Job, sample: usize) -> Result<E
     let second = job.loader(ctx, &source).await?;
     let provenance = Provenance::new(&manifest.job, planned.decoding());
     let work = Arc::new(Work { planned, provenance, source });
-    // As in a job, each worker has several chunks to do, so that it is seldom that one waits for the last.
+    // As in a job, give each worker several chunks, so that workers seldom idle while the last one finishes.
     let most = sample.iter().map(|chunk| chunk.numbers.len()).sum::<usize>().div_ceil(2 * workers);
     let most = most.max(PLACE as usize).min(batch);
     let before = pairs(&work, loader, join(warm_up, most)?, workers).await?;
@@ -98,7 +98,7 @@ fn total(made: &[Pairs]) -> Tally {
     tally
 }
 
-/// Rows of a file that follow each other.
+/// Consecutive rows of a file.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Range {
     file: usize,
@@ -109,12 +109,12 @@ struct Range {
 struct Drawn {
     warm_up: Vec<Chunk>,
     sample: Vec<Chunk>,
-    /// Of the sample.
+    /// Number of places in the sample.
     places: usize,
 }
 
-/// Reads `rows` rows of those that are left from `from` on, and some for the warm-up: no row is in both, or it would be
-/// remembered.
+/// Reads about `rows` rows for the sample and some for the warm-up, from position `from` on. The two must not share
+/// rows, whose results would be memoised.
 fn draw(source: &Source, units: Units, from: Position, rows: u64, batch: usize) -> Result<Drawn> {
     let records = source.records();
     let all: u64 = left(&records, units, from).map(|range| range.rows).sum();
@@ -123,7 +123,7 @@ fn draw(source: &Source, units: Units, from: Position, rows: u64, batch: usize) 
     Ok(Drawn { warm_up: read(&warm_up)?, sample: read(&sample)?, places: sample.len() })
 }
 
-/// What `units` has from `from` on.
+/// The rows of `units` from `from` on.
 fn left(records: &[FileRecord], units: Units, from: Position) -> impl Iterator<Item = Range> {
     records.iter().enumerate().skip(from.file).flat_map(move |(file, record)| {
         let ranges = units.ranges(from.within(file), record.rows);
@@ -131,7 +131,7 @@ fn left(records: &[FileRecord], units: Units, from: Position) -> impl Iterator<I
     })
 }
 
-/// Spots (first row and number of rows) that lie evenly in `all` rows and have `wanted` rows together.
+/// Spots (first row, number of rows) spread evenly over `all` rows, with about `wanted` rows in total.
 fn spread(all: u64, wanted: u64) -> Vec<(u64, u64)> {
     let spots = wanted.min(all).div_ceil(PLACE);
     let spot = |n: u64| {
@@ -142,12 +142,12 @@ fn spread(all: u64, wanted: u64) -> Vec<(u64, u64)> {
     (0..spots).map(spot).collect()
 }
 
-/// First row of all that are left, and how many.
+/// First row, counted through all rows left to do, and number of rows.
 type Spot = (u64, u64);
 
-/// Those for the warm-up, which lie evenly among the others, and the others.
+/// Splits spots into those for the warm-up, evenly spread among the others, and the others.
 fn set_apart(spots: Vec<Spot>) -> (Vec<Spot>, Vec<Spot>) {
-    // Of few spots none can be spared.
+    // With fewer than three spots, none can be spared.
     let warm_up = WARM_UP.min(spots.len() as u64 / 3) as usize;
     let step = spots.len() / warm_up.max(1);
     let (apart, rest): (Vec<_>, Vec<_>) =
@@ -156,7 +156,7 @@ fn set_apart(spots: Vec<Spot>) -> (Vec<Spot>, Vec<Spot>) {
     (spots(apart), spots(rest))
 }
 
-/// Where spots are, if they are counted through `ranges`.
+/// Translates spots, which count rows through all `ranges`, into file ranges.
 fn locate(ranges: impl Iterator<Item = Range>, spots: &[(u64, u64)]) -> Vec<Range> {
     let mut found = Vec::new();
     let mut spots = spots.iter().copied();
@@ -168,7 +168,7 @@ fn locate(ranges: impl Iterator<Item = Range>, spots: &[(u64, u64)]) -> Vec<Rang
         {
             let here = count.min(before + rows - first);
             found.push(Range { file, start: start + first - before, rows: here });
-            // A spot may go on in the next range.
+            // A spot may continue in the next range.
             next = if here < count { Some((first + here, count - here)) } else { spots.next() };
         }
         before += rows;
@@ -190,7 +190,7 @@ fn read(source: &Source, units: &Units, ranges: &[Range], batch: usize) -> Resul
     chunks.into_iter().collect()
 }
 
-/// Makes larger chunks, of at most `most` rows, of those of a file.
+/// Joins adjacent chunks of the same file into chunks of at most `most` rows.
 fn join(chunks: Vec<Chunk>, most: usize) -> Result<Vec<Chunk>> {
     let mut joined: Vec<Chunk> = Vec::new();
     for chunk in chunks {
@@ -208,11 +208,11 @@ fn join(chunks: Vec<Chunk>, most: usize) -> Result<Vec<Chunk>> {
     Ok(joined)
 }
 
-/// The pairs of `chunks`, made as in a job: some chunks at a time.
+/// Makes the pairs of `chunks` as a job would, several chunks in flight.
 async fn pairs(work: &Arc<Work>, loader: Loader, chunks: Vec<Chunk>, workers: usize) -> Result<Vec<Pairs>> {
     let (sender, receiver) = mpsc::channel(chunks.len().max(1));
     for chunk in chunks {
-        // There is room for all.
+        // The channel has capacity for all chunks.
         if sender.send(Ok(chunk)).await.is_err() {
             break;
         }
@@ -234,7 +234,8 @@ async fn pairs(work: &Arc<Work>, loader: Loader, chunks: Vec<Chunk>, workers: us
     }
 }
 
-/// Bytes that the pairs would take in a large file of the table. What a file has anyway is told by one with a single pair.
+/// Bytes that the pairs would add to a large file. The fixed size of a file is subtracted by measuring one with a
+/// single pair.
 fn pair_bytes(format: &Format, made: Vec<Pairs>) -> Result<f64> {
     let batches = made.into_iter().flat_map(|pairs| pairs.batches).map(|batch| format.shape(batch));
     let batches = batches.collect::<Result<Vec<_>>>()?;

@@ -1,4 +1,4 @@
-//! `--retry-failed`: the pairs of a finished table, of which those of failed rows are made anew.
+//! `--retry-failed`: reuses the good pairs of a finished table.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
@@ -18,28 +18,28 @@ use crate::error::{Error, Result};
 use crate::source::{Chunk, Source};
 use crate::summary::DUPLICATE;
 
-/// Pairs that are read at a time; their images are in memory together.
+/// Pairs read at a time; their images are in memory together.
 const ROWS: usize = 64;
-/// What another try would not mend.
+/// Errors that a retry cannot fix.
 const FINAL: [&str; 3] = ["no text", "no caption", "no image"];
 
-/// The pairs of a table, in the order of the source's rows.
+/// Reader of a table's pairs, in the order of the source's rows.
 pub(crate) struct Earlier {
     source: Arc<Source>,
     schema: SchemaRef,
     parts: VecDeque<PathBuf>,
     open: Option<(PathBuf, ParquetRecordBatchReader)>,
-    /// Pairs that were read, each of one row: its file's number and its own.
+    /// Pairs read ahead, one per batch, with their file number and row.
     ahead: VecDeque<((usize, u64), RecordBatch)>,
 }
 
 impl Earlier {
-    /// Reads `parts`, whose pairs have `schema` and came from `source`.
+    /// Opens `parts`, whose pairs have the schema `schema` and came from `source`.
     pub(crate) fn new(source: Arc<Source>, schema: SchemaRef, parts: Vec<PathBuf>) -> Self {
         Self { source, schema, parts: parts.into(), open: None, ahead: VecDeque::new() }
     }
 
-    /// Leaves in `chunk` the rows that failed; the others' pairs come with it.
+    /// Leaves only the failed rows in `chunk`, and attaches the pairs of the others to it.
     pub(crate) fn split(&mut self, mut chunk: Chunk) -> Result<Chunk> {
         let file = chunk.unit.file;
         let (first, end) = (chunk.row, chunk.row + chunk.count);
@@ -101,7 +101,7 @@ fn open(path: &PathBuf, schema: &SchemaRef) -> Result<ParquetRecordBatchReader> 
     builder.and_then(|builder| builder.with_batch_size(ROWS).build()).map_err(|e| broken(&e))
 }
 
-/// File and row of each pair.
+/// File number and row of each pair.
 fn rows(batch: &RecordBatch, source: &Source) -> Result<Vec<(usize, u64)>, String> {
     let provenance = batch.column_by_name("provenance").and_then(|p| p.as_struct_opt()).ok_or("no provenance")?;
     let files = provenance.column_by_name("file").and_then(|f| f.as_string_view_opt()).ok_or("no provenance.file")?;
@@ -111,7 +111,7 @@ fn rows(batch: &RecordBatch, source: &Source) -> Result<Vec<(usize, u64)>, Strin
     let mut last: Option<(&str, usize)> = None;
     for (name, row) in files.iter().zip(rows.iter()) {
         let name = name.unwrap_or_default();
-        // Pairs of a file follow each other.
+        // Pairs of a file are contiguous.
         let file = match last.filter(|(known, _)| *known == name) {
             Some((_, number)) => number,
             None => source.number(name).ok_or("a pair is of a file that is not in the source")?,
@@ -122,7 +122,7 @@ fn rows(batch: &RecordBatch, source: &Source) -> Result<Vec<(usize, u64)>, Strin
     Ok(found)
 }
 
-/// Whether the pair has an error that another try may not find.
+/// Whether the pair has an error that a retry may fix.
 fn may_mend(pair: &RecordBatch) -> bool {
     let errors = pair.column_by_name("error").and_then(|errors| errors.as_string_opt::<i32>());
     errors.is_some_and(|errors| {
@@ -131,7 +131,7 @@ fn may_mend(pair: &RecordBatch) -> bool {
     })
 }
 
-/// The pairs of both in the order of their rows.
+/// Merges both sets of pairs in row order.
 pub(crate) fn merge(made: Vec<RecordBatch>, earlier: Vec<(u64, RecordBatch)>) -> Result<Vec<RecordBatch>> {
     if earlier.is_empty() {
         return Ok(made);
@@ -143,7 +143,7 @@ pub(crate) fn merge(made: Vec<RecordBatch>, earlier: Vec<(u64, RecordBatch)>) ->
         let rows = rows.ok_or_else(|| Error::Internal("pairs without provenance".to_owned()))?;
         all.extend((0..batch.num_rows()).map(|i| (rows.value(i).unsigned_abs(), batch.slice(i, 1))));
     }
-    // Stable: the pairs of a row stay in their order.
+    // The sort is stable, so the pairs of a row keep their order.
     all.sort_by_key(|(row, _)| *row);
     Ok(all.into_iter().map(|(_, pair)| pair).collect())
 }

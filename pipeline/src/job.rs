@@ -1,4 +1,4 @@
-//! `capfilt run`.
+//! The command `capfilt run`.
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use capfilt::{Again, Combine, Compose, ImageIs, Images, Job, Params, Parts, Recipe, Stop, Verdicts, run};
@@ -15,7 +15,7 @@ use crate::console::{Progress, Stats, say};
 use crate::metrics::Metrics;
 use crate::session;
 
-/// A job that was told twice to stop has so long to do it: it may be where it cannot hear.
+/// Grace period after the second signal, then the process exits: the job may be blocked where it cannot react.
 const STOP_AFTER: Duration = Duration::from_secs(2);
 
 /// Runs the job, or prints its SQL.
@@ -84,7 +84,7 @@ pub(crate) async fn main(args: &RunArgs) -> Result<()> {
         None => None,
     };
     let (stop, stopped) = watch::channel(Stop::No);
-    // From its first row on there is a unit in hand.
+    // Set at the first progress report; from then on a unit is in progress.
     let begun = Arc::new(AtomicBool::new(false));
     let mut signals = Signals::listen()?;
     let signalled = tokio::spawn({
@@ -97,12 +97,12 @@ pub(crate) async fn main(args: &RunArgs) -> Result<()> {
                 false => "stopping ..",
             });
             signals.next().await;
-            // First the wish, then the engine, or the job would take the engine's answer for a failure.
+            // Request the stop before cancelling the engine, or the job would report the cancellation as a failure.
             let _ = stop.send(Stop::Now);
             session::cancel(&ctx);
             say("stopping at once ..");
             tokio::time::sleep(STOP_AFTER).await;
-            // What is in hand is done anew by the next run, as after a kill.
+            // The next run repeats the unfinished unit, as after a kill.
             say("error: interrupted");
             std::process::exit(130);
         }
@@ -127,7 +127,7 @@ pub(crate) async fn main(args: &RunArgs) -> Result<()> {
     }
 }
 
-/// What the job would do.
+/// Prints an estimate of the job.
 async fn estimate(ctx: &SessionContext, job: &Job, sample: usize) -> Result<()> {
     say("running the recipe on a sample; nothing is written ..");
     let mut signals = Signals::listen()?;
@@ -143,7 +143,7 @@ async fn estimate(ctx: &SessionContext, job: &Job, sample: usize) -> Result<()> 
     Ok(out.flush()?)
 }
 
-/// The functions ask for a SET; here that is an option.
+/// Replaces the functions' advice to use SET by the corresponding option.
 fn as_options(text: String) -> String {
     ["captioner", "filter"].iter().fold(text, |text, role| {
         text.replace(&format!("SET capfilt.{role} = '/path/to/checkpoint'"), &format!("give --{role} DIR"))
@@ -205,7 +205,8 @@ fn recipe(args: &RunArgs) -> Result<Recipe> {
     Ok(Recipe { name, sql, params, verdicts })
 }
 
-/// Ctrl-C, and the request to end that a batch system sends before it kills. One is not lost while the last is being acted on.
+/// Ctrl-C and SIGTERM, which batch systems send before a kill. A signal that arrives while another is handled is not
+/// lost.
 struct Signals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,

@@ -1,8 +1,8 @@
-//! The batch job behind `capfilt run`: a noisy image-text table goes in, the pair table comes out.
+//! The batch job behind `capfilt run`: turns a noisy image-text table into the pair table.
 //!
-//! A job reads the source's files in order, unit by unit, runs a recipe (one SELECT over the view `web`) on chunks of their rows,
-//! several chunks at a time so that the engine sees large batches, and writes the results in the order of the rows. A unit that
-//! is done stays done: the same job goes on after it, whatever stopped it.
+//! A job reads the source's files in order, unit by unit, and runs a recipe (a single SELECT over the view `web`) on
+//! chunks of their rows. Several chunks are in flight, so that the engine sees large batches; results are written in
+//! row order. A finished unit is never repeated: after any interruption the same job resumes behind it.
 
 mod bounded;
 mod budget;
@@ -68,8 +68,8 @@ pub use verdicts::Verdicts;
 pub use webdataset::register_webdataset;
 pub use write::Parts;
 
-/// Makes a Parquet file, a folder of them, or a Delta table (at a version or time, if one is given; in a store too) known to SQL as
-/// `name`.
+/// Registers a Parquet file, a folder of them, or a Delta table (at a version or time, if given; local or in a store)
+/// with SQL as `name`.
 pub async fn register_pairs(
     ctx: &datafusion::prelude::SessionContext,
     name: &str,
@@ -89,7 +89,8 @@ pub async fn register_pairs(
     Ok(())
 }
 
-/// A Delta table at a version or time, or as it is now; `None` where `path` is none and no version is asked for.
+/// Opens a Delta table at a version or time, or its latest version; `None` if `path` is no Delta table and no version
+/// is given.
 pub fn delta_source(path: &std::path::Path, version: Option<&str>) -> Result<Option<Source>> {
     let is_delta = Lake::find(path)?.is_some();
     if version.is_none() && !is_delta {

@@ -1,4 +1,4 @@
-//! Images that the source only names: by a URL, or by a path.
+//! Loads images that the source only names, by URL or by path.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
@@ -27,43 +27,44 @@ use crate::halt;
 use crate::paths::Root;
 use crate::source::Chunk;
 
-/// Rows of a chunk under way have their images in memory together; this many chunks are at most.
+/// Maximum number of chunks in flight; the images of all their rows are in memory together.
 #[cfg(feature = "fetch")]
 const MOST_CHUNKS: usize = 16;
-/// And fewer where the last that came had so many bytes that more of them would not fit in here.
+/// Prefetch limit in bytes: fewer chunks are in flight if the last one was so large that more of its size would exceed
+/// this.
 const AHEAD_BYTES: u64 = 1 << 30;
-/// Bytes of a chunk's images, as far as those before it tell: it has fewer rows where they are large.
+/// Target size of a chunk's images in bytes, from the sizes seen so far: chunks of large images have fewer rows.
 const CHUNK_BYTES: u64 = 64 << 20;
-/// Rows of a chunk before one has come.
+/// Rows of a chunk before any size is known.
 const FIRST_ROWS: usize = 8;
 
-/// What the image column of a source holds.
+/// Contents of the source's image column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ImageIs {
     /// The image's bytes, or a struct with them.
     Bytes,
-    /// Its URL; it is fetched.
+    /// The image's URL, to be fetched.
     Url,
-    /// Where its file is, from the source's folder on.
+    /// The image's file path, relative to the root folder.
     Path,
 }
 
-/// Some rows with their images.
+/// A chunk with its images.
 pub(crate) struct Loaded {
     pub(crate) chunk: Chunk,
-    /// The images, where the source has only their names.
+    /// The loaded images, if the source only names them.
     pub(crate) images: Option<ArrayRef>,
-    /// Why a row has none, by its number in the file.
+    /// Why rows failed, by row number in the file.
     pub(crate) problems: BTreeMap<u64, String>,
 }
 
-/// Where images come from.
+/// Source of the images.
 pub(crate) enum Loader {
-    /// The source itself, in a column of bytes or of structs with them.
+    /// The source's own column, of bytes or structs that contain them.
     Source { column: String },
-    /// Files below a folder, named in a column.
+    /// Files below a folder, named by a column.
     Files { root: Root, column: String, limit: u64 },
-    /// The web, by URLs in a column.
+    /// The web, by the URLs in a column.
     #[cfg(feature = "fetch")]
     Web { fetcher: Arc<crate::fetch::Fetcher>, column: String, query: capfilt_udfs::engine::CancelToken, chunks: usize },
 }
@@ -92,7 +93,7 @@ impl Loader {
             ImageIs::Url => {
                 let fetcher = crate::fetch::fetcher(ctx).map_err(Error::Option)?;
                 let rows = ctx.copied_config().batch_size().max(1);
-                // Enough rows that all slots are busy while the oldest chunk waits for its slowest URL.
+                // Enough rows to keep all slots busy while the oldest chunk waits for its slowest URL.
                 let chunks = (2 * fetcher.concurrency()).div_ceil(rows).clamp(2, MOST_CHUNKS);
                 let query = capfilt_udfs::engine::CancelToken::new();
                 Ok(Self::Web { fetcher, column: column.to_owned(), query, chunks })
@@ -120,7 +121,8 @@ impl Loader {
         }
     }
 
-    /// Loads the images of what comes, in its order, some chunks ahead: not of `duplicates`, and of rows that `earlier` lacks alone.
+    /// Loads the images of `chunks` in order, prefetching some chunks. Skips `duplicates` and the rows that `earlier`
+    /// has.
     pub(crate) fn load(
         self,
         mut chunks: Receiver<Result<Chunk>>,
@@ -132,7 +134,7 @@ impl Loader {
         tokio::spawn(async move {
             let mut under_way = FuturesOrdered::new();
             let mut more = true;
-            // Until one has come, nobody knows how large they are.
+            // Sizes are unknown until the first chunk has arrived.
             let (mut most, mut row_bytes) = (2, None::<u64>);
             let mut waiting = VecDeque::new();
             loop {
@@ -152,10 +154,10 @@ impl Loader {
                             let (bytes, rows) = (images.get_array_memory_size() as u64, images.len() as u64);
                             let fit = AHEAD_BYTES / bytes.max(1);
                             most = usize::try_from(fit).unwrap_or(usize::MAX).clamp(1, this.chunks());
-                            // Few small ones after large ones are no promise.
+                            // Decay slowly: a few small images after large ones do not mean the rest are small.
                             row_bytes = Some((bytes / rows.max(1)).max(row_bytes.map_or(0, |old| old - old / 8)));
                         }
-                        // Where nobody listens, the job has ended elsewhere.
+                        // If the receiver is gone, the job has already ended.
                         if sender.send(loaded).await.is_err() {
                             return;
                         }
@@ -235,7 +237,7 @@ impl Loader {
     }
 }
 
-/// Of Hugging Face's structs {bytes, path} those without bytes, which have a path alone, by their rows' numbers.
+/// Errors for rows whose Hugging Face struct {bytes, path} has a path but no bytes, by row number.
 fn only_paths(chunk: &Chunk, column: &str) -> Result<Vec<(u64, String)>> {
     let images = chunk.rows.column_by_name(column).and_then(|images| images.as_struct_opt());
     let part = |name: &str| images.and_then(|images| images.column_by_name(name));
@@ -255,7 +257,7 @@ fn only_paths(chunk: &Chunk, column: &str) -> Result<Vec<(u64, String)>> {
     Ok(alone.filter_map(|(_, (number, path))| Some((number, told(path?)))).collect())
 }
 
-/// The names of images, but for those of rows that have a problem already.
+/// Image names, without those of rows that already have a problem.
 fn texts(chunk: &Chunk, column: &str) -> Result<Vec<Option<String>>> {
     let broken = |e: &dyn std::fmt::Display| Error::Internal(format!("column {column}: {e}"));
     let found = chunk.rows.column_by_name(column).ok_or_else(|| broken(&"it is not there"))?;
@@ -264,7 +266,7 @@ fn texts(chunk: &Chunk, column: &str) -> Result<Vec<Option<String>>> {
     Ok(texts.map(|(row, text)| text.filter(|_| !chunk.problems.contains_key(row)).map(str::to_owned)).collect())
 }
 
-/// The bytes as they are, without a copy.
+/// A column of the images' bytes, without a copy.
 pub(crate) fn images(all: impl IntoIterator<Item = Option<Bytes>>) -> Result<ArrayRef> {
     let mut builder = BinaryViewBuilder::new();
     for bytes in all {
@@ -281,7 +283,7 @@ pub(crate) fn images(all: impl IntoIterator<Item = Option<Bytes>>) -> Result<Arr
     Ok(Arc::new(builder.finish()))
 }
 
-/// Pairs of rows with a problem are dropped, and the problem is their error.
+/// Drops the pairs of rows with a problem, and sets the problem as their error.
 pub(crate) fn mark(pairs: Vec<RecordBatch>, problems: &BTreeMap<u64, String>) -> Result<Vec<RecordBatch>> {
     if problems.is_empty() {
         return Ok(pairs);

@@ -24,7 +24,7 @@ const STACK: usize = 8 << 20;
 
 fn main() -> ExitCode {
     console::log_to_stderr();
-    // Wrong usage ends here, with exit code 2.
+    // On wrong usage this exits with code 2.
     let matches = Cli::command().get_matches();
     let ended = Cli::from_arg_matches(&matches).map_err(anyhow::Error::from).and_then(|cli| {
         let scripts = matches.subcommand_matches("sql").map(cli::scripts).unwrap_or_default();
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     });
     match ended {
         Ok(()) => ExitCode::SUCCESS,
-        // Who closed the pipe has seen enough.
+        // A reader that closed the pipe wants no more output; this is not an error.
         Err(error) if broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let mut text = format!("error: {error}");
@@ -125,7 +125,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK).build()?)
 }
 
-/// Work that nobody waits for any more must not keep the process.
+/// Shuts the runtime down within two seconds, since abandoned blocking work must not keep the process alive.
 fn leave(runtime: tokio::runtime::Runtime) {
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
 }

@@ -1,4 +1,4 @@
-//! What a job writes down beside its table, to go on after it was stopped and never to mix two tables.
+//! A job's manifest, kept beside its table: lets a stopped job resume and stops two jobs from mixing their tables.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -24,29 +24,29 @@ const FORMAT: u32 = 2;
 /// The name and version of this program.
 pub(crate) const PROGRAM: &str = concat!("capfilt ", env!("CARGO_PKG_VERSION"));
 
-/// The version of the results, which grows with each change that gives some row other pixels, texts, scores or verdicts. A table
-/// is continued by every version of the program whose results are the same.
+/// Version of the results, raised by each change that gives some row other pixels, texts, scores or verdicts. Any
+/// version of the program with the same results may continue a table.
 pub(crate) const RESULTS: u32 = 2;
 
-/// Everything that decides what the table holds. Two jobs that differ in it do not share a table.
+/// Everything that determines the table's contents. Jobs that differ in any of it cannot share a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
-    /// Name and version of the program that began the table: a record, which decides nothing.
+    /// Name and version of the program that began the table; informational, and ignored by the comparison.
     pub(crate) engine: String,
-    /// The version of the results. It is left out where it is 1, as in the manifests that were written before it was recorded, so
-    /// that their digests stay.
+    /// [`RESULTS`] of the program that began the table. Omitted if 1, as in manifests written before it was recorded,
+    /// to keep their digests.
     #[serde(default = "first_results", skip_serializing_if = "is_first_results")]
     pub(crate) results: u32,
     /// The recipe with the values of its parameters.
     pub(crate) recipe: String,
     #[serde(flatten)]
     pub(crate) models: Provenance,
-    /// sha256 of further captioners and filters.
+    /// SHA-256 digests of the further captioners and filters.
     #[serde(default)]
     pub(crate) captioners: Vec<String>,
     #[serde(default)]
     pub(crate) filters: Vec<String>,
-    /// Which round of bootstrapping it is, from 1.
+    /// Bootstrapping round, from 1.
     pub(crate) round: u32,
     pub(crate) image_column: String,
     /// `bytes`, `url` or `path`.
@@ -54,17 +54,17 @@ pub(crate) struct Identity {
     pub(crate) image_is: String,
     #[serde(default)]
     pub(crate) path_root: Option<String>,
-    /// What of `fetch.*` decides which images come.
+    /// The `fetch.*` settings that determine which images are fetched.
     #[serde(default)]
     pub(crate) fetch: BTreeMap<String, String>,
     pub(crate) text_column: String,
     pub(crate) renames: BTreeMap<String, String>,
     pub(crate) kept_only: bool,
     pub(crate) images: String,
-    /// Which rows repeat an earlier one.
+    /// The `--dedupe` option, in its canonical form.
     #[serde(default)]
     pub(crate) dedupe: Option<String>,
-    /// What the table is: `parquet`, `webdataset`, `delta`.
+    /// File format: `parquet`, `webdataset`, `delta` or `jsonlines`.
     pub(crate) format: String,
     pub(crate) unit_rows: u64,
     pub(crate) file_bytes: u64,
@@ -85,13 +85,13 @@ fn is_first_results(results: &u32) -> bool {
 }
 
 impl Identity {
-    /// 16 hex digits that stand for it.
+    /// A short digest of the identity: 16 hex digits.
     pub(crate) fn digest(&self) -> String {
         let json = serde_json::to_vec(self).unwrap_or_default();
         hex::encode(&Sha256::digest(&json)[..8])
     }
 
-    /// Why `--retry-failed` is not for its table; `None` where it is.
+    /// Why `--retry-failed` is refused for this table; `None` if it is allowed.
     pub(crate) fn retry_refused(&self) -> Option<&'static str> {
         match self.format.as_str() {
             _ if self.kept_only => {
@@ -105,7 +105,7 @@ impl Identity {
         }
     }
 
-    /// How another job differs, in words; `None` where it does not.
+    /// Describes how another job differs from this one; `None` if it does not.
     pub(crate) fn difference(&self, other: &Self) -> Option<String> {
         if self.results != other.results {
             return Some(format!(
@@ -134,7 +134,7 @@ impl Identity {
     }
 }
 
-/// How two recipes differ: in parameters, which are comments before the SQL, or in the SQL, whose first other line tells.
+/// Describes how two recipes differ: in parameters, which are leading comments, or at the first differing line of SQL.
 fn recipes(before: &str, now: &str) -> String {
     fn value(line: &str) -> Option<(&str, &str)> {
         line.strip_prefix("-- $")?.split_once(" = ")
@@ -175,7 +175,7 @@ fn flatten(prefix: &str, value: &Value, out: &mut BTreeMap<String, String>) {
     }
 }
 
-/// A digest is known by its beginning.
+/// Shortens a SHA-256 to its first 12 digits; other text is unchanged.
 fn short(text: &str) -> &str {
     let digest = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
     if digest { &text[..12] } else { text }
@@ -184,11 +184,11 @@ fn short(text: &str) -> &str {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum State {
-    /// Rows are missing.
+    /// Rows are still missing.
     Running,
-    /// All rows are there, and the parts go to their places.
+    /// All rows are processed, and the parts are being moved into place.
     Placing,
-    /// The table is whole.
+    /// The table is complete.
     Finished,
 }
 
@@ -204,44 +204,44 @@ pub(crate) struct Part {
 pub(crate) struct Manifest {
     format: u32,
     pub(crate) state: State,
-    /// The number of this process's shard, from 1.
+    /// Number of this process's shard, from 1.
     pub(crate) shard: u64,
     pub(crate) job: Identity,
-    /// Where the source was when the job began.
+    /// The source's location when the job began.
     pub(crate) source: PathBuf,
-    /// Where the folder was that paths in the image column begin at, if it was named.
+    /// The given root folder of the image column's paths, if any.
     #[serde(default)]
     pub(crate) path_root: Option<PathBuf>,
-    /// The source's version, where it is a Delta table.
+    /// The source's version, if it is a Delta table.
     #[serde(default)]
     pub(crate) source_version: Option<u64>,
     pub(crate) files: Vec<FileRecord>,
-    /// What spares another look at some of them.
+    /// Cached scan results, by file, which spare another scan of unchanged text files.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) memos: BTreeMap<String, Memo>,
-    /// Names and types of the columns of its pairs.
+    /// Names and types of the pair table's columns.
     pub(crate) columns: Vec<(String, String)>,
-    /// The rule that its pairs are kept by.
+    /// The rule by which pairs are kept.
     #[serde(default)]
     pub(crate) verdicts: Verdicts,
-    /// A table that was there goes when this one is whole.
+    /// Whether this table replaces an existing one once it is complete.
     pub(crate) replaces: bool,
     pub(crate) parts: Vec<Part>,
-    /// What it replaces, where that is `--retry-failed`: this shard alone, whose good rows come from these parts.
+    /// The manifest that a `--retry-failed` replaces (this shard's): good rows are copied from its parts.
     #[serde(default)]
     pub(crate) retried: Option<Box<Manifest>>,
-    /// In the names of a Delta table's parts, of which old ones stay.
+    /// Run id in the names of a Delta table's parts, where files of earlier runs remain.
     #[serde(default)]
     pub(crate) run: String,
-    /// How many of the parts are in the Delta log.
+    /// Number of parts already committed to the Delta log.
     #[serde(default)]
     pub(crate) committed: usize,
-    /// The application's number of the commit that is next, or under way.
+    /// Transaction version of the Delta commit that is next or in flight.
     #[serde(default)]
     pub(crate) commit: Option<i64>,
-    /// Rows before it are in the parts.
+    /// First position that is not yet in the parts.
     pub(crate) done: Position,
-    /// What the parts hold.
+    /// Counts over the rows in the parts.
     pub(crate) tally: Tally,
 }
 
@@ -278,24 +278,23 @@ impl Manifest {
         }
     }
 
-    /// The name of the part that comes next.
+    /// File name of the next part.
     pub(crate) fn next_part(&self, parts: Parts) -> String {
         let run = (parts == Parts::Delta).then_some(self.run.as_str());
         table::part_name(self.parts.len(), self.shard, self.job.shards, run, parts.extension())
     }
 
-    /// The application that a Delta log knows this shard of the job by.
+    /// Application id of this shard's transactions in the Delta log.
     #[cfg(feature = "delta")]
     pub(crate) fn application(&self) -> String {
         format!("capfilt-{}-{}-of-{}", self.job.digest(), self.shard, self.job.shards)
     }
 
-    /// The names of its parts.
     pub(crate) fn part_names(&self) -> Vec<&str> {
         self.parts.iter().map(|part| part.name.as_str()).collect()
     }
 
-    /// Reads a manifest; `None` where there is none.
+    /// Reads a manifest; `None` if the file does not exist.
     pub(crate) fn read(path: &Path) -> Result<Option<Self>> {
         let text = match fs::read(path) {
             Ok(text) => text,
@@ -328,7 +327,7 @@ impl Manifest {
         self.files.iter_mut().chain(self.retried.iter_mut().flat_map(|old| &mut old.files))
     }
 
-    /// Writes it whole or not at all.
+    /// Writes the manifest atomically: to a temporary file, synced and renamed.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let text = serde_json::to_vec_pretty(self).map_err(|e| Error::Internal(e.to_string()))?;
         let temp = path.with_extension("json.tmp");

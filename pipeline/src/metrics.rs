@@ -1,4 +1,4 @@
-//! `--metrics-addr`: a job's numbers for Prometheus, at /metrics.
+//! `--metrics-addr`: a job's metrics for Prometheus, at /metrics.
 
 use std::fmt::{Display, Write as _};
 use std::io;
@@ -15,13 +15,13 @@ use tokio::time::{sleep, timeout};
 
 use crate::console::{Stats, say};
 
-/// A request and its answer take no longer.
+/// Time limit of a request and its response.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// Bytes of a request at most.
+/// Maximum size of a request in bytes.
 const REQUEST_BYTES: usize = 8 << 10;
-/// Connections at a time; others wait.
+/// Maximum number of concurrent connections; others wait.
 const CONNECTIONS: usize = 32;
-/// Reasons of failed rows that are told.
+/// Maximum number of reported reasons of failed rows.
 const REASONS: usize = 20;
 
 const FOUND: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8";
@@ -29,7 +29,7 @@ const NOT_FOUND: &str = "HTTP/1.1 404 Not Found";
 
 type Model<T> = (&'static str, &'static str, fn(&ModelStats) -> T);
 
-/// What a model has done: name, meaning, value.
+/// Counters per model: name, meaning, value.
 const COUNTS: [Model<u64>; 5] = [
     ("images_encoded", "Images that went through the vision encoder", |m| m.images_encoded),
     ("captions", "Captions generated", |m| m.captions),
@@ -38,10 +38,10 @@ const COUNTS: [Model<u64>; 5] = [
     ("memo_hits", "Results that were remembered and not computed again", |m| m.memo_hits),
 ];
 
-/// Name of a stage, and its seconds.
+/// Name of a stage, and the seconds spent in it.
 type Share = (&'static str, fn(&ModelStats) -> f64);
 
-/// What its time goes to.
+/// The stages of a model's time.
 const STAGES: [Share; 5] = [
     ("decode", |m| m.decode_seconds),
     ("encode", |m| m.encode_seconds),
@@ -50,7 +50,7 @@ const STAGES: [Share; 5] = [
     ("wait", |m| m.wait_seconds),
 ];
 
-/// A server that knows how far the job is.
+/// A metrics server.
 pub(crate) struct Metrics(Arc<Shared>);
 
 struct Shared {
@@ -59,7 +59,7 @@ struct Shared {
     stats: Stats,
 }
 
-/// What the job told last.
+/// The job's latest progress report.
 #[derive(Debug, Clone, Default)]
 struct Told {
     rows: u64,
@@ -70,7 +70,7 @@ struct Told {
 }
 
 impl Metrics {
-    /// Serves at `address`, until the runtime ends.
+    /// Starts serving at `address`; runs until the runtime ends.
     pub(crate) async fn serve(address: &str, stats: Stats) -> Result<Self> {
         let failed = |e: io::Error| {
             anyhow!("--metrics-addr {address}: {e}: give HOST:PORT of this machine, such as 127.0.0.1:9464, or port 0")
@@ -83,7 +83,7 @@ impl Metrics {
         Ok(Self(shared))
     }
 
-    /// Hears how far the job is.
+    /// Stores the job's latest progress.
     pub(crate) fn update(&self, done: &Done<'_>) {
         let &Done { rows, before, bytes, tally, waits } = done;
         let told = Told { rows, before, bytes, tally: tally.clone(), waits };
@@ -99,12 +99,12 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             Ok((stream, _)) => {
                 let shared = Arc::clone(&shared);
                 tokio::spawn(async move {
-                    // Who hangs up or is too slow gets no answer: that is no concern of the job.
+                    // A client that hangs up or is too slow gets no response; this must not affect the job.
                     let _ = timeout(DEADLINE, answer(stream, &shared)).await;
                     drop(slot);
                 });
             }
-            // Too many open files, mostly: that passes.
+            // Usually too many open files, which is transient.
             Err(_) => sleep(Duration::from_millis(100)).await,
         }
     }
@@ -125,12 +125,12 @@ async fn answer(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     stream.shutdown().await
 }
 
-/// A request ends with an empty line.
+/// Whether the request's head is complete: it ends with an empty line.
 fn is_whole(request: &[u8]) -> bool {
     request.windows(4).any(|end| end == b"\r\n\r\n") || request.windows(2).any(|end| end == b"\n\n")
 }
 
-/// Whether it is `GET /metrics`, with headers and a query of any kind.
+/// Whether the request is `GET /metrics`, with any headers and query.
 fn asks_for_metrics(request: &[u8]) -> bool {
     let line = request.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let Ok(line) = std::str::from_utf8(line) else { return false };
@@ -186,7 +186,7 @@ fn page(told: &Told, models: &[ModelStats], elapsed: Duration) -> String {
     page.text
 }
 
-/// A model's folder, device and precision. Where two folders of one name are in use, it is the whole path.
+/// Labels of a model: its folder's name, device and precision. If two folders share a name, their full paths are used.
 fn labels(model: &ModelStats, all: &[ModelStats]) -> [String; 3] {
     let name = model.checkpoint.file_name();
     let alike = |other: &ModelStats| other.checkpoint != model.checkpoint && other.checkpoint.file_name() == name;
@@ -197,15 +197,15 @@ fn labels(model: &ModelStats, all: &[ModelStats]) -> [String; 3] {
     [name, model.device.clone(), model.precision.to_string()]
 }
 
-/// A page in Prometheus' text format. A `String` takes all that is written to it.
+/// A page in Prometheus' text format. Writing to a `String` cannot fail.
 #[derive(Default)]
 struct Page {
     text: String,
-    /// The counters again under the names that they had before 0.2, which lack `_total`.
+    /// The counters again under their names before 0.2, without `_total`.
     old: String,
 }
 
-/// The names and values of a sample's labels.
+/// Label names and values of a sample.
 type Labels<'a> = Vec<(&'a str, &'a str)>;
 
 impl Page {
@@ -230,7 +230,7 @@ impl Page {
         }
     }
 
-    /// Adds the names of before, for one release.
+    /// Appends the deprecated names, for one release.
     fn old_names(&mut self, source_rows: u64) {
         let old = std::mem::take(&mut self.old);
         self.text.push_str(&old);
@@ -296,7 +296,7 @@ mod tests {
             "# TYPE capfilt_source_rows gauge",
             "capfilt_rows_done_total 10",
             "# TYPE capfilt_rows_done_total counter",
-            // As before 0.2.
+            // Names before 0.2.
             "capfilt_rows_total 40",
             "capfilt_rows_done 10",
             "# TYPE capfilt_failed counter",
@@ -321,7 +321,7 @@ mod tests {
         let models = [model("/coco/model", "cpu"), model("/flickr/model", "cpu"), model("/x/other", "cpu")];
         let names = models.each_ref().map(|one| labels(one, &models)[0].clone());
         assert_eq!(names, ["/coco/model", "/flickr/model", "other"]);
-        // Twice the same, on two devices, have one name.
+        // The same folder on two devices keeps its short name.
         let models = [model("/x/model", "cpu"), model("/x/model", "cuda:0")];
         assert_eq!(labels(&models[0], &models)[0], "model");
         assert_eq!(labels(&model("/", "cpu"), &[])[0], "/");

@@ -1,4 +1,4 @@
-//! Values for the `$name` of a statement.
+//! Parameters of a statement: values for `$name`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -9,15 +9,15 @@ use datafusion::sql::sqlparser::ast::{self, Expr, UnaryOperator, Value, VisitMut
 
 use crate::error::{Error, Result};
 
-/// The values of a statement's parameters.
+/// Values of a statement's parameters.
 ///
-/// They are put into the statement before it is planned, not bound to the plan: DataFusion plans an unbound parameter inside a
-/// struct or a list as NULL and does not look again, so that a struct of options would have the wrong type.
+/// They are substituted before planning instead of bound to the plan: DataFusion plans an unbound parameter inside a
+/// struct or list as NULL and never revises that, so a struct of options would get the wrong type.
 #[derive(Debug, Clone, Default)]
 pub struct Params(BTreeMap<String, Value>);
 
 impl Params {
-    /// Sets `name` from the command line: a number if it reads as one, else text, with its quotes taken off.
+    /// Sets `name` from the command line: to a number if the value parses as one, else to text without its quotes.
     pub fn set(&mut self, name: &str, value: &str) {
         let quoted = value.strip_prefix('\'').and_then(|v| v.strip_suffix('\'')).filter(|_| value.len() > 1);
         let value = match quoted {
@@ -28,19 +28,20 @@ impl Params {
         self.0.insert(name.to_owned(), value);
     }
 
-    /// Sets `name` to a text, whatever it looks like, where it has no value yet.
+    /// Sets `name` to a text, even if it looks like a number, unless `name` already has a value.
     pub fn set_text_default(&mut self, name: &str, value: &str) {
         self.0.entry(name.to_owned()).or_insert_with(|| Value::SingleQuotedString(value.to_owned()));
     }
 
-    /// Sets `name` where it has no value yet.
+    /// Sets `name` like [`Self::set`], unless it already has a value.
     pub fn set_default(&mut self, name: &str, value: &str) {
         if !self.0.contains_key(name) {
             self.set(name, value);
         }
     }
 
-    /// Replaces the parameters of `statement` by their values. Values that it does not ask for are left alone.
+    /// Replaces the parameters of `statement` by their values. Errors on a parameter without a value; unused values are
+    /// ignored.
     pub fn bind(&self, statement: &mut Statement) -> Result<()> {
         let found = each_placeholder(statement, &mut |name, expr| match self.0.get(name) {
             Some(value) => {
@@ -55,7 +56,7 @@ impl Params {
         }
     }
 
-    /// The names of the parameters that the statements of `sql` ask for. A `$name` in a comment or a string is not a parameter.
+    /// Names of the parameters in the statements of `sql`. A `$name` in a comment or string is not a parameter.
     ///
     /// # Errors
     /// SQL that cannot be parsed.
@@ -70,13 +71,13 @@ impl Params {
         Ok(names)
     }
 
-    /// The value of `name` as a number, where `sql` asks for it.
+    /// The value of `name`, if it is a number and `sql` uses it.
     pub(crate) fn number_asked(&self, sql: &str, name: &str) -> Option<f32> {
         let Some(Value::Number(digits, _)) = self.0.get(name) else { return None };
         Self::asked(sql).ok()?.contains(name).then(|| digits.parse().ok())?
     }
 
-    /// One SQL comment a parameter that `sql` asks for. SQL that cannot be parsed, which never runs, has none.
+    /// One SQL comment for each parameter that `sql` uses. Empty for SQL that cannot be parsed, which never runs.
     pub fn comments(&self, sql: &str) -> String {
         let asked = Self::asked(sql).unwrap_or_default();
         self.0.iter().filter(|(name, _)| asked.contains(*name)).fold(String::new(), |mut out, (name, value)| {
@@ -88,10 +89,10 @@ impl Params {
     }
 }
 
-/// What to do with a parameter's name and the expression in its place.
+/// Callback on a parameter's name and the expression in its place.
 type Each<'a> = &'a mut dyn FnMut(&str, &mut Expr) -> ControlFlow<String>;
 
-/// Visits the parameters of a statement, but for those of PREPARE, which get their values from EXECUTE.
+/// Visits the parameters of a statement, except for those of PREPARE, which get their values from EXECUTE.
 fn each_placeholder(statement: &mut Statement, each: Each<'_>) -> ControlFlow<String> {
     match statement {
         Statement::Statement(inner) if matches!(**inner, ast::Statement::Prepare { .. }) => ControlFlow::Continue(()),
@@ -114,12 +115,12 @@ fn each_in(tree: &mut impl VisitMut, each: Each<'_>) -> ControlFlow<String> {
     })
 }
 
-/// `inf` and `nan` are words here, and no text with a letter but an exponent's is a number.
+/// Whether `value` is a finite number. `inf` and `nan` are text here; the only letter allowed is an exponent's.
 fn is_number(value: &str) -> bool {
     value.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b)) && value.parse::<f64>().is_ok_and(f64::is_finite)
 }
 
-/// SQL has no negative literals: the minus is an operator.
+/// A parameter's value as an expression. SQL has no negative literals: the minus is an operator.
 fn literal(value: &Value) -> Expr {
     match value {
         Value::Number(digits, long) => {

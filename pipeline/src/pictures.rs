@@ -1,4 +1,4 @@
-//! Images that a pair table left out, from the job's source.
+//! Recovers, from the job's source, the images that a pair table left out.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,24 +10,24 @@ use crate::manifest::Manifest;
 use crate::paths::{MOST_IMAGE_BYTES, Root};
 use crate::source::{Cursor, FileRecord, Lake, Reading, Source};
 
-/// Files that are in memory together.
+/// Number of image files in memory at a time.
 const FILES: usize = 16;
 
-/// The source that a table was made of.
+/// A table's source, opened again.
 pub(crate) struct Pictures {
     source: Source,
     column: String,
-    /// Where the files are that the column names.
+    /// Root folder of the image files, if the column holds paths.
     root: Option<Root>,
-    /// The source's files when the job read them, by their names.
+    /// Records of the source's files as the job read them, by name.
     known: BTreeMap<String, FileRecord>,
-    /// The numbers of those that are there now, by their stamps.
+    /// Numbers of the files that exist now, by stamp.
     stamps: BTreeMap<String, usize>,
-    /// Where [`Self::find_next`] stands.
+    /// Read position of [`Self::find_next`].
     cursor: Option<Cursor>,
 }
 
-/// Whose image is wanted: the source's file and row, and the sha256 that the table has of it.
+/// A wanted image: file and row in the source, and the SHA-256 recorded in the table.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted<'a> {
     pub(crate) file: &'a str,
@@ -35,14 +35,14 @@ pub(crate) struct Wanted<'a> {
     pub(crate) sha256: &'a str,
 }
 
-/// Hands over the images of some rows of a file.
+/// Reads the images of some rows of a file and passes each to the callback.
 type Read<'a> = dyn FnMut(usize, &[u64], &mut dyn FnMut(Option<&[u8]>)) -> Result<()> + 'a;
 
 impl Pictures {
-    /// Of the table that `job` wrote; its source is at `source` now, if not where it was.
+    /// Opens the source of the table written by `job`, at `source` if it has moved.
     ///
     /// # Errors
-    /// A source that is gone, or that names its images by URLs: what has to be fetched again may be another picture.
+    /// Errors if the source is gone, or names its images by URL: a second fetch may return another picture.
     pub(crate) fn open(job: &Manifest, source: Option<&Path>) -> Result<Self> {
         let path = source.unwrap_or(&job.source);
         let by = job.job.image_is.as_str();
@@ -58,7 +58,7 @@ impl Pictures {
         let reading = Reading { known: &job.files, memos: Some(&job.memos), texts, ..Reading::default() };
         let source = Source::open_as(path, version.as_deref(), reading)?;
         let root = || match &job.path_root {
-            // What was in the source moves with it.
+            // A root inside the source has moved with it.
             Some(root) => match root.strip_prefix(&job.source) {
                 Ok(below) => path.join(below),
                 Err(_) => root.clone(),
@@ -67,13 +67,13 @@ impl Pictures {
         };
         let root = if by == "path" { Some(Root::open(&root())?) } else { None };
         let known = job.files.iter().map(|record| (record.name.clone(), record.clone())).collect();
-        // Of several that are alike the first.
+        // Of several files with the same stamp, use the first.
         let stamps = source.records().into_iter().enumerate().rev().map(|(number, record)| (record.stamp, number));
         let stamps = stamps.collect();
         Ok(Self { source, column: job.job.image_column.clone(), root, known, stamps, cursor: None })
     }
 
-    /// The number of the file that had this name; it may have another one by now.
+    /// Current number of the file with this name at the time of the job; it may have been renamed since.
     fn number(&self, name: &str) -> Option<usize> {
         let renamed = || {
             let known = self.known.get(name)?;
@@ -84,12 +84,14 @@ impl Pictures {
         self.source.number(name).or_else(renamed)
     }
 
-    /// Reads each file once, and hands over the number and the image of each of `wanted` that is there as it was.
+    /// Reads each file once. Calls `each` with the index in `wanted` and the bytes of each image that is present and
+    /// unchanged.
     pub(crate) fn find(&self, wanted: &[Wanted<'_>], each: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
         self.look(wanted, each, &mut |file, rows, each| self.source.images(file, &self.column, rows, each))
     }
 
-    /// The same, for one who asks again and again in the source's order: a file that is read from its beginning is read once for all.
+    /// Like [`Self::find`], for repeated calls in source order: a file that must be read from its beginning is read
+    /// once for all calls.
     pub(crate) fn find_next(&mut self, wanted: &[Wanted<'_>], each: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
         let mut cursor = self.cursor.take();
         let found = self.look(wanted, each, &mut |file, rows, each| {
@@ -129,7 +131,7 @@ impl Pictures {
                 for (name, file) in names.iter().zip(root.read_now(names.to_vec(), MOST_IMAGE_BYTES)?) {
                     match (asking.next(), file) {
                         (Some(numbers), Some(Ok(bytes))) => found(numbers, &bytes),
-                        // The caller tells whose image it did not get.
+                        // The caller reports the images it did not get.
                         (_, Some(Err(reason))) => log::warn!("{}: {reason}", name.as_deref().unwrap_or_default()),
                         _ => {}
                     }

@@ -1,4 +1,4 @@
-//! What a job is, and what must stand before its first row is read.
+//! A job's description, and everything that is checked and opened before its first row is read.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -27,78 +27,78 @@ use crate::stage;
 use crate::table;
 use crate::write::{Format, Parts};
 
-/// How often a pass tells how far it is.
+/// Interval between progress messages of the deduplication pass.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// Which pairs carry their image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Images {
-    /// Those that are kept.
+    /// Kept pairs only.
     Kept,
-    /// All.
+    /// All pairs.
     All,
-    /// None: the column is left out.
+    /// No pairs: the column is left out.
     None,
 }
 
-/// What to do.
+/// Description of a job.
 #[derive(Debug, Clone)]
 pub struct Job {
     /// A Parquet, WebDataset (tar), CSV or JSON lines file, a folder of them or of images, or a glob.
     pub source: PathBuf,
-    /// A folder.
+    /// Destination folder.
     pub dest: PathBuf,
-    /// What runs.
+    /// The recipe to run.
     pub recipe: Recipe,
-    /// The source's column of images, or of their URLs or paths.
+    /// Source column with the images, or with their URLs or paths.
     pub image_column: String,
-    /// Which of these it is.
+    /// What the image column holds.
     pub image_is: ImageIs,
-    /// Folder that paths in the image column begin at and stay in; the source's, where there is none.
+    /// Root folder of the image column's paths, which must stay inside it; by default the source's.
     pub path_root: Option<PathBuf>,
-    /// Which version of a Delta table is the source: a number or a time; the latest, or the one that an unfinished job began
-    /// with, where there is none.
+    /// Version of a Delta source: a number or a time. By default the version that an unfinished job began with, or else
+    /// the latest.
     pub source_version: Option<String>,
     /// The source's text column.
     pub text_column: String,
-    /// Other columns, and what they are called in the pair table.
+    /// Renames of other columns: source name, pair table name.
     pub renames: Vec<(String, String)>,
-    /// Leave dropped pairs out.
+    /// Whether to leave dropped pairs out.
     pub kept_only: bool,
     /// Which pairs carry their image.
     pub images: Images,
-    /// What files the pair table is made of.
+    /// File format of the pair table.
     pub parts: Parts,
-    /// What to do where the destination has a table.
+    /// What to do if the destination already has a table.
     pub again: Again,
-    /// Rows of the source that are written whole, and done anew after a kill.
+    /// Rows per unit: the source rows that are written together, and repeated after a kill.
     pub unit_rows: u64,
-    /// Size from which on a file of the table is ended, bytes.
+    /// Size in bytes at which a file of the table is closed.
     pub file_bytes: u64,
-    /// This process's shard, from 1, and how many there are.
+    /// This process's shard, from 1, and the number of shards.
     pub shard: (u64, u64),
-    /// How many rows may fail.
+    /// Maximum number or share of failed rows; unlimited if `None`.
     pub max_failed: Option<Budget>,
-    /// Which round of bootstrapping it is, from 1.
+    /// Bootstrapping round, from 1.
     pub round: u32,
-    /// Rows that repeat an earlier one are dropped before the models see them.
+    /// How to find rows that repeat an earlier one; they are dropped before the models see them.
     pub dedupe: Option<Dedupe>,
-    /// Captioners that the recipe calls beside the session's: `$captioner_2` and so on.
+    /// Additional captioners of the recipe, beside the session's: `$captioner_2` and so on.
     pub captioners: Vec<String>,
-    /// Filters that the recipe calls beside the session's: `$filter_2` and so on.
+    /// Additional filters of the recipe, beside the session's: `$filter_2` and so on.
     pub filters: Vec<String>,
 }
 
-/// What to do where there is a table already.
+/// What to do if the destination already has a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Again {
-    /// Refuse, or go on where it is unfinished.
+    /// Refuse a finished table; resume an unfinished one.
     No,
     /// Replace it.
     Overwrite,
-    /// Add what the source has got since.
+    /// Add the rows that the source has gained since.
     Update,
-    /// Do the rows again whose image could not be had.
+    /// Repeat the rows that failed because their image was unavailable.
     RetryFailed,
 }
 
@@ -121,7 +121,7 @@ impl Job {
             dedupe: self.dedupe.map(|how| how.to_string()),
             image_column: self.image_column.clone(),
             image_is: format!("{:?}", self.image_is).to_lowercase(),
-            // As it was named: on another machine it may be elsewhere.
+            // The path as given: another machine may resolve it differently.
             path_root: self.path_root.as_ref().map(|root| match root.to_string_lossy() {
                 url if is_url(&url) => shown(&url),
                 _ => root.components().collect::<PathBuf>().to_string_lossy().into_owned(),
@@ -138,7 +138,7 @@ impl Job {
         })
     }
 
-    /// The settings of `fetch.*` that decide which images come.
+    /// The `fetch.*` settings that determine which images are fetched.
     #[cfg_attr(not(feature = "fetch"), expect(clippy::unused_self, reason = "as with fetching"))]
     fn fetch(&self, ctx: &SessionContext) -> BTreeMap<String, String> {
         #[cfg(feature = "fetch")]
@@ -149,7 +149,8 @@ impl Job {
         BTreeMap::new()
     }
 
-    /// The rows that repeat an earlier one. What is needed to find them stays beside the table, for a run that goes on.
+    /// Finds the rows that repeat an earlier one. Intermediate files stay beside the table, so that a later run can
+    /// resume.
     pub(crate) async fn duplicates(
         &self,
         ctx: &SessionContext,
@@ -176,7 +177,7 @@ impl Job {
         dedupe::find(look, source, &folder, stop, &tell).await
     }
 
-    /// The parts of the table whose failed rows are done again, in the order of the rows; none where all rows are done.
+    /// Parts of the old table whose failed rows are retried, in row order; empty unless this is a retry.
     pub(crate) fn retried(&self, dest: &Dest, manifest: &Manifest) -> Result<Vec<PathBuf>> {
         let Some(old) = manifest.retried.as_deref().filter(|_| manifest.state == State::Running) else {
             return Ok(Vec::new());
@@ -185,7 +186,7 @@ impl Job {
         if self.parts == Parts::Delta
             && let Some(reason) = crate::delta::lacks(&self.dest, &old.part_names())?
         {
-            // What an earlier run of this retry has done can never be put in their place.
+            // Parts of the old table are gone, so the retry's results can never replace them.
             dest.give_back(old)?;
             return Err(Error::dest(&self.dest, reason));
         }
@@ -199,7 +200,7 @@ impl Job {
         old.parts.iter().map(there).collect()
     }
 
-    /// The manifest to go on with, whether there is something to go on from, and whether it is on disk as it is.
+    /// Returns the manifest to work with, whether to resume from it, and whether it is already saved unchanged.
     pub(crate) fn manifest(
         &self,
         dest: &Dest,
@@ -224,7 +225,7 @@ impl Job {
                 manifest.columns.clone_from(&other.columns);
                 return Ok((manifest, false, false));
             }
-            // A replacement begins anew where its source is another by now.
+            // A stopped replacement starts over if its source has changed since.
             Found::Begun(begun) if self.again == Again::Overwrite && !source.is_of(&begun.files) => {
                 return Ok((new(source, true), false, false));
             }
@@ -242,7 +243,8 @@ impl Job {
             Found::Begun(manifest) => *manifest,
         };
         let mut saved = true;
-        // One that stopped the job may have been mended. Of several shards another may have taken rows of it.
+        // The user may have repaired a file that stopped the job. With several shards, another may already have read
+        // rows of it.
         if self.shard.1 == 1 && manifest.state == State::Running {
             let begun = stage::left(dest, &manifest)?.next;
             let begun = begun.file + usize::from(begun.row > 0);
@@ -267,7 +269,7 @@ impl Job {
         Ok((manifest, true, false))
     }
 
-    /// Finds out what became of a commit that a kill cut off, before further parts come.
+    /// Resolves a Delta commit that a kill interrupted, before further parts are added.
     #[cfg(feature = "delta")]
     fn settle(&self, manifest: &mut Manifest) -> Result<()> {
         if let Some(number) = manifest.commit.take()
@@ -286,8 +288,8 @@ impl Job {
         Ok(())
     }
 
-    /// The files that the job has begun with, in their order; then those that another shard knows, in the order that it gave them:
-    /// what a file's number is decides whose rows it has.
+    /// Files in the order this shard's job gave them, followed by further files in the order of another shard: a file's
+    /// number determines which shard processes its rows.
     fn known(&self) -> Result<(Vec<FileRecord>, BTreeMap<String, Memo>)> {
         if self.again == Again::Overwrite {
             return Ok(Default::default());
@@ -306,7 +308,7 @@ impl Job {
         Ok((known, memos))
     }
 
-    /// Opens the source, which may take minutes, on a thread of its own: dropped meanwhile, it ends.
+    /// Opens the source, which may take minutes, on a separate thread; dropping the future stops it.
     async fn open(
         &self,
         ctx: &SessionContext,
@@ -329,13 +331,13 @@ impl Job {
         halt::aside(open).await
     }
 
-    /// Opens the source and plans the recipe. It has written nothing, whenever it is dropped.
+    /// Opens the source and plans the recipe. Writes nothing, so it can be dropped at any point.
     pub(crate) async fn prepare(&self, ctx: &SessionContext) -> Result<Prepared> {
         let version = match &self.source_version {
             Some(version) => Some(version.clone()),
             None => table::begun_with(&self.dest, self.shard.0, &whereabouts(&self.source), self.again)?,
         };
-        // A text whose first picture cannot be had would go with all that repeat it.
+        // If the first picture of a text could not be fetched, all rows that repeat the text would be lost with it.
         if self.image_is != ImageIs::Bytes && self.dedupe.is_some_and(|how| how.near.is_some() || how.texts.is_some()) {
             let reason = "--dedupe near and texts look at pictures, and the source has their names alone: give exact";
             return Err(Error::Option(reason.to_owned()));
@@ -343,7 +345,7 @@ impl Job {
         let (known, memos) = self.known()?;
         let source = self.open(ctx, version, known, memos).await?;
         source.check_apart(&self.dest)?;
-        // A recipe sees `web` alone, and the caller's session keeps its tables and its partitions.
+        // A recipe sees only `web`; the caller's session keeps its own tables and partitioning.
         let (ctx, workers) = (&own_session(ctx), ctx.copied_config().target_partitions());
         let columns = Columns {
             image: &self.image_column,
@@ -355,18 +357,18 @@ impl Job {
         let planned = self.recipe.plan(ctx, &source, &columns).await?;
         let identity = self.identity(ctx)?;
         let loader = self.loader(ctx, &source).await?;
-        // With one chunk alone, decoding would wait for the model and the model for decoding.
+        // With a single chunk in flight, decoding and inference would take turns instead of overlapping.
         Ok(Prepared { source, workers: workers.max(2), planned, identity, loader })
     }
 
-    /// What gets the images that the source only names.
+    /// Returns the loader of the images that the source only names.
     pub(crate) async fn loader(&self, ctx: &SessionContext, source: &Source) -> Result<Loader> {
         let root = self.path_root.as_deref().unwrap_or(source.root());
         Loader::new(ctx, self.image_is, &self.image_column, root).await
     }
 
-    /// How the pairs are written. Refuses other columns than those that the job began with: new files of text may bring some, or
-    /// other types.
+    /// Returns the output format. Errors if the columns differ from those the job began with: new text files may add
+    /// columns or change their types.
     pub(crate) fn format(&self, planned: &Planned, source: &Source, manifest: &mut Manifest) -> Result<Format> {
         let about = serde_json::to_string(&manifest.job).map_err(|e| Error::Internal(e.to_string()))?;
         let written = source.written_schema();
@@ -384,7 +386,7 @@ impl Job {
         };
         let differing = long.iter().enumerate().find(|(at, column)| short.get(*at) != Some(column));
         match differing {
-            // Whoever reads the table, and whoever goes on with it, relies on one schema.
+            // Readers of the table, and jobs that continue it, rely on a single schema.
             Some((_, (name, _))) if !manifest.columns.is_empty() => {
                 let advice = if self.again == Again::Overwrite { "give" } else { "give --overwrite or" };
                 let reason = format!(
@@ -411,17 +413,18 @@ impl Job {
     }
 }
 
-/// What a job needs before its destination is looked at.
+/// Everything a job needs before its destination is inspected.
 pub(crate) struct Prepared {
     pub(crate) source: Source,
-    /// Chunks that are under way together.
+    /// Maximum number of chunks in flight.
     pub(crate) workers: usize,
     pub(crate) planned: Planned,
     pub(crate) identity: Identity,
     pub(crate) loader: Loader,
 }
 
-/// The files of a source, as ordered by `manifest`, that it does not know.
+/// Describes the source's files that are not in `manifest`; `None` if there are none. The source is in the manifest's
+/// order.
 fn newcomers(source: &Source, manifest: &Manifest) -> Option<String> {
     let known = manifest.files.len();
     match source.files() - known {
@@ -431,7 +434,7 @@ fn newcomers(source: &Source, manifest: &Manifest) -> Option<String> {
     }
 }
 
-/// What models beside the session's are.
+/// Digests of the additional models.
 fn digests(options: &CapfiltOptions, role: &str, models: &[String]) -> Result<Vec<String>> {
     let digest = |model: &String| {
         let of = options.clone().with(role, model)?.provenance()?;
@@ -440,8 +443,8 @@ fn digests(options: &CapfiltOptions, role: &str, models: &[String]) -> Result<Ve
     models.iter().map(digest).collect()
 }
 
-/// A session with the functions and settings of `ctx`, none of its tables, and one partition, which keeps the rows of a chunk in
-/// order.
+/// A session with the functions and settings of `ctx` but none of its tables, and with a single partition, which
+/// preserves the row order of a chunk.
 fn own_session(ctx: &SessionContext) -> SessionContext {
     let state = ctx.state();
     let config = state.config().clone().with_target_partitions(1).with_create_default_catalog_and_schema(true);

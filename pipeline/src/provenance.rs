@@ -1,4 +1,4 @@
-//! Where each pair comes from: a struct column that tells it beside the pair.
+//! The provenance of each pair, as a struct column.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::ast::{self, Expr, visit_expressions};
 
 use crate::manifest::{Identity, PROGRAM};
 
-/// Settings that decide how captions are decoded, where a call has none of its own.
+/// Settings that determine how captions are decoded, unless the call has its own.
 const DECODING: [&str; 11] = [
     "early_stopping",
     "length_penalty",
@@ -26,21 +26,21 @@ const DECODING: [&str; 11] = [
     "top_p",
 ];
 
-/// What is the same for all pairs of a job.
+/// The part of the provenance that is the same for all pairs of a job.
 #[derive(Debug, Clone)]
 pub(crate) struct Provenance {
     job: String,
     captioner: Option<String>,
     filter: Option<String>,
     decoding: Option<String>,
-    /// As its bits are: SQL and Delta have signed numbers only.
+    /// The u64 seed's bits as i64, since SQL and Delta have signed integers only.
     seed: Option<i64>,
     engine: String,
     round: i32,
 }
 
 impl Provenance {
-    /// Of a job whose recipe calls the captioner with `decoding`.
+    /// Provenance of a job whose recipe makes the captioner calls `decoding`.
     pub(crate) fn new(job: &Identity, decoding: Option<String>) -> Self {
         let models = &job.models;
         Self {
@@ -54,13 +54,13 @@ impl Provenance {
         }
     }
 
-    /// The struct's type: the source's file and row (from 0), the round, the job's digest, the models' sha256, the call that
-    /// made the synthetic text and the settings that it was made with, the seed, the program.
+    /// The struct's type: the source's file and row (from 0), the round, the job's digest, the models' SHA-256, the
+    /// captioner calls and their settings, the seed, and the program.
     pub(crate) fn data_type() -> DataType {
         DataType::Struct(fields())
     }
 
-    /// Of the rows of `file` with these numbers.
+    /// Provenance column for the given rows of `file`.
     pub(crate) fn of(&self, file: &str, numbers: &[u64]) -> ArrayRef {
         let rows = numbers.len();
         let text = |value: Option<&str>| -> ArrayRef { Arc::new(repeat(value, rows)) };
@@ -80,13 +80,13 @@ impl Provenance {
     }
 }
 
-/// The settings of [`DECODING`] that are set.
+/// The [`DECODING`] settings that are set, as SQL.
 fn set(settings: &BTreeMap<String, String>) -> String {
     let set = DECODING.iter().filter_map(|name| Some(format!("; SET capfilt.{name} = {}", settings.get(*name)?)));
     set.collect()
 }
 
-/// All digests, in the order of the models.
+/// All digests, in the order of the models, separated by semicolons.
 pub(crate) fn together(first: Option<&String>, others: &[String]) -> Option<String> {
     let all: Vec<&str> = first.into_iter().chain(others).map(String::as_str).collect();
     (!all.is_empty()).then(|| all.join(";"))
@@ -108,7 +108,7 @@ fn fields() -> Fields {
     .into()
 }
 
-/// One copy of the text for all rows.
+/// A column of `rows` copies of a text, which is stored once.
 fn repeat(value: Option<&str>, rows: usize) -> StringViewArray {
     let mut builder = StringViewBuilder::with_capacity(rows).with_deduplicate_strings();
     for _ in 0..rows {
@@ -117,7 +117,7 @@ fn repeat(value: Option<&str>, rows: usize) -> StringViewArray {
     builder.finish()
 }
 
-/// The calls of caption and captions in a statement, as SQL.
+/// The distinct calls of caption and captions in a statement, as SQL.
 pub(crate) fn decoding(statement: &Statement) -> Option<String> {
     let Statement::Statement(statement) = statement else { return None };
     let mut calls: Vec<String> = Vec::new();

@@ -1,4 +1,4 @@
-//! Recipes: one SELECT over `web` that returns the pair table.
+//! Recipes: a single SELECT over `web` that returns the pair table.
 
 use std::sync::Arc;
 
@@ -24,19 +24,19 @@ use crate::provenance::{Provenance, decoding};
 use crate::source::Source;
 use crate::verdicts::Verdicts;
 
-/// The recipe that runs where none is named: both texts of an image, each kept if the filter says so.
+/// The default recipe: keeps each of an image's two texts if the filter matches it with the image.
 pub const CAPFILT_SQL: &str = include_str!("../../sql/capfilt.sql");
 
-/// What `web` is a view over.
+/// The table under the view `web`.
 const ROWS: &str = "web_rows";
-/// What it has beside the source's columns: where a row is from, and its image where the source only names it.
+/// Its columns beside the source's: the row's provenance, and the loaded image if the source only names it.
 const PROVENANCE: &str = "web_rows.provenance";
 const LOADED: &str = "web_rows.image";
 
 /// A column of the pair table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PairColumn {
-    /// Its name.
+    /// Column name.
     pub name: &'static str,
     kind: Kind,
     required: bool,
@@ -52,7 +52,7 @@ enum Kind {
 }
 
 impl PairColumn {
-    /// The pair table's own columns, in their order; the source's others stand before them.
+    /// The pair table's own columns, in order; the source's other columns precede them.
     pub const ALL: [Self; 9] = [
         Self::new("image_sha256", Kind::Text, true),
         Self::new("source", Kind::Text, true),
@@ -107,24 +107,24 @@ impl Kind {
     }
 }
 
-/// A text of SQL with its values.
+/// SQL text with its parameter values.
 #[derive(Debug, Clone)]
 pub struct Recipe {
-    /// Where it came from: a file's name.
+    /// File name, or other origin, for messages.
     pub name: String,
-    /// One SELECT.
+    /// A single SELECT.
     pub sql: String,
     /// Values of its parameters.
     pub params: Params,
-    /// The rule that it keeps pairs by; the default for a recipe whose rule is not known.
+    /// The rule by which the recipe keeps pairs; the default if the rule is not known.
     pub verdicts: Verdicts,
 }
 
-/// Which columns hold images and texts, and what others are called.
+/// The source's image and text columns, and the renames of others.
 pub(crate) struct Columns<'a> {
     pub(crate) image: &'a str,
     pub(crate) image_is: ImageIs,
-    /// The image of any row may be left out: it repeats another.
+    /// Whether any row's image may be NULL because the row repeats another.
     pub(crate) may_lack: bool,
     pub(crate) text: &'a str,
     pub(crate) renames: &'a [(String, String)],
@@ -134,26 +134,27 @@ pub(crate) struct Columns<'a> {
 pub(crate) struct Planned {
     name: String,
     state: SessionState,
-    /// Optimised, over an empty table in the place of the rows.
+    /// Optimised plan over an empty table, which each run replaces by the rows.
     plan: LogicalPlan,
-    /// The source's columns, and the provenance.
+    /// The source's columns, the loaded image if any, and the provenance.
     rows: SchemaRef,
     decoding: Option<String>,
 }
 
 impl Recipe {
-    /// What would run, with the values of its parameters as comments before it.
+    /// The SQL, preceded by its parameter values as comments.
     pub fn annotated(&self) -> String {
         format!("{}{}\n", self.params.comments(&self.sql), self.sql.trim_end())
     }
 
-    /// What tells it from another: as annotated, but for where further models lie, whose digests tell more.
+    /// Text that identifies the recipe: `annotated` without the paths of further models, which their digests identify
+    /// better.
     pub(crate) fn identity(&self) -> String {
         let model = |line: &str| ["-- $captioner_", "-- $filter_"].iter().any(|start| line.starts_with(start));
         self.annotated().lines().filter(|line| !model(line)).fold(String::new(), |text, line| text + line + "\n")
     }
 
-    /// The rule that it keeps pairs by, with the value of its `$min_itm`.
+    /// The rule by which the recipe keeps pairs, with the value of its `$min_itm`.
     pub(crate) fn verdicts(&self) -> Verdicts {
         Verdicts { min_itm: self.params.number_asked(&self.sql, "min_itm"), ..self.verdicts.clone() }
     }
@@ -162,7 +163,7 @@ impl Recipe {
         Error::Recipe { name: self.name.clone(), reason: reason.into() }
     }
 
-    /// Plans the recipe over `source`. Of the tables of `ctx`, a session of the job's own, `web` becomes a view over it.
+    /// Plans the recipe over `source`. Registers `web` as a view in `ctx`, which is the job's own session.
     pub(crate) async fn plan(&self, ctx: &SessionContext, source: &Source, columns: &Columns<'_>) -> Result<Planned> {
         let failed = |e: DataFusionError| self.wrong(message(&e));
         let of = match columns.may_lack {
@@ -203,8 +204,8 @@ impl Recipe {
         Ok(Planned { name: self.name.clone(), state, plan, rows: schema, decoding })
     }
 
-    /// A recipe runs on some rows at a time. What looks at several rows would answer for those rows only, and be wrong without
-    /// a word.
+    /// Errors if the plan is not row-wise. A recipe runs on a few rows at a time, so anything that looks across rows,
+    /// such as an aggregate, would silently return wrong results.
     fn check_row_wise(&self, plan: &LogicalPlan) -> Result<()> {
         let mut found = None;
         plan.apply_with_subqueries(|node| {
@@ -235,7 +236,7 @@ impl Recipe {
         }
     }
 
-    /// The error of a recipe that looks beyond its row.
+    /// Error for a recipe that looks beyond a single row.
     fn uses(&self, what: &str) -> Error {
         self.wrong(format!(
             "it uses {what}; a recipe sees a few rows of web at a time, so do that over the finished pair table, with capfilt sql \
@@ -243,7 +244,7 @@ impl Recipe {
         ))
     }
 
-    /// The pair table's columns in their order and types, whatever the order in the recipe.
+    /// Projects the plan to the pair table's columns, in their order and types.
     fn pairs(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
         let schema = Arc::clone(plan.schema());
         let mut exprs: Vec<Expr> =
@@ -280,12 +281,12 @@ impl Planned {
         self.plan.schema().as_arrow().clone()
     }
 
-    /// The calls of the captioner.
+    /// The recipe's calls of the captioner.
     pub(crate) fn decoding(&self) -> Option<String> {
         self.decoding.clone()
     }
 
-    /// Runs the recipe on `rows` of the source. The pairs come in the order of the rows: there is one partition, and nothing that
+    /// Runs the recipe on `rows` of the source. Pairs keep the row order: there is a single partition, and no operator
     /// reorders.
     pub(crate) async fn run(
         &self,
@@ -323,7 +324,7 @@ impl Planned {
     }
 }
 
-/// The columns of `web`: the source's, with the image's bytes as `image` and the text as `text`.
+/// Projection of `web`: the source's columns, with the image's bytes as `image` and the text as `text`.
 fn web(schema: &Schema, columns: &Columns<'_>) -> Result<Vec<Expr>> {
     let find = |name: &str, what: &str, option: &str| {
         schema.field_with_name(name).map_err(|_| {
@@ -394,7 +395,7 @@ fn web(schema: &Schema, columns: &Columns<'_>) -> Result<Vec<Expr>> {
     if loaded {
         exprs.push(bytes.alias("image"));
     }
-    // A struct is taken apart; the path in it may be the only key that the rows have.
+    // A struct column is split; its path is kept, as it may be the only key of the rows.
     if let Some(path) = path.filter(|_| !names.contains(&"image_path")) {
         exprs.push(path.alias("image_path"));
     }
@@ -402,11 +403,11 @@ fn web(schema: &Schema, columns: &Columns<'_>) -> Result<Vec<Expr>> {
     Ok(exprs)
 }
 
-/// The bytes of an image column, and its paths where it is Hugging Face's struct.
+/// Bytes of an image column, and the paths if it is Hugging Face's struct {bytes, path}.
 fn image_bytes(field: &Field) -> Result<(Expr, Option<Expr>)> {
     let column = Expr::Column(Column::new_unqualified(field.name()));
     let part = |name: &str| datafusion::functions::core::expr_fn::get_field(column.clone(), name);
-    // FixedSizeBinary becomes a view by way of Binary only.
+    // FixedSizeBinary casts to a view only by way of Binary.
     let view = |expr: Expr| cast(cast(expr, DataType::Binary), DataType::BinaryView);
     match field.data_type() {
         DataType::BinaryView => Ok((column, None)),
@@ -423,7 +424,7 @@ fn image_bytes(field: &Field) -> Result<(Expr, Option<Expr>)> {
     }
 }
 
-/// The name of a type as files have it; views are how they are read.
+/// Type name as in files, where columns are not views.
 fn plain(data_type: &DataType) -> String {
     data_type.to_string().replace("View", "")
 }

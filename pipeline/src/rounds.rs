@@ -1,8 +1,8 @@
-//! `capfilt rounds`: BLIP's CapFilt from end to end, and again with the models that came of it.
+//! `capfilt rounds`: BLIP's CapFilt end to end, repeated with the models of the previous round.
 //!
-//! A round is a pair table by `capfilt run`, and by `capfilt-train` a MED pretrained on it, and a captioner and a filter finetuned
-//! from that MED. These stages are programs of their own that go on where they were stopped. So nothing is kept here but the
-//! options that the rounds were begun with, and a stage runs unless it has left its mark of being finished.
+//! A round makes a pair table with `capfilt run`; `capfilt-train` then pretrains a MED on it and finetunes a captioner
+//! and a filter from that MED. Each stage is a separate program that resumes by itself. So the only state kept here is
+//! the options the rounds were begun with, and a stage runs unless its completion marker exists.
 
 mod begun;
 mod plan;
@@ -20,18 +20,18 @@ use plan::{Plan, absolute};
 use stage::Wishes;
 
 const TRAINER: &str = "capfilt-train";
-/// Folder of the checkpoint in a training's folder.
+/// Subfolder of a training's folder that holds its checkpoint.
 const CHECKPOINT: &str = "checkpoint";
 
 #[derive(Debug, Args)]
 pub(crate) struct RoundsArgs {
-    /// What each round captions and filters, as `capfilt run` takes it
+    /// Source that each round captions and filters, as for `capfilt run`
     source: PathBuf,
 
-    /// Folder for the rounds: round-1/pairs, round-1/med, round-1/captioner, round-1/filter, round-2/pairs ..
+    /// Folder of the rounds: round-1/pairs, round-1/med, round-1/captioner, round-1/filter, round-2/pairs ..
     dest: PathBuf,
 
-    /// How many rounds in all; more than before adds some to those that are there
+    /// Total number of rounds; a larger number than before adds rounds to the existing ones
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
 
@@ -43,31 +43,32 @@ pub(crate) struct RoundsArgs {
     #[arg(long, value_name = "DIR")]
     filter: PathBuf,
 
-    /// Table of clean pairs: a MED is pretrained on it and the pair table, captioner and filter are finetuned on it alone
+    /// Table of clean pairs: the MED is pretrained on it and the pair table, captioner and filter are finetuned on it
+    /// alone
     #[arg(long, value_name = "TABLE")]
     human: PathBuf,
 
-    /// A SELECT of image and text over the table "pairs", which is --human [default: all rows, or those that are kept]
+    /// A SELECT of image and text over --human as the table "pairs" [default: all rows, or those that are kept]
     #[arg(long, value_name = "SQL")]
     human_query: Option<String>,
 
-    /// Share of human pairs in what a MED is pretrained on [default: as many as the table has, as in the paper]
+    /// Share of human pairs in the MED's pretraining data [default: as many as the table has, as in the paper]
     #[arg(long, value_name = "F", value_parser = inner_share)]
     human_share: Option<f64>,
 
-    /// Checkpoint that the MED of each round begins with [default: none, and the same random weights each time]
+    /// Initial checkpoint of each round's MED [default: none, but the same random weights each time]
     #[arg(long, value_name = "DIR")]
     start: Option<PathBuf>,
 
-    /// A preset of capfilt-train for the three trainings, or for one of pretrain, captioner and filter: pretrain:base-14m
+    /// Preset of capfilt-train for all three trainings, or for one of pretrain, captioner and filter: pretrain:base-14m
     #[arg(long, value_name = "[STAGE:]NAME", value_parser = staged)]
     preset: Vec<Staged>,
 
-    /// A TOML file of settings for the three trainings, or for one of them, where it takes the place of the common one
+    /// TOML file of settings for all three trainings, or for one of them, where it replaces the common file
     #[arg(long, value_name = "[STAGE:]FILE", value_parser = staged)]
     train_config: Vec<Staged>,
 
-    /// A setting of the three trainings, or of one: captioner:train.lr=1e-5 (`capfilt-train config` lists all)
+    /// A setting of all three trainings, or of one: captioner:train.lr=1e-5 (`capfilt-train config` lists all)
     #[arg(long, value_name = "[STAGE:]KEY=VALUE", value_parser = train_setting)]
     set_train: Vec<Staged>,
 
@@ -83,15 +84,15 @@ pub(crate) struct RoundsArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     filter_steps: Option<u64>,
 
-    /// The program capfilt-train [default: beside capfilt, else on PATH]
+    /// Path of capfilt-train [default: beside capfilt, else on PATH]
     #[arg(long, value_name = "FILE")]
     trainer: Option<PathBuf>,
 
-    /// At the end make one pair table more, with the last models: the one that a further round would begin with
+    /// Finally make another pair table with the last models: the one that a further round would begin with
     #[arg(long)]
     final_pairs: bool,
 
-    /// Print the commands that are left to run, one a line, and end; nothing is checked
+    /// Print the commands left to run, one per line, and exit without checking anything
     #[arg(long)]
     print: bool,
 
@@ -100,7 +101,7 @@ pub(crate) struct RoundsArgs {
     run: Vec<OsString>,
 }
 
-/// Makes the rounds that are not there yet, and says where their results are.
+/// Runs all stages that are not yet finished, and prints where their results are.
 pub(crate) fn main(runtime: &Runtime, args: &RoundsArgs) -> Result<()> {
     let trainer = match trainer(args) {
         Err(_) if args.print => args.trainer.as_deref().map_or_else(|| TRAINER.into(), absolute),
@@ -147,7 +148,7 @@ enum Training {
 impl Training {
     const ALL: [Self; 3] = [Self::Pretrain, Self::Captioner, Self::Filter];
 
-    /// Its name in options, its command, its folder, and what comes of it.
+    /// Name in options, command, folder, and name of the resulting model.
     fn words(self) -> [&'static str; 4] {
         match self {
             Self::Pretrain => ["pretrain", "pretrain", "med", "MED"],
@@ -157,7 +158,7 @@ impl Training {
     }
 }
 
-/// An option's value, and the one training that it is for.
+/// An option's value, for all trainings or only one of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Staged {
     only: Option<Training>,
@@ -189,7 +190,7 @@ fn inner_share(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Where capfilt-train is.
+/// Path of capfilt-train.
 fn trainer(args: &RoundsArgs) -> Result<PathBuf> {
     if let Some(given) = &args.trainer {
         if !given.is_file() {

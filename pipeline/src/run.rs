@@ -22,49 +22,49 @@ use crate::source::{Chunk, Position, Source};
 use crate::stage::{End, Pairs, Stage, Written};
 use crate::summary::{Summary, Tally};
 
-/// How a job is asked to end before it is done.
+/// How a job is asked to stop early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
-    /// It is not.
+    /// Not at all.
     No,
-    /// After the unit in hand.
+    /// After the current unit.
     AtUnit,
-    /// At once.
+    /// Immediately.
     Now,
 }
 
-/// How far a job is.
+/// Progress of a job.
 #[derive(Debug)]
 pub struct Done<'a> {
-    /// Rows of the source that are this job's.
+    /// Source rows that this job processes.
     pub rows: u64,
-    /// Those among them that an earlier run has done.
+    /// Rows among them that an earlier run has done.
     pub before: u64,
-    /// Bytes of the source.
+    /// Size of the source in bytes.
     pub bytes: u64,
-    /// All that is done.
+    /// Counts over all rows done.
     pub tally: &'a Tally,
-    /// What this run has waited for.
+    /// Time this run has spent waiting.
     pub waits: Waits,
 }
 
-/// Time in which a job could not go on.
+/// Time in which a job was blocked.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Waits {
-    /// No rows were under way, and there were none: the source was read, and what it names fetched or loaded.
+    /// Idle for lack of rows: nothing was in flight while the source was read and its images were fetched or loaded.
     pub rows: Duration,
-    /// Pairs were ready, and those before them not yet written.
+    /// Blocked on output: finished pairs waited for earlier pairs to be written (backpressure).
     pub table: Duration,
 }
 
-/// A job that failed, and what it leaves.
+/// A failed job and the state it leaves.
 #[derive(Debug)]
 pub struct Failure {
-    /// Why.
+    /// Cause of the failure.
     pub error: Error,
-    /// Rows that are done and need not be done again, and all rows.
+    /// Rows that are done and need not be repeated, and total rows.
     pub done: (u64, u64),
-    /// The old table, which was to be replaced, is as it was.
+    /// Whether an old table that was to be replaced is unchanged.
     pub untouched: bool,
 }
 
@@ -90,10 +90,10 @@ impl From<Error> for Failure {
     }
 }
 
-/// Runs `job` in `ctx`, which has the functions and their settings.
+/// Runs `job` in the session `ctx`, which has the functions and their settings.
 ///
-/// `progress` hears of every chunk that is done. `stop` ends the job early; what is done stays, and the same job goes on from
-/// there.
+/// `progress` is called for every finished chunk. `stop` ends the job early; finished units stay, and the same job
+/// resumes after them.
 pub async fn run(
     ctx: &SessionContext,
     job: &Job,
@@ -161,7 +161,7 @@ pub async fn run(
     let (written, closed) = stage.close(end).await;
     let Written { files, bytes, pairs, rows: done, placing } = written;
     let untouched = replaces && !placing;
-    // The stage's own error is why the pump stopped, if it says that the stage did.
+    // If the stage failed, its error explains why the pump stopped.
     let error = match (pumped, closed) {
         (Ok(End::Whole), Ok(())) => {
             let elapsed = started.elapsed();
@@ -170,12 +170,12 @@ pub async fn run(
         (Ok(_), Ok(())) => Error::Interrupted,
         (Ok(_), Err(error)) | (Err(error), _) => error,
     };
-    // A cancelled engine fails its queries; the cause is the wish to stop.
+    // A cancelled engine fails its queries, but the actual cause is the request to stop.
     let error = if *stop.borrow() == Stop::Now { Error::Interrupted } else { error };
     Err(Failure { error, untouched, done: (done, rows) })
 }
 
-/// Waits until the job is asked to stop, `how` or sooner; never returns once nobody can ask any more.
+/// Resolves once the job is asked to stop in the way `how` or immediately; pends forever if the sender is gone.
 async fn asked(stop: &watch::Receiver<Stop>, how: Stop) {
     let mut stop = stop.clone();
     let is_asked = |stop: &Stop| *stop == Stop::Now || *stop == how;
@@ -184,7 +184,7 @@ async fn asked(stop: &watch::Receiver<Stop>, how: Stop) {
     }
 }
 
-/// What turns rows into pairs.
+/// Turns rows into pairs.
 pub(crate) struct Work {
     pub(crate) planned: Planned,
     pub(crate) provenance: Provenance,
@@ -218,7 +218,7 @@ struct Pump<'a> {
     tally: Tally,
     before: u64,
     rows: u64,
-    /// Of the source: there may be as many files as chunks, so they are not asked for each.
+    /// Size of the source, computed once: summing over the files for every chunk would be slow if there are as many.
     bytes: u64,
     progress: &'a dyn Fn(&Done<'_>),
     budget: Option<Budget>,
@@ -242,7 +242,7 @@ impl Pump<'_> {
                 && under_way.is_empty()
             {
                 if end == End::Whole {
-                    // A reader that ended early is not one that read all.
+                    // The reader may have ended early without an error.
                     if self.tally.rows < self.rows {
                         return Err(Error::Internal("the reading thread ended before the source did".to_owned()));
                     }
@@ -254,7 +254,7 @@ impl Pump<'_> {
             tokio::select! {
                 biased;
                 () = &mut stop_now => return Err(Error::Interrupted),
-                // No unit is in hand; the first may be far behind in a file that is read from its beginning.
+                // No unit is in progress, and the first may come late if its file must be read from its beginning.
                 () = &mut stop_at_unit, if end.is_none() && last.is_none() => end = Some(End::AtUnit),
                 Some(done) = under_way.next() => {
                     let pairs: Pairs = flatten(done)?;

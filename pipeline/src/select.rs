@@ -1,4 +1,4 @@
-//! `capfilt select`: other thresholds on a finished pair table, by its stored scores, without a model.
+//! `capfilt select`: applies other thresholds to a finished pair table by its stored scores, without a model.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,35 +26,36 @@ use crate::table;
 use crate::verdicts::Verdicts;
 use crate::write::{Format, Parts};
 
-/// Rows that are judged at a time.
+/// Rows judged at a time.
 const ROWS: usize = 64;
 
-/// What to keep.
+/// Selection of pairs from a finished table.
 #[derive(Debug, Clone)]
 pub struct Select {
-    /// A pair table that a job has finished.
+    /// A finished pair table.
     pub table: PathBuf,
-    /// Folder for the new one.
+    /// Destination folder of the new table.
     pub dest: PathBuf,
-    /// Least match probability of a kept pair. Unless given, that of the job, or 0 with `keep_fraction`.
+    /// Minimum match probability of a kept pair. Defaults to the job's, or to 0 with `keep_fraction`.
     pub min_itm: Option<f32>,
-    /// The same for the texts of one source, in place of `min_itm`.
+    /// Minimum match probabilities by text source, in place of `min_itm`.
     pub min_itm_of: Vec<(String, f32)>,
-    /// Keep the best share of all scored pairs, from 0 to 1; who ties with the last of them stays.
+    /// Share of all scored pairs to keep, from 0 to 1, best first; ties with the last pair are kept too.
     pub keep_fraction: Option<f64>,
-    /// Leave dropped pairs out.
+    /// Whether to leave dropped pairs out.
     pub kept_only: bool,
-    /// Where the job's source is now, for images that the table left out; where it was, unless given.
+    /// Location of the job's source, for images that the table left out; by default where it was.
     pub source: Option<PathBuf>,
-    /// Begin anew, and replace the table at the destination.
+    /// Whether to replace a table at the destination.
     pub overwrite: bool,
 }
 
 impl Select {
-    /// Sets `kept` anew for every pair. A pair that is kept now and carried no image gets it from the source, checked by its sha256.
+    /// Recomputes `kept` for every pair. Pairs that are newly kept get a missing image from the source, verified by its
+    /// SHA-256.
     ///
     /// # Errors
-    /// A table that is not finished or not of Parquet; images that are missing and that the source no longer has.
+    /// Errors if the table is unfinished or not of Parquet, or if a missing image is no longer in the source.
     pub async fn run(&self) -> Result<Summary> {
         let started = Instant::now();
         let manifests = table::manifests(&self.table)?;
@@ -80,7 +81,7 @@ impl Select {
                 self.table.display()
             ),
         }
-        // An unfinished table is refused here.
+        // This errors on an unfinished table.
         let mut parts = Source::open(&self.table)?;
         table::check_parts(&self.table, &manifests)?;
         parts.check_apart(&self.dest)?;
@@ -158,30 +159,31 @@ impl Select {
         Ok(Summary { tally, files_read: parts.files(), files, bytes, pairs, before, elapsed })
     }
 
-    /// The old job's, and what is selected of it.
+    /// The old job's identity, plus the selection.
     fn identity(&self, job: &Identity, min_itm: f32) -> Identity {
         let mut words = vec![format!("min_itm = {min_itm}")];
         words.extend(self.min_itm_of.iter().map(|(source, least)| format!("min_itm of {source} = {least}")));
         words.extend(self.keep_fraction.map(|share| format!("keep_fraction = {share}")));
         let recipe = format!("-- selected: {}\n{}", words.join(", "), job.recipe);
         let format = "parquet".to_owned();
-        // What was left out once is missing here too.
+        // Pairs that the old table left out are missing here too.
         let kept_only = self.kept_only || job.kept_only;
         Identity { recipe, kept_only, format, shards: 1, ..job.clone() }
     }
 
-    /// The least probability of texts whose source has none of its own.
+    /// The threshold of texts whose source has none of its own.
     fn min_itm(&self, before: &Verdicts) -> Result<f32> {
         let own = || match self.keep_fraction {
             Some(_) => Some(0.0),
-            // Each source may have had its own.
+            // With thresholds per source, the old job has no common one.
             None => before.min_itm.filter(|_| before.min_itm_of.is_empty()),
         };
         let reason = "--min-itm is missing: the table does not say one that it was made with";
         self.min_itm.or_else(own).ok_or_else(|| Error::Option(reason.to_owned()))
     }
 
-    /// Refuses what asks for pairs that a table of kept ones alone has left out; warns where the table does not tell which these are.
+    /// Errors if the selection needs pairs that a table with only kept pairs left out; warns if the table does not say
+    /// which those are.
     fn check_stored(&self, before: &Manifest, min_itm: f32) -> Result<()> {
         if !before.job.kept_only {
             return Ok(());
@@ -200,7 +202,7 @@ impl Select {
         Err(Error::Option(reason + ": run the job without it, and select from that"))
     }
 
-    /// Refuses a threshold for texts that there are none of.
+    /// Errors on a threshold for a source that no text has.
     async fn check_sources(&self) -> Result<()> {
         if self.min_itm_of.is_empty() {
             return Ok(());
@@ -220,11 +222,12 @@ impl Select {
         }
     }
 
-    /// The score of the last pair of the best share.
+    /// Score of the last pair within the best share.
     async fn score_at(&self, share: f64) -> Result<f32> {
         let ctx = bounded(DiskManagerMode::OsTmpDirectory)?;
         crate::register_pairs(&ctx, "pairs", &self.table, None).await?;
-        // The scores are counted by narrow ranges, and then one range score by score: there may be as many scores as rows.
+        // First a histogram of narrow ranges, then exact counts within one range: there may be as many distinct scores
+        // as rows.
         let scored = "SELECT itm_score, CAST(greatest(least(floor(itm_score * 4096), 9e15), -9e15) AS BIGINT) AS range FROM pairs \
                       WHERE NOT isnan(itm_score) AND error IS NULL";
         let sql = format!("SELECT range, count(*) FROM ({scored}) GROUP BY range ORDER BY range DESC");
@@ -232,7 +235,7 @@ impl Select {
         let ranges: Vec<(i64, i64)> = ranges.iter().flat_map(counted::<Int64Type>).collect();
         let all: i64 = ranges.iter().map(|(_, count)| count).sum();
         let Some((range, left)) = place(&ranges, (share * all as f64).ceil() as i64) else {
-            // Nothing is scored, or nothing is to be kept.
+            // No pair is scored, or none is to be kept.
             return Ok(f32::INFINITY);
         };
         let sql = format!(
@@ -276,7 +279,8 @@ impl Select {
         let internal = |e: datafusion::arrow::error::ArrowError| Error::Internal(e.to_string());
         let pairs = RecordBatch::try_new(rows.schema(), columns.collect()).map_err(internal)?;
         let webs = sources.iter().filter(|source| *source == Some("web")).count() as u64;
-        // These pairs may begin and end within a row, so it fails by its web text alone, of which each row has one.
+        // A chunk may begin and end within a row, so count a failed row by its web text alone, of which each row has
+        // exactly one.
         let own = sources.iter().zip(&errors).map(|(source, error)| error.filter(|_| source == Some("web")));
         let counted = RecordBatch::try_from_iter([
             ("source", cast(&sources, &DataType::Utf8).map_err(internal)?),
@@ -290,13 +294,14 @@ impl Select {
     }
 }
 
-/// Rows of a value and how often there is one.
+/// Reads rows of (value, count).
 fn counted<T: ArrowPrimitiveType>(batch: &RecordBatch) -> Vec<(T::Native, i64)> {
     let (values, counts) = (batch.column(0).as_primitive::<T>(), batch.column(1).as_primitive::<Int64Type>());
     values.values().iter().copied().zip(counts.values().iter().copied()).collect()
 }
 
-/// The value that number `number`, from 1, of all has, and which number it is of that value; `None` where there is none.
+/// The value at rank `number`, from 1, in a list of (value, count), and its rank among equal values; `None` if out of
+/// range.
 fn place<V: Copy>(counts: &[(V, i64)], number: i64) -> Option<(V, i64)> {
     let mut left = number;
     counts.iter().find_map(|(value, count)| {
@@ -310,7 +315,7 @@ fn strings(column: &ArrayRef) -> Result<StringViewArray> {
     Ok(cast(column, &DataType::Utf8View).map_err(|e| Error::Internal(e.to_string()))?.as_string_view().clone())
 }
 
-/// Gives kept pairs the images that the table left out.
+/// Fills in images that the table left out.
 struct Fill<'a> {
     select: &'a Select,
     job: &'a Manifest,
@@ -318,7 +323,7 @@ struct Fill<'a> {
 }
 
 impl Fill<'_> {
-    /// The column of images, with those of kept pairs that lack one.
+    /// The image column, with the missing images of kept pairs filled in.
     fn fill(&mut self, rows: &RecordBatch, image: &ArrayRef, kept: &BooleanArray) -> Result<ArrayRef> {
         let images = image.as_binary_view();
         let missing: Vec<usize> = (0..rows.num_rows()).filter(|i| kept.value(*i) && images.is_null(*i)).collect();

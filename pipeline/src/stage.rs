@@ -1,8 +1,8 @@
-//! Writes the pair table on a thread of its own: a file for each unit, and parts of the table made of them.
+//! Writes the pair table on a separate thread: one file per unit, joined into the parts of the table.
 //!
-//! A unit is done when its file has its name. Units are joined to parts of a good size as soon as they suffice for one; what has
-//! become of them is in the manifest. When all rows are done the parts go to their places. Whatever of this is cut off is found
-//! and ended, or removed, by the next run.
+//! A unit is done once its file has its final name. Units are joined into parts as soon as they reach the target size;
+//! the manifest records which. When all rows are done, the parts are moved into place. The next run completes or
+//! removes whatever an interruption left half done.
 
 mod place;
 
@@ -28,40 +28,39 @@ use crate::summary::Tally;
 use crate::write::{Format, PairFile, PartFile, Parts};
 
 const UNIT_KEY: &str = "capfilt.unit";
-/// Pairs that are moved at a time when units are joined; their images are in memory together.
+/// Rows copied at a time when units are joined; their images are in memory together.
 const JOIN_ROWS: usize = 64;
 
-/// What has been written.
+/// Result of the writing thread.
 #[derive(Debug, Default)]
 pub(crate) struct Written {
-    /// The table's files, if it is whole.
+    /// The table's files, if it is complete.
     pub(crate) files: Vec<PathBuf>,
     pub(crate) bytes: u64,
     pub(crate) pairs: u64,
-    /// Rows of the source that need not be done again.
+    /// Source rows that need not be repeated.
     pub(crate) rows: u64,
-    /// Parts of an old table may have been replaced.
+    /// Whether parts of an old table may already have been replaced.
     pub(crate) placing: bool,
 }
 
-/// How the writing ends.
+/// State in which the writing ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     /// All rows were written.
     Whole,
-    /// The last unit is complete, others are missing.
+    /// The last unit is complete, but others are missing.
     AtUnit,
-    /// In the middle of something.
+    /// Within a unit.
     Broken,
 }
 
-/// The pairs of some rows of a unit.
+/// Pairs of consecutive rows within a unit.
 pub(crate) struct Pairs {
     pub(crate) unit: Position,
-    /// The first row's number.
+    /// Number of the first row in its file.
     pub(crate) row: u64,
-    /// How many rows of the source they stand for, those that a Delta table has deleted among them: `row + rows` is where the next
-    /// pairs begin.
+    /// Number of source rows covered, including rows deleted from a Delta table: the next pairs begin at `row + rows`.
     pub(crate) rows: u64,
     pub(crate) batches: Vec<RecordBatch>,
     pub(crate) tally: Tally,
@@ -72,22 +71,22 @@ enum Message {
     End(End),
 }
 
-/// The thread's end that the job holds. Dropped, it stops the thread.
+/// The job's handle of the writing thread. Dropping it stops the thread.
 pub(crate) struct Stage {
     sender: mpsc::Sender<Message>,
     thread: JoinHandle<(Written, Result<()>)>,
 }
 
-/// What an earlier run has left to go on from.
+/// State an earlier run left to resume from.
 #[derive(Debug, Default)]
 pub(crate) struct Left {
-    /// Rows before it are done.
+    /// First position that is not yet done.
     pub(crate) next: Position,
     pub(crate) tally: Tally,
 }
 
 impl Stage {
-    /// Goes on with `manifest`; without `begun` it is a new job's. `saved` says that it is on disk as it is.
+    /// Starts the writer on `manifest`, resuming if `begun`. `saved`: the manifest is already on disk unchanged.
     pub(crate) fn open(
         dest: Dest,
         format: Format,
@@ -111,19 +110,19 @@ impl Stage {
         let (sender, mut receiver) = mpsc::channel(4);
         let thread = tokio::task::spawn_blocking(move || {
             let ended = writer.work(&mut receiver);
-            // What the writer had open goes, before the job hears of the end.
+            // Drop the open file before the job is notified of the end.
             writer.open = None;
             (writer.written(), ended)
         });
         Ok((Self { sender, thread }, left))
     }
 
-    /// Writes pairs. False: the thread has failed, and `close` says why.
+    /// Writes pairs. Returns false if the thread has failed; `close` then returns its error.
     pub(crate) async fn write(&self, pairs: Pairs) -> bool {
         self.sender.send(Message::Pairs(pairs)).await.is_ok()
     }
 
-    /// Ends as told. What has been written comes back in any case.
+    /// Ends the writing in the given state. Returns what has been written even on error.
     pub(crate) async fn close(self, end: End) -> (Written, Result<()>) {
         let _ = self.sender.send(Message::End(end)).await;
         drop(self.sender);
@@ -134,19 +133,19 @@ impl Stage {
     }
 }
 
-/// A unit's file as its metadata tells.
+/// Metadata of a unit's file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct UnitRecord {
     unit: Position,
-    /// The row after its last.
+    /// Position after its last row.
     end: Position,
     tally: Tally,
-    /// Of a part made of it, where that is no Parquet as the unit is.
+    /// Bytes the unit takes in a part, if parts are not Parquet.
     #[serde(default)]
     bytes: Option<u64>,
 }
 
-/// A unit that is done.
+/// A finished unit.
 #[derive(Debug)]
 struct Unit {
     record: UnitRecord,
@@ -166,22 +165,22 @@ struct Writer {
     units: Units,
     manifest: Manifest,
     saved: bool,
-    /// Units that are done, and in no part, and their bytes.
+    /// Finished units that are in no part yet, and their total bytes.
     done: Vec<Unit>,
     done_bytes: u64,
     open: Option<OpenUnit>,
-    /// What was done is no more: the old table stays.
+    /// Set once a retry is abandoned and the old table's manifest restored.
     given_up: bool,
 }
 
 impl Writer {
-    /// Finds what an earlier run has done, and removes what it had begun.
+    /// Collects the finished units of an earlier run, and removes its unfinished files.
     fn restore(&mut self, begun: bool) -> Result<Left> {
         if !begun {
             let stopped = self.dest.begun().is_some_and(|manifest| manifest.state != State::Finished);
             self.dest.clear()?;
             if stopped {
-                // Its table may be half in place: it must not be taken for a whole one.
+                // Its table may be only half in place, and must not be taken for a complete one.
                 self.begin()?;
             }
             return Ok(Left::default());
@@ -199,7 +198,7 @@ impl Writer {
                 units.push(path);
             }
         }
-        // By their names, which is the source's order.
+        // Names sort in the source's order.
         units.sort();
         let mut broken = false;
         for path in units {
@@ -213,7 +212,7 @@ impl Writer {
                     remove(&path)?;
                 }
                 Err(error) => {
-                    // What comes after it is done anew too: units follow each other.
+                    // Units are contiguous, so everything after a broken one is repeated too.
                     log::warn!("{error}; it and what follows are done anew");
                     broken = true;
                     remove(&path)?;
@@ -225,7 +224,7 @@ impl Writer {
             left.next = record.end;
             left.tally.merge(&record.tally);
         }
-        // A kill may have come between the last unit of a part and the part.
+        // A kill may have come between a part's last unit and the part itself.
         self.end_part_if_large()?;
         Ok(left)
     }
@@ -243,7 +242,7 @@ impl Writer {
                 Some(Message::End(End::Broken)) | None => break Ok(()),
             }
         };
-        // No sender may wait for a thread that has stopped.
+        // Unblocks senders waiting on a stopped thread.
         messages.close();
         ended
     }
@@ -290,7 +289,7 @@ impl Writer {
         Ok(())
     }
 
-    /// The open unit is done.
+    /// Finishes the open unit.
     fn end_unit(&mut self) -> Result<()> {
         let Some(mut open) = self.open.take() else { return Ok(()) };
         let record = serde_json::to_string(&open.record).map_err(|e| Error::Internal(e.to_string()))?;
@@ -321,7 +320,7 @@ impl Writer {
         self.done.push(unit);
     }
 
-    /// From now on there is something to go on with.
+    /// Saves the first manifest: from here on the job can be resumed.
     fn begin(&mut self) -> Result<()> {
         if !self.saved {
             if self.manifest.replaces && self.manifest.retried.is_none() {
@@ -329,7 +328,8 @@ impl Writer {
             }
             let before = self.dest.begun();
             self.save()?;
-            // Another shard may have begun in the meantime: of two that differ, the later sees it, and leaves nothing to go on with.
+            // Another shard may have begun in the meantime: of two shards that differ, the later one detects it and
+            // undoes its manifest.
             if let Err(error) = self.dest.agree(&self.manifest) {
                 let path = self.dest.manifest();
                 match before {
@@ -347,13 +347,13 @@ impl Writer {
         self.manifest.write(&self.dest.manifest())
     }
 
-    /// Makes a part of the units that are done.
+    /// Joins the finished units into a part.
     fn end_part(&mut self) -> Result<()> {
         let name = self.manifest.next_part(self.format.parts);
         let path = self.dest.waiting(&name)?;
         let temp = self.dest.kept(&format!("{name}.tmp"));
         let (pairs, bytes) = match self.done.as_slice() {
-            // As it is, under a second name: the first goes when the manifest knows.
+            // Hard-link the unit as it is; its own name is removed once the manifest lists the part.
             [unit] if matches!(self.format.parts, Parts::Parquet | Parts::Delta) => {
                 match fs::hard_link(&unit.path, &path) {
                     Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
@@ -410,14 +410,14 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// What an earlier run has left, as [`Stage::open`] finds it, with nothing touched.
+/// Reads what an earlier run left, like [`Stage::open`], but without changing anything.
 pub(crate) fn left(dest: &Dest, manifest: &Manifest) -> Result<Left> {
     let mut left = Left { next: manifest.done, tally: manifest.tally.clone() };
     let mut names = dest.kept_names()?;
     names.retain(|name| name.starts_with("unit-") && !name.ends_with(".tmp"));
     names.sort();
     for name in names {
-        // What follows one that is broken is done anew.
+        // Everything after a broken unit is repeated.
         let Ok(Unit { record, .. }) = read_unit(&dest.kept(&name)) else { break };
         if record.unit >= manifest.done {
             if ends_early(&record, manifest) {
@@ -430,7 +430,7 @@ pub(crate) fn left(dest: &Dest, manifest: &Manifest) -> Result<Left> {
     Ok(left)
 }
 
-/// Whether a unit's file lacks rows at its end: it ends neither where the next unit begins nor with the source's file.
+/// Whether a unit's file lacks rows at its end: it reaches neither the next unit nor the end of the source file.
 fn ends_early(record: &UnitRecord, manifest: &Manifest) -> bool {
     let UnitRecord { unit, end, .. } = record;
     let whole = unit.row + manifest.job.unit_rows;

@@ -1,4 +1,4 @@
-//! What a job counts, and how it tells.
+//! Counts of a job, and its summary.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,20 +13,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// How the error of a row begins that repeats an earlier one.
+/// Prefix of the error of a row that repeats an earlier one.
 pub(crate) const DUPLICATE: &str = "duplicate of ";
 
-/// More distinct reasons than this are counted together: a message may hold what is different in every row.
+/// Maximum number of distinct reasons; further ones are counted as "other", since a message may differ in every row.
 const REASONS: usize = 1000;
 
-/// Pairs of one source.
+/// Counts over the pairs of one source.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Count {
-    /// All of them.
+    /// All pairs.
     pub pairs: u64,
-    /// Those with kept = true.
+    /// Pairs with kept = true.
     pub kept: u64,
-    /// Those with a score.
+    /// Pairs with a score.
     pub scored: u64,
     scores: f64,
 }
@@ -39,18 +39,18 @@ impl Count {
         self.scores += other.scores;
     }
 
-    /// Share of the pairs that is kept.
+    /// Share of the pairs that are kept, from 0 to 1.
     pub fn share(&self) -> f64 {
         if self.pairs == 0 { 0.0 } else { self.kept as f64 / self.pairs as f64 }
     }
 
-    /// Mean of the known scores.
+    /// Mean of the finite scores; `None` if there are none.
     pub fn mean(&self) -> Option<f64> {
         (self.scored > 0).then(|| self.scores / self.scored as f64)
     }
 }
 
-/// What a job has done so far.
+/// Counts of a job so far.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tally {
     /// Rows of the source.
@@ -59,7 +59,7 @@ pub struct Tally {
     pub web: Count,
     /// Pairs with a caption.
     pub synthetic: Count,
-    /// Rows whose image or text cannot be used, or none of their captions.
+    /// Rows whose image or text is unusable, or all of whose captions failed.
     pub failed: u64,
     /// Rows that repeat an earlier one.
     #[serde(default)]
@@ -67,11 +67,11 @@ pub struct Tally {
     reasons: HashMap<String, u64>,
 }
 
-/// What the texts of one row say of it.
+/// Errors among the texts of one row.
 #[derive(Default)]
 struct Verdict<'a> {
     web: Option<&'a str>,
-    /// The first error of a caption.
+    /// First error of a caption.
     synthetic: Option<&'a str>,
     captioned: bool,
 }
@@ -85,18 +85,18 @@ impl<'a> Verdict<'a> {
         }
     }
 
-    /// Why the row counts as failed: its image or its text cannot be used, or none of its captions.
+    /// Why the row counts as failed: its image or text is unusable, or all of its captions failed.
     fn error(&self) -> Option<&'a str> {
         self.web.or(self.synthetic.filter(|_| !self.captioned))
     }
 }
 
-/// The texts of a column of pairs.
+/// Values of a text column of the pairs; nothing if the column is missing or of another type.
 pub(crate) fn texts<'a>(batch: &'a RecordBatch, name: &str) -> impl Iterator<Item = Option<&'a str>> {
     batch.column_by_name(name).and_then(|c| c.as_string_opt::<i32>()).into_iter().flatten()
 }
 
-/// Whether each pair is of another row than the one before it, the first than `last`, which becomes this batch's.
+/// For each pair, whether it begins a new row. `last` is the row of the previous batch's last pair, and is updated.
 fn begins(batch: &RecordBatch, last: &mut Option<(String, i64)>) -> Result<Vec<bool>> {
     let wrong = || Error::Internal("pairs without provenance".to_owned());
     let provenance = batch.column_by_name("provenance").and_then(|p| p.as_struct_opt()).ok_or_else(wrong)?;
@@ -116,7 +116,8 @@ fn begins(batch: &RecordBatch, last: &mut Option<(String, i64)>) -> Result<Vec<b
 }
 
 impl Tally {
-    /// Counts the pairs of `rows` rows; those of a row, which its provenance tells, are all there and follow each other.
+    /// Counts the pairs of `rows` rows. The pairs of a row must be complete and contiguous; their provenance names the
+    /// row.
     pub(crate) fn of(rows: u64, pairs: &[RecordBatch]) -> Result<Self> {
         let mut tally = Self { rows, ..Self::default() };
         let mut last = None;
@@ -144,7 +145,7 @@ impl Tally {
         Ok(tally)
     }
 
-    /// Counts a row once, however many texts it has.
+    /// Counts a row once, regardless of its number of texts.
     fn judge(&mut self, row: &Verdict<'_>) {
         match row.error() {
             None => {}
@@ -156,7 +157,7 @@ impl Tally {
         }
     }
 
-    /// Adds what another has counted.
+    /// Adds the counts of `other`.
     pub(crate) fn merge(&mut self, other: &Self) {
         self.rows += other.rows;
         self.failed += other.failed;
@@ -174,13 +175,13 @@ impl Tally {
         }
     }
 
-    /// Share of all pairs that is kept.
+    /// Share of all pairs that are kept, from 0 to 1.
     pub fn share(&self) -> f64 {
         let all = self.web.pairs + self.synthetic.pairs;
         if all == 0 { 0.0 } else { (self.web.kept + self.synthetic.kept) as f64 / all as f64 }
     }
 
-    /// Why rows have no verdict, the commonest reason first.
+    /// Reasons why rows failed, with their counts, most frequent first.
     pub fn reasons(&self) -> Vec<(&str, u64)> {
         let mut all: Vec<_> = self.reasons.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();
         all.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
@@ -188,22 +189,22 @@ impl Tally {
     }
 }
 
-/// What a finished job did.
+/// Result of a finished job.
 #[derive(Debug)]
 pub struct Summary {
     /// The counts.
     pub tally: Tally,
-    /// Files read.
+    /// Number of files read.
     pub files_read: usize,
-    /// Files written.
+    /// Paths of the files written.
     pub files: Vec<PathBuf>,
     /// Bytes written.
     pub bytes: u64,
-    /// Rows written.
+    /// Pairs written.
     pub pairs: u64,
-    /// Rows of the source that an earlier run had done.
+    /// Source rows done by an earlier run.
     pub before: u64,
-    /// Time taken.
+    /// Wall time.
     pub elapsed: Duration,
 }
 
@@ -246,7 +247,7 @@ impl fmt::Display for Summary {
     }
 }
 
-/// Reasons that the summary names.
+/// Number of reasons that the summary lists.
 const SHOWN_REASONS: usize = 12;
 
 fn files(count: usize) -> String {
@@ -276,7 +277,7 @@ mod tests {
         assert_eq!(reasons[1], ("reason 7", 2));
     }
 
-    /// Pairs of file, row, source, error.
+    /// Pairs given as (file, row, source, error).
     fn pairs(of: &[(&str, i64, &str, Option<&str>)]) -> RecordBatch {
         let files: ArrayRef = Arc::new(StringViewArray::from_iter_values(of.iter().map(|pair| pair.0)));
         let rows: ArrayRef = Arc::new(of.iter().map(|pair| pair.1).collect::<Int64Array>());
@@ -296,7 +297,8 @@ mod tests {
         let tally = Tally::of(
             6,
             &[
-                // One caption of two is well, no caption is, the image is broken, and this in a file of captions alone.
+                // One caption of two is usable; no caption is; the image is broken; and the same in a file with
+                // captions only.
                 pairs(&[
                     ("a", 0, WEB, None),
                     ("a", 0, SYNTHETIC, none),

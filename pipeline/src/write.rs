@@ -1,4 +1,4 @@
-//! Writes pairs to files.
+//! Pair table writers: Parquet, WebDataset and JSON lines.
 
 mod json_lines;
 
@@ -27,44 +27,45 @@ use crate::source::recorded;
 use crate::webdataset::{Names, Shard};
 use json_lines::Lines;
 
-/// A reader holds a row group's images in memory, and the writer its pages.
+/// Row group size limit: readers hold a row group's images in memory, and the writer its pages.
 const ROW_GROUP_BYTES: usize = 64 << 20;
-/// An image and its copy share a page, or the second is stored whole: pages are large beside an image.
+/// Page size of the image column. zstd stores a repeated image once only if both copies share a page, so pages are much
+/// larger than an image.
 const IMAGE_PAGE_BYTES: usize = 8 << 20;
 
-/// Key of the job's description in the metadata of its files.
+/// Metadata key of the job's description.
 pub(crate) const JOB_KEY: &str = "capfilt.job";
 
-/// What is written of each pair, and how.
+/// Columns, rows and encoding of the pair table's files.
 #[derive(Debug, Clone)]
 pub(crate) struct Format {
-    /// As the pairs are in memory.
+    /// In-memory schema of the pairs.
     pub(crate) schema: SchemaRef,
-    /// As readers are told.
+    /// Schema recorded in the files for readers.
     #[cfg_attr(not(feature = "delta"), expect(dead_code, reason = "the Delta log tells it"))]
     pub(crate) recorded: Schema,
     properties: WriterProperties,
     images: Images,
     kept_only: bool,
-    /// What the table's files are.
+    /// File format of the table.
     pub(crate) parts: Parts,
 }
 
-/// What files a pair table is made of.
+/// File format of a pair table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parts {
     /// Parquet.
     Parquet,
     /// WebDataset: tar files with a sample for each pair.
     WebDataset,
-    /// Parquet, and a Delta log that names them.
+    /// Parquet files listed in a Delta log.
     Delta,
-    /// JSON objects, one a line, with the text as `caption` and without the image: as BLIP's authors published theirs.
+    /// JSON lines with the text as `caption` and without the image, as BLIP's authors published their datasets.
     JsonLines,
 }
 
 impl Parts {
-    /// What the files' names end in.
+    /// File name extension.
     pub(crate) fn extension(self) -> &'static str {
         match self {
             Self::Parquet | Self::Delta => "parquet",
@@ -75,7 +76,7 @@ impl Parts {
 }
 
 impl Format {
-    /// For pairs of `schema`, which come from a source that recorded `source`; `job` describes the job.
+    /// Format for pairs of `schema`, from a source whose recorded schema is `source`; `job` describes the job.
     pub(crate) fn new(
         schema: &Schema,
         source: &Schema,
@@ -85,7 +86,8 @@ impl Format {
         job: &str,
     ) -> Result<Self> {
         let drop_image = images == Images::None;
-        // Another file of the source may have NULLs where those before had none, and the table is to have one schema.
+        // All fields are nullable: a later source file may have NULLs where earlier ones had none, and the table has
+        // one schema.
         let fields = schema.fields().iter().filter(|f| !(drop_image && f.name() == "image"));
         let schema =
             Schema::new(fields.map(|field| field.as_ref().clone().with_nullable(true)).collect::<Vec<Field>>());
@@ -97,15 +99,17 @@ impl Format {
             .set_compression(Compression::ZSTD(level))
             .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
             .set_key_value_metadata(Some(vec![
-                // Arrays are written as views, to save a copy of each image; what readers are told is the plain type.
+                // In memory the columns are views, which saves a copy of each image; the recorded schema has the plain
+                // types.
                 KeyValue::new(ARROW_SCHEMA_META_KEY.to_owned(), encode_arrow_schema(&recorded)),
                 KeyValue::new(JOB_KEY.to_owned(), job.to_owned()),
             ]))
-            // Images repeat only side by side, where zstd sees them; no query asks for the least image.
+            // Copies of an image are adjacent, so zstd finds them without a dictionary; nobody queries the minimum of
+            // an image column.
             .set_column_dictionary_enabled(image.clone(), false)
             .set_column_statistics_enabled(image.clone(), EnabledStatistics::None)
             .set_column_data_page_size_limit(image, IMAGE_PAGE_BYTES)
-            // Of milliseconds that are days others know only that they are numbers.
+            // Store Date64 as a Parquet date: other readers would see its milliseconds as a plain number.
             .set_coerce_types(has_date64(&schema))
             .build();
         Ok(Self { schema: Arc::new(schema), recorded, properties, images, kept_only, parts })
@@ -116,7 +120,7 @@ impl Format {
         self.schema.fields().iter().map(|field| (field.name().clone(), field.data_type().to_string())).collect()
     }
 
-    /// Refuses the first column that the files cannot hold, by a row of it.
+    /// Errors on the first column that the file format cannot hold; each is tested with a row of NULL.
     pub(crate) fn check(&self) -> Result<()> {
         let is_json = matches!(self.parts, Parts::WebDataset | Parts::JsonLines);
         for field in self.schema.fields() {
@@ -143,7 +147,7 @@ impl Format {
         Ok(())
     }
 
-    /// The pairs and columns that are asked for.
+    /// Projects pairs to the table's columns, drops images that are not wanted, and filters if only kept pairs are.
     pub(crate) fn shape(&self, pairs: RecordBatch) -> Result<RecordBatch> {
         self.try_shape(pairs).map_err(|e| Error::Internal(e.to_string()))
     }
@@ -164,7 +168,7 @@ impl Format {
         if self.kept_only { filter_record_batch(&shaped, &kept) } else { Ok(shaped) }
     }
 
-    /// Begins a file of the table at `path`.
+    /// Creates a file of the table at `path`.
     pub(crate) fn create_part(&self, path: &Path) -> Result<PartFile> {
         Ok(match self.parts {
             Parts::Parquet | Parts::Delta => PartFile::Parquet(Box::new(self.create(path)?)),
@@ -180,14 +184,14 @@ impl Format {
         })
     }
 
-    /// Begins a Parquet file at `path`.
+    /// Creates a Parquet file at `path`.
     pub(crate) fn create(&self, path: &Path) -> Result<PairFile> {
         let file = File::create(path).map_err(|e| Error::write(path, &e))?;
         let writer = self.writer(file).map_err(|e| Error::write_parquet(path, &e))?;
         Ok(PairFile { writer, path: path.to_owned(), pairs: 0 })
     }
 
-    /// Bytes of a file of the table with these pairs, which is not kept.
+    /// Size in bytes of a table file with these pairs; nothing is written to disk.
     pub(crate) fn measure(&self, pairs: &[RecordBatch]) -> Result<u64> {
         let failed = |e: &dyn std::fmt::Display| Error::Internal(format!("measuring pairs: {e}"));
         match self.parts {
@@ -210,19 +214,19 @@ impl Format {
         }
     }
 
-    /// Writes Parquet to `to`.
+    /// Creates a Parquet writer to `to`.
     pub(crate) fn writer<W: io::Write + Send>(&self, to: W) -> Result<ArrowWriter<W>, ParquetError> {
         let options = ArrowWriterOptions::new().with_properties(self.properties.clone()).with_skip_arrow_metadata(true);
         ArrowWriter::try_new_with_options(to, Arc::clone(&self.schema), options)
     }
 }
 
-/// Whether a column is of Date64, at any depth.
+/// Whether a column is Date64, at any depth.
 fn has_date64(schema: &Schema) -> bool {
     schema.flattened_fields().iter().any(|field| *field.data_type() == DataType::Date64)
 }
 
-/// Bytes that were written to it.
+/// A sink that counts bytes.
 struct Counted(u64);
 
 impl io::Write for Counted {
@@ -236,7 +240,7 @@ impl io::Write for Counted {
     }
 }
 
-/// A file of the table that is being written.
+/// An open file of the table.
 pub(crate) enum PartFile {
     Parquet(Box<PairFile>),
     WebDataset { shard: Box<Shard<BufWriter<File>>>, path: PathBuf, pairs: u64 },
@@ -259,7 +263,7 @@ impl PartFile {
         }
     }
 
-    /// Ends the file, which is then safe on disk; its pairs and its size in bytes come back.
+    /// Closes and syncs the file. Returns its number of pairs and its size in bytes.
     pub(crate) fn end(self) -> Result<(u64, u64)> {
         match self {
             Self::Parquet(file) => Ok((file.pairs, file.end()?)),
@@ -278,7 +282,7 @@ impl PartFile {
     }
 }
 
-/// A Parquet file that is being written. Dropped before it is ended, it is removed.
+/// An open Parquet file; removed if dropped before `end`.
 pub(crate) struct PairFile {
     writer: ArrowWriter<File>,
     path: PathBuf,
@@ -296,12 +300,12 @@ impl PairFile {
         self.writer.write(pairs).map_err(|e| Error::write_parquet(&self.path, &e))
     }
 
-    /// Notes `value` in the file's metadata.
+    /// Adds a key-value pair to the file's metadata.
     pub(crate) fn note(&mut self, key: &str, value: String) {
         self.writer.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
     }
 
-    /// Ends the file, which is then safe on disk; its size in bytes comes back. It stays under its name.
+    /// Closes and syncs the file, which keeps its name. Returns its size in bytes.
     pub(crate) fn end(mut self) -> Result<u64> {
         self.writer.finish().map_err(|e| Error::write_parquet(&self.path, &e))?;
         self.writer.inner().sync_all().map_err(|e| Error::write(&self.path, &e))?;
@@ -328,7 +332,7 @@ mod tests {
 
     use super::*;
 
-    /// Bytes that no codec makes smaller, other for each seed.
+    /// Incompressible bytes, different for each seed.
     fn noise(seed: u64, length: usize) -> Vec<u8> {
         let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
         let mut next = || {
@@ -350,7 +354,7 @@ mod tests {
         RecordBatch::try_from_iter(columns).unwrap()
     }
 
-    /// Writes the pairs; the file's rows and size come back.
+    /// Writes the pairs. Returns the file's rows, schema and size.
     fn written(batches: &[RecordBatch], images: Images, kept_only: bool) -> (RecordBatch, Schema, u64) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pairs.parquet");
@@ -371,7 +375,7 @@ mod tests {
     fn dropped_pairs_carry_no_image() {
         let batch = pairs(&[noise(1, 100)]);
         let (rows, schema, _) = written(std::slice::from_ref(&batch), Images::Kept, false);
-        // What other readers are told: the source's own type, and no views.
+        // Readers see the source's own type, not a view.
         assert_eq!(schema.field_with_name("image").unwrap().data_type(), &DataType::LargeBinary);
         let images = rows.column_by_name("image").unwrap().as_binary::<i64>();
         assert_eq!(images.value(0), batch.column_by_name("image").unwrap().as_binary_view().value(0));

@@ -1,4 +1,4 @@
-//! Folders as Salesforce and the versions of transformers wrote them (tests/fixtures/hub).
+//! Folders as written by Salesforce and by various versions of transformers (tests/fixtures/hub).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +17,7 @@ fn hub(name: &str) -> String {
     fs::read_to_string(fixture("hub").join(name)).unwrap()
 }
 
-/// A copy of a model that shares its weights' file.
+/// A copy of a model, with its weights linked instead of copied.
 fn linked(name: &str) -> TempDir {
     let dir = folder(name, |_| ());
     let weights = Path::new(&model(name)).join("model.safetensors");
@@ -25,7 +25,7 @@ fn linked(name: &str) -> TempDir {
     dir
 }
 
-/// The captioner for images of 384 x 384, as all of Salesforce's are.
+/// The captioner for images of 384 x 384, the size of all of Salesforce's models.
 fn of_384() -> TempDir {
     let dir = folder("captioner", |c| c["vision_config"]["image_size"] = 384.into());
     let mut tensors = read("captioner");
@@ -47,7 +47,7 @@ fn salesforces_preprocessing_is_read() {
         fs::write(&file, text).unwrap();
         read.push(Checkpoint::open(dir.path()).unwrap().preprocessor().clone());
     }
-    // transformers' defaults, 384 among them.
+    // transformers' defaults, which include 384.
     fs::write(&file, "{}").unwrap();
     read.push(Checkpoint::open(dir.path()).unwrap().preprocessor().clone());
     assert!(read.iter().all(|p| *p == read[0] && (p.width, p.height) == (384, 384)), "{read:?}");
@@ -81,7 +81,7 @@ fn salesforces_config_is_read() {
         fs::write(&path, config.to_string()).unwrap();
         BlipConfig::read(dir.path())
     };
-    // What older and newer versions, and other programs, write for the same.
+    // Equivalent configs, as written by older and newer versions and other programs.
     let same: [&dyn Fn(&mut Value); 4] = [
         &|c| {
             c["text_config_dict"] = Value::Null;
@@ -128,7 +128,7 @@ fn the_processor_of_transformers_5_is_read_and_digested() {
     let (own, shared) = (dir.path().join("preprocessor_config.json"), dir.path().join("processor_config.json"));
     let text = hub("transformers-5.24/processor_config.json");
     let plain = Checkpoint::open(dir.path()).unwrap();
-    // What an older version leaves beside it changes nothing, nor does one that says the same.
+    // A file left by an older version has no effect, nor has one with the same values.
     for beside in [r#"{"processor_class": "BlipProcessor"}"#, &text] {
         fs::write(&shared, beside).unwrap();
         let both = Checkpoint::open(dir.path()).unwrap();
@@ -137,7 +137,7 @@ fn the_processor_of_transformers_5_is_read_and_digested() {
     fs::remove_file(&own).unwrap();
     let alone = Checkpoint::open(dir.path()).unwrap();
     assert_eq!(alone.preprocessor(), plain.preprocessor());
-    // A digest is of the files as they are.
+    // The digest covers the files byte for byte.
     let before = alone.digest().unwrap();
     let other = text.replace("0.48145466", "0.5");
     fs::write(&shared, &other).unwrap();
@@ -179,7 +179,7 @@ fn ids(checkpoint: &Checkpoint) -> Vec<Vec<u32>> {
     TEXTS.iter().flat_map(|text| of(text)).map(|ids| ids.to_vec()).collect()
 }
 
-/// The first words of the tokenizer.json of a model, as vocab.txt.
+/// Tokens of a model's tokenizer.json as vocab.txt.
 fn vocabulary(dir: &Path) -> String {
     let json: Value = serde_json::from_str(&fs::read_to_string(dir.join("tokenizer.json")).unwrap()).unwrap();
     let words = json["model"]["vocab"].as_object().unwrap();
@@ -191,7 +191,7 @@ fn vocabulary(dir: &Path) -> String {
 #[test]
 fn a_vocabulary_makes_the_tokenizer_of_the_json() {
     for (name, files) in [
-        // [DEC] and [ENC] are no tokens of plain BERT's.
+        // Plain BERT does not have the tokens [DEC] and [ENC].
         ("captioner", None),
         ("matcher", Some("transformers-4.26")),
         ("matcher", Some("transformers-4.57")),
@@ -218,12 +218,12 @@ fn a_vocabulary_makes_the_tokenizer_of_the_json() {
         assert_eq!(made.tokenizer().special_tokens(), json.tokenizer().special_tokens());
         let from_words = made.digest().unwrap();
         assert_ne!(from_words, digest);
-        // Settings count, and so they are part of the digest.
+        // Tokenizer settings take effect, so they are part of the digest.
         fs::write(at("tokenizer_config.json"), r#"{"do_lower_case": false, "strip_accents": false}"#).unwrap();
         let cased = Checkpoint::open(dir.path()).unwrap();
         assert_ne!(ids(&cased), expected);
         assert_ne!(cased.digest().unwrap(), from_words);
-        // Windows' line ends.
+        // Windows line endings.
         fs::write(at("vocab.txt"), fs::read_to_string(at("vocab.txt")).unwrap().replace('\n', "\r\n")).unwrap();
         assert_eq!(ids(&Checkpoint::open(dir.path()).unwrap()), ids(&cased));
         for (file, text, word) in [
@@ -249,7 +249,7 @@ fn added_tokens_keep_their_ids() {
     fs::write(at("vocab.txt"), vocabulary(dir.path())).unwrap();
     fs::remove_file(at("tokenizer.json")).unwrap();
     fs::remove_file(at("tokenizer_config.json")).unwrap();
-    // BLIP adds [DEC] first; a file that names none of the ids means this order.
+    // BLIP adds [DEC] first; a file without ids implies this order.
     fs::write(at("special_tokens_map.json"), hub("transformers-4.26/special_tokens_map.json")).unwrap();
     let special = Checkpoint::open(dir.path()).unwrap().tokenizer().special_tokens();
     assert_eq!((special["[DEC]"], special["[ENC]"]), (30522, 30523));
@@ -269,9 +269,9 @@ fn tokenizers_of_other_versions_are_read() {
     let expected = ids(&Checkpoint::open(dir.path()).unwrap());
     let whole: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
     let changes: [fn(&mut Value); 3] = [
-        // Before templates.
+        // The form before templates.
         |t| t["post_processor"] = json!({ "type": "BertProcessing", "sep": ["[SEP]", 102], "cls": ["[CLS]", 101] }),
-        // Before models had a type.
+        // The form before models had a type.
         |t| drop(t["model"].as_object_mut().unwrap().remove("type")),
         |t| t["truncation"] = json!({ "direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0 }),
     ];
@@ -281,7 +281,7 @@ fn tokenizers_of_other_versions_are_read() {
         fs::write(&path, tokenizer.to_string()).unwrap();
         assert_eq!(ids(&Checkpoint::open(dir.path()).unwrap()), expected);
     }
-    // Without a token for what it does not know, texts would come out empty.
+    // Without an unknown token, texts of unknown words would come out empty.
     let mut tokenizer = whole.clone();
     tokenizer["model"]["unk_token"] = "[NONE]".into();
     fs::write(&path, tokenizer.to_string()).unwrap();

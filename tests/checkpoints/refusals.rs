@@ -1,4 +1,4 @@
-//! Folders that are no checkpoint, though they look like one: the error says what they are and what to do.
+//! Folders that look like a checkpoint but are not: the error names what they are and what to do.
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +23,7 @@ fn renamed(to: impl Fn(&str) -> String) -> TempDir {
 
 #[test]
 fn adapters_are_to_be_merged() {
-    // What peft's save_pretrained writes: with and without the model's config.json beside it.
+    // Files of peft's save_pretrained, with and without the model's config.json.
     let adapter =
         json!({ "base_model_name_or_path": "Salesforce/blip-image-captioning-base", "peft_type": "LORA", "r": 16 });
     let lora = "base_model.model.text_decoder.bert.encoder.layer.0.attention.self.query.lora_A.weight".to_string();
@@ -33,7 +33,7 @@ fn adapters_are_to_be_merged() {
         save(&dir.path().join("adapter_model.safetensors"), &tensors, Dtype::F32);
         says(dir.path(), &["adapter_config.json", "merge_and_unload", "save_pretrained", "blip-image-captioning-base"]);
     }
-    // A merged model that was saved over its adapter is one.
+    // A merged model saved over its adapter is a valid checkpoint.
     let merged = written("captioner", &read("captioner"), Dtype::F16);
     fs::write(merged.path().join("adapter_config.json"), adapter.to_string()).unwrap();
     inspect(merged.path()).unwrap();
@@ -94,7 +94,7 @@ fn files_that_are_not_what_their_name_says() {
         fs::create_dir(&path).unwrap();
         says(dir.path(), &[name, if name == "model.safetensors" { "a folder" } else { "directory" }]);
     }
-    // A repository's name, and a file, where the folder is to be given.
+    // A repository's name or a file given instead of a folder.
     let message = checkpoint_dir("Salesforce/blip-itm-base-coco").unwrap_err().to_string();
     assert!(message.contains("hf download Salesforce/blip-itm-base-coco --local-dir"), "{message}");
     assert!(!checkpoint_dir("./models/blip").unwrap_err().to_string().contains("hf download"));
@@ -106,12 +106,12 @@ fn unfinished_and_renamed_weights_are_named() {
     let dir = folder("captioner", |_| ());
     save(&dir.path().join("model.fp16.safetensors"), &read("captioner"), Dtype::F16);
     says(dir.path(), &["model.fp16.safetensors", "give it that name"]);
-    // What the hub's client leaves in a plain folder.
+    // Files that the hub's client leaves in a plain folder.
     let downloads = dir.path().join(".cache/huggingface/download");
     fs::create_dir_all(&downloads).unwrap();
     fs::write(downloads.join("xGOKKLRSlIhH692hSVvI1-gpoa8=.d6638651.incomplete"), b"").unwrap();
     says(dir.path(), &[".incomplete", "fetch the checkpoint again"]);
-    // A folder of checkpoints, as transformers' Trainer leaves one.
+    // A folder of checkpoints, as written by transformers' Trainer.
     let runs = tempfile::tempdir().unwrap();
     for step in [500, 1000] {
         let checkpoint = runs.path().join(format!("checkpoint-{step}"));

@@ -1,4 +1,4 @@
-//! Sources that change while they are read, that lead in circles, and that take long to look at.
+//! Sources that change while they are read, contain symlink cycles, or take long to scan.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -51,13 +51,13 @@ fn a_source_that_is_rewritten_stops_its_job() {
         assert!(patience.elapsed() < Duration::from_secs(120), "the job wrote nothing");
         std::thread::sleep(Duration::from_millis(2));
     }
-    // In place, as a shell's > does it: of the same length, with the same inode.
+    // Overwritten in place, as by a shell's >: same length and inode.
     fs::write(place.path("a.jsonl"), lines("new")).unwrap();
     let message = said(child, 1);
     assert!(message.contains("a.jsonl: it changed while it was read"), "{message}");
     let message = place.fails(1, &job);
     assert!(message.contains("it has changed since the job began"), "{message}");
-    // As it was, it is the same source, and no row was taken of what it was meanwhile.
+    // With the old contents it is the same source again; no row of the changed contents was used.
     fs::write(place.path("a.jsonl"), lines("old")).unwrap();
     place.ok(&job);
     assert_eq!(place.number("out", "SELECT count(*) FROM t WHERE text LIKE 'old %'"), 6000);
@@ -86,12 +86,12 @@ fn a_link_back_is_not_followed() {
         assert!(said.contains(&format!("{link}: not followed")), "{said}");
         assert_eq!(place.number(&format!("{source}-pairs"), "SELECT count(*) FROM t"), rows, "{source}");
     }
-    // SQL lists a folder by itself, and says what keeps it from that.
+    // SQL lists the folder itself, and reports why it cannot.
     let said = place.fails(1, &["sql", "-c", "SELECT count(*) FROM 'tables'"]);
     assert!(said.contains("tables/day=1/up"), "{said}");
 }
 
-/// Waits until the process no longer leaves the signal to the system, and for what it does next.
+/// Waits until the process has installed a handler for the signal.
 fn caught(child: &Child, signal: &str) {
     let bit = if signal == "INT" { 1 } else { 14 };
     let catches = || {
@@ -100,7 +100,7 @@ fn caught(child: &Child, signal: &str) {
         Some(u64::from_str_radix(mask.trim(), 16).ok()? >> bit & 1 == 1)
     };
     let patience = Instant::now();
-    // Where there is no such file, two seconds have to do.
+    // Without /proc, wait two seconds.
     while !catches().unwrap_or(patience.elapsed() > Duration::from_secs(2)) {
         assert!(patience.elapsed() < Duration::from_secs(60), "the job does not listen");
         std::thread::sleep(Duration::from_millis(5));
@@ -111,10 +111,10 @@ fn caught(child: &Child, signal: &str) {
 #[test]
 fn a_signal_ends_a_job_that_looks_at_its_source() {
     let place = place();
-    // It takes some seconds to be counted, which a debug build does at about 10 MB/s.
+    // Counting its rows takes some seconds; a debug build counts about 10 MB/s.
     let line = format!("{{\"path\":\"c.png\",\"text\":\"{}\"}}\n", "word ".repeat(40));
     fs::write(place.path("large.jsonl"), line.repeat(500_000)).unwrap();
-    // Nobody writes into this one: to open it does not end.
+    // Opening a FIFO without a writer blocks.
     let made = std::process::Command::new("mkfifo").arg(place.path("endless.jsonl")).status().unwrap();
     assert!(made.success());
     fs::create_dir(place.path("folder")).unwrap();
@@ -143,7 +143,7 @@ fn a_signal_ends_a_job_that_looks_at_its_source() {
     }
 }
 
-/// What a file of text was found to hold is known when the job goes on, unless it was written to.
+/// The scan result of a text file is reused when the job resumes, unless the file was written to.
 #[test]
 fn a_job_that_goes_on_reads_its_text_once() {
     let place = place();

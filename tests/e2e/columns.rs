@@ -1,4 +1,4 @@
-//! A table has one schema, whatever comes to its source.
+//! A table has a single schema, whatever files are added to its source.
 
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt as _;
@@ -24,7 +24,8 @@ fn place() -> Place {
     place
 }
 
-/// Stops the job at its second unit, lets `come` happen, goes on with it, and then has a finished one updated, retried and read.
+/// Runs a job over the file `first`, killed at its second unit or run to its end; then adds the file `second`, and
+/// updates, retries and reads the table.
 fn keeps_its_schema(place: &Place, options: &[&str], come: &dyn Fn(&str), first: &str, second: &str, rows: i64) {
     let job = |more: &[&str]| -> Vec<String> {
         let fixed = ["run", "data", "pairs", "--recipe", "recipe.sql", "--image", "none", "--unit-rows", "4"];
@@ -61,7 +62,7 @@ fn keys_in_another_order_are_the_same_columns() {
     let place = place();
     let line = |keys: &str| format!("{{\"path\": \"cat.png\", \"text\": \"a cat\", {keys}}}\n");
     let come = |name: &str| {
-        // In a file whose name is before that of the first, and whose keys are in another order.
+        // In a file that sorts before the first one, with its keys in another order.
         let keys =
             if name == "b.jsonl" { ["\"n\": 1", "\"n\": 2, \"alt\": \"x\""] } else { ["\"alt\": \"y\", \"n\": 3"; 2] };
         fs::write(place.path("data").join(name), keys.map(line).concat().repeat(6)).unwrap();
@@ -70,7 +71,7 @@ fn keys_in_another_order_are_the_same_columns() {
     assert_eq!(place.number("pairs", "SELECT count(*) FROM t WHERE alt = 'y' AND n = 3"), 12);
 }
 
-/// Twelve rows with ids from `from` on, or NULLs, and texts of a type.
+/// Twelve rows with ids from `ids` on, or NULLs, and texts of the given type.
 fn parquet(place: &Place, name: &str, ids: Option<i64>, texts: &DataType) {
     let cat = fs::read(root(CAT)).unwrap();
     let ids: Int64Array = (0..12).map(|n| ids.map(|from| from + n)).collect();
@@ -107,7 +108,7 @@ fn whole_numbers_are_not_rounded() {
     let job = |more: &[&'static str]| {
         [&["run", "data", "pairs", "--recipe", "recipe.sql", "--path-column", "path", "--overwrite"][..], more].concat()
     };
-    // Larger than an Int64, which CSV takes for text, and beside a fraction.
+    // A number above Int64, which CSV reads as text, beside a fraction.
     for (one, other, json_is_well, csv_is_well) in [
         ("12345678901234567890", "1", false, true),
         ("9007199254740993", "1.5", false, false),
@@ -143,7 +144,7 @@ fn what_looks_like_a_number_may_be_text() {
     let job = [&job[..], &["--overwrite"]].concat();
     fs::create_dir(place.path("pictures")).unwrap();
     fs::copy(root(CAT), place.path("pictures/7")).unwrap();
-    // Texts and paths are text, and numbers that begin with a zero.
+    // Texts and paths are text, as are numbers with a leading zero.
     for (name, lines) in [
         ("a.csv", "id,path,text,n,day\n007,7,12,5,2020-01-01\n010,7,1.5,6,2020-01-02\n"),
         (
@@ -162,7 +163,7 @@ fn what_looks_like_a_number_may_be_text() {
         );
         fs::remove_file(place.path("data").join(name)).unwrap();
     }
-    // What a quote swallows is not lost without a word.
+    // Rows swallowed by an unbalanced quote must not be lost silently.
     let rows = "7,a cat\n7,\"12 inch pipe\n".to_owned() + &"7,a cat\n".repeat(50);
     for (text, line) in [(rows.clone(), 3), (rows + "7,a \"cat\"\n7,\"b\"\n", 3)] {
         fs::write(place.path("data/a.csv"), format!("path,text\n{text}")).unwrap();

@@ -1,4 +1,4 @@
-//! Several captions, captioners and filters, thresholds by source, a cheap first stage.
+//! Several captions, captioners and filters; thresholds by source; a cheap first stage.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ fn model(name: &str) -> String {
     root(&format!("tests/fixtures/models/{name}"))
 }
 
-/// A copy of a model that sees pictures in another light, and so answers otherwise.
+/// A copy of a model with other image normalisation, and so with other results.
 fn other(place: &Place, name: &str) -> String {
     let folder = place.path(name);
     fs::create_dir(&folder).unwrap();
@@ -48,7 +48,7 @@ fn captions_of_several_captioners_are_pairs() {
     assert_eq!(count(&place, "many", "source = 'synthetic' AND captioner = 1"), 3 * rows);
     assert_eq!(count(&place, "many", "source = 'synthetic' AND captioner = 2"), 3 * rows);
     assert_eq!(count(&place, "many", "captioner IS NULL AND source = 'synthetic'"), 0);
-    // What one captioner says does not depend on the company it is in.
+    // The results of one captioner do not depend on the others.
     let join = "SELECT count(*) FROM t JOIN 'plain/part-00000.parquet' AS p ON t.id = p.id AND t.source = p.source \
                 WHERE t.source = 'web' AND (t.itm_score IS NOT DISTINCT FROM p.itm_score) AND t.kept = p.kept \
                 AND (t.error IS NOT DISTINCT FROM p.error)";

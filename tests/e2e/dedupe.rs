@@ -1,4 +1,4 @@
-//! `--dedupe`: rows that repeat an earlier one are in the table, and the models have not seen them.
+//! `--dedupe`: rows that repeat an earlier one are in the table, but were not passed to the models.
 
 use std::fs::{self, File};
 use std::io::Cursor;
@@ -14,7 +14,7 @@ use super::{BOOKKEEPING, Place, root};
 
 type Row = (Option<Vec<u8>>, Option<&'static str>);
 
-/// What repeats what: file and row, and file and row of the first.
+/// Duplicates: file and row, and file and row of the original.
 type Repeats = &'static [(&'static str, i64, &'static str, i64)];
 
 const EXACT: Repeats = &[
@@ -33,7 +33,7 @@ const NEAR: Repeats = &[
     ("b.parquet", 4, "a.parquet", 0),
 ];
 
-/// Of the same rows, by their texts.
+/// Duplicates among the same rows by text.
 const TEXTS: Repeats = &[
     ("a.parquet", 2, "a.parquet", 0),
     ("a.parquet", 7, "a.parquet", 6),
@@ -46,7 +46,7 @@ fn picture(name: &str) -> Option<Vec<u8>> {
     Some(fs::read(root(&format!("tests/fixtures/{name}"))).unwrap())
 }
 
-/// Half the size, and compressed anew.
+/// Half the size, and recompressed.
 fn smaller(bytes: &[u8]) -> Vec<u8> {
     let picture = image::load_from_memory(bytes).unwrap();
     let small = picture.resize_exact(picture.width() / 2, picture.height() / 2, FilterType::Triangle).to_rgb8();
@@ -66,7 +66,7 @@ fn write(place: &Place, name: &str, first: i64, rows: &[Row]) {
     writer.close().unwrap();
 }
 
-/// Two files, `web/a.parquet` and `web/b.parquet`, in which rows repeat others.
+/// Two files with duplicate rows, `web/a.parquet` and `web/b.parquet`.
 fn source() -> Place {
     let place = Place::new();
     let coffee = picture("images/coffee.png");
@@ -97,7 +97,7 @@ fn source() -> Place {
     place
 }
 
-/// The same for texts: boilerplate, and texts that are missing or come with no picture.
+/// The same for texts: boilerplate, and texts that are missing or have no usable picture.
 fn shop() -> Place {
     let place = Place::new();
     let coffee = picture("images/coffee.png");
@@ -144,7 +144,7 @@ fn a_picture_that_fails_takes_no_text_with_it() {
 
 const SHOP: Repeats =
     &[("a.parquet", 1, "a.parquet", 0), ("b.parquet", 1, "a.parquet", 6), ("b.parquet", 3, "a.parquet", 0)];
-/// By their pictures too. The pizza came with boilerplate first: it stays where it comes with a text of its own.
+/// Duplicates by picture too. The pizza came with boilerplate first, so it stays where it has a text of its own.
 const SHOP_NEAR: Repeats = &[
     ("a.parquet", 1, "a.parquet", 0),
     ("a.parquet", 2, "a.parquet", 0),
@@ -157,7 +157,7 @@ const SHOP_NEAR: Repeats = &[
 const QUERY: &str = "SELECT id, source, text, itm_score, kept, error, image_sha256, provenance['file'] AS file, \
                      provenance['row'] AS row, encode(sha256(image), 'hex') AS image FROM t ORDER BY file, row, source DESC";
 
-/// The table marks what repeats another row, and nothing else.
+/// Asserts that the table marks exactly these duplicates.
 #[track_caller]
 fn marks(rows: &[Value], repeats: Repeats) {
     for row in rows {
@@ -201,7 +201,7 @@ fn the_models_do_not_see_what_repeats() {
         let scored = rows.iter().filter(|row| row["source"] == "web" && row["itm_score"].is_number());
         assert_eq!(scored.map(|row| row["id"].as_i64().unwrap()).collect::<Vec<_>>(), wanted, "{how}");
     }
-    // What decides what the table holds is part of the job.
+    // The option is part of the job's identity.
     let message = place.job_fails(&["web", "exact", "--min-itm", "0", "--image", "all", "--update"]);
     assert!(message.contains("dedupe was exact"), "{message}");
 }
@@ -219,7 +219,7 @@ fn an_option_that_is_none_is_refused() {
     assert!(!place.path("pairs").exists());
 }
 
-/// No models.
+/// A recipe without models.
 const RECIPE: &str = "SELECT * EXCLUDE (image), encode(sha256(image), 'hex') AS image_sha256, 'web' AS source, \
     CAST(NULL AS FLOAT) AS itm_score, image_error(image) IS NULL AS kept, image_error(image) AS error, image FROM web";
 
@@ -239,7 +239,7 @@ fn bits_decide_what_looks_alike() {
     let place = with_recipe();
     place.ok(&job("same", &["--dedupe", "near=0"]));
     let rows = place.rows("same", QUERY);
-    // Without a bit to differ in, the same picture is still the same, whatever its text.
+    // With zero differing bits, the same picture is still a duplicate, whatever its text.
     let same = |row: &&Value| row["error"].as_str().is_some_and(|error| error.starts_with("duplicate of "));
     let ids: Vec<_> = rows.iter().filter(same).map(|row| row["id"].as_i64().unwrap()).collect();
     assert!([2, 3, 7, 101, 102, 104].iter().all(|id| ids.contains(id)), "{ids:?}");
@@ -253,7 +253,7 @@ fn a_text_is_found_again_however_it_is_written() {
     for (dest, how, repeats) in [
         ("usual", "texts", SHOP),
         ("half", "texts=0.5", SHOP),
-        // Numbers make a difference now.
+        // At similarity 1, numbers make a difference.
         ("whole", "texts=1", same),
         ("both", "texts,near", SHOP_NEAR),
         ("named", "near=6,texts=0.8", SHOP_NEAR),
@@ -262,13 +262,13 @@ fn a_text_is_found_again_however_it_is_written() {
         let rows = place.rows(dest, QUERY);
         assert_eq!(rows.len(), 11, "{how}");
         marks(&rows, repeats);
-        // What cannot be used is no repetition, and nothing repeats it.
+        // An unusable row is neither a duplicate nor an original.
         let broken = rows.iter().find(|row| row["id"] == 4).unwrap();
         assert!(broken["error"].is_string() && broken["kept"] == false, "{broken}");
     }
     let message = place.fails(1, &job("usual", &["--dedupe", "texts=0.9", "--update"]));
     assert!(message.contains("dedupe was texts=0.8"), "{message}");
-    // In whatever order they are given, kinds are the same.
+    // The order of the criteria does not matter.
     place.ok(&job("both", &["--dedupe", "near,texts", "--update"]));
 }
 
@@ -317,7 +317,7 @@ fn what_is_new_may_repeat_what_was_there() {
         let rows = place.rows("pairs", QUERY);
         assert_eq!(rows.len(), count);
         marks(&rows, repeats);
-        // A duplicate is no failure that another try would mend.
+        // A duplicate is not a failure that a retry could fix.
         place.ok(&job("pairs", &["--dedupe", how, "--retry-failed"]));
         assert_eq!(place.rows("pairs", QUERY), rows);
     }
@@ -326,16 +326,16 @@ fn what_is_new_may_repeat_what_was_there() {
 #[cfg(unix)]
 #[test]
 fn a_pass_that_is_killed_goes_on() {
-    // Within a file of hashes, after one, before and after the duplicates are known, and in the middle of the table.
+    // Within a hash file, after one, before and after the duplicates are known, and in the middle of the table.
     let near = ["hashes:1", "hashes:2", "duplicates:1", "duplicates-done:1", "pairs:3", "unit-done:2", "manifest:1"];
     killed_at("near", &near);
-    // With what is needed to compare texts left behind, twice.
+    // With temporary files of the text comparison left behind, twice.
     let texts = ["hashes:1", "hashes:2", "bands:1", "bands:1", "duplicates:1", "duplicates-done:1", "pairs:3"];
     killed_at("near,texts", &texts);
 }
 
-/// A job that is killed at each of these points, in their order, makes the same table. By both, the same rows repeat others as by
-/// their pictures.
+/// Asserts that a job killed at each of these points in turn makes the same table. With both criteria, the duplicates
+/// are the same as with pictures alone.
 #[cfg(unix)]
 fn killed_at(how: &str, points: &[&str]) {
     use std::os::unix::process::ExitStatusExt as _;
@@ -362,7 +362,8 @@ fn killed_at(how: &str, points: &[&str]) {
     ok("pairs", "");
     super::kills::same_table(&place, "whole", "pairs");
 
-    // A file that is hashed is not hashed again: the second time there is one left, and no second one to be killed at.
+    // A finished hash file is not hashed again: in the second run only one is left, so the kill point is not reached
+    // twice.
     killed("again", "hashes-done:1");
     let folder = format!("again/{BOOKKEEPING}/shard-1-of-1/dedupe");
     assert_eq!(place.names(&folder), ["hashes-00000000.parquet"]);

@@ -1,4 +1,4 @@
-//! The project's own models, on pictures that their training never saw.
+//! The project's own models, on pictures not seen in training.
 
 use super::{Place, root};
 
@@ -15,7 +15,7 @@ fn verdicts_on_web_texts_are_mostly_right() {
     let rows = place.rows("pairs", right);
     let accuracy = rows[0]["balanced_accuracy"].as_f64().unwrap();
     assert!(accuracy >= 0.90, "{accuracy}");
-    // A captioner that always says the same would have few.
+    // A captioner that always gives the same text would have few distinct captions.
     let captions = "SELECT count(DISTINCT text) FROM t WHERE source = 'synthetic' AND text NOT LIKE '%picture of%'";
     assert!(place.number("pairs", captions) > 500);
 }

@@ -1,4 +1,4 @@
-//! Delta tables: as a source at a version, as a destination that a kill leaves whole.
+//! Delta tables as a source at a version, and as a destination that survives kills.
 
 use std::fs;
 
@@ -33,7 +33,7 @@ pub(super) fn versions(place: &Place, table: &str) -> usize {
     place.names(&format!("{table}/_delta_log")).iter().filter(|name| name.ends_with(".json")).count()
 }
 
-/// The files that a version adds.
+/// The add actions of a version.
 pub(super) fn added(place: &Place, table: &str, version: u64) -> Vec<Value> {
     let lines = fs::read_to_string(place.path(&log(table, version))).unwrap();
     let actions = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["add"].clone());
@@ -44,8 +44,8 @@ fn log(table: &str, version: u64) -> String {
     format!("{table}/_delta_log/{version:020}.json")
 }
 
-/// Commits a version after `version` in which the rows 3, 4, 7, 11, 18 and 29 of its only file are deleted, by a vector of the Delta
-/// protocol's examples.
+/// Commits a version after `version` that deletes rows 3, 4, 7, 11, 18 and 29 of its only file, by a deletion vector
+/// from the Delta protocol's examples.
 pub(super) fn delete_six_rows(place: &Place, table: &str, version: u64) {
     let [mut add] = <[Value; 1]>::try_from(added(place, table, version)).unwrap();
     add["deletionVector"] = json!({"storageType": "i", "sizeInBytes": 44, "cardinality": 6,
@@ -68,7 +68,7 @@ fn a_selection_over_deleted_rows_survives_a_kill() {
     let select = |dest| ["select", "pairs", dest, "--min-itm", "0.5"];
     place.ok(&select("whole"));
     assert_eq!(place.number("whole", "SELECT count(*) FROM t"), 34);
-    // The unit in hand has deleted rows, and not as its last.
+    // The interrupted unit has deleted rows, but not at its end.
     for at in ["unit-done:1", "unit-done:1", "pairs:1"] {
         let output = place.command(&select("selected")).env("CAPFILT_KILL_AT", at).output().unwrap();
         assert_eq!(output.status.signal(), Some(9), "{at}: {}", text(&output.stderr));
@@ -92,7 +92,7 @@ fn each_run_is_a_version() {
     assert_eq!((versions(&place, "pairs"), place.number("pairs", "SELECT count(*) FROM t")), (3, 80));
     assert_eq!(place.number("pairs", "SELECT count(*) FROM t WHERE kept = (id % 2 = 1)"), 80);
 
-    // The old versions are a source still. A selection and a report are made of the table as it is.
+    // Old versions remain readable as a source. Selection and report use the latest version.
     for (version, rows, even) in
         [("0", 40, true), ("1", 80, true), ("2", 80, false), ("2200-01-01 00:00:00", 80, false)]
     {
@@ -117,7 +117,7 @@ fn each_run_is_a_version() {
         let said = place.fails(1, &run("pairs", "none", &["--source-version", version]));
         assert!(said.contains(words), "{said}");
     }
-    // By its name in a query it is the same table, and not all files of all versions.
+    // Queried by name, it is the same table, rather than all files of all versions.
     for (name, rows) in [("pairs", 80), ("pairs/", 80), ("pairs@0", 40), ("pairs@1", 80)] {
         let count = place.ok(&["sql", "--format", "csv", "-c", &format!("SELECT count(*) AS n FROM '{name}'")]);
         assert_eq!(count, format!("n\n{rows}\n"), "{name}");
@@ -145,7 +145,7 @@ fn shards_commit_each_their_own() {
     assert_eq!((versions(&place, "pairs"), place.number("pairs", "SELECT count(DISTINCT id) FROM t")), (2, 80));
 }
 
-/// A killed commit is neither lost nor made twice.
+/// A commit that is killed is neither lost nor made twice (idempotence).
 #[cfg(unix)]
 #[test]
 fn a_commit_survives_kills() {
@@ -165,7 +165,7 @@ fn a_commit_survives_kills() {
         }
         for at in ["place:1", "delta:1", "manifest:1", "delta-done:1", "delta-done:1"] {
             let output = place.command(&args).env("CAPFILT_KILL_AT", at).output().unwrap();
-            // Not all points are passed by every run.
+            // Not every run passes all points.
             let killed = output.status.signal() == Some(9);
             assert!(killed || at.starts_with("place"), "{at}: {}", super::text(&output.stderr));
         }
@@ -188,7 +188,7 @@ fn what_delta_lacks_is_named_before_the_work() {
     assert!(!place.path("pairs").exists());
 }
 
-/// A commit that was made, but not noted, is found in the log when new rows come.
+/// A commit that was made but not recorded in the manifest is found in the log when new rows are added.
 #[cfg(unix)]
 #[test]
 fn rows_that_come_after_a_killed_commit_are_committed() {
@@ -207,7 +207,7 @@ fn rows_that_come_after_a_killed_commit_are_committed() {
     }
 }
 
-/// What --overwrite replaces is what is there, whoever wrote it.
+/// --overwrite replaces the existing table, regardless of who wrote it.
 #[test]
 fn a_table_of_others_is_replaced_not_added_to() {
     let place = place();
@@ -217,7 +217,7 @@ fn a_table_of_others_is_replaced_not_added_to() {
     assert!(said.contains("give --overwrite"), "{said}");
     place.ok(&run("web", "pairs", &[&DELTA[..], &["--overwrite"]].concat()));
     assert_eq!(place.number("pairs", "SELECT count(*) FROM t"), 40);
-    // Other columns are refused before the work.
+    // Other columns are refused before any work is done.
     fs::write(place.path("recipe.sql"), RECIPE.replace("SELECT *", "SELECT id + 1 AS more, *")).unwrap();
     let said = place.fails(1, &run("web", "pairs", &[&DELTA[..], &["--overwrite", "--dry-run"]].concat()));
     assert!(said.contains("no column more"), "{said}");

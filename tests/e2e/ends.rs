@@ -1,4 +1,4 @@
-//! Jobs that end before they are done.
+//! Jobs that end prematurely.
 
 use std::fs;
 use std::process::{Child, Command};
@@ -61,7 +61,7 @@ fn a_full_disk_is_named_and_cleaned_up() {
     let place = Place::new();
     let slice = place.slice();
     let args = place.job(&[slice, "pairs", "--image", "all"]);
-    // A limit on the size of a file, whose signal is ignored so that the write fails as on a full disk.
+    // A file size limit; with its signal ignored, a write fails as on a full disk.
     let mut command = Command::new("sh");
     command.args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_capfilt")]);
     let output = command.args(&args).current_dir(place.folder.path()).output().unwrap();
@@ -74,7 +74,7 @@ fn a_full_disk_is_named_and_cleaned_up() {
     );
     assert!(!place.path("pairs").exists(), "{:?}", place.names("pairs"));
 
-    // A disk that is full indeed, where this user may mount one.
+    // A disk that is really full, if this user may mount one.
     let disk = place.path("disk");
     fs::create_dir(&disk).unwrap();
     let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "capfilt-test"]).arg(&disk).output();

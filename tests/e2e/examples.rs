@@ -1,10 +1,10 @@
-//! The examples that need no network, as README names them.
+//! The README's examples that need no network.
 
 use std::process::Command;
 
 use super::{Place, root, text};
 
-/// What an example prints.
+/// Output of an example.
 #[track_caller]
 fn example(name: &str) -> String {
     let place = Place::new();
@@ -14,7 +14,7 @@ fn example(name: &str) -> String {
     text(&output.stdout)
 }
 
-/// A row of a printed table begins so.
+/// Asserts that the printed table has a row that begins with these cells.
 #[track_caller]
 fn has_row(page: &str, cells: &[&str]) {
     let row = |line: &str| line.split('|').skip(1).map(str::trim).zip(cells).all(|(cell, wanted)| cell == *wanted);
@@ -27,7 +27,7 @@ fn lakehouse() {
     for (version, pictures) in [("0", "100"), ("1", "122"), ("2", "122")] {
         has_row(&page, &[version, pictures]);
     }
-    // Nothing that was there has changed by the update.
+    // The update left the existing rows unchanged.
     has_row(&page, &["200", "0"]);
 }
 

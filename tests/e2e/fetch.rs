@@ -1,4 +1,4 @@
-//! `fetch(url)` against a server that does what servers do, and jobs whose images are at URLs.
+//! `fetch(url)` against a server with realistic behaviour, and jobs whose images are at URLs.
 
 mod requests;
 mod server;
@@ -18,7 +18,7 @@ fn sha256(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
 }
 
-/// What `fetch` says of each URL in one query: the fields of its struct, the bytes in hexadecimal.
+/// Results of `fetch` for all URLs in one query: its struct's fields, with the bytes in hexadecimal.
 #[track_caller]
 fn fetched(place: &Place, urls: &[String], settings: &[&str]) -> Vec<Value> {
     let rows: Vec<_> = urls.iter().enumerate().map(|(n, url)| format!("({n}, '{url}')")).collect();
@@ -84,7 +84,7 @@ fn private_addresses_are_refused() {
     }
     assert_eq!(server.connections(), 0);
 
-    // So it is where nobody says anything, and SET allows it.
+    // That is the default; SET allows it.
     let url = server.url("/ok/a");
     let query = format!(
         "SELECT fetch('{url}')['error'] AS e; SET fetch.allow_private = true; SELECT fetch('{url}')['status'] AS s"
@@ -94,7 +94,7 @@ fn private_addresses_are_refused() {
     assert_eq!(server.connections(), 1);
 }
 
-/// In a network of its own, where this user may make one: there a server can have a public address.
+/// Runs in a network namespace, if this user may create one, where a server can have a public address.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_redirect_to_a_private_address_is_refused() {
@@ -141,7 +141,7 @@ fn a_redirect_to_a_private_address_is_refused() {
 fn what_may_pass_is_tried_again() {
     let place = Place::new();
     let server = Server::new();
-    // Path, status, reason or none, requests.
+    // Path, status, reason if any, number of requests.
     let cases = [
         ("/status/404", 404, Some("404"), 1),
         ("/status/403", 403, Some("403"), 1),
@@ -192,7 +192,7 @@ fn a_busy_server_says_when() {
     let server = Server::new();
     has(&fetched(&place, &server.urls(&["/soon/1"]), &[])[0], b"/soon/1");
     assert!(server.gap("/soon/1") >= Duration::from_millis(990), "{:?}", server.gap("/soon/1"));
-    // No longer than a URL may take.
+    // Retry-After is capped at the URL's time limit.
     let begun = Instant::now();
     let row = &fetched(&place, &server.urls(&["/busy/3600"]), &["fetch.timeout=0.3", "fetch.retries=1"])[0];
     lacks(row, "");
@@ -221,7 +221,7 @@ fn slow_servers_are_given_up() {
     for row in fetched(&place, &urls, &["fetch.read_timeout=0.2", "fetch.retries=0"]) {
         lacks(&row, "timed out");
     }
-    // A byte now and then helps nobody.
+    // A slow trickle of bytes does not extend the time limit.
     let urls = server.urls(&["/drip", "/drip-head", "/silent"]);
     for row in fetched(&place, &urls, &["fetch.timeout=0.4", "fetch.retries=0"]) {
         lacks(&row, "timed out");
@@ -327,7 +327,7 @@ fn a_host_has_few_connections() {
     }
 }
 
-/// A file of rows with a URL and a text each, numbered from 0.
+/// A CSV file with a URL and a text in each row, numbered from 0.
 fn source(place: &Place, name: &str, rows: &[(String, &str)]) {
     let line = |(id, (url, text)): (usize, &(String, &str))| format!("{id},{url},{text}\n");
     fs::write(place.path(name), format!("id,url,text\n{}", rows.iter().enumerate().map(line).collect::<String>()))
@@ -393,14 +393,13 @@ fn a_job_fetches_its_images() {
         }
     }
 
-    // Nothing is private by chance.
+    // Private addresses are refused by default.
     place.job_ok(&["urls.csv", "refused", "--url-column", "url"]);
     let refused =
         "SELECT count(*) FROM t WHERE error LIKE 'fetch: %private address%' AND NOT kept AND image_sha256 IS NULL";
     assert_eq!(place.number("refused", refused), 12);
 }
 
-// RETRY
 #[test]
 fn what_failed_is_fetched_again() {
     let place = Place::new();
@@ -413,7 +412,7 @@ fn what_failed_is_fetched_again() {
         rows.push((server.url(other), "a house"));
     }
     rows.push((server.url("/status/404"), "a car"));
-    // Its text is missing, which no second try would bring.
+    // Its text is missing, which a retry cannot fix.
     rows.push((server.url("/image/emoji_guide_dog_google.png"), ""));
     source(&place, "urls.csv", &rows);
     let job =

@@ -1,4 +1,4 @@
-//! `capfilt run`, from a source to the pair table.
+//! `capfilt run` from source to pair table.
 
 use std::fs;
 
@@ -20,7 +20,7 @@ fn a_job_writes_the_pair_table() {
     let columns: Vec<_> = columns.iter().map(|row| row["column_name"].as_str().unwrap()).collect();
     assert_eq!(columns, PAIR_COLUMNS);
 
-    // One web pair and one synthetic pair a row, side by side, in the order of the source.
+    // One web pair and one synthetic pair per row, adjacent, in source order.
     let source = ids(&place.rows(slice, "SELECT id FROM t"));
     let pairs = place.rows(
         "pairs",
@@ -35,7 +35,7 @@ fn a_job_writes_the_pair_table() {
         assert_eq!(both[0]["image_sha256"], both[1]["image_sha256"]);
     }
     for pair in &pairs {
-        // The verdict is the score's, and an unknown score has a reason.
+        // The score determines the verdict, and a missing score has a reason.
         let score = pair["itm_score"].as_f64();
         assert_eq!(pair["kept"], Value::Bool(pair["error"].is_null() && score.is_some_and(|s| s >= 0.5)), "{pair}");
         assert!(score.is_some() || pair["error"].is_string(), "{pair}");
@@ -50,7 +50,7 @@ fn a_job_writes_the_pair_table() {
     }
     assert!(said.contains("unusable   12 rows\n"), "{said}");
 
-    // What the job did not make is as it was.
+    // The source's own columns are unchanged.
     let same = place.ok(&[
         "sql", "--table", "t=pairs", "--table", "s=slice.parquet", "--format", "csv", "-c",
         "SELECT count(*) AS n FROM t JOIN s ON t.id = s.id WHERE t.source = 'web' AND (t.text IS NOT DISTINCT FROM s.text) \
@@ -206,7 +206,7 @@ fn a_destination_that_holds_data_is_refused() {
     assert_eq!(place.parts("pairs"), ["mine.txt", "part-00000.parquet"], "old parts go, others' files stay");
     assert_eq!(place.number("pairs/part-00000.parquet", "SELECT count(*) FROM t"), 80);
 
-    // A job that fails leaves the old table as it was.
+    // A failed job leaves the old table unchanged.
     let before = fs::read(place.path("pairs/part-00000.parquet")).unwrap();
     let message = place.job_fails(&[slice, "pairs", "--overwrite", "--set", "capfilt.on_error=fail"]);
     assert!(message.contains("as it was"), "{message}");
@@ -272,7 +272,7 @@ fn images_of_every_arrow_type_are_judged_alike() {
     for (name, kind) in [("large", "LargeBinary"), ("dictionary", "Dictionary(Int32, Binary)")] {
         assert_eq!(copy(name, &format!("arrow_cast(image, '{kind}')"), &few), plain, "{kind}");
     }
-    // All of one length: one image.
+    // FixedSizeBinary needs images of the same length, so use a single image.
     let one = format!("id = (SELECT min(id) FROM web WHERE {usable})");
     let bytes = place.number(
         slice,
@@ -286,8 +286,8 @@ fn images_of_every_arrow_type_are_judged_alike() {
 
 #[test]
 fn texts_of_every_plane_and_length_are_judged() {
-    // Every plane's ends and some between (unassigned, private and non-characters too), what terminals and tokenizers
-    // trip over, and lengths from nothing to 10,000 characters.
+    // Both ends of every plane and code points in between (including unassigned, private-use and non-characters),
+    // characters that confuse terminals and tokenizers, and lengths from 0 to 10,000 characters.
     let plane =
         |p: u32| (0..0x1_0000).step_by(0x0abd).filter_map(move |c| char::from_u32(p << 16 | c)).collect::<String>();
     let mut texts: Vec<String> = (0..=16).map(plane).collect();

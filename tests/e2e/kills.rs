@@ -1,11 +1,11 @@
-//! Jobs that are killed as `kill -9` does it, wherever that hurts most, and started again until they end.
+//! Jobs killed as by `kill -9` at the worst points, and restarted until they finish.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 
 use super::{BOOKKEEPING, Place, text};
 
-/// The points where a job can be killed (pipeline/src/crash.rs), and how often each is passed before it is.
+/// Kill points (pipeline/src/crash.rs), and the number of the pass at which the job is killed.
 const KILLS: [(&str, u64); 40] = [
     // While captions are written, and a file is open.
     ("pairs", 1),
@@ -14,7 +14,7 @@ const KILLS: [(&str, u64); 40] = [
     ("pairs", 5),
     ("pairs", 4),
     ("pairs", 6),
-    // The unit's file is whole, and has not its name yet; or just got it.
+    // The unit's file is complete, just before and just after its rename.
     ("unit", 1),
     ("unit-done", 1),
     ("unit", 2),
@@ -26,7 +26,7 @@ const KILLS: [(&str, u64); 40] = [
     ("manifest", 1),
     ("manifest", 2),
     ("manifest", 1),
-    // Units are joined: the part is written, or has its name, or the manifest knows it and the units are still there.
+    // Units are joined: the part is written, or renamed, or in the manifest while its units still exist.
     ("part", 1),
     ("part-done", 1),
     ("part-saved", 1),
@@ -47,14 +47,14 @@ const KILLS: [(&str, u64); 40] = [
     ("part-saved", 1),
     ("part", 1),
     ("part-done", 1),
-    // The parts go to their places.
+    // The parts are moved into place.
     ("place", 1),
     ("place", 2),
     ("place", 1),
     ("place", 1),
 ];
 
-/// A job without models, so that 40 runs take no time: what survives kills is the same code.
+/// A job without models, which makes 40 runs fast; the code that survives kills is the same.
 fn job<'a>(dest: &'a str, recipe: &'a str) -> [&'a str; 9] {
     ["run", "web", dest, "--recipe", recipe, "--unit-rows", "3", "--file-size", "40kB"]
 }
@@ -69,7 +69,7 @@ const RECIPE: &str = "SELECT * EXCLUDE (image, text, candidate), encode(sha256(i
 fn a_job_survives_forty_kills() {
     let place = Place::new();
     place.slice();
-    // Several files, so that units end at a file's end too: 160 rows, 56 units.
+    // Several files, so that units also end at the end of a file: 160 rows, 56 units.
     let copies = "COPY (SELECT * FROM 'slice.parquet') TO 'web/a.parquet'; \
                   COPY (SELECT * REPLACE (id + 10000 AS id) FROM 'slice.parquet') TO 'web/b.parquet'; \
                   COPY (SELECT * REPLACE (id + 20000 AS id) FROM 'slice.parquet') TO 'web/c.parquet'; \
@@ -90,7 +90,7 @@ fn a_job_survives_forty_kills() {
             killed += 1;
             continue;
         }
-        // It came to its end before the point was passed so often.
+        // The job ended before it passed the point that often.
         assert!(output.status.success(), "{point}:{count}: {said}");
         assert!(killed >= 30, "only {killed} kills before the job ended");
         fs::remove_dir_all(place.path("pairs")).unwrap();
@@ -110,7 +110,7 @@ fn captions_and_scores_survive_kills() {
     place.job_ok(&[slice, "whole"]);
     let args = place.job(&[slice, "pairs", "--unit-rows", "7", "--set", "datafusion.execution.batch_size=3"]);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    // Between two chunks, while others are captioned; with a unit's file half written; with the manifest half written.
+    // Between two chunks, with others in flight; with a unit's file half written; with the manifest half written.
     for at in ["pairs:1", "manifest:1", "pairs:4", "unit:1", "pairs:5"] {
         let output = place.command(&args).env("CAPFILT_KILL_AT", at).output().unwrap();
         assert_eq!(output.status.signal(), Some(9), "{at}: {}", text(&output.stderr));
@@ -121,7 +121,7 @@ fn captions_and_scores_survive_kills() {
     same_table(&place, "whole", "pairs");
 }
 
-/// A place with a source and two recipes over it.
+/// A source and two recipes over it.
 fn two_jobs() -> Place {
     let place = Place::new();
     let slice = place.slice();
@@ -151,7 +151,7 @@ fn a_table_that_is_replaced_survives_kills() {
             "the old table until the new one is whole"
         );
     }
-    // It goes on with the new one, with --overwrite and without.
+    // The replacement resumes, with --overwrite and without.
     let output = place.command(&anew).env("CAPFILT_KILL_AT", "place:2").output().unwrap();
     assert!(text(&output.stderr).contains("going on after"), "{}", text(&output.stderr));
     assert_eq!(output.status.signal(), Some(9));
@@ -171,7 +171,7 @@ fn a_replacement_that_did_nothing_leaves_the_table_whole() {
     place.ok(&[&job("pairs", "recipe.sql")[..], &["--update"]].concat());
 }
 
-/// Two tables hold the same pairs in the same order, with scores within 1e-5.
+/// Asserts that two tables hold the same pairs in the same order, with scores within 1e-5.
 #[track_caller]
 pub(crate) fn same_table(place: &Place, one: &str, other: &str) {
     let query = "SELECT id, source, text, kept, error, itm_score, image_sha256, \

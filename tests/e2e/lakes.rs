@@ -1,4 +1,4 @@
-//! Tables that others have written, read and written in SQL: NaN, folders of Hive, Delta with rules, names with brackets.
+//! Tables of other programs, read and written in SQL: NaN, Hive partitions, Delta constraints, names with brackets.
 
 use std::fs;
 
@@ -18,7 +18,7 @@ fn refused(place: &Place, sql: &str) -> String {
     place.fails(1, &["sql", "-c", sql])
 }
 
-/// A Delta table of files that are in its folder, each with what the log says of it, as deltalake writes it.
+/// A Delta table of files in its folder, each with its log statistics, as written by deltalake.
 fn delta(place: &Place, table: &str, fields: &Value, configuration: &Value, files: &[(&str, Value)]) {
     fs::create_dir_all(place.path(table).join("_delta_log")).unwrap();
     let schema = json!({ "type": "struct", "fields": fields }).to_string();
@@ -92,7 +92,7 @@ fn nan_is_nan_in_every_table() {
     assert_eq!(csv(&place, create), "n\n1\n");
 }
 
-/// The names that Spark and DuckDB give to the folders of these values.
+/// Folder names that Spark and DuckDB use for these values.
 const FOLDERS: [(&str, &str); 10] = [
     ("A%2FA", "A/A"),
     ("B%20B", "B B"),
@@ -103,7 +103,7 @@ const FOLDERS: [(&str, &str); 10] = [
     ("x%3Ay", "x:y"),
     ("it%27s", "it's"),
     ("plain", "plain"),
-    // As it is written by hand.
+    // A folder named by hand.
     ("c=d", "c=d"),
 ];
 
@@ -143,7 +143,7 @@ fn folders_of_hive_say_what_they_said() {
             "cat\n\"\"\n100%\n"
         );
     }
-    // Numbers, as a query takes them for, and as a table says.
+    // Numeric values are inferred in a query, or declared by a table.
     for n in ["1", "12", "__HIVE_DEFAULT_PARTITION__"] {
         fs::create_dir_all(place.path(&format!("numbers/n={n}"))).unwrap();
         fs::copy(place.path("a.parquet"), place.path(&format!("numbers/n={n}/0.parquet"))).unwrap();
@@ -172,7 +172,7 @@ fn copies_keep_null_and_the_empty_text_apart() {
     let read = "SELECT id, cat, cat IS NULL AS n FROM 'out' ORDER BY id";
     assert_eq!(csv(&place, read), wanted);
     assert!(place.path("out/cat=__HIVE_DEFAULT_PARTITION__").is_dir() && place.path("out/cat=").is_dir());
-    // Numbers: NULL is no 0. INSERT does the same.
+    // Numbers: NULL is not 0. INSERT behaves the same.
     let numbers = "(VALUES (1, NULL), (2, 0), (3, 7)) v(id, n)";
     place.ok(&[
         "sql",
@@ -249,7 +249,7 @@ fn a_name_with_brackets_is_a_name() {
     let create = "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION 'a[1].parquet'; SELECT n FROM t";
     assert_eq!(csv(&place, create), "n\n1\n");
 
-    // A job, what is selected of its table, and the report.
+    // A job, a selection of its table, and the report.
     place.slice();
     fs::rename(place.path("slice.parquet"), place.path("web [x].parquet")).unwrap();
     let recipe = "SELECT * EXCLUDE (image, text), encode(sha256(image), 'hex') AS image_sha256, 'web' AS source, text, \
@@ -264,7 +264,7 @@ fn a_name_with_brackets_is_a_name() {
 const STRUCT: &str = r#"{"type": "struct", "fields": [
     {"name": "bytes", "type": "binary", "nullable": true, "metadata": {}}, {"name": "path", "type": "string", "nullable": true, "metadata": {}}]}"#;
 
-/// Hugging Face's image struct that got a path later, and boxes that got a score.
+/// Hugging Face's image struct with a field added later, and boxes with a score added later.
 #[test]
 fn a_struct_of_delta_that_grew_is_read() {
     let place = Place::new();
@@ -296,7 +296,7 @@ fn a_struct_of_delta_that_grew_is_read() {
     assert_eq!(of("1 AND image_path = 'p.jpg' AND boxes[1]['score'] = 1.5"), count("b"));
 }
 
-/// Hugging Face reads the path of a struct without bytes; a job says that it does not, and what to do.
+/// Hugging Face reads the path of a struct without bytes; a job reports that it does not, and what to do.
 #[test]
 fn an_image_that_is_a_path_alone_is_named() {
     let place = Place::new();
@@ -312,7 +312,7 @@ fn an_image_that_is_a_path_alone_is_named() {
         "starts_with(error, 'no bytes: only a path (dog.jpg)') AND strpos(error, 'picture[''path'']') > 0 AND NOT kept";
     let odd = place.number("hf.parquet", "SELECT count(*) FROM t WHERE id % 2 = 1");
     assert_eq!(place.number("pairs", &format!("SELECT count(*) FROM t WHERE {told} AND id % 2 = 1")), odd);
-    // One of the others has a path alone too: its image was missing before.
+    // One of the other rows has only a path too: its image was missing from the start.
     let all = place.number("hf.parquet", "SELECT count(*) FROM t WHERE picture['bytes'] IS NULL");
     assert_eq!(place.number("pairs", "SELECT count(*) FROM t WHERE starts_with(error, 'no bytes')"), all);
 }

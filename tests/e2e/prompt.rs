@@ -1,4 +1,4 @@
-//! The prompt of `capfilt sql`, at a terminal.
+//! The prompt of `capfilt sql` on a terminal.
 
 use std::process::{Command, Stdio};
 use std::thread::sleep;
@@ -21,7 +21,7 @@ impl Prompt {
         {
             command.args(["--set", &format!("capfilt.{setting}={}", root(model))]);
         }
-        // The terminal is all three streams.
+        // All three streams are the terminal.
         command.stdin(Stdio::inherit()).env("TERM", "xterm").env("XDG_DATA_HOME", place.folder.path());
         let terminal = spawn_command(command, Some(PATIENCE.as_millis() as u64)).unwrap();
         let mut prompt = Self(terminal);
@@ -33,7 +33,7 @@ impl Prompt {
         self.0.exp_string(words).unwrap_or_else(|e| panic!("waited for {words:?}: {e}"));
     }
 
-    /// Sends a statement, whose echo says `'va' || 'lue='`, and returns the number after that.
+    /// Sends a statement, and returns the number in its answer. The echo has `'va' || 'lue='`, so it does not match.
     fn number(&mut self, of: &str) -> u64 {
         self.0.send_line(&format!("SELECT 'va' || 'lue=' || ({of}) || ';' AS answer;")).unwrap();
         let (_, answer) = self.0.exp_regex("value=[0-9]+;").unwrap();
@@ -65,7 +65,7 @@ fn ctrl_c_stops_the_statement_and_no_more() {
     sleep(Duration::from_secs(1));
     assert_eq!(prompt.number(encoded), then, "the engine went on");
 
-    // A second statement goes on unharmed; Ctrl-C with none at work is no end, and an error is none either.
+    // A second statement is unaffected; Ctrl-C without a running statement does not exit, nor does an error.
     prompt.0.send_control('c').unwrap();
     prompt.wait("capfilt> ");
     prompt.0.send_line("SELECT nope;").unwrap();
@@ -74,7 +74,7 @@ fn ctrl_c_stops_the_statement_and_no_more() {
     assert_eq!(prompt.number("SELECT count(itm_score(image, caption(image))) FROM web WHERE id IN (2, 3)"), 2);
     prompt.0.send_line("\\q").unwrap();
     prompt.0.exp_eof().unwrap();
-    // The library keeps its type of this to itself.
+    // The library does not export this type.
     let ended = format!("{:?}", prompt.0.process().wait().unwrap());
     assert!(ended.starts_with("Exited(") && ended.ends_with(", 0)"), "{ended}");
 }
@@ -86,7 +86,7 @@ fn ctrl_c_stops_what_only_computes() {
     let pairs = "generate_series(1, 3000000) a, generate_series(1, 3000) b";
     for statement in [
         format!("SELECT count(*) FROM {pairs} WHERE (a.value * b.value) % 7 = 3;"),
-        // No pair meets it: the join returns nothing to look at.
+        // No pair satisfies the predicate, so the join never returns a batch.
         format!("SELECT count(*) FROM {pairs} WHERE a.value * b.value = -1;"),
         format!("SELECT max(md5(CAST(a.value * b.value AS VARCHAR))) FROM {pairs};"),
         format!("CREATE TABLE t AS SELECT a.value AS v FROM {pairs};"),

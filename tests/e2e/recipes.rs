@@ -1,4 +1,4 @@
-//! The recipes, and what is none.
+//! Recipes, and invalid ones.
 
 use std::fs;
 
@@ -35,7 +35,7 @@ fn every_recipe_runs_as_it_stands() {
     let message = place.job_fails(&[slice, "agreement", "--recipe", &agreement]);
     assert!(message.contains("--param itc_"), "{message}");
     place.job_ok(&[slice, "agreement", "--recipe", &agreement, "--param", "itc_low=0.1", "--param", "itc_high=0.9"]);
-    // The dear score only between the thresholds, and there the same as the whole recipe's.
+    // The expensive score exists only between the thresholds, and equals the full recipe's.
     let wrong =
         "SELECT count(*) FROM t WHERE (itm_score IS NOT NULL) <> coalesce(itc_score >= 0.1 AND itc_score < 0.9, false)";
     assert_eq!(place.number("agreement", wrong), 0);
@@ -72,7 +72,7 @@ fn the_best_share_is_chosen_anew() {
         let best = row["error"].is_null() && row["itm_score"].as_f64().is_some_and(|s| s >= least);
         assert_eq!(row["kept"], Value::Bool(best), "{row}");
     }
-    // As its comment says: inside a COPY.
+    // Inside a COPY, as the recipe's comment suggests.
     let copy = format!("COPY ({}) TO 'best.parquet'", fs::read_to_string(&top).unwrap());
     place.ok(&[&args[..], &["-c", &copy]].concat());
     assert_eq!(place.number("best.parquet", "SELECT count(*) FROM t"), 80);
@@ -132,7 +132,7 @@ fn what_is_no_recipe_is_refused() {
     fs::write(place.path("mine.sql"), format!("SELECT id, {rest} FROM web")).unwrap();
     place.ok(&["run", slice, "pairs", "--recipe", "mine.sql"]);
     assert!(place.fails(1, &["run", slice, "more", "--recipe", "missing.sql"]).contains("missing.sql"));
-    // A name that is spelt wrong is not passed over.
+    // A misspelt name is not ignored.
     let message = place.fails(1, &["run", slice, "more", "--recipe", "mine.sql", "--param", "min_it=0.9"]);
     assert!(message.contains("does not ask for $min_it;"), "{message}");
 }

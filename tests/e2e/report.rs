@@ -10,7 +10,7 @@ use super::{Place, text};
 const HOSTILE: &str =
     "</script><script>document.title = 'owned'</script><img src=x onerror=\"document.title = 'owned'\">{{DATA}}";
 
-/// A job over the slice, some of whose texts and whose folder are hostile; the page comes back.
+/// Runs a job over the slice, with hostile texts and a hostile folder name, and returns the page.
 fn page(place: &Place, dest: &str) -> String {
     place.slice();
     let hostile = HOSTILE.replace('\'', "''");
@@ -54,7 +54,7 @@ fn a_report_tells_what_the_table_holds() {
     assert_eq!(images.len(), 40, "every row of a small table");
     let texts: Vec<_> = images.iter().map(|image| image["pairs"].as_array().unwrap().len()).collect();
     assert_eq!(texts, [2; 40]);
-    // The pictures of dropped pairs are not in the table; they are taken from the source.
+    // The pictures of dropped pairs are not in the table, and are read from the source.
     let unseen = images.iter().filter(|image| image["src"].is_null()).count();
     let broken = place.number("hostile.parquet", "SELECT count(*) FROM t WHERE image_error(image) IS NOT NULL");
     assert_eq!(unseen as i64, broken, "only what is broken has no picture");
@@ -65,14 +65,14 @@ fn a_report_tells_what_the_table_holds() {
     };
     assert!(near.len() > 10 && near.windows(2).all(|two| distance(&two[0]) <= distance(&two[1])));
 
-    // A gallery is a sample of a larger table, the same each time.
+    // For a larger table, the gallery is a reproducible sample.
     place.ok(&["report", "pairs", "-o", "few.html", "--images", "5"]);
     let few = fs::read_to_string(place.path("few.html")).unwrap();
     assert!(self::data(&few)["images"].as_array().unwrap().len() <= 40);
     place.ok(&["report", "pairs", "-o", "again.html", "--images", "5"]);
     assert!(few == fs::read_to_string(place.path("again.html")).unwrap());
 
-    // Without the source: without those pictures, and with a word of it.
+    // Without the source, those pictures are missing, with a warning.
     fs::remove_file(place.path("hostile.parquet")).unwrap();
     let output = place.run(&["report", "pairs", "-o", "report.html"]);
     assert!(output.status.success() && text(&output.stderr).contains("cannot be shown"), "{}", text(&output.stderr));
@@ -100,7 +100,7 @@ fn what_is_no_finished_table_has_no_report() {
     assert!(place.fails(1, &["report", "nowhere", "-o", "report.html"]).contains("nowhere"));
 }
 
-/// The page after its scripts have run, in Chromium; `None` where there is none, and `make test` says so.
+/// The DOM after the page's scripts have run in Chromium; `None` if Chromium is missing, which `make test` reports.
 fn in_a_browser(place: &Place, page: &str, more: &[&str]) -> Option<String> {
     let chromium = ["chromium", "chromium-browser", "google-chrome"]
         .into_iter()
@@ -134,14 +134,14 @@ fn no_text_runs_as_script_in_a_browser() {
     let Some(dom) = in_a_browser(&place, "report.html", &[]) else { return };
     assert!(!dom.contains("data-error"));
     assert!(!dom.contains("<title>owned") && dom.contains("80 of 80 pairs"), "{}", &dom[..2000.min(dom.len())]);
-    // The texts are there, as texts.
+    // The texts are shown as text.
     let body = &dom[dom.find("id=\"cards\"").unwrap()..];
     assert!(body.contains("&lt;/script&gt;&lt;script&gt;") && !body.contains("<img src=\"x\""));
     assert_eq!(body.matches("class=\"card").count(), 40);
 }
 
-/// Looks at a page and tells in its `data-probe`: how wide it is, whether it is dark, how many controls the keyboard reaches, and
-/// what a search leaves.
+/// Script that records in `data-probe`: the page's width, whether it is dark, how many controls the keyboard reaches,
+/// and how many results a search leaves.
 const PROBE: &str = "<script>
 addEventListener('load', () => {
   const controls = [...document.querySelectorAll('button, input, select, summary, a')].filter(c => !c.hidden);
@@ -186,7 +186,7 @@ fn ten_thousand_pairs_fit_a_phone_in_the_dark() {
     let start = dom.find("data-probe=\"").unwrap() + "data-probe=\"".len();
     let probe = dom[start..start + dom[start..].find('"').unwrap()].replace("&quot;", "\"");
     let probe: Value = serde_json::from_str(&probe).unwrap();
-    // Chromium makes no window narrower than 500 pixels.
+    // Chromium windows are at least 500 pixels wide.
     assert!(probe["width"].as_u64().unwrap() <= 500 && probe["over"].as_i64().unwrap() <= 0, "{probe}");
     assert!(probe["dark"] == true && probe["unreached"] == 0 && probe["controls"].as_u64().unwrap() > 10, "{probe}");
     assert_eq!(probe["found"], 1, "{probe}");

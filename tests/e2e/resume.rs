@@ -1,4 +1,4 @@
-//! Jobs that go on: after a stop, with what the source has got since, in shards.
+//! Jobs that resume: after a stop, with additions to the source, in shards.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use super::{BOOKKEEPING, Place};
 
 const UNITS: [&str; 2] = ["--unit-rows", "7"];
 
-/// Two files of a source, `web/a.parquet` and `web/c.parquet`.
+/// A source of two files, `web/a.parquet` and `web/c.parquet`.
 fn source(place: &Place) {
     place.slice();
     let copies = "COPY (SELECT * FROM 'slice.parquet' WHERE id % 3 = 0) TO 'web/a.parquet'; \
@@ -37,7 +37,7 @@ fn another_job_is_refused_with_the_difference() {
         let message = place.job_fails(&[&["web", "pairs", "--update"], args].concat());
         assert!(message.contains(difference), "{args:?}: {message}");
     }
-    // What changes speed alone is no difference.
+    // Settings that only affect speed are not a difference.
     let said = place.job_ok(&["web", "pairs", "--update", "--set", "capfilt.threads=1", "--set", "capfilt.device=cpu"]);
     assert!(said.contains("going on after"), "{said}");
     let [captioner, filter] = ["examples/models/captioner", "tests/fixtures/models/matcher"].map(super::root);
@@ -67,7 +67,7 @@ fn what_is_new_in_the_source_is_added() {
     assert!(rows < 80);
     assert_eq!(place.parts("pairs").len(), 2);
 
-    // A source whose old part changed is another one.
+    // A source whose earlier part has changed is another source.
     fs::copy(place.path("slice.parquet"), place.path("web/a.parquet")).unwrap();
     let message = place.job_fails(&[&["web", "pairs", "--update"][..], &UNITS].concat());
     assert!(message.contains("a.parquet") && message.contains("it has changed"), "{message}");
@@ -113,13 +113,13 @@ fn shards_of_two_sources_are_no_table() {
     );
     place.ok(&["report", "pairs", "-o", "report.html"]);
 
-    // A job of one process takes the place of all shards.
+    // A single-process job replaces all shards.
     place.job_ok(&["web", "pairs", "--overwrite"]);
     assert_eq!(place.parts("pairs"), ["part-00000.parquet"]);
     place.ok(&["report", "pairs", "-o", "report.html"]);
 }
 
-/// What came after one shard was brought up to date, and sorts before what came earlier, keeps out of its way.
+/// A new file that sorts first, and that came after one shard was updated, does not renumber files in other shards.
 #[test]
 fn files_have_one_number_in_all_shards() {
     let place = Place::new();
@@ -143,7 +143,7 @@ fn files_have_one_number_in_all_shards() {
     assert_eq!(place.number("pairs", "SELECT count(*) FROM t"), 2 * rows, "nothing is doubled");
 }
 
-/// A file that cannot be read ends the job, which goes on when it has been mended.
+/// An unreadable file stops the job, which resumes once the file is repaired.
 #[test]
 fn a_file_that_stopped_a_job_can_be_mended() {
     let place = Place::new();
@@ -163,14 +163,14 @@ fn a_file_that_stopped_a_job_can_be_mended() {
     let said = place.job_fails(&job);
     assert!(said.contains("c.parquet: it has changed, and is read as it is now"), "{said}");
     assert!(said.contains("d.parquet"), "{said}");
-    // One that is not there may be so by mistake.
+    // A missing file may be a mistake.
     fs::remove_file(place.path("web/d.parquet")).unwrap();
     assert!(place.job_fails(&job).contains("is gone: put it back"));
     place.ok(&["sql", "-c", "COPY (SELECT * FROM 'later/b.parquet' LIMIT 1) TO 'web/d.parquet'"]);
     place.job_ok(&job);
     let rows = |file: &str| place.number(file, "SELECT count(*) FROM t");
     assert_eq!(rows("pairs"), 2 * (rows("web/a.parquet") + rows("web/c.parquet") + 1));
-    // What rows were taken of is as it was.
+    // A file whose rows were already read must be unchanged.
     place.job_ok(&[&["web", "more"][..], &UNITS].concat());
     fs::copy(place.path("later/b.parquet"), place.path("web/d.parquet")).unwrap();
     let said = place.job_fails(&[&["web", "more", "--update"][..], &UNITS].concat());
@@ -210,7 +210,7 @@ fn a_budget_stops_a_job_that_goes_wrong() {
     ]);
     assert!(message.contains("4 of ") && message.contains("--max-failed allows 3"), "{message}");
     assert!(message.contains("no image") || message.contains("truncated"), "the reasons are named: {message}");
-    // It goes on with a larger budget, and ends below it.
+    // With a larger budget the job resumes, and ends within it.
     let said = place.job_ok(&[slice, "pairs", "--max-failed", "30%", "--unit-rows", "4"]);
     assert!(said.contains("unusable   12 rows"), "{said}");
     let message = place.job_fails(&[slice, "share", "--max-failed", "29%"]);
@@ -281,7 +281,7 @@ fn another_version_of_the_program_goes_on_where_its_results_are_the_same() {
     manifest["job"]["engine"] = "capfilt 0.0.9".into();
     fs::write(&path, manifest.to_string()).unwrap();
     place.job_ok(&[slice, "pairs", "--update"]);
-    // A manifest of a version that did not record it.
+    // A manifest from a version that did not record it.
     manifest["job"].as_object_mut().unwrap().remove("results");
     fs::write(&path, manifest.to_string()).unwrap();
     let said = place.job_fails(&[slice, "pairs", "--update"]);

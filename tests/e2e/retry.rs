@@ -1,4 +1,4 @@
-//! `--retry-failed`: a shard of a table, and a Delta table, whose failed rows are done again; killed wherever that hurts.
+//! `--retry-failed` on a shard and on a Delta table, killed at the worst points.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,7 +15,7 @@ const RECIPE: &str = "SELECT * EXCLUDE (image, text), encode(sha256(image), 'hex
 const CAT: &str = "tests/fixtures/images/emoji_cat_face_google.png";
 const FOX: &str = "tests/fixtures/images/emoji_fox_twitter.png";
 
-/// With parts of one unit each.
+/// Options for a Delta table with parts of a single unit each.
 const DELTA: [&str; 4] = ["--format", "delta", "--file-size", "1kB"];
 const REPORT: [&str; 4] = ["report", "pairs", "-o", "report.html"];
 
@@ -29,7 +29,7 @@ fn place() -> Place {
     place
 }
 
-/// 40 rows from number `first` on, of which every fourth has a picture that is still to come.
+/// 40 rows from number `first` on; every fourth has a picture that does not exist yet.
 fn list(place: &Place, name: &str, first: u32) {
     let line = |id| format!("{id},{},text {id}\n", if id % 4 == 0 { "late.png" } else { "cat.png" });
     let lines: String = (first..first + 40).map(line).collect();
@@ -40,7 +40,7 @@ fn mend(place: &Place) {
     fs::copy(root(FOX), place.path("late.png")).unwrap();
 }
 
-/// Of two shards the first has 24 rows of a list, of which 6 fail, and the second has 16, of which 4 do.
+/// A job over a list. Of two shards, the first has 24 rows of which 6 fail, and the second has 16 of which 4 fail.
 fn run<'a>(more: &[&'a str]) -> Vec<&'a str> {
     let job = ["run", "lists", "pairs", "--recipe", "recipe.sql", "--path-column", "path", "--path-root", "."];
     [&job[..], &["--unit-rows", "8"], more].concat()
@@ -52,7 +52,7 @@ fn killed(place: &Place, args: &[&str], at: &str) {
     assert_eq!(output.status.signal(), Some(9), "{at}: {}", text(&output.stderr));
 }
 
-/// Rows, and those among them that failed.
+/// Number of rows, and of failed rows among them.
 #[track_caller]
 fn counts(place: &Place, table: &str) -> (i64, i64) {
     let wrong = "SELECT count(*) FROM t WHERE kept <> (error IS NULL) OR kept <> (image_sha256 IS NOT NULL)";
@@ -60,7 +60,7 @@ fn counts(place: &Place, table: &str) -> (i64, i64) {
     (place.number(table, "SELECT count(*) FROM t"), place.number(table, "SELECT count(*) FROM t WHERE NOT kept"))
 }
 
-/// What the table's files hold whose names begin so.
+/// Contents of the table's files with this prefix.
 fn contents(place: &Place, prefix: &str) -> Vec<(String, Vec<u8>)> {
     let names = place.parts("pairs").into_iter().filter(|name| name.starts_with(prefix));
     names.map(|name| (name.clone(), fs::read(place.path("pairs").join(name)).unwrap())).collect()
@@ -69,7 +69,7 @@ fn contents(place: &Place, prefix: &str) -> Vec<(String, Vec<u8>)> {
 #[test]
 fn a_shard_is_done_again_and_others_stay() {
     let place = place();
-    // Half a megabyte that is no picture: the old table has more parts than the new one.
+    // Half a megabyte that is not a picture, so that the old table has more parts than the new one.
     let mut state = 1_u32;
     let mut noise = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -102,13 +102,13 @@ fn a_shard_is_done_again_and_others_stay() {
     assert!(before == contents(&place, "part-"), "nothing was done");
     killed(&place, &again, "unit-done:1");
     assert!(before == contents(&place, "part-"), "the old ones until the new ones are whole");
-    // Now that the good pictures are gone, only the old parts have them.
+    // With the good pictures deleted, only the old parts have them.
     fs::remove_file(place.path("cat.png")).unwrap();
     for more in [&["--shard", "1/2"][..], &["--shard", "1/2", "--update"]] {
         let said = place.fails(1, &run(more));
         assert!(said.contains("--retry-failed was stopped"), "{said}");
     }
-    // Half of a manifest; half of a part; before the part is in its place; before old parts go; before the end is noted.
+    // Half a manifest; half a part; before a part is placed; before old parts are removed; before the end is recorded.
     for (at, parts) in [("manifest:1", 5), ("part:1", 5), ("place:1", 5), ("placed:1", 5), ("manifest:2", 3)] {
         killed(&place, &again, at);
         let said = place.fails(1, &REPORT);
@@ -159,7 +159,7 @@ fn a_retry_is_refused_where_it_cannot_be() {
     assert!(said.contains("shard 2 of 2 of its table has not begun"), "{said}");
     let said = place.fails(1, &run(&["--retry-failed"]));
     assert!(said.contains("shards was 2 and is 1"), "{said}");
-    // A shard that is done need not wait for the others.
+    // A finished shard need not wait for the others.
     mend(&place);
     place.ok(&run(&["--shard", "1/2", "--retry-failed"]));
     let said = place.fails(1, &REPORT);
@@ -190,19 +190,19 @@ fn what_is_new_is_left_to_an_update() {
     assert!(said.contains("part-00000.parquet") && said.contains("lost"), "{said}");
 }
 
-/// What a version of the table's log says.
+/// Actions of a version in the table's log.
 fn actions(place: &Place, version: usize) -> Vec<Value> {
     let log = fs::read_to_string(place.path(&format!("pairs/_delta_log/{version:020}.json"))).unwrap();
     log.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The files that a version adds or removes.
+/// Files that a version adds or removes.
 fn paths(place: &Place, version: usize, action: &str) -> BTreeSet<String> {
     let all = actions(place, version);
     all.iter().filter_map(|line| line[action]["path"].as_str()).map(str::to_owned).collect()
 }
 
-/// The files that the table has.
+/// Current files of the table.
 fn files(place: &Place) -> BTreeSet<String> {
     let mut files = BTreeSet::new();
     for version in 0..versions(place, "pairs") {
@@ -213,7 +213,8 @@ fn files(place: &Place) -> BTreeSet<String> {
     files
 }
 
-/// Another program makes a version: copies of `of`, which go where it `compacts`, and stay where it adds rows.
+/// Commits as another program would: copies of the files `of`, which replace them if `compacts`, and add rows
+/// otherwise.
 fn foreign(place: &Place, of: &BTreeSet<String>, compacts: bool) {
     let (folder, version) = (place.path("pairs"), versions(place, "pairs"));
     let mut log = String::new();
@@ -230,7 +231,7 @@ fn foreign(place: &Place, of: &BTreeSet<String>, compacts: bool) {
     fs::write(folder.join(format!("_delta_log/{version:020}.json")), log).unwrap();
 }
 
-/// Adds the rows of one file of 8 once more.
+/// Appends the rows of one file (8 rows) again.
 fn append(place: &Place) {
     foreign(place, &files(place).into_iter().take(1).collect(), false);
 }
@@ -261,7 +262,7 @@ fn a_retry_is_a_version_of_a_delta_table() {
     append(&place);
     place.ok(&again);
     assert_eq!(versions(&place, "pairs"), 5);
-    // The files of this shard, and no others.
+    // Exactly the files of this shard.
     assert_eq!(paths(&place, 4, "remove"), paths(&place, 0, "add"));
     assert!(paths(&place, 4, "add").is_disjoint(&paths(&place, 0, "add")));
     let made = actions(&place, 4);
@@ -274,7 +275,7 @@ fn a_retry_is_a_version_of_a_delta_table() {
     };
     let (first, second) = (transaction(0), transaction(4));
     assert_eq!((&first.0, first.1 + 1), (&second.0, second.1));
-    // What others added stays as it was, with its 4 failed rows, and so do 4 of the other shard.
+    // Rows that others added are unchanged, including their 4 failed ones, and so are 4 failed rows of the other shard.
     for (table, rows) in
         [("pairs@0", (24, 6)), ("pairs@1", (40, 10)), ("pairs@3", (56, 14)), ("pairs@4", (56, 8)), ("pairs", (56, 8))]
     {
@@ -290,14 +291,14 @@ fn a_retry_is_a_version_of_a_delta_table() {
         place.ok(&delta(&["--shard", shard, "--update"]));
     }
     assert_eq!((versions(&place, "pairs"), counts(&place, "pairs")), (8, (96, 4)));
-    // A table that has grown is done again as a whole.
+    // A table that has grown is retried as a whole.
     fs::remove_file(place.path("cat.png")).unwrap();
     place.ok(&again);
     assert_eq!(counts(&place, "pairs"), (96, 4));
     assert_eq!(place.number("pairs", "SELECT count(DISTINCT id) FROM t"), 80);
 }
 
-/// A commit of a retry is made once, whatever other programs commit in between.
+/// A retry is committed exactly once, regardless of other programs' commits in between.
 #[test]
 fn a_retry_of_a_delta_table_survives_kills() {
     let place = place();
@@ -316,7 +317,7 @@ fn a_retry_of_a_delta_table_survives_kills() {
     killed(&place, &again, "delta-done:1");
     assert_eq!((versions(&place, "pairs"), counts(&place, "pairs")), (3, (48, 2)));
     assert!(place.fails(1, &REPORT).contains("its job has not ended"));
-    // That its files are gone again does not make them missed.
+    // If another program has already compacted the retry's own files, they do not count as missing.
     compact(&place);
     for at in ["delta-done:1", "manifest:2"] {
         killed(&place, &again, at);
@@ -329,7 +330,7 @@ fn a_retry_of_a_delta_table_survives_kills() {
     place.ok(&REPORT);
 }
 
-/// Neither before a retry, nor while it is stopped, nor between its last row and its commit.
+/// Compaction before a retry, while it is stopped, or between its last row and its commit.
 #[test]
 fn files_that_were_compacted_are_not_replaced() {
     for at in [None, Some("unit-done:1"), Some("part-saved:5"), Some("delta:1")] {
@@ -346,7 +347,7 @@ fn files_that_were_compacted_are_not_replaced() {
         let as_it_was = said.contains("the table that was there is as it was");
         assert_eq!(as_it_was, at == Some("delta:1"), "{said}");
         assert_eq!((versions(&place, "pairs"), counts(&place, "pairs")), (2, (40, 10)), "{at:?}");
-        // It is a finished table again.
+        // The table counts as finished again.
         place.ok(&REPORT);
         let said = place.fails(1, &delta(&[]));
         assert!(said.contains("is finished"), "{at:?}: {said}");

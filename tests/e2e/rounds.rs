@@ -1,4 +1,5 @@
-//! `capfilt rounds`: with `capfilt-train` where it has been built, and with a script in its place for what needs no training.
+//! `capfilt rounds`, with `capfilt-train` if it has been built, and with a script in its place where no training is
+//! needed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,13 +11,13 @@ use serde_json::Value;
 
 use super::{Place, root, text, web};
 
-/// A MED of some thousand parameters.
+/// A MED of a few thousand parameters.
 const TINY: &str = "device=cpu threads=1 model.image_size=16 model.vision_width=32 model.vision_mlp_width=32 \
     model.vision_layers=1 model.vision_heads=2 model.text_width=32 model.text_mlp_width=32 model.text_layers=1 \
     model.text_heads=2 model.tokenizer=world/tokenizer.json data.batch=6 data.threads=1 data.shuffle_buffer=50";
 
-/// In place of `capfilt-train`: notes what it is asked, says its arguments as its settings, and leaves what a training leaves. It
-/// waits while there is a file wait-COMMAND, and fails where there is one fail-COMMAND.
+/// Stand-in for `capfilt-train`: records its calls, prints its arguments as settings, and leaves a training's files. It
+/// waits while a file wait-COMMAND exists, and fails if a file fail-COMMAND exists.
 const SCRIPT: &str = r#"#!/bin/sh
 if [ "$1" = config ]; then
     case "$*" in *train.lr=fast*) echo 'error: settings: train.lr' >&2; exit 1 ;; esac
@@ -38,7 +39,7 @@ ln -s "MODELS/$model" "$out/checkpoint"
 echo '{}' > "$out/done.json"
 "#;
 
-/// A place with web.parquet and human.parquet of a few rows, and the script as `trainer`.
+/// A folder with small web.parquet and human.parquet, and the script as `trainer`.
 fn with_script() -> Place {
     let place = Place::new();
     let usable = "image_error(image) IS NULL AND text IS NOT NULL ORDER BY id LIMIT";
@@ -48,14 +49,15 @@ fn with_script() -> Place {
     );
     place.ok(&["sql", "--table", &format!("web={}", web()), "-c", &copies]);
     fs::write(place.path("script"), SCRIPT.replace("MODELS", &root("tests/fixtures/models"))).unwrap();
-    // Another program writes it: what this process has open for writing, a test beside this one might inherit, and it would be busy.
+    // Written by another program: if this process had it open for writing, a concurrent test could inherit the
+    // descriptor, and running the file would fail as busy.
     let mut install = Command::new("install");
     install.args(["-m", "755", "script", "trainer"]).current_dir(place.folder.path());
     assert!(install.status().unwrap().success());
     place
 }
 
-/// `capfilt rounds web.parquet out` with the small checkpoints for the first round, and `more`.
+/// `capfilt rounds web.parquet out` with the small checkpoints in the first round, and the arguments `more`.
 fn rounds(place: &Place, more: &[&str]) -> Command {
     let models = ["captioner", "matcher"].map(|name| root(&format!("tests/fixtures/models/{name}")));
     let mut command =
@@ -64,7 +66,7 @@ fn rounds(place: &Place, more: &[&str]) -> Command {
     command
 }
 
-/// Runs what must succeed; what it says and prints comes back.
+/// Runs a command that must succeed. Returns its messages and its output.
 #[track_caller]
 fn done(mut command: Command) -> (String, String) {
     let output = command.output().unwrap();
@@ -82,7 +84,7 @@ fn refused(mut command: Command) -> String {
     said
 }
 
-/// Every file below a folder, when it was written and how long it is.
+/// Modification time and size of every file below a folder.
 fn files(folder: &Path) -> BTreeMap<PathBuf, (SystemTime, u64)> {
     let mut all = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -97,7 +99,7 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, (SystemTime, u64)> {
     all
 }
 
-/// Captioner and filter that a pair table names, and its round.
+/// Round, captioner and filter in a pair table's provenance.
 fn provenance(place: &Place, table: &str) -> (i64, String, String) {
     let rows = place.rows(
         table,
@@ -131,7 +133,7 @@ fn two_rounds_of_real_training() {
         let mut command = rounds(&place, &["--human", "world/human.parquet", "--preset", "tiny"]);
         command.args(tiny.clone()).args(["--pretrain-steps", pretrain_steps, "--captioner-steps", "2"]);
         command.args(["--filter-steps", "2"]).args(more);
-        // What models that learned nothing write and think is kept for pretraining.
+        // Keep the pairs of untrained models for pretraining.
         command.args(["--", "--min-itm", "0", "--set", "capfilt.max_length=12"]);
         command
     };
@@ -140,18 +142,18 @@ fn two_rounds_of_real_training() {
     let place_of = |line: usize| printed.lines().nth(line).unwrap().split_once(' ').unwrap().1.trim().to_owned();
     assert!(printed.starts_with("captioner ") && place_of(2).ends_with("out/round-2/pairs"), "{printed}");
 
-    // Each round's table is made with the models of the round before.
+    // Each round's table is made with the models of the previous round.
     let (one, two) = (provenance(&place, "out/round-1/pairs"), provenance(&place, "out/round-2/pairs"));
     assert_eq!((one.0, two.0), (1, 2));
     assert!(one.1 != two.1 && one.2 != two.2);
     assert_eq!(one.1, digest(&place, &root("tests/fixtures/models/captioner")));
     assert_eq!(two.1, digest(&place, "out/round-1/captioner/checkpoint"));
     assert_eq!(two.2, digest(&place, "out/round-1/filter/checkpoint"));
-    // Each MED learns of the human table and that round's pairs.
+    // Each MED is trained on the human table and that round's pairs.
     let card = fs::read_to_string(place.path("out/round-2/med/checkpoint/README.md")).unwrap();
     assert!(card.contains("world/human.parquet") && card.contains("out/round-2/pairs"), "{card}");
     assert!(card.contains("3 steps"), "{card}");
-    // The captioner and filter that it prints can be used.
+    // The printed captioner and filter are usable.
     place.ok(&[
         "sql",
         "--captioner",
@@ -162,7 +164,7 @@ fn two_rounds_of_real_training() {
         "SELECT caption(image), itm_score(image, text) FROM 'web.parquet' LIMIT 1",
     ]);
 
-    // The same again does nothing; other steps are refused.
+    // A repetition does nothing; other steps are refused.
     let before = files(&place.path("out"));
     let (said, again) = done(command("3", &["--rounds", "2"]));
     assert_eq!((files(&place.path("out")), again.as_str()), (before.clone(), printed.as_str()), "{said}");
@@ -170,7 +172,7 @@ fn two_rounds_of_real_training() {
     assert!(said.contains("med: train.steps was 3 and is 4"), "{said}");
     assert_eq!(files(&place.path("out")), before);
 
-    // capfilt-train's own words for a setting that is none, before anything is made.
+    // An invalid setting is reported in capfilt-train's own words, before anything is made.
     let said = refused(command("3", &["--rounds", "2", "--set-train", "filter:train.rate=1"]));
     assert!(said.contains("settings of filter") && said.contains("unknown field `rate`"), "{said}");
 }
@@ -183,7 +185,7 @@ fn what_is_finished_is_not_done_again() {
     let asked = || fs::read_to_string(place.path("asked")).unwrap_or_default();
     let commands = || asked().lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>();
 
-    // A stage that is killed, one that fails; each time the same command goes on.
+    // A stage is killed, another one fails; each time the same command resumes.
     let mut killed = with(&["--rounds", "2"]);
     killed.env("CAPFILT_KILL_AT", "unit-done:1");
     let said = refused(killed);
@@ -197,7 +199,7 @@ fn what_is_finished_is_not_done_again() {
     let said = refused(with(&["--rounds", "2"]));
     assert!(said.contains("round 1 of 2, MED: trainer failed (exit status: 3)"), "{said}");
     assert_eq!(commands(), ["pretrain"]);
-    // Nothing has come of the MED's settings yet: they may be others.
+    // Nothing depends on the MED's settings yet, so they may change.
     fs::remove_file(place.path("fail-pretrain")).unwrap();
     fs::write(place.path("fail-finetune-captioner"), "").unwrap();
     let more = ["--rounds", "2", "--pretrain-steps", "7", "--human-share", "0.4"];
@@ -228,7 +230,7 @@ fn what_is_finished_is_not_done_again() {
     assert_eq!(done(with(&[&more[..], &["--final-pairs"]].concat())).1, printed);
     assert_eq!((files(&out), asked()), (before.clone(), requests));
 
-    // Others are refused and named.
+    // Other options are refused and named.
     let matcher = root("tests/fixtures/models/matcher");
     for (other, difference) in [
         (&["--pretrain-steps", "8", "--human-share", "0.4"][..], "med: train.told was"),
@@ -247,13 +249,13 @@ fn what_is_finished_is_not_done_again() {
     assert!(refused(swapped).contains("pairs: filter was"));
     assert_eq!(files(&out), before);
 
-    // A further round begins with the table that is there.
+    // A further round begins with the existing table.
     done(with(&["--rounds", "3", "--pretrain-steps", "7", "--human-share", "0.4"]));
     assert_eq!(commands()[8..], round);
     let after = files(&out);
     assert!(before.iter().all(|(path, was)| after.get(path) == Some(was)));
 
-    // A table that has changed is another one.
+    // A changed table counts as another one.
     fs::copy(place.path("web.parquet"), place.path("human.parquet")).unwrap();
     assert!(refused(with(&more)).contains("med: human.bytes was"));
 }
@@ -275,13 +277,13 @@ fn a_stage_that_outlives_a_kill_is_left_alone() {
         }
         child
     };
-    // A request to end reaches the training.
+    // SIGTERM reaches the training.
     let child = training(1);
     assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     let said = text(&output.stderr);
     assert!(output.status.code() == Some(1) && said.contains("round 1 of 1, MED: stopped"), "{said}");
-    // One that outlives its rounds keeps others away until it has ended.
+    // A training that outlives its rounds keeps others out until it ends.
     let mut child = training(2);
     child.kill().unwrap();
     child.wait().unwrap();

@@ -1,4 +1,4 @@
-//! `capfilt select`: a finished table under other thresholds.
+//! `capfilt select`: a finished table with other thresholds.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ fn thresholds_can_be_chosen_anew() {
     let slice = place.slice();
     place.job_ok(&[slice, "pairs"]);
     place.job_ok(&[slice, "loose", "--min-itm", "0.1"]);
-    // As if the job had run with the other threshold: images of pairs that were dropped come from the source.
+    // As if the job had run with the other threshold: images of formerly dropped pairs come from the source.
     place.ok(&["select", "pairs", "selected", "--min-itm", "0.1"]);
     super::kills::same_table(&place, "loose", "selected");
     assert_eq!(place.number("selected", "SELECT count(*) FROM t WHERE kept <> (image IS NOT NULL)"), 0);
@@ -36,7 +36,7 @@ fn thresholds_can_be_chosen_anew() {
     let above =
         format!("SELECT count(*) FROM t WHERE error IS NULL AND 1e6 * itm_score >= {}", place.number("best", least));
     assert_eq!(place.number("pairs", &above), best);
-    // It is a pair table as others are.
+    // The result is a pair table like any other.
     place.ok(&["report", "selected", "-o", "report.html"]);
 }
 
@@ -57,19 +57,19 @@ fn images_of_a_path_column_are_found_again() {
     place.ok(&select);
     assert_eq!(place.number("selected", "SELECT count(*) FROM t WHERE kept AND image IS NULL"), 0);
     assert!(place.number("selected", "SELECT count(*) FROM t WHERE kept") >= 3);
-    // Where a path begins does not depend on where one is.
+    // The root of paths does not depend on the working directory.
     fs::create_dir(place.path("elsewhere")).unwrap();
     place.job_ok(&["paths.parquet", "rooted", "--path-column", "path", "--path-root", ".", "--min-itm", "1"]);
     let from = ["select", "../rooted", "../chosen", "--min-itm", "0"];
     let output = place.command(&from).current_dir(place.path("elsewhere")).output().unwrap();
     assert!(output.status.success(), "{}", super::text(&output.stderr));
-    // Another picture of that name is not it.
+    // Another picture under that name is not accepted.
     fs::write(place.path("cat.png"), "no cat").unwrap();
     let said = place.fails(1, &[&select[..], &["--overwrite"]].concat());
     assert!(said.contains("another one in its place"), "{said}");
 }
 
-/// A tar file is read from its beginning, once for all pairs.
+/// A tar file is read from its beginning, but only once for all pairs.
 #[test]
 fn images_of_a_tar_file_are_found_again() {
     let place = Place::new();
@@ -101,7 +101,7 @@ fn the_other_source_keeps_its_threshold() {
     assert!(
         kept("pairs", "synthetic") < place.number("pairs", "SELECT count(itm_score) FROM t WHERE source = 'synthetic'")
     );
-    // Of a job whose sources had their own, the other one's is to be said.
+    // If the job had thresholds by source, the threshold of the other source must be given.
     place.job_ok(&[slice, "own", "--min-itm-of", "web=0.6", "--image", "all"]);
     assert!(place.fails(1, &["select", "own", "x", "--min-itm-of", "web=0.7"]).contains("--min-itm is missing"));
     let said = place.fails(1, &["select", "pairs", "x", "--min-itm-of", "wbe=0.7"]);
@@ -117,12 +117,12 @@ fn an_image_that_is_gone_is_named() {
     fs::rename(place.path(slice), place.path("moved.parquet")).unwrap();
     let message = place.fails(1, &["select", "pairs", "selected", "--min-itm", "0"]);
     assert!(message.contains("left its image out") && message.contains("give --source"), "{message}");
-    // A source that is renamed is another one: its files are known by name.
+    // A renamed source is another source: its files are identified by name.
     fs::create_dir(place.path("elsewhere")).unwrap();
     fs::rename(place.path("moved.parquet"), place.path("elsewhere/slice.parquet")).unwrap();
     place.ok(&["select", "pairs", "selected", "--min-itm", "0", "--source", "elsewhere/slice.parquet"]);
     assert_eq!(place.number("selected", "SELECT count(*) FROM t WHERE kept AND image IS NULL"), 0);
-    // What needs no image needs no source.
+    // A selection that needs no images needs no source.
     fs::remove_file(place.path("elsewhere/slice.parquet")).unwrap();
     place.ok(&["select", "pairs", "strict", "--min-itm", "0.9"]);
     assert!(place.fails(1, &["select", "elsewhere", "x", "--min-itm", "0.5"]).contains("no pair table"));
@@ -145,7 +145,7 @@ fn pairs_that_were_left_out_are_not_selected_silently() {
     place.ok(&["select", "pairs", "selected", "--min-itm", "0.9"]);
     assert!(place.number("selected", "SELECT count(*) FROM t") > 0);
     assert_eq!(place.number("selected", "SELECT count(*) FROM t WHERE kept <> (itm_score >= 0.9)"), 0);
-    // What a selected table left out, it does not tell: its pairs are selected, with a warning.
+    // A selected table does not record what it left out: its pairs are selected, with a warning.
     let output = place.run(&["select", "selected", "again", "--min-itm", "0.6"]);
     let said = super::text(&output.stderr);
     assert!(output.status.success() && said.contains("left pairs out"), "{said}");
@@ -161,7 +161,7 @@ fn a_source_is_known_under_another_name() {
     assert!(place.fails(1, &["select", "pairs", "selected", "--min-itm", "0.1"]).contains("give --source"));
     place.ok(&["select", "pairs", "selected", "--min-itm", "0.1", "--source", "renamed.parquet", "--overwrite"]);
     assert_eq!(place.number("selected", "SELECT count(*) FROM t WHERE kept AND image IS NULL"), 0);
-    // Other pictures are not taken for those.
+    // Different pictures are not taken for them.
     place.ok(&["sql", "-c", "COPY (SELECT * FROM 'renamed.parquet' ORDER BY text) TO 'other.parquet'"]);
     let other = ["select", "pairs", "selected", "--min-itm", "0.1", "--source", "other.parquet", "--overwrite"];
     assert!(place.fails(1, &other).contains("is kept now, and the table left its image out"));

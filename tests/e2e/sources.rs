@@ -1,11 +1,11 @@
-//! What a job reads besides Parquet and WebDataset.
+//! Sources other than Parquet and WebDataset.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 
 use super::{Place, root};
 
-/// A recipe without models: the image's sha256 and the text come out as they went in.
+/// A recipe without models, which returns the image's SHA-256 and the text unchanged.
 const RECIPE: &str = "SELECT * EXCLUDE (image, text), encode(sha256(image), 'hex') AS image_sha256, 'web' AS source, text, \
                       1.0 AS itm_score, image_error(image) IS NULL AS kept, image_error(image) AS error, image FROM web";
 
@@ -55,16 +55,17 @@ fn texts_with_paths_are_sources() {
         assert_eq!(column(&place, "octet_length(encode(image, 'hex')) / 2")[..2], sizes);
         assert_eq!(place.number("pairs", "SELECT max(provenance['row']) FROM t"), 3);
 
-        // Columns are asked for by their options.
+        // Columns are named by options.
         let said = place.fails(1, &["run", &source, "other", "--recipe", "recipe.sql"]);
         assert!(said.contains("no image column") && said.contains("path"), "{said}");
-        // A name is text here, whatever it looks like; where types are told, it is to be.
+        // CSV and JSON paths are read as text, even if they look like numbers; in files with types the column must be
+        // text.
         place.ok(&["run", &source, "other", "--recipe", "recipe.sql", "--path-column", "id", "--overwrite"]);
         assert_eq!(place.number("other", "SELECT count(*) FROM t WHERE error LIKE 'file: No such file%'"), 4);
         place.ok(&["sql", "-c", &format!("COPY (SELECT id, text FROM '{source}') TO 'typed.parquet'")]);
         let said = place.fails(1, &["run", "typed.parquet", "typed", "--recipe", "recipe.sql", "--path-column", "id"]);
         assert!(said.contains("a URL or path must be Utf8"), "{said}");
-        // Another text in a file that is done is another source.
+        // A changed text in a finished file makes it another source.
         fs::write(place.path("data").join(name), lines.replace("smiling", "asleep!")).unwrap();
         let said = place.fails(1, &run(&source, &["--path-column", "path", "--unit-rows", "3", "--update"]));
         assert!(said.contains("has changed"), "{said}");
@@ -89,7 +90,7 @@ fn files_of_text_need_not_agree_on_types() {
     assert_eq!(column(&place, "alt"), ["NULL", "cat"]);
     assert_eq!(column(&place, "only"), ["NULL", "true"]);
 
-    // The table has its columns.
+    // The table's columns are fixed.
     source("c.jsonl", "\"width\": \"wide\", \"id\": \"c\"");
     let said = place.fails(1, &job(&["--update"]));
     assert!(said.contains("changes the table's column width"), "{said}");
@@ -101,7 +102,7 @@ fn files_of_text_need_not_agree_on_types() {
     assert_eq!(column(&place, "id"), ["7", "b", "9"]);
 }
 
-/// JSON lines of twelve rows, whose width is `width`.
+/// JSON lines of twelve rows with the given `width`.
 fn lines(place: &Place, name: &str, width: &str) {
     let line = format!("{{\"path\": \"cat.png\", \"text\": \"a cat\", \"width\": {width}}}\n");
     fs::write(place.path("data").join(name), line.repeat(12)).unwrap();
@@ -128,12 +129,12 @@ fn a_stopped_job_keeps_its_columns() {
         place.ok(&job(&["--update"]));
         fs::remove_file(place.path("data/b.jsonl")).unwrap();
     }
-    // A retry leaves new files out, and what they alone would change.
+    // A retry ignores new files, and the schema changes they would cause.
     place.ok(&job(&["--overwrite"]));
     lines(&place, "c.jsonl", "1.5");
     place.ok(&job(&["--retry-failed"]));
     assert_eq!(column(&place, "width"), ["1"; 12]);
-    // A number that a fraction cannot be is not rounded.
+    // An integer that has no exact f64 is not rounded.
     lines(&place, "a.jsonl", "9007199254740993");
     let said = place.fails(1, &job(&["--overwrite"]));
     assert!(said.contains("a.jsonl") && said.contains("column width: the whole number 9007199254740993"), "{said}");
@@ -153,7 +154,7 @@ fn the_same_path_is_the_same_image_to_dedupe() {
     assert_eq!((errors[1].as_str(), errors[2].as_str()), ("duplicate of web.csv, row 0", "NULL"));
     assert!(errors[3].starts_with("file: "), "{errors:?}");
     assert_eq!(errors[4], "no image");
-    // Its path stays, and its file was not read.
+    // Its path remains, and its file was not read.
     assert_eq!(column(&place, "path")[1], "cat.png");
     assert_eq!(column(&place, "image_sha256 IS NULL"), ["false", "true", "false", "true", "true"]);
     for how in ["near", "texts"] {
@@ -201,7 +202,7 @@ fn a_folder_of_images_is_a_source() {
     assert_eq!(column(&place, "text"), ["a fox", "NULL", "NULL"]);
     assert_eq!(column(&place, "kept"), ["true", "true", "false"]);
 
-    // Folders tell columns here too.
+    // Folder names give columns here too.
     fs::create_dir_all(place.path("more/style=flat")).unwrap();
     fs::copy(root(CAT), place.path("more/style=flat/cat.png")).unwrap();
     place.ok(&["run", "more", "flat", "--recipe", "recipe.sql"]);
@@ -221,7 +222,7 @@ fn a_folder_of_images_is_a_source() {
     assert_eq!(column(&place, "text"), ["a cat"]);
 }
 
-/// Images that came to a folder are what is new of it, wherever their names stand among the others.
+/// New images in a folder are added, wherever their names sort among the others.
 #[test]
 fn a_folder_of_images_is_updated() {
     let place = place();
@@ -241,7 +242,7 @@ fn a_folder_of_images_is_updated() {
     place.ok(&run("pictures", &["--update"]));
     let keys = column(&place, "key || ' ' || style || ' ' || text");
     assert_eq!(keys, ["m.png flat a cat", "p.png flat a fox", "a.png flat the first cat", "o.png flat a second fox"]);
-    // A second time, and a folder that is new as a whole.
+    // A second update, and a folder that is new as a whole.
     picture(CAT, "style=flat/b.png", "a third cat");
     fs::create_dir(place.path("pictures/style=line")).unwrap();
     picture(CAT, "style=line/a.png", "a cat in lines");
@@ -251,7 +252,7 @@ fn a_folder_of_images_is_updated() {
     place.ok(&run("pictures", &["--update"]));
     assert_eq!(place.number("pairs", "SELECT count(*) FROM t"), 6);
 
-    // The images that the table left out are found again, each under its sha256.
+    // Images that the table left out are found again by their SHA-256.
     fs::write(place.path("none.sql"), RECIPE.replace("image_error(image) IS NULL AS kept", "false AS kept")).unwrap();
     place.ok(&["run", "pictures", "plain", "--recipe", "none.sql"]);
     picture(CAT, "style=flat/0.png", "a cat before all others");
@@ -261,7 +262,7 @@ fn a_folder_of_images_is_updated() {
     let wrong = "SELECT count(*) FROM t WHERE encode(sha256(image), 'hex') IS DISTINCT FROM image_sha256";
     assert_eq!((place.number("chosen", "SELECT count(*) FROM t"), place.number("chosen", wrong)), (7, 0));
 
-    // One that is gone since leaves the others where they were.
+    // A deleted image does not shift the others.
     let (there, away) = (place.path("pictures/style=flat/p.png"), place.path("p.png"));
     fs::rename(&there, &away).unwrap();
     let said = place.fails(1, &["select", "plain", "fewer", "--min-itm", "0"]);
@@ -272,7 +273,7 @@ fn a_folder_of_images_is_updated() {
     fs::rename(&away, &there).unwrap();
     place.ok(&run("pictures", &["--update"]));
 
-    // A table of before the names were noted says so.
+    // A table from before the names were recorded reports that.
     let manifest = place.path("plain/_capfilt/shard-1-of-1/manifest.json");
     let text = fs::read_to_string(&manifest).unwrap();
     let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -283,7 +284,7 @@ fn a_folder_of_images_is_updated() {
     let said = place.fails(1, &["run", "pictures", "plain", "--recipe", "none.sql", "--update"]);
     assert!(said.contains("earlier version of capfilt"), "{said}");
 
-    // What the table has may not change, neither an image nor its text.
+    // Neither images nor texts that are already in the table may change.
     fs::write(place.path("pictures/style=flat/m.txt"), "a cat, changed").unwrap();
     let said = place.fails(1, &run("pictures", &["--update"]));
     assert!(said.contains("style=flat") && said.contains("has changed"), "{said}");
@@ -292,7 +293,7 @@ fn a_folder_of_images_is_updated() {
     assert!(said.contains("is gone"), "{said}");
 }
 
-/// As BLIP's authors published their tables: a URL and a caption in each object.
+/// The format of the tables that BLIP's authors published: objects with a URL and a caption.
 #[test]
 fn json_lines_have_url_and_caption() {
     let place = place();
@@ -305,7 +306,7 @@ fn json_lines_have_url_and_caption() {
     let pairs: Vec<serde_json::Value> = all.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let kept = "SELECT count(*) FROM t WHERE image_error(image) IS NULL";
     assert_eq!(pairs.len() as i64, place.number("slice.parquet", kept));
-    // A file ends at the size that was asked for, of what it is and not of the Parquet on the way to it.
+    // The size limit applies to the final file, not to the intermediate Parquet.
     let sized = ["--format", "jsonl", "--file-size", "4kB", "--unit-rows", "2", "--overwrite"];
     place.ok(&run("slice.parquet", &sized));
     let sizes: Vec<u64> =
@@ -324,13 +325,13 @@ fn json_lines_have_url_and_caption() {
         let found = pairs.iter().filter(|pair| pair[name].is_string()).count();
         assert_eq!(found as i64, place.number("slice.parquet", &there), "{name}");
     }
-    // What was written is a source again.
+    // The output can be a source again.
     place.ok(&["sql", "--table", "t=pairs", "-c", "SELECT caption, source FROM t LIMIT 1"]);
     let said = place.fails(1, &["report", "pairs", "-o", "x.html"]);
     assert!(said.contains("a report is made of Parquet"), "{said}");
 }
 
-/// Of a replacement that was stopped, a retry does not make its own, nor the other way round.
+/// A retry does not take over a stopped replacement, nor the other way round.
 #[cfg(unix)]
 #[test]
 fn a_retry_and_a_replacement_are_two_things() {
@@ -359,7 +360,7 @@ fn a_retry_and_a_replacement_are_two_things() {
 
     fs::copy(root(FOX), place.path("data/lost.png")).unwrap();
     killed(&job(&["--retry-failed"]));
-    // Now that the good ones are gone, only the old table has them.
+    // With the good pictures deleted, only the old table has them.
     fs::remove_file(place.path("data/cat.png")).unwrap();
     let said = place.fails(1, &job(&[]));
     assert!(said.contains("--retry-failed was stopped"), "{said}");
@@ -368,7 +369,7 @@ fn a_retry_and_a_replacement_are_two_things() {
     assert_eq!(place.number("pairs", "SELECT count(DISTINCT id) FROM t"), 40);
 }
 
-/// A table of somebody else's does not make files of this machine part of the result.
+/// A foreign table cannot make files of this machine part of the result.
 #[test]
 fn paths_stay_below_their_folder() {
     let place = place();
@@ -393,7 +394,7 @@ fn a_file_is_what_its_name_or_its_bytes_say() {
     let place = place();
     let web = root("tests/fixtures/web.parquet");
     fs::copy(root(CAT), place.path("cat.png")).unwrap();
-    // As in a cache whose files are named by their digests.
+    // As in a cache whose files are named by digest.
     fs::copy(&web, place.path("0f3a")).unwrap();
     place.ok(&run("0f3a", &[]));
     let lines = "\u{feff}{\"path\": \"cat.png\", \"text\": \"a cat\"}\n";
@@ -433,7 +434,7 @@ fn what_is_passed_over_in_a_folder_or_a_tar_is_told() {
     let said = told(&run("photos", &[]));
     assert!(said.contains("passed over what is no image by its name, or links to nothing: 2 files"), "{said}");
     assert_eq!(column(&place, "text"), ["a cat"]);
-    // Two pictures of one key: the first one counts.
+    // Of two pictures with the same key, the first counts.
     fs::rename(place.path("photos/b.heic"), place.path("photos/a.jpg")).unwrap();
     let args = ["cf", "twice.tar", "a.png", "a.jpg", "a.txt"];
     let done = std::process::Command::new("tar").args(args).current_dir(place.path("photos")).status().unwrap();
@@ -441,7 +442,7 @@ fn what_is_passed_over_in_a_folder_or_a_tar_is_told() {
     let said = told(&run("photos/twice.tar", &["--overwrite"]));
     assert!(said.contains("passed over a.jpg"), "{said}");
     assert_eq!(column(&place, "kept"), ["true"]);
-    // Of JPEG's other names a folder alone is one of images.
+    // A folder counts as one of images even if all of them have JPEG's rarer extensions.
     fs::create_dir(place.path("scans")).unwrap();
     for name in ["a.jfif", "b.JPE"] {
         fs::copy(root(CAT), place.path("scans").join(name)).unwrap();

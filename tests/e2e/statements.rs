@@ -1,4 +1,4 @@
-//! `capfilt sql` and what else prints.
+//! `capfilt sql`, and other commands that print.
 
 use std::fs;
 use std::process::Stdio;
@@ -139,7 +139,7 @@ fn generation_config_is_obeyed_where_it_can_be() {
         run(r#"{"_from_model_config": true, "eos_token_id": 2, "transformers_version": "5.24.0"}"#);
     assert_eq!(plain, same);
     assert!(!silent.contains("generation_config.json"), "{silent}");
-    // As transformers, which reads nothing of it, goes on.
+    // An invalid file is ignored as a whole, like in transformers.
     let odd = r#"{"early_stopping": "never", "max_length": "long", "max_new_tokens": 2, "no_repeat_ngram_size": 2}"#;
     let (left_out, same, warning) = run(odd);
     assert_eq!((left_out.as_str(), same.as_str()), (plain.as_str(), plain.as_str()));
@@ -152,7 +152,7 @@ fn generation_config_is_obeyed_where_it_can_be() {
     // Its minimum yields to the maximum, its own or the call's.
     let (_, _, silent) = run(r#"{"min_length": 30}"#);
     assert!(!silent.contains("min_length"), "{silent}");
-    // The call comes before what the file says.
+    // Options of the call take precedence over the file.
     let (short, whole, silent) = run(r#"{"max_length": 3.0}"#);
     assert_eq!(whole, plain);
     assert!(!silent.contains("generation_config.json"), "{silent}");
@@ -169,7 +169,7 @@ fn the_first_failure_ends_it() {
     assert_eq!(text(&output.stdout), "a\n1\n", "results alone, and those before the failure");
     let message = text(&output.stderr);
     assert!(message.contains("statement 2") && message.contains("nope"), "{message}");
-    // It fails as it runs, not as it is planned.
+    // This fails at run time, not while planning.
     let output = place.run(&["sql", "--format", "csv", "-c", "SELECT CAST(s AS INT) FROM (VALUES ('x')) AS v(s)"]);
     assert_eq!(output.status.code(), Some(1));
 }
@@ -214,7 +214,7 @@ fn tables_are_files_and_folders() {
     ]);
     assert_eq!(out, "n\n1\n1\n2\n3\n4\n5\n");
 
-    // Lines by all their names, folders of folders with what their names say, and a name with a space.
+    // JSON lines under all their extensions, nested Hive folders, and a name with a space.
     std::fs::create_dir_all(place.path("in/day=3")).unwrap();
     std::fs::write(place.path("in/day=3/a b.jsonl"), "{\"n\": 6}\n").unwrap();
     for table in ["in", "in/", "in/day=3", "in/day=3/*.jsonl", "in/day=3/a b.jsonl"] {

@@ -1,5 +1,5 @@
-//! Sources in a store: an S3 server (moto), also behind one that fails every few requests (tests/stores/server.py). Where moto is
-//! not installed (`make setup-stores`) they are skipped.
+//! Sources in an S3 server (moto), also behind a proxy that fails every few requests (tests/stores/server.py). Skipped
+//! if moto is not installed (`make setup-stores`).
 
 mod credentials;
 mod lake;
@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::{BOOKKEEPING, Place, ROOT, root, text};
 
-/// A recipe without models: the image's sha256 and the text come out as they went in.
+/// A recipe without models, which returns the image's SHA-256 and the text unchanged.
 const RECIPE: &str = "SELECT * EXCLUDE (image, text), encode(sha256(image), 'hex') AS image_sha256, 'web' AS source, text, \
                       1.0 AS itm_score, image_error(image) IS NULL AS kept, image_error(image) AS error, image FROM web";
 const SECRET: &str = "the-secret-of-the-test";
@@ -36,7 +36,7 @@ fn python() -> Option<PathBuf> {
     found
 }
 
-/// Both servers. They end with the test.
+/// Both servers, which stop with the test.
 struct Stores {
     child: Child,
     asks: Option<ChildStdin>,
@@ -73,7 +73,7 @@ impl Stores {
         self.ask(&["put", "data", key, place.path(file).to_str().unwrap()]);
     }
 
-    /// Each way to fail was met.
+    /// Asserts that each kind of failure occurred.
     #[track_caller]
     fn were_flaky(&mut self) {
         let faults = self.ask(&["faults"]);
@@ -97,12 +97,12 @@ fn place() -> Place {
     place
 }
 
-/// `capfilt run` against an endpoint.
+/// `capfilt run` with an endpoint.
 fn job(place: &Place, endpoint: &str, args: &[&str]) -> Command {
     command(place, endpoint, &[&["run"][..], args, &["--recipe", "recipe.sql", "--image", "all"]].concat())
 }
 
-/// A command against an endpoint, in an environment that says nothing else of stores.
+/// A command with an endpoint, in an environment without other store settings.
 fn command(place: &Place, endpoint: &str, args: &[&str]) -> Command {
     let mut command = place.command(args);
     for (name, _) in std::env::vars_os() {
@@ -133,7 +133,7 @@ fn fails(mut command: Command) -> String {
     said
 }
 
-/// Four files in folders that tell columns, on the disk and in the bucket, with what is no part of them.
+/// Four files in Hive-partitioned folders, on disk and in the bucket, beside files that must be ignored.
 fn folders(place: &Place, stores: &mut Stores) {
     for day in 0..4 {
         let lang = if day % 2 == 0 { "d%2Fe" } else { "__HIVE_DEFAULT_PARTITION__" };
@@ -166,7 +166,7 @@ fn a_folder_in_a_store_is_as_one_on_a_disk() {
         fs::read_to_string(place.path("store").join(BOOKKEEPING).join("shard-1-of-1/manifest.json")).unwrap();
     assert!(manifest.contains("\"s3://data/web/\"") && !manifest.contains(SECRET), "{manifest}");
 
-    // One object of it, and a part of the folders.
+    // A single object, and some of the folders.
     ok(job(&place, &stores.flaky, &["s3://data/web/day=1/lang=__HIVE_DEFAULT_PARTITION__/a.parquet", "one"]));
     assert_eq!(
         place.number("one", "SELECT count(*) FROM t"),
@@ -232,7 +232,7 @@ fn a_folder_of_images_in_a_store_is_read() {
     assert_eq!(place.number("store", "SELECT count(text) FROM t WHERE style = 'flat'"), 14);
     assert!(place.rows("store", ROWS) == place.rows("disk", ROWS));
 
-    // A picture that came is read, and no other one; one that changed is refused.
+    // A new picture is read, and no other one; a changed one is refused.
     stores.put(&place, &names[0], "photos/style=flat/00.png");
     ok(job(&place, &stores.well, &["s3://data/photos/", "store", "--unit-rows", "7", "--update"]));
     assert_eq!(place.number("store", "SELECT count(*) FROM t"), 41);
@@ -241,7 +241,7 @@ fn a_folder_of_images_in_a_store_is_read() {
     let said = fails(job(&place, &stores.well, &["s3://data/photos/", "store", "--unit-rows", "7", "--update"]));
     assert!(said.contains("photos/style=flat") && said.contains("has changed"), "{said}");
 
-    // SQL has no such table; one image is none either, nor is a pattern.
+    // SQL has no tables of images; a job takes neither a single image nor a pattern of them.
     let said = fails(job(&place, &stores.well, &["s3://data/photos/style=flat/*.png", "some"]));
     assert!(said.contains("of images give their folder"), "{said}");
     let said = fails(command(&place, &stores.well, &["sql", "-c", "SELECT * FROM 's3://data/photos/'"]));
@@ -250,7 +250,7 @@ fn a_folder_of_images_in_a_store_is_read() {
     assert!(said.contains("of images give their folder"), "{said}");
 }
 
-/// Google's store speaks S3's protocol too, but for credentials: what is asked of it is answered by the same server.
+/// Google's store speaks S3's protocol too, except for credentials; the same server answers.
 #[test]
 fn a_folder_in_googles_store_is_read() {
     let Some(mut stores) = Stores::start() else { return };
@@ -274,7 +274,7 @@ fn a_folder_in_googles_store_is_read() {
     assert!(said.contains("gs://data/nothing") && said.contains("no such object"), "{said}");
 }
 
-/// A table that names its pictures by keys below its folder, or by whole URLs.
+/// A table that names its pictures by keys below its folder, or by full URLs.
 #[test]
 fn pictures_in_a_store_are_read_by_their_paths() {
     let Some(mut stores) = Stores::start() else { return };
@@ -314,7 +314,7 @@ fn pictures_in_a_store_are_read_by_their_paths() {
     assert_eq!(place.number("store", "SELECT count(*) FROM t WHERE kept"), 30);
     assert_eq!(place.number("store", "SELECT count(DISTINCT image_sha256) FROM t WHERE kept"), 2);
 
-    // A table on the disk with pictures in the store; those that it left out are found again.
+    // A local table with pictures in the store; those that it left out are found again.
     fs::write(place.path("none.sql"), RECIPE.replace("image_error(image) IS NULL AS kept", "false AS kept")).unwrap();
     let rooted = [
         "run",
@@ -333,7 +333,7 @@ fn pictures_in_a_store_are_read_by_their_paths() {
     let found = "SELECT count(*) FROM t WHERE encode(sha256(image), 'hex') = image_sha256";
     assert_eq!(place.number("chosen", found), 30);
 
-    // A store that gives nothing ends the job, and makes no row of the table a failed one.
+    // An unavailable store ends the job, and does not mark rows as failed.
     let other = [&["run", "list.csv", "other"][..], &columns, &["--recipe", "recipe.sql"]].concat();
     let said = fails(command(&place, &stores.well, &[&other[..], &["--path-root", "s3://nowhere/crawl"]].concat()));
     assert!(said.contains("s3://nowhere/crawl") && said.contains("no such bucket"), "{said}");
@@ -356,7 +356,7 @@ fn a_killed_job_goes_on_from_a_store() {
     assert!(said.contains("going on after"), "{said}");
     assert!(place.rows("store", ROWS) == place.rows("disk", ROWS));
 
-    // What is new is taken in; what has changed, or is gone, is refused.
+    // New files are added; changed or deleted ones are refused.
     let update = ["s3://data/web", "store", "--unit-rows", "4", "--update"];
     stores.put(&place, "slice.parquet", "web/day=9/lang=x/b.parquet");
     let said = fails(job(&place, &stores.well, &args));
@@ -370,7 +370,7 @@ fn a_killed_job_goes_on_from_a_store() {
     let said = fails(job(&place, &stores.well, &update));
     assert!(said.contains("day=0") && said.contains("is gone"), "{said}");
 
-    // So it is with what has no footer: by the store's tag.
+    // The same for files without a footer, by their ETag.
     fs::write(
         place.path("a.csv"),
         format!("id,path,text\n1,{},a\n", root("tests/fixtures/images/emoji_cat_face_google.png")),
@@ -412,7 +412,7 @@ fn what_a_store_does_not_give_is_named() {
         assert!(words.iter().all(|word| said.contains(word)), "{url}: {said}");
     }
 
-    // Where there are no credentials of any kind.
+    // Without credentials of any kind.
     let mut none = job(&place, &stores.well, &["s3://data/web/", "pairs"]);
     none.env_remove("AWS_ACCESS_KEY_ID")
         .env_remove("AWS_SECRET_ACCESS_KEY")
@@ -446,7 +446,7 @@ fn a_file_is_read_over_http() {
     ok(job(&place, "", &["slice.parquet", "disk"]));
     ok(job(&place, "", &[signed.as_str(), "store"]));
     assert!(place.rows("store", ROWS) == place.rows("disk", ROWS));
-    // The signature stands nowhere.
+    // The signature is not stored anywhere.
     let said = ok(job(&place, "", &[signed.as_str(), "store", "--update"]));
     let manifest =
         fs::read_to_string(place.path("store").join(BOOKKEEPING).join("shard-1-of-1/manifest.json")).unwrap();
@@ -459,7 +459,7 @@ fn a_file_is_read_over_http() {
     assert!(said.contains("does not give parts of a file"), "{said}");
 }
 
-/// The address of a server that knows no parts of files. It ends with the process.
+/// Address of a server without range requests; it stops with the process.
 fn whole() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());

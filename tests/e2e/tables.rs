@@ -1,4 +1,4 @@
-//! Tables as the world's programs write them: what differs between their files, and values that are none.
+//! Tables written by various programs: differences between their files, and invalid values.
 
 use std::fs::{self, File};
 use std::sync::Arc;
@@ -42,7 +42,7 @@ fn column(place: &Place, expr: &str) -> Vec<String> {
     rows.iter().map(|row| row["v"].as_str().unwrap().to_owned()).collect()
 }
 
-/// A Parquet file with an image and a text in each row, unless the columns have others.
+/// A Parquet file with an image and a text in each row, unless `columns` override them.
 fn parquet(place: &Place, name: &str, columns: &[(&str, ArrayRef)]) {
     let rows = columns[0].1.len();
     let cat = fs::read(root(CAT)).unwrap();
@@ -111,7 +111,7 @@ fn a_damaged_page_costs_its_rows() {
     assert!(said.contains("cannot be used, and --max-failed allows 5"), "{said}");
 }
 
-/// The width of a dictionary's keys suffices for one file of pandas, and not for the table of them all.
+/// Dictionary keys that are wide enough for one pandas file, but not for the table of all files.
 #[test]
 fn categories_of_many_files_are_read_back() {
     let place = place();
@@ -153,7 +153,7 @@ fn shards_are_one_table_by_the_names_of_their_columns() {
             ("meta", structs(vec![("path", nothing()), ("n", int32(vec![Some(5), None]))])),
         ],
     );
-    // In another order, with other widths, and with values where the first has none.
+    // Other order, other widths, and values where the first file has none.
     parquet(
         &place,
         "data/1.parquet",
@@ -190,7 +190,7 @@ fn shards_are_one_table_by_the_names_of_their_columns() {
         "SELECT sum(width) FROM e",
     ]);
 
-    // A number that a fraction cannot be is not rounded, and texts are no numbers.
+    // An integer that has no exact f64 is not rounded, and texts are not parsed as numbers.
     parquet(&place, "data/2.parquet", &[("width", Arc::new(Int64Array::from(vec![(1 << 53) + 1])))]);
     let said = place.fails(1, &run("data", &["--overwrite"]));
     assert!(said.contains("2.parquet") && said.contains("column width: the whole number 9007199254740993"), "{said}");
@@ -237,19 +237,19 @@ fn a_text_that_is_not_utf8_costs_its_row() {
     assert_eq!(column(&place, "kept"), ["true", "false", "true", "true"]);
     assert_eq!(column(&place, "error")[1], "column text: bytes that are not UTF-8: \"caf\u{fffd}\"");
     assert_eq!(column(&place, "text")[1..3], ["caf\u{fffd}", "a dog"]);
-    // What is only taken along costs no row, and is told.
+    // A bad value in a column that is only passed through does not fail its row, but is reported.
     assert_eq!(column(&place, "meta['alt']")[2..], ["na\u{fffd}ve", "\u{fffd}"]);
     let words =
         ["bad.parquet, row 2, and 1 rows more: column meta: bytes that are not UTF-8", "U+FFFD stands for them"];
     assert!(words.iter().all(|word| said.contains(word)), "{said}");
-    // SQL names the first one; other columns are well.
+    // SQL names the first bad value; other columns are readable.
     let sql = |query: &'static str| ["sql", "--table", "t=bad.parquet", "-c", query];
     let said = place.fails(1, &sql("SELECT max(text) FROM t"));
     let words =
         ["bad.parquet, row 1: column text: bytes that are not UTF-8", "Select the other columns by their names"];
     assert!(words.iter().all(|word| said.contains(word)), "{said}");
     place.ok(&sql("SELECT count(image) FROM t WHERE octet_length(encode(image, 'hex')) > 0"));
-    // A row is the same whatever rows it is read with, and another try changes nothing.
+    // A row's result does not depend on the rows it is read with, and a retry changes nothing.
     place.ok(&run("bad.parquet", &["--retry-failed"]));
     assert_eq!(column(&place, "kept"), ["true", "false", "true", "true"]);
     let said = place.fails(1, &run("bad.parquet", &["--overwrite", "--max-failed", "0"]));
@@ -274,7 +274,7 @@ fn a_line_that_is_no_object_costs_its_row() {
     assert!(errors[2].starts_with("line 3: expected value at column"), "{errors:?}");
     assert_eq!(errors[3], "line 4: bytes that are not UTF-8");
 
-    // One array, as LLaVA's and COCO's lists are.
+    // A single array, like LLaVA's and COCO's lists.
     let array =
         "[\n  {\"path\": \"cat.png\", \"text\": \"a, [cat]\"},\n  {\"path\": \"cat.png\",\n   \"text\": \"b\"}, 7]\n";
     fs::write(place.path("data/web.json"), array).unwrap();
@@ -307,7 +307,8 @@ fn a_csv_value_that_no_type_holds_makes_its_column_text() {
         }
         assert_eq!(column(&place, "kept"), ["true"; 20]);
     }
-    // A field that is not UTF-8 is as a text of Parquet; a row without its fields is named, by the file's own lines.
+    // A CSV field that is not UTF-8 is treated like a Parquet text; a row with missing fields is named by its line in
+    // the file.
     let bad = [b"path,text,alt\ncat.png,caf\xe9,x\n".as_slice(), b"cat.png,\"two\nlines\",\xff\n"].concat();
     fs::write(place.path("data/late.csv"), &bad).unwrap();
     place.ok(&run("data/late.csv", &["--path-column", "path", "--overwrite"]));
@@ -319,7 +320,7 @@ fn a_csv_value_that_no_type_holds_makes_its_column_text() {
     assert!(said.contains("late.csv") && said.contains("line 5 has 1 field, and the header 3"), "{said}");
 }
 
-/// Texts of Windows' old editors, tars joined by cat, and what macOS leaves beside a file.
+/// Texts from old Windows editors, tar files joined by cat, and macOS's hidden files.
 #[test]
 #[cfg(unix)]
 fn what_others_leave_is_named() {

@@ -1,4 +1,4 @@
-//! Jobs that are watched: `--metrics-addr`, and `--dry-run` before one.
+//! Monitoring jobs: `--metrics-addr`, and `--dry-run` beforehand.
 
 mod dry_run;
 
@@ -14,19 +14,19 @@ use super::{Place, root, text};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const SCRAPE: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: text/plain;version=0.0.4\r\n\r\n";
-/// Rows of [`watched`]'s source before the one that it waits for.
+/// Number of rows in [`watched`]'s source before the one with the late picture.
 const BEFORE: u64 = 7;
 const LATE: &str = "late.png";
 
-/// A job that is killed when the test is over.
+/// A job that is killed at the end of the test.
 struct Watched {
     child: Child,
     address: String,
-    /// What it says after the first lines.
+    /// Its messages after the first lines.
     rest: thread::JoinHandle<String>,
 }
 
-/// Serves the files of a folder; who asks for one that comes late waits for it.
+/// Serves the files of a folder; a request for the late picture waits until it exists.
 fn serve(folder: PathBuf) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -53,18 +53,18 @@ fn answer(folder: &Path, mut stream: TcpStream) {
         Err(_) => ("404 Not Found", Vec::new()),
     };
     let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-    // Whoever asked may be gone: the job is killed at the end of some tests.
+    // The client may be gone: some tests kill the job at their end.
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
 }
 
-/// Starts a job over a few pictures, the last of which comes late: all other rows are done until then.
+/// Starts a job over a few pictures, the last of which comes late; meanwhile all other rows get done.
 fn watched(place: &Place) -> Watched {
     let pictures = ["emoji_cat_face_google", "emoji_house_twitter", "emoji_pizza_twitter", "emoji_red_heart_google"];
     for name in pictures.iter().chain(&["emoji_fox_twitter"]) {
         fs::copy(root(&format!("tests/fixtures/images/{name}.png")), place.path(&format!("{name}.png"))).unwrap();
     }
     let mut rows: Vec<_> = pictures.iter().map(|name| (format!("{name}.png"), Some("a picture"))).collect();
-    // The same again, a file that is not there, and a picture without a text.
+    // A repeated row, a missing file, and a picture without a text.
     rows.push(rows[0].clone());
     rows.push(("missing.png".to_owned(), Some("nothing")));
     rows.push(("emoji_fox_twitter.png".to_owned(), None));
@@ -97,7 +97,7 @@ fn watched(place: &Place) -> Watched {
 }
 
 impl Watched {
-    /// What comes back on a connection of its own. Who is refused may be cut off.
+    /// Response on a new connection, which may be cut off if the request is refused.
     fn answer(&self, request: &[u8]) -> String {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -116,7 +116,7 @@ impl Watched {
         page.to_owned()
     }
 
-    /// The numbers when all rows are done but the one that is waited for.
+    /// The metrics once all rows are done except the last.
     fn waiting(&mut self) -> String {
         let patience = Instant::now();
         loop {
@@ -130,9 +130,9 @@ impl Watched {
         }
     }
 
-    /// Lets the job go on to its end; all that it said comes back.
+    /// Lets the job finish, and returns all its messages.
     fn end(mut self, place: &Place) -> String {
-        // Whole when it has its name.
+        // Renamed into place, so that it is complete when it appears.
         fs::copy(place.path("emoji_fox_twitter.png"), place.path("late.tmp")).unwrap();
         fs::rename(place.path("late.tmp"), place.path(LATE)).unwrap();
         let ended = self.child.wait().unwrap();
@@ -149,7 +149,7 @@ impl Drop for Watched {
     }
 }
 
-/// The sum of a metric's values whose labels contain `of`.
+/// Sum of a metric's values over the series whose labels contain `of`.
 fn sum(page: &str, name: &str, of: &str) -> f64 {
     let lines = page.lines().filter(|line| line.starts_with(&format!("{name}{{")) && line.contains(of));
     lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
@@ -175,7 +175,7 @@ fn a_job_tells_its_numbers() {
     }
     assert_eq!(sum(&page, "capfilt_failed_total", "reason=\"no text\""), 1.0, "{page}");
     assert_eq!(sum(&page, "capfilt_failed_total", "reason=\"fetch: "), 1.0, "{page}");
-    // Five pictures, of which one came twice.
+    // Five distinct pictures; one came twice.
     assert_eq!(sum(&page, "capfilt_captions_total", "model=\"captioner\""), 5.0, "{page}");
     for model in ["captioner", "matcher"] {
         let model = format!("model=\"{model}\",device=\"");
@@ -195,7 +195,7 @@ fn a_job_tells_its_numbers() {
             && sum(&page, "capfilt_texts_scored_total", "fp32") > 0.0
     );
 
-    // Every value has its metric's name, meaning and type before it, and no series is there twice.
+    // Each metric's HELP and TYPE precede its values, and no series occurs twice.
     let (mut known, mut series) = (String::new(), Vec::new());
     for line in page.lines() {
         match line.split(' ').collect::<Vec<_>>()[..] {
@@ -223,7 +223,7 @@ fn whoever_asks_for_metrics_the_job_goes_on() {
     let place = Place::new();
     let mut job = watched(&place);
     job.waiting();
-    // One who never finishes asking.
+    // A client that never completes its request.
     let started = Instant::now();
     let mut slow = TcpStream::connect(&job.address).unwrap();
     slow.write_all(b"GET /metrics HTTP/1.1\r\n").unwrap();
@@ -251,7 +251,7 @@ fn whoever_asks_for_metrics_the_job_goes_on() {
         let both = [0, 1].map(|_| scope.spawn(|| value(&job.scrape(), "capfilt_source_rows")));
         assert!(both.into_iter().all(|rows| rows.join().unwrap() == 8.0));
     });
-    // Those who are connected and say nothing leave room for others.
+    // Idle connections leave room for others.
     let silent: Vec<_> = (0..20).map(|_| TcpStream::connect(&job.address).unwrap()).collect();
     let asked = Instant::now();
     job.scrape();

@@ -1,4 +1,4 @@
-//! WebDataset: in SQL, as a source, as the pair table's format.
+//! WebDataset in SQL, as a source, and as the pair table's format.
 
 use std::fs;
 
@@ -21,7 +21,7 @@ fn shards(place: &Place) {
 fn sql_reads_what_it_wrote() {
     let place = Place::new();
     shards(&place);
-    // A row without image and text is no sample: nothing of it but its url is there to be written.
+    // A row without image and text is not a sample: only its url would be left to write.
     let same = "SELECT count(*) AS n FROM s JOIN t ON s.key = CAST(t.id AS VARCHAR) \
                 WHERE (s.image IS NOT DISTINCT FROM t.image) AND (s.text IS NOT DISTINCT FROM t.text) AND s.json LIKE '{%'";
     let rows = place.number("slice.parquet", "SELECT sum(n * n) FROM (SELECT count(*) AS n FROM t GROUP BY id)");
@@ -64,7 +64,7 @@ fn shards_are_a_source() {
         place.rows(table, &query)
     };
     assert_eq!(by("tar", "CAST(key AS BIGINT)"), by("parquet", "id"));
-    // From shards to shards nothing is lost either: the sample's own json stands within the pair's.
+    // From shards to shards nothing is lost either: the pair's json contains the sample's own.
     place.job_ok(&["shards", "again", "--format", "webdataset"]);
     assert_eq!(
         place.number("again", "SELECT count(*) FROM t WHERE json LIKE '%\"kept\":%' AND json LIKE '%\"json\":%'"),
@@ -91,7 +91,7 @@ fn a_pair_table_may_be_shards() {
     assert!(parts.len() > 1 && parts.iter().all(|name| name.ends_with(".tar")), "{parts:?}");
     assert_eq!(place.names(&format!("tar/{BOOKKEEPING}/shard-1-of-1")), ["lock", "manifest.json"]);
     assert_eq!(place.number("tar", "SELECT count(DISTINCT key) FROM t"), 80);
-    // The same pairs: what is no image or text is in the json.
+    // The same pairs, with all columns other than image and text in the json.
     let rows = place.rows("tar", "SELECT key, text, json, encode(sha256(image), 'hex') AS image FROM t");
     let pairs = place.rows(
         "parquet",
@@ -108,7 +108,7 @@ fn a_pair_table_may_be_shards() {
     assert!(place.fails(1, &["report", "tar", "-o", "x.html"]).contains("is made of Parquet"));
 }
 
-/// Writes `members` into `name`, in their order.
+/// Writes `members` to the tar file `name`, in order.
 fn tar_file(place: &Place, name: &str, members: &[(&str, &[u8])]) {
     let mut builder = tar::Builder::new(fs::File::create(place.path(name)).unwrap());
     for (name, bytes) in members {
@@ -120,7 +120,7 @@ fn tar_file(place: &Place, name: &str, members: &[(&str, &[u8])]) {
     builder.finish().unwrap();
 }
 
-/// Keys, texts and errors of the rows, and what the job said.
+/// Keys, texts and errors of the rows, and the job's messages.
 fn rows_of(place: &Place, source: &str) -> (Vec<[String; 3]>, String) {
     fs::write(place.path("recipe.sql"), RECIPE).unwrap();
     let output = place.run(&["run", source, "pairs", "--recipe", "recipe.sql", "--overwrite"]);
@@ -141,7 +141,7 @@ fn no_member_is_passed_over_without_a_word() {
     let place = Place::new();
     let cat = fs::read(root("tests/fixtures/images/emoji_cat_face_google.png")).unwrap();
     let cat = cat.as_slice();
-    // A job reads folders of tar files too; the first name of a kind and the number of all are told.
+    // A job also reads folders of tar files; for each kind of problem, the first name and the count are reported.
     fs::create_dir(place.path("dots")).unwrap();
     tar_file(
         &place,
@@ -189,16 +189,16 @@ fn no_member_is_passed_over_without_a_word() {
     let (rows, said) = rows_of(&place, "apart.tar");
     assert_eq!(rows.len(), 4);
     assert!(said.contains("2 samples go on after another one has begun, the first is 0 in apart.tar"), "{said}");
-    // SQL says the same of a file that it reads.
+    // SQL gives the same warning.
     let output = place.run(&["sql", "-c", "SELECT count(*) FROM 'apart.tar'"]);
     assert!(text(&output.stderr).contains("2 samples go on after another one has begun"), "{}", text(&output.stderr));
 }
 
-/// As GNU tar writes files with holes, in all its formats.
+/// Sparse files as written by GNU tar, in all its formats.
 #[test]
 fn sparse_members_are_whole() {
     let place = Place::new();
-    // A BMP of 400 x 400 pixels, three bytes each: its file's head, and that of its picture.
+    // A BMP of 400 x 400 pixels with three bytes each: file header and info header.
     let (side, pixels) = (400_u32, 400 * 400 * 3_u32);
     let words = [54 + pixels, 0, 54, 40, side, side, 24 << 16 | 1, 0, pixels, 0, 0, 0, 0];
     let head: Vec<u8> = b"BM".iter().copied().chain(words.into_iter().flat_map(u32::to_le_bytes)).collect();
@@ -224,7 +224,7 @@ fn sparse_members_are_whole() {
         let digest = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&bytes));
         assert_eq!(place.rows("pairs", "SELECT image_sha256 AS digest FROM t")[0]["digest"], digest, "{name}");
     }
-    // Packed, whatever its name.
+    // Compressed, whatever its extension.
     let packed = std::process::Command::new("gzip").args(["-k", "gnu.tar"]).current_dir(place.folder.path()).status();
     assert!(packed.unwrap().success());
     for name in ["packed.tar", "packed.tgz"] {

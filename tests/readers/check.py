@@ -69,12 +69,12 @@ def check_types(place, run):
     pyarrow.parquet.write_table(source, place / "types.parquet")
     run("run", place / "types.parquet", place / "typed", "--recipe", place / "recipe.sql")
     table = pyarrow.dataset.dataset(place / "typed", format="parquet").to_table()
-    # As pyarrow itself sees the source, whose files have no seconds.
+    # Compare with pyarrow's own reading of the source, since Parquet has no timestamps in seconds.
     read = pyarrow.parquet.read_table(place / "types.parquet")
     for name in columns:
         assert table[name].to_pylist() == read[name].to_pylist(), (name, table[name], read[name])
         was, now = read.schema.field(name).type, table.schema.field(name).type
-        # Dictionaries are their values, and views what they are views of; the zone that seconds are shown in is not kept.
+        # Dictionaries and views come back as plain values, and the display time zone of timestamps in seconds is lost.
         if not any(word in name for word in ("dictionary", "view", "timestamp[s, tz")):
             assert now == was, (name, was, now)
     old = pyarrow.table({"image": [image], "text": ["a"], "seen": pyarrow.array([datetime.datetime(2020, 1, 2)], pyarrow.timestamp("ns"))})
@@ -177,7 +177,7 @@ def main(capfilt):
         both = [DeltaTable(delta, version=version).to_pyarrow_table(columns=["kept", "itm_score"]).to_pylist() for version in (0, 1)]
         for rows_then, least in zip(both, (0.5, 0.9)):
             assert sum(row["kept"] for row in rows_then) == sum((row["itm_score"] or 0) >= least for row in rows if row["error"] is None)
-        # What deltalake writes and deletes is a source at each version.
+        # A table written and modified by deltalake is readable as a source at each version.
         web = pyarrow.parquet.read_table(place / "web.parquet")
         write_deltalake(place / "crawl", web.slice(0, 50))
         write_deltalake(place / "crawl", web.slice(50, 30), mode="append")

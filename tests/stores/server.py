@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 
-# Whatever the machine has, so that nothing but the server here is asked.
+# Override the machine's settings, so that only this server receives requests.
 for name in [name for name in os.environ if name.startswith("AWS_") or name.lower().endswith("_proxy")]:
     del os.environ[name]
 os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_DEFAULT_REGION="us-east-1")
@@ -25,7 +25,7 @@ os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_DE
 import boto3  # noqa: E402
 from moto.server import ThreadedMotoServer  # noqa: E402
 
-# What becomes of a request, in turn.
+# Cycle of responses to requests.
 TURNS = ["well", "500", "well", "503", "cut", "well", "hangup", "well", "cut"]
 
 
@@ -50,7 +50,7 @@ class Flaky(http.server.BaseHTTPRequestHandler):
             turn = next(self.turns)
         if turn == "hangup":
             self.count(turn)
-            # At once, with what the client sent unread or not: it sees a reset, or an end without an answer.
+            # Close without reading the request: the client sees a reset, or an end without a response.
             self.close_connection = True
             return
         if turn in ("500", "503"):
@@ -73,7 +73,7 @@ class Flaky(http.server.BaseHTTPRequestHandler):
         self.head(answer.status, kept)
         if self.command == "HEAD":
             return
-        # Only what is worth it: an error's text is not asked for anew.
+        # Cut off only large successful bodies: clients do not request an error's text again.
         if turn == "cut" and len(body) > 100 and answer.status < 300:
             self.count(turn)
             self.wfile.write(body[: len(body) // 2])

@@ -1,9 +1,10 @@
-//! Texts that are similar.
+//! Similar texts, found by MinHash LSH.
 //!
-//! Texts with an equal band are sorted together on disk, and compared there by their whole sets, which lie in a file. Where all
-//! boilerplate of a site has one band, comparing each with each would never end: a text is compared with those alone that are like
-//! none before them. Two that are like a third one are not compared beside it, which matters where that one itself repeats another:
-//! they meet in further bands that it does not have.
+//! Texts that share an LSH bucket (an equal band) are brought together by sorting on disk, and compared by their full
+//! sets, which are kept in a file. If all boilerplate of a site shares a band, comparing every pair would never end: a
+//! text is compared only with texts of the band that are similar to none before them. Two texts that are both similar
+//! to such a text are thus not compared with each other in this band, which matters if that text itself repeats
+//! another; they meet in further bands that it does not share.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
@@ -17,11 +18,11 @@ use super::texts::are_similar;
 use crate::crash;
 use crate::error::{Error, Result};
 
-/// Texts of a band that a further one is compared with. Those that met nothing for the longest time make room.
+/// Maximum number of texts per band that a new one is compared with; the one unmatched for longest is evicted (LRU).
 const MOST: usize = 64;
 
-/// Files with the pairs of the known texts that are similar, by their places in the order of their first rows. `known` has the first
-/// row of each; `least` is how similar they are at least.
+/// Writes the pairs of similar texts and returns the files. A text is given by its place in the order of first rows,
+/// `known` has the first row of each text, and `least` is the minimum similarity.
 pub(super) async fn alike(
     sorter: &Sorter,
     hashes: &[PathBuf],
@@ -42,7 +43,7 @@ pub(super) async fn alike(
         }
     }
     file.end()?;
-    // They are the largest of all, and what follows needs room too.
+    // These two files are the largest of all, and the next steps need disk space too.
     drop(rows);
     for path in [&bands[0], &sets.path] {
         fs::remove_file(path).map_err(|e| Error::write(path, &e))?;
@@ -50,7 +51,7 @@ pub(super) async fn alike(
     Ok(vec![alike])
 }
 
-/// Writes each band with the place of its text, and the sets.
+/// Writes each band with the place of its text, and the texts' sets.
 async fn gather(sorter: &Sorter, hashes: &[PathBuf], known: &[PathBuf], to: &Path, sets: PathBuf) -> Result<Sets> {
     let mut firsts = sorter.pairs(known, [LEFT, RIGHT]).await?;
     let mut first = firsts.pair().await?;
@@ -85,11 +86,11 @@ async fn gather(sorter: &Sorter, hashes: &[PathBuf], known: &[PathBuf], to: &Pat
     sets.end()
 }
 
-/// The sets of texts while they are written, one after the other.
+/// Writer of the texts' sets, one after the other.
 struct NewSets {
     file: BufWriter<File>,
     path: PathBuf,
-    /// Where each begins, and the last ends.
+    /// Start offset of each set, followed by the end of the last.
     starts: Vec<u64>,
 }
 
@@ -113,7 +114,7 @@ impl NewSets {
     }
 }
 
-/// The sets of texts, by their places.
+/// Reader of the texts' sets, by place.
 struct Sets {
     file: File,
     path: PathBuf,
@@ -133,13 +134,13 @@ impl Sets {
     }
 }
 
-/// Texts that meet in a band.
+/// Representatives of one band, which further texts are compared with.
 struct Met {
     least: f64,
     band: Option<u64>,
-    /// The first of the band, while it is alone: most are, and need not be read.
+    /// First text of the band while it is the only one; most bands have just one, whose set need not be read.
     alone: Option<u64>,
-    /// Each is like none before it.
+    /// Texts that are similar to none before them, least recently matched first.
     texts: Vec<(u64, Vec<u32>)>,
 }
 
@@ -148,7 +149,8 @@ impl Met {
         Self { least, band: None, alone: None, texts: Vec::new() }
     }
 
-    /// A text comes, after all of its band that have an earlier place; `each` hears of those that it is similar to.
+    /// Adds a text; those of a band must come in the order of their places. `each` is called for each text it is
+    /// similar to.
     fn text(
         &mut self,
         band: u64,
@@ -202,7 +204,7 @@ mod tests {
     use super::super::texts::Sketch;
     use super::*;
 
-    /// Files of hashes of `texts`, so many in each.
+    /// Writes hash files of `texts`, with `in_each` texts per file.
     fn written(folder: &Path, texts: &[String], least: f64, in_each: usize) -> Vec<PathBuf> {
         let files = texts.chunks(in_each).enumerate().map(|(n, texts)| {
             let path = folder.join(format!("hashes-{n}.parquet"));
@@ -220,7 +222,7 @@ mod tests {
         files.collect()
     }
 
-    /// The rows that repeat an earlier one, each with that.
+    /// Runs the search. Returns each row that repeats an earlier one, with that row.
     async fn found(texts: &[String], least: f64, in_each: usize) -> Vec<(u64, u64)> {
         let folder = tempfile::tempdir().unwrap();
         let hashes = written(folder.path(), texts, least, in_each);
@@ -238,7 +240,7 @@ mod tests {
         all
     }
 
-    /// Every row that is found repeats one that stays and is before it; how many stay that should not comes back.
+    /// Asserts that every row found repeats an earlier row that stays. Returns how many rows stay that should not.
     fn left(texts: &[String], found: &[(u64, u64)], least: f64) -> usize {
         let sets: Vec<_> = texts.iter().map(|text| Sketch::of(text, least).unwrap().set).collect();
         let gone: BTreeSet<u64> = found.iter().map(|(at, _)| *at).collect();
@@ -252,7 +254,7 @@ mod tests {
         (0..stay.len()).filter(should_go).count()
     }
 
-    /// Numbers below a bound.
+    /// A generator of numbers below a bound.
     fn numbers_from(mut state: u64) -> impl FnMut(usize) -> usize {
         move |bound| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -260,7 +262,8 @@ mod tests {
         }
     }
 
-    /// Texts of `families`, mixed: each is one of `count` in which up to `edits` words are others.
+    /// `families` groups of `count` texts, shuffled; the texts of a group differ from its original in up to `edits`
+    /// words.
     fn families(families: usize, count: usize, edits: usize) -> Vec<String> {
         let mut next = numbers_from(5);
         let mut texts = Vec::new();
@@ -305,7 +308,7 @@ mod tests {
         for in_each in [1 + texts.len() / 2, 97] {
             assert_eq!(found(&texts, 0.8, in_each).await, first);
         }
-        // The other way round others are the first of their kinds, by the same rule.
+        // In reverse order other texts come first, and the same rule holds.
         texts.reverse();
         let found = found(&texts, 0.8, 97).await;
         assert!(left(&texts, &found, 0.8) * 50 <= found.len());
@@ -328,7 +331,8 @@ mod tests {
             let word = |(n, word): (usize, &String)| if others.contains(&n) { format!("x{n}") } else { word.clone() };
             words.iter().enumerate().map(word).collect::<Vec<_>>().join(" ")
         };
-        // Each is like its neighbours, and the third stays, which is like the second alone; the fourth repeats it.
+        // Each is similar to its neighbours. The third is similar only to the duplicate second, so it stays; the fourth
+        // repeats it.
         let texts = [with(&[]), with(&[4]), with(&[4, 9]), with(&[4, 9, 14]), String::new(), "...".to_owned()];
         assert_eq!(found(&texts, 0.8, 6).await, [(1, 0), (3, 2)]);
         assert_eq!(found(&texts, 0.8, 1).await, [(1, 0), (3, 2)]);
@@ -357,7 +361,7 @@ mod tests {
             };
             met.compare(place, set(n), &mut each).unwrap();
         };
-        // The first comes again and again, and stays; of the others those that came last do.
+        // The first recurs, so it stays in the cache; of the others the most recent do.
         for n in 0..10 * MOST as u64 {
             meet(if n % 10 == 0 { 0 } else { n }, &mut heard);
         }

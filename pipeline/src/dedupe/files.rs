@@ -1,4 +1,4 @@
-//! Files beside the table, and sorting them on disk.
+//! Intermediate files, and sorting them on disk.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -28,18 +28,18 @@ use url::Url;
 use crate::bounded::bounded;
 use crate::error::{Error, Result, message};
 
-/// Pairs that are written at a time.
+/// Pairs written at a time.
 const ROWS: usize = 8192;
-/// Rows that are read at a time: the set of a long text is long.
+/// Rows read at a time; few, because the set of a long text is large.
 const READ_ROWS: usize = 64;
-/// Key of the note in a file's metadata.
+/// Metadata key of the note.
 const NOTE: &str = "capfilt.dedupe";
 
-/// The columns of a file of pairs.
+/// Column names of a pair file.
 pub(super) const LEFT: &str = "left";
 pub(super) const RIGHT: &str = "right";
 
-/// The note of a file that is whole; `None` where there is none.
+/// Note of a complete file; `None` if the file is missing or unreadable, or has no note.
 pub(super) fn note(path: &Path) -> Option<String> {
     let file = File::open(path).ok()?;
     let footer = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).ok()?;
@@ -47,7 +47,7 @@ pub(super) fn note(path: &Path) -> Option<String> {
     notes.iter().find(|note| note.key == NOTE)?.value.clone()
 }
 
-/// A Parquet file that gets its name when it is whole.
+/// A Parquet file that gets its final name once it is complete.
 pub(super) struct NewFile {
     writer: ArrowWriter<File>,
     temp: PathBuf,
@@ -58,12 +58,12 @@ impl NewFile {
     pub(super) fn create(path: &Path, schema: &SchemaRef, note: Option<&str>) -> Result<Self> {
         let temp = path.with_extension("parquet.tmp");
         let file = File::create(&temp).map_err(|e| Error::write(&temp, &e))?;
-        // Hashes are all different.
+        // All hashes are different, so a dictionary would not help.
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_dictionary_enabled(false)
             .set_statistics_enabled(EnabledStatistics::None)
-            // What is known of long texts is long, and a row group is in memory until it is written.
+            // The sets of long texts are large, and a row group is in memory until it is written.
             .set_max_row_group_bytes(Some(64 << 20))
             .set_key_value_metadata(note.map(|note| vec![KeyValue::new(NOTE.to_owned(), note.to_owned())]))
             .build();
@@ -75,7 +75,7 @@ impl NewFile {
         self.writer.write(rows).map_err(|e| Error::write_parquet(&self.temp, &e))
     }
 
-    /// Ends the file, which is then safe on disk.
+    /// Closes, syncs and renames the file.
     pub(super) fn end(mut self) -> Result<()> {
         self.writer.finish().map_err(|e| Error::write_parquet(&self.temp, &e))?;
         let sync = || {
@@ -87,7 +87,7 @@ impl NewFile {
     }
 }
 
-/// A file of pairs of numbers.
+/// A file of pairs of u64.
 pub(super) struct PairFile {
     file: NewFile,
     schema: SchemaRef,
@@ -115,7 +115,7 @@ impl PairFile {
         self.file.write(&rows.map_err(|e| Error::Internal(e.to_string()))?)
     }
 
-    /// Ends the file, which is then safe on disk.
+    /// Closes, syncs and renames the file.
     pub(super) fn end(mut self) -> Result<()> {
         self.flush()?;
         self.file.end()
@@ -127,7 +127,7 @@ fn pair_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![field(LEFT), field(RIGHT)]))
 }
 
-/// Columns of a file, in the order in which they are there, with the rows as they were written.
+/// Reads columns of a file, in the file's column and row order.
 pub(super) fn read(path: &Path, columns: &[&str]) -> Result<ParquetRecordBatchReader> {
     let file = File::open(path).map_err(|e| Error::dest(path, format!("cannot read: {e}")))?;
     let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|builder| {
@@ -137,19 +137,19 @@ pub(super) fn read(path: &Path, columns: &[&str]) -> Result<ParquetRecordBatchRe
     reader.map_err(|e| Error::dest(path, format!("cannot read: {e}")))
 }
 
-/// The numbers of a column.
+/// Values of a non-null u64 column.
 pub(super) fn numbers(rows: &RecordBatch, column: usize) -> Result<&UInt64Array> {
     let found = rows.columns().get(column).and_then(|column| column.as_primitive_opt::<UInt64Type>());
     found.filter(|found| found.null_count() == 0).ok_or_else(|| wrong(&format!("column {column} is no number")))
 }
 
-/// The numbers of the first two columns.
+/// Values of the first two columns.
 pub(super) fn pairs_of(rows: &RecordBatch) -> Result<Vec<(u64, u64)>> {
     let (left, right) = (numbers(rows, 0)?, numbers(rows, 1)?);
     Ok(left.values().iter().copied().zip(right.values().iter().copied()).collect())
 }
 
-/// A file of ours that is not as we write it.
+/// Error for an intermediate file with unexpected contents.
 pub(super) fn wrong(what: &str) -> Error {
     Error::Internal(format!("a file of --dedupe is not as it was written: {what}"))
 }
@@ -158,21 +158,22 @@ pub(super) fn column(name: &str) -> Expr {
     Expr::Column(Column::new_unqualified(name))
 }
 
-/// Sorts files with bounded memory.
+/// An external sorter: sorts files in bounded memory.
 pub(super) struct Sorter {
     ctx: SessionContext,
     folder: PathBuf,
 }
 
 impl Sorter {
-    /// What does not fit in memory goes to a folder in `folder`.
+    /// Creates a sorter that spills to a subfolder of `folder`.
     pub(super) fn new(folder: &Path) -> Result<Self> {
         let spill = folder.join("spill");
         fs::create_dir_all(&spill).map_err(|e| Error::write(&spill, &e))?;
         Ok(Self { ctx: bounded(DiskManagerMode::Directories(vec![spill]))?, folder: folder.to_owned() })
     }
 
-    /// Two columns of `files`, which have `schema`, sorted by both, of the rows that `filter` names. There is one file at least.
+    /// Sorts two columns of `files` by both, after `filter`. `files` have the schema `schema`, and there is at least
+    /// one.
     pub(super) async fn sorted(
         &self,
         files: &[PathBuf],
@@ -180,7 +181,7 @@ impl Sorter {
         filter: Option<Expr>,
         columns: [&str; 2],
     ) -> Result<Sorted> {
-        // As URLs, in which no character of a path stands for others.
+        // Pass URLs: in a path, characters such as * would be read as patterns.
         let urls = files.iter().map(|file| {
             let url = std::path::absolute(file).ok().and_then(|path| Url::from_file_path(path).ok());
             url.map(String::from).ok_or_else(|| Error::dest(file, "its path is none that can be read from"))
@@ -199,17 +200,17 @@ impl Sorter {
         Ok(Sorted { stream, folder: self.folder.clone(), ahead: Vec::new().into_iter() })
     }
 
-    /// The same for files of pairs.
+    /// Like `sorted`, for pair files.
     pub(super) async fn pairs(&self, files: &[PathBuf], columns: [&str; 2]) -> Result<Sorted> {
         self.sorted(files, &pair_schema(), None, columns).await
     }
 }
 
-/// Rows in their order.
+/// A sorted stream of rows.
 pub(super) struct Sorted {
     stream: SendableRecordBatchStream,
     folder: PathBuf,
-    /// Of [`Self::pair`].
+    /// Pairs read ahead by [`Self::pair`].
     ahead: vec::IntoIter<(u64, u64)>,
 }
 
@@ -218,12 +219,12 @@ impl Sorted {
         self.stream.next().await.transpose().map_err(|e| failed(&self.folder, &e))
     }
 
-    /// The next rows, where both columns are numbers.
+    /// Next batch, as pairs.
     pub(super) async fn pairs(&mut self) -> Result<Option<Vec<(u64, u64)>>> {
         self.next().await?.map(|rows| pairs_of(&rows)).transpose()
     }
 
-    /// One row after the other.
+    /// Next pair.
     pub(super) async fn pair(&mut self) -> Result<Option<(u64, u64)>> {
         loop {
             if let Some(pair) = self.ahead.next() {

@@ -1,4 +1,4 @@
-//! The first pass: a hash of each row.
+//! The first pass: hashes of each row.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,27 +23,28 @@ use crate::crash;
 use crate::error::{Error, Result};
 use crate::source::{Chunk, Position, Units};
 
-/// What the names of the files begin with.
+/// File name prefix.
 pub(super) const PREFIX: &str = "hashes-";
-/// The row's number.
+/// Row number.
 pub(super) const AT: &str = "at";
-/// Of the image's bytes and the text; NULL where there is no image, and where its looks decide.
+/// Hash of the image's bytes and the text; NULL if there is no image, or if its perceptual hash is used instead.
 pub(super) const KEY: &str = "key";
-/// Of what the image looks like; NULL where that does not matter, or it cannot be decoded.
+/// Perceptual hash; NULL if not asked for or if the image cannot be decoded.
 pub(super) const LOOKS: &str = "looks";
-/// Of what the text says; NULL where there are no words, or no picture. It and what follows are there where texts matter.
+/// Hash of the text's set; NULL if it has no words or its image is unusable. This column and the next two exist only
+/// for `texts`.
 pub(super) const TEXT: &str = "text";
-/// Of what makes up the text: numbers of 32 bits, the least byte first.
+/// Elements of the text's set: little-endian u32.
 pub(super) const SET: &str = "set";
-/// By which texts are found that are similar: numbers of 64 bits, the least byte first.
+/// Bands of the MinHash signature: little-endian u64.
 pub(super) const BANDS: &str = "bands";
 
-/// Rows that are hashed at a time.
+/// Rows hashed at a time.
 const ROWS: usize = 64;
-/// All rows, each file as a whole.
+/// All rows, one unit per file.
 const ALL: Units = Units { rows: u64::MAX, shard: 0, shards: 1 };
 
-/// With what is known of texts, where they matter.
+/// Schema of a hash file, with the text columns if `texts`.
 pub(super) fn schema(texts: bool) -> SchemaRef {
     let mut fields = vec![
         Field::new(AT, DataType::UInt64, false),
@@ -60,15 +61,15 @@ pub(super) fn schema(texts: bool) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// The hashes of some rows.
+/// Hashes of a chunk.
 struct Hashed {
     file: usize,
-    /// How many rows of the file they stand for.
+    /// Number of rows of the file that the chunk covers.
     count: u64,
     rows: RecordBatch,
 }
 
-/// A file of hashes that is being written.
+/// A hash file being written.
 struct Open {
     file: usize,
     count: u64,
@@ -76,7 +77,8 @@ struct Open {
 }
 
 impl Pass<'_> {
-    /// Hashes the files of the source, in their order, but for the first ones that are hashed. The files with the hashes come back.
+    /// Hashes the files of the source in order, after skipping the leading ones that are done. Returns the paths of the
+    /// hash files.
     pub(super) async fn hash(&self, tell: &dyn Fn(u64)) -> Result<Vec<PathBuf>> {
         let records = self.source.records();
         let mut how = if self.look.how.near.is_none() { "exact" } else { "near" }.to_owned();
@@ -158,7 +160,7 @@ impl Pass<'_> {
     }
 }
 
-/// The hashes of a chunk's rows; the first row of its file is number `start`.
+/// Hashes a chunk's rows; `start` is the number of its file's first row.
 fn hash(chunk: &Chunk, start: u64, look: &Look) -> Result<Hashed> {
     let internal = |e: &dyn std::fmt::Display| Error::Internal(format!("hashes: {e}"));
     let images = match look.named {
@@ -172,7 +174,7 @@ fn hash(chunk: &Chunk, start: u64, look: &Look) -> Result<Hashed> {
     let mut looks = Vec::with_capacity(count);
     let mut sketches = Vec::with_capacity(count);
     for ((image, text), number) in images.iter().zip(texts).zip(&chunk.numbers) {
-        // A row that fails is no original: what repeats it would go with it.
+        // A failed row cannot be an original, or rows that repeat it would be lost with it.
         let Some(image) = image.filter(|_| !chunk.problems.contains_key(number)) else {
             keys.append_null();
             looks.push(None);
@@ -187,7 +189,7 @@ fn hash(chunk: &Chunk, start: u64, look: &Look) -> Result<Hashed> {
             keys.append_value(key(image, text)).map_err(|e| internal(&e))?;
         }
         let sketch = look.how.texts.zip(text).and_then(|(least, text)| {
-            // A row that will fail is no original: what repeats its text would go with it.
+            // A row that will fail cannot be an original, or rows that repeat its text would be lost with it.
             let is_picture = || seen.is_some() || look.how.near.is_none() && phash(image, &look.limits).is_ok();
             Sketch::of(text, least).filter(|_| is_picture())
         });
@@ -203,7 +205,7 @@ fn hash(chunk: &Chunk, start: u64, look: &Look) -> Result<Hashed> {
     Ok(Hashed { file: chunk.unit.file, count: chunk.count, rows })
 }
 
-/// The columns of texts.
+/// Text columns of a hash file.
 pub(super) fn columns_of(sketches: &[Option<Sketch>]) -> [ArrayRef; 3] {
     let sketches = || sketches.iter().map(Option::as_ref);
     let ids: UInt64Array = sketches().map(|sketch| sketch.map(|sketch| sketch.id)).collect();
@@ -214,7 +216,7 @@ pub(super) fn columns_of(sketches: &[Option<Sketch>]) -> [ArrayRef; 3] {
     [Arc::new(ids), Arc::new(sets), Arc::new(bands)]
 }
 
-/// Of an image and its text, or the lack of one.
+/// SHA-256 over an image and its text; a missing text differs from an empty one.
 fn key(image: &[u8], text: Option<&str>) -> [u8; 32] {
     let mut digest = Sha256::new();
     digest.update(Sha256::digest(image));
@@ -229,14 +231,14 @@ fn find<'a>(rows: &'a RecordBatch, column: &str) -> Result<&'a ArrayRef> {
     rows.column_by_name(column).ok_or_else(|| Error::Column(format!("the source has no column {column:?}")))
 }
 
-/// The images' URLs or paths.
+/// Image names (URLs or paths) as bytes.
 fn names_of(rows: &RecordBatch, column: &str) -> Result<BinaryViewArray> {
     let wrong = |e: &dyn std::fmt::Display| Error::Column(format!("column {column}: a URL or path must be Utf8: {e}"));
     let names = cast(find(rows, column)?, &DataType::Utf8View).map_err(|e| wrong(&e))?;
     Ok(names.as_string_view().clone().to_binary_view())
 }
 
-/// The images' bytes.
+/// Image bytes.
 fn bytes_of(rows: &RecordBatch, column: &str) -> Result<BinaryViewArray> {
     let found = find(rows, column)?;
     let bytes = match found.as_struct_opt() {
@@ -248,7 +250,7 @@ fn bytes_of(rows: &RecordBatch, column: &str) -> Result<BinaryViewArray> {
     };
     let plain = match bytes.data_type() {
         DataType::BinaryView | DataType::Binary | DataType::LargeBinary => Arc::clone(bytes),
-        // These become views by way of Binary only.
+        // These cast to views only by way of Binary.
         DataType::FixedSizeBinary(_) | DataType::Dictionary(..) => {
             cast(bytes, &DataType::Binary).map_err(|e| wrong(&e))?
         }
@@ -292,7 +294,7 @@ mod tests {
             problems: BTreeMap::from([(18, "column text: bytes that are not UTF-8".to_owned())]),
             earlier: Vec::new(),
         };
-        // Nothing of it is a picture: keys decide either way, and texts do not.
+        // None of the images can be decoded: keys are always computed, text columns are NULL.
         for how in ["exact", "near", "texts", "near,texts"] {
             let look = Look {
                 how: how.parse().unwrap(),

@@ -1,23 +1,23 @@
-//! The option itself.
+//! The `--dedupe` option.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Bits in which pictures may differ where none are given.
+/// Default maximum number of differing bits of perceptual hashes.
 const BITS: u32 = 6;
-/// With more, pictures that have nothing in common begin to be taken for one.
+/// Upper limit; with more bits, unrelated pictures begin to match.
 const MOST_BITS: u32 = 12;
-/// How similar texts must be where nothing is given: of fourteen words one may differ.
+/// Default minimum similarity of texts: one word of fourteen may differ.
 const SIMILARITY: f64 = 0.8;
-/// With less, texts that share a phrase begin to be taken for one.
+/// Lower limit; below it, texts that merely share a phrase begin to match.
 const LEAST_SIMILARITY: f64 = 0.5;
 
-/// Which rows repeat an earlier one: those with the same bytes of an image and the same text, and whichever are asked for beside.
+/// Criteria for duplicate rows. Rows with equal image bytes and equal text always match; others match if asked for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dedupe {
-    /// Those whose perceptual hash differs from an earlier picture's in at most so many of its 64 bits, whatever their text.
+    /// Maximum number of differing bits, of 64, between the perceptual hashes of two pictures, whatever their texts.
     pub(crate) near: Option<u32>,
-    /// Those whose text is so similar to an earlier one at least, by Jaccard's index of words and pairs of words, whatever their picture.
+    /// Minimum Jaccard index of two texts' words and word bigrams, whatever their pictures.
     pub(crate) texts: Option<f64>,
 }
 
@@ -58,7 +58,7 @@ impl FromStr for Dedupe {
 }
 
 impl fmt::Display for Dedupe {
-    /// One way to write it, whatever way it was given: it is part of what a table was made with.
+    /// The canonical form, however the option was spelled: it is part of the table's identity.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.near, self.texts) {
             (None, None) => f.write_str("exact"),
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_manifest_knows_it_again() {
-        // As finished tables have them.
+        // As in the manifests of finished tables.
         for text in ["exact", "near=6", "near=0", "texts=0.8", "texts=1", "near=9,texts=0.75"] {
             assert_eq!(text.parse::<Dedupe>().unwrap().to_string(), text);
         }

@@ -1,16 +1,17 @@
-//! What is the first of its kind.
+//! Representatives among similar items.
 
-/// A picture or a text: its hash, and the first row that has it; once it is known to repeat another, that one's first row.
+/// A picture or a text: its hash, and its first row, or its representative's first row once it is known to repeat
+/// another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Known {
     pub(super) hash: u64,
     pub(super) first: u64,
 }
 
-/// Which of some pictures or texts are the first of their kind: those that are like no earlier one that is itself the first of its
-/// kind. What is like a repetition alone is none.
+/// Selects representatives in order: an item is a duplicate if it is similar to an earlier representative. An item
+/// similar only to a duplicate is not itself a duplicate (similarity is not transitive).
 pub(super) struct Kinds {
-    /// In the order of their first rows.
+    /// Items in the order of their first rows.
     pub(super) known: Vec<Known>,
     repeats: Vec<bool>,
 }
@@ -21,8 +22,8 @@ impl Kinds {
         Self { known, repeats }
     }
 
-    /// Hears that two are alike, by their places. All pairs come, sorted by the later one's place and then by the earlier's: so what
-    /// is to be known of the earlier one is known.
+    /// Records that two items, given by place, are alike. Pairs must be sorted by the later place and then the earlier
+    /// one, so that the earlier item's status is final.
     pub(super) fn pair(&mut self, later: u64, earlier: u64) {
         let (later, earlier) = (later as usize, earlier as usize);
         if let (Some(false), Some(false)) = (self.repeats.get(later), self.repeats.get(earlier)) {
@@ -44,13 +45,13 @@ mod tests {
 
     #[test]
     fn what_is_like_a_repetition_alone_is_none() {
-        // 0 ~ 1 ~ 2, and 0 is not like 2.
+        // 0 ~ 1 ~ 2, but 0 is not like 2.
         assert_eq!(firsts(3, &[(1, 0), (2, 1)]), [0, 0, 20]);
         // 3 is like 1, which repeats 0, and like 2, which repeats nothing.
         assert_eq!(firsts(4, &[(1, 0), (3, 1), (3, 2)]), [0, 0, 20, 20]);
-        // Of two that it may repeat it repeats the first.
+        // An item that could repeat two repeats the first.
         assert_eq!(firsts(3, &[(2, 0), (2, 1)]), [0, 10, 0]);
-        // A pair may be told twice.
+        // A pair may be reported twice.
         assert_eq!(firsts(3, &[(1, 0), (1, 0), (2, 0), (2, 0)]), [0, 0, 0]);
         assert_eq!(firsts(2, &[]), [0, 10]);
     }

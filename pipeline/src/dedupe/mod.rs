@@ -1,12 +1,12 @@
-//! `--dedupe`: rows that repeat an earlier one are found before any model runs.
+//! `--dedupe`: finds rows that repeat an earlier one, before any model runs.
 //!
-//! A first pass over the source writes a hash of each row beside the table, one file for each file of the source; a file that is
-//! whole stays so, whatever stops the job. The hashes are then sorted on disk, where equal ones meet; pictures that merely look
-//! alike are found by a part of their hash that is equal ([`pairs`]), and texts that are similar ([`texts`]) by a band of their MinHash
-//! signature ([`bands`]). Beside a gigabyte or two, what is held in memory is 16 bytes for each picture that looks the same as none
-//! before it, or for each text that says the same as none, and one bit for each row. On disk, a text takes about a kilobyte meanwhile.
+//! The first pass writes a hash of each row beside the table, one file per source file; a finished file survives any
+//! interruption. The hashes are then sorted on disk, which brings equal ones together. Pictures that merely look alike
+//! are found by an equal part of their perceptual hash ([`pairs`]), and similar texts ([`texts`]) by a band of their
+//! MinHash signature ([`bands`], LSH). Beside a gigabyte or two, memory holds 16 bytes for each picture with a new
+//! perceptual hash or each new text, and one bit for each row. On disk, a text temporarily takes about a kilobyte.
 //!
-//! A row's number is counted through all files here, in the source's order: `at`.
+//! In this module `at` is a row's number, counted through all files in the source's order.
 
 mod bands;
 mod files;
@@ -41,36 +41,36 @@ use crate::error::{Error, Result};
 use crate::run::Stop;
 use crate::source::{Chunk, FileRecord, Source};
 
-/// The folder beside the table, in that of its shard.
+/// Folder of the intermediate files, within the shard's folder.
 pub(crate) const FOLDER: &str = "dedupe";
 const DUPLICATES: &str = "duplicates.parquet";
 
-/// What to look for, and where.
+/// Deduplication criteria and columns.
 #[derive(Debug, Clone)]
 pub(crate) struct Look {
     pub(crate) how: Dedupe,
-    /// The column of images: bytes, or a struct with them.
+    /// Column of images: bytes, or a struct that contains them.
     pub(crate) image_column: String,
-    /// It has their URLs or paths, which stand for them.
+    /// Whether the image column holds URLs or paths, which are then compared in place of the images.
     pub(crate) named: bool,
     pub(crate) text_column: String,
-    /// What the models refuse is no picture here either.
+    /// The models' image limits: an image beyond them is not a usable picture here either.
     pub(crate) limits: Limits,
 }
 
-/// The pass over a source.
+/// A deduplication pass over a source.
 struct Pass<'a> {
     look: Arc<Look>,
     source: &'a Arc<Source>,
-    /// The number of each file's first row, and last that of all rows.
+    /// `at` of each file's first row, followed by the total number of rows.
     starts: Vec<u64>,
     folder: &'a Path,
 }
 
-/// Grows with each change of what is hashed, and of what counts as a picture or a text.
+/// Version of the hashes, raised by each change of what is hashed or of what counts as a picture or a text.
 const WAY: u32 = 3;
 
-/// What a file beside the table was made of, to know it again.
+/// Metadata that records what an intermediate file was made from, to decide whether it can be reused.
 #[derive(Serialize)]
 struct Note<'a> {
     way: u32,
@@ -79,12 +79,12 @@ struct Note<'a> {
     text_column: &'a str,
     limits: [u64; 2],
     start: u64,
-    /// Of a Delta table, whose rows may go, the stamps tell which rows are left.
+    /// For a Delta table, whose rows may be deleted, the file stamps identify the remaining rows.
     files: &'a [FileRecord],
 }
 
 impl Pass<'_> {
-    /// The note of a file about `files`, the first of whose rows is number `start`.
+    /// Note of a file made from `files`, whose first row has the number `start`.
     fn note(&self, how: String, files: &[FileRecord], start: u64) -> Result<String> {
         let Look { image_column, text_column, limits, .. } = &*self.look;
         let note = Note {
@@ -99,7 +99,7 @@ impl Pass<'_> {
         serde_json::to_string(&note).map_err(|e| Error::Internal(e.to_string()))
     }
 
-    /// Writes the duplicates, by their number, unless they are there.
+    /// Writes the duplicates, sorted by row number, unless an up-to-date file exists.
     async fn run(&self, tell: &dyn Fn(u64)) -> Result<()> {
         let found = self.folder.join(DUPLICATES);
         let note = self.note(self.look.how.to_string(), &self.source.records(), 0)?;
@@ -119,7 +119,8 @@ impl Pass<'_> {
             if let Some(least) = self.look.how.texts {
                 let texts = self.folder.join("similar.parquet");
                 repeats::texts(&sorter, &hashes, least, self.folder, &texts).await?;
-                // A picture that came with boilerplate first, and goes with it, may come with a better text later.
+                // A picture first seen with a boilerplate text is dropped with that row, so a later row with a better
+                // text must stay.
                 out = Rows::none(self.starts.last().copied().unwrap_or_default());
                 out.add(&texts)?;
                 parts.push(texts);
@@ -141,7 +142,7 @@ impl Pass<'_> {
     }
 }
 
-/// Removes all but the hashes and the duplicates.
+/// Removes all files but the hashes and the duplicates.
 fn tidy(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(|e| Error::dest(folder, e))? {
         let path = entry.map_err(|e| Error::dest(folder, e))?.path();
@@ -154,8 +155,8 @@ fn tidy(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Finds the rows of `source` that repeat an earlier one, with what is needed kept in `folder`; what an earlier run has done there
-/// is not done again. `tell` hears how many rows are hashed.
+/// Finds the rows of `source` that repeat an earlier one. Intermediate files are kept in `folder` and reused by a later
+/// run. `tell` is called with the number of hashed rows.
 pub(crate) async fn find(
     look: Look,
     source: &Arc<Source>,
@@ -166,7 +167,7 @@ pub(crate) async fn find(
     let mut stop = stop.clone();
     let stopped = async move {
         if stop.wait_for(|stop| *stop != Stop::No).await.is_err() {
-            // Nobody is left who could ask.
+            // The sender is gone, so no stop can be requested.
             std::future::pending::<()>().await;
         }
     };
@@ -187,17 +188,17 @@ pub(crate) async fn find(
     Duplicates::open(folder.join(DUPLICATES), bytes, Arc::clone(source), starts)
 }
 
-/// The rows that repeat an earlier one, read along with the source.
+/// The rows that repeat an earlier one, read in step with the source.
 pub(crate) struct Duplicates {
     source: Arc<Source>,
-    /// The column whose bytes a duplicate is spared.
+    /// Image column whose bytes are removed from duplicates; `None` if the source only names its images.
     bytes: Option<String>,
     starts: Vec<u64>,
     path: PathBuf,
     reader: ParquetRecordBatchReader,
-    /// Rows that were read, and the row that each repeats.
+    /// Duplicates read ahead: a row, and the earlier row that it repeats.
     ahead: VecDeque<(u64, u64)>,
-    /// Rows before it were asked for.
+    /// Row number of the last query; later ones must not be smaller.
     asked: u64,
 }
 
@@ -210,7 +211,8 @@ impl Duplicates {
         Ok(Self { source, bytes, starts, path, reader, ahead: VecDeque::new(), asked: 0 })
     }
 
-    /// Takes the images from the chunk's duplicates, and says in their problem what they repeat. Chunks come in the source's order.
+    /// Removes the images of the chunk's duplicates and records what they repeat as their problem. Chunks must come in
+    /// source order.
     pub(crate) fn mark(&mut self, chunk: &mut Chunk) -> Result<()> {
         let start = self.starts[chunk.unit.file];
         let mut repeats = Vec::with_capacity(chunk.numbers.len());
@@ -230,7 +232,7 @@ impl Duplicates {
         Ok(())
     }
 
-    /// The row that row `at` repeats.
+    /// The earlier row that row `at` repeats, if any.
     fn first_of(&mut self, at: u64) -> Result<Option<u64>> {
         if at < self.asked {
             return Err(Error::Internal("rows are asked for in another order than the source's".to_owned()));
@@ -252,14 +254,14 @@ impl Duplicates {
     }
 }
 
-/// File and row of the row number `at`.
+/// File number and row within the file, of row number `at`.
 fn place(starts: &[u64], at: u64) -> (usize, u64) {
-    // A file without rows begins where the next one does.
+    // An empty file begins where the next one does.
     let file = starts.partition_point(|start| *start <= at).saturating_sub(1);
     (file, at - starts[file])
 }
 
-/// `schema` where the image of any row may be missing: in a struct, its bytes.
+/// `schema` with a nullable image column; of a struct, its bytes become nullable.
 pub(crate) fn with_nulls(schema: &Schema, image_column: &str) -> Schema {
     let fields = schema.fields().iter().map(|field| {
         let field = field.as_ref().clone();
@@ -276,8 +278,8 @@ pub(crate) fn with_nulls(schema: &Schema, image_column: &str) -> Schema {
     Schema::new_with_metadata(fields.collect::<Vec<Field>>(), schema.metadata.clone())
 }
 
-/// The rows without the images of those that `repeats` names. A struct keeps what else it has, as the path, which may be the only
-/// key of its row; and SQL would find the bytes of a struct that is NULL as a whole.
+/// Nulls the images of the rows marked in `repeats`. A struct keeps its other fields, such as the path, which may be
+/// the row's only key; nulling the struct as a whole would not hide its bytes from SQL.
 fn without_images(rows: &RecordBatch, image_column: &str, repeats: &BooleanArray) -> Result<RecordBatch, ArrowError> {
     let schema = Arc::new(with_nulls(rows.schema_ref(), image_column));
     let columns = schema.fields().iter().zip(rows.columns()).map(|(field, column)| -> Result<ArrayRef, ArrowError> {
@@ -334,7 +336,7 @@ mod tests {
                 None => image,
             };
             assert_eq!(bytes.as_binary::<i32>().iter().collect::<Vec<_>>(), [Some(&b"a"[..]), None, Some(&b"c"[..])]);
-            // The type is the same where there are no duplicates.
+            // The type is the same without duplicates.
             let none = without_images(&rows, "image", &vec![false; 3].into()).unwrap();
             assert_eq!(none, rows);
         }

@@ -1,8 +1,8 @@
-//! Hashes that differ in few bits.
+//! Pairs of hashes within a small Hamming distance.
 //!
-//! Cut into more blocks than bits may differ, two such hashes have some blocks in common. So hashes are sorted by a choice of blocks,
-//! once for each choice, and those are compared that lie together. With few hashes, few blocks and so few choices are best; with
-//! many, more blocks in common let fewer of them meet by chance.
+//! If hashes are cut into more blocks than bits may differ, two near hashes share some blocks (pigeonhole principle).
+//! So the hashes are sorted by each choice of blocks in turn, and those that agree in these blocks are compared. For
+//! few hashes, few blocks and thus few choices are fastest; for many, more shared blocks reduce chance matches.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use super::files::PairFile;
 use crate::error::{Error, Result};
 
-/// What the copies of the hashes may take, one for each thread; one copy there is always.
+/// Memory limit for copies of the hashes, one per thread; a single copy is always made.
 const MEMORY: usize = 1 << 30;
-/// Hashes of pictures meet more often than random ones.
+/// How much more often the hashes of real pictures agree in blocks than random ones.
 const SKEW: f64 = 4.0;
 
-/// A hash and its place in the order of their first rows, in 12 bytes.
+/// A hash and its place in the order of first rows, packed into 12 bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Hash {
     high: u32,
@@ -33,17 +33,17 @@ impl Hash {
     }
 }
 
-/// How hashes are cut, and which blocks two of them must share.
+/// How hashes are cut into blocks, and how many of the blocks a pair must share.
 struct Plan {
-    /// Most bits that may differ.
+    /// Maximum Hamming distance.
     bits: u32,
     blocks: Vec<u64>,
-    /// Blocks that are shared at least.
+    /// Number of blocks that a pair shares at least.
     shared: usize,
 }
 
 impl Plan {
-    /// For `count` hashes.
+    /// The cheapest plan for `count` hashes.
     fn new(count: usize, bits: u32) -> Self {
         let best = (bits + 1..=bits + 4).min_by(|a, b| cost(count, bits, *a).total_cmp(&cost(count, bits, *b)));
         Self::of(bits, best.unwrap_or(bits + 1))
@@ -55,7 +55,7 @@ impl Plan {
         Self { bits, blocks: cut.collect(), shared: (blocks - bits) as usize }
     }
 
-    /// Every choice of blocks, as the bits in them.
+    /// Bit masks of all choices of `shared` blocks.
     fn choices(&self) -> Vec<u64> {
         let chosen = |set: u32| self.blocks.iter().enumerate().filter(move |(n, _)| set >> n & 1 == 1);
         (0..1_u32 << self.blocks.len())
@@ -64,13 +64,13 @@ impl Plan {
             .collect()
     }
 
-    /// Of the choices that two hashes share, the one that they are counted with.
+    /// The one choice under which a pair with this XOR is reported, of all choices that it shares.
     fn choice_of(&self, differ: u64) -> u64 {
         let shared = self.blocks.iter().filter(|block| differ & **block == 0);
         shared.take(self.shared).fold(0_u64, |all, block| all | block)
     }
 
-    /// Calls `each` with the later and the earlier place of all hashes that are counted with `choice`.
+    /// Calls `each` with the later and the earlier place of each near pair that is reported under `choice`.
     fn scan(
         &self,
         hashes: &mut [Hash],
@@ -96,7 +96,7 @@ impl Plan {
     }
 }
 
-/// What it takes to sort `count` hashes for each choice, and to compare what meets.
+/// Estimated cost of sorting `count` hashes for each choice and comparing the candidates.
 fn cost(count: usize, bits: u32, blocks: u32) -> f64 {
     let count = count as f64;
     let shared = blocks - bits;
@@ -105,8 +105,8 @@ fn cost(count: usize, bits: u32, blocks: u32) -> f64 {
     choices * (2.0 * count * count.max(2.0).log2() + meet)
 }
 
-/// Writes the pairs of `hashes`, all different, that differ in at most `bits` bits: the place of the later one and of the earlier,
-/// each pair once. The files come back.
+/// Writes each pair of `hashes` within `bits` differing bits once: the later place, then the earlier. All hashes must
+/// be distinct. Returns the files.
 pub(super) fn write(hashes: Vec<Hash>, bits: u32, folder: &Path, cancelled: &AtomicBool) -> Result<Vec<PathBuf>> {
     let plan = Plan::new(hashes.len(), bits);
     let choices = plan.choices();
@@ -130,7 +130,7 @@ pub(super) fn write(hashes: Vec<Hash>, bits: u32, folder: &Path, cancelled: &Ato
                 Ok(path)
             })
         });
-        // All are begun before one is waited for.
+        // Start all threads before joining the first.
         let running: Vec<_> = running.collect();
         let ended = running.into_iter().map(|thread| {
             let gone = |_| Err(Error::Internal("a thread that compares hashes has ended".to_owned()));
@@ -146,7 +146,7 @@ mod tests {
 
     use super::*;
 
-    /// Hashes of which many are near to others, all different.
+    /// Distinct hashes, many of them close to others.
     fn hashes(count: usize) -> Vec<u64> {
         let mut state = 7_u64;
         let mut next = move || {
@@ -168,7 +168,7 @@ mod tests {
         all
     }
 
-    /// The pairs that differ in at most `bits`, by comparing all.
+    /// All pairs within `bits` differing bits, by brute force.
     fn all_pairs(hashes: &[u64], bits: u32) -> BTreeSet<(u32, u32)> {
         let later = |(n, a): (usize, &u64)| {
             let near = hashes[..n].iter().enumerate().filter(move |(_, b)| (a ^ **b).count_ones() <= bits);

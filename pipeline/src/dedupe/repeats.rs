@@ -1,4 +1,4 @@
-//! The second pass: which hashes repeat others.
+//! The second pass: which hashes repeat earlier ones.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::kinds::{Kinds, Known};
 use super::pairs::{self, Hash};
 use crate::error::{Error, Result};
 
-/// Writes to `to` the rows whose key an earlier row has, each with the first row that has it.
+/// Writes to `to` each row whose key an earlier row has, with the first row that has it.
 pub(super) async fn exact(sorter: &Sorter, hashes: &[PathBuf], to: &Path) -> Result<()> {
     let mut rows = sorter.sorted(hashes, &schema(false), Some(files::column(KEY).is_not_null()), [KEY, AT]).await?;
     let mut found = PairFile::create(to, None)?;
@@ -36,18 +36,18 @@ pub(super) async fn exact(sorter: &Sorter, hashes: &[PathBuf], to: &Path) -> Res
     found.end()
 }
 
-/// Writes to `to` the rows whose text is similar to an earlier one that is the first of its kind, each with that one.
+/// Writes to `to` each row whose text is similar to that of an earlier representative, with the representative's row.
 pub(super) async fn texts(sorter: &Sorter, hashes: &[PathBuf], least: f64, folder: &Path, to: &Path) -> Result<()> {
     let none = Rows::none(0);
     let known = [folder.join("known.parquet")];
     let count = know(sorter, hashes, TEXT, &none, &known[0]).await?;
-    // What is the same has the same hash.
+    // At similarity 1 texts have equal hashes, so there is nothing to compare.
     let alike = if least < 1.0 { bands::alike(sorter, hashes, &known, least, folder).await? } else { Vec::new() };
     spread(sorter, hashes, TEXT, &none, kinds(sorter, &known, count, &alike).await?, to).await
 }
 
-/// Writes to `to` the rows that look like an earlier one that is the first of its kind, each with that one. Rows that are `out`
-/// are as if they were not there.
+/// Writes to `to` each row whose picture looks like an earlier representative, with the representative's row. Rows in
+/// `out` are ignored.
 pub(super) async fn near(
     sorter: &Sorter,
     hashes: &[PathBuf],
@@ -62,8 +62,8 @@ pub(super) async fn near(
     spread(sorter, hashes, LOOKS, out, kinds(sorter, &known, count, &alike).await?, to).await
 }
 
-/// Writes to `to` the first row of each hash in `column`, and the hash, and counts them: of what is the same, as all blank pictures
-/// are, only the first is compared with others.
+/// Writes to `to` the first row of each hash in `column`, with the hash, and returns their number. Of identical items,
+/// such as all blank pictures, only the first is compared with others.
 async fn know(sorter: &Sorter, hashes: &[PathBuf], column: &str, out: &Rows, to: &Path) -> Result<usize> {
     let mut rows = sorted_by(sorter, hashes, column).await?;
     let mut file = PairFile::create(to, None)?;
@@ -81,7 +81,7 @@ async fn know(sorter: &Sorter, hashes: &[PathBuf], column: &str, out: &Rows, to:
     Ok(count)
 }
 
-/// What kinds there are of what is known, by the files of pairs that are alike; in the order of the hashes.
+/// Resolves known items to their representatives by the files of similar pairs; sorted by hash.
 async fn kinds(sorter: &Sorter, known: &[PathBuf], count: usize, alike: &[PathBuf]) -> Result<Vec<Known>> {
     let mut all = Vec::with_capacity(count);
     let mut rows = sorter.pairs(known, [LEFT, RIGHT]).await?;
@@ -100,7 +100,7 @@ async fn kinds(sorter: &Sorter, known: &[PathBuf], count: usize, alike: &[PathBu
     Ok(all)
 }
 
-/// Writes to `to` the rows whose hash in `column` is known from another row, each with the first row of its kind.
+/// Writes to `to` each row whose hash in `column` has an earlier representative, with the representative's row.
 async fn spread(
     sorter: &Sorter,
     hashes: &[PathBuf],
@@ -109,7 +109,7 @@ async fn spread(
     kinds: Vec<Known>,
     to: &Path,
 ) -> Result<()> {
-    // Both are in the order of the hashes.
+    // Both inputs are sorted by hash: a merge join.
     let mut found = PairFile::create(to, None)?;
     let mut rows = sorted_by(sorter, hashes, column).await?;
     let mut kinds = kinds.into_iter();
@@ -130,17 +130,17 @@ async fn spread(
     found.end()
 }
 
-/// The hashes in `column`, and the rows that have the same one in their order.
+/// Rows with a hash in `column`, sorted by the hash and then by row number.
 async fn sorted_by(sorter: &Sorter, hashes: &[PathBuf], column: &str) -> Result<Sorted> {
     let is_there = files::column(column).is_not_null();
     sorter.sorted(hashes, &schema(column == TEXT), Some(is_there), [column, AT]).await
 }
 
-/// Rows, by their number.
+/// A bitmap of row numbers.
 pub(super) struct Rows(BooleanBufferBuilder);
 
 impl Rows {
-    /// None of `count`.
+    /// An empty set over `count` rows.
     pub(super) fn none(count: u64) -> Self {
         let count = count as usize;
         let mut bits = BooleanBufferBuilder::new(count);
@@ -148,7 +148,7 @@ impl Rows {
         Self(bits)
     }
 
-    /// Adds the rows on the left of a file of pairs.
+    /// Adds the left rows of a pair file.
     pub(super) fn add(&mut self, path: &Path) -> Result<()> {
         for pairs in files::read(path, &[LEFT])? {
             let pairs = pairs.map_err(|e| Error::dest(path, format!("cannot read: {e}")))?;
@@ -167,7 +167,7 @@ impl Rows {
     }
 }
 
-/// Files with the pairs of the `count` known pictures that look alike, by their places in the order of their first rows.
+/// Writes the near pairs of the `count` known pictures, by place in the order of first rows, and returns the files.
 async fn alike(sorter: &Sorter, known: &[PathBuf], count: usize, bits: u32, folder: &Path) -> Result<Vec<PathBuf>> {
     let mut hashes = Vec::with_capacity(count);
     let mut rows = sorter.pairs(known, [LEFT, RIGHT]).await?;
@@ -180,14 +180,14 @@ async fn alike(sorter: &Sorter, known: &[PathBuf], count: usize, bits: u32, fold
             hashes.push(Hash::new(hash, place));
         }
     }
-    // The threads end with this future.
+    // Dropping this future stops the threads.
     let cancel = Cancel(Arc::default());
     let (cancelled, folder) = (Arc::clone(&cancel.0), folder.to_owned());
     let task = SpawnedTask::spawn_blocking(move || pairs::write(hashes, bits, &folder, &cancelled));
     task.join().await.unwrap_or_else(|e| Err(Error::Internal(format!("a task ended: {e}"))))
 }
 
-/// Dropped, it cancels.
+/// Sets the flag when dropped.
 struct Cancel(Arc<AtomicBool>);
 
 impl Drop for Cancel {
@@ -206,7 +206,7 @@ mod tests {
 
     type Row = (Option<u8>, Option<u64>);
 
-    /// Two files of hashes of `rows`.
+    /// Two hash files of `rows`.
     fn written(folder: &Path, rows: &[Row]) -> Vec<PathBuf> {
         let mut at = 0;
         let halves = rows.chunks(rows.len().div_ceil(2)).enumerate().map(|(n, rows)| {
@@ -234,7 +234,7 @@ mod tests {
         all
     }
 
-    /// Every row in order, compared with the first of each kind.
+    /// Reference implementation: compares every row in order with the representatives so far.
     fn one_by_one(rows: &[Row], bits: u32, out: &[u64]) -> Vec<(u64, u64)> {
         let mut firsts: Vec<(u64, u64)> = Vec::new();
         let mut found = Vec::new();
@@ -258,7 +258,7 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 33) % most
         };
-        // Few pictures with a few bits changed, so that chains are many; some keys, and rows with neither.
+        // A few pictures with a few flipped bits give many chains; some rows have keys, some neither.
         let rows: Vec<Row> = (0..2000)
             .map(|n| match n % 10 {
                 0 => (None, None),
@@ -270,7 +270,7 @@ mod tests {
             })
             .collect();
         let hashes = written(&folder, &rows);
-        // Every third row is out for another reason, or none.
+        // Rows that are excluded for another reason: every third, or none.
         let thirds: Vec<u64> = (0..2000).step_by(3).collect();
         for (bits, gone) in [(0, &[][..]), (3, &[]), (6, &[]), (0, &thirds), (6, &thirds)] {
             let sorter = Sorter::new(&folder).unwrap();

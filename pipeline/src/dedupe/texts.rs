@@ -1,32 +1,32 @@
-//! What a text says, as a set: its words, and each two words that follow on each other.
+//! A text as a set: its words and its word bigrams.
 //!
-//! Case, punctuation, spaces and the way in which Unicode writes a letter are none of it (NFKC, lower case, the words of UAX #29; of
-//! scripts without spaces each letter is a word). In a pair all numbers are one: two texts that differ in a number alone are more
-//! similar than two that differ in a word, as `photo 123` and `photo 456` at the end of the same sentence; but the number itself is
-//! in the set, by which `Air Max 90` is not `Air Max 95`. The fewer words a text has, the more each of them weighs: a short text is
-//! like those alone that are the same.
+//! The set ignores case, punctuation, spaces and Unicode variants (NFKC, lower case, the words of UAX #29; in scripts
+//! without spaces each letter is a word). Within bigrams all numbers are equal, so two texts that differ only in a
+//! number, such as `photo 123` and `photo 456` after the same sentence, are more similar than two that differ in a
+//! word. The number itself is still a word of the set, which distinguishes `Air Max 90` from `Air Max 95`. The fewer
+//! words a text has, the more each weighs: a short text is similar only to identical ones.
 
 use icu_normalizer::ComposingNormalizerBorrowed;
 use minhash_rs::prelude::{MinHash, MinHasher as _};
 use twox_hash::XxHash64;
 use unicode_segmentation::UnicodeSegmentation as _;
 
-/// All numbers in pairs; no word is so written.
+/// Placeholder for all numbers in bigrams; never itself a word.
 const NUMBER: &str = "#";
 
-/// What is kept of a text.
+/// Fingerprint of a text.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Sketch {
-    /// The whole set in one number.
+    /// Hash of the whole set.
     pub(super) id: u64,
-    /// 32 bits of each element's hash, ascending.
+    /// Upper 32 bits of each element's hash, ascending.
     pub(super) set: Vec<u32>,
-    /// A hash of each band of the MinHash signature.
+    /// Hash of each band of the MinHash signature.
     pub(super) bands: Vec<u64>,
 }
 
 impl Sketch {
-    /// `None` where the text has no words. `least`: how similar texts are to be found.
+    /// Sketch of `text` for finding texts with at least the similarity `least`; `None` if the text has no words.
     pub(super) fn of(text: &str, least: f64) -> Option<Self> {
         let elements = elements(&words(text));
         if elements.is_empty() {
@@ -40,7 +40,8 @@ impl Sketch {
     }
 }
 
-/// In which way sketches are made. Another release of a crate could make others: those must not meet these.
+/// Fingerprint of the sketch algorithm: another release of a crate could change sketches, and the two must not be
+/// mixed.
 pub(super) fn way(least: f64) -> String {
     let sketch = Sketch::of("The same text, 1 of 2, that one sketch of it is known by: ein Mädchen, 猫", least);
     let bytes = format!("{sketch:?}").into_bytes();
@@ -50,13 +51,14 @@ pub(super) fn way(least: f64) -> String {
 
 fn words(text: &str) -> Vec<String> {
     let text = ComposingNormalizerBorrowed::new_nfkc().normalize(text).to_lowercase();
-    // Within words: it's, 3.14, a_b; the apostrophe is written in three ways, and where a word may be parted is not seen.
+    // Characters removed within words (it's, 3.14, a_b): variants of the apostrophe, soft hyphens and other invisible
+    // marks.
     let mark = |c: &char| c.is_ascii_punctuation() || matches!(c, '’' | '‘' | '·' | '\u{ad}' | '\u{2060}' | '\u{feff}');
     let word = |word: &str| word.chars().filter(|c| !mark(c)).collect::<String>();
     text.unicode_words().map(word).filter(|word| !word.is_empty()).collect()
 }
 
-/// The hashes of the words and the pairs, ascending, each once.
+/// Hashes of the words and bigrams, ascending and distinct.
 fn elements(words: &[String]) -> Vec<u64> {
     let hash = |text: &str| XxHash64::oneshot(0, text.as_bytes());
     let in_pairs: Vec<&str> =
@@ -70,9 +72,9 @@ fn elements(words: &[String]) -> Vec<u64> {
 
 type Cut = fn(&[u64]) -> Vec<u64>;
 
-/// How a set's signature is cut into bands, for sets that are so similar to meet in one of them: with a similarity of J and r minima
-/// in each of b bands they do with probability 1 - (1 - J^r)^b. At the least similarity of each line that is 99.9 %, 99.97 %, 99.3 %
-/// and 99.5 %; the more minima, the fewer meet that are not similar. Sets that are to be equal need not meet: their numbers are.
+/// Returns the split of a MinHash signature into bands (LSH). With b bands of r minima, sets with similarity J share a
+/// band with probability 1 - (1 - J^r)^b. At the lower end of each range this is 99.9 %, 99.97 %, 99.3 % and 99.5 %;
+/// more minima per band give fewer false candidates. Sets that must be equal need no bands: their ids are equal.
 fn cut(least: f64) -> Option<Cut> {
     match least {
         1.0.. => None,
@@ -88,11 +90,11 @@ fn bands<const MINIMA: usize, const BANDS: usize>(elements: &[u64]) -> Vec<u64> 
     signature.band_hashes::<BANDS>().to_vec()
 }
 
-/// Whether two ascending sets that are not empty have a Jaccard index of `least` or more.
+/// Whether two ascending, non-empty sets have a Jaccard index of at least `least`.
 pub(super) fn are_similar(a: &[u32], b: &[u32], least: f64) -> bool {
-    // Divided, 4 of 5 is exactly what 0.8 is read as.
+    // Compared as a quotient: 4.0 / 5.0 is exactly the f64 that 0.8 parses to.
     let is_enough = |common: usize, all: usize| common as f64 / all as f64 >= least;
-    // At most the smaller is in both, and at least the larger in either.
+    // Upper bound: the intersection has at most the smaller set's size, and the union at least the larger's.
     if !is_enough(a.len().min(b.len()), a.len().max(b.len())) {
         return false;
     }
@@ -113,7 +115,7 @@ mod tests {
         Sketch::of(text, 0.8).unwrap_or_else(|| panic!("{text:?} has no words"))
     }
 
-    /// The index itself, by trying.
+    /// The Jaccard index, found by trying thresholds.
     fn similarity(a: &str, b: &str) -> f64 {
         let (a, b) = (sketch(a).set, sketch(b).set);
         (1..=1000).rev().map(|n| f64::from(n) / 1000.0).find(|least| are_similar(&a, &b, *least)).unwrap_or(0.0)
@@ -139,7 +141,7 @@ mod tests {
         let all =
             ["dog", "dogs", "dog dog", "red dog", "dog red", "12", "13", "photo 12", "photo 13", "#", "a #", "12 #"];
         let ids: Vec<_> = all.iter().filter_map(|text| Sketch::of(text, 0.8)).map(|sketch| sketch.id).collect();
-        // `#` is no word: `a #` is `a`, and `12 #` is 12 again.
+        // `#` is not a word: `a #` equals `a`, and `12 #` equals `12`.
         assert_eq!(ids.len(), 11);
         let distinct: std::collections::BTreeSet<_> = ids.iter().collect();
         assert_eq!(distinct.len(), 10);
@@ -148,7 +150,7 @@ mod tests {
 
     #[test]
     fn boilerplate_is_alike_and_short_texts_are_not() {
-        // 5 words and 5 pairs in common, and the numbers not.
+        // 5 words and 5 bigrams in common; the numbers differ.
         let number = similarity("Buy now at SHOP | photo 123", "BUY NOW at shop: photo 4567");
         assert!((number - 0.833).abs() < 1e-9, "{number}");
         let word = similarity("Buy now at SHOP | photo red", "Buy now at SHOP | photo blue");
@@ -165,7 +167,7 @@ mod tests {
         ] {
             assert!(similarity(a, b) < 0.8, "{a}, {b}: {}", similarity(a, b));
         }
-        // Of fourteen words one differs.
+        // One of fourteen words differs.
         let words: Vec<String> = (0..14).map(|n| format!("w{n}")).collect();
         let mut other = words.clone();
         "another".clone_into(&mut other[6]);
@@ -177,7 +179,7 @@ mod tests {
         let set = |from: u32, to: u32| (from..to).collect::<Vec<u32>>();
         for (common, all) in [(4, 5), (7, 10), (11, 20), (3, 5), (13, 20), (19, 20)] {
             let least = format!("{}", f64::from(common) / f64::from(all)).parse().unwrap();
-            // A part of the other, and each with something of its own.
+            // One set contains the other; then each has an element of its own.
             assert!(are_similar(&set(0, common), &set(0, all), least), "{common} of {all}");
             let (a, b) = (set(0, all - 1), set(all - common - 1, all));
             assert_eq!(are_similar(&a, &b, least), are_similar(&b, &a, least));
@@ -200,7 +202,7 @@ mod tests {
             for n in 0..1500 {
                 let words: Vec<String> = (0..6 + n % 40).map(|_| word()).collect();
                 let mut other = words.clone();
-                // As many as may differ at this length, about.
+                // About as many changes as are allowed at this length.
                 let most = (words.len() as f64 * (1.0 - least) / (1.0 + least) / 1.5) as usize;
                 for change in 0..most {
                     other[change * words.len() / most] = word();

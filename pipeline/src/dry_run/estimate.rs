@@ -1,25 +1,25 @@
-//! How an estimate reads.
+//! A job's estimate and its text.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::summary::Tally;
 
-/// Reasons of failed rows that are named.
+/// Maximum number of listed reasons of failed rows.
 const REASONS: usize = 12;
 
-/// What a job would do.
+/// Estimate of a job from a sample.
 #[derive(Debug)]
 pub struct Estimate {
     pub(super) files: usize,
     pub(super) rows: u64,
     pub(super) bytes: u64,
-    /// Rows of this job that are done, and that are left.
+    /// Rows of this job that are done, and rows left to do.
     pub(super) done: u64,
     pub(super) left: u64,
     pub(super) replaces: bool,
     pub(super) shard: (u64, u64),
-    /// Nothing where no row is left.
+    /// Results of the sample; `None` if no rows are left.
     pub(super) sample: Option<Sample>,
 }
 
@@ -30,7 +30,7 @@ pub(super) struct Sample {
     pub(super) files: usize,
     pub(super) warm_up: u64,
     pub(super) elapsed: Duration,
-    /// Bytes of the table for a row of the source.
+    /// Bytes of the table per source row.
     pub(super) row_bytes: f64,
 }
 
@@ -78,7 +78,7 @@ fn several(count: usize, one: &str) -> String {
     if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }
 }
 
-/// A share, and where that of all rows is in 95 of 100 cases (Wilson's interval; rough, since neighbours are alike).
+/// Formats a share with its 95 % confidence interval (Wilson score; rough, since neighbouring rows are correlated).
 fn share(hits: u64, of: u64) -> String {
     const Z: f64 = 1.96;
     let n = of.max(1) as f64;

@@ -1,4 +1,4 @@
-//! What the page is given, as JSON.
+//! The page's data, as JSON.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::queries::Numbers;
 use crate::manifest::Manifest;
 use crate::provenance::together;
 
-/// All of it. The page's script knows these names.
+/// All data of the page, whose script uses these field names.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     title: String,
@@ -22,7 +22,7 @@ pub(super) struct Report {
     failures: Vec<Reason>,
     captions: Vec<Text>,
     images: Vec<Image>,
-    /// Image and pair of it.
+    /// Pairs nearest the threshold: index of the image, index of its pair.
     near: Vec<(usize, usize)>,
     sample: Sample,
 }
@@ -48,7 +48,7 @@ struct Totals {
     seconds: Option<f64>,
 }
 
-/// The texts of one source.
+/// Counts over the texts of one source.
 #[derive(Debug, Serialize)]
 pub(super) struct SourceRow {
     pub(super) source: String,
@@ -83,10 +83,10 @@ pub(super) struct Text {
     pub(super) count: u64,
 }
 
-/// An image of the gallery with its texts.
+/// An image of the gallery and its texts.
 #[derive(Debug, Serialize)]
 pub(super) struct Image {
-    /// A data URI.
+    /// The thumbnail as a data URI.
     pub(super) src: Option<String>,
     pub(super) key: String,
     pub(super) sha256: Option<String>,
@@ -101,7 +101,7 @@ pub(super) struct Pair {
     pub(super) itc: Option<f32>,
     pub(super) kept: bool,
     pub(super) error: Option<String>,
-    /// Which of several wrote the text, from 1.
+    /// Number of the captioner that wrote the text, from 1, if there are several.
     pub(super) captioner: Option<i64>,
 }
 

@@ -1,4 +1,4 @@
-//! The images that the page shows, with their texts.
+//! The page's gallery of images and their texts.
 
 use datafusion::arrow::array::{Array, AsArray, GenericStringArray};
 use datafusion::arrow::datatypes::{Float32Type, Int64Type};
@@ -14,23 +14,23 @@ use crate::error::Result;
 use crate::manifest::Manifest;
 use crate::pictures::{Pictures, Wanted};
 
-/// Pairs nearest the threshold.
+/// Number of pairs nearest the threshold.
 const NEAR: usize = 60;
-/// Columns that may name a row for a reader, the best first.
+/// Columns that may identify a row to a reader, best first.
 const NAMES: [&str; 7] = ["id", "key", "__key__", "uid", "sample_id", "url", "image_path"];
 
-/// The gallery.
+/// Images of the gallery.
 #[derive(Debug)]
 pub(super) struct Gallery {
     pub(super) images: Vec<Image>,
-    /// Image and pair of it.
+    /// Pairs nearest the threshold: index of the image, index of its pair.
     pub(super) near: Vec<(usize, usize)>,
 }
 
-/// A row of the source: its file and number.
+/// A row of the source: file and row number.
 type Key = (String, i64);
 
-/// Takes about `options.images` of the `all` images, evenly and each time the same, and those nearest the threshold.
+/// Selects about `options.images` of the `all` images, evenly and deterministically, and those nearest the threshold.
 pub(super) async fn gallery(
     ctx: &SessionContext,
     job: &Manifest,
@@ -45,7 +45,7 @@ pub(super) async fn gallery(
         |name| format!("concat('{name}=', \"{name}\")"),
     );
     let itc = if has("itc_score") { "itc_score" } else { "CAST(NULL AS REAL)" };
-    // A source may have a column of that name.
+    // Use `captioner` only if the recipe made it: the source may have a column of that name.
     let captioner = if has("captioner") && !job.job.captioners.is_empty() {
         "CASE WHEN source = 'synthetic' THEN TRY_CAST(captioner AS BIGINT) END"
     } else {
@@ -73,8 +73,8 @@ pub(super) async fn gallery(
     Ok(Gallery { images: found.images, near })
 }
 
-/// A condition on rows. The digest of a row's place is as good as a die, and the same each time; an image's would leave out the rows
-/// that have none, and take one that is there often with all of its rows.
+/// A condition that samples rows by the digest of their position, which is uniform and reproducible. An image's digest
+/// would exclude rows without an image, and would select all rows of a frequent image or none.
 fn sampled(images: usize, all: u64) -> String {
     if images as u64 >= all {
         return "true".to_owned();
@@ -84,7 +84,7 @@ fn sampled(images: usize, all: u64) -> String {
     format!("md5(concat(provenance['file'], ':', CAST(provenance['row'] AS VARCHAR))) < '{bound:08x}'")
 }
 
-/// A further condition: the rows of the pairs nearest the threshold.
+/// A further condition that selects the rows of the pairs nearest the threshold.
 async fn nearest_rows(ctx: &SessionContext, threshold: f32) -> Result<String> {
     let sql = format!(
         "SELECT arrow_cast(provenance['file'], 'Utf8'), provenance['row'] FROM {PAIRS} WHERE itm_score IS NOT NULL \
@@ -115,7 +115,7 @@ fn texts(batch: &RecordBatch, column: usize) -> &GenericStringArray<i32> {
     batch.column(column).as_string()
 }
 
-/// The images in the order of the table.
+/// Images in table order.
 #[derive(Default)]
 struct Found {
     images: Vec<Image>,
@@ -123,7 +123,7 @@ struct Found {
 }
 
 impl Found {
-    /// Adds pairs; those of one image follow each other.
+    /// Adds pairs; the pairs of an image must be contiguous.
     fn add(&mut self, batch: &RecordBatch) {
         let text = |column: usize, row: usize| {
             let column = texts(batch, column);
@@ -159,7 +159,7 @@ impl Found {
         }
     }
 
-    /// Takes the pictures that the table left out (those of dropped pairs) from the source.
+    /// Reads the images that the table left out (those of dropped pairs) from the source.
     fn fill(&mut self, job: &Manifest, options: &ReportOptions) -> Result<()> {
         let rows = self.images.iter().zip(&self.keys).enumerate();
         let missing = rows.filter_map(|(place, (image, (file, row)))| {

@@ -1,4 +1,4 @@
-//! `capfilt report`: one page that shows what a job did, to open in a browser or to send.
+//! `capfilt report`: a single self-contained page about a job's results.
 
 mod data;
 mod gallery;
@@ -15,24 +15,24 @@ use crate::bounded::bounded;
 use crate::error::{Error, Result};
 use crate::table;
 
-/// The page, but for its style, script and data.
+/// The page's template, without style, script and data.
 const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// What the page shows.
+/// Options of a report.
 #[derive(Debug, Clone)]
 pub struct ReportOptions {
-    /// Most images of the gallery.
+    /// Maximum number of images in the gallery.
     pub images: usize,
-    /// Where the source is now, for the images that the table left out; where it was, unless given.
+    /// Location of the source, for images that the table left out; by default where it was.
     pub source: Option<PathBuf>,
 }
 
-/// Makes the page of a pair table: self-contained HTML, in which no text of the table is markup or script.
+/// Renders a pair table's page: self-contained HTML in which all texts of the table are escaped.
 ///
 /// # Errors
-/// Where the folder is no pair table that `capfilt run` has made.
+/// Errors if the folder is not a finished pair table of `capfilt run` in Parquet.
 pub async fn report(path: &Path, options: &ReportOptions) -> Result<String> {
     let manifests = table::manifests(path)?;
     let Some(first) = manifests.first() else {
@@ -48,7 +48,7 @@ pub async fn report(path: &Path, options: &ReportOptions) -> Result<String> {
     let config = SessionConfig::new().with_target_partitions(1).with_batch_size(64);
     let ctx = SessionContext::new_with_config(config);
     crate::register_pairs(&ctx, queries::PAIRS, path, None).await?;
-    // There may be as many captions as rows.
+    // There may be as many distinct captions as rows, so count in bounded memory.
     let counting = bounded(DiskManagerMode::OsTmpDirectory)?;
     crate::register_pairs(&counting, queries::PAIRS, path, None).await?;
     let numbers = queries::numbers(&counting, &manifests).await?;
@@ -59,13 +59,13 @@ pub async fn report(path: &Path, options: &ReportOptions) -> Result<String> {
     Ok(page(&json))
 }
 
-/// The page with its data. These come last, and once: a text may hold one of the marks.
+/// Fills in the template. The data come last and are replaced once, as a text may contain a placeholder.
 fn page(json: &str) -> String {
     let page = PAGE.replacen("{{STYLE}}", STYLE.trim_end(), 1).replacen("{{SCRIPT}}", SCRIPT.trim_end(), 1);
     page.replacen("{{DATA}}", &escaped(json), 1)
 }
 
-/// JSON that can stand inside a script element, whatever its texts hold.
+/// Escapes JSON so that it is safe inside a script element.
 fn escaped(json: &str) -> String {
     let mut out = String::with_capacity(json.len() + json.len() / 64);
     for c in json.chars() {

@@ -1,4 +1,4 @@
-//! The page's numbers, by SQL over the pair table.
+//! The page's numbers, from SQL over the pair table.
 
 use std::collections::BTreeMap;
 
@@ -12,13 +12,13 @@ use crate::error::Result;
 use crate::manifest::Manifest;
 use crate::summary::Tally;
 
-/// Name of the pair table.
+/// Table name of the pair table.
 pub(super) const PAIRS: &str = "pairs";
 const BINS: usize = 40;
-/// Captions that the page lists.
+/// Maximum number of captions listed.
 const CAPTIONS: usize = 100;
 
-/// What is counted.
+/// Numbers of the page.
 #[derive(Debug)]
 pub(super) struct Numbers {
     pub(super) sources: Vec<SourceRow>,
@@ -26,11 +26,11 @@ pub(super) struct Numbers {
     pub(super) failures: Vec<Reason>,
     pub(super) captions: Vec<Text>,
     pub(super) threshold: Option<f32>,
-    /// Rows of the source.
+    /// Number of source rows.
     pub(super) images: u64,
 }
 
-/// Counts what the page tells.
+/// Computes the page's numbers.
 pub(super) async fn numbers(ctx: &SessionContext, manifests: &[Manifest]) -> Result<Numbers> {
     let mut tally = Tally::default();
     manifests.iter().for_each(|manifest| tally.merge(&manifest.tally));
@@ -96,7 +96,7 @@ async fn histograms(ctx: &SessionContext) -> Result<Vec<Histogram>> {
             counts[bin] += count(&batch, 2, row);
         }
     }
-    // The web's first.
+    // Web texts first.
     Ok(found.into_iter().rev().map(|(source, counts)| Histogram { source, counts }).collect())
 }
 

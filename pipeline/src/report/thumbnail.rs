@@ -1,4 +1,4 @@
-//! Small copies of images, as data URIs.
+//! Thumbnails as data URIs.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -7,13 +7,13 @@ use image::codecs::jpeg::JpegEncoder;
 use image::imageops::FilterType;
 use image::{DynamicImage, RgbImage};
 
-/// Longest side, pixels.
+/// Maximum side length in pixels.
 const SIDE: u32 = 256;
 const QUALITY: u8 = 80;
-/// A page shows what a job could use.
+/// A job's default image limits, so that the page shows what the job could use.
 const LIMITS: Limits = Limits { max_bytes: 64 << 20, max_pixels: 178_956_970 };
 
-/// A JPEG of at most [`SIDE`] pixels a side; `None` where the image cannot be decoded.
+/// Encodes a JPEG of at most [`SIDE`] pixels a side; `None` if the image cannot be decoded.
 pub(super) fn data_uri(bytes: &[u8]) -> Option<String> {
     let rgb = decode(bytes, &LIMITS).ok()?;
     let picture = DynamicImage::ImageRgb8(RgbImage::from_raw(rgb.width, rgb.height, rgb.data)?);

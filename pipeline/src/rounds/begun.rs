@@ -1,4 +1,4 @@
-//! What rounds were begun with, and that nothing else goes on with them.
+//! Records the options that rounds were begun with, and refuses to continue with others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, TryLockError};
@@ -18,15 +18,15 @@ use crate::console::say;
 const OPTIONS: &str = "rounds.json";
 const TEMP: &str = "rounds.json.tmp";
 const LOCK: &str = "rounds.lock";
-/// Of rounds.json.
+/// Format version of rounds.json.
 const FORMAT: u32 = 1;
-/// Settings that change no result: capfilt-train goes on with others too.
+/// Settings that do not change results; capfilt-train may resume with other values.
 const SPEED: [&str; 3] = ["data.threads", "train.checkpoint_steps", "train.log_steps"];
 
-/// What decides a stage of each round, by name; what decides the stages before it is theirs.
+/// Options that determine a stage of each round, by name, besides those of the stages before it.
 type Options = BTreeMap<String, String>;
 
-/// rounds.json: what the rounds in a folder were begun with, by the names of a round's folders.
+/// rounds.json: the options that the rounds in a folder were begun with, by the names of a round's subfolders.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Begun {
     format: u32,
@@ -34,7 +34,8 @@ pub(super) struct Begun {
 }
 
 impl Plan<'_> {
-    /// The options that decide what the rounds hold, and not how many they are; checked as far as can be before hours of work.
+    /// Collects the options that determine the rounds' contents, but not their number, and checks them as far as
+    /// possible before hours of work.
     pub(super) fn begin(&self, stages: &[Stage]) -> Result<Begun> {
         let a = self.args;
         let mut pairs = Options::new();
@@ -73,7 +74,7 @@ impl Plan<'_> {
         Ok(Begun { format: FORMAT, stages })
     }
 
-    /// All settings that a training will have: capfilt-train says which, or what is wrong with those that were given.
+    /// All effective settings of a training, as printed by capfilt-train, which also validates the given ones.
     fn settings_of(&self, training: Training) -> Result<Options> {
         let [name, command, ..] = training.words();
         let mut config = Command::new(&self.trainer);
@@ -81,7 +82,7 @@ impl Plan<'_> {
         if training != Training::Pretrain {
             config.args(["--preset", command]);
         }
-        // Told nothing at all, it prints the defaults in another form.
+        // Without any setting it prints the defaults in another form.
         config.args(["--set", "train.log_steps=1"]).args(self.settings(training));
         let output = config.output().with_context(|| format!("cannot run {}", self.trainer.display()))?;
         if !output.status.success() {
@@ -94,7 +95,7 @@ impl Plan<'_> {
         Ok(settings)
     }
 
-    /// Makes the folder, and refuses one that is another's.
+    /// Creates the folder. Errors if it exists and holds other files.
     pub(super) fn make_folder(&self) -> Result<()> {
         let place = || self.place();
         if self.dest.to_string_lossy().contains("://") {
@@ -113,8 +114,8 @@ impl Plan<'_> {
         Ok(())
     }
 
-    /// Held by this process and by the stage that it runs, whose standard input it is: a stage that outlives a kill keeps others
-    /// from its folder.
+    /// Locks the folder. The running stage inherits the lock file as its standard input, so a stage that survives a
+    /// kill of this process keeps others out.
     pub(super) fn lock(&self) -> Result<File> {
         let path = self.dest.join(LOCK);
         let open = File::options().create(true).truncate(false).read(true).write(true).open(&path);
@@ -127,13 +128,13 @@ impl Plan<'_> {
                     "{of}: another capfilt rounds works there, or a stage that one left running: wait for it, or end it"
                 );
             }
-            // A file system without locks: go on without.
+            // The file system does not support locks: continue without one.
             Err(TryLockError::Error(e)) => say(&format!("warning: cannot lock {}: {e}", path.display())),
         }
         Ok(file)
     }
 
-    /// Writes down what the rounds begin with. Where they go on, nothing may be different that has decided something already.
+    /// Records the options. When resuming, errors if an option differs that a stage begun earlier depends on.
     pub(super) fn agree(&self, stages: &[Stage], now: &Begun) -> Result<()> {
         let path = self.dest.join(OPTIONS);
         if path.exists() {
@@ -147,7 +148,7 @@ impl Plan<'_> {
                 return Ok(());
             }
             let mut differences = Vec::new();
-            // The first round's stages; each decides those after it.
+            // The list starts with the first round's stages, and each affects those after it.
             for (place, name) in ["pairs", "med", "captioner", "filter"].into_iter().enumerate() {
                 if stages.iter().skip(place).any(Stage::has_begun) {
                     differences.extend(differing(name, before.stages.get(name), now.stages.get(name)));
@@ -170,7 +171,7 @@ impl Plan<'_> {
     }
 }
 
-/// The differences of a stage's options, in words.
+/// Describes the differences between a stage's options.
 fn differing(stage: &str, before: Option<&Options>, now: Option<&Options>) -> Vec<String> {
     let none = Options::new();
     let (before, now) = (before.unwrap_or(&none), now.unwrap_or(&none));
@@ -192,7 +193,7 @@ fn model(option: &str, folder: &Path) -> Result<String> {
     Ok(capfilt_udfs::inspect(folder).with_context(|| format!("--{option} {}", folder.display()))?.digest)
 }
 
-/// A table's place, and how much it is where it is files.
+/// Path of a table, and its number of files and bytes if it exists locally.
 fn table(option: &str, path: &Path) -> Result<Options> {
     let mut options = Options::from([(option.to_owned(), absolute(path).display().to_string())]);
     if let Some((files, bytes)) = size(path).with_context(|| format!("{option} {}", path.display()))? {
@@ -202,7 +203,7 @@ fn table(option: &str, path: &Path) -> Result<Options> {
     Ok(options)
 }
 
-/// Number and bytes of the files of a table, without bookkeeping; `None` where there is nothing of this name, as of a glob.
+/// Number of files of a table and their bytes, without bookkeeping; `None` if no file has this name, as for a glob.
 fn size(path: &Path) -> io::Result<Option<(u64, u64)>> {
     let Ok(about) = fs::metadata(path) else { return Ok(None) };
     if !about.is_dir() {
@@ -220,7 +221,7 @@ fn size(path: &Path) -> io::Result<Option<(u64, u64)>> {
     Ok(Some((files, bytes)))
 }
 
-/// The values of a TOML file, each a line, by their whole names.
+/// Values of a TOML file with one value per line, by dotted key.
 fn flat(toml: &str) -> Options {
     let mut section = String::new();
     let mut values = Options::new();
@@ -228,7 +229,7 @@ fn flat(toml: &str) -> Options {
         if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
             section = format!("{name}.");
         } else {
-            // A line without a sign goes on with a text of several.
+            // A line without an equals sign continues a multi-line string.
             let (key, value) = line.split_once(" = ").unwrap_or((line, ""));
             values.insert(format!("{section}{key}"), value.to_owned());
         }

@@ -1,4 +1,4 @@
-//! Which programs make the rounds, with which arguments.
+//! The programs that make the rounds, and their arguments.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::stage::Stage;
 use super::{CHECKPOINT, RoundsArgs, Staged, Training};
 
-/// What is to be made, and where.
+/// Plan of the rounds.
 pub(super) struct Plan<'a> {
     pub(super) args: &'a RoundsArgs,
     pub(super) dest: PathBuf,
@@ -15,7 +15,7 @@ pub(super) struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    /// The destination, in an error.
+    /// The destination, for error messages.
     pub(super) fn place(&self) -> String {
         format!("destination {}", self.dest.display())
     }
@@ -24,7 +24,7 @@ impl Plan<'_> {
         self.dest.join(format!("round-{round}")).join(name)
     }
 
-    /// All stages, in their order.
+    /// All stages in order.
     pub(super) fn stages(&self) -> Vec<Stage> {
         let (mut captioner, mut filter) = (absolute(&self.args.captioner), absolute(&self.args.filter));
         let mut stages = Vec::new();
@@ -70,7 +70,7 @@ impl Plan<'_> {
         Stage { name: format!("{of}, {what}"), folder, program: program.to_owned(), args }
     }
 
-    /// Settings of a training, as capfilt-train takes them.
+    /// Command-line settings of a training for capfilt-train.
     pub(super) fn settings(&self, training: Training) -> Vec<OsString> {
         let a = self.args;
         let given = |of: &[Staged]| -> Vec<String> {
@@ -92,7 +92,7 @@ impl Plan<'_> {
         args
     }
 
-    /// The human table, and a round's pair table where there is one.
+    /// Data arguments: the human table, and a round's pair table if given.
     fn data(&self, web: Option<&Path>) -> Vec<OsString> {
         let human = absolute(&self.args.human);
         let share = self.args.human_share.filter(|_| web.is_some());
@@ -102,7 +102,7 @@ impl Plan<'_> {
             return tables.flat_map(|table| ["--data".into(), table.into()]).collect();
         }
         let table = |path: &Path, query: &str, share: Option<f64>| {
-            // A text of JSON is one of TOML.
+            // A JSON string is also a valid TOML string.
             let [path, query] =
                 [path.to_string_lossy().as_ref(), query].map(|text| serde_json::Value::from(text).to_string());
             let weight = share.map(|share| format!(", weight = {share:?}")).unwrap_or_default();
@@ -115,7 +115,7 @@ impl Plan<'_> {
     }
 }
 
-/// As it is from any folder: a training that goes on must find the names it began with. URLs are left alone.
+/// Makes a path absolute, since a resumed training must find the names it began with. URLs are unchanged.
 pub(super) fn absolute(path: &Path) -> PathBuf {
     let url = path.to_string_lossy().contains("://");
     let whole = if url { None } else { std::path::absolute(path).ok() };

@@ -1,4 +1,4 @@
-//! A program of the rounds: whether it has to run, and running it.
+//! A stage of the rounds, run as a separate program.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -16,12 +16,12 @@ use tokio::runtime::Runtime;
 
 use crate::cli::{self, Cli, ImageArg, PartsArg, RunArgs};
 
-/// What `capfilt-train` leaves last.
+/// Last file that `capfilt-train` writes.
 const DONE: &str = "done.json";
-/// How often it is seen whether a program has ended.
+/// Polling interval for the end of a program.
 const EVERY: Duration = Duration::from_millis(20);
 
-/// A program that is run, and the folder that it makes.
+/// A program to run, and the folder that it makes.
 pub(super) struct Stage {
     pub(super) name: String,
     pub(super) folder: PathBuf,
@@ -36,19 +36,19 @@ impl fmt::Display for Stage {
 }
 
 impl Stage {
-    /// As a shell takes it.
+    /// Command line, quoted for a shell.
     pub(super) fn command_line(&self) -> String {
         let program = [self.program.clone().into_os_string()];
         quoted(program.iter().chain(&self.args))
     }
 
-    /// Whether `capfilt run` or `capfilt-train` has come to its end there.
+    /// Whether `capfilt run` or `capfilt-train` has finished in the folder.
     pub(super) fn is_finished(&self) -> Result<bool> {
-        // What is no pair table is not unfinished either.
+        // `unfinished` also returns `None` if there is no pair table, so the manifest is checked first.
         Ok(self.folder.join(DONE).exists() || self.has_manifest() && capfilt::unfinished(&self.folder)?.is_none())
     }
 
-    /// Whether there is something that it goes on from, or that was made of it.
+    /// Whether the folder has state to resume from, or results.
     pub(super) fn has_begun(&self) -> bool {
         let state = |name: OsString| name == DONE || name.to_string_lossy().starts_with("state-");
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
@@ -60,7 +60,7 @@ impl Stage {
         shards.map(|shard| shard.path().join("manifest.json")).any(|manifest| manifest.exists())
     }
 
-    /// Refuses arguments of `capfilt run` that are wrong or not for rounds; returns the file of its recipe.
+    /// Errors on arguments of `capfilt run` that are invalid or not allowed for rounds. Returns the path of its recipe.
     pub(super) fn check_run(&self) -> Result<Option<PathBuf>> {
         let of = "the arguments of capfilt run, after --";
         let program = [OsString::from("capfilt")];
@@ -78,7 +78,7 @@ impl Stage {
         }
     }
 
-    /// Runs the program to its end.
+    /// Runs the program to completion.
     pub(super) fn run(&self, lock: &File, wishes: &Wishes) -> Result<()> {
         let goes_on = "the same command goes on from there";
         if wishes.stop.load(Ordering::Relaxed) {
@@ -98,7 +98,7 @@ impl Stage {
     }
 }
 
-/// Why arguments of `capfilt run` are not for rounds.
+/// Reason why arguments of `capfilt run` are not allowed for rounds.
 fn unfit(run: &RunArgs) -> Option<&'static str> {
     let model = |(name, _): &(String, String)| ["capfilt.captioner", "capfilt.filter"].contains(&name.as_str());
     let all = [
@@ -116,8 +116,8 @@ fn unfit(run: &RunArgs) -> Option<&'static str> {
     all.into_iter().find_map(|(is, why)| is.then_some(why))
 }
 
-/// What signals ask for. Ctrl-C reaches a stage by itself, and this process waits until the stage has put its things in order; a
-/// request to end is passed on.
+/// Signals received. Ctrl-C reaches the stage directly, and this process waits until it has stopped cleanly; SIGTERM is
+/// forwarded to the stage.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Wishes {
     stop: Arc<AtomicBool>,
@@ -164,7 +164,7 @@ impl Wishes {
     }
 }
 
-/// Words as a shell takes them.
+/// Quotes words for a shell.
 pub(super) fn quoted<'a>(words: impl IntoIterator<Item = &'a OsString>) -> String {
     let plain = |c: char| c.is_alphanumeric() || "_-./:=,@%+".contains(c);
     let quote = |word: &OsString| {

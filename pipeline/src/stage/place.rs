@@ -1,4 +1,4 @@
-//! The last step: parts that wait go to their places, and those that they replace go.
+//! The final step: moves staged parts into place and removes the parts that they replace.
 
 use std::fs;
 
@@ -11,26 +11,26 @@ use crate::manifest::State;
 use crate::write::Parts;
 
 impl Writer {
-    /// Every row is done: the table appears.
+    /// Publishes the table once every row is done.
     pub(super) fn finish(&mut self) -> Result<()> {
-        // A table without rows is a table still.
+        // Even a table without rows has a part.
         if !self.done.is_empty() || self.manifest.parts.is_empty() {
             self.end_part()?;
         }
-        // Where nothing new was written, other shards have not been looked at.
+        // If nothing new was written, the manifest has not been compared with other shards' yet.
         self.begin()?;
         #[cfg(feature = "delta")]
         self.announce()?;
         self.manifest.state = State::Placing;
         self.save()?;
-        // What a Delta log has may have been compacted since.
+        // Parts that are committed to a Delta log may have been compacted since, so skip them.
         for part in &self.manifest.parts[self.manifest.committed..] {
             crash::point("place");
             let (from, to) = (self.dest.waiting(&part.name)?, self.dest.part(&part.name));
             if from.exists() {
                 fs::rename(&from, &to).map_err(|e| Error::write(&to, &e))?;
             } else if fs::metadata(&to).map(|meta| meta.len()).ok() != Some(part.bytes) {
-                // Not even an earlier run has put it in its place.
+                // Neither this run nor an earlier one has placed the part.
                 return Err(Error::dest(&to, "this part of the table is lost: give --overwrite"));
             }
         }
@@ -50,13 +50,13 @@ impl Writer {
         self.save()
     }
 
-    /// The parts that are none any more. Older versions of a Delta table still have theirs.
+    /// Names of the parts that are replaced. A Delta table keeps the files of its older versions.
     fn replaced(&self) -> Result<Vec<String>> {
         let mut names = match &self.manifest.retried {
             _ if !self.manifest.replaces => Vec::new(),
             None => self.dest.parts()?,
             Some(_) if self.format.parts == Parts::Delta => Vec::new(),
-            // Other shards have theirs.
+            // Other shards keep their own parts.
             Some(old) => old.part_names().into_iter().map(str::to_owned).collect(),
         };
         let new = self.manifest.part_names();
@@ -64,13 +64,13 @@ impl Writer {
         Ok(names)
     }
 
-    /// Gives the commit that is to come its number, by which the log knows whether it was made.
+    /// Reserves the next commit's transaction version, by which the log shows whether the commit was made.
     #[cfg(feature = "delta")]
     fn announce(&mut self) -> Result<()> {
         if self.format.parts != Parts::Delta || self.manifest.commit.is_some() {
             return Ok(());
         }
-        // Before files lie in the table's folder that are none of its own.
+        // Check before foreign files lie in the table's folder.
         if let Some(old) = &self.manifest.retried
             && let Some(reason) = delta::lacks(self.dest.path(), &old.part_names())?
         {
@@ -81,7 +81,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Names the new parts in the Delta log, in one commit that is made once, however often it is tried.
+    /// Adds the new parts to the Delta log in an idempotent commit.
     #[cfg(feature = "delta")]
     fn commit(&mut self) -> Result<()> {
         let Some(app_version) = self.manifest.commit else { return Ok(()) };
@@ -118,8 +118,8 @@ impl Writer {
         }
     }
 
-    /// Ends a retry that has nothing to replace any more: the table stays as it is, and is a finished one again. Parts that lie
-    /// in its folder by then are in no version; VACUUM takes them.
+    /// Abandons a retry whose parts to replace are gone: the table stays as it is and counts as finished again. Parts
+    /// already placed in its folder belong to no version; VACUUM removes them.
     #[cfg(feature = "delta")]
     fn give_up(&mut self, reason: String) -> Error {
         let Some(old) = self.manifest.retried.take() else { return Error::Internal(reason) };

@@ -1,5 +1,5 @@
-//! Pairs as BLIP's authors published theirs, `{"url": .., "caption": ..}`, an object a line: the text is called `caption`, beside it
-//! stand the source's other columns and what is known of the pair. There are no images.
+//! JSON lines as BLIP's authors published their datasets, `{"url": .., "caption": ..}`: the text is called `caption`,
+//! and the source's other columns and the pair's results follow. There are no images.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -10,7 +10,7 @@ use datafusion::arrow::datatypes::{Field, Schema};
 use datafusion::arrow::json::LineDelimitedWriter;
 use datafusion::arrow::record_batch::RecordBatch;
 
-/// A file that is being written.
+/// A JSON lines writer.
 pub(crate) struct Lines<W: Write>(LineDelimitedWriter<W>);
 
 impl<W: Write> Lines<W> {
@@ -42,7 +42,7 @@ impl Lines<BufWriter<File>> {
         Ok(Self::new(BufWriter::new(File::create(path)?)))
     }
 
-    /// Its size in bytes.
+    /// Closes and syncs the file. Returns its size in bytes.
     pub(super) fn end_file(self) -> io::Result<u64> {
         let file = self.end()?.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_all()?;

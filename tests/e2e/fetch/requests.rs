@@ -1,4 +1,4 @@
-//! Which requests are sent, and which responses are accepted.
+//! Requests sent, and responses accepted.
 
 use super::*;
 

@@ -1,5 +1,5 @@
-//! A small HTTP server. What it does goes by the path: its first name says what, the others how; where a test asks the same
-//! twice, a last name tells the two apart.
+//! A small HTTP server. The first segment of a path selects the behaviour, and the next ones its arguments; a further
+//! segment distinguishes repeated URLs within a test.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -11,19 +11,19 @@ use std::{fs, thread};
 
 use super::super::root;
 
-/// What `/zipped` says.
+/// Decompressed body of `/zipped`.
 pub(super) const ZIPPED: &[u8] = b"what was zipped";
 const ZIPPED_GZ: &str = "1f8b08000000000002032bcf482c51284f2c56a8ca2c28484d0100d41c50660f000000";
 /// 10,000 zeros.
 const BOMB_GZ: &str = "1f8b0800000000000203edc1010d000000c2a0f74f6d0e37a0000000000000000000e0df002eca3b4d10270000";
-/// What waits for a client that does the wrong thing, so that a test fails and does not hang.
+/// Time limit of waits, so that a misbehaving client makes a test fail instead of hang.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) fn picture(name: &str) -> Vec<u8> {
     fs::read(root(&format!("tests/fixtures/images/{name}"))).unwrap()
 }
 
-/// It ends with the process.
+/// The server; it stops with the process.
 pub(super) struct Server {
     address: String,
     seen: Arc<Seen>,
@@ -31,14 +31,14 @@ pub(super) struct Server {
 
 #[derive(Default)]
 struct Seen {
-    /// When each path was asked for.
+    /// Times of the requests for each path.
     requests: Mutex<HashMap<String, Vec<Instant>>>,
     crowd: Mutex<Crowd>,
     grown: Condvar,
     well: AtomicBool,
 }
 
-/// Connections that have no answer yet: once it has one, a client may open another.
+/// Connections that have no response yet; a client may open another connection once it has one.
 #[derive(Default)]
 struct Crowd {
     open: usize,
@@ -68,7 +68,7 @@ impl Server {
                     seen.crowd.lock().unwrap().open -= 1;
                     if let Some((path, agent)) = asked {
                         let times = seen.note(&path);
-                        // A client that hangs up is no failure here.
+                        // A client that hangs up is not an error.
                         answer(&stream, &seen, &path, &agent, times).ok();
                     }
                 });
@@ -89,7 +89,7 @@ impl Server {
         self.address.rsplit_once(':').unwrap().1
     }
 
-    /// How often `path` was asked for.
+    /// Number of requests for `path`.
     pub(super) fn requests(&self, path: &str) -> usize {
         self.seen.requests.lock().unwrap().get(path).map_or(0, Vec::len)
     }
@@ -98,7 +98,7 @@ impl Server {
         self.seen.requests.lock().unwrap().values().map(Vec::len).sum()
     }
 
-    /// Between the first two requests for `path`.
+    /// Time between the first two requests for `path`.
     pub(super) fn gap(&self, path: &str) -> Duration {
         let requests = self.seen.requests.lock().unwrap();
         requests[path][1] - requests[path][0]
@@ -108,12 +108,12 @@ impl Server {
         self.seen.crowd.lock().unwrap().ever
     }
 
-    /// The most connections at once.
+    /// Maximum number of concurrent connections.
     pub(super) fn most(&self) -> usize {
         self.seen.crowd.lock().unwrap().most
     }
 
-    /// From now on `/moody` and `/garbled` give their pictures.
+    /// From now on, `/moody` and `/garbled` return their pictures.
     pub(super) fn recover(&self) {
         self.seen.well.store(true, Ordering::Relaxed);
     }
@@ -135,7 +135,7 @@ impl Seen {
         times.len()
     }
 
-    /// `/gate/N/..` has no answer before N are there at once, and leaves one too many the time to come.
+    /// Blocks `/gate/N/..` until N requests are in flight, and then long enough for one too many to show up.
     fn wait_at_gate(&self, path: &str) {
         let Some(rest) = path.strip_prefix("/gate/") else { return };
         let least: usize = rest.split('/').next().unwrap().parse().unwrap();
@@ -145,7 +145,7 @@ impl Seen {
     }
 }
 
-/// Path and user agent.
+/// Path and user agent of a request.
 fn request(stream: &TcpStream) -> Option<(String, String)> {
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
     let path = lines.next()?.split(' ').nth(1)?.to_owned();
@@ -173,14 +173,14 @@ fn answer(mut stream: &TcpStream, seen: &Seen, path: &str, agent: &str, times: u
         "image" => whole(stream, 200, "", &picture(names[1])),
         "bytes" => whole(stream, 200, "", &vec![b'x'; number(1)]),
         "agent" => whole(stream, 200, "", agent.as_bytes()),
-        // /status/CODE; /flaky/CODE/N: the first N times.
+        // /status/CODE; /flaky/CODE/N: fails the first N times.
         "status" => whole(stream, number(1), "", b"no"),
         "flaky" if times <= number(2) => whole(stream, number(1), "", b"no"),
         "flaky" => ok(),
-        // /busy/SECONDS; /soon/SECONDS: the first time.
+        // /busy/SECONDS; /soon/SECONDS: busy the first time only.
         "soon" if times > 1 => ok(),
         "busy" | "soon" => whole(stream, 429, &format!("Retry-After: {}\r\n", number(1)), b"no"),
-        // /cut/N: the first N times.
+        // /cut/N: cut off the first N times.
         "cut" if times > number(1) => ok(),
         "cut" => part(stream, 1000),
         "cut-chunks" => {
@@ -188,7 +188,7 @@ fn answer(mut stream: &TcpStream, seen: &Seen, path: &str, agent: &str, times: u
             stream.write_all(b"a\r\n0123456789\r\n")
         }
         "hangup" => Ok(()),
-        // /long/N: it says that N bytes come.
+        // /long/N: announces N bytes.
         "long" => part(stream, number(1)).and_then(|()| hold(stream)),
         "endless" => {
             head(stream, 200, "Transfer-Encoding: chunked\r\n")?;
@@ -197,12 +197,12 @@ fn answer(mut stream: &TcpStream, seen: &Seen, path: &str, agent: &str, times: u
         "silent" => hold(stream),
         "drip" => head(stream, 200, "Content-Length: 1000000\r\n").and_then(|()| drip(stream, "x")),
         "drip-head" => stream.write_all(b"HTTP/1.1 200 OK\r\n").and_then(|()| drip(stream, "X-Drip: x\r\n")),
-        // /redirect/N: N of them; /to/URL.
+        // /redirect/N: N redirects in a row; /to/URL: a redirect to URL.
         "redirect" if number(1) == 1 => location("/ok/end"),
         "redirect" => location(&format!("/redirect/{}", number(1) - 1)),
         "loop" => location("/loop"),
         "to" => location(&path["/to/".len()..]),
-        // A header for each part between semicolons, with _ for spaces.
+        // One header for each part between semicolons, with _ for spaces.
         "robots" => {
             let header = |value: &str| format!("X-Robots-Tag: {}\r\n", value.replace('_', " "));
             let headers: String = names[1].split(';').map(header).collect();
@@ -211,16 +211,16 @@ fn answer(mut stream: &TcpStream, seen: &Seen, path: &str, agent: &str, times: u
         "zipped" => gzip(&hex::decode(ZIPPED_GZ).unwrap()),
         "bomb" => gzip(&hex::decode(BOMB_GZ).unwrap()),
         "not-zipped" => gzip(b"no gzip"),
-        // /coding/NAME: gzip by another name; /brotli.
+        // /coding/NAME: gzip under another name; /brotli.
         "coding" => {
             whole(stream, 200, &format!("Content-Encoding: {}\r\n", names[1]), &hex::decode(ZIPPED_GZ).unwrap())
         }
         "brotli" => whole(stream, 200, "Content-Encoding: br\r\n", b"x"),
-        // Redirects with bytes beyond ASCII, in UTF-8 and in Latin-1.
+        // Redirects with non-ASCII bytes, in UTF-8 and in Latin-1.
         "to-utf8" => raw(stream, "302 Found", "Location: /ok/é\r\n".as_bytes(), b""),
         "to-latin1" => raw(stream, "302 Found", b"Location: /ok/\xe9\r\n", b""),
         "proxied" => raw(stream, "203 Non-Authoritative Information", b"", path.as_bytes()),
-        // /range/LAST: bytes 0 to LAST of the 10 that there are.
+        // /range/LAST: bytes 0 to LAST of 10.
         "range" => {
             let header = format!("Content-Range: bytes 0-{}/10\r\n", number(1));
             raw(stream, "206 Partial Content", header.as_bytes(), &b"0123456789"[..=number(1)])
@@ -239,7 +239,7 @@ fn head(mut stream: &TcpStream, status: usize, headers: &str) -> io::Result<()> 
     stream.write_all(format!("HTTP/1.1 {status} -\r\nConnection: close\r\n{headers}\r\n").as_bytes())
 }
 
-/// A head as its server writes it, and a body.
+/// Sends headers verbatim, and a body.
 fn raw(mut stream: &TcpStream, status: &str, headers: &[u8], body: &[u8]) -> io::Result<()> {
     stream.write_all(
         format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n", body.len()).as_bytes(),
@@ -252,13 +252,13 @@ fn whole(mut stream: &TcpStream, status: usize, headers: &str, body: &[u8]) -> i
     stream.write_all(body)
 }
 
-/// Ten bytes of `length`.
+/// Sends ten bytes of an announced `length`.
 fn part(mut stream: &TcpStream, length: usize) -> io::Result<()> {
     head(stream, 200, &format!("Content-Length: {length}\r\n"))?;
     stream.write_all(b"0123456789")
 }
 
-/// Nothing more, until the client hangs up.
+/// Sends nothing more, and waits until the client hangs up.
 fn hold(mut stream: &TcpStream) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     io::copy(&mut stream, &mut io::sink()).map(drop)

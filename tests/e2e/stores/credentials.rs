@@ -1,10 +1,10 @@
-//! Credentials, where AWS's programs keep them.
+//! Credentials from the places where AWS's programs keep them.
 
 use std::time::{Duration, Instant};
 
 use super::*;
 
-/// What `aws configure` and `aws configure sso` write.
+/// Files written by `aws configure` and `aws configure sso`.
 const PROFILES: &str = "[profile work]\nregion = us-east-1\nendpoint_url = ENDPOINT\n\n\
     [profile sso]\nsso_session = my-sso\nsso_account_id = 111122223333\nsso_role_name = Reader\nregion = us-east-1\n\n\
     [sso-session my-sso]\nsso_start_url = https://my-sso-portal.example.com/start\nsso_region = us-east-1\n\
@@ -36,7 +36,7 @@ fn credentials_are_found_where_aws_keeps_them() {
         let output = with(&[("AWS_PROFILE", profile), ("AWS_EC2_METADATA_DISABLED", "true")]).output().unwrap();
         assert_eq!(text(&output.stdout), "n\n40\n", "{profile}: {}", text(&output.stderr));
     }
-    // Nobody has logged in, or there is no such profile.
+    // No SSO login, or no such profile.
     for (profile, words) in [("sso", "sso"), ("none", "none")] {
         let said = fails(with(&[("AWS_PROFILE", profile), ("AWS_EC2_METADATA_DISABLED", "true")]));
         assert!(said.contains("there are no credentials") && said.to_lowercase().contains(words), "{said}");
@@ -44,7 +44,7 @@ fn credentials_are_found_where_aws_keeps_them() {
     let said = fails(with(&[("AWS_ENDPOINT_URL", "127.0.0.1:9000")]));
     assert!(said.contains("AWS_ENDPOINT_URL = 127.0.0.1:9000 is no URL: write http://127.0.0.1:9000"), "{said}");
 
-    // A metadata service that takes connections and says nothing.
+    // A metadata service that accepts connections but never responds.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", silent.local_addr().unwrap());
     let begun = Instant::now();

@@ -9,16 +9,16 @@ use serde_json::json;
 use super::*;
 
 const DELTA: [&str; 2] = ["--format", "delta"];
-/// A pair table is the source: these columns of it are in the way of the new table's.
+/// Columns of the source, itself a pair table, that clash with those of the new one.
 const RENAMES: [&str; 6] = ["source", "image_sha256", "itm_score", "kept", "error", "provenance"];
 const SQL: &str = "SELECT id, text, itm_score, kept, encode(sha256(image), 'hex') AS image FROM t ORDER BY id, text";
 
-/// What of a table on the disk the bucket has.
+/// Files of a local table that are already in the bucket.
 #[derive(Default)]
 struct Copied(HashSet<String>);
 
 impl Copied {
-    /// Puts the files into the bucket that are not there yet.
+    /// Uploads the files that are not in the bucket yet.
     fn put(&mut self, place: &Place, stores: &mut Stores, folder: &str) {
         for name in place.names(folder) {
             let name = format!("{folder}/{name}");
@@ -72,7 +72,7 @@ fn a_delta_table_in_a_store_is_as_one_on_a_disk() {
     let mut copied = Copied::default();
     first(&place);
     copied.put(&place, &mut stores, "lake");
-    // The store tells times in seconds.
+    // The store's times have a resolution of one second.
     sleep(Duration::from_millis(1200));
     let now = rows(sql(&place, "", "slice.parquet", "SELECT CAST(now() AS VARCHAR) AS now FROM t LIMIT 1"));
     let now = now[0]["now"].as_str().unwrap().to_owned();
@@ -81,7 +81,7 @@ fn a_delta_table_in_a_store_is_as_one_on_a_disk() {
     fs::write(place.path("recipe.sql"), RECIPE.replace("1.0 AS itm_score", "0.5 AS itm_score")).unwrap();
     ok(job(&place, "", &[&["web", "lake", "--overwrite"][..], &DELTA].concat()));
     fs::write(place.path("recipe.sql"), RECIPE).unwrap();
-    // The fourth: six rows of the third's file are deleted.
+    // The fourth version: six rows of the third's file are deleted.
     super::super::delta::delete_six_rows(&place, "lake", 2);
     copied.put(&place, &mut stores, "lake");
 
@@ -98,7 +98,7 @@ fn a_delta_table_in_a_store_is_as_one_on_a_disk() {
         assert!(found == place.rows(&format!("lake@{version}"), SQL), "{version}");
     }
     stores.were_flaky();
-    // Without a version it is the last one; by its time, one that was.
+    // The default is the latest version; a time selects an earlier one.
     ok(of(&place, &stores.well, "s3://data/lake", "latest", &[]));
     assert!(place.rows("latest", ROWS) == place.rows("disk-3", ROWS));
     ok(of(&place, &stores.well, "s3://data/lake", "then", &["--source-version", &now]));
@@ -128,7 +128,7 @@ fn a_delta_table_in_a_store_is_as_one_on_a_disk() {
     let said = fails(job(&place, &stores.well, &[&["web", "s3://data/lake"][..], &DELTA].concat()));
     assert!(said.contains("a table is written to a disk"), "{said}");
 
-    // A file of the first version goes, as in a table that was cleaned up.
+    // Delete a file of the first version, as a VACUUM would.
     let old = super::super::delta::added(&place, "lake", 0)[0]["path"].as_str().unwrap().to_owned();
     stores.ask(&["delete", "data", &format!("lake/{old}")]);
     let said = fails(of(&place, &stores.well, "s3://data/lake", "none", &["--source-version", "0"]));
@@ -164,7 +164,7 @@ fn a_killed_job_keeps_to_its_version_in_a_store() {
     ok(of(&place, "", "lake", "disk", &["--unit-rows", "4", "--source-version", "0"]));
     assert!(place.rows("pairs", ROWS) == place.rows("disk", ROWS));
 
-    // An update takes in what has come since.
+    // An update adds the new rows.
     ok(of(&place, &stores.flaky, "s3://data/lake", "pairs", &["--unit-rows", "4", "--update"]));
     assert_eq!((version(), place.number("pairs", "SELECT count(*) FROM t")), (json!(1), 80));
     ok(of(&place, "", "lake", "disk", &["--unit-rows", "4", "--update"]));

@@ -1,4 +1,4 @@
-//! Files of a store as tables of SQL.
+//! A store's files as SQL tables.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! `--dry-run`: what it says is what a run then does.
+//! `--dry-run`: its estimate agrees with the actual run.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,11 +6,11 @@ use std::time::SystemTime;
 
 use super::super::{Place, text};
 
-/// A recipe without models: a row is kept by its id.
+/// A recipe without models, which keeps rows by their id.
 const RECIPE: &str = "SELECT * EXCLUDE (image, text), encode(sha256(image), 'hex') AS image_sha256, 'web' AS source, text, \
     0.5 AS itm_score, id % 2 = 0 AS kept, image_error(image) AS error, image FROM web";
 
-/// All that is below a folder: names, sizes, and when it was changed.
+/// Names, sizes and modification times of everything below a folder.
 fn listing(folder: &Path) -> Vec<(PathBuf, u64, SystemTime)> {
     let mut found = Vec::new();
     let mut left = vec![folder.to_owned()];
@@ -26,7 +26,7 @@ fn listing(folder: &Path) -> Vec<(PathBuf, u64, SystemTime)> {
 }
 
 impl Place {
-    /// What `--dry-run` says to `capfilt run` with these arguments, which changes nothing.
+    /// Output of `capfilt run --dry-run` with these arguments; asserts that it changes nothing.
     #[track_caller]
     fn estimate(&self, args: &[String]) -> String {
         let before = listing(self.folder.path());
@@ -41,7 +41,7 @@ impl Place {
     }
 }
 
-/// The line that begins with `word`, without it.
+/// The rest of the line that begins with `word`.
 #[track_caller]
 fn line<'a>(said: &'a str, word: &str) -> &'a str {
     said.lines().find_map(|line| line.strip_prefix(word)).unwrap_or_else(|| panic!("no {word}:\n{said}")).trim()
@@ -57,12 +57,12 @@ fn bytes(words: &str) -> f64 {
 fn a_dry_run_writes_nothing() {
     let place = Place::new();
     let slice = place.slice();
-    // All that is well is kept: among what is not, one image is larger than all others.
+    // Keep all usable pairs: among the unusable ones, one image is larger than all others.
     let args = ["--min-itm", "0"];
     let said = place.estimate(&place.job(&[&[slice, "pairs"][..], &args].concat()));
     assert!(line(&said, "source").starts_with("40 rows in 1 file ("), "{said}");
     assert_eq!(line(&said, "left"), "40 rows", "{said}");
-    // Of 10 places, 2 are for the warm-up.
+    // Of 10 places, 2 are the warm-up.
     let sample = line(&said, "sample");
     assert!(
         sample.starts_with("32 rows at 8 places in 1 file: ") && sample.contains(" rows/s, after 8 others"),
@@ -87,7 +87,7 @@ fn a_dry_run_writes_nothing() {
     assert_eq!(line(&anew, "left"), "40 rows; the table that is there would be replaced");
 }
 
-/// Images are looked for where the job looks, and a file is as large as the job's.
+/// Images are looked up as in the job, and sizes are measured in the job's format.
 #[test]
 fn a_dry_run_reads_paths_and_measures_lines() {
     let place = Place::new();
@@ -146,7 +146,7 @@ fn a_dry_run_takes_its_sample_from_all_files() {
     let tar = place.estimate(&place.without_models(&["web", "tars", "--format", "webdataset", "--kept-only"]));
     assert!(bytes(line(&tar, "size").strip_prefix("about ").unwrap()) > 1e3, "{tar}");
 
-    // Shards have rows of their own.
+    // Each shard has its own rows.
     let mut all = 0;
     for shard in ["1/2", "2/2"] {
         let args = place.without_models(&["web", "shards", "--unit-rows", "5", "--shard", shard]);
@@ -163,7 +163,7 @@ fn a_dry_run_takes_its_sample_from_all_files() {
     }
     assert_eq!(all, 40);
 
-    // The sample is as large as is asked for, if there are so many rows.
+    // The sample has the requested size, if there are enough rows.
     let mut few = place.without_models(&["web", "pairs"]);
     few.push("--dry-run=16".to_owned());
     let said = place.ok(&few.iter().map(String::as_str).collect::<Vec<_>>());
@@ -173,7 +173,7 @@ fn a_dry_run_takes_its_sample_from_all_files() {
     assert!(said.ends_with("left       0 rows\n"), "{said}");
 }
 
-/// A run and a dry run of it fail with one message, which says `reason`, and change nothing.
+/// Asserts that a run and a dry run fail with the same message, which contains `reason`, and change nothing.
 #[track_caller]
 fn same_error(place: &Place, args: &[String], reason: &str) {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
