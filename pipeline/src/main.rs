@@ -20,10 +20,24 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use cli::{Cli, Command, InspectFormat, ModelCommand};
 
 /// Planning recurses deeply, and unoptimised frames are large.
-const STACK: usize = 8 << 20;
+const STACK: usize = 64 << 20;
 
 fn main() -> ExitCode {
     console::log_to_stderr();
+    // The main thread's stack is the system's choice, and overflowing it ends the process without a message.
+    let command = std::thread::Builder::new().stack_size(STACK).spawn(command);
+    match command.map(std::thread::JoinHandle::join) {
+        Ok(Ok(code)) => code,
+        // The panic has been reported.
+        Ok(Err(_)) => ExitCode::from(101),
+        Err(e) => {
+            let _ = writeln!(io::stderr(), "error: no thread could be started: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command() -> ExitCode {
     // On wrong usage this exits with code 2.
     let matches = Cli::command().get_matches();
     let ended = Cli::from_arg_matches(&matches).map_err(anyhow::Error::from).and_then(|cli| {

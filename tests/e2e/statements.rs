@@ -42,6 +42,14 @@ fn statements_are_split_as_sql_says() {
     assert_eq!(place.ok(&["sql", "--format", "csv", "-c", text]), "a\n;\nb\n2\n");
 }
 
+/// A filter that a program wrote may have thousands of terms (<https://github.com/apache/datafusion/issues/22229>).
+#[test]
+fn a_long_expression_has_stack_enough() {
+    let place = Place::new();
+    let long = format!("SELECT {} AS n", vec!["1"; 1500].join(" + "));
+    assert_eq!(place.ok(&["sql", "--format", "csv", "-c", &long]), "n\n1500\n");
+}
+
 #[test]
 fn scripts_run_in_the_order_given() {
     let place = Place::new();

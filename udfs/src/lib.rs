@@ -48,7 +48,7 @@ pub use blip::{Converted, Inspection, convert, inspect};
 pub use config::{CapfiltOptions, Provenance};
 pub use error::{Error, Result};
 pub use query::current_query;
-pub use scan::{checked_texts, sound_scans};
+pub use scan::sound_scans;
 
 /// Batch size of [`session`], in rows: with DataFusion's 8192 images a batch, a LIMIT's first row would take hours.
 pub const BATCH_SIZE: usize = 64;

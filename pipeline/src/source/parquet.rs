@@ -133,6 +133,12 @@ impl Reader {
         let end = self.group_ends.iter().copied().find(|end| row < *end).unwrap_or(u64::MAX);
         // Each try begins at the row group's beginning: twice as many rows are given up as in the try before.
         let lost = self.lost.as_ref().filter(|lost| lost.end == row);
+        if lost.is_none() {
+            log::warn!(
+                "{}: damaged from row {row} on, whose page cannot be decoded: {reason}",
+                self.place.shown().display()
+            );
+        }
         let rows = lost.map_or(self.batch_rows as u64, |lost| 2 * lost.rows).min(end - row);
         self.lost = Some(Lost { rows, end: row + rows, reason });
     }

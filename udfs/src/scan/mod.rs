@@ -25,7 +25,6 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 
 use reader::SoundReaders;
-pub use reader::checked_texts;
 
 /// Makes the session's Parquet scans sound, as [`crate::register`] does for sessions with the functions: NaN is neither
 /// lost nor replaced by another number, and invalid UTF-8 in a text column is an error.

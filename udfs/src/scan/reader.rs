@@ -119,7 +119,7 @@ fn is_float(leaf: &ColumnDescriptor) -> bool {
 ///
 /// # Errors
 /// A file whose own Arrow schema declares bytes within a struct or list as text.
-pub fn checked_texts(footer: Arc<ParquetMetaData>, table: &Schema) -> ParquetResult<Arc<ParquetMetaData>> {
+fn checked_texts(footer: Arc<ParquetMetaData>, table: &Schema) -> ParquetResult<Arc<ParquetMetaData>> {
     let file = footer.file_metadata();
     let descriptor = file.schema_descr();
     // Decimals are stored in bytes too, but are not text to their readers.
