@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use crate::dedupe;
 use crate::error::{Error, Result};
-use crate::manifest::{Identity, Manifest, State};
+use crate::manifest::{Identity, Manifest};
+use crate::manifests;
 use crate::prepare::Again;
-use crate::source::{is_image_names, is_url};
-use crate::table::{self, BOOKKEEPING, MANIFEST};
+use crate::source::is_image_names;
+use crate::table::{self, BOOKKEEPING, MANIFEST, State};
 
 const LOCK: &str = "lock";
 /// Wait before the one retry of a lock that another process may hold briefly.
@@ -39,37 +40,6 @@ pub(crate) enum Found {
     Shards(Box<Manifest>),
     /// This shard of this job: unfinished, or finished and about to be updated or retried.
     Begun(Box<Manifest>),
-}
-
-/// Errors unless source and destination are separate.
-pub(crate) fn check(source: &Path, dest: &Path) -> Result<()> {
-    let real = real_path(dest);
-    let from = real_path(source);
-    if real == from {
-        return Err(Error::dest(dest, "it is the source: give another folder"));
-    }
-    if real.starts_with(&from) {
-        return Err(Error::dest(
-            dest,
-            "it lies inside the source, and would be read as part of it: give another folder",
-        ));
-    }
-    if from.starts_with(&real) {
-        return Err(Error::dest(dest, "the source lies inside it: give another folder"));
-    }
-    check_folder(dest)
-}
-
-/// Errors if the destination cannot be a folder.
-pub(crate) fn check_folder(dest: &Path) -> Result<()> {
-    if is_url(&dest.to_string_lossy()) {
-        return Err(Error::dest(dest, "a table is written to a disk: give a folder"));
-    }
-    match fs::metadata(dest) {
-        Ok(meta) if !meta.is_dir() => Err(Error::dest(dest, "it is a file: give a folder")),
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::dest(dest, e)),
-        _ => Ok(()),
-    }
 }
 
 impl Dest {
@@ -109,7 +79,7 @@ impl Dest {
     /// Inspects the destination. Errors if this job must not touch what it holds.
     pub(crate) fn look(&self, job: &Identity, again: Again) -> Result<Found> {
         let overwrite = again == Again::Overwrite;
-        let all = match table::manifests(&self.path) {
+        let all = match manifests::manifests(&self.path) {
             // An unreadable manifest can still be replaced.
             Err(_) if overwrite => Vec::new(),
             all => all?,
@@ -269,7 +239,7 @@ impl Dest {
 
     /// Errors if other shards belong to another job, or read another source.
     pub(crate) fn agree(&self, manifest: &Manifest) -> Result<()> {
-        for other in table::manifests(&self.path)?.iter().filter(|other| other.shard != manifest.shard) {
+        for other in manifests::manifests(&self.path)?.iter().filter(|other| other.shard != manifest.shard) {
             if let Some(difference) = other.job.difference(&manifest.job) {
                 let reason = format!("shard {} there is of another job: {difference}", other.shard);
                 return Err(Error::dest(&self.path, reason));
@@ -371,16 +341,6 @@ fn names(folder: &Path) -> Result<Vec<String>> {
     entries.map(|entry| entry.map(|e| e.file_name().to_string_lossy().into_owned()).map_err(read)).collect()
 }
 
-/// Resolves `path`, even if its last components do not exist yet.
-fn real_path(path: &Path) -> PathBuf {
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let known = path.ancestors().find_map(|a| fs::canonicalize(a).ok().map(|real| (a, real)));
-    match known {
-        Some((ancestor, real)) => path.strip_prefix(ancestor).map(|rest| real.join(rest)).unwrap_or(real),
-        None => path,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -410,12 +370,5 @@ mod tests {
         });
         Dest::open(folder.path(), 1, 2).unwrap();
         letting_go.join().unwrap();
-    }
-
-    #[test]
-    fn a_path_that_is_not_there_yet_is_resolved() {
-        let folder = tempfile::tempdir().unwrap();
-        let real = fs::canonicalize(folder.path()).unwrap();
-        assert_eq!(real_path(&folder.path().join("a/b")), real.join("a/b"));
     }
 }

@@ -4,6 +4,7 @@
 //! chunks of their rows. Several chunks are in flight, so that the engine sees large batches; results are written in
 //! row order. A finished unit is never repeated: after any interruption the same job resumes behind it.
 
+mod apart;
 mod bounded;
 mod budget;
 mod compose;
@@ -23,6 +24,7 @@ mod halt;
 mod hive;
 mod load;
 mod manifest;
+mod manifests;
 mod named;
 mod params;
 mod paths;

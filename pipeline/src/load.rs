@@ -4,13 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use capfilt_udfs::CapfiltOptions;
 use capfilt_udfs::engine::blocking;
-use datafusion::arrow::array::{
-    Array as _, ArrayRef, AsArray as _, BinaryViewBuilder, BooleanArray, Int64Array, StringArray,
-};
-use datafusion::arrow::buffer::Buffer;
+use capfilt_udfs::image::binary_view;
+use datafusion::arrow::array::{Array as _, ArrayRef, AsArray as _, BooleanArray, Int64Array, StringArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Int64Type};
 use datafusion::arrow::record_batch::RecordBatch;
@@ -211,7 +208,7 @@ impl Loader {
                         file => file.and_then(std::result::Result::ok),
                     });
                 }
-                Some(images(all)?)
+                Some(binary_view(all).map_err(|e| Error::Internal(e.to_string()))?)
             }
             #[cfg(feature = "fetch")]
             Self::Web { fetcher, column, query, .. } => {
@@ -230,7 +227,7 @@ impl Loader {
                     }
                     all.push(fetched.bytes.clone());
                 }
-                Some(images(all)?)
+                Some(binary_view(all).map_err(|e| Error::Internal(e.to_string()))?)
             }
         };
         Ok(Loaded { chunk, images, problems })
@@ -264,23 +261,6 @@ fn texts(chunk: &Chunk, column: &str) -> Result<Vec<Option<String>>> {
     let found = cast(found, &DataType::Utf8View).map_err(|e| broken(&e))?;
     let texts = chunk.numbers.iter().zip(found.as_string_view());
     Ok(texts.map(|(row, text)| text.filter(|_| !chunk.problems.contains_key(row)).map(str::to_owned)).collect())
-}
-
-/// A column of the images' bytes, without a copy.
-pub(crate) fn images(all: impl IntoIterator<Item = Option<Bytes>>) -> Result<ArrayRef> {
-    let mut builder = BinaryViewBuilder::new();
-    for bytes in all {
-        match bytes {
-            Some(bytes) => {
-                let length =
-                    u32::try_from(bytes.len()).map_err(|_| Error::Internal("an image of over 4 GB".to_owned()))?;
-                let block = builder.append_block(Buffer::from(bytes));
-                builder.try_append_view(block, 0, length).map_err(|e| Error::Internal(e.to_string()))?;
-            }
-            None => builder.append_null(),
-        }
-    }
-    Ok(Arc::new(builder.finish()))
 }
 
 /// Drops the pairs of rows with a problem, and sets the problem as their error.

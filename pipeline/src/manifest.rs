@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,11 +15,9 @@ use crate::crash;
 use crate::error::{Error, Result};
 use crate::source::{self, FileRecord, Memo, Position, Source};
 use crate::summary::Tally;
-use crate::table;
+use crate::table::{self, State};
 use crate::verdicts::Verdicts;
 use crate::write::Parts;
-
-const FORMAT: u32 = 2;
 
 /// The name and version of this program.
 pub(crate) const PROGRAM: &str = concat!("capfilt ", env!("CARGO_PKG_VERSION"));
@@ -181,17 +179,6 @@ fn short(text: &str) -> &str {
     if digest { &text[..12] } else { text }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum State {
-    /// Rows are still missing.
-    Running,
-    /// All rows are processed, and the parts are being moved into place.
-    Placing,
-    /// The table is complete.
-    Finished,
-}
-
 /// A file of the table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Part {
@@ -256,7 +243,7 @@ impl Manifest {
     ) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
-            format: FORMAT,
+            format: table::MANIFEST_FORMAT,
             state: State::Running,
             shard,
             job,
@@ -296,25 +283,12 @@ impl Manifest {
 
     /// Reads a manifest; `None` if the file does not exist.
     pub(crate) fn read(path: &Path) -> Result<Option<Self>> {
-        let text = match fs::read(path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::dest(path, e)),
-        };
-        let broken = |e: &dyn std::fmt::Display| {
-            Error::dest(path, format!("not a manifest of this version of capfilt ({e}): give another folder"))
-        };
-        let format = serde_json::from_slice::<Value>(&text).map_err(|e| broken(&e))?["format"].as_u64();
-        if format != Some(u64::from(FORMAT)) {
-            let format = format.map_or_else(|| "missing".to_owned(), |format| format.to_string());
-            let reason = format!(
-                "another version of capfilt made this table (its format is {format}, and {FORMAT} is known): read it with that version, \
-                 or make it anew in another folder"
-            );
-            return Err(Error::dest(path, reason));
-        }
-        let mut manifest: Self = serde_json::from_slice(&text).map_err(|e| broken(&e))?;
-        source::load(manifest.records_mut(), folder_of(path)).map_err(|e| broken(&e))?;
+        let Some(mut manifest) = table::read_manifest::<Self>(path)? else { return Ok(None) };
+        let folder = folder_of(path);
+        let loaded = source::load(Self::records_mut(&mut manifest), folder);
+        loaded.map_err(|e| {
+            Error::dest(path, format!("cannot read the names of its images ({e}): give another folder"))
+        })?;
         Ok(Some(manifest))
     }
 

@@ -13,18 +13,21 @@ use datafusion::execution::SessionStateBuilder;
 use datafusion::prelude::SessionContext;
 use tokio::sync::watch;
 
+use crate::apart::check_apart;
 use crate::budget::Budget;
 use crate::dedupe::{self, Dedupe, Duplicates, Look};
 use crate::dest::{Dest, Found};
 use crate::error::{Error, Result};
 use crate::halt;
 use crate::load::{ImageIs, Loader};
-use crate::manifest::{Identity, Manifest, PROGRAM, Part, RESULTS, State};
+use crate::manifest::{Identity, Manifest, PROGRAM, Part, RESULTS};
+use crate::manifests;
 use crate::recipe::{Columns, Planned, Recipe};
 use crate::run::Stop;
 use crate::source::{FileRecord, Memo, Reading, Source, Units, is_url, shown, whereabouts};
 use crate::stage;
 use crate::table;
+use crate::table::State;
 use crate::write::{Format, Parts};
 
 /// Interval between progress messages of the deduplication pass.
@@ -294,7 +297,7 @@ impl Job {
         if self.again == Again::Overwrite {
             return Ok(Default::default());
         }
-        let mut all = table::manifests(&self.dest)?;
+        let mut all = manifests::manifests(&self.dest)?;
         let mut memos = BTreeMap::new();
         for manifest in &mut all {
             memos.append(&mut manifest.memos);
@@ -335,7 +338,7 @@ impl Job {
     pub(crate) async fn prepare(&self, ctx: &SessionContext) -> Result<Prepared> {
         let version = match &self.source_version {
             Some(version) => Some(version.clone()),
-            None => table::begun_with(&self.dest, self.shard.0, &whereabouts(&self.source), self.again)?,
+            None => manifests::begun_with(&self.dest, self.shard.0, &whereabouts(&self.source), self.again)?,
         };
         // If the first picture of a text could not be fetched, all rows that repeat the text would be lost with it.
         if self.image_is != ImageIs::Bytes && self.dedupe.is_some_and(|how| how.near.is_some() || how.texts.is_some()) {
@@ -344,7 +347,7 @@ impl Job {
         }
         let (known, memos) = self.known()?;
         let source = self.open(ctx, version, known, memos).await?;
-        source.check_apart(&self.dest)?;
+        check_apart(&source, &self.dest)?;
         // A recipe sees only `web`; the caller's session keeps its own tables and partitioning.
         let (ctx, workers) = (&own_session(ctx), ctx.copied_config().target_partitions());
         let columns = Columns {

@@ -13,16 +13,17 @@ use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::execution::disk_manager::DiskManagerMode;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use crate::apart::check_apart;
 use crate::bounded::bounded;
 use crate::dest::{Dest, Found};
 use crate::error::{Error, Result};
 use crate::manifest::{Identity, Manifest};
+use crate::manifests;
 use crate::pictures::{Pictures, Wanted};
 use crate::prepare::{Again, Images};
 use crate::source::{Chunk, Source, Units, whereabouts};
 use crate::stage::{End, Pairs, Stage, Written};
 use crate::summary::{Summary, Tally};
-use crate::table;
 use crate::verdicts::Verdicts;
 use crate::write::{Format, Parts};
 
@@ -58,7 +59,7 @@ impl Select {
     /// Errors if the table is unfinished or not of Parquet, or if a missing image is no longer in the source.
     pub async fn run(&self) -> Result<Summary> {
         let started = Instant::now();
-        let manifests = table::manifests(&self.table)?;
+        let manifests = manifests::manifests(&self.table)?;
         let Some(first) = manifests.first() else {
             return Err(Error::dest(&self.table, "there is no pair table of capfilt run: give the DEST of one"));
         };
@@ -83,8 +84,8 @@ impl Select {
         }
         // This errors on an unfinished table.
         let mut parts = Source::open(&self.table)?;
-        table::check_parts(&self.table, &manifests)?;
-        parts.check_apart(&self.dest)?;
+        manifests::check_parts(&self.table, &manifests)?;
+        check_apart(&parts, &self.dest)?;
         let min_itm = self.min_itm(&first.verdicts)?;
         self.check_stored(first, min_itm)?;
         self.check_sources().await?;

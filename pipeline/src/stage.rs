@@ -22,9 +22,10 @@ use tokio::task::JoinHandle;
 use crate::crash;
 use crate::dest::Dest;
 use crate::error::{Error, Result};
-use crate::manifest::{Manifest, Part, State};
+use crate::manifest::{Manifest, Part};
 use crate::source::{Position, Units};
 use crate::summary::Tally;
+use crate::table::State;
 use crate::write::{Format, PairFile, PartFile, Parts};
 
 const UNIT_KEY: &str = "capfilt.unit";

@@ -4,25 +4,73 @@
 //! its manifest and, while the shard runs, the finished units and the parts made of them. The parts are moved to their
 //! places when all exist.
 
-use std::collections::HashSet;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
 use crate::error::{Error, Result};
-use crate::manifest::{Manifest, State};
-use crate::prepare::Again;
+use crate::source::FileRecord;
 
 /// Folder of a job's bookkeeping beside its table.
 pub(crate) const BOOKKEEPING: &str = "_capfilt";
 pub(crate) const MANIFEST: &str = "manifest.json";
+/// Version of the manifest's layout.
+pub(crate) const MANIFEST_FORMAT: u32 = 2;
 
 /// Folder of shard `shard` (from 1) of `shards`.
 pub(crate) fn shard_folder(table: &Path, shard: u64, shards: u64) -> PathBuf {
     table.join(BOOKKEEPING).join(format!("shard-{shard}-of-{shards}"))
 }
 
-/// Manifests of all shards that have begun, sorted by folder name.
-pub(crate) fn manifests(table: &Path) -> Result<Vec<Manifest>> {
+/// Folder of a Delta table's log.
+pub(crate) const DELTA_LOG: &str = "_delta_log";
+
+/// Whether the folder is a Delta table.
+pub(crate) fn is_delta(path: &Path) -> bool {
+    path.join(DELTA_LOG).is_dir()
+}
+
+/// Progress of a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum State {
+    /// Rows are still missing.
+    Running,
+    /// All rows are processed, and the parts are being moved into place.
+    Placing,
+    /// The table is complete.
+    Finished,
+}
+
+/// Part of a manifest that readers of the table need: whether it is complete.
+#[derive(Debug, Deserialize)]
+struct ManifestHead {
+    state: State,
+    shard: u64,
+    /// Identity of the job; compared, not interpreted.
+    job: Map<String, Value>,
+    files: Vec<FileRecord>,
+}
+
+impl ManifestHead {
+    fn shards(&self) -> u64 {
+        self.job.get("shards").and_then(Value::as_u64).unwrap_or(1)
+    }
+
+    /// Whether both are of one job. The program that began a shard may have another version.
+    fn is_of_job(&self, other: &Self) -> bool {
+        let names = self.job.keys().chain(other.job.keys()).filter(|name| *name != "engine");
+        let value = |head: &Self, name: &str| head.job.get(name).cloned().unwrap_or_default();
+        names.into_iter().all(|name| value(self, name) == value(other, name))
+    }
+}
+
+/// Paths of the manifests of all shards that have begun, sorted by folder name.
+pub(crate) fn manifest_paths(table: &Path) -> Result<Vec<PathBuf>> {
     let folder = table.join(BOOKKEEPING);
     if !folder.is_dir() {
         return Ok(Vec::new());
@@ -35,61 +83,44 @@ pub(crate) fn manifests(table: &Path) -> Result<Vec<Manifest>> {
     // A stray file, of a file manager or a network file system, is not a shard.
     paths.retain(|path| path.is_dir());
     paths.sort();
-    paths.iter().filter_map(|path| Manifest::read(&path.join(MANIFEST)).transpose()).collect()
+    Ok(paths.into_iter().map(|path| path.join(MANIFEST)).collect())
 }
 
-/// Refuses Parquet files beside the parts of a table that is read by its folder: they would count as pairs.
-pub(crate) fn check_parts(table: &Path, manifests: &[Manifest]) -> Result<()> {
-    if is_delta(table) {
-        return Ok(());
-    }
-    let known: HashSet<&str> = manifests.iter().flat_map(Manifest::part_names).collect();
-    let read = |e| Error::dest(table, e);
-    for entry in fs::read_dir(table).map_err(read)? {
-        let name = entry.map_err(read)?.file_name();
-        let name = name.to_string_lossy();
-        if name.ends_with(".parquet") && !name.starts_with(['.', '_']) && !known.contains(&*name) {
-            let reason = "it is no part of the pair table, and would be read with it: take it out of the folder";
-            return Err(Error::dest(table.join(&*name), reason));
-        }
-    }
-    Ok(())
-}
-
-/// Folder of a Delta table's log.
-pub(crate) const DELTA_LOG: &str = "_delta_log";
-
-/// Whether the folder is a Delta table.
-pub(crate) fn is_delta(path: &Path) -> bool {
-    path.join(DELTA_LOG).is_dir()
-}
-
-/// Version of `source` with which a job at `dest` must continue: the one that its shard, or else another one, began
-/// with.
-pub(crate) fn begun_with(dest: &Path, shard: u64, source: &Path, again: Again) -> Result<Option<String>> {
-    if again == Again::Overwrite {
-        return Ok(None);
-    }
-    let all = manifests(dest)?;
-    let begun = match all.iter().find(|manifest| manifest.shard == shard) {
-        Some(own) if own.state == State::Finished && again != Again::RetryFailed => None,
-        Some(own) => Some(own),
-        None if again == Again::No => all.first(),
-        None => None,
+/// Reads a manifest, or the part of it that `T` is; `None` if it does not exist.
+///
+/// # Errors
+/// A manifest of another format, in words that say what to do.
+pub(crate) fn read_manifest<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::dest(path, e)),
     };
-    let version = begun.filter(|manifest| manifest.source == source).and_then(|manifest| manifest.source_version);
-    Ok(version.map(|version| version.to_string()))
+    let broken = |e: &dyn std::fmt::Display| {
+        Error::dest(path, format!("not a manifest of this version of capfilt ({e}): give another folder"))
+    };
+    let format = serde_json::from_slice::<Value>(&text).map_err(|e| broken(&e))?["format"].as_u64();
+    if format != Some(u64::from(MANIFEST_FORMAT)) {
+        let format = format.map_or_else(|| "missing".to_owned(), |format| format.to_string());
+        let reason = format!(
+            "another version of capfilt made this table (its format is {format}, and {MANIFEST_FORMAT} is known): read it with that version, \
+             or make it anew in another folder"
+        );
+        return Err(Error::dest(path, reason));
+    }
+    serde_json::from_slice(&text).map(Some).map_err(|e| broken(&e))
 }
 
 /// Reason why a pair table must not be read yet: a shard of it has not ended. `None` for a complete table, and for
 /// anything else.
 pub fn unfinished(table: &Path) -> Result<Option<String>> {
-    let manifests = manifests(table)?;
-    let Some(first) = manifests.first() else { return Ok(None) };
-    let (all, begun) = (first.job.shards, manifests.len() as u64);
-    let running: Vec<_> =
-        manifests.iter().filter(|m| m.state != State::Finished).map(|m| m.shard.to_string()).collect();
-    if let Some(other) = manifests.iter().find(|m| m.job.difference(&first.job).is_some() || m.files != first.files) {
+    let paths = manifest_paths(table)?;
+    let heads = paths.iter().filter_map(|path| read_manifest::<ManifestHead>(path).transpose());
+    let heads = heads.collect::<Result<Vec<_>>>()?;
+    let Some(first) = heads.first() else { return Ok(None) };
+    let (all, begun) = (first.shards(), heads.len() as u64);
+    let running: Vec<_> = heads.iter().filter(|m| m.state != State::Finished).map(|m| m.shard.to_string()).collect();
+    if let Some(other) = heads.iter().find(|m| !m.is_of_job(first) || m.files != first.files) {
         let shards = (first.shard, other.shard);
         return Ok(Some(format!(
             "its shards {} and {} are of two jobs or two sources: run both with --update, or write it anew",

@@ -8,6 +8,7 @@ use std::sync::{Arc, LazyLock};
 
 use capfilt_udfs::cost::{self, Cost};
 use capfilt_udfs::engine::blocking;
+use capfilt_udfs::image::binary_view;
 use datafusion::arrow::array::{ArrayRef, AsArray as _, Int32Array, StringArray, StructArray};
 use datafusion::arrow::buffer::NullBuffer;
 use datafusion::arrow::compute::cast;
@@ -20,7 +21,6 @@ use datafusion::logical_expr::{
 
 use super::FetchOptions;
 use super::client::{Fetched, wait};
-use crate::load::images;
 
 pub(super) const SYNTAX: &str = "fetch_url(url)";
 pub(super) const RETURNS: &str = "Struct(bytes, status, error, sha256, url)";
@@ -145,7 +145,7 @@ fn table(rows: &[Option<Arc<Fetched>>]) -> Result<StructArray> {
     };
     let status = |row: &Option<Arc<Fetched>>| row.as_ref().and_then(|f| f.status).map(i32::from);
     let columns: Vec<ArrayRef> = vec![
-        images(rows.iter().map(|row| row.as_ref().and_then(|f| f.bytes.clone())))
+        binary_view(rows.iter().map(|row| row.as_ref().and_then(|f| f.bytes.clone())))
             .map_err(|e| exec_datafusion_err!("fetch: {e}"))?,
         Arc::new(rows.iter().map(status).collect::<Int32Array>()),
         of(|f| f.error.as_ref()),

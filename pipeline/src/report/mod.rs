@@ -13,6 +13,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::bounded::bounded;
 use crate::error::{Error, Result};
+use crate::manifests;
 use crate::table;
 
 /// The page's template, without style, script and data.
@@ -34,7 +35,7 @@ pub struct ReportOptions {
 /// # Errors
 /// Errors if the folder is not a finished pair table of `capfilt run` in Parquet.
 pub async fn report(path: &Path, options: &ReportOptions) -> Result<String> {
-    let manifests = table::manifests(path)?;
+    let manifests = manifests::manifests(path)?;
     let Some(first) = manifests.first() else {
         return Err(Error::dest(path, "there is no pair table of capfilt run: give the DEST of one"));
     };
@@ -44,7 +45,7 @@ pub async fn report(path: &Path, options: &ReportOptions) -> Result<String> {
     if !matches!(first.job.format.as_str(), "parquet" | "delta") {
         return Err(Error::dest(path, format!("a report is made of Parquet, and this table is {}", first.job.format)));
     }
-    table::check_parts(path, &manifests)?;
+    manifests::check_parts(path, &manifests)?;
     let config = SessionConfig::new().with_target_partitions(1).with_batch_size(64);
     let ctx = SessionContext::new_with_config(config);
     crate::register_pairs(&ctx, queries::PAIRS, path, None).await?;

@@ -34,7 +34,6 @@ use std::sync::{Arc, OnceLock};
 use datafusion::arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
 
-use crate::dest;
 use crate::error::{Error, Result};
 use crate::table;
 
@@ -266,26 +265,14 @@ impl Source {
         self.files.iter().map(|file| file.record.bytes).sum()
     }
 
-    /// Refuses a destination inside the source, or one that contains it.
-    pub(crate) fn check_apart(&self, dest: &Path) -> Result<()> {
-        if is_url(&self.given.to_string_lossy()) {
-            return dest::check_folder(dest);
-        }
-        if self.given.exists() {
-            return dest::check(&self.given, dest);
-        }
-        self.files.iter().try_for_each(|file| dest::check(&file.place.shown(), dest))?;
-        let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        // Match as the files were found: `*` stays within one path component.
-        let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
-        let pattern = glob::Pattern::new(&whole(&self.given).to_string_lossy());
-        if pattern.is_ok_and(|pattern| pattern.matches_path_with(&whole(dest).join("part-00000.parquet"), options)) {
-            return Err(Error::dest(
-                dest,
-                "the source's pattern matches what would be written there: give another folder",
-            ));
-        }
-        Ok(())
+    /// The path, pattern or URL that was given.
+    pub(crate) fn given(&self) -> &Path {
+        &self.given
+    }
+
+    /// Paths or URLs of the files.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = PathBuf> {
+        self.files.iter().map(|file| file.place.shown())
     }
 
     pub(crate) fn schema(&self) -> &SchemaRef {

@@ -7,7 +7,7 @@ use crate::crash;
 #[cfg(feature = "delta")]
 use crate::delta::{self, Added, Commit, Outcome, Replaces};
 use crate::error::{Error, Result};
-use crate::manifest::State;
+use crate::table::State;
 use crate::write::Parts;
 
 impl Writer {

@@ -7,6 +7,7 @@
 //!
 //! Images are untrusted web data: no input panics here, and [`Limits`] are checked before memory is allocated.
 
+mod array;
 mod bmp;
 mod decode;
 mod gif;
@@ -22,6 +23,7 @@ mod tests;
 mod tiff;
 mod webp;
 
+pub use array::binary_view;
 pub use decode::{Rgb8, check, decode, load};
 pub use info::{ImageInfo, info};
 pub use phash::phash;
