@@ -180,7 +180,7 @@ fn recipe(args: &RunArgs) -> Result<Recipe> {
         Some(file) => {
             let name = file.display().to_string();
             let sql = std::fs::read(file).map_err(anyhow::Error::from);
-            let sql = sql.and_then(|sql| capfilt::script(sql).map_err(|e| anyhow!(e)));
+            let sql = sql.and_then(|sql| crate::script::script(sql).map_err(|e| anyhow!(e)));
             let sql = sql.with_context(|| format!("--recipe {name}"))?;
             (name, sql, Verdicts::default())
         }

@@ -2,11 +2,13 @@
 
 mod cli;
 mod console;
+mod docs;
 mod job;
 mod metrics;
 mod print;
 mod prompt;
 mod rounds;
+mod script;
 mod session;
 mod sql;
 
@@ -124,7 +126,7 @@ fn dispatch(cli: Cli, scripts: Vec<cli::Script>) -> Result<()> {
             ));
             put(capfilt_udfs::inspect(&out)?.to_string().trim_end(), "\n")
         }
-        Command::Docs => put(&capfilt::functions_markdown(), ""),
+        Command::Docs => put(&docs::functions_markdown(), ""),
     }
 }
 

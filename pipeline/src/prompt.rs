@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 
 use crate::cli::Format;
 use crate::console::say;
+use crate::script;
 use crate::{session, sql};
 
 /// How long the prompt waits for a stopped statement.
@@ -50,7 +51,7 @@ pub(crate) fn main(runtime: &Runtime, ctx: &SessionContext, params: &Params, for
     loop {
         match editor.readline("capfilt> ") {
             Ok(line) => {
-                if !answer(runtime, ctx, params, format, capfilt::unmarked(&line).trim())? {
+                if !answer(runtime, ctx, params, format, script::unmarked(&line).trim())? {
                     break;
                 }
             }
@@ -177,7 +178,7 @@ impl Helper for Lines {}
 /// Whether `text` is complete: blank, a command, or with a semicolon as its last token apart from comments. A semicolon
 /// in quotes or in a comment does not count.
 fn is_complete(text: &str) -> bool {
-    let text = capfilt::unmarked(text);
+    let text = script::unmarked(text);
     let trimmed = text.trim();
     if trimmed.is_empty() || trimmed.starts_with('\\') || ["exit", "quit"].contains(&trimmed) {
         return true;

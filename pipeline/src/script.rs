@@ -7,7 +7,7 @@ const MARK: char = '\u{feff}';
 ///
 /// # Errors
 /// Says what it is instead, and what to do.
-pub fn script(bytes: Vec<u8>) -> Result<String, String> {
+pub(crate) fn script(bytes: Vec<u8>) -> Result<String, String> {
     // SQL has no NUL in it, but in UTF-16 every second byte of it is one.
     let utf16 = matches!(bytes.as_slice(), [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..]);
     if utf16 {
@@ -22,7 +22,7 @@ pub fn script(bytes: Vec<u8>) -> Result<String, String> {
 }
 
 /// Text without a leading byte order mark.
-pub fn unmarked(text: &str) -> &str {
+pub(crate) fn unmarked(text: &str) -> &str {
     text.strip_prefix(MARK).unwrap_or(text)
 }
 

@@ -13,6 +13,7 @@ use tokio::runtime::Runtime;
 use crate::cli::{Format, Script, SqlArgs};
 use crate::print::print;
 use crate::prompt;
+use crate::script;
 use crate::session::{self, readable};
 
 /// Runs the scripts; if there are none, the prompt, or standard input if it is not a terminal.
@@ -52,13 +53,13 @@ fn read(script: Script) -> Result<(String, String)> {
         Script::File(path) if path == Path::new("-") => {
             let mut text = Vec::new();
             io::stdin().read_to_end(&mut text).context("standard input")?;
-            let text = capfilt::script(text).map_err(|e| anyhow!(e)).context("standard input")?;
+            let text = script::script(text).map_err(|e| anyhow!(e)).context("standard input")?;
             Ok(("standard input".to_owned(), text))
         }
         Script::File(path) => {
             let name = path.display().to_string();
             let text = std::fs::read(&path).map_err(anyhow::Error::from);
-            let text = text.and_then(|text| capfilt::script(text).map_err(|e| anyhow!(e)));
+            let text = text.and_then(|text| script::script(text).map_err(|e| anyhow!(e)));
             let text = text.with_context(|| format!("-f {name}"))?;
             Ok((name, text))
         }
@@ -90,7 +91,7 @@ pub(crate) fn parse(ctx: &SessionContext, text: &str) -> Result<Vec<Statement>> 
     let name = ctx.copied_config().options().sql_parser.dialect.to_string();
     let dialect: Box<dyn Dialect> = dialect_from_str(name).unwrap_or_else(|| Box::new(GenericDialect {}));
     let statements =
-        DFParser::parse_sql_with_dialect(capfilt::unmarked(text), dialect.as_ref()).map_err(|e| readable(&e))?;
+        DFParser::parse_sql_with_dialect(script::unmarked(text), dialect.as_ref()).map_err(|e| readable(&e))?;
     Ok(statements.into())
 }
 

@@ -40,7 +40,7 @@ pub(crate) fn deciding(ctx: &SessionContext) -> BTreeMap<String, String> {
 }
 
 /// Function and settings in Markdown.
-pub(crate) fn markdown() -> String {
+pub fn markdown() -> String {
     let (returns, description, syntax, example) = (udf::RETURNS, udf::DESCRIPTION, udf::SYNTAX, udf::EXAMPLE);
     format!(
         "\n# Fetching\n\n## fetch_url\n\n{description}\n\n    {syntax}\n\nReturns {returns}.\n\n```sql\n{example}\n```\n\n\
