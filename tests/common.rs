@@ -10,7 +10,7 @@ use datafusion::arrow::util::display::array_value_to_string;
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 
 pub(crate) fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
 }
 
 pub(crate) fn fixture(name: &str) -> PathBuf {
@@ -35,7 +35,7 @@ pub(crate) async fn session_on(engine: Arc<Engine>, partitions: usize, batch_siz
         .with_batch_size(batch_size);
     let ctx = SessionContext::new_with_config(config);
     capfilt_udfs::register_with(&ctx, CapfiltOptions::default().with_engine(engine)).unwrap();
-    capfilt::register_fetch(&ctx).unwrap();
+    capfilt_fetch::register_fetch(&ctx).unwrap();
     for (setting, name) in [("captioner", "captioner"), ("filter", "matcher")] {
         run(&ctx, &format!("SET capfilt.{setting} = '{}'", model(name))).await;
     }

@@ -45,7 +45,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 /// All columns of the pair table from the default recipe; the web table's own come first.
 const PAIR_COLUMNS: [&str; 11] = [
     "id",

@@ -10,7 +10,7 @@ use capfilt_udfs::text::ItmToken;
 use safetensors::SafeTensors;
 
 fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 fn med(name: &str) -> OrtMed {

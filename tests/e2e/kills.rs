@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt as _;
 
 use super::{BOOKKEEPING, Place, text};
 
-/// Kill points (pipeline/src/crash.rs), and the number of the pass at which the job is killed.
+/// Kill points (pipeline/tables/src/failpoint.rs), and the number of the pass at which the job is killed.
 const KILLS: [(&str, u64); 40] = [
     // While captions are written, and a file is open.
     ("pairs", 1),

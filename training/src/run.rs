@@ -108,7 +108,7 @@ fn pinned(settings: &Settings, out: &Path) -> Result<Settings> {
             .and_then(|tables| tables.get(place))
             .filter(|before| before.get("path").and_then(|path| path.as_str()) == table.path.to_str());
         let version = same.and_then(|before| before.get("version")?.as_str().map(str::to_owned));
-        let latest = || capfilt::delta_source(&table.path, None).map_err(|e| Error::file(&table.path, e));
+        let latest = || capfilt_tables::delta_source(&table.path, None).map_err(|e| Error::file(&table.path, e));
         table.version = match version {
             Some(version) => Some(version),
             None => latest()?.and_then(|found| found.version()).map(|version| version.to_string()),

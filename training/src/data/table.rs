@@ -67,7 +67,8 @@ impl Table {
             return Err(Error::file(path, format!("weight {}: 0 or more", settings.weight)));
         }
         let runtime = runtime()?;
-        let found = capfilt::delta_source(&path, settings.version.as_deref()).map_err(|e| Error::file(&path, e))?;
+        let found =
+            capfilt_tables::delta_source(&path, settings.version.as_deref()).map_err(|e| Error::file(&path, e))?;
         let mut table = Self {
             version: found.and_then(|found| found.version()),
             sql: String::new(),
@@ -128,18 +129,18 @@ impl Table {
         let folders: BTreeSet<&Path> =
             files.iter().filter_map(|file| file.parent()).chain([self.path.as_path()]).collect();
         for folder in folders {
-            if let Some(reason) = capfilt::unfinished(folder).map_err(|e| Error::file(folder, e))? {
+            if let Some(reason) = capfilt_tables::unfinished(folder).map_err(|e| Error::file(folder, e))? {
                 return Err(Error::file(folder, reason));
             }
         }
         if let Some(version) = self.version {
-            let known = capfilt::register_pairs(&ctx, PAIRS, &self.path, Some(&version.to_string())).await;
+            let known = capfilt_tables::register_pairs(&ctx, PAIRS, &self.path, Some(&version.to_string())).await;
             return known.map(|()| ctx).map_err(|e| Error::file(&self.path, e));
         }
         if is_folder {
             // Exactly the files that the digest covers, not a job's bookkeeping.
             let names = files.iter().map(|file| {
-                let name = file.to_str().map(|_| capfilt::literal(file));
+                let name = file.to_str().map(|_| capfilt_tables::literal(file));
                 name.ok_or_else(|| Error::file(file, "its name is no UTF-8"))
             });
             let names = names.collect::<Result<Vec<String>>>()?;
@@ -151,7 +152,7 @@ impl Table {
             return Ok(ctx);
         }
         let options = ParquetReadOptions { file_extension: extension(&self.path), ..ParquetReadOptions::default() };
-        ctx.register_parquet(PAIRS, capfilt::literal(&self.path), options).await.map_err(|e| self.failed(e))?;
+        ctx.register_parquet(PAIRS, capfilt_tables::literal(&self.path), options).await.map_err(|e| self.failed(e))?;
         Ok(ctx)
     }
 
@@ -249,7 +250,7 @@ impl Table {
     pub fn digest(&self) -> Result<String> {
         let mut hasher = Sha256::new();
         if let Some(version) = self.version {
-            let found = capfilt::Source::open_at(&self.path, Some(&version.to_string()));
+            let found = capfilt_tables::Source::open_at(&self.path, Some(&version.to_string()));
             let read = found.and_then(|found| found.contents(&mut |block| hasher.update(block)));
             read.map_err(|e| Error::file(&self.path, e))?;
             return Ok(hex::encode(hasher.finalize()));

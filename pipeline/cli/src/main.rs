@@ -1,0 +1,148 @@
+//! The `capfilt` command.
+
+mod args;
+mod console;
+mod docs;
+mod metrics;
+mod rounds;
+mod run;
+mod session;
+mod sql;
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use capfilt_udfs::Converted;
+use clap::{CommandFactory as _, FromArgMatches as _};
+
+use crate::args::{Cli, Command, InspectFormat, ModelCommand};
+
+/// Planning recurses deeply, and unoptimised frames are large.
+const STACK: usize = 64 << 20;
+
+fn main() -> ExitCode {
+    console::log_to_stderr();
+    // The main thread's stack is the system's choice, and overflowing it ends the process without a message.
+    let command = std::thread::Builder::new().stack_size(STACK).spawn(command);
+    match command.map(std::thread::JoinHandle::join) {
+        Ok(Ok(code)) => code,
+        // The panic has been reported.
+        Ok(Err(_)) => ExitCode::from(101),
+        Err(e) => {
+            let _ = writeln!(io::stderr(), "error: no thread could be started: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command() -> ExitCode {
+    // On wrong usage this exits with code 2.
+    let matches = Cli::command().get_matches();
+    let ended = Cli::from_arg_matches(&matches).map_err(anyhow::Error::from).and_then(|cli| {
+        let scripts = matches.subcommand_matches("sql").map(args::scripts).unwrap_or_default();
+        dispatch(cli, scripts)
+    });
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        // A reader that closed the pipe wants no more output; this is not an error.
+        Err(error) if broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut text = format!("error: {error}");
+            for cause in error.chain().skip(1) {
+                // Some errors repeat their cause in their own words.
+                let cause = cause.to_string();
+                if !text.contains(&cause) {
+                    text = format!("{text}: {cause}");
+                }
+            }
+            let _ = writeln!(io::stderr(), "{text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(cli: Cli, scripts: Vec<args::Script>) -> Result<()> {
+    match cli.command {
+        Command::Sql(args) => {
+            let runtime = runtime()?;
+            let ended = sql::main(&runtime, &args, scripts);
+            leave(runtime);
+            ended
+        }
+        Command::Run(args) => {
+            let runtime = runtime()?;
+            let ended = runtime.block_on(run::main(&args));
+            leave(runtime);
+            ended
+        }
+        Command::Rounds(args) => rounds::main(&runtime()?, &args),
+        Command::Select(args) => {
+            let select = capfilt_job::Select {
+                table: args.table,
+                dest: args.dest,
+                min_itm: args.min_itm,
+                min_itm_of: args.min_itm_of,
+                keep_fraction: args.keep_fraction,
+                kept_only: args.kept_only,
+                source: args.source,
+                overwrite: args.overwrite,
+            };
+            let summary = runtime()?.block_on(select.run())?;
+            console::say(&format!("{summary}\ntable      {}", select.dest.display()));
+            Ok(())
+        }
+        Command::Report(args) => {
+            let options = capfilt_job::ReportOptions { images: args.images, source: args.source };
+            let page = runtime()?.block_on(capfilt_job::report(&args.table, &options))?;
+            if args.output.as_os_str() == "-" {
+                return put(&page, "");
+            }
+            std::fs::write(&args.output, &page).with_context(|| format!("-o {}", args.output.display()))?;
+            console::say(&format!("wrote {} ({:.1} MB)", args.output.display(), page.len() as f64 / 1e6));
+            Ok(())
+        }
+        Command::Model(ModelCommand::Inspect { dir, format }) => {
+            let model = capfilt_udfs::inspect(&dir)?;
+            let text = match format {
+                InspectFormat::Text => model.to_string(),
+                InspectFormat::Json => serde_json::to_string_pretty(&model)?,
+            };
+            put(text.trim_end(), "\n")
+        }
+        Command::Model(ModelCommand::Convert { source, out, tokenizer }) => {
+            let bar = console::Bytes::new();
+            let converted =
+                capfilt_udfs::convert(&source, &out, tokenizer.as_deref(), &|done, all| bar.update(done, all));
+            bar.end();
+            let Converted { tensors, bytes, tied, left_out } = converted?;
+            console::say(&format!(
+                "wrote {}: {tensors} tensors, {:.1} MB; left out {tied} that are tied to others and {left_out} that only training needs",
+                out.display(),
+                bytes as f64 / 1e6
+            ));
+            put(capfilt_udfs::inspect(&out)?.to_string().trim_end(), "\n")
+        }
+        Command::Docs => put(&docs::functions_markdown(), ""),
+    }
+}
+
+fn put(text: &str, end: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.write_all(end.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK).build()?)
+}
+
+/// Shuts the runtime down within two seconds, since abandoned blocking work must not keep the process alive.
+fn leave(runtime: tokio::runtime::Runtime) {
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+}
+
+fn broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+}

@@ -1,0 +1,350 @@
+//! `--metrics-addr`: a job's metrics for Prometheus, at /metrics.
+
+use std::fmt::{Display, Write as _};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+use capfilt_job::{Done, Tally, Waits};
+use capfilt_udfs::engine::ModelStats;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use crate::console::{Stats, say};
+
+/// Time limit of a request and its response.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Maximum size of a request in bytes.
+const REQUEST_BYTES: usize = 8 << 10;
+/// Maximum number of concurrent connections; others wait.
+const CONNECTIONS: usize = 32;
+/// Maximum number of reported reasons of failed rows.
+const REASONS: usize = 20;
+
+const FOUND: &str = "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8";
+const NOT_FOUND: &str = "HTTP/1.1 404 Not Found";
+
+type Model<T> = (&'static str, &'static str, fn(&ModelStats) -> T);
+
+/// Counters per model: name, meaning, value.
+const COUNTS: [Model<u64>; 5] = [
+    ("images_encoded", "Images that went through the vision encoder", |m| m.images_encoded),
+    ("captions", "Captions generated", |m| m.captions),
+    ("tokens_decoded", "Tokens of these captions", |m| m.tokens_decoded),
+    ("texts_scored", "Texts matched with an image", |m| m.texts_scored),
+    ("memo_hits", "Results that were remembered and not computed again", |m| m.memo_hits),
+];
+
+/// Name of a stage, and the seconds spent in it.
+type Share = (&'static str, fn(&ModelStats) -> f64);
+
+/// The stages of a model's time.
+const STAGES: [Share; 5] = [
+    ("decode", |m| m.decode_seconds),
+    ("encode", |m| m.encode_seconds),
+    ("generate", |m| m.generate_seconds),
+    ("score", |m| m.score_seconds),
+    ("wait", |m| m.wait_seconds),
+];
+
+/// A metrics server.
+pub(crate) struct Metrics(Arc<Shared>);
+
+struct Shared {
+    started: Instant,
+    told: Mutex<Told>,
+    stats: Stats,
+}
+
+/// The job's latest progress report.
+#[derive(Debug, Clone, Default)]
+struct Told {
+    rows: u64,
+    before: u64,
+    bytes: u64,
+    tally: Tally,
+    waits: Waits,
+}
+
+impl Metrics {
+    /// Starts serving at `address`; runs until the runtime ends.
+    pub(crate) async fn serve(address: &str, stats: Stats) -> Result<Self> {
+        let failed = |e: io::Error| {
+            anyhow!("--metrics-addr {address}: {e}: give HOST:PORT of this machine, such as 127.0.0.1:9464, or port 0")
+        };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let bound = listener.local_addr().map_err(failed)?;
+        say(&format!("metrics at http://{bound}/metrics"));
+        let shared = Arc::new(Shared { started: Instant::now(), told: Mutex::default(), stats });
+        tokio::spawn(accept(listener, Arc::clone(&shared)));
+        Ok(Self(shared))
+    }
+
+    /// Stores the job's latest progress.
+    pub(crate) fn update(&self, done: &Done<'_>) {
+        let &Done { rows, before, bytes, tally, waits } = done;
+        let told = Told { rows, before, bytes, tally: tally.clone(), waits };
+        *self.0.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let shared = Arc::clone(&shared);
+                tokio::spawn(async move {
+                    // A client that hangs up or is too slow gets no response; this must not affect the job.
+                    let _ = timeout(DEADLINE, answer(stream, &shared)).await;
+                    drop(slot);
+                });
+            }
+            // Usually too many open files, which is transient.
+            Err(_) => sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+async fn answer(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+    let mut request = Vec::new();
+    let mut part = [0_u8; 1024];
+    while !is_whole(&request) && request.len() < REQUEST_BYTES {
+        match stream.read(&mut part).await? {
+            0 => return Ok(()),
+            read => request.extend_from_slice(&part[..read]),
+        }
+    }
+    let (head, body) = if asks_for_metrics(&request) { (FOUND, shared.page()) } else { (NOT_FOUND, String::new()) };
+    let answer = format!("{head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await
+}
+
+/// Whether the request's head is complete: it ends with an empty line.
+fn is_whole(request: &[u8]) -> bool {
+    request.windows(4).any(|end| end == b"\r\n\r\n") || request.windows(2).any(|end| end == b"\n\n")
+}
+
+/// Whether the request is `GET /metrics`, with any headers and query.
+fn asks_for_metrics(request: &[u8]) -> bool {
+    let line = request.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let Ok(line) = std::str::from_utf8(line) else { return false };
+    let words: Vec<_> = line.split_ascii_whitespace().collect();
+    let [method, target, version] = words.as_slice() else { return false };
+    let path = target.split_once('?').map_or(*target, |(path, _)| path);
+    is_whole(request) && *method == "GET" && path == "/metrics" && version.starts_with("HTTP/1.")
+}
+
+impl Shared {
+    fn page(&self) -> String {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        page(&told, &(self.stats)(), self.started.elapsed())
+    }
+}
+
+fn page(told: &Told, models: &[ModelStats], elapsed: Duration) -> String {
+    let Told { rows, before, bytes, tally, waits } = told;
+    let mut page = Page::default();
+    page.gauge("source_rows", "Rows of the source that are this job's", rows);
+    page.gauge("rows_done_before", "Rows that an earlier run had done", before);
+    page.gauge("source_bytes", "Bytes of the source's files", bytes);
+    page.gauge("elapsed_seconds", "Seconds since the job began", elapsed.as_secs_f64());
+    page.counter("rows_done", "Rows that are done, those of earlier runs among them", [(vec![], tally.rows)]);
+    page.counter("failed_rows", "Rows whose image or text cannot be used", [(vec![], tally.failed)]);
+    page.counter(
+        "wait_seconds",
+        "Seconds without rows under way for want of rows (read or fetched), and with pairs ready that could not be written yet",
+        [("rows", waits.rows), ("table", waits.table)].map(|(what, wait)| (vec![("for", what)], wait.as_secs_f64())),
+    );
+    let verdicts = [("web", tally.web), ("synthetic", tally.synthetic)].into_iter().flat_map(|(source, count)| {
+        [("kept", count.kept), ("dropped", count.pairs.saturating_sub(count.kept))]
+            .map(|(verdict, pairs)| (vec![("source", source), ("verdict", verdict)], pairs))
+    });
+    page.counter("pairs", "Pairs of an image and a text, by the text's source and by verdict", verdicts);
+    let reasons = tally.reasons().into_iter().take(REASONS);
+    let failed = reasons.map(|(reason, rows)| (vec![("reason", reason)], rows));
+    page.counter("failed", "Failed rows by the commonest reasons", failed);
+    let labels: Vec<[String; 3]> = models.iter().map(|model| labels(model, models)).collect();
+    let labels = |model: usize| {
+        let [name, device, precision] = &labels[model];
+        vec![("model", name.as_str()), ("device", device.as_str()), ("precision", precision.as_str())]
+    };
+    for (name, meaning, of) in COUNTS {
+        page.counter(name, meaning, models.iter().enumerate().map(|(n, model)| (labels(n), of(model))));
+    }
+    let stages = models
+        .iter()
+        .enumerate()
+        .flat_map(|(n, model)| STAGES.map(|(stage, of)| ([labels(n), vec![("stage", stage)]].concat(), of(model))));
+    page.counter("stage_seconds", "Seconds by what they are spent on; decode and wait are summed over threads", stages);
+    page.old_names(*rows);
+    page.text
+}
+
+/// Labels of a model: its folder's name, device and precision. If two folders share a name, their full paths are used.
+fn labels(model: &ModelStats, all: &[ModelStats]) -> [String; 3] {
+    let name = model.checkpoint.file_name();
+    let alike = |other: &ModelStats| other.checkpoint != model.checkpoint && other.checkpoint.file_name() == name;
+    let name = match name {
+        Some(name) if !all.iter().any(alike) => name.to_string_lossy().into_owned(),
+        _ => model.checkpoint.display().to_string(),
+    };
+    [name, model.device.clone(), model.precision.to_string()]
+}
+
+/// A page in Prometheus' text format. Writing to a `String` cannot fail.
+#[derive(Default)]
+struct Page {
+    text: String,
+    /// The counters again under their names before 0.2, without `_total`.
+    old: String,
+}
+
+/// Label names and values of a sample.
+type Labels<'a> = Vec<(&'a str, &'a str)>;
+
+impl Page {
+    fn gauge(&mut self, name: &str, meaning: &str, value: impl Display) {
+        head(&mut self.text, name, "gauge", meaning);
+        sample(&mut self.text, name, &[], value);
+    }
+
+    /// A counter, whose name ends in `_total` by Prometheus' convention.
+    fn counter<'a>(
+        &mut self,
+        name: &str,
+        meaning: &str,
+        samples: impl IntoIterator<Item = (Labels<'a>, impl Display)>,
+    ) {
+        let total = format!("{name}_total");
+        head(&mut self.text, &total, "counter", meaning);
+        head(&mut self.old, name, "counter", &format!("Deprecated: capfilt_{total}"));
+        for (labels, value) in samples {
+            sample(&mut self.text, &total, &labels, &value);
+            sample(&mut self.old, name, &labels, &value);
+        }
+    }
+
+    /// Appends the deprecated names, for one release.
+    fn old_names(&mut self, source_rows: u64) {
+        let old = std::mem::take(&mut self.old);
+        self.text.push_str(&old);
+        self.gauge("rows_total", "Deprecated: capfilt_source_rows", source_rows);
+    }
+}
+
+fn head(page: &mut String, name: &str, kind: &str, meaning: &str) {
+    let _ = writeln!(page, "# HELP capfilt_{name} {meaning}\n# TYPE capfilt_{name} {kind}");
+}
+
+fn sample(page: &mut String, name: &str, labels: &[(&str, &str)], value: impl Display) {
+    let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
+    let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+    let _ = writeln!(page, "capfilt_{name}{labels} {value}");
+}
+
+fn escaped(label: &str) -> String {
+    label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use capfilt_udfs::blip::Precision;
+
+    use super::*;
+
+    fn model(checkpoint: &str, device: &str) -> ModelStats {
+        ModelStats {
+            checkpoint: checkpoint.into(),
+            device: device.to_owned(),
+            precision: Precision::Int8,
+            images_encoded: 12,
+            captions: 0,
+            tokens_decoded: 0,
+            texts_scored: 24,
+            texts_encoded: 0,
+            memo_hits: 3,
+            decode_seconds: 0.25,
+            encode_seconds: 41.5,
+            generate_seconds: 0.0,
+            score_seconds: 17.0,
+            wait_seconds: 1.0,
+            weight_bytes: 1,
+        }
+    }
+
+    #[test]
+    fn a_page_has_all_numbers() {
+        let mut tally = Tally::default();
+        (tally.rows, tally.failed) = (10, 2);
+        (tally.web.pairs, tally.web.kept) = (10, 4);
+        let told = Told {
+            rows: 40,
+            before: 3,
+            bytes: 1000,
+            tally,
+            waits: Waits { rows: Duration::from_millis(2500), ..Waits::default() },
+        };
+        let page = page(&told, &[model("/models/a \"b\"\\c\nd/", "cuda:0")], Duration::from_millis(1500));
+        for line in [
+            "capfilt_source_rows 40",
+            "# TYPE capfilt_source_rows gauge",
+            "capfilt_rows_done_total 10",
+            "# TYPE capfilt_rows_done_total counter",
+            // Names before 0.2.
+            "capfilt_rows_total 40",
+            "capfilt_rows_done 10",
+            "# TYPE capfilt_failed counter",
+            "capfilt_rows_done_before 3",
+            "capfilt_failed_rows_total 2",
+            "capfilt_source_bytes 1000",
+            "capfilt_elapsed_seconds 1.5",
+            "capfilt_wait_seconds_total{for=\"rows\"} 2.5",
+            "capfilt_pairs_total{source=\"web\",verdict=\"dropped\"} 6",
+            "capfilt_pairs_total{source=\"synthetic\",verdict=\"kept\"} 0",
+            "# TYPE capfilt_failed_total counter",
+            r#"capfilt_images_encoded_total{model="a \"b\"\\c\nd",device="cuda:0",precision="int8"} 12"#,
+            r#"capfilt_stage_seconds_total{model="a \"b\"\\c\nd",device="cuda:0",precision="int8",stage="encode"} 41.5"#,
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line}:\n{page}");
+        }
+        assert!(page.ends_with('\n'));
+    }
+
+    #[test]
+    fn models_are_told_apart() {
+        let models = [model("/coco/model", "cpu"), model("/flickr/model", "cpu"), model("/x/other", "cpu")];
+        let names = models.each_ref().map(|one| labels(one, &models)[0].clone());
+        assert_eq!(names, ["/coco/model", "/flickr/model", "other"]);
+        // The same folder on two devices keeps its short name.
+        let models = [model("/x/model", "cpu"), model("/x/model", "cuda:0")];
+        assert_eq!(labels(&models[0], &models)[0], "model");
+        assert_eq!(labels(&model("/", "cpu"), &[])[0], "/");
+    }
+
+    #[test]
+    fn one_request_is_answered() {
+        for request in ["GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "GET /metrics?a=b HTTP/1.0\n\n"] {
+            assert!(asks_for_metrics(request.as_bytes()), "{request}");
+        }
+        for request in [
+            "",
+            "\r\n\r\n",
+            "GET /metrics HTTP/1.1\r\nHost: x",
+            "GET /metrics\r\n\r\n",
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET /metrics/ HTTP/1.1\r\n\r\n",
+            "POST /metrics HTTP/1.1\r\n\r\n",
+            "GET /metrics FTP/1.1\r\n\r\n",
+            "GET /metrics HTTP/1.1 x\r\n\r\n",
+        ] {
+            assert!(!asks_for_metrics(request.as_bytes()), "{request}");
+        }
+        assert!(!asks_for_metrics(b"\xff\xfe /metrics HTTP/1.1\r\n\r\n"));
+    }
+}

@@ -1,0 +1,211 @@
+//! A stage of the rounds, run as a separate program.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Parser as _;
+use tokio::runtime::Runtime;
+
+use crate::args::{self, Cli, ImageArg, PartsArg, RunArgs};
+
+/// Last file that `capfilt-train` writes.
+const DONE: &str = "done.json";
+/// Polling interval for the end of a program.
+const EVERY: Duration = Duration::from_millis(20);
+
+/// A program to run, and the folder that it makes.
+pub(crate) struct Stage {
+    pub(crate) name: String,
+    pub(crate) folder: PathBuf,
+    pub(crate) program: PathBuf,
+    pub(crate) args: Vec<OsString>,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl Stage {
+    /// Command line, quoted for a shell.
+    pub(crate) fn command_line(&self) -> String {
+        let program = [self.program.clone().into_os_string()];
+        quoted(program.iter().chain(&self.args))
+    }
+
+    /// Whether `capfilt run` or `capfilt-train` has finished in the folder.
+    pub(crate) fn is_finished(&self) -> Result<bool> {
+        // `unfinished` also returns `None` if there is no pair table, so the manifest is checked first.
+        Ok(self.folder.join(DONE).exists()
+            || self.has_manifest() && capfilt_tables::pair_table::unfinished(&self.folder)?.is_none())
+    }
+
+    /// Whether the folder has state to resume from, or results.
+    pub(crate) fn has_begun(&self) -> bool {
+        let state = |name: OsString| name == DONE || name.to_string_lossy().starts_with("state-");
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        self.has_manifest() || entries.map(|entry| entry.file_name()).any(state)
+    }
+
+    fn has_manifest(&self) -> bool {
+        let shards = fs::read_dir(self.folder.join("_capfilt")).into_iter().flatten().flatten();
+        shards.map(|shard| shard.path().join("manifest.json")).any(|manifest| manifest.exists())
+    }
+
+    /// Errors on arguments of `capfilt run` that are invalid or not allowed for rounds. Returns the path of its recipe.
+    pub(crate) fn check_run(&self) -> Result<Option<PathBuf>> {
+        let of = "the arguments of capfilt run, after --";
+        let program = [OsString::from("capfilt")];
+        let run = match Cli::try_parse_from(program.iter().chain(&self.args)) {
+            Ok(Cli { command: args::Command::Run(run) }) => run,
+            Ok(_) => bail!("{of}: they are another command's"),
+            Err(error) => {
+                let said = error.to_string();
+                bail!("{of}: {}", said.lines().next().unwrap_or_default().trim_start_matches("error: "));
+            }
+        };
+        match unfit(&run) {
+            Some(why) => bail!("{of}: {why}"),
+            None => Ok(run.recipe),
+        }
+    }
+
+    /// Runs the program to completion.
+    pub(crate) fn run(&self, lock: &File, wishes: &Wishes) -> Result<()> {
+        let goes_on = "the same command goes on from there";
+        if wishes.stop.load(Ordering::Relaxed) {
+            bail!("stopped before {self}: {goes_on}");
+        }
+        let mut command = Command::new(&self.program);
+        command.args(&self.args).stdin(lock.try_clone()?).stdout(Stdio::null());
+        let cannot = || format!("{self}: cannot run {}", self.program.display());
+        let status = wishes.wait(&mut command).with_context(cannot)?;
+        let program = self.program.file_name().unwrap_or_default().display();
+        match status.success() {
+            true if self.is_finished()? => Ok(()),
+            _ if wishes.stop.load(Ordering::Relaxed) => bail!("{self}: stopped; {goes_on}"),
+            true => bail!("{self}: {program} ended well, but there is no finished {}", self.folder.display()),
+            false => bail!("{self}: {program} failed ({status}): what it said is above; {goes_on}"),
+        }
+    }
+}
+
+/// Reason why arguments of `capfilt run` are not allowed for rounds.
+fn unfit(run: &RunArgs) -> Option<&'static str> {
+    let model = |(name, _): &(String, String)| ["capfilt.captioner", "capfilt.filter"].contains(&name.as_str());
+    let all = [
+        (run.overwrite || run.update || run.retry_failed, "the table of a round is made once, and never changed after"),
+        (run.shard != (1, 1), "--shard: here one process makes a table"),
+        (run.print_sql, "--print-sql: give it to capfilt run itself"),
+        (
+            !matches!(run.format, PartsArg::Parquet | PartsArg::Delta),
+            "--format: capfilt-train reads Parquet, and Delta tables of it",
+        ),
+        (run.dry_run.is_some(), "--dry-run: give it to capfilt run itself"),
+        (matches!(run.image, Some(ImageArg::None)), "--image none: capfilt-train needs the images"),
+        (run.session.set.iter().any(model), "the models come from --captioner and --filter of capfilt rounds"),
+    ];
+    all.into_iter().find_map(|(is, why)| is.then_some(why))
+}
+
+/// Signals received. Ctrl-C reaches the stage directly, and this process waits until it has stopped cleanly; SIGTERM is
+/// forwarded to the stage.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wishes {
+    stop: Arc<AtomicBool>,
+    pass_on: Arc<AtomicBool>,
+}
+
+impl Wishes {
+    #[cfg(unix)]
+    pub(crate) fn listen(runtime: &Runtime) -> Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let _entered = runtime.enter();
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let wishes = Self::default();
+        let told = wishes.clone();
+        runtime.spawn(async move {
+            loop {
+                tokio::select! {
+                    Some(()) = interrupt.recv() => {}
+                    Some(()) = terminate.recv() => told.pass_on.store(true, Ordering::Relaxed),
+                    else => return,
+                }
+                told.stop.store(true, Ordering::Relaxed);
+            }
+        });
+        Ok(wishes)
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) fn listen(_: &Runtime) -> Result<Self> {
+        Ok(Self::default())
+    }
+
+    fn wait(&self, command: &mut Command) -> io::Result<ExitStatus> {
+        let mut child = command.spawn()?;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(status);
+            }
+            if self.pass_on.swap(false, Ordering::Relaxed) {
+                let _ = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+            }
+            std::thread::sleep(EVERY);
+        }
+    }
+}
+
+/// Quotes words for a shell.
+pub(crate) fn quoted<'a>(words: impl IntoIterator<Item = &'a OsString>) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "_-./:=,@%+".contains(c);
+    let quote = |word: &OsString| {
+        let word = word.to_string_lossy();
+        let safe = !word.is_empty() && word.chars().all(plain);
+        if safe { word.into_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    };
+    words.into_iter().map(quote).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        let words = ["a/b", "x y", "it's", ""].map(OsString::from);
+        assert_eq!(quoted(&words), r"a/b 'x y' 'it'\''s' ''");
+    }
+
+    #[test]
+    fn some_arguments_are_not_for_rounds() {
+        let checked = |more: &[&str]| {
+            let all = ["run", "web", "pairs", "--captioner", "c", "--filter", "f", "--round", "1"];
+            let args = all.iter().chain(more).map(OsString::from).collect();
+            Stage { name: String::new(), folder: PathBuf::new(), program: PathBuf::new(), args }.check_run()
+        };
+        assert_eq!(checked(&["--min-itm", "0.6", "--recipe", "r.sql"]).unwrap(), Some("r.sql".into()));
+        for (more, words) in [
+            (&["--shard", "1/2"][..], "--shard"),
+            (&["--update"], "made once"),
+            (&["--image", "none"], "needs the images"),
+            (&["--format", "webdataset"], "reads Parquet"),
+            (&["--set", "capfilt.filter=x"], "--filter of capfilt rounds"),
+            (&["--round", "2"], "cannot be used multiple times"),
+            (&["--min-itn", "0.6"], "--min-itn"),
+            (&["another"], "another"),
+        ] {
+            let said = checked(more).unwrap_err().to_string();
+            assert!(said.contains(words) && said.contains("after --") && !said.contains('\n'), "{more:?}: {said}");
+        }
+    }
+}

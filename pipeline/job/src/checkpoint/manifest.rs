@@ -1,0 +1,423 @@
+//! A job's manifest, kept beside its table: lets a stopped job resume and stops two jobs from mixing their tables.
+
+use capfilt_tables::image_names;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use capfilt_tables::error::{Error, Result};
+use capfilt_tables::failpoint;
+use capfilt_tables::pair_table::{self, State};
+use capfilt_tables::source::files::{FileRecord, Source};
+use capfilt_tables::source::memo::Memo;
+use capfilt_tables::split::Position;
+use capfilt_udfs::Provenance;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::output::pair_files::Parts;
+use crate::recipe::verdicts::Verdicts;
+use crate::tally::counts::Tally;
+
+/// The name and version of this program.
+pub(crate) const PROGRAM: &str = concat!("capfilt ", env!("CARGO_PKG_VERSION"));
+
+/// Version of the results, raised by each change that gives some row other pixels, texts, scores or verdicts. Any
+/// version of the program with the same results may continue a table.
+pub(crate) const RESULTS: u32 = 2;
+
+/// Everything that determines the table's contents. Jobs that differ in any of it cannot share a table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Identity {
+    /// Name and version of the program that began the table; informational, and ignored by the comparison.
+    pub(crate) engine: String,
+    /// [`RESULTS`] of the program that began the table. Omitted if 1, as in manifests written before it was recorded,
+    /// to keep their digests.
+    #[serde(default = "first_results", skip_serializing_if = "is_first_results")]
+    pub(crate) results: u32,
+    /// The recipe with the values of its parameters.
+    pub(crate) recipe: String,
+    #[serde(flatten)]
+    pub(crate) models: Provenance,
+    /// SHA-256 digests of the further captioners and filters.
+    #[serde(default)]
+    pub(crate) captioners: Vec<String>,
+    #[serde(default)]
+    pub(crate) filters: Vec<String>,
+    /// Bootstrapping round, from 1.
+    pub(crate) round: u32,
+    pub(crate) image_column: String,
+    /// `bytes`, `url` or `path`.
+    #[serde(default = "bytes")]
+    pub(crate) image_is: String,
+    #[serde(default)]
+    pub(crate) path_root: Option<String>,
+    /// The `fetch.*` settings that determine which images are fetched.
+    #[serde(default)]
+    pub(crate) fetch: BTreeMap<String, String>,
+    pub(crate) text_column: String,
+    pub(crate) renames: BTreeMap<String, String>,
+    pub(crate) kept_only: bool,
+    pub(crate) images: String,
+    /// The `--dedupe` option, in its canonical form.
+    #[serde(default)]
+    pub(crate) dedupe: Option<String>,
+    /// File format: `parquet`, `webdataset`, `delta` or `jsonlines`.
+    pub(crate) format: String,
+    pub(crate) unit_rows: u64,
+    pub(crate) file_bytes: u64,
+    pub(crate) shards: u64,
+}
+
+fn bytes() -> String {
+    "bytes".to_owned()
+}
+
+fn first_results() -> u32 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_first_results(results: &u32) -> bool {
+    *results == first_results()
+}
+
+impl Identity {
+    /// A short digest of the identity: 16 hex digits.
+    pub(crate) fn digest(&self) -> String {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        hex::encode(&Sha256::digest(&json)[..8])
+    }
+
+    /// Why `--retry-failed` is refused for this table; `None` if it is allowed.
+    pub(crate) fn retry_refused(&self) -> Option<&'static str> {
+        match self.format.as_str() {
+            _ if self.kept_only => {
+                Some("--retry-failed finds failed rows by their pairs, and --kept-only leaves them out")
+            }
+            "parquet" | "delta" => None,
+            _ => Some(
+                "--retry-failed takes good rows from the table's Parquet files, and this one has none: give --overwrite, which \
+                 does all rows anew",
+            ),
+        }
+    }
+
+    /// Describes how another job differs from this one; `None` if it does not.
+    pub(crate) fn difference(&self, other: &Self) -> Option<String> {
+        if self.results != other.results {
+            return Some(format!(
+                "it was begun by {}, whose results differ from those of {} for some rows",
+                self.engine, other.engine
+            ));
+        }
+        let other = &Self { engine: self.engine.clone(), ..other.clone() };
+        if self == other {
+            return None;
+        }
+        let [before, now] = [self, other].map(|one| {
+            let mut flat = BTreeMap::new();
+            flatten("", &serde_json::to_value(one).unwrap_or_default(), &mut flat);
+            flat
+        });
+        let names: std::collections::BTreeSet<_> = before.keys().chain(now.keys()).collect();
+        let differs = names.into_iter().filter(|name| before.get(*name) != now.get(*name)).map(|name| {
+            if name == "recipe" {
+                return recipes(&self.recipe, &other.recipe);
+            }
+            let [b, n] = [&before, &now].map(|of| of.get(name).map_or("nothing", |v| short(v)));
+            format!("{name} was {b} and is {n}")
+        });
+        Some(differs.collect::<Vec<_>>().join("; "))
+    }
+}
+
+/// Describes how two recipes differ: in parameters, which are leading comments, or at the first differing line of SQL.
+fn recipes(before: &str, now: &str) -> String {
+    fn value(line: &str) -> Option<(&str, &str)> {
+        line.strip_prefix("-- $")?.split_once(" = ")
+    }
+    fn apart(recipe: &str) -> (BTreeMap<&str, &str>, Vec<&str>) {
+        let values = recipe.lines().map_while(value).collect();
+        (values, recipe.lines().skip_while(|line| value(line).is_some()).collect())
+    }
+    let ((values, sql), (new_values, new_sql)) = (apart(before), apart(now));
+    let names: std::collections::BTreeSet<_> = values.keys().chain(new_values.keys()).collect();
+    let mut found: Vec<String> = Vec::new();
+    for name in names {
+        let [b, n] = [&values, &new_values].map(|of| of.get(*name).copied().unwrap_or("nothing"));
+        if b != n {
+            found.push(format!("${name} was {b} and is {n}"));
+        }
+    }
+    if sql != new_sql {
+        let line =
+            |of: &[&str], at: usize| of.get(at).map_or("its end".to_owned(), |line| format!("{:?}", line.trim()));
+        let at = (0..).find(|at| sql.get(*at) != new_sql.get(*at)).unwrap_or_default();
+        found.push(format!("the recipe's line {} was {} and is {}", at + 1, line(&sql, at), line(&new_sql, at)));
+    }
+    found.join("; ")
+}
+
+fn flatten(prefix: &str, value: &Value, out: &mut BTreeMap<String, String>) {
+    match value {
+        Value::Object(map) => {
+            for (name, value) in map {
+                let name = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+                flatten(&name, value, out);
+            }
+        }
+        Value::Null => {}
+        Value::String(text) => drop(out.insert(prefix.to_owned(), text.clone())),
+        other => drop(out.insert(prefix.to_owned(), other.to_string())),
+    }
+}
+
+/// Shortens a SHA-256 to its first 12 digits; other text is unchanged.
+fn short(text: &str) -> &str {
+    let digest = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    if digest { &text[..12] } else { text }
+}
+
+/// A file of the table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Part {
+    pub(crate) name: String,
+    pub(crate) pairs: u64,
+    pub(crate) bytes: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    format: u32,
+    pub(crate) state: State,
+    /// Number of this process's shard, from 1.
+    pub(crate) shard: u64,
+    pub(crate) job: Identity,
+    /// The source's location when the job began.
+    pub(crate) source: PathBuf,
+    /// The given root folder of the image column's paths, if any.
+    #[serde(default)]
+    pub(crate) path_root: Option<PathBuf>,
+    /// The source's version, if it is a Delta table.
+    #[serde(default)]
+    pub(crate) source_version: Option<u64>,
+    pub(crate) files: Vec<FileRecord>,
+    /// Cached scan results, by file, which spare another scan of unchanged text files.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) memos: BTreeMap<String, Memo>,
+    /// Names and types of the pair table's columns.
+    pub(crate) columns: Vec<(String, String)>,
+    /// The rule by which pairs are kept.
+    #[serde(default)]
+    pub(crate) verdicts: Verdicts,
+    /// Whether this table replaces an existing one once it is complete.
+    pub(crate) replaces: bool,
+    pub(crate) parts: Vec<Part>,
+    /// The manifest that a `--retry-failed` replaces (this shard's): good rows are copied from its parts.
+    #[serde(default)]
+    pub(crate) retried: Option<Box<Manifest>>,
+    /// Run id in the names of a Delta table's parts, where files of earlier runs remain.
+    #[serde(default)]
+    pub(crate) run: String,
+    /// Number of parts already committed to the Delta log.
+    #[serde(default)]
+    pub(crate) committed: usize,
+    /// Transaction version of the Delta commit that is next or in flight.
+    #[serde(default)]
+    pub(crate) commit: Option<i64>,
+    /// First position that is not yet in the parts.
+    pub(crate) done: Position,
+    /// Counts over the rows in the parts.
+    pub(crate) tally: Tally,
+}
+
+impl Manifest {
+    pub(crate) fn new(
+        shard: u64,
+        job: Identity,
+        verdicts: Verdicts,
+        source: &Source,
+        root: PathBuf,
+        replaces: bool,
+    ) -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            format: pair_table::MANIFEST_FORMAT,
+            state: State::Running,
+            shard,
+            job,
+            source: root,
+            path_root: None,
+            source_version: source.version(),
+            files: source.records(),
+            memos: source.memos(),
+            columns: Vec::new(),
+            verdicts,
+            replaces,
+            retried: None,
+            parts: Vec::new(),
+            run: format!("{:x}", since.as_micros()),
+            committed: 0,
+            commit: None,
+            done: Position::default(),
+            tally: Tally::default(),
+        }
+    }
+
+    /// File name of the next part.
+    pub(crate) fn next_part(&self, parts: Parts) -> String {
+        let run = (parts == Parts::Delta).then_some(self.run.as_str());
+        pair_table::part_name(self.parts.len(), self.shard, self.job.shards, run, parts.extension())
+    }
+
+    /// Application id of this shard's transactions in the Delta log.
+    #[cfg(feature = "delta")]
+    pub(crate) fn application(&self) -> String {
+        format!("capfilt-{}-{}-of-{}", self.job.digest(), self.shard, self.job.shards)
+    }
+
+    pub(crate) fn part_names(&self) -> Vec<&str> {
+        self.parts.iter().map(|part| part.name.as_str()).collect()
+    }
+
+    /// Reads a manifest; `None` if the file does not exist.
+    pub(crate) fn read(path: &Path) -> Result<Option<Self>> {
+        let Some(mut manifest) = pair_table::read_manifest::<Self>(path)? else { return Ok(None) };
+        let folder = folder_of(path);
+        let loaded = image_names::load(Self::records_mut(&mut manifest), folder);
+        loaded.map_err(|e| {
+            Error::dest(path, format!("cannot read the names of its images ({e}): give another folder"))
+        })?;
+        Ok(Some(manifest))
+    }
+
+    /// The files of its source, and of that of the table that it replaces.
+    fn records(&self) -> impl Iterator<Item = &FileRecord> {
+        self.files.iter().chain(self.retried.iter().flat_map(|old| &old.files))
+    }
+
+    fn records_mut(&mut self) -> impl Iterator<Item = &mut FileRecord> {
+        self.files.iter_mut().chain(self.retried.iter_mut().flat_map(|old| &mut old.files))
+    }
+
+    /// Writes the manifest atomically: to a temporary file, synced and renamed.
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_vec_pretty(self).map_err(|e| Error::Internal(e.to_string()))?;
+        let temp = path.with_extension("json.tmp");
+        let folder = folder_of(path);
+        let write = || {
+            image_names::save(self.records(), folder)?;
+            let mut file = File::create(&temp)?;
+            file.write_all(&text[..text.len() / 2])?;
+            failpoint::point("manifest");
+            file.write_all(&text[text.len() / 2..])?;
+            file.sync_all()?;
+            fs::rename(&temp, path)?;
+            File::open(folder)?.sync_all()?;
+            image_names::clean(self.records(), folder)
+        };
+        write().map_err(|e| Error::write(path, &e))
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> Identity {
+        let models = Provenance {
+            captioner: Some("a1".repeat(32)),
+            filter: None,
+            device: Some("cpu".to_owned()),
+            settings: BTreeMap::from([("seed".to_owned(), "0".to_owned())]),
+        };
+        Identity {
+            engine: "capfilt 0".to_owned(),
+            results: RESULTS,
+            recipe: "SELECT 1".to_owned(),
+            models,
+            round: 1,
+            captioners: Vec::new(),
+            dedupe: None,
+            filters: Vec::new(),
+            image_column: "image".to_owned(),
+            image_is: bytes(),
+            path_root: None,
+            fetch: BTreeMap::new(),
+            text_column: "text".to_owned(),
+            renames: BTreeMap::new(),
+            kept_only: false,
+            images: "kept".to_owned(),
+            format: "parquet".to_owned(),
+            unit_rows: 10,
+            file_bytes: 1,
+            shards: 1,
+        }
+    }
+
+    #[test]
+    fn a_difference_is_named() {
+        let first = identity();
+        assert_eq!(first.difference(&identity()), None);
+        let mut other = identity();
+        other.models.captioner = Some("b2".repeat(32));
+        other.models.filter = Some("f".to_owned());
+        other.models.settings.insert("seed".to_owned(), "7".to_owned());
+        let said = first.difference(&other).unwrap();
+        assert_eq!(
+            said,
+            "captioner was a1a1a1a1a1a1 and is b2b2b2b2b2b2; filter was nothing and is f; settings.seed was 0 and is 7"
+        );
+        assert_ne!(first.digest(), other.digest());
+    }
+
+    #[test]
+    fn another_version_of_the_program_continues_a_table_where_its_results_are_the_same() {
+        let first = identity();
+        let newer = Identity { engine: "capfilt 9".to_owned(), ..identity() };
+        assert_eq!(first.difference(&newer), None);
+        let other = Identity { results: RESULTS + 1, ..newer };
+        let said = first.difference(&other).unwrap();
+        assert_eq!(said, "it was begun by capfilt 0, whose results differ from those of capfilt 9 for some rows");
+    }
+
+    #[test]
+    fn a_manifest_without_a_version_of_results_keeps_its_digest() {
+        let first = Identity { results: 1, ..identity() };
+        let mut json = serde_json::to_value(&first).unwrap();
+        assert_eq!(json.get("results"), None);
+        let read: Identity = serde_json::from_value(json.take()).unwrap();
+        assert_eq!((read.results, read.digest()), (1, first.digest()));
+    }
+
+    #[test]
+    fn a_manifest_is_read_as_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("manifest.json");
+        assert!(Manifest::read(&path).unwrap().is_none());
+        let source = folder.path().join("source.csv");
+        fs::write(&source, "id\n1\n").unwrap();
+        let source = Source::open(&source).unwrap();
+        let mut manifest = Manifest::new(1, identity(), Verdicts::default(), &source, "/x".into(), true);
+        manifest.parts.push(Part { name: "p".to_owned(), pairs: 1, bytes: 2 });
+        manifest.write(&path).unwrap();
+        let got = Manifest::read(&path).unwrap().unwrap();
+        assert_eq!((got.job, got.parts, got.replaces), (identity(), manifest.parts, true));
+        let other = "another version of capfilt";
+        for (broken, words) in
+            [("", "not a manifest"), ("{}", other), ("{\"format\": 2}", "not a manifest"), ("{\"format\": 1}", other)]
+        {
+            fs::write(&path, broken).unwrap();
+            let said = Manifest::read(&path).unwrap_err().to_string();
+            assert!(said.contains(words) && said.contains("manifest.json"), "{said}");
+        }
+    }
+}

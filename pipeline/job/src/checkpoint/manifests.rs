@@ -1,0 +1,51 @@
+//! The manifests of all shards of a table.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+
+use capfilt_tables::error::{Error, Result};
+use capfilt_tables::pair_table::{self, State, is_delta};
+
+use crate::checkpoint::manifest::Manifest;
+use crate::run::resume::Again;
+
+/// Manifests of all shards that have begun, sorted by folder name.
+pub(crate) fn manifests(table: &Path) -> Result<Vec<Manifest>> {
+    pair_table::manifest_paths(table)?.iter().filter_map(|path| Manifest::read(path).transpose()).collect()
+}
+
+/// Refuses Parquet files beside the parts of a table that is read by its folder: they would count as pairs.
+pub(crate) fn check_parts(table: &Path, manifests: &[Manifest]) -> Result<()> {
+    if is_delta(table) {
+        return Ok(());
+    }
+    let known: HashSet<&str> = manifests.iter().flat_map(Manifest::part_names).collect();
+    let read = |e| Error::dest(table, e);
+    for entry in fs::read_dir(table).map_err(read)? {
+        let name = entry.map_err(read)?.file_name();
+        let name = name.to_string_lossy();
+        if name.ends_with(".parquet") && !name.starts_with(['.', '_']) && !known.contains(&*name) {
+            let reason = "it is no part of the pair table, and would be read with it: take it out of the folder";
+            return Err(Error::dest(table.join(&*name), reason));
+        }
+    }
+    Ok(())
+}
+
+/// Version of `source` with which a job at `dest` must continue: the one that its shard, or else another one, began
+/// with.
+pub(crate) fn begun_with(dest: &Path, shard: u64, source: &Path, again: Again) -> Result<Option<String>> {
+    if again == Again::Overwrite {
+        return Ok(None);
+    }
+    let all = manifests(dest)?;
+    let begun = match all.iter().find(|manifest| manifest.shard == shard) {
+        Some(own) if own.state == State::Finished && again != Again::RetryFailed => None,
+        Some(own) => Some(own),
+        None if again == Again::No => all.first(),
+        None => None,
+    };
+    let version = begun.filter(|manifest| manifest.source == source).and_then(|manifest| manifest.source_version);
+    Ok(version.map(|version| version.to_string()))
+}

@@ -1,0 +1,6 @@
+//! Bookkeeping beside a table, with which a stopped job resumes.
+
+pub(crate) mod apart;
+pub(crate) mod job_folder;
+pub(crate) mod manifest;
+pub(crate) mod manifests;

@@ -1,0 +1,3 @@
+//! Images that are not in the rows.
+
+pub(crate) mod original;

@@ -1,0 +1,32 @@
+//! The batch job behind `capfilt run`: turns a noisy image-text table into the pair table.
+//!
+//! A job reads the source's files in order, unit by unit, and runs a recipe (a single SELECT over the view `web`) on
+//! chunks of their rows. Several chunks are in flight, so that the engine sees large batches; results are written in
+//! row order. A finished unit is never repeated: after any interruption the same job resumes behind it.
+
+mod checkpoint;
+mod dry_run;
+mod images;
+mod output;
+mod recipe;
+mod report;
+mod rows;
+pub mod run;
+mod select;
+mod tally;
+
+pub use capfilt_tables::{Error, Result};
+pub use dry_run::{Estimate, dry_run};
+pub use output::pair_files::Parts;
+pub use recipe::builder::{Agreement, Combine, Compose};
+pub use recipe::params::Params;
+pub use recipe::plan::{CAPFILT_SQL, PairColumn, Recipe};
+pub use recipe::verdicts::Verdicts;
+pub use report::{ReportOptions, report};
+pub use rows::dedupe::options::Dedupe;
+pub use run::job::{Done, Failure, Stop, Waits, run};
+pub use run::prefetch::ImageIs;
+pub use run::resume::{Again, Images, Job};
+pub use select::Select;
+pub use tally::counts::{Count, Summary, Tally};
+pub use tally::failure_limit::Budget;

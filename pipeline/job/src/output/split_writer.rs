@@ -1,0 +1,451 @@
+//! Writes the pair table on a separate thread: one file per unit, joined into the parts of the table.
+//!
+//! A unit is done once its file has its final name. Units are joined into parts as soon as they reach the target size;
+//! the manifest records which. When all rows are done, the parts are moved into place. The next run completes or
+//! removes whatever an interruption left half done.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use capfilt_tables::error::{Error, Result};
+use capfilt_tables::failpoint;
+use capfilt_tables::pair_table::State;
+use capfilt_tables::split::{Position, Units};
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::checkpoint::job_folder::Dest;
+use crate::checkpoint::manifest::{Manifest, Part};
+use crate::output::pair_files::{Format, PairFile, PartFile, Parts};
+use crate::tally::counts::Tally;
+
+const UNIT_KEY: &str = "capfilt.unit";
+/// Rows copied at a time when units are joined; their images are in memory together.
+const JOIN_ROWS: usize = 64;
+
+/// Result of the writing thread.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    /// The table's files, if it is complete.
+    pub(crate) files: Vec<PathBuf>,
+    pub(crate) bytes: u64,
+    pub(crate) pairs: u64,
+    /// Source rows that need not be repeated.
+    pub(crate) rows: u64,
+    /// Whether parts of an old table may already have been replaced.
+    pub(crate) placing: bool,
+}
+
+/// State in which the writing ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// All rows were written.
+    Whole,
+    /// The last unit is complete, but others are missing.
+    AtUnit,
+    /// Within a unit.
+    Broken,
+}
+
+/// Pairs of consecutive rows within a unit.
+pub(crate) struct Pairs {
+    pub(crate) unit: Position,
+    /// Number of the first row in its file.
+    pub(crate) row: u64,
+    /// Number of source rows covered, including rows deleted from a Delta table: the next pairs begin at `row + rows`.
+    pub(crate) rows: u64,
+    pub(crate) batches: Vec<RecordBatch>,
+    pub(crate) tally: Tally,
+}
+
+enum Message {
+    Pairs(Pairs),
+    End(End),
+}
+
+/// The job's handle of the writing thread. Dropping it stops the thread.
+pub(crate) struct Stage {
+    sender: mpsc::Sender<Message>,
+    thread: JoinHandle<(Written, Result<()>)>,
+}
+
+/// State an earlier run left to resume from.
+#[derive(Debug, Default)]
+pub(crate) struct Left {
+    /// First position that is not yet done.
+    pub(crate) next: Position,
+    pub(crate) tally: Tally,
+}
+
+impl Stage {
+    /// Starts the writer on `manifest`, resuming if `begun`. `saved`: the manifest is already on disk unchanged.
+    pub(crate) fn open(
+        dest: Dest,
+        format: Format,
+        units: Units,
+        manifest: Manifest,
+        begun: bool,
+        saved: bool,
+    ) -> Result<(Self, Left)> {
+        let mut writer = Writer {
+            dest,
+            format,
+            units,
+            manifest,
+            saved,
+            done: Vec::new(),
+            done_bytes: 0,
+            open: None,
+            given_up: false,
+        };
+        let left = writer.restore(begun)?;
+        let (sender, mut receiver) = mpsc::channel(4);
+        let thread = tokio::task::spawn_blocking(move || {
+            let ended = writer.work(&mut receiver);
+            // Drop the open file before the job is notified of the end.
+            writer.open = None;
+            (writer.written(), ended)
+        });
+        Ok((Self { sender, thread }, left))
+    }
+
+    /// Writes pairs. Returns false if the thread has failed; `close` then returns its error.
+    pub(crate) async fn write(&self, pairs: Pairs) -> bool {
+        self.sender.send(Message::Pairs(pairs)).await.is_ok()
+    }
+
+    /// Ends the writing in the given state. Returns what has been written even on error.
+    pub(crate) async fn close(self, end: End) -> (Written, Result<()>) {
+        let _ = self.sender.send(Message::End(end)).await;
+        drop(self.sender);
+        match self.thread.await {
+            Ok(ended) => ended,
+            Err(e) => (Written::default(), Err(Error::Internal(format!("the writing thread ended: {e}")))),
+        }
+    }
+}
+
+/// Metadata of a unit's file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct UnitRecord {
+    unit: Position,
+    /// Position after its last row.
+    end: Position,
+    tally: Tally,
+    /// Bytes the unit takes in a part, if parts are not Parquet.
+    #[serde(default)]
+    bytes: Option<u64>,
+}
+
+/// A finished unit.
+#[derive(Debug)]
+pub(crate) struct Unit {
+    record: UnitRecord,
+    path: PathBuf,
+    pairs: u64,
+    bytes: u64,
+}
+
+struct OpenUnit {
+    record: UnitRecord,
+    file: PairFile,
+}
+
+pub(crate) struct Writer {
+    pub(crate) dest: Dest,
+    pub(crate) format: Format,
+    units: Units,
+    pub(crate) manifest: Manifest,
+    saved: bool,
+    /// Finished units that are in no part yet, and their total bytes.
+    pub(crate) done: Vec<Unit>,
+    done_bytes: u64,
+    open: Option<OpenUnit>,
+    /// Set once a retry is abandoned and the old table's manifest restored.
+    pub(crate) given_up: bool,
+}
+
+impl Writer {
+    /// Collects the finished units of an earlier run, and removes its unfinished files.
+    fn restore(&mut self, begun: bool) -> Result<Left> {
+        if !begun {
+            let stopped = self.dest.begun().is_some_and(|manifest| manifest.state != State::Finished);
+            self.dest.clear()?;
+            if stopped {
+                // Its table may be only half in place, and must not be taken for a complete one.
+                self.begin()?;
+            }
+            return Ok(Left::default());
+        }
+        let known = |name: &String| self.manifest.parts.iter().any(|part| part.name == *name);
+        for name in self.dest.waiting_names()?.iter().filter(|name| !known(name)) {
+            remove(&self.dest.waiting(name)?)?;
+        }
+        let mut units = Vec::new();
+        for name in self.dest.kept_names()? {
+            let path = self.dest.kept(&name);
+            if name.ends_with(".tmp") {
+                remove(&path)?;
+            } else if name.starts_with("unit-") {
+                units.push(path);
+            }
+        }
+        // Names sort in the source's order.
+        units.sort();
+        let mut broken = false;
+        for path in units {
+            match read_unit(&path) {
+                Ok(unit) if unit.record.unit < self.manifest.done => remove(&path)?,
+                Ok(unit) if !broken && !ends_early(&unit.record, &self.manifest) => self.add(unit),
+                Ok(_) if broken => remove(&path)?,
+                Ok(_) => {
+                    log::warn!("{}: it ends before its unit does; it and what follows are done anew", path.display());
+                    broken = true;
+                    remove(&path)?;
+                }
+                Err(error) => {
+                    // Units are contiguous, so everything after a broken one is repeated too.
+                    log::warn!("{error}; it and what follows are done anew");
+                    broken = true;
+                    remove(&path)?;
+                }
+            }
+        }
+        let mut left = Left { next: self.manifest.done, tally: self.manifest.tally.clone() };
+        for Unit { record, .. } in &self.done {
+            left.next = record.end;
+            left.tally.merge(&record.tally);
+        }
+        // A kill may have come between a part's last unit and the part itself.
+        self.end_part_if_large()?;
+        Ok(left)
+    }
+
+    fn work(&mut self, messages: &mut mpsc::Receiver<Message>) -> Result<()> {
+        let ended = loop {
+            match messages.blocking_recv() {
+                Some(Message::Pairs(pairs)) => {
+                    if let Err(error) = self.write(pairs) {
+                        break Err(error);
+                    }
+                }
+                Some(Message::End(End::Whole)) => break self.end_unit().and_then(|()| self.finish()),
+                Some(Message::End(End::AtUnit)) => break self.end_unit(),
+                Some(Message::End(End::Broken)) | None => break Ok(()),
+            }
+        };
+        // Unblocks senders waiting on a stopped thread.
+        messages.close();
+        ended
+    }
+
+    fn written(&self) -> Written {
+        if self.given_up {
+            return Written::default();
+        }
+        let (pairs, bytes) =
+            (self.manifest.parts.iter().map(|p| p.pairs).sum(), self.manifest.parts.iter().map(|p| p.bytes).sum());
+        let whole = self.manifest.state == State::Finished;
+        let files = self.manifest.parts.iter().filter(|_| whole).map(|part| self.dest.part(&part.name)).collect();
+        let rows = self.manifest.tally.rows + self.done.iter().map(|unit| unit.record.tally.rows).sum::<u64>();
+        let placing = self.manifest.state != State::Running;
+        Written { files, bytes, pairs, rows, placing }
+    }
+
+    fn write(&mut self, pairs: Pairs) -> Result<()> {
+        if self.open.as_ref().is_some_and(|open| open.record.unit != pairs.unit) {
+            self.end_unit()?;
+        }
+        let open = match &mut self.open {
+            Some(open) => open,
+            none => {
+                let Position { file, row } = pairs.unit;
+                let file = self.format.create(&self.dest.kept(&format!("unit-{file:08}-{row:012}.parquet.tmp")))?;
+                let record = UnitRecord { unit: pairs.unit, end: pairs.unit, tally: Tally::default(), bytes: None };
+                none.insert(OpenUnit { record, file })
+            }
+        };
+        for batch in pairs.batches {
+            let batch = self.format.shape(batch)?;
+            open.file.write(&batch)?;
+            if matches!(self.format.parts, Parts::WebDataset | Parts::JsonLines) {
+                *open.record.bytes.get_or_insert(0) += self.format.measure(&[batch])?;
+            }
+        }
+        open.record.end.row = pairs.row + pairs.rows;
+        open.record.tally.merge(&pairs.tally);
+        failpoint::point("pairs");
+        if open.record.end.row >= pairs.unit.row + self.units.rows {
+            self.end_unit()?;
+        }
+        Ok(())
+    }
+
+    /// Finishes the open unit.
+    fn end_unit(&mut self) -> Result<()> {
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        let record = serde_json::to_string(&open.record).map_err(|e| Error::Internal(e.to_string()))?;
+        open.file.note(UNIT_KEY, record);
+        let (temp, pairs) = (open.file.path().to_owned(), open.file.pairs);
+        failpoint::point("unit");
+        let bytes = open.file.end()?;
+        let is_first = !self.saved;
+        self.begin()?;
+        let path = temp.with_extension("");
+        fs::rename(&temp, &path).map_err(|e| Error::write(&path, &e))?;
+        if is_first {
+            self.dest.sync()?
+        } else {
+            self.dest.sync_kept()?
+        }
+        self.add(Unit { record: open.record, path, pairs, bytes });
+        failpoint::point("unit-done");
+        self.end_part_if_large()
+    }
+
+    fn end_part_if_large(&mut self) -> Result<()> {
+        if self.done_bytes >= self.manifest.job.file_bytes { self.end_part() } else { Ok(()) }
+    }
+
+    fn add(&mut self, unit: Unit) {
+        self.done_bytes += unit.record.bytes.unwrap_or(unit.bytes);
+        self.done.push(unit);
+    }
+
+    /// Saves the first manifest: from here on the job can be resumed.
+    pub(crate) fn begin(&mut self) -> Result<()> {
+        if !self.saved {
+            if self.manifest.replaces && self.manifest.retried.is_none() {
+                self.dest.clear_other_shards()?;
+            }
+            let before = self.dest.begun();
+            self.save()?;
+            // Another shard may have begun in the meantime: of two shards that differ, the later one detects it and
+            // undoes its manifest.
+            if let Err(error) = self.dest.agree(&self.manifest) {
+                let path = self.dest.manifest();
+                match before {
+                    Some(before) => before.write(&path)?,
+                    None => fs::remove_file(&path).map_err(|e| Error::write(&path, &e))?,
+                }
+                return Err(error);
+            }
+            self.saved = true;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn save(&self) -> Result<()> {
+        self.manifest.write(&self.dest.manifest())
+    }
+
+    /// Joins the finished units into a part.
+    pub(crate) fn end_part(&mut self) -> Result<()> {
+        let name = self.manifest.next_part(self.format.parts);
+        let path = self.dest.waiting(&name)?;
+        let temp = self.dest.kept(&format!("{name}.tmp"));
+        let (pairs, bytes) = match self.done.as_slice() {
+            // Hard-link the unit as it is; its own name is removed once the manifest lists the part.
+            [unit] if matches!(self.format.parts, Parts::Parquet | Parts::Delta) => {
+                match fs::hard_link(&unit.path, &path) {
+                    Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                        fs::copy(&unit.path, &temp).map_err(|e| Error::write(&temp, &e))?;
+                        File::open(&temp).and_then(|f| f.sync_all()).map_err(|e| Error::write(&temp, &e))?;
+                        fs::rename(&temp, &path).map_err(|e| Error::write(&path, &e))?;
+                    }
+                    _ => {}
+                }
+                (unit.pairs, unit.bytes)
+            }
+            units => {
+                let mut part = self.format.create_part(&temp)?;
+                for unit in units {
+                    self.copy(&unit.path, &mut part)?;
+                }
+                failpoint::point("part");
+                let written = part.end()?;
+                fs::rename(&temp, &path).map_err(|e| Error::write(&path, &e))?;
+                written
+            }
+        };
+        self.dest.sync()?;
+        failpoint::point("part-done");
+        for unit in &self.done {
+            self.manifest.tally.merge(&unit.record.tally);
+            self.manifest.done = unit.record.end;
+        }
+        self.manifest.parts.push(Part { name, pairs, bytes });
+        self.begin()?;
+        self.save()?;
+        failpoint::point("part-saved");
+        self.done_bytes = 0;
+        self.done.drain(..).try_for_each(|unit| remove(&unit.path))
+    }
+
+    fn copy(&self, from: &Path, part: &mut PartFile) -> Result<()> {
+        let broken = |e: &dyn std::fmt::Display| Error::dest(from, format!("cannot read: {e}"));
+        let file = File::open(from).map_err(|e| broken(&e))?;
+        let options = ArrowReaderOptions::new().with_schema(Arc::clone(&self.format.schema));
+        let reader = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)
+            .and_then(|builder| builder.with_batch_size(JOIN_ROWS).build());
+        for batch in reader.map_err(|e| broken(&e))? {
+            part.write(&batch.map_err(|e| broken(&e))?)?;
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::write(path, &e)),
+        _ => Ok(()),
+    }
+}
+
+/// Reads what an earlier run left, like [`Stage::open`], but without changing anything.
+pub(crate) fn left(dest: &Dest, manifest: &Manifest) -> Result<Left> {
+    let mut left = Left { next: manifest.done, tally: manifest.tally.clone() };
+    let mut names = dest.kept_names()?;
+    names.retain(|name| name.starts_with("unit-") && !name.ends_with(".tmp"));
+    names.sort();
+    for name in names {
+        // Everything after a broken unit is repeated.
+        let Ok(Unit { record, .. }) = read_unit(&dest.kept(&name)) else { break };
+        if record.unit >= manifest.done {
+            if ends_early(&record, manifest) {
+                break;
+            }
+            left.next = record.end;
+            left.tally.merge(&record.tally);
+        }
+    }
+    Ok(left)
+}
+
+/// Whether a unit's file lacks rows at its end: it reaches neither the next unit nor the end of the source file.
+fn ends_early(record: &UnitRecord, manifest: &Manifest) -> bool {
+    let UnitRecord { unit, end, .. } = record;
+    let whole = unit.row + manifest.job.unit_rows;
+    let last = manifest.files.get(unit.file).map_or(0, |file| file.rows);
+    end.file != unit.file || end.row < whole.min(last)
+}
+
+fn read_unit(path: &Path) -> Result<Unit> {
+    let broken = |e: &dyn std::fmt::Display| Error::dest(path, format!("not a unit of this job: {e}"));
+    let file = File::open(path).map_err(|e| broken(&e))?;
+    let bytes = file.metadata().map_err(|e| broken(&e))?.len();
+    let footer = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| broken(&e))?;
+    let meta = footer.metadata().file_metadata();
+    let notes = meta.key_value_metadata().into_iter().flatten();
+    let record = notes.filter(|note| note.key == UNIT_KEY).find_map(|note| note.value.as_deref());
+    let record = serde_json::from_str(record.unwrap_or_default()).map_err(|e| broken(&e))?;
+    let pairs = u64::try_from(meta.num_rows()).unwrap_or(0);
+    Ok(Unit { record, path: path.to_owned(), pairs, bytes })
+}

@@ -1,0 +1,446 @@
+//! Recipes: a single SELECT over `web` that returns the pair table.
+
+use std::sync::Arc;
+
+use capfilt_tables::error::{Error, Result, message};
+use capfilt_tables::source::files::Source;
+use datafusion::arrow::array::ArrayRef;
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::common::Column;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::datasource::{MemTable, ViewTable, provider_as_source};
+use datafusion::error::DataFusionError;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, TableScan, cast, lit, when};
+use datafusion::physical_plan::collect;
+use datafusion::prelude::SessionContext;
+use datafusion::sql::parser::{DFParser, Statement};
+use datafusion::sql::sqlparser::ast;
+
+use crate::recipe::params::Params;
+use crate::recipe::provenance::{Provenance, decoding};
+use crate::recipe::verdicts::Verdicts;
+use crate::rows::dedupe::with_nulls;
+use crate::run::prefetch::ImageIs;
+
+/// The default recipe: keeps each of an image's two texts if the filter matches it with the image.
+pub const CAPFILT_SQL: &str = include_str!("../../../../sql/capfilt.sql");
+
+/// The table under the view `web`.
+const ROWS: &str = "web_rows";
+/// Its columns beside the source's: the row's provenance, and the loaded image if the source only names it.
+const PROVENANCE: &str = "web_rows.provenance";
+const LOADED: &str = "web_rows.image";
+
+/// A column of the pair table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PairColumn {
+    /// Column name.
+    pub name: &'static str,
+    kind: Kind,
+    required: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Text,
+    Score,
+    Verdict,
+    Image,
+    Provenance,
+}
+
+impl PairColumn {
+    /// The pair table's own columns, in order; the source's other columns precede them.
+    pub const ALL: [Self; 9] = [
+        Self::new("image_sha256", Kind::Text, true),
+        Self::new("source", Kind::Text, true),
+        Self::new("text", Kind::Text, true),
+        Self::new("itm_score", Kind::Score, true),
+        Self::new("itc_score", Kind::Score, false),
+        Self::new("kept", Kind::Verdict, true),
+        Self::new("error", Kind::Text, true),
+        Self::new("provenance", Kind::Provenance, true),
+        Self::new("image", Kind::Image, true),
+    ];
+
+    const fn new(name: &'static str, kind: Kind, required: bool) -> Self {
+        Self { name, kind, required }
+    }
+
+    fn named(name: &str) -> Option<&'static Self> {
+        const { &Self::ALL }.iter().find(|column| column.name == name)
+    }
+}
+
+impl Kind {
+    fn accepts(self, found: &DataType) -> bool {
+        match self {
+            _ if matches!(found, DataType::Null) => self != Self::Verdict,
+            Self::Text => is_text(found),
+            Self::Score => found.is_numeric(),
+            Self::Verdict => *found == DataType::Boolean,
+            Self::Image => is_binary(found),
+            Self::Provenance => *found == Provenance::data_type(),
+        }
+    }
+
+    fn data_type(self) -> DataType {
+        match self {
+            Self::Text => DataType::Utf8,
+            Self::Score => DataType::Float32,
+            Self::Verdict => DataType::Boolean,
+            Self::Image => DataType::BinaryView,
+            Self::Provenance => Provenance::data_type(),
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Score => "a number",
+            Self::Verdict => "Boolean",
+            Self::Image => "bytes",
+            Self::Provenance => "as web has it",
+        }
+    }
+}
+
+/// SQL text with its parameter values.
+#[derive(Debug, Clone)]
+pub struct Recipe {
+    /// File name, or other origin, for messages.
+    pub name: String,
+    /// A single SELECT.
+    pub sql: String,
+    /// Values of its parameters.
+    pub params: Params,
+    /// The rule by which the recipe keeps pairs; the default if the rule is not known.
+    pub verdicts: Verdicts,
+}
+
+/// The source's image and text columns, and the renames of others.
+pub(crate) struct Columns<'a> {
+    pub(crate) image: &'a str,
+    pub(crate) image_is: ImageIs,
+    /// Whether any row's image may be NULL because the row repeats another.
+    pub(crate) may_lack: bool,
+    pub(crate) text: &'a str,
+    pub(crate) renames: &'a [(String, String)],
+}
+
+/// A recipe planned over a source.
+pub(crate) struct Planned {
+    name: String,
+    state: SessionState,
+    /// Optimised plan over an empty table, which each run replaces by the rows.
+    plan: LogicalPlan,
+    /// The source's columns, the loaded image if any, and the provenance.
+    rows: SchemaRef,
+    decoding: Option<String>,
+}
+
+impl Recipe {
+    /// The SQL, preceded by its parameter values as comments.
+    pub fn annotated(&self) -> String {
+        format!("{}{}\n", self.params.comments(&self.sql), self.sql.trim_end())
+    }
+
+    /// Text that identifies the recipe: `annotated` without the paths of further models, which their digests identify
+    /// better.
+    pub(crate) fn identity(&self) -> String {
+        let model = |line: &str| ["-- $captioner_", "-- $filter_"].iter().any(|start| line.starts_with(start));
+        self.annotated().lines().filter(|line| !model(line)).fold(String::new(), |text, line| text + line + "\n")
+    }
+
+    /// The rule by which the recipe keeps pairs, with the value of its `$min_itm`.
+    pub(crate) fn verdicts(&self) -> Verdicts {
+        Verdicts { min_itm: self.params.number_asked(&self.sql, "min_itm"), ..self.verdicts.clone() }
+    }
+
+    fn wrong(&self, reason: impl Into<String>) -> Error {
+        Error::Recipe { name: self.name.clone(), reason: reason.into() }
+    }
+
+    /// Plans the recipe over `source`. Registers `web` as a view in `ctx`, which is the job's own session.
+    pub(crate) async fn plan(&self, ctx: &SessionContext, source: &Source, columns: &Columns<'_>) -> Result<Planned> {
+        let failed = |e: DataFusionError| self.wrong(message(&e));
+        let of = match columns.may_lack {
+            true => with_nulls(source.schema(), columns.image),
+            false => source.schema().as_ref().clone(),
+        };
+        let mut fields: Vec<Field> = of.fields().iter().map(|f| f.as_ref().clone()).collect();
+        if columns.image_is != ImageIs::Bytes {
+            fields.push(Field::new(LOADED, DataType::BinaryView, true));
+        }
+        fields.push(Field::new(PROVENANCE, Provenance::data_type(), false));
+        let schema = Arc::new(Schema::new(fields));
+        let empty = Arc::new(MemTable::try_new(Arc::clone(&schema), vec![vec![]])?);
+        let rows = LogicalPlanBuilder::scan(ROWS, provider_as_source(empty), None)?;
+        let view = rows.project(web(&of, columns)?)?.build()?;
+        ctx.register_table("web", Arc::new(ViewTable::new(view, None)))?;
+
+        let mut statements = DFParser::parse_sql(&self.sql).map_err(failed)?;
+        let statement = statements.pop_front().filter(|_| statements.is_empty());
+        let Some(Statement::Statement(query)) = statement else {
+            return Err(self.wrong("a recipe is one SELECT over the table web"));
+        };
+        if !matches!(*query, ast::Statement::Query(_)) {
+            return Err(self.wrong("a recipe is one SELECT over the table web"));
+        }
+        let mut statement = Statement::Statement(query);
+        self.params.bind(&mut statement)?;
+        let decoding = decoding(&statement);
+        let state = ctx.state();
+        let tables = state.resolve_table_references(&statement).map_err(failed)?;
+        if let Some(other) = tables.iter().find(|table| table.table() != "web") {
+            return Err(self.uses(&format!("the table {other}, and may use none but web")));
+        }
+        let plan = state.statement_to_plan(statement).await.map_err(failed)?;
+        self.check_row_wise(&plan)?;
+        let plan = self.pairs(plan)?;
+        let plan = state.optimize(&plan).map_err(failed)?;
+        Ok(Planned { name: self.name.clone(), state, plan, rows: schema, decoding })
+    }
+
+    /// Errors if the plan is not row-wise. A recipe runs on a few rows at a time, so anything that looks across rows,
+    /// such as an aggregate, would silently return wrong results.
+    fn check_row_wise(&self, plan: &LogicalPlan) -> Result<()> {
+        let mut found = None;
+        plan.apply_with_subqueries(|node| {
+            found = match node {
+                LogicalPlan::Projection(_)
+                | LogicalPlan::Filter(_)
+                | LogicalPlan::SubqueryAlias(_)
+                | LogicalPlan::Unnest(_)
+                | LogicalPlan::EmptyRelation(_) => None,
+                LogicalPlan::TableScan(scan) if scan.table_name.table() == ROWS => None,
+                LogicalPlan::Aggregate(_) => Some("an aggregate or GROUP BY".to_owned()),
+                LogicalPlan::Window(_) => Some("a window function".to_owned()),
+                LogicalPlan::Sort(_) => Some("ORDER BY".to_owned()),
+                LogicalPlan::Limit(_) => Some("LIMIT".to_owned()),
+                LogicalPlan::Distinct(_) => Some("DISTINCT".to_owned()),
+                LogicalPlan::Union(_) => {
+                    Some("UNION (use unnest, which keeps the texts of an image together)".to_owned())
+                }
+                LogicalPlan::Join(_) => Some("a join".to_owned()),
+                LogicalPlan::Subquery(_) => Some("a sub-query in an expression".to_owned()),
+                other => Some(other.display().to_string()),
+            };
+            Ok(if found.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+        })?;
+        match found {
+            None => Ok(()),
+            Some(what) => Err(self.uses(&what)),
+        }
+    }
+
+    /// Error for a recipe that looks beyond a single row.
+    fn uses(&self, what: &str) -> Error {
+        self.wrong(format!(
+            "it uses {what}; a recipe sees a few rows of web at a time, so do that over the finished pair table, with capfilt sql \
+             --table pairs=DEST"
+        ))
+    }
+
+    /// Projects the plan to the pair table's columns, in their order and types.
+    fn pairs(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
+        let schema = Arc::clone(plan.schema());
+        let mut exprs: Vec<Expr> =
+            schema.iter().filter(|(_, field)| PairColumn::named(field.name()).is_none()).map(Expr::from).collect();
+        for pair in PairColumn::ALL {
+            let Some((qualifier, field)) = schema.iter().find(|(_, field)| field.name() == pair.name) else {
+                if pair.required {
+                    let names: Vec<_> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+                    let returned = names.join(", ");
+                    let hint =
+                        if pair.kind == Kind::Provenance { " (web has it; SELECT * takes it along)" } else { "" };
+                    return Err(self.wrong(format!("it returns no column {}{hint}, only {returned}", pair.name)));
+                }
+                continue;
+            };
+            if !pair.kind.accepts(field.data_type()) {
+                let (name, found, wanted) = (pair.name, field.data_type(), pair.kind.words());
+                return Err(self.wrong(format!("its column {name} is {found}, and must be {wanted}")));
+            }
+            let mut expr = cast(Expr::from((qualifier, field)), pair.kind.data_type());
+            if pair.kind == Kind::Verdict {
+                // An unknown verdict drops the pair.
+                expr = when(expr, lit(true)).otherwise(lit(false))?;
+            }
+            exprs.push(expr.alias(pair.name));
+        }
+        Ok(LogicalPlanBuilder::from(plan).project(exprs)?.build()?)
+    }
+}
+
+impl Planned {
+    /// Schema of the pairs.
+    pub(crate) fn schema(&self) -> Schema {
+        self.plan.schema().as_arrow().clone()
+    }
+
+    /// The recipe's calls of the captioner.
+    pub(crate) fn decoding(&self) -> Option<String> {
+        self.decoding.clone()
+    }
+
+    /// Runs the recipe on `rows` of the source. Pairs keep the row order: there is a single partition, and no operator
+    /// reorders.
+    pub(crate) async fn run(
+        &self,
+        rows: &RecordBatch,
+        images: Option<ArrayRef>,
+        provenance: ArrayRef,
+    ) -> Result<Vec<RecordBatch>> {
+        let count = rows.num_rows();
+        let columns = rows.columns().iter().cloned().chain(images).chain([provenance]).collect();
+        let rows = RecordBatch::try_new(Arc::clone(&self.rows), columns).map_err(|e| Error::Internal(e.to_string()))?;
+        let table = Arc::new(MemTable::try_new(Arc::clone(&self.rows), vec![vec![rows]])?);
+        let source = provider_as_source(table);
+        let plan = self.plan.clone().transform_down(|node| {
+            Ok(match node {
+                LogicalPlan::TableScan(scan) if scan.table_name.table() == ROWS => {
+                    Transformed::yes(LogicalPlan::TableScan(TableScan { source: Arc::clone(&source), ..scan }))
+                }
+                other => Transformed::no(other),
+            })
+        })?;
+        let physical = self.state.query_planner().create_physical_plan(&plan.data, &self.state).await?;
+        let pairs = collect(physical, self.state.task_ctx()).await?;
+        let webs: usize = pairs
+            .iter()
+            .map(|batch| crate::tally::counts::texts(batch, "source").filter(|s| *s == Some("web")).count())
+            .sum();
+        if webs != count {
+            let reason = format!(
+                "it returned {webs} rows with source = 'web' for {count} rows of web: a recipe returns one for each, and \
+                 drops none (it sets kept = false)"
+            );
+            return Err(Error::Recipe { name: self.name.clone(), reason });
+        }
+        Ok(pairs)
+    }
+}
+
+/// Projection of `web`: the source's columns, with the image's bytes as `image` and the text as `text`.
+fn web(schema: &Schema, columns: &Columns<'_>) -> Result<Vec<Expr>> {
+    let find = |name: &str, what: &str, option: &str| {
+        schema.field_with_name(name).map_err(|_| {
+            let names: Vec<_> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+            let names = names.join(", ");
+            Error::Column(format!(
+                "the source has no {what} column {name:?}: name it with {option} NAME; its columns are {names}"
+            ))
+        })
+    };
+    let loaded = columns.image_is != ImageIs::Bytes;
+    let image = match columns.image_is {
+        ImageIs::Bytes => find(columns.image, "image", "--image-column")?,
+        ImageIs::Url => find(columns.image, "URL", "--url-column")?,
+        ImageIs::Path => find(columns.image, "path", "--path-column")?,
+    };
+    let text = find(columns.text, "text", "--text-column")?;
+    let (bytes, path) = if loaded {
+        if !is_text(image.data_type()) {
+            let (name, found) = (image.name(), plain(image.data_type()));
+            return Err(Error::Column(format!("column {name} is {found}, and a URL or path must be Utf8")));
+        }
+        (Expr::Column(Column::new_unqualified(LOADED)), None)
+    } else {
+        image_bytes(image)?
+    };
+    if !is_text(text.data_type()) {
+        let (name, found) = (text.name(), plain(text.data_type()));
+        return Err(Error::Column(format!(
+            "column {name} is {found}, and a text must be Utf8: name another with --text-column"
+        )));
+    }
+    for (old, _) in columns.renames {
+        find(old, "other", "--rename OLD=")
+            .map_err(|_| Error::Column(format!("--rename {old}=..: the source has no column {old}")))?;
+        if (old == columns.image && !loaded) || old == columns.text {
+            return Err(Error::Column(format!(
+                "--rename {old}=..: the image and text columns get their names from the pair table"
+            )));
+        }
+    }
+    let mut exprs = Vec::new();
+    let mut names: Vec<&str> = Vec::new();
+    for field in schema.fields() {
+        let name = field.name().as_str();
+        let column = Expr::Column(Column::new_unqualified(name));
+        if name == columns.image && !loaded {
+            exprs.push(bytes.clone().alias("image"));
+        } else if name == columns.text {
+            exprs.push(cast(column, DataType::Utf8View).alias("text"));
+        } else {
+            let new = columns.renames.iter().find(|(old, _)| old == name).map_or(name, |(_, new)| new);
+            if PairColumn::named(new).is_some() {
+                let hint = format!("--rename {name}={name}_before");
+                return Err(Error::Column(format!(
+                    "the source has a column {new}, a name of the pair table's: give {hint}"
+                )));
+            }
+            if names.contains(&new) {
+                return Err(Error::Column(format!(
+                    "the source would have two columns {new}: give --rename another name"
+                )));
+            }
+            names.push(new);
+            exprs.push(column.alias(new));
+        }
+    }
+    if loaded {
+        exprs.push(bytes.alias("image"));
+    }
+    // A struct column is split; its path is kept, as it may be the only key of the rows.
+    if let Some(path) = path.filter(|_| !names.contains(&"image_path")) {
+        exprs.push(path.alias("image_path"));
+    }
+    exprs.push(Expr::Column(Column::new_unqualified(PROVENANCE)).alias("provenance"));
+    Ok(exprs)
+}
+
+/// Bytes of an image column, and the paths if it is Hugging Face's struct {bytes, path}.
+fn image_bytes(field: &Field) -> Result<(Expr, Option<Expr>)> {
+    let column = Expr::Column(Column::new_unqualified(field.name()));
+    let part = |name: &str| datafusion::functions::core::expr_fn::get_field(column.clone(), name);
+    // FixedSizeBinary casts to a view only by way of Binary.
+    let view = |expr: Expr| cast(cast(expr, DataType::Binary), DataType::BinaryView);
+    match field.data_type() {
+        DataType::BinaryView => Ok((column, None)),
+        found if is_binary(found) => Ok((view(column), None)),
+        DataType::Struct(parts) if parts.find("bytes").is_some_and(|(_, f)| is_binary(f.data_type())) => {
+            let path = parts.find("path").filter(|(_, f)| is_text(f.data_type())).map(|_| part("path"));
+            Ok((view(part("bytes")), path))
+        }
+        found => Err(Error::Column(format!(
+            "column {} is {}, and an image must be bytes (Binary) or a struct {{bytes, path}}: name another with --image-column",
+            field.name(),
+            plain(found)
+        ))),
+    }
+}
+
+/// Type name as in files, where columns are not views.
+fn plain(data_type: &DataType) -> String {
+    data_type.to_string().replace("View", "")
+}
+
+fn is_text(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        DataType::Dictionary(_, value) => is_text(value),
+        _ => false,
+    }
+}
+
+fn is_binary(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => true,
+        DataType::Dictionary(_, value) => is_binary(value),
+        _ => false,
+    }
+}

@@ -1,0 +1,297 @@
+//! The second pass: which hashes repeat earlier ones.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use capfilt_tables::error::{Error, Result};
+use datafusion::arrow::array::{AsArray as _, BooleanBufferBuilder};
+use datafusion::common::runtime::SpawnedTask;
+
+use crate::rows::dedupe::hamming::{self, Hash};
+use crate::rows::dedupe::hashes::{AT, KEY, LOOKS, TEXT, schema};
+use crate::rows::dedupe::minhash_bands;
+use crate::rows::dedupe::representatives::{Kinds, Known};
+use crate::rows::dedupe::sorted_files::{self, LEFT, PairFile, RIGHT, Sorted, Sorter, numbers, wrong};
+
+/// Writes to `to` each row whose key an earlier row has, with the first row that has it.
+pub(crate) async fn exact(sorter: &Sorter, hashes: &[PathBuf], to: &Path) -> Result<()> {
+    let mut rows =
+        sorter.sorted(hashes, &schema(false), Some(sorted_files::column(KEY).is_not_null()), [KEY, AT]).await?;
+    let mut found = PairFile::create(to, None)?;
+    let mut last: Vec<u8> = Vec::new();
+    let mut first = 0;
+    while let Some(batch) = rows.next().await? {
+        let keys = batch.column(0).as_fixed_size_binary_opt().ok_or_else(|| wrong("a key is none"))?;
+        for (key, at) in keys.iter().zip(numbers(&batch, 1)?.values().iter()) {
+            let key = key.ok_or_else(|| wrong("a key is missing"))?;
+            if last == key {
+                found.push(*at, first)?;
+            } else {
+                last.clear();
+                last.extend_from_slice(key);
+                first = *at;
+            }
+        }
+    }
+    found.end()
+}
+
+/// Writes to `to` each row whose text is similar to that of an earlier representative, with the representative's row.
+pub(crate) async fn texts(sorter: &Sorter, hashes: &[PathBuf], least: f64, folder: &Path, to: &Path) -> Result<()> {
+    let none = Rows::none(0);
+    let known = [folder.join("known.parquet")];
+    let count = know(sorter, hashes, TEXT, &none, &known[0]).await?;
+    // At similarity 1 texts have equal hashes, so there is nothing to compare.
+    let alike =
+        if least < 1.0 { minhash_bands::alike(sorter, hashes, &known, least, folder).await? } else { Vec::new() };
+    spread(sorter, hashes, TEXT, &none, kinds(sorter, &known, count, &alike).await?, to).await
+}
+
+/// Writes to `to` each row whose picture looks like an earlier representative, with the representative's row. Rows in
+/// `out` are ignored.
+pub(crate) async fn near(
+    sorter: &Sorter,
+    hashes: &[PathBuf],
+    bits: u32,
+    out: &Rows,
+    folder: &Path,
+    to: &Path,
+) -> Result<()> {
+    let known = [folder.join("known.parquet")];
+    let count = know(sorter, hashes, LOOKS, out, &known[0]).await?;
+    let alike = if bits == 0 { Vec::new() } else { alike(sorter, &known, count, bits, folder).await? };
+    spread(sorter, hashes, LOOKS, out, kinds(sorter, &known, count, &alike).await?, to).await
+}
+
+/// Writes to `to` the first row of each hash in `column`, with the hash, and returns their number. Of identical items,
+/// such as all blank pictures, only the first is compared with others.
+async fn know(sorter: &Sorter, hashes: &[PathBuf], column: &str, out: &Rows, to: &Path) -> Result<usize> {
+    let mut rows = sorted_by(sorter, hashes, column).await?;
+    let mut file = PairFile::create(to, None)?;
+    let mut last = None;
+    let mut count = 0;
+    while let Some(pairs) = rows.pairs().await? {
+        for (hash, at) in pairs {
+            if last != Some(hash) && !out.has(at) {
+                file.push(at, hash)?;
+                (last, count) = (Some(hash), count + 1);
+            }
+        }
+    }
+    file.end()?;
+    Ok(count)
+}
+
+/// Resolves known items to their representatives by the files of similar pairs; sorted by hash.
+async fn kinds(sorter: &Sorter, known: &[PathBuf], count: usize, alike: &[PathBuf]) -> Result<Vec<Known>> {
+    let mut all = Vec::with_capacity(count);
+    let mut rows = sorter.pairs(known, [LEFT, RIGHT]).await?;
+    while let Some(pairs) = rows.pairs().await? {
+        all.extend(pairs.into_iter().map(|(first, hash)| Known { hash, first }));
+    }
+    let mut kinds = Kinds::new(all);
+    if !alike.is_empty() {
+        let mut rows = sorter.pairs(alike, [LEFT, RIGHT]).await?;
+        while let Some(pairs) = rows.pairs().await? {
+            pairs.into_iter().for_each(|(later, earlier)| kinds.pair(later, earlier));
+        }
+    }
+    let mut all = kinds.known;
+    all.sort_unstable_by_key(|known| known.hash);
+    Ok(all)
+}
+
+/// Writes to `to` each row whose hash in `column` has an earlier representative, with the representative's row.
+async fn spread(
+    sorter: &Sorter,
+    hashes: &[PathBuf],
+    column: &str,
+    out: &Rows,
+    kinds: Vec<Known>,
+    to: &Path,
+) -> Result<()> {
+    // Both inputs are sorted by hash: a merge join.
+    let mut found = PairFile::create(to, None)?;
+    let mut rows = sorted_by(sorter, hashes, column).await?;
+    let mut kinds = kinds.into_iter();
+    let mut kind = kinds.next();
+    while let Some(pairs) = rows.pairs().await? {
+        for (hash, at) in pairs.into_iter().filter(|(_, at)| !out.has(*at)) {
+            while kind.is_some_and(|kind| kind.hash < hash) {
+                kind = kinds.next();
+            }
+            let Some(Known { first, .. }) = kind.filter(|kind| kind.hash == hash) else {
+                return Err(wrong("a hash is gone"));
+            };
+            if first != at {
+                found.push(at, first)?;
+            }
+        }
+    }
+    found.end()
+}
+
+/// Rows with a hash in `column`, sorted by the hash and then by row number.
+async fn sorted_by(sorter: &Sorter, hashes: &[PathBuf], column: &str) -> Result<Sorted> {
+    let is_there = sorted_files::column(column).is_not_null();
+    sorter.sorted(hashes, &schema(column == TEXT), Some(is_there), [column, AT]).await
+}
+
+/// A bitmap of row numbers.
+pub(crate) struct Rows(BooleanBufferBuilder);
+
+impl Rows {
+    /// An empty set over `count` rows.
+    pub(crate) fn none(count: u64) -> Self {
+        let count = count as usize;
+        let mut bits = BooleanBufferBuilder::new(count);
+        bits.append_n(count, false);
+        Self(bits)
+    }
+
+    /// Adds the left rows of a pair file.
+    pub(crate) fn add(&mut self, path: &Path) -> Result<()> {
+        for pairs in sorted_files::read(path, &[LEFT])? {
+            let pairs = pairs.map_err(|e| Error::dest(path, format!("cannot read: {e}")))?;
+            for at in numbers(&pairs, 0)?.values() {
+                if *at >= self.0.len() as u64 {
+                    return Err(wrong("there is no such row"));
+                }
+                self.0.set_bit(*at as usize, true);
+            }
+        }
+        Ok(())
+    }
+
+    fn has(&self, at: u64) -> bool {
+        at < self.0.len() as u64 && self.0.get_bit(at as usize)
+    }
+}
+
+/// Writes the near pairs of the `count` known pictures, by place in the order of first rows, and returns the files.
+async fn alike(sorter: &Sorter, known: &[PathBuf], count: usize, bits: u32, folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut hashes = Vec::with_capacity(count);
+    let mut rows = sorter.pairs(known, [LEFT, RIGHT]).await?;
+    while let Some(pairs) = rows.pairs().await? {
+        for (_, hash) in pairs {
+            let place = u32::try_from(hashes.len()).map_err(|_| {
+                let most = u32::MAX;
+                Error::Option(format!("--dedupe near compares {most} pictures at most: give --dedupe near=0 or exact"))
+            })?;
+            hashes.push(Hash::new(hash, place));
+        }
+    }
+    // Dropping this future stops the threads.
+    let cancel = Cancel(Arc::default());
+    let (cancelled, folder) = (Arc::clone(&cancel.0), folder.to_owned());
+    let task = SpawnedTask::spawn_blocking(move || hamming::write(hashes, bits, &folder, &cancelled));
+    task.join().await.unwrap_or_else(|e| Err(Error::Internal(format!("a task ended: {e}"))))
+}
+
+/// Sets the flag when dropped.
+struct Cancel(Arc<AtomicBool>);
+
+impl Drop for Cancel {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{ArrayRef, FixedSizeBinaryArray, UInt64Array};
+    use datafusion::arrow::record_batch::RecordBatch;
+
+    use super::*;
+    use crate::rows::dedupe::sorted_files::NewFile;
+
+    type Row = (Option<u8>, Option<u64>);
+
+    /// Two hash files of `rows`.
+    fn written(folder: &Path, rows: &[Row]) -> Vec<PathBuf> {
+        let mut at = 0;
+        let halves = rows.chunks(rows.len().div_ceil(2)).enumerate().map(|(n, rows)| {
+            let path = folder.join(format!("hashes-{n}.parquet"));
+            let mut file = NewFile::create(&path, &schema(false), None).unwrap();
+            let ats: UInt64Array = (at..at + rows.len() as u64).collect();
+            at += rows.len() as u64;
+            let keys = rows.iter().map(|(key, _)| key.map(|key| [key; 32]));
+            let keys = FixedSizeBinaryArray::try_from_sparse_iter_with_size(keys, 32).unwrap();
+            let looks: UInt64Array = rows.iter().map(|(_, looks)| *looks).collect();
+            let columns: Vec<ArrayRef> = vec![Arc::new(ats), Arc::new(keys), Arc::new(looks)];
+            file.write(&RecordBatch::try_new(schema(false), columns).unwrap()).unwrap();
+            file.end().unwrap();
+            path
+        });
+        halves.collect()
+    }
+
+    async fn read(sorter: &Sorter, path: PathBuf) -> Vec<(u64, u64)> {
+        let mut rows = sorter.pairs(&[path], [LEFT, RIGHT]).await.unwrap();
+        let mut all = Vec::new();
+        while let Some(pairs) = rows.pairs().await.unwrap() {
+            all.extend(pairs);
+        }
+        all
+    }
+
+    /// Reference implementation: compares every row in order with the representatives so far.
+    fn one_by_one(rows: &[Row], bits: u32, out: &[u64]) -> Vec<(u64, u64)> {
+        let mut firsts: Vec<(u64, u64)> = Vec::new();
+        let mut found = Vec::new();
+        let rows = (0..).zip(rows).filter(|(at, _)| !out.contains(at));
+        for (at, looks) in rows.filter_map(|(at, (_, looks))| looks.map(|looks| (at, looks))) {
+            match firsts.iter().find(|(_, first)| (first ^ looks).count_ones() <= bits) {
+                Some((first, _)) => found.push((at, *first)),
+                None => firsts.push((at, looks)),
+            }
+        }
+        found
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn repetitions_are_found_over_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("a [folder] of % and *");
+        std::fs::create_dir(&folder).unwrap();
+        let mut state = 3_u64;
+        let mut next = |most: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % most
+        };
+        // A few pictures with a few flipped bits give many chains; some rows have keys, some neither.
+        let rows: Vec<Row> = (0..2000)
+            .map(|n| match n % 10 {
+                0 => (None, None),
+                1 | 2 => (Some(next(90) as u8), None),
+                _ => {
+                    let picture = (next(40) + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                    (None, Some((0..next(7)).fold(picture, |hash, _| hash ^ (1_u64 << next(64)))))
+                }
+            })
+            .collect();
+        let hashes = written(&folder, &rows);
+        // Rows that are excluded for another reason: every third, or none.
+        let thirds: Vec<u64> = (0..2000).step_by(3).collect();
+        for (bits, gone) in [(0, &[][..]), (3, &[]), (6, &[]), (0, &thirds), (6, &thirds)] {
+            let sorter = Sorter::new(&folder).unwrap();
+            let mut file = PairFile::create(&folder.join("out.parquet"), None).unwrap();
+            gone.iter().for_each(|at| file.push(*at, 0).unwrap());
+            file.end().unwrap();
+            let mut out = Rows::none(2000);
+            out.add(&folder.join("out.parquet")).unwrap();
+            let to = folder.join("near.parquet");
+            near(&sorter, &hashes, bits, &out, &folder, &to).await.unwrap();
+            let want = one_by_one(&rows, bits, gone);
+            assert!(want.len() > 50, "{} of {bits} bits", want.len());
+            assert_eq!(read(&sorter, to).await, want, "{bits} bits, {} out", gone.len());
+        }
+        let sorter = Sorter::new(&folder).unwrap();
+        let to = folder.join("exact.parquet");
+        exact(&sorter, &hashes, &to).await.unwrap();
+        let first = |key: &u8| rows.iter().position(|(other, _)| other.as_ref() == Some(key)).unwrap() as u64;
+        let keys = (0..).zip(&rows).filter_map(|(at, (key, _))| key.as_ref().map(|key| (at, first(key))));
+        assert_eq!(read(&sorter, to).await, keys.filter(|(at, first)| at != first).collect::<Vec<(u64, u64)>>());
+    }
+}

@@ -1,0 +1,150 @@
+//! `--retry-failed`: reuses the good pairs of a finished table.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use capfilt_tables::error::{Error, Result};
+use capfilt_tables::source::chunk::Chunk;
+use capfilt_tables::source::files::Source;
+use datafusion::arrow::array::UInt64Array;
+use datafusion::arrow::array::{Array as _, AsArray as _};
+use datafusion::arrow::compute::take_record_batch;
+use datafusion::arrow::datatypes::{Int64Type, SchemaRef};
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::parquet::arrow::arrow_reader::{
+    ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
+
+use crate::tally::counts::DUPLICATE;
+
+/// Pairs read at a time; their images are in memory together.
+const ROWS: usize = 64;
+/// Errors that a retry cannot fix.
+const FINAL: [&str; 3] = ["no text", "no caption", "no image"];
+
+/// Reader of a table's pairs, in the order of the source's rows.
+pub(crate) struct Earlier {
+    source: Arc<Source>,
+    schema: SchemaRef,
+    parts: VecDeque<PathBuf>,
+    open: Option<(PathBuf, ParquetRecordBatchReader)>,
+    /// Pairs read ahead, one per batch, with their file number and row.
+    ahead: VecDeque<((usize, u64), RecordBatch)>,
+}
+
+impl Earlier {
+    /// Opens `parts`, whose pairs have the schema `schema` and came from `source`.
+    pub(crate) fn new(source: Arc<Source>, schema: SchemaRef, parts: Vec<PathBuf>) -> Self {
+        Self { source, schema, parts: parts.into(), open: None, ahead: VecDeque::new() }
+    }
+
+    /// Leaves only the failed rows in `chunk`, and attaches the pairs of the others to it.
+    pub(crate) fn split(&mut self, mut chunk: Chunk) -> Result<Chunk> {
+        let file = chunk.unit.file;
+        let (first, end) = (chunk.row, chunk.row + chunk.count);
+        let mut pairs: BTreeMap<u64, Vec<RecordBatch>> = BTreeMap::new();
+        while let Some((at, pair)) = self.next()? {
+            if at >= (file, end) {
+                self.ahead.push_front((at, pair));
+                break;
+            }
+            if at >= (file, first) {
+                pairs.entry(at.1).or_default().push(pair);
+            }
+        }
+        let failed = |row: &u64| pairs.get(row).is_none_or(|pairs| pairs.iter().any(may_mend));
+        let places: Vec<usize> = (0..chunk.numbers.len()).filter(|place| failed(&chunk.numbers[*place])).collect();
+        let numbers: Vec<u64> = places.iter().map(|place| chunk.numbers[*place]).collect();
+        let places: UInt64Array = places.iter().map(|place| *place as u64).collect();
+        chunk.rows = take_record_batch(&chunk.rows, &places).map_err(|e| Error::Internal(e.to_string()))?;
+        pairs.retain(|row, _| !numbers.contains(row));
+        chunk.earlier = pairs.into_iter().flat_map(|(row, pairs)| pairs.into_iter().map(move |p| (row, p))).collect();
+        chunk.numbers = numbers;
+        Ok(chunk)
+    }
+
+    fn next(&mut self) -> Result<Option<((usize, u64), RecordBatch)>> {
+        loop {
+            if let Some(pair) = self.ahead.pop_front() {
+                return Ok(Some(pair));
+            }
+            let (path, reader) = match &mut self.open {
+                Some(open) => open,
+                none => match self.parts.pop_front() {
+                    Some(path) => {
+                        let reader = open(&path, &self.schema)?;
+                        none.insert((path, reader))
+                    }
+                    None => return Ok(None),
+                },
+            };
+            let broken = |e: &dyn std::fmt::Display| Error::dest(path.as_path(), format!("cannot read: {e}"));
+            match reader.next() {
+                None => self.open = None,
+                Some(batch) => {
+                    let batch = batch.map_err(|e| broken(&e))?;
+                    for (row, at) in rows(&batch, &self.source).map_err(|e| broken(&e))?.into_iter().enumerate() {
+                        self.ahead.push_back((at, batch.slice(row, 1)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn open(path: &PathBuf, schema: &SchemaRef) -> Result<ParquetRecordBatchReader> {
+    let broken = |e: &dyn std::fmt::Display| Error::dest(path, format!("cannot read: {e}"));
+    let file = File::open(path).map_err(|e| broken(&e))?;
+    let options = ArrowReaderOptions::new().with_schema(Arc::clone(schema));
+    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options);
+    builder.and_then(|builder| builder.with_batch_size(ROWS).build()).map_err(|e| broken(&e))
+}
+
+/// File number and row of each pair.
+fn rows(batch: &RecordBatch, source: &Source) -> Result<Vec<(usize, u64)>, String> {
+    let provenance = batch.column_by_name("provenance").and_then(|p| p.as_struct_opt()).ok_or("no provenance")?;
+    let files = provenance.column_by_name("file").and_then(|f| f.as_string_view_opt()).ok_or("no provenance.file")?;
+    let rows = provenance.column_by_name("row").and_then(|r| r.as_primitive_opt::<Int64Type>());
+    let rows = rows.ok_or("no provenance.row")?;
+    let mut found = Vec::with_capacity(batch.num_rows());
+    let mut last: Option<(&str, usize)> = None;
+    for (name, row) in files.iter().zip(rows.iter()) {
+        let name = name.unwrap_or_default();
+        // Pairs of a file are contiguous.
+        let file = match last.filter(|(known, _)| *known == name) {
+            Some((_, number)) => number,
+            None => source.number(name).ok_or("a pair is of a file that is not in the source")?,
+        };
+        last = Some((name, file));
+        found.push((file, row.and_then(|row| u64::try_from(row).ok()).ok_or("a pair has no row")?));
+    }
+    Ok(found)
+}
+
+/// Whether the pair has an error that a retry may fix.
+fn may_mend(pair: &RecordBatch) -> bool {
+    let errors = pair.column_by_name("error").and_then(|errors| errors.as_string_opt::<i32>());
+    errors.is_some_and(|errors| {
+        let error = errors.value(0);
+        errors.is_valid(0) && !FINAL.contains(&error) && !error.starts_with(DUPLICATE)
+    })
+}
+
+/// Merges both sets of pairs in row order.
+pub(crate) fn merge(made: Vec<RecordBatch>, earlier: Vec<(u64, RecordBatch)>) -> Result<Vec<RecordBatch>> {
+    if earlier.is_empty() {
+        return Ok(made);
+    }
+    let mut all = earlier;
+    for batch in made {
+        let rows = batch.column_by_name("provenance").and_then(|p| p.as_struct_opt());
+        let rows = rows.and_then(|p| p.column_by_name("row")).and_then(|r| r.as_primitive_opt::<Int64Type>());
+        let rows = rows.ok_or_else(|| Error::Internal("pairs without provenance".to_owned()))?;
+        all.extend((0..batch.num_rows()).map(|i| (rows.value(i).unsigned_abs(), batch.slice(i, 1))));
+    }
+    // The sort is stable, so the pairs of a row keep their order.
+    all.sort_by_key(|(row, _)| *row);
+    Ok(all.into_iter().map(|(_, pair)| pair).collect())
+}

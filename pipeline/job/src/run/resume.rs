@@ -1,0 +1,463 @@
+//! A job's description, and everything that is checked and opened before its first row is read.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use capfilt_tables::error::{Error, Result};
+use capfilt_tables::halt;
+use capfilt_tables::pair_table::{self, State};
+use capfilt_tables::source::files::{FileRecord, Source, whereabouts};
+use capfilt_tables::source::known::Reading;
+use capfilt_tables::source::memo::Memo;
+use capfilt_tables::split::Units;
+use capfilt_tables::store::location::{is_url, shown};
+use capfilt_udfs::CapfiltOptions;
+use datafusion::catalog::MemoryCatalogProviderList;
+use datafusion::execution::SessionStateBuilder;
+use datafusion::prelude::SessionContext;
+use tokio::sync::watch;
+
+use crate::checkpoint::apart::check_apart;
+use crate::checkpoint::job_folder::{Dest, Found};
+use crate::checkpoint::manifest::{Identity, Manifest, PROGRAM, Part, RESULTS};
+use crate::checkpoint::manifests;
+use crate::output::pair_files::{Format, Parts};
+use crate::output::split_writer;
+use crate::recipe::plan::{Columns, Planned, Recipe};
+use crate::rows::dedupe::options::Dedupe;
+use crate::rows::dedupe::{self, Duplicates, Look};
+use crate::run::job::Stop;
+use crate::run::prefetch::{ImageIs, Loader};
+use crate::tally::failure_limit::Budget;
+
+/// Interval between progress messages of the deduplication pass.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// Which pairs carry their image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Images {
+    /// Kept pairs only.
+    Kept,
+    /// All pairs.
+    All,
+    /// No pairs: the column is left out.
+    None,
+}
+
+/// Description of a job.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// A Parquet, WebDataset (tar), CSV or JSON lines file, a folder of them or of images, or a glob.
+    pub source: PathBuf,
+    /// Destination folder.
+    pub dest: PathBuf,
+    /// The recipe to run.
+    pub recipe: Recipe,
+    /// Source column with the images, or with their URLs or paths.
+    pub image_column: String,
+    /// What the image column holds.
+    pub image_is: ImageIs,
+    /// Root folder of the image column's paths, which must stay inside it; by default the source's.
+    pub path_root: Option<PathBuf>,
+    /// Version of a Delta source: a number or a time. By default the version that an unfinished job began with, or else
+    /// the latest.
+    pub source_version: Option<String>,
+    /// The source's text column.
+    pub text_column: String,
+    /// Renames of other columns: source name, pair table name.
+    pub renames: Vec<(String, String)>,
+    /// Whether to leave dropped pairs out.
+    pub kept_only: bool,
+    /// Which pairs carry their image.
+    pub images: Images,
+    /// File format of the pair table.
+    pub parts: Parts,
+    /// What to do if the destination already has a table.
+    pub again: Again,
+    /// Rows per unit: the source rows that are written together, and repeated after a kill.
+    pub unit_rows: u64,
+    /// Size in bytes at which a file of the table is closed.
+    pub file_bytes: u64,
+    /// This process's shard, from 1, and the number of shards.
+    pub shard: (u64, u64),
+    /// Maximum number or share of failed rows; unlimited if `None`.
+    pub max_failed: Option<Budget>,
+    /// Bootstrapping round, from 1.
+    pub round: u32,
+    /// How to find rows that repeat an earlier one; they are dropped before the models see them.
+    pub dedupe: Option<Dedupe>,
+    /// Additional captioners of the recipe, beside the session's: `$captioner_2` and so on.
+    pub captioners: Vec<String>,
+    /// Additional filters of the recipe, beside the session's: `$filter_2` and so on.
+    pub filters: Vec<String>,
+}
+
+/// What to do if the destination already has a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// Refuse a finished table; resume an unfinished one.
+    No,
+    /// Replace it.
+    Overwrite,
+    /// Add the rows that the source has gained since.
+    Update,
+    /// Repeat the rows that failed because their image was unavailable.
+    RetryFailed,
+}
+
+impl Job {
+    pub(crate) fn units(&self) -> Units {
+        let (shard, shards) = self.shard;
+        Units { rows: self.unit_rows, shard: shard - 1, shards }
+    }
+
+    fn identity(&self, ctx: &SessionContext) -> Result<Identity> {
+        let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned().unwrap_or_default();
+        Ok(Identity {
+            engine: PROGRAM.to_owned(),
+            results: RESULTS,
+            recipe: self.recipe.identity(),
+            models: options.provenance()?,
+            captioners: digests(&options, "captioner", &self.captioners)?,
+            filters: digests(&options, "filter", &self.filters)?,
+            round: self.round,
+            dedupe: self.dedupe.map(|how| how.to_string()),
+            image_column: self.image_column.clone(),
+            image_is: format!("{:?}", self.image_is).to_lowercase(),
+            // The path as given: another machine may resolve it differently.
+            path_root: self.path_root.as_ref().map(|root| match root.to_string_lossy() {
+                url if is_url(&url) => shown(&url),
+                _ => root.components().collect::<PathBuf>().to_string_lossy().into_owned(),
+            }),
+            fetch: self.fetch(ctx),
+            text_column: self.text_column.clone(),
+            renames: self.renames.iter().cloned().collect(),
+            kept_only: self.kept_only,
+            images: format!("{:?}", self.images).to_lowercase(),
+            format: format!("{:?}", self.parts).to_lowercase(),
+            unit_rows: self.unit_rows,
+            file_bytes: self.file_bytes,
+            shards: self.shard.1,
+        })
+    }
+
+    /// The `fetch.*` settings that determine which images are fetched.
+    #[cfg_attr(not(feature = "fetch"), expect(clippy::unused_self, reason = "as with fetching"))]
+    fn fetch(&self, ctx: &SessionContext) -> BTreeMap<String, String> {
+        #[cfg(feature = "fetch")]
+        if self.image_is == ImageIs::Url {
+            return capfilt_fetch::deciding(ctx);
+        }
+        let _ = ctx;
+        BTreeMap::new()
+    }
+
+    /// Finds the rows that repeat an earlier one. Intermediate files stay beside the table, so that a later run can
+    /// resume.
+    pub(crate) async fn duplicates(
+        &self,
+        ctx: &SessionContext,
+        how: Dedupe,
+        source: &Arc<Source>,
+        stop: &watch::Receiver<Stop>,
+    ) -> Result<Duplicates> {
+        let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned().unwrap_or_default();
+        let look = Look {
+            how,
+            image_column: self.image_column.clone(),
+            named: self.image_is != ImageIs::Bytes,
+            text_column: self.text_column.clone(),
+            limits: options.image_limits(),
+        };
+        let folder = pair_table::shard_folder(&self.dest, self.shard.0, self.shard.1).join(dedupe::FOLDER);
+        let last = Cell::new(Instant::now());
+        let tell = |rows: u64| {
+            if last.get().elapsed() >= TELL_EVERY {
+                last.set(Instant::now());
+                log::info!("looking for duplicates: {rows} of {} rows", source.rows());
+            }
+        };
+        dedupe::find(look, source, &folder, stop, &tell).await
+    }
+
+    /// Parts of the old table whose failed rows are retried, in row order; empty unless this is a retry.
+    pub(crate) fn retried(&self, dest: &Dest, manifest: &Manifest) -> Result<Vec<PathBuf>> {
+        let Some(old) = manifest.retried.as_deref().filter(|_| manifest.state == State::Running) else {
+            return Ok(Vec::new());
+        };
+        #[cfg(feature = "delta")]
+        if self.parts == Parts::Delta
+            && let Some(reason) = capfilt_tables::lake::delta::commit::lacks(&self.dest, &old.part_names())?
+        {
+            // Parts of the old table are gone, so the retry's results can never replace them.
+            dest.give_back(old)?;
+            return Err(Error::dest(&self.dest, reason));
+        }
+        let there = |part: &Part| {
+            let path = dest.part(&part.name);
+            match fs::metadata(&path) {
+                Ok(meta) if meta.len() == part.bytes => Ok(path),
+                _ => Err(Error::dest(path, "this part of the table is lost or was changed: give --overwrite")),
+            }
+        };
+        old.parts.iter().map(there).collect()
+    }
+
+    /// Returns the manifest to work with, whether to resume from it, and whether it is already saved unchanged.
+    pub(crate) fn manifest(
+        &self,
+        dest: &Dest,
+        found: Found,
+        identity: Identity,
+        source: &mut Source,
+    ) -> Result<(Manifest, bool, bool)> {
+        let root = whereabouts(&self.source);
+        let retry = self.again == Again::RetryFailed;
+        let new = |source: &Source, replaces| {
+            let mut manifest = Manifest::new(self.shard.0, identity, self.recipe.verdicts(), source, root, replaces);
+            manifest.path_root = self.path_root.as_deref().map(whereabouts);
+            manifest
+        };
+        let mut manifest = match found {
+            Found::Nothing { replaces } => {
+                return Ok((new(source, replaces), false, false));
+            }
+            Found::Shards(other) => {
+                source.reorder(&other.files)?;
+                let mut manifest = new(source, false);
+                manifest.columns.clone_from(&other.columns);
+                return Ok((manifest, false, false));
+            }
+            // A stopped replacement starts over if its source has changed since.
+            Found::Begun(begun) if self.again == Again::Overwrite && !source.is_of(&begun.files) => {
+                return Ok((new(source, true), false, false));
+            }
+            Found::Begun(old) if retry && old.state == State::Finished => {
+                source.reorder(&old.files)?;
+                let mut manifest = new(source, true);
+                manifest.columns.clone_from(&old.columns);
+                manifest.retried = Some(old);
+                return Ok((manifest, false, false));
+            }
+            Found::Begun(begun) if retry => {
+                source.reorder(&begun.files)?;
+                return Ok((*begun, true, true));
+            }
+            Found::Begun(manifest) => *manifest,
+        };
+        let mut saved = true;
+        // The user may have repaired a file that stopped the job. With several shards, another may already have read
+        // rows of it.
+        if self.shard.1 == 1 && manifest.state == State::Running {
+            let begun = split_writer::left(dest, &manifest)?.next;
+            let begun = begun.file + usize::from(begun.row > 0);
+            if source.take_over(&mut manifest.files, begun) {
+                manifest.source_version = source.version();
+                saved = false;
+            }
+        }
+        source.reorder(&manifest.files)?;
+        manifest.memos = source.memos();
+        let Some(new) = newcomers(source, &manifest) else {
+            return Ok((manifest, true, saved));
+        };
+        if self.again != Again::Update {
+            let reason = format!("{new} came since the job began: give --update, which takes it in");
+            return Err(Error::source(whereabouts(&self.source), reason));
+        }
+        manifest.files = source.records();
+        manifest.source_version = source.version();
+        manifest.state = State::Running;
+        self.settle(&mut manifest)?;
+        Ok((manifest, true, false))
+    }
+
+    /// Resolves a Delta commit that a kill interrupted, before further parts are added.
+    #[cfg(feature = "delta")]
+    fn settle(&self, manifest: &mut Manifest) -> Result<()> {
+        if let Some(number) = manifest.commit.take()
+            && capfilt_tables::lake::delta::commit::transaction_version(&self.dest, &manifest.application())?
+                .is_some_and(|last| last >= number)
+        {
+            manifest.committed = manifest.parts.len();
+            manifest.replaces = false;
+        }
+        Ok(())
+    }
+
+    #[cfg(not(feature = "delta"))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "as with Delta tables")]
+    fn settle(&self, _: &mut Manifest) -> Result<()> {
+        Ok(())
+    }
+
+    /// Files in the order this shard's job gave them, followed by further files in the order of another shard: a file's
+    /// number determines which shard processes its rows.
+    fn known(&self) -> Result<(Vec<FileRecord>, BTreeMap<String, Memo>)> {
+        if self.again == Again::Overwrite {
+            return Ok(Default::default());
+        }
+        let mut all = manifests::manifests(&self.dest)?;
+        let mut memos = BTreeMap::new();
+        for manifest in &mut all {
+            memos.append(&mut manifest.memos);
+        }
+        let own = all.iter().position(|manifest| manifest.shard == self.shard.0);
+        let mut known = own.map(|own| all.swap_remove(own).files).unwrap_or_default();
+        if own.is_none() || self.again != Again::RetryFailed {
+            let most = all.into_iter().map(|manifest| manifest.files).max_by_key(Vec::len).unwrap_or_default();
+            known.extend(most.into_iter().skip(known.len()));
+        }
+        Ok((known, memos))
+    }
+
+    /// Opens the source, which may take minutes, on a separate thread; dropping the future stops it.
+    async fn open(
+        &self,
+        ctx: &SessionContext,
+        version: Option<String>,
+        known: Vec<FileRecord>,
+        memos: BTreeMap<String, Memo>,
+    ) -> Result<Source> {
+        let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned().unwrap_or_default();
+        let limit = Some(options.image_limits().max_bytes);
+        let mut texts = vec![self.text_column.clone()];
+        if self.image_is != ImageIs::Bytes {
+            texts.push(self.image_column.clone());
+        }
+        let (source, alone) = (self.source.clone(), self.again == Again::RetryFailed);
+        let open = move |halt: &halt::Halt| {
+            let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            let reading = Reading { known: &known, memos: Some(&memos), alone, texts: &texts, limit, halt: Some(halt) };
+            Source::open_as(&source, version.as_deref(), reading)
+        };
+        halt::aside(open).await
+    }
+
+    /// Opens the source and plans the recipe. Writes nothing, so it can be dropped at any point.
+    pub(crate) async fn prepare(&self, ctx: &SessionContext) -> Result<Prepared> {
+        let version = match &self.source_version {
+            Some(version) => Some(version.clone()),
+            None => manifests::begun_with(&self.dest, self.shard.0, &whereabouts(&self.source), self.again)?,
+        };
+        // If the first picture of a text could not be fetched, all rows that repeat the text would be lost with it.
+        if self.image_is != ImageIs::Bytes && self.dedupe.is_some_and(|how| how.near.is_some() || how.texts.is_some()) {
+            let reason = "--dedupe near and texts look at pictures, and the source has their names alone: give exact";
+            return Err(Error::Option(reason.to_owned()));
+        }
+        let (known, memos) = self.known()?;
+        let source = self.open(ctx, version, known, memos).await?;
+        check_apart(&source, &self.dest)?;
+        // A recipe sees only `web`; the caller's session keeps its own tables and partitioning.
+        let (ctx, workers) = (&own_session(ctx), ctx.copied_config().target_partitions());
+        let columns = Columns {
+            image: &self.image_column,
+            image_is: self.image_is,
+            may_lack: self.dedupe.is_some() && self.image_is == ImageIs::Bytes,
+            text: &self.text_column,
+            renames: &self.renames,
+        };
+        let planned = self.recipe.plan(ctx, &source, &columns).await?;
+        let identity = self.identity(ctx)?;
+        let loader = self.loader(ctx, &source).await?;
+        // With a single chunk in flight, decoding and inference would take turns instead of overlapping.
+        Ok(Prepared { source, workers: workers.max(2), planned, identity, loader })
+    }
+
+    /// Returns the loader of the images that the source only names.
+    pub(crate) async fn loader(&self, ctx: &SessionContext, source: &Source) -> Result<Loader> {
+        let root = self.path_root.as_deref().unwrap_or(source.root());
+        Loader::new(ctx, self.image_is, &self.image_column, root).await
+    }
+
+    /// Returns the output format. Errors if the columns differ from those the job began with: new text files may add
+    /// columns or change their types.
+    pub(crate) fn format(&self, planned: &Planned, source: &Source, manifest: &mut Manifest) -> Result<Format> {
+        let about = serde_json::to_string(&manifest.job).map_err(|e| Error::Internal(e.to_string()))?;
+        let written = source.written_schema();
+        let format = Format::new(&planned.schema(), written, self.images, self.kept_only, self.parts, &about)?;
+        if self.parts == Parts::JsonLines && planned.schema().field_with_name("caption").is_ok() {
+            let reason = "JSON lines call the text caption, and the source has a column of that name: give --rename caption=caption_before";
+            return Err(Error::Column(reason.to_owned()));
+        }
+        format.check()?;
+        let columns = format.columns();
+        let (long, short) = if columns.len() < manifest.columns.len() {
+            (&manifest.columns, &columns)
+        } else {
+            (&columns, &manifest.columns)
+        };
+        let differing = long.iter().enumerate().find(|(at, column)| short.get(*at) != Some(column));
+        match differing {
+            // Readers of the table, and jobs that continue it, rely on a single schema.
+            Some((_, (name, _))) if !manifest.columns.is_empty() => {
+                let advice = if self.again == Again::Overwrite { "give" } else { "give --overwrite or" };
+                let reason = format!(
+                    "what the source has by now, or a setting, changes the table's column {name}: {advice} another folder"
+                );
+                return Err(Error::dest(&self.dest, reason));
+            }
+            _ => manifest.columns = columns,
+        }
+        #[cfg(feature = "delta")]
+        if self.parts == Parts::Delta {
+            capfilt_tables::lake::delta::commit::check_table(&self.dest, &format.recorded)?;
+        }
+        #[cfg(not(feature = "delta"))]
+        if self.parts == Parts::Delta {
+            return Err(Error::Option(
+                "this capfilt is built without the feature delta, which --format delta needs".to_owned(),
+            ));
+        }
+        if self.parts != Parts::Delta && pair_table::is_delta(&self.dest) {
+            return Err(Error::dest(&self.dest, "it is a Delta table: give --format delta or another folder"));
+        }
+        Ok(format)
+    }
+}
+
+/// Everything a job needs before its destination is inspected.
+pub(crate) struct Prepared {
+    pub(crate) source: Source,
+    /// Maximum number of chunks in flight.
+    pub(crate) workers: usize,
+    pub(crate) planned: Planned,
+    pub(crate) identity: Identity,
+    pub(crate) loader: Loader,
+}
+
+/// Describes the source's files that are not in `manifest`; `None` if there are none. The source is in the manifest's
+/// order.
+fn newcomers(source: &Source, manifest: &Manifest) -> Option<String> {
+    let known = manifest.files.len();
+    match source.files() - known {
+        0 => None,
+        1 => Some(source.told(known)),
+        new => Some(format!("{} and {} more", source.told(known), new - 1)),
+    }
+}
+
+/// Digests of the additional models.
+fn digests(options: &CapfiltOptions, role: &str, models: &[String]) -> Result<Vec<String>> {
+    let digest = |model: &String| {
+        let of = options.clone().with(role, model)?.provenance()?;
+        Ok(if role == "filter" { of.filter } else { of.captioner }.unwrap_or_default())
+    };
+    models.iter().map(digest).collect()
+}
+
+/// A session with the functions and settings of `ctx` but none of its tables, and with a single partition, which
+/// preserves the row order of a chunk.
+fn own_session(ctx: &SessionContext) -> SessionContext {
+    let state = ctx.state();
+    let config = state.config().clone().with_target_partitions(1).with_create_default_catalog_and_schema(true);
+    let state = SessionStateBuilder::new_from_existing(state)
+        .with_catalog_list(Arc::new(MemoryCatalogProviderList::new()))
+        .with_config(config)
+        .build();
+    SessionContext::new_with_state(state)
+}

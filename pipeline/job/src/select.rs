@@ -1,0 +1,387 @@
+//! `capfilt select`: applies other thresholds to a finished pair table by its stored scores, without a model.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use capfilt_tables::error::{Error, Result};
+use capfilt_tables::source::chunk::Chunk;
+use capfilt_tables::source::files::{Source, whereabouts};
+use capfilt_tables::split::Units;
+use capfilt_tables::sql::spilling_session::bounded;
+use datafusion::arrow::array::{
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryViewArray, BooleanArray, StringArray, StringViewArray,
+};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Float32Type, Int64Type};
+use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::execution::disk_manager::DiskManagerMode;
+use datafusion::prelude::{SessionConfig, SessionContext};
+
+use crate::checkpoint::apart::check_apart;
+use crate::checkpoint::job_folder::{Dest, Found};
+use crate::checkpoint::manifest::{Identity, Manifest};
+use crate::checkpoint::manifests;
+use crate::images::original::{Pictures, Wanted};
+use crate::output::pair_files::{Format, Parts};
+use crate::output::split_writer::{End, Pairs, Stage, Written};
+use crate::recipe::verdicts::Verdicts;
+use crate::run::resume::{Again, Images};
+use crate::tally::counts::{Summary, Tally};
+
+/// Rows judged at a time.
+const ROWS: usize = 64;
+
+/// Selection of pairs from a finished table.
+#[derive(Debug, Clone)]
+pub struct Select {
+    /// A finished pair table.
+    pub table: PathBuf,
+    /// Destination folder of the new table.
+    pub dest: PathBuf,
+    /// Minimum match probability of a kept pair. Defaults to the job's, or to 0 with `keep_fraction`.
+    pub min_itm: Option<f32>,
+    /// Minimum match probabilities by text source, in place of `min_itm`.
+    pub min_itm_of: Vec<(String, f32)>,
+    /// Share of all scored pairs to keep, from 0 to 1, best first; ties with the last pair are kept too.
+    pub keep_fraction: Option<f64>,
+    /// Whether to leave dropped pairs out.
+    pub kept_only: bool,
+    /// Location of the job's source, for images that the table left out; by default where it was.
+    pub source: Option<PathBuf>,
+    /// Whether to replace a table at the destination.
+    pub overwrite: bool,
+}
+
+impl Select {
+    /// Recomputes `kept` for every pair. Pairs that are newly kept get a missing image from the source, verified by its
+    /// SHA-256.
+    ///
+    /// # Errors
+    /// Errors if the table is unfinished or not of Parquet, or if a missing image is no longer in the source.
+    pub async fn run(&self) -> Result<Summary> {
+        let started = Instant::now();
+        let manifests = manifests::manifests(&self.table)?;
+        let Some(first) = manifests.first() else {
+            return Err(Error::dest(&self.table, "there is no pair table of capfilt run: give the DEST of one"));
+        };
+        if !matches!(first.job.format.as_str(), "parquet" | "delta") {
+            return Err(Error::dest(
+                &self.table,
+                "its files are no Parquet: write the table with --format parquet or delta",
+            ));
+        }
+        match first.verdicts.by_itm_alone {
+            Some(true) => {}
+            Some(false) => {
+                let reason = "its verdicts do not follow from the ITM scores alone (--agreement, --best or --combine vote): run the \
+                              job again with other thresholds";
+                return Err(Error::dest(&self.table, reason));
+            }
+            None => log::warn!(
+                "{}: its recipe is no built-in one, or an earlier version wrote it; pairs are selected by their ITM score alone, whatever \
+                 rule kept them before",
+                self.table.display()
+            ),
+        }
+        // This errors on an unfinished table.
+        let mut parts = Source::open(&self.table)?;
+        manifests::check_parts(&self.table, &manifests)?;
+        check_apart(&parts, &self.dest)?;
+        let min_itm = self.min_itm(&first.verdicts)?;
+        self.check_stored(first, min_itm)?;
+        self.check_sources().await?;
+        let fraction = match self.keep_fraction {
+            Some(share) => Some(self.score_at(share).await?),
+            None => None,
+        };
+        let identity = self.identity(&first.job, min_itm);
+        let images = match first.job.images.as_str() {
+            "all" => Images::All,
+            "none" => Images::None,
+            _ => Images::Kept,
+        };
+        let dest = Dest::open(&self.dest, 1, 1)?;
+        let root = whereabouts(&first.source);
+        let (manifest, begun) = match dest.look(&identity, if self.overwrite { Again::Overwrite } else { Again::No })? {
+            Found::Nothing { replaces } => {
+                let verdicts = Verdicts {
+                    min_itm: Some(min_itm),
+                    min_itm_of: self.min_itm_of.clone(),
+                    selected: true,
+                    by_itm_alone: Some(true),
+                };
+                (Manifest::new(1, identity, verdicts, &parts, root, replaces), false)
+            }
+            Found::Shards(_) => return Err(Error::dest(&self.dest, "shards of a job are there: give another folder")),
+            Found::Begun(manifest) => {
+                parts.reorder(&manifest.files)?;
+                if parts.files() != manifest.files.len() {
+                    return Err(Error::dest(&self.table, "it has grown since this selection began: give --overwrite"));
+                }
+                (*manifest, true)
+            }
+        };
+        let about = serde_json::to_string(&manifest.job).map_err(|e| Error::Internal(e.to_string()))?;
+        let schema = parts.schema();
+        let format = Format::new(schema, parts.written_schema(), images, self.kept_only, Parts::Parquet, &about)?;
+        let units = Units { rows: manifest.job.unit_rows, shard: 0, shards: 1 };
+        let (stage, left) = Stage::open(dest, format, units, manifest, begun, begun)?;
+
+        let rows = parts.rows_of(&units, left.next);
+        let mut read = 0;
+        let parts = Arc::new(parts);
+        let mut tally = left.tally;
+        let before = tally.rows;
+        let mut pictures = Fill { select: self, job: first, source: None };
+        let mut chunks = parts.read(units, left.next, ROWS);
+        let mut ended = Ok(End::Whole);
+        while let Some(chunk) = chunks.recv().await {
+            let pairs = chunk.and_then(|chunk| self.judge(chunk, min_itm, fraction, images, &mut pictures));
+            let pairs = match pairs {
+                Ok(pairs) => pairs,
+                Err(error) => {
+                    ended = Err(error);
+                    break;
+                }
+            };
+            tally.merge(&pairs.tally);
+            read += pairs.batches.iter().map(|batch| batch.num_rows() as u64).sum::<u64>();
+            if !stage.write(pairs).await {
+                ended = Ok(End::Broken);
+                break;
+            }
+        }
+        if matches!(ended, Ok(End::Whole)) && read < rows {
+            ended = Err(Error::Internal("the reading thread ended before the table did".to_owned()));
+        }
+        let (Written { files, bytes, pairs, .. }, closed) = stage.close(*ended.as_ref().unwrap_or(&End::Broken)).await;
+        ended?;
+        closed?;
+        let elapsed = started.elapsed();
+        Ok(Summary { tally, files_read: parts.files(), files, bytes, pairs, before, elapsed })
+    }
+
+    /// The old job's identity, plus the selection.
+    fn identity(&self, job: &Identity, min_itm: f32) -> Identity {
+        let mut words = vec![format!("min_itm = {min_itm}")];
+        words.extend(self.min_itm_of.iter().map(|(source, least)| format!("min_itm of {source} = {least}")));
+        words.extend(self.keep_fraction.map(|share| format!("keep_fraction = {share}")));
+        let recipe = format!("-- selected: {}\n{}", words.join(", "), job.recipe);
+        let format = "parquet".to_owned();
+        // Pairs that the old table left out are missing here too.
+        let kept_only = self.kept_only || job.kept_only;
+        Identity { recipe, kept_only, format, shards: 1, ..job.clone() }
+    }
+
+    /// The threshold of texts whose source has none of its own.
+    fn min_itm(&self, before: &Verdicts) -> Result<f32> {
+        let own = || match self.keep_fraction {
+            Some(_) => Some(0.0),
+            // With thresholds per source, the old job has no common one.
+            None => before.min_itm.filter(|_| before.min_itm_of.is_empty()),
+        };
+        let reason = "--min-itm is missing: the table does not say one that it was made with";
+        self.min_itm.or_else(own).ok_or_else(|| Error::Option(reason.to_owned()))
+    }
+
+    /// Errors if the selection needs pairs that a table with only kept pairs left out; warns if the table does not say
+    /// which those are.
+    fn check_stored(&self, before: &Manifest, min_itm: f32) -> Result<()> {
+        if !before.job.kept_only {
+            return Ok(());
+        }
+        let Some(had) = before.verdicts.one_threshold() else {
+            log::warn!("{}: --kept-only has left pairs out, which are not selected", self.table.display());
+            return Ok(());
+        };
+        let lowest = self.min_itm_of.iter().map(|(_, least)| *least).fold(min_itm, f32::min);
+        let left_out = match self.keep_fraction {
+            Some(_) if had > 0.0 => "--keep-fraction would count".to_owned(),
+            None if lowest < had => format!("score from {lowest} to {had}"),
+            _ => return Ok(()),
+        };
+        let reason = format!("the table was written with --kept-only and has left out the pairs that {left_out}");
+        Err(Error::Option(reason + ": run the job without it, and select from that"))
+    }
+
+    /// Errors on a threshold for a source that no text has.
+    async fn check_sources(&self) -> Result<()> {
+        if self.min_itm_of.is_empty() {
+            return Ok(());
+        }
+        let ctx = SessionContext::new_with_config(SessionConfig::new());
+        capfilt_tables::sql::open::register_pairs(&ctx, "pairs", &self.table, None).await?;
+        let mut known = Vec::new();
+        for batch in ctx.sql("SELECT DISTINCT source FROM pairs ORDER BY source").await?.collect().await? {
+            known.extend(strings(batch.column(0))?.iter().flatten().map(str::to_owned));
+        }
+        match self.min_itm_of.iter().find(|(source, _)| !known.contains(source)) {
+            None => Ok(()),
+            Some((source, _)) => Err(Error::Option(format!(
+                "--min-itm-of {source}: the table has no texts of that source, only of {}",
+                known.join(" and ")
+            ))),
+        }
+    }
+
+    /// Score of the last pair within the best share.
+    async fn score_at(&self, share: f64) -> Result<f32> {
+        let ctx = bounded(DiskManagerMode::OsTmpDirectory)?;
+        capfilt_tables::sql::open::register_pairs(&ctx, "pairs", &self.table, None).await?;
+        // First a histogram of narrow ranges, then exact counts within one range: there may be as many distinct scores
+        // as rows.
+        let scored = "SELECT itm_score, CAST(greatest(least(floor(itm_score * 4096), 9e15), -9e15) AS BIGINT) AS range FROM pairs \
+                      WHERE NOT isnan(itm_score) AND error IS NULL";
+        let sql = format!("SELECT range, count(*) FROM ({scored}) GROUP BY range ORDER BY range DESC");
+        let ranges = ctx.sql(&sql).await?.collect().await?;
+        let ranges: Vec<(i64, i64)> = ranges.iter().flat_map(counted::<Int64Type>).collect();
+        let all: i64 = ranges.iter().map(|(_, count)| count).sum();
+        let Some((range, left)) = place(&ranges, (share * all as f64).ceil() as i64) else {
+            // No pair is scored, or none is to be kept.
+            return Ok(f32::INFINITY);
+        };
+        let sql = format!(
+            "SELECT itm_score, count(*) FROM ({scored}) WHERE range = {range} GROUP BY itm_score ORDER BY itm_score DESC"
+        );
+        let scores = ctx.sql(&sql).await?.collect().await?;
+        let scores: Vec<(f32, i64)> = scores.iter().flat_map(counted::<Float32Type>).collect();
+        Ok(place(&scores, left).map_or(f32::INFINITY, |(score, _)| score))
+    }
+
+    fn judge(
+        &self,
+        chunk: Chunk,
+        min_itm: f32,
+        fraction: Option<f32>,
+        images: Images,
+        pictures: &mut Fill<'_>,
+    ) -> Result<Pairs> {
+        let Chunk { unit, row, count, rows, .. } = chunk;
+        let wrong = |what: &str| Error::dest(&self.table, format!("it has no column {what} as capfilt run writes it"));
+        let column = |name: &str| rows.column_by_name(name).ok_or_else(|| wrong(name));
+        let (sources, errors) = (strings(column("source")?)?, strings(column("error")?)?);
+        let scores = column("itm_score")?.as_primitive_opt::<Float32Type>().ok_or_else(|| wrong("itm_score"))?;
+        let kept: BooleanArray = (0..rows.num_rows())
+            .map(|i| {
+                let own = self.min_itm_of.iter().find(|(source, _)| source == sources.value(i));
+                let least = own.map_or(min_itm, |(_, least)| *least).max(fraction.unwrap_or(f32::NEG_INFINITY));
+                Some(errors.is_null(i) && scores.is_valid(i) && scores.value(i) >= least)
+            })
+            .collect();
+        let image = match rows.column_by_name("image") {
+            Some(image) if images == Images::Kept => Some(pictures.fill(&rows, image, &kept)?),
+            _ => None,
+        };
+        let columns =
+            rows.schema_ref().fields().iter().zip(rows.columns()).map(|(field, column)| match field.name().as_str() {
+                "kept" => Arc::new(kept.clone()) as ArrayRef,
+                "image" => image.clone().unwrap_or_else(|| Arc::clone(column)),
+                _ => Arc::clone(column),
+            });
+        let internal = |e: datafusion::arrow::error::ArrowError| Error::Internal(e.to_string());
+        let pairs = RecordBatch::try_new(rows.schema(), columns.collect()).map_err(internal)?;
+        let webs = sources.iter().filter(|source| *source == Some("web")).count() as u64;
+        // A chunk may begin and end within a row, so count a failed row by its web text alone, of which each row has
+        // exactly one.
+        let own = sources.iter().zip(&errors).map(|(source, error)| error.filter(|_| source == Some("web")));
+        let counted = RecordBatch::try_from_iter([
+            ("source", cast(&sources, &DataType::Utf8).map_err(internal)?),
+            ("error", Arc::new(own.collect::<StringArray>()) as ArrayRef),
+            ("kept", Arc::new(kept) as ArrayRef),
+            ("itm_score", Arc::new(scores.clone()) as ArrayRef),
+            ("provenance", Arc::clone(column("provenance")?)),
+        ]);
+        let tally = Tally::of(webs, &[counted.map_err(internal)?])?;
+        Ok(Pairs { unit, row, rows: count, batches: vec![pairs], tally })
+    }
+}
+
+/// Reads rows of (value, count).
+fn counted<T: ArrowPrimitiveType>(batch: &RecordBatch) -> Vec<(T::Native, i64)> {
+    let (values, counts) = (batch.column(0).as_primitive::<T>(), batch.column(1).as_primitive::<Int64Type>());
+    values.values().iter().copied().zip(counts.values().iter().copied()).collect()
+}
+
+/// The value at rank `number`, from 1, in a list of (value, count), and its rank among equal values; `None` if out of
+/// range.
+fn place<V: Copy>(counts: &[(V, i64)], number: i64) -> Option<(V, i64)> {
+    let mut left = number;
+    counts.iter().find_map(|(value, count)| {
+        let found = (left >= 1 && left <= *count).then_some((*value, left));
+        left -= count;
+        found
+    })
+}
+
+fn strings(column: &ArrayRef) -> Result<StringViewArray> {
+    Ok(cast(column, &DataType::Utf8View).map_err(|e| Error::Internal(e.to_string()))?.as_string_view().clone())
+}
+
+/// Fills in images that the table left out.
+struct Fill<'a> {
+    select: &'a Select,
+    job: &'a Manifest,
+    source: Option<Pictures>,
+}
+
+impl Fill<'_> {
+    /// The image column, with the missing images of kept pairs filled in.
+    fn fill(&mut self, rows: &RecordBatch, image: &ArrayRef, kept: &BooleanArray) -> Result<ArrayRef> {
+        let images = image.as_binary_view();
+        let missing: Vec<usize> = (0..rows.num_rows()).filter(|i| kept.value(*i) && images.is_null(*i)).collect();
+        if missing.is_empty() {
+            return Ok(Arc::clone(image));
+        }
+        let wrong = || Error::dest(&self.select.table, "its column provenance is not as capfilt run writes it");
+        let from = rows.column_by_name("provenance").and_then(|p| p.as_struct_opt()).ok_or_else(wrong)?;
+        let files = strings(from.column_by_name("file").ok_or_else(wrong)?)?;
+        let numbers = from.column_by_name("row").and_then(|n| n.as_primitive_opt::<Int64Type>()).ok_or_else(wrong)?;
+        let digests = strings(rows.column_by_name("image_sha256").ok_or_else(wrong)?)?;
+        let wanted = missing.iter().map(|i| {
+            let row = u64::try_from(numbers.value(*i)).map_err(|_| wrong())?;
+            Ok(Wanted { file: files.value(*i), row, sha256: digests.value(*i) })
+        });
+        let wanted = wanted.collect::<Result<Vec<_>>>()?;
+        let place = self.select.source.as_ref().unwrap_or(&self.job.source);
+        let lost = |one: &Wanted<'_>, why: &str| {
+            let reason = format!(
+                "the pair of {}, row {}, is kept now, and the table left its image out ({why}): give --source, or write the table \
+                 with --image all",
+                one.file, one.row
+            );
+            Error::source(place, reason)
+        };
+        let source = match &mut self.source {
+            Some(source) => source,
+            none => {
+                let opened = Pictures::open(self.job, self.select.source.as_deref());
+                none.insert(opened.map_err(|e| lost(&wanted[0], &e.to_string()))?)
+            }
+        };
+        let mut found: Vec<Option<Vec<u8>>> = vec![None; rows.num_rows()];
+        source.find_next(&wanted, &mut |number, bytes| found[missing[number]] = Some(bytes.to_vec()))?;
+        if let Some(number) = missing.iter().position(|i| found[*i].is_none()) {
+            return Err(lost(&wanted[number], "the source has it no more, or another one in its place"));
+        }
+        let all = found.iter().enumerate().map(|(i, found)| match found {
+            Some(bytes) => Some(bytes.as_slice()),
+            None => images.is_valid(i).then(|| images.value(i)),
+        });
+        Ok(Arc::new(all.collect::<BinaryViewArray>()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_found_by_counts() {
+        let counts = [(0.9, 2), (0.5, 1), (0.1, 3)];
+        let found: Vec<_> = (0..=7).map(|number| place(&counts, number)).collect();
+        let some = |value, left| Some((value, left));
+        let wanted = [None, some(0.9, 1), some(0.9, 2), some(0.5, 1), some(0.1, 1), some(0.1, 2), some(0.1, 3), None];
+        assert_eq!(found, wanted);
+    }
+}

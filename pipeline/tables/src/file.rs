@@ -1,0 +1,249 @@
+//! Location of a source's file, local or in a store, behind one interface for readers.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use datafusion::parquet::errors::{ParquetError, Result as ParquetResult};
+use datafusion::parquet::file::reader::{ChunkReader, Length};
+
+use crate::error::{Error, Result};
+use crate::format::image_folder::Folder;
+use crate::store::location::Remote;
+use crate::store::read_ahead::Pages;
+
+/// Files inspected concurrently: each one in a store takes several requests.
+const AT_ONCE: usize = 8;
+
+/// A local file, an object in a store, or a folder of images and their texts.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    Local(PathBuf),
+    Remote(Remote),
+    Folder(Arc<Folder>),
+}
+
+/// Sequential input, in which a reader may skip.
+pub(crate) trait Input: Read + Seek + Send {}
+
+impl<T: Read + Seek + Send> Input for T {}
+
+impl AsRef<Self> for Place {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
+impl Place {
+    /// Path or URL for messages.
+    pub(crate) fn shown(&self) -> PathBuf {
+        match self {
+            Self::Local(path) => path.clone(),
+            Self::Remote(remote) => PathBuf::from(remote.url()),
+            Self::Folder(folder) => folder.shown.clone(),
+        }
+    }
+
+    /// Path relative to `root`.
+    pub(crate) fn below<'a>(&'a self, root: &Path) -> &'a Path {
+        match self {
+            Self::Local(path) => path.strip_prefix(root).unwrap_or(path),
+            Self::Remote(remote) => Path::new(remote.name()),
+            Self::Folder(folder) => &folder.below,
+        }
+    }
+
+    /// Name in records: that path, except for folders of images.
+    pub(crate) fn name(&self, root: &Path) -> String {
+        match self {
+            Self::Folder(folder) => folder.name.clone(),
+            _ => self.below(root).to_string_lossy().into_owned(),
+        }
+    }
+
+    /// Files of a folder of images; for a single file, the place itself.
+    pub(crate) fn files(&self) -> Box<dyn Iterator<Item = &Self> + '_> {
+        match self {
+            Self::Folder(folder) => Box::new(folder.files()),
+            file => Box::new(std::iter::once(file)),
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> io::Result<u64> {
+        match self {
+            Self::Local(path) => fs::metadata(path).map(|meta| meta.len()),
+            Self::Remote(remote) => Ok(remote.size()),
+            Self::Folder(_) => Err(io::ErrorKind::IsADirectory.into()),
+        }
+    }
+
+    /// Fingerprint (16 hex digits) of an object's version; `None` for local files, or if the store reports no version.
+    pub(crate) fn stamp(&self) -> Option<String> {
+        match self {
+            Self::Remote(remote) => remote.stamp(),
+            Self::Local(_) | Self::Folder(_) => None,
+        }
+    }
+
+    /// Opens a sequential reader.
+    pub(crate) fn open(&self) -> io::Result<Box<dyn Input>> {
+        let input: Box<dyn Input> = match self {
+            Self::Local(path) => Box::new(File::open(path)?),
+            Self::Remote(remote) => Box::new(remote.open()),
+            Self::Folder(_) => return Err(io::ErrorKind::IsADirectory.into()),
+        };
+        Ok(input)
+    }
+
+    /// Opens a random-access reader, for Parquet.
+    pub(crate) fn chunks(&self) -> io::Result<Chunks> {
+        let input = match self {
+            Self::Local(path) => Pieces::Local(File::open(path)?),
+            Self::Remote(remote) => Pieces::Remote(remote.pages()),
+            Self::Folder(_) => return Err(io::ErrorKind::IsADirectory.into()),
+        };
+        Ok(Chunks { input, failed: Arc::default() })
+    }
+
+    /// Reason for a failure: the store's error if there was one, else `other`, the reader's message.
+    pub(crate) fn reason(&self, other: impl FnOnce() -> String) -> String {
+        match self {
+            Self::Remote(remote) => remote.problem().unwrap_or_else(other),
+            Self::Local(_) | Self::Folder(_) => other(),
+        }
+    }
+
+    /// Source error that names this place.
+    pub(crate) fn error(&self, other: impl FnOnce() -> String) -> Error {
+        Error::source(self.shown(), self.reason(other))
+    }
+}
+
+/// A file with random access.
+pub(crate) struct Chunks {
+    input: Pieces,
+    failed: Arc<AtomicBool>,
+}
+
+enum Pieces {
+    Local(File),
+    Remote(Pages),
+}
+
+impl Chunks {
+    /// A flag that is set once the disk or the store fails: what a reader reports before is the file's own fault.
+    pub(crate) fn failed(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.failed)
+    }
+
+    /// Sets the flag unless `error` says that the file has fewer bytes than were asked for.
+    fn noted<T>(&self, read: ParquetResult<T>) -> ParquetResult<T> {
+        if let Err(ParquetError::External(_)) = &read {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        read
+    }
+}
+
+impl Length for Chunks {
+    fn len(&self) -> u64 {
+        match &self.input {
+            Pieces::Local(file) => Length::len(file),
+            Pieces::Remote(pages) => pages.len(),
+        }
+    }
+}
+
+impl ChunkReader for Chunks {
+    type T = Box<dyn Read>;
+
+    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
+        let read: ParquetResult<Box<dyn Read>> = match &self.input {
+            Pieces::Local(file) => file.get_read(start).map(|read| Box::new(read) as _),
+            Pieces::Remote(pages) => pages.get_read(start).map(|read| Box::new(read) as _),
+        };
+        Ok(Box::new(Noted { read: self.noted(read)?, failed: self.failed() }))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
+        self.noted(match &self.input {
+            Pieces::Local(file) => file.get_bytes(start, length),
+            Pieces::Remote(pages) => pages.get_bytes(start, length),
+        })
+    }
+}
+
+/// A reader that sets the flag of its [`Chunks`] when it fails.
+struct Noted {
+    read: Box<dyn Read>,
+    failed: Arc<AtomicBool>,
+}
+
+impl Read for Noted {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.read.read(into).inspect_err(|_| self.failed.store(true, Ordering::Relaxed))
+    }
+}
+
+/// Runs `look` on all places, some of them concurrently, because stores and network disks have latency. Returns the
+/// results, or the first error, in the order of the places.
+pub(crate) fn each<P: AsRef<Place> + Sync, T: Send>(
+    places: &[P],
+    look: impl Fn(&P) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let is_remote = places.iter().any(|place| matches!(place.as_ref(), Place::Remote(_)));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let at_once = if is_remote { AT_ONCE } else { cores.min(AT_ONCE) }.min(places.len());
+    if at_once < 2 {
+        return places.iter().map(look).collect();
+    }
+    let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
+    let seen: Mutex<Vec<(usize, Result<T>)>> = Mutex::new(Vec::with_capacity(places.len()));
+    std::thread::scope(|scope| {
+        for _ in 0..at_once {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    // Places before a failed one are still inspected, so that the first error is found.
+                    let Some(place) = places.get(number).filter(|_| number < failed.load(Ordering::Relaxed)) else {
+                        return;
+                    };
+                    let one = look(place);
+                    if one.is_err() {
+                        failed.fetch_min(number, Ordering::Relaxed);
+                    }
+                    seen.lock().unwrap_or_else(PoisonError::into_inner).push((number, one));
+                }
+            });
+        }
+    });
+    let mut seen = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
+    seen.sort_by_key(|(number, _)| *number);
+    seen.into_iter().map(|(_, one)| one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_on_a_disk_is_named_and_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a=1/x.csv");
+        fs::create_dir(folder.path().join("a=1")).unwrap();
+        fs::write(&path, "0123456789").unwrap();
+        let place = Place::Local(path);
+        assert_eq!((place.name(folder.path()).as_str(), place.bytes().unwrap()), ("a=1/x.csv", 10));
+        let mut text = String::new();
+        place.open().unwrap().read_to_string(&mut text).unwrap();
+        let chunks = place.chunks().unwrap();
+        assert_eq!((text.as_str(), chunks.len()), ("0123456789", 10));
+        assert_eq!(&chunks.get_bytes(3, 4).unwrap()[..], b"3456");
+        text.clear();
+        chunks.get_read(8).unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "89");
+    }
+}

@@ -1,0 +1,303 @@
+//! Folders of images, local or in stores; an image's text is in a file of the same name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use datafusion::arrow::array::{ArrayRef, BinaryViewBuilder, StringViewArray, StringViewBuilder};
+use datafusion::arrow::buffer::Buffer;
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::record_batch::RecordBatch;
+use icu_normalizer::ComposingNormalizerBorrowed as ComposingNormalizer;
+use sha2::{Digest as _, Sha256};
+
+use crate::error::{Error, Result};
+use crate::file::{self, Place};
+use crate::format::register::Batches;
+use crate::format::rows::Rows;
+use crate::format::sidecar::{self, IMAGES, MOST_TEXT_BYTES, PROBLEM};
+use crate::halt::Halt;
+use crate::image_names::ImageNames;
+use crate::image_root::too_large;
+use crate::source::files::FileRecord;
+use crate::source::watch::{Seen, Watch};
+
+/// Size at which a batch ends however few rows it has, bytes.
+const BATCH_BYTES: u64 = 64 << 20;
+
+/// Whether a file is an image, by its extension.
+pub(crate) fn is_image(path: &Path) -> bool {
+    path.extension().is_some_and(|e| IMAGES.contains(&e.to_string_lossy().to_ascii_lowercase().as_str()))
+}
+
+/// Whether a file may be an image's text.
+pub(crate) fn is_text(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "txt" || e == "TXT")
+}
+
+/// Images of one folder, in row order.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    /// Path or URL for messages.
+    pub(crate) shown: PathBuf,
+    /// Path relative to the source.
+    pub(crate) below: PathBuf,
+    /// Name in records: that path, followed by `//` and a number for images that were added after a job began.
+    pub(crate) name: String,
+    pictures: Vec<Picture>,
+}
+
+#[derive(Debug)]
+struct Picture {
+    name: String,
+    /// `None` if the image has disappeared since the job began; the rows after it keep their numbers.
+    image: Option<Beside>,
+    text: Option<Beside>,
+}
+
+/// File of an image or of its text.
+#[derive(Debug, Clone)]
+struct Beside {
+    place: Place,
+    /// Metadata at the inspection.
+    seen: OnceLock<Seen>,
+    is_text: bool,
+}
+
+impl Beside {
+    fn new(place: Place, is_text: bool) -> Self {
+        Self { place, seen: OnceLock::new(), is_text }
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        self.seen.get().map_or_else(|| self.place.bytes(), |seen| Ok(seen.bytes))
+    }
+
+    /// Content; `None` if it is more than `most` bytes.
+    fn read(&self, most: u64) -> Result<Option<Vec<u8>>> {
+        let broken = |e: io::Error| self.place.error(|| e.to_string());
+        let watch = Watch::begin(&self.place, self.seen.get().copied())?;
+        if self.bytes().map_err(broken)? > most {
+            return Ok(None);
+        }
+        let mut content = Vec::new();
+        let read = self.place.open().and_then(|input| input.take(most + 1).read_to_end(&mut content));
+        // Check the watch first: a file that changed may have been read cut off.
+        watch.check()?;
+        read.map_err(broken)?;
+        Ok((content.len() as u64 <= most).then_some(content))
+    }
+}
+
+impl AsRef<Place> for Beside {
+    fn as_ref(&self) -> &Place {
+        &self.place
+    }
+}
+
+impl Folder {
+    /// Files, each image followed by its text.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Place> {
+        self.besides().map(|file| &file.place)
+    }
+
+    fn besides(&self) -> impl Iterator<Item = &Beside> {
+        self.pictures.iter().flat_map(|picture| picture.image.iter().chain(&picture.text))
+    }
+
+    /// First image that has disappeared since a job began.
+    pub(crate) fn gone(&self) -> Option<PathBuf> {
+        self.pictures.iter().find(|picture| picture.image.is_none()).map(|picture| self.shown.join(&picture.name))
+    }
+}
+
+/// Groups `files` into folders of images. Images that a job knows keep their order; later ones form an additional
+/// folder.
+///
+/// # Errors
+/// Image or folder names that differ only in invalid UTF-8; a job from before image names were recorded.
+pub(crate) fn folders(root: &Path, files: Vec<Place>, known: &[FileRecord]) -> Result<Vec<Place>> {
+    let twins = |shown: PathBuf| {
+        let reason = "another one's name differs from it in what is no UTF-8 alone: rename one of them";
+        Err(Error::source(shown, reason))
+    };
+    let mut parts: BTreeMap<&str, Vec<&FileRecord>> = BTreeMap::new();
+    for record in known {
+        parts.entry(record.name.split("//").next().unwrap_or_default()).or_default().push(record);
+    }
+    let mut found: BTreeMap<PathBuf, BTreeMap<String, Place>> = BTreeMap::new();
+    for file in files {
+        let below = file.below(root);
+        let name = below.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let shown = file.shown();
+        if found.entry(below.parent().unwrap_or(Path::new("")).to_owned()).or_default().insert(name, file).is_some() {
+            return twins(shown);
+        }
+    }
+    let (mut folders, mut paths) = (Vec::new(), BTreeSet::new());
+    // Texts without an image.
+    let mut alone = Vec::new();
+    for (below, files) in found {
+        let (texts, images): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            files.into_iter().partition(|(name, _)| is_text(Path::new(name)));
+        // macOS and Linux programs write ü as one character or as two.
+        let composed: BTreeMap<String, &String> = texts.keys().map(|name| (nfc(name), name)).collect();
+        let mut unused: BTreeSet<&String> = texts.keys().collect();
+        let mut text = |name: &str| {
+            let names = ["txt", "TXT"].map(|end| Path::new(name).with_extension(end).to_string_lossy().into_owned());
+            let alike = || names.iter().find_map(|name| texts.get_key_value(*composed.get(&nfc(name))?));
+            let (name, place) = names.iter().find_map(|name| texts.get_key_value(name)).or_else(alike)?;
+            unused.remove(name);
+            Some(Beside::new(place.clone(), true))
+        };
+        let mut images: BTreeMap<String, Picture> = images
+            .into_iter()
+            .map(|(name, image)| {
+                let image = Some(Beside::new(image, false));
+                (name.clone(), Picture { text: text(&name), name, image })
+            })
+            .collect();
+        alone.extend(unused.into_iter().filter_map(|name| texts.get(name)).map(Place::shown));
+        let path = if below == Path::new("") { ".".to_owned() } else { below.to_string_lossy().into_owned() };
+        let shown = if below == Path::new("") { root.to_owned() } else { root.join(&below) };
+        if !paths.insert(path.clone()) {
+            return twins(shown);
+        }
+        let mut add = |name: String, pictures: Vec<Picture>| {
+            if pictures.iter().any(|picture| picture.image.is_some()) {
+                let folder = Folder { shown: shown.clone(), below: below.clone(), name, pictures };
+                folders.push(Place::Folder(Arc::new(folder)));
+            }
+        };
+        let known = parts.get(path.as_str()).map_or(&[][..], Vec::as_slice);
+        for record in known {
+            if record.images.is_empty() {
+                let reason = "an earlier version of capfilt began with it and did not note its images' names: give --overwrite or another \
+                              folder";
+                return Err(Error::source(shown, reason));
+            }
+            let gone = |name: &String| Picture { name: name.clone(), image: None, text: None };
+            let there = |name: &String| images.remove(name).unwrap_or_else(|| gone(name));
+            add(record.name.clone(), record.images.as_slice().iter().map(there).collect());
+        }
+        let name = if known.is_empty() { path } else { format!("{path}//{}", known.len() + 1) };
+        add(name, images.into_values().collect());
+    }
+    if let Some(first) = alone.first() {
+        let more = if alone.len() > 1 { format!(" and {} more", alone.len() - 1) } else { String::new() };
+        log::warn!("{}{more}: passed over, a text without an image of the same name", first.display());
+    }
+    Ok(folders)
+}
+
+/// The name with composed characters, Unicode's normalization form C.
+fn nfc(name: &str) -> String {
+    ComposingNormalizer::new_nfc().normalize(name).into_owned()
+}
+
+/// Record with a digest of the names, sizes and times of images and texts; in a store, of its stamps instead of times.
+pub(crate) fn look(folder: &Folder, halt: &Halt) -> Result<(FileRecord, SchemaRef)> {
+    let (mut bytes, mut digest) = (0, Sha256::new());
+    for picture in folder.pictures.iter().filter(|picture| picture.image.is_none()) {
+        digest.update(format!("{} is gone", picture.name));
+    }
+    for beside in folder.besides() {
+        halt.check()?;
+        let file = &beside.place;
+        let unread = |e: io::Error| file.error(|| e.to_string());
+        let seen = file.seen().map_err(unread)?;
+        let size = seen.map_or_else(|| file.bytes(), |seen| Ok(seen.bytes)).map_err(unread)?;
+        bytes += size;
+        digest.update(file.shown().file_name().unwrap_or_default().as_encoded_bytes());
+        digest.update(size.to_le_bytes());
+        match seen {
+            Some(seen) => {
+                let since = seen.modified.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+                digest.update(since.unwrap_or_default().as_nanos().to_le_bytes());
+                beside.seen.get_or_init(|| seen);
+            }
+            None => digest.update(file.stamp().unwrap_or_default()),
+        }
+    }
+    let schema = Schema::new(vec![
+        Field::new("key", DataType::Utf8, false),
+        Field::new("image", DataType::Binary, true),
+        Field::new("text", DataType::Utf8, true),
+    ]);
+    let images: Vec<String> = folder.pictures.iter().map(|picture| picture.name.clone()).collect();
+    let (name, stamp, rows) = (folder.name.clone(), hex::encode(&digest.finalize()[..8]), images.len() as u64);
+    Ok((FileRecord { name, bytes, stamp, rows, images: ImageNames::new(images) }, Arc::new(schema)))
+}
+
+/// Images of `ranges`; see [`crate::format::register::Kind::read`].
+pub(crate) fn read(folder: &Arc<Folder>, ranges: &[(u64, u64)], most: usize, most_image_bytes: u64) -> Batches {
+    let folder = Arc::clone(folder);
+    let numbers: Vec<u64> = ranges.iter().flat_map(|(start, rows)| *start..start + rows).collect();
+    let mut left = 0..numbers.len();
+    Box::new(std::iter::from_fn(move || {
+        let (mut pictures, mut bytes) = (Vec::new(), 0);
+        while pictures.len() < most && bytes < BATCH_BYTES {
+            let Some(next) = left.next() else { break };
+            let picture = usize::try_from(numbers[next]).ok().and_then(|number| folder.pictures.get(number));
+            let Some(picture) = picture else {
+                return Some(Err("it has fewer images than when the job began".to_owned()));
+            };
+            // A failed size query is reported when the file is read; a file that is too large is not read.
+            let sizes = picture.image.iter().chain(&picture.text).map(|file| file.bytes().unwrap_or_default());
+            bytes += sizes.map(|size| size.min(most_image_bytes)).sum::<u64>();
+            pictures.push(picture);
+        }
+        (!pictures.is_empty()).then(|| batch(&pictures, most_image_bytes).map(Rows::with_problems).map_err(reason))
+    }))
+}
+
+/// Reason for an error, without the folder, which the caller names.
+fn reason(error: Error) -> String {
+    match error {
+        Error::Source { path, reason } => format!("{}: {reason}", path.display()),
+        other => other.to_string(),
+    }
+}
+
+fn batch(pictures: &[&Picture], most_image_bytes: u64) -> Result<RecordBatch> {
+    let failed = |e: &dyn std::fmt::Display| Error::Internal(e.to_string());
+    let images = pictures.iter().filter_map(|picture| picture.image.clone());
+    let texts = pictures.iter().filter_map(|picture| picture.text.clone());
+    let files: Vec<Beside> = images.chain(texts).collect();
+    let read = |file: &Beside| file.read(if file.is_text { MOST_TEXT_BYTES } else { most_image_bytes });
+    let mut contents = file::each(&files, read)?.into_iter();
+    let (mut keys, mut images) = (StringViewBuilder::new(), BinaryViewBuilder::new());
+    let (mut texts, mut problems) = (StringViewBuilder::new(), Vec::with_capacity(pictures.len()));
+    for picture in pictures {
+        keys.append_value(&picture.name);
+        let image = picture.image.as_ref().map(|_| contents.next().flatten());
+        problems.push(matches!(image, Some(None)).then(|| format!("image: {}", too_large(most_image_bytes))));
+        let Some(image) = image.flatten() else {
+            images.append_null();
+            continue;
+        };
+        // The image becomes a block of the array without a copy.
+        let bytes = u32::try_from(image.len()).map_err(|e| failed(&e))?;
+        let block = images.append_block(Buffer::from_vec(image));
+        images.try_append_view(block, 0, bytes).map_err(|e| failed(&e))?;
+    }
+    for (picture, problem) in pictures.iter().zip(&mut problems) {
+        let text = picture.text.as_ref().map(|text| (text, contents.next().flatten()));
+        if let Some((text, None)) = &text {
+            log::warn!("{}: passed over, a text of more than 8 MiB", text.place.shown().display());
+        }
+        let text = text.and_then(|(_, text)| text).map(|text| sidecar::text(&text));
+        if let Some((_, Some(why))) = &text {
+            problem.get_or_insert_with(|| why.clone());
+        }
+        texts.append_option(text.map(|(text, _)| text));
+    }
+    let columns: [(&str, ArrayRef, bool); 4] = [
+        ("key", Arc::new(keys.finish()), false),
+        ("image", Arc::new(images.finish()), true),
+        ("text", Arc::new(texts.finish()), true),
+        (PROBLEM, Arc::new(problems.into_iter().collect::<StringViewArray>()), true),
+    ];
+    RecordBatch::try_from_iter_with_nullable(columns).map_err(|e| failed(&e))
+}

@@ -1,0 +1,343 @@
+//! Rows of CSV and JSON lines files.
+
+use std::collections::VecDeque;
+use std::io::{self, BufReader, Cursor, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use datafusion::arrow::error::ArrowError;
+use sha2::{Digest as _, Sha256};
+
+use crate::error::{Error, Result};
+use crate::file::{Input, Place};
+use crate::format::register::Batches;
+use crate::format::rows::Rows;
+use crate::format::text::{csv, json};
+use crate::halt::Halt;
+use crate::image_names::ImageNames;
+use crate::schema;
+use crate::source::files::FileRecord;
+
+/// Format of a text file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Text {
+    Csv,
+    JsonLines,
+}
+
+impl Text {
+    /// Reads the whole file to count its rows and infer types that hold all values; Null for a column without values.
+    pub(crate) fn look(self, root: &Path, place: &Place, halt: &Halt) -> Result<(FileRecord, SchemaRef)> {
+        let broken = |e: &dyn std::fmt::Display| place.error(|| format!("not {}: {e}", self.words()));
+        let file = place.open().map_err(|e| Error::source(place.shown(), e))?;
+        let mut file = Digested { file, digest: Sha256::new(), bytes: 0, halt };
+        let (schema, rows) = match self {
+            Self::Csv => csv::look(&mut file),
+            Self::JsonLines => json::look(after_mark(&mut file)),
+        }
+        .map_err(|e| broken(&e))?;
+        if let Some(name) = schema::twice(&schema) {
+            return Err(broken(&format!("it has two columns {name:?}: rename one")));
+        }
+        if schema.fields().is_empty() {
+            return Err(broken(&"it has no columns"));
+        }
+        let stamp = place.stamp().unwrap_or_else(|| hex::encode(&file.digest.finalize()[..8]));
+        let record =
+            FileRecord { name: place.name(root), bytes: file.bytes, stamp, rows, images: ImageNames::default() };
+        Ok((record, Arc::new(schema)))
+    }
+
+    /// Merges the schemas of separately inspected files. The error has the number of the file whose columns conflict,
+    /// and why. The columns `texts` become text whatever their values.
+    pub(crate) fn agree(self, files: &[SchemaRef], texts: &[&str]) -> Result<SchemaRef, (usize, String)> {
+        let mut agreed: Vec<Field> = Vec::new();
+        for (number, schema) in files.iter().enumerate() {
+            // CSV columns are matched by position, object fields by name.
+            let names = |fields: &mut dyn Iterator<Item = &Field>| fields.map(|f| f.name().clone()).collect::<Vec<_>>();
+            let theirs = names(&mut schema.fields().iter().map(AsRef::as_ref));
+            if self == Self::Csv && number > 0 && names(&mut agreed.iter()) != theirs {
+                return Err((number, "its columns differ from those of".to_owned()));
+            }
+            for field in schema.fields() {
+                self.widen(&mut agreed, &in_microseconds(field)).map_err(|reason| (number, reason))?;
+            }
+        }
+        let typed = agreed.into_iter().map(|field| {
+            let data_type = match field.data_type() {
+                // No file has a value.
+                DataType::Null => DataType::Utf8,
+                other if texts.contains(&field.name().as_str()) && !other.is_nested() => DataType::Utf8,
+                other => other.clone(),
+            };
+            field.with_data_type(data_type).with_nullable(true)
+        });
+        Ok(Arc::new(Schema::new(typed.collect::<Vec<_>>())))
+    }
+
+    /// Widens `fields` to hold `field` too.
+    fn widen(self, fields: &mut Vec<Field>, field: &Field) -> Result<(), String> {
+        use DataType::{Float64, Int64, Null, Timestamp, Utf8};
+        use TimeUnit::Nanosecond;
+        let Some(known) = fields.iter_mut().find(|known| known.name() == field.name()) else {
+            fields.push(field.clone());
+            return Ok(());
+        };
+        let both = match (known.data_type(), field.data_type()) {
+            (a, b) if a == b => return Ok(()),
+            (Null, other) | (other, Null) => other.clone(),
+            (Int64, Float64) | (Float64, Int64) => Float64,
+            // Nanoseconds only reach from 1677 to 2262, so they cannot hold every microsecond value.
+            (Timestamp(a, zone), Timestamp(b, other)) if zone == other && (*a == Nanosecond) == (*b == Nanosecond) => {
+                Timestamp(*a.max(b), zone.clone())
+            }
+            (a, b) if self == Self::Csv || !(a.is_nested() || b.is_nested()) => Utf8,
+            (a, b) => return Err(format!("its {} is {b}, not {a} as in", field.name())),
+        };
+        *known = known.clone().with_data_type(both);
+        Ok(())
+    }
+
+    /// Rows of `ranges`; see [`crate::format::register::Kind::read`].
+    pub(crate) fn read(
+        self,
+        place: &Place,
+        written: &Schema,
+        ranges: &[(u64, u64)],
+        most: usize,
+    ) -> Result<Batches, String> {
+        let file = BufReader::with_capacity(1 << 20, place.open().map_err(|e| e.to_string())?);
+        let schema = Arc::new(schema::as_views(written));
+        let batches = match self {
+            Self::Csv => csv::read(file, schema, most)?,
+            Self::JsonLines => json::read(after_mark(file), schema, most)?,
+        };
+        Ok(Box::new(Selected { batches, at: 0, ranges: ranges.to_vec().into(), rest: None }))
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Csv => "a CSV file with a header",
+            Self::JsonLines => "a file with a JSON object on each line",
+        }
+    }
+}
+
+/// Converts seconds and milliseconds to microseconds, as neither Parquet nor Delta stores seconds.
+fn in_microseconds(field: &Field) -> Field {
+    match field.data_type() {
+        DataType::Timestamp(TimeUnit::Second | TimeUnit::Millisecond, zone) => {
+            field.clone().with_data_type(DataType::Timestamp(TimeUnit::Microsecond, zone.clone()))
+        }
+        _ => field.clone(),
+    }
+}
+
+/// Schema with which files that agree on `all` are read: Float64 columns as text, so that each number can be checked
+/// for exactness before it is converted.
+pub(crate) fn read_as(all: &SchemaRef) -> SchemaRef {
+    let fields = all.fields().iter().map(|field| match field.data_type() {
+        DataType::Float64 => field.as_ref().clone().with_data_type(DataType::Utf8),
+        _ => field.as_ref().clone(),
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<Field>>()))
+}
+
+/// Whether a written number converts to Float64 without loss: it is not an integer, or it has an exact Float64.
+pub(crate) fn is_exact(text: &str) -> bool {
+    let text = text.trim();
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    // Every integer up to 2^53 has an exact f64.
+    if digits.len() < 16 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return true;
+    }
+    match (text.parse::<i128>(), text.parse::<f64>()) {
+        (Ok(whole), Ok(fraction)) => fraction as i128 == whole,
+        _ => false,
+    }
+}
+
+/// Reader that skips a byte order mark, which some editors write.
+fn after_mark<R: Read>(mut file: R) -> impl Read + use<R> {
+    const MARK: &[u8] = "\u{feff}".as_bytes();
+    let mut begin = Vec::new();
+    // A read error is kept and returned by the new reader.
+    let failed = file.by_ref().take(MARK.len() as u64).read_to_end(&mut begin).err();
+    if begin == MARK {
+        begin.clear();
+    }
+    Cursor::new(begin).chain(Failed(failed)).chain(file)
+}
+
+/// Reader that returns an error once and then ends.
+struct Failed(Option<io::Error>);
+
+impl Read for Failed {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        self.0.take().map_or(Ok(0), Err)
+    }
+}
+
+/// Arrow's message without the name of the error variant.
+pub(crate) fn plain(error: &ArrowError) -> String {
+    match error {
+        ArrowError::CastError(text) | ArrowError::JsonError(text) | ArrowError::ParseError(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Reader that digests a file as it is read.
+struct Digested<'a> {
+    file: Box<dyn Input>,
+    digest: Sha256,
+    bytes: u64,
+    halt: &'a Halt,
+}
+
+impl Read for Digested<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.halt.check().map_err(io::Error::other)?;
+        let read = self.file.read(into)?;
+        self.digest.update(&into[..read]);
+        self.bytes += read as u64;
+        Ok(read)
+    }
+}
+
+/// Selects ranges of rows from consecutive batches.
+struct Selected {
+    batches: Batches,
+    /// Number of the next batch's first row.
+    at: u64,
+    ranges: VecDeque<(u64, u64)>,
+    rest: Option<(u64, Rows)>,
+}
+
+impl Iterator for Selected {
+    type Item = Result<Rows, String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let &(start, rows) = self.ranges.front()?;
+        loop {
+            let (at, batch) = match self.rest.take() {
+                Some(rest) => rest,
+                None => match self.batches.next()? {
+                    Ok(batch) => {
+                        let at = self.at;
+                        self.at += batch.batch.num_rows() as u64;
+                        (at, batch)
+                    }
+                    Err(e) => return Some(Err(e)),
+                },
+            };
+            let end = at + batch.batch.num_rows() as u64;
+            if end <= start {
+                continue;
+            }
+            // Both lie within the batch.
+            let from = start.max(at);
+            let to = end.min(start + rows);
+            let part = batch.slice((from - at) as usize, (to - from) as usize);
+            if to < start + rows {
+                self.ranges[0] = (to, start + rows - to);
+            } else {
+                self.ranges.pop_front();
+                if end > to {
+                    self.rest = Some((to, batch.slice((to - at) as usize, (end - to) as usize)));
+                }
+            }
+            return Some(Ok(part));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::AsArray as _;
+    use datafusion::arrow::datatypes::Int64Type;
+
+    use super::*;
+
+    #[test]
+    fn ranges_are_cut_from_either_kind() {
+        let folder = tempfile::tempdir().unwrap();
+        let csv: String = (0..10).map(|n| format!("{n},\"row, {n}\"\n")).collect();
+        let mark = "\u{feff}";
+        let lines: String = (0..10).map(|n| format!("{{\"id\": {n}, \"text\": \"row, {n}\"}}\n\n")).collect();
+        for (kind, name, text) in
+            [(Text::Csv, "a.csv", format!("id,text\n{csv}")), (Text::JsonLines, "a.jsonl", mark.to_owned() + &lines)]
+        {
+            let path = folder.path().join(name);
+            std::fs::write(&path, &text).unwrap();
+            let path = Place::Local(path);
+            let (record, schema) = kind.look(folder.path(), &path, &Halt::default()).unwrap();
+            assert_eq!((record.rows, record.bytes), (10, text.len() as u64), "{name}");
+            assert_eq!(schema.field(0).data_type(), &DataType::Int64);
+            let batches = kind.read(&path, &schema, &[(1, 4), (6, 1), (7, 3)], 3).unwrap();
+            let rows: Vec<Rows> = batches.collect::<Result<_, _>>().unwrap();
+            let ids: Vec<i64> = rows
+                .iter()
+                .flat_map(|rows| rows.batch.column(0).as_primitive::<Int64Type>().values().to_vec())
+                .collect();
+            assert_eq!(ids, [1, 2, 3, 4, 6, 7, 8, 9], "{name}");
+        }
+    }
+
+    /// Agreed type of a column that has these types in different files.
+    fn agreed(kind: Text, types: &[DataType]) -> Result<DataType, (usize, String)> {
+        let files: Vec<SchemaRef> =
+            types.iter().map(|t| Arc::new(Schema::new(vec![Field::new("x", t.clone(), true)])) as SchemaRef).collect();
+        kind.agree(&files, &[]).map(|schema| schema.field(0).data_type().clone())
+    }
+
+    #[test]
+    fn files_agree_on_types_that_hold_the_values_of_all() {
+        use DataType::{Boolean, Float64, Int64, Null, Utf8};
+        for kind in [Text::Csv, Text::JsonLines] {
+            assert_eq!(agreed(kind, &[Null, Int64, Null]), Ok(Int64));
+            assert_eq!(agreed(kind, &[Int64, Float64]), Ok(Float64));
+            assert_eq!(agreed(kind, &[Float64, Boolean, Int64]), Ok(Utf8));
+            assert_eq!(agreed(kind, &[Null]), Ok(Utf8));
+        }
+        let seconds = DataType::Timestamp(TimeUnit::Second, None);
+        let micros = DataType::Timestamp(TimeUnit::Microsecond, None);
+        let nanos = DataType::Timestamp(TimeUnit::Nanosecond, None);
+        assert_eq!(agreed(Text::Csv, std::slice::from_ref(&seconds)), Ok(micros.clone()));
+        assert_eq!(agreed(Text::Csv, &[seconds.clone(), micros.clone()]), Ok(micros));
+        assert_eq!(agreed(Text::Csv, &[nanos.clone(), nanos.clone()]), Ok(nanos.clone()));
+        assert_eq!(agreed(Text::Csv, &[nanos, seconds]), Ok(Utf8));
+        let list = DataType::new_list(Utf8, true);
+        assert_eq!(agreed(Text::JsonLines, &[Utf8, list]).unwrap_err().0, 1);
+    }
+
+    #[test]
+    fn objects_may_lack_what_others_have() {
+        let schema = |names: &[&str]| -> SchemaRef {
+            Arc::new(Schema::new(names.iter().map(|n| Field::new(*n, DataType::Utf8, true)).collect::<Vec<_>>()))
+        };
+        let files = [schema(&["a", "b"]), schema(&["c", "a"])];
+        assert_eq!(Text::JsonLines.agree(&files, &[]).unwrap().fields().len(), 3);
+        assert_eq!(Text::Csv.agree(&files, &[]).unwrap_err().0, 1);
+    }
+
+    #[test]
+    fn what_is_neither_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        for (kind, text, words) in [
+            (Text::Csv, "a,b\n1,2,3\n", "not a CSV file"),
+            (Text::Csv, "a,b,a\n1,2,3\n", "two columns \"a\""),
+            (Text::Csv, "", "no columns"),
+            (Text::JsonLines, "[1, 2", "not a file with a JSON object"),
+            (Text::Csv, "a,b\n1,\"2\n3\"\n4\n", "line 4 has 1 field, and the header 2"),
+            (Text::JsonLines, "\n{\"a\": 1,}\n{\n", "line 2: trailing comma at column 9"),
+            (Text::JsonLines, "[{\"a\": 1}, {\"a\": 2}", "the array that it begins with is not closed"),
+            (Text::JsonLines, "[{\"a\": 1}]\n[{\"a\": 2}]\n", "something follows the array that it begins with"),
+        ] {
+            let path = folder.path().join("x");
+            std::fs::write(&path, text).unwrap();
+            let error = kind.look(folder.path(), &Place::Local(path), &Halt::default()).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+    }
+}

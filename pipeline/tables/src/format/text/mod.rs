@@ -1,0 +1,6 @@
+//! CSV and JSON lines.
+
+pub(crate) mod csv;
+pub(crate) mod infer;
+pub(crate) mod json;
+pub(crate) mod quotes;

@@ -1,0 +1,97 @@
+//! Files named by a column, below a local folder or a folder in a store.
+
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+
+use crate::error::{Error, Result};
+use crate::store::location::{Location, is_url, waited};
+
+/// Maximum size of an image file that is read, bytes: Arrow's views hold no more, and `capfilt.max_image_bytes` (64
+/// MiB) reports larger images as too large.
+pub const MOST_IMAGE_BYTES: u64 = u32::MAX as u64;
+/// Concurrent reads from a store.
+const AT_ONCE: usize = 32;
+
+/// Folder that the files must be below: the author of a table must not gain access to other files of this machine or of
+/// a store.
+#[derive(Clone)]
+pub enum Root {
+    /// A folder on a disk.
+    Disk(PathBuf),
+    /// A prefix of a store.
+    Store(Arc<Location>),
+}
+
+/// Content of a file, or why it cannot be read.
+type Read = std::result::Result<Bytes, String>;
+
+impl Root {
+    /// Root at a local path or a store's URL.
+    pub fn open(root: &Path) -> Result<Self> {
+        let text = root.to_string_lossy();
+        if is_url(&text) {
+            let scheme = text.split("://").next().unwrap_or_default().to_ascii_lowercase();
+            if ["http", "https"].contains(&scheme.as_str()) {
+                let reason = "a server on the web has no folders: say with --path-root where the files are, or give --url-column";
+                return Err(Error::source(root, reason));
+            }
+            return Ok(Self::Store(Arc::new(Location::open(&text)?.check()?)));
+        }
+        let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
+        std::path::absolute(root).map(Self::Disk).map_err(|e| Error::source(root, e))
+    }
+
+    /// Reads the files of these names, in order and of at most `limit` bytes each; `None` stays `None`.
+    ///
+    /// # Errors
+    /// A store failure that would affect every other file too.
+    pub async fn read(&self, names: Vec<Option<String>>, limit: u64) -> Result<Vec<Option<Read>>> {
+        let one = |name: Option<String>| async move {
+            let Some(name) = name else { return Ok(None) };
+            match self {
+                Self::Disk(root) => Ok(Some(on_disk(root, &name, limit).await)),
+                Self::Store(location) => location.load(&name, limit).await.map(Some),
+            }
+        };
+        let at_once = if matches!(self, Self::Store(_)) { AT_ONCE } else { 1 };
+        stream::iter(names).map(one).buffered(at_once).try_collect().await
+    }
+
+    /// Blocking variant of `read`.
+    pub fn read_now(&self, names: Vec<Option<String>>, limit: u64) -> Result<Vec<Option<Read>>> {
+        let this = self.clone();
+        waited(async move { this.read(names, limit).await })?
+    }
+}
+
+/// Path of the file `name` below `root`; refuses names outside it.
+fn below(root: &Path, name: &str) -> std::result::Result<PathBuf, String> {
+    let path = root.join(name);
+    if is_url(name) {
+        return Err("it is a URL: --path-root names a folder of its store, or --url-column fetches it".to_owned());
+    }
+    if !path.starts_with(root) || path.components().any(|part| part == Component::ParentDir) {
+        return Err(format!("it is not below {}: --path-root names another folder", root.display()));
+    }
+    Ok(path)
+}
+
+async fn on_disk(root: &Path, name: &str, limit: u64) -> Read {
+    let path = below(root, name)?;
+    let meta = tokio::fs::metadata(&path).await.map_err(|e| e.to_string())?;
+    if !meta.is_file() {
+        return Err("no regular file".to_owned());
+    }
+    if meta.len() > limit {
+        return Err(too_large(limit));
+    }
+    tokio::fs::read(path).await.map(Bytes::from).map_err(|e| e.to_string())
+}
+
+/// Error text for a file of more than `limit` bytes.
+pub(crate) fn too_large(limit: u64) -> String {
+    format!("larger than {limit} bytes (capfilt.max_image_bytes)")
+}

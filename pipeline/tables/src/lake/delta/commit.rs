@@ -1,0 +1,296 @@
+//! Delta tables: reading the files of a version, and committing files as a new version.
+//!
+//! deltalake-core reads and writes the log. The files that it names are read and written like all others.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use datafusion::arrow::datatypes::Schema;
+use deltalake_core::kernel::engine::arrow_conversion::TryFromArrow as _;
+use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties, TransactionError};
+use deltalake_core::kernel::{Action, Add, StructType, Transaction};
+use deltalake_core::operations::create::CreateBuilder;
+use deltalake_core::protocol::{DeltaOperation, SaveMode};
+use deltalake_core::table::state::DeltaTableState;
+use deltalake_core::{DeltaTable, DeltaTableBuilder, DeltaTableError};
+use serde_json::{Value, json};
+use url::Url;
+
+use crate::error::{Error, Result};
+use crate::lake::delta::schema::{check_fits, delta_schema};
+use crate::pair_table::{DELTA_LOG, is_delta};
+
+/// Maximum attempts at a commit that conflicts with other writers.
+const TRIES: usize = 20;
+
+/// Error without the table's name, which callers add.
+pub(crate) type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+/// Files to commit as a version of a table.
+#[derive(Debug)]
+pub struct Commit<'a> {
+    /// Schema of the files, as their readers see it.
+    pub schema: &'a Schema,
+    /// Files that the version adds, which are in the table's folder already.
+    pub files: &'a [Added],
+    /// Application id of the Delta transaction.
+    pub app_id: &'a str,
+    /// Transaction version, for idempotent commits: a commit takes effect only if it exceeds the application's last
+    /// one.
+    pub app_version: i64,
+    /// Files that the version removes.
+    pub replaces: Replaces<'a>,
+    /// JSON that describes the job.
+    pub about: &'a str,
+}
+
+/// Files that a commit removes from the table.
+#[derive(Debug, Clone, Copy)]
+pub enum Replaces<'a> {
+    /// No file.
+    None,
+    /// All files of the latest version.
+    All,
+    /// Files by name; if the table lacks any of them, there is no commit.
+    Files(&'a [&'a str]),
+}
+
+/// Outcome of a commit.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The version that was written, or that already had the transaction.
+    Version(u64),
+    /// No commit, as the table lacks a file to be removed; holds the reason.
+    Lacking(String),
+}
+
+/// A file that is in the table's folder already.
+#[derive(Debug)]
+pub struct Added {
+    /// Path relative to the table.
+    pub name: String,
+    /// Size.
+    pub bytes: u64,
+    /// Number of rows.
+    pub rows: u64,
+}
+
+fn millis(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// Transaction version of the last commit of `app_id`.
+pub fn transaction_version(table: &Path, app_id: &str) -> Result<Option<i64>> {
+    let version = || async {
+        match load(table).await? {
+            Some(opened) => recorded(&opened, app_id).await,
+            None => Ok(None),
+        }
+    };
+    apart(version).and_then(|version| version.map_err(|e| Error::dest(table, e)))
+}
+
+/// Refuses columns that Delta tables cannot have, and columns that differ from an existing table's.
+pub fn check_table(table: &Path, schema: &Schema) -> Result<()> {
+    let check = || async {
+        let new = Commit { schema, files: &[], app_id: "", app_version: 0, replaces: Replaces::None, about: "" };
+        let schema = delta_schema(schema)?;
+        match load(table).await? {
+            Some(opened) => check_fits(opened.snapshot()?, &schema, &new),
+            None => Ok(()),
+        }
+    };
+    apart(check).and_then(|checked| checked.map_err(|e| Error::dest(table, e)))
+}
+
+/// Reports which of `files` the latest version of a table lacks, or has with fewer rows.
+pub fn lacks(table: &Path, files: &[&str]) -> Result<Option<String>> {
+    let lacks = || async {
+        let opened = load(table).await?;
+        let state = opened.as_ref().map(DeltaTable::snapshot).transpose()?;
+        Ok::<_, DeltaTableError>(Replaces::Files(files).lacking(state))
+    };
+    apart(lacks).and_then(|lacks| lacks.map_err(|e| Error::dest(table, e)))
+}
+
+/// Commits files as the next version of a table, or as the first of a new one. The commit is one log file, hence
+/// atomic. It is idempotent: if the log has it already, nothing is done and the latest version is returned.
+pub fn commit(table: &Path, new: &Commit<'_>) -> Result<Outcome> {
+    apart(|| write(table, new)).and_then(|outcome| outcome.map_err(|e| Error::dest(table, e)))
+}
+
+/// Runs the library on a thread and runtime of its own, so that callers may be on any thread.
+pub(crate) fn apart<T: Send, F: Future<Output = T>>(work: impl FnOnce() -> F + Send) -> Result<T> {
+    let run = || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        Ok(runtime.map_err(|e| Error::Internal(e.to_string()))?.block_on(work()))
+    };
+    let ended = std::thread::scope(|scope| scope.spawn(run).join());
+    ended.unwrap_or_else(|_| Err(Error::Internal("a thread of the Delta library panicked".to_owned())))
+}
+
+/// Latest version; `None` if there is none yet.
+pub(crate) async fn load(path: &Path) -> Result<Option<DeltaTable>, DeltaTableError> {
+    if !is_delta(path) {
+        return Ok(None);
+    }
+    match builder(path)?.load().await {
+        // The folder's creator was killed before the first version.
+        Err(DeltaTableError::NotATable(_)) => Ok(None),
+        loaded => loaded.map(Some),
+    }
+}
+
+fn builder(path: &Path) -> Result<DeltaTableBuilder, DeltaTableError> {
+    let url = Url::from_directory_path(fs::canonicalize(path).map_err(DeltaTableError::generic)?);
+    DeltaTableBuilder::from_url(url.map_err(|()| DeltaTableError::InvalidTableLocation(path.display().to_string()))?)
+}
+
+async fn recorded(table: &DeltaTable, app_id: &str) -> Result<Option<i64>, DeltaTableError> {
+    table.snapshot()?.transaction_version(&table.log_store(), app_id).await
+}
+
+impl Replaces<'_> {
+    fn takes(&self, file: &str) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::Files(files) => files.contains(&file),
+        }
+    }
+
+    /// Reports which of the files the table lacks. Programs that compact it or update rows remove files; programs that
+    /// delete rows may keep a file and add a deletion vector.
+    fn lacking(&self, state: Option<&DeltaTableState>) -> Option<String> {
+        let Self::Files(files) = self else { return None };
+        let vectors: HashMap<String, bool> = state
+            .into_iter()
+            .flat_map(|state| state.log_data())
+            .map(|file| (file.path().into_owned(), file.deletion_vector_descriptor().is_some()))
+            .collect();
+        let file = files.iter().find(|file| vectors.get(**file) != Some(&false))?;
+        let what = if vectors.contains_key(*file) { "has rows deleted from" } else { "no longer has" };
+        Some(format!(
+            "the latest version of the Delta table {what} the job's file {file}, as after OPTIMIZE, DELETE or UPDATE, \
+             and --retry-failed replaces the job's own files alone: restore a version that has them as they were, or give \
+             --overwrite, which does all rows anew"
+        ))
+    }
+}
+
+async fn write(table: &Path, new: &Commit<'_>) -> Result<Outcome, Failed> {
+    let schema = delta_schema(new.schema)?;
+    let adds = new.files.iter().map(|file| add(table, file)).collect::<Result<Vec<_>, _>>()?;
+    for _ in 0..TRIES {
+        let done = match load(table).await? {
+            None if let Some(reason) = new.replaces.lacking(None) => return Ok(Outcome::Lacking(reason)),
+            None => create(table, &schema, new, adds.clone()).await.map(|()| None),
+            Some(opened) => {
+                let state = opened.snapshot()?;
+                if recorded(&opened, new.app_id).await?.is_some_and(|last| last >= new.app_version) {
+                    Ok(Some(state.version()))
+                } else {
+                    check_fits(state, &schema, new)?;
+                    if let Some(reason) = new.replaces.lacking(Some(state)) {
+                        return Ok(Outcome::Lacking(reason));
+                    }
+                    append(&opened, new, adds.clone()).await.map(Some)
+                }
+            }
+        };
+        match done {
+            // The next iteration finds the commit in the log, or another writer's table.
+            Ok(None) => {}
+            Ok(Some(version)) => {
+                sync(table, version)?;
+                return Ok(Outcome::Version(version));
+            }
+            Err(error) if is_conflict(&error) => log::info!("{}: once more, after {error}", table.display()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err("other writers of the Delta table are faster each time: run the same again".into())
+}
+
+fn add(table: &Path, file: &Added) -> Result<Action, String> {
+    let modified = fs::metadata(table.join(&file.name)).and_then(|meta| meta.modified());
+    Ok(Action::Add(Add {
+        path: file.name.clone(),
+        size: i64::try_from(file.bytes).unwrap_or(i64::MAX),
+        modification_time: millis(modified.map_err(|e| format!("cannot look at its file {}: {e}", file.name))?),
+        data_change: true,
+        stats: Some(json!({ "numRecords": file.rows }).to_string()),
+        ..Add::default()
+    }))
+}
+
+fn properties(new: &Commit<'_>) -> CommitProperties {
+    let about = serde_json::from_str(new.about).unwrap_or_else(|_| Value::from(new.about));
+    CommitProperties::default()
+        .with_metadata([("capfilt".to_owned(), about)])
+        .with_application_transaction(Transaction::new(new.app_id, new.app_version))
+}
+
+/// Creates the first version; does nothing if another writer has created it.
+async fn create(table: &Path, schema: &Schema, new: &Commit<'_>, adds: Vec<Action>) -> Result<(), DeltaTableError> {
+    let columns = StructType::try_from_arrow(schema)?;
+    CreateBuilder::new()
+        .with_log_store(builder(table)?.build_storage()?)
+        .with_columns(columns.fields().cloned())
+        .with_save_mode(SaveMode::Ignore)
+        .with_actions(adds)
+        // On a retry the library would give these columns to another writer's table.
+        .with_commit_properties(properties(new).with_max_retries(0))
+        .await
+        .map(drop)
+}
+
+async fn append(table: &DeltaTable, new: &Commit<'_>, adds: Vec<Action>) -> Result<u64, DeltaTableError> {
+    let state = table.snapshot()?;
+    let (mut actions, mut properties) = (adds, properties(new));
+    let gone = state.log_data().into_iter().filter(|file| new.replaces.takes(&file.path()));
+    actions.extend(gone.map(|file| Action::Remove(file.remove_action(true))));
+    let write = |mode| DeltaOperation::Write { mode, partition_by: None, predicate: None };
+    let operation = match new.replaces {
+        Replaces::None => write(SaveMode::Append),
+        Replaces::All => write(SaveMode::Overwrite),
+        Replaces::Files(_) => DeltaOperation::Update { predicate: None },
+    };
+    if !matches!(new.replaces, Replaces::None) {
+        // On a retry the library would keep files that others have added meanwhile, or not notice files that they have
+        // removed.
+        properties = properties.with_max_retries(0);
+    }
+    let commit = CommitBuilder::from(properties).with_actions(actions);
+    let prepared = commit.build(Some(state), table.log_store(), operation).into_prepared_commit_future().await?;
+    let committed = prepared.await?;
+    let version = committed.version;
+    // The commit is in the log; a checkpoint that may be due only serves speed.
+    if let Err(error) = committed.await {
+        log::warn!("{}: committed, but the log could not be tidied: {error}", table.table_url());
+    }
+    Ok(version)
+}
+
+fn is_conflict(error: &DeltaTableError) -> bool {
+    use TransactionError::{CommitConflict, MaxCommitAttempts};
+    matches!(error, DeltaTableError::Transaction { source: CommitConflict(_) | MaxCommitAttempts(_) })
+}
+
+/// Syncs a commit to disk; the library leaves that to the operating system.
+fn sync(table: &Path, version: u64) -> io::Result<()> {
+    let log = table.join(DELTA_LOG);
+    match File::open(log.join(format!("{version:020}.json"))) {
+        // A checkpoint has replaced it.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        commit => commit?.sync_all()?,
+    }
+    File::open(&log)?.sync_all()?;
+    File::open(table)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,6 @@
+//! Delta tables, read and written through deltalake-core.
+
+pub mod commit;
+pub(crate) mod provider;
+pub(crate) mod schema;
+pub(crate) mod snapshot;

@@ -1,0 +1,5 @@
+//! Tables with a log that lists their files.
+
+#[cfg(feature = "delta")]
+pub mod delta;
+pub mod location;

@@ -1,0 +1,96 @@
+//! Images of single rows.
+
+use std::fmt::Display;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array as _, AsArray as _, BinaryViewArray};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::DataType;
+
+use crate::error::{Error, Result};
+use crate::format::register::{Batches, Kind};
+use crate::format::rows::Rows;
+use crate::source::files::{Source, SourceFile};
+
+/// Rows per batch; their images are in memory together.
+const ROWS: usize = 64;
+
+/// Read position in a file without random access.
+pub struct Cursor {
+    file: usize,
+    batches: Batches,
+    /// Number of the current batch's first row; `images` are the batch's.
+    row: u64,
+    images: BinaryViewArray,
+}
+
+impl Source {
+    /// Calls `each` with the images of `rows` of a file, sorted numbers; `None` for a row without an image.
+    pub fn images(&self, file: usize, column: &str, rows: &[u64], each: &mut dyn FnMut(Option<&[u8]>)) -> Result<()> {
+        let ranges: Vec<(u64, u64)> = rows.iter().map(|row| (*row, 1)).collect();
+        for batch in self.batches(file, &ranges, rows.len())? {
+            images_of(&self.files[file], batch, column)?.iter().for_each(&mut *each);
+        }
+        Ok(())
+    }
+
+    /// Variant of [`Self::images`] that continues from `cursor` if possible, and leaves it at the last row.
+    pub fn next_images(
+        &self,
+        cursor: &mut Option<Cursor>,
+        file: usize,
+        column: &str,
+        rows: &[u64],
+        each: &mut dyn FnMut(Option<&[u8]>),
+    ) -> Result<()> {
+        let Some(first) = rows.first() else { return Ok(()) };
+        if matches!(self.kind, Kind::Parquet | Kind::Images) {
+            // These kinds have random access.
+            return self.images(file, column, rows, each);
+        }
+        let source = &self.files[file];
+        let at = match cursor {
+            Some(at) if at.file == file && at.row <= *first => at,
+            none => {
+                let ranges = [(*first, source.record.rows.saturating_sub(*first))];
+                let batches = self.batches(file, &ranges, ROWS)?;
+                none.insert(Cursor { file, batches, row: *first, images: BinaryViewArray::from_iter_values([[]; 0]) })
+            }
+        };
+        for row in rows {
+            while *row >= at.row + at.images.len() as u64 {
+                let Some(batch) = at.batches.next() else { return Ok(()) };
+                at.row += at.images.len() as u64;
+                at.images = images_of(source, batch, column)?;
+            }
+            let place = usize::try_from(row - at.row).unwrap_or(usize::MAX);
+            each(at.images.is_valid(place).then(|| at.images.value(place)));
+        }
+        Ok(())
+    }
+
+    fn batches(&self, file: usize, ranges: &[(u64, u64)], rows: usize) -> Result<Batches> {
+        let source = &self.files[file];
+        let batches = self.kind.read(&source.place, &source.read, ranges, rows.clamp(1, ROWS), self.most_image_bytes);
+        batches.map_err(|e| broken(source, &e))
+    }
+}
+
+fn images_of(source: &SourceFile, rows: Result<Rows, String>, column: &str) -> Result<BinaryViewArray> {
+    let Rows { batch, .. } = rows.map_err(|e| broken(source, &e))?;
+    let found = batch.column_by_name(column).ok_or_else(|| broken(source, &format!("there is no column {column}")))?;
+    let bytes = match found.as_struct_opt() {
+        Some(parts) => parts.column_by_name("bytes").unwrap_or(found),
+        None => found,
+    };
+    // Arrow casts FixedSizeBinary to a view only via Binary.
+    let bytes = match bytes.data_type() {
+        DataType::FixedSizeBinary(_) => cast(bytes, &DataType::Binary).map_err(|e| broken(source, &e))?,
+        _ => Arc::clone(bytes),
+    };
+    Ok(cast(&bytes, &DataType::BinaryView).map_err(|e| broken(source, &e))?.as_binary_view().clone())
+}
+
+fn broken(source: &SourceFile, e: &dyn Display) -> Error {
+    source.place.error(|| format!("cannot read: {e}"))
+}

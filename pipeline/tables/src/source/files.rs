@@ -1,0 +1,358 @@
+//! Source of a job: files of one kind, ordered by name and cut into units.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use datafusion::arrow::datatypes::SchemaRef;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::format::text::infer;
+use crate::format::{image_folder, parquet};
+use crate::image_names::ImageNames;
+use crate::lake::location::Lake;
+use crate::source::discover;
+use crate::source::known::Reading;
+use crate::source::memo::Memo;
+use crate::split::{Position, Units};
+use crate::store::location::{Location, is_url, shown};
+use crate::{file, pair_table, schema};
+
+use crate::file::Place;
+use crate::format::register::Kind;
+use crate::source::known::order;
+use crate::source::watch::{Looked, Looking, Seen};
+use crate::store::location::Found;
+
+/// Input of a job: files of one kind, read under one schema.
+#[derive(Debug)]
+pub struct Source {
+    pub(crate) given: PathBuf,
+    pub(crate) root: PathBuf,
+    pub(crate) kind: Kind,
+    pub(crate) files: Vec<SourceFile>,
+    /// File numbers by name, built on first use.
+    pub(crate) numbers: OnceLock<BTreeMap<String, usize>>,
+    /// Version, if the source is a Delta table.
+    pub(crate) version: Option<u64>,
+    /// Schema of the rows read: texts and images are views, so that a second copy of an image takes 16 bytes.
+    pub(crate) schema: SchemaRef,
+    /// Schema as the files declare it; the first file's where the differences do not matter.
+    pub(crate) written: SchemaRef,
+    /// Columns that must be valid UTF-8; a row with an invalid text in one of them fails.
+    pub(crate) texts: Vec<String>,
+    /// Maximum size of an image that is a file or tar member, bytes; a larger one is not read.
+    pub(crate) most_image_bytes: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct SourceFile {
+    pub(crate) place: Place,
+    pub(crate) record: FileRecord,
+    /// Size, time and inode at the inspection; `None` unless it is a local file.
+    pub(crate) seen: Option<Seen>,
+    /// Cached inspection, which avoids reading the file again.
+    pub(crate) memo: Option<Memo>,
+    /// Schema that the file declares; for CSV and JSON lines the one that all files agree on.
+    pub(crate) written: SchemaRef,
+    /// Schema that its rows are read with.
+    pub(crate) read: SchemaRef,
+    /// Partition columns, from the path (`split=train`) or the log of a Delta table.
+    pub(crate) partitions: Vec<(String, Option<String>)>,
+    /// Sorted numbers of the rows that a Delta table's deletion vector removes.
+    pub(crate) deleted: Vec<u64>,
+}
+
+/// Identity of a source's file, kept by a job to recognise it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRecord {
+    /// Path relative to the source; the file's name if the source is that file.
+    pub name: String,
+    /// Size, bytes.
+    pub bytes: u64,
+    /// Fingerprint, hex: a digest of the Parquet footer, tar headers, text or image listing, or the store's stamp.
+    pub stamp: String,
+    /// Number of rows, deleted ones included.
+    pub rows: u64,
+    /// Image names of a folder of images, in row order.
+    #[serde(default, skip_serializing_if = "ImageNames::is_empty")]
+    pub images: ImageNames,
+}
+
+impl Source {
+    /// Opens a file, a folder of files at any depth or a glob, and inspects each file (Parquet: its footer). A folder
+    /// `name=value` below the source gives its files a column.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::open_at(path, None)
+    }
+
+    /// Variant of [`Self::open`] for a version of a Delta table, given as a number or a time.
+    pub fn open_at(path: &Path, version: Option<&str>) -> Result<Self> {
+        Self::open_as(path, version, Reading::default())
+    }
+
+    /// Opens a source as [`Self::open_at`] does, with what a job knows of it.
+    pub fn open_as(path: &Path, version: Option<&str>, reading: Reading<'_>) -> Result<Self> {
+        let Reading { known, alone, texts, halt, .. } = reading;
+        let looking = Looking::until(halt);
+        let text = path.to_string_lossy();
+        let location = if is_url(&text) { Some(Location::open(&text)?) } else { None };
+        let is_delta = match &location {
+            Some(location) => location.has_log()?,
+            None => pair_table::is_delta(path),
+        };
+        if is_delta {
+            let mut source = Self::delta(
+                &location.map_or_else(|| Lake::Disk(path.to_owned()), Lake::Store),
+                path,
+                version,
+                reading,
+            )?;
+            order(&mut source.files, |file| file.record.name.clone(), known, alone);
+            source.texts = owned(texts);
+            return Ok(source);
+        }
+        if version.is_some() {
+            return Err(Error::source(
+                whereabouts(path),
+                "it is no Delta table, which alone has versions: leave --source-version out",
+            ));
+        }
+        let local = |paths: Vec<PathBuf>| paths.into_iter().map(Place::Local).collect::<Vec<_>>();
+        let (root, mut places, pictures) = if let Some(location) = location {
+            let Found { root, objects, pictures } = location.find()?;
+            (root, objects.into_iter().map(Place::Remote).collect(), pictures)
+        } else {
+            let (root, paths) = discover::find(path, &looking.halt)?;
+            let pictures = paths.is_empty();
+            let paths = if pictures { discover::pictures(&root, &looking.halt)? } else { paths };
+            (root, local(paths), pictures)
+        };
+        if pictures {
+            places = image_folder::folders(&root, places, known)?;
+        }
+        order(&mut places, |place| place.name(&root), known, alone);
+        let kind = match places.first() {
+            Some(first) if !pictures => Kind::told(&root, first)?,
+            _ => Kind::Images,
+        };
+        Self::of(path, root, places, kind, reading, &looking)
+    }
+
+    fn of(
+        path: &Path,
+        root: PathBuf,
+        places: Vec<Place>,
+        kind: Kind,
+        reading: Reading<'_>,
+        looking: &Looking,
+    ) -> Result<Self> {
+        let is_other = |place: &&Place| Kind::of(place.below(&root)).is_some_and(|other| other != kind);
+        if let Some(other) = places.iter().find(|place| kind != Kind::Images && is_other(place)) {
+            let reason =
+                format!("a source is of one kind, and this file is not {kind} as the others: give one of the kinds");
+            return Err(Error::source(other.shown(), reason));
+        }
+        let known: BTreeMap<&str, &FileRecord> =
+            reading.known.iter().map(|record| (record.name.as_str(), record)).collect();
+        let looks = file::each(&places, |place| {
+            let name = place.name(&root);
+            let memo = reading.memos.and_then(|memos| memos.get(&name));
+            match known.get(name.as_str()) {
+                Some(record) if let Some(looked) = kind.remembered(place, record, memo)? => Ok(looked),
+                _ => kind.looked(&root, place, looking),
+            }
+        })?;
+        looking.warn();
+        let file = |(place, Looked { record, written, seen }): (Place, Looked)| {
+            let partitions = match kind {
+                // A folder of images may itself be named `name=value`.
+                Kind::Images => discover::partitions(&place.below(&root).join("image")),
+                _ => discover::partitions(place.below(&root)),
+            };
+            let partitions = partitions.map_err(|reason| Error::source(place.shown(), reason))?;
+            // The memo has the file's own types, before they are merged with others.
+            let memo = Memo::of(kind, &place, &record, &written, seen);
+            let (read, deleted) = (Arc::clone(&written), Vec::new());
+            Ok(SourceFile { place, record, seen, memo, read, written, partitions, deleted })
+        };
+        let mut files = places.into_iter().zip(looks).map(file).collect::<Result<Vec<_>>>()?;
+        let Some((schema, written)) = one_schema(kind, &mut files, reading.texts)? else {
+            return Err(Error::source(path, "the folder holds no .parquet, .tar, .csv or .jsonl file, and no image"));
+        };
+        let (given, most_image_bytes) = (whereabouts(path), reading.most_image_bytes());
+        let (numbers, texts) = (OnceLock::new(), owned(reading.texts));
+        Ok(Self { given, root, kind, files, numbers, version: None, schema, written, texts, most_image_bytes })
+    }
+
+    /// Version of a Delta table; `None` for other sources.
+    pub fn version(&self) -> Option<u64> {
+        self.version
+    }
+
+    /// Folder that file names are relative to.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Number of files.
+    pub fn files(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Calls `each` with the content of the files, in order and in blocks of at most 1 MiB.
+    pub fn contents(&self, each: &mut dyn FnMut(&[u8])) -> Result<()> {
+        let mut block = vec![0; 1 << 20];
+        for place in self.files.iter().flat_map(|file| file.place.files()) {
+            let broken = |e: std::io::Error| place.error(|| format!("cannot read: {e}"));
+            let mut input = place.open().map_err(broken)?;
+            loop {
+                match input.read(&mut block).map_err(broken)? {
+                    0 => break,
+                    n => each(&block[..n]),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns file, row, column and a lossy excerpt of the first text in the Parquet files that is not UTF-8.
+    pub fn bad_text(&self) -> Result<Option<String>> {
+        for SourceFile { place, record, .. } in self.files.iter().filter(|_| self.kind == Kind::Parquet) {
+            let found =
+                parquet::bad_text(place, record.rows).map_err(|e| place.error(|| format!("cannot read: {e}")))?;
+            if let Some((row, reason)) = found {
+                return Ok(Some(format!("{}, row {row}: {reason}", place.shown().display())));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> u64 {
+        self.files.iter().map(|file| file.record.rows - file.deleted.len() as u64).sum()
+    }
+
+    /// Total size of the files, bytes.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.record.bytes).sum()
+    }
+
+    /// The path, pattern or URL that was given.
+    pub fn given(&self) -> &Path {
+        &self.given
+    }
+
+    /// Paths or URLs of the files.
+    pub fn paths(&self) -> impl Iterator<Item = PathBuf> {
+        self.files.iter().map(|file| file.place.shown())
+    }
+
+    /// Schema of the rows as they are read: nullable, with texts and images as views.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Schema as the files declare it.
+    pub fn written_schema(&self) -> &SchemaRef {
+        &self.written
+    }
+
+    /// Name of file number `file`, relative to the source.
+    pub fn name(&self, file: usize) -> &str {
+        &self.files[file].record.name
+    }
+
+    /// Display name of file number `file`; for a folder of images its first one.
+    pub fn told(&self, file: usize) -> String {
+        let SourceFile { place, record, .. } = &self.files[file];
+        match record.images.as_slice() {
+            [] => record.name.clone(),
+            [first] => format!("{}/{first}", place.shown().display()),
+            [first, more @ ..] => format!("{}/{first} with {} images more", place.shown().display(), more.len()),
+        }
+    }
+
+    /// The number of the file `name`.
+    pub fn number(&self, name: &str) -> Option<usize> {
+        let all = || self.files.iter().enumerate().map(|(number, file)| (file.record.name.clone(), number)).collect();
+        self.numbers.get_or_init(all).get(name).copied()
+    }
+
+    /// Record of file number `file`.
+    pub fn record(&self, file: usize) -> &FileRecord {
+        &self.files[file].record
+    }
+
+    /// Records of all files, in their order.
+    pub fn records(&self) -> Vec<FileRecord> {
+        self.files.iter().map(|file| file.record.clone()).collect()
+    }
+
+    /// Number of rows in `units` from `from` on.
+    pub fn rows_of(&self, units: &Units, from: Position) -> u64 {
+        (from.file..self.files.len())
+            .map(|file| {
+                let all = self.files[file].record.rows;
+                let mine = units.ranges(from.within(file), all).filter(|(start, _)| units.mine(file, *start));
+                mine.map(|(start, rows)| rows - self.files[file].deleted_in(start, rows)).sum::<u64>()
+            })
+            .sum()
+    }
+}
+
+fn owned(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+/// Schema of the rows of all files, as read and as written. Sets the schemas of CSV and JSON lines files.
+fn one_schema(kind: Kind, files: &mut [SourceFile], texts: &[&str]) -> Result<Option<(SchemaRef, SchemaRef)>> {
+    if files.is_empty() {
+        return Ok(None);
+    }
+    let beside = |file: &SourceFile, reason: String, other: &SourceFile| {
+        let other = other.place.shown();
+        Error::source(file.place.shown(), format!("{reason} {}: convert one of them", other.display()))
+    };
+    if let Kind::Text(text) = kind {
+        let written: Vec<SchemaRef> = files.iter().map(|file| Arc::clone(&file.written)).collect();
+        let all = text.agree(&written, texts);
+        let all = all.map_err(|(number, reason)| beside(&files[number], reason, &files[0]))?;
+        let read = infer::read_as(&all);
+        for file in &mut *files {
+            (file.read, file.written) = (Arc::clone(&read), Arc::clone(&all));
+        }
+    }
+    let mut merged = schema::Merged::default();
+    for file in &*files {
+        let these = schema::with_partitions(&file.written, &file.partitions)
+            .map_err(|reason| Error::source(file.place.shown(), reason))?;
+        merged.add(&these).map_err(|conflict| beside(file, conflict.reason, &files[conflict.file]))?;
+    }
+    let written = schema::with_texts(&merged.schema(), texts);
+    Ok(Some((Arc::new(schema::nullable(&schema::as_views(&written))), Arc::new(written))))
+}
+
+/// Location of a source independent of the working directory: an absolute path, or a URL without credentials.
+pub fn whereabouts(source: &Path) -> PathBuf {
+    let text = source.to_string_lossy();
+    if is_url(&text) {
+        return PathBuf::from(shown(&text));
+    }
+    std::path::absolute(source).unwrap_or_else(|_| source.to_owned())
+}
+
+impl SourceFile {
+    /// First known image of a folder that no longer exists.
+    pub(crate) fn gone(&self) -> Option<PathBuf> {
+        if let Place::Folder(folder) = &self.place { folder.gone() } else { None }
+    }
+
+    /// Number of deleted rows among the `rows` rows from number `start`.
+    fn deleted_in(&self, start: u64, rows: u64) -> u64 {
+        let before = |row: u64| self.deleted.partition_point(|deleted| *deleted < row);
+        (before(start + rows) - before(start)) as u64
+    }
+}

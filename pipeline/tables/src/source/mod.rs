@@ -1,0 +1,11 @@
+//! The ordered files of one schema that a job reads, and their rows in chunks.
+
+pub mod chunk;
+pub mod cursor;
+pub(crate) mod discover;
+pub mod files;
+pub mod known;
+pub mod memo;
+#[cfg(feature = "delta")]
+pub(crate) mod versioned;
+pub(crate) mod watch;

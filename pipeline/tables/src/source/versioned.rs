@@ -1,0 +1,93 @@
+//! Files of a Delta table.
+
+use crate::lake::delta::snapshot;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::error::Result;
+use crate::file::{self, Place};
+use crate::format::register::Kind;
+use crate::lake::location::Lake;
+use crate::source::files::{Source, SourceFile, whereabouts};
+use crate::source::known::Reading;
+use crate::source::watch::{Looked, Looking};
+use crate::{pair_table, schema};
+
+impl Lake {
+    /// Reason why a pair table must not be read yet; see [`pair_table::unfinished`]. In stores the bookkeeping is not
+    /// checked: the files that the log names are complete.
+    pub(crate) fn unfinished(&self) -> Result<Option<String>> {
+        match self {
+            Self::Disk(path) => pair_table::unfinished(path),
+            Self::Store(_) => Ok(None),
+        }
+    }
+
+    /// Folder that names are relative to.
+    pub(crate) fn root(&self) -> Result<PathBuf> {
+        match self {
+            Self::Disk(path) => std::fs::canonicalize(path).map_err(|e| self.error(e)),
+            Self::Store(location) => Ok(location.root()),
+        }
+    }
+
+    /// Files of these names below `root`; `None` for missing ones.
+    pub(crate) fn places(&self, root: &Path, names: &[&str]) -> Result<Vec<Option<Place>>> {
+        match self {
+            Self::Disk(_) => {
+                let place = |name: &&str| Some(root.join(name)).filter(|path| path.is_file()).map(Place::Local);
+                Ok(names.iter().map(place).collect())
+            }
+            Self::Store(location) => {
+                let objects = location.objects(names)?;
+                Ok(objects.into_iter().map(|object| object.map(Place::Remote)).collect())
+            }
+        }
+    }
+}
+
+impl Source {
+    /// Opens a Delta table at a version or time, or at its latest version.
+    pub(crate) fn delta(lake: &Lake, given: &Path, version: Option<&str>, reading: Reading<'_>) -> Result<Self> {
+        if let Some(reason) = lake.unfinished()? {
+            return Err(lake.error(reason));
+        }
+        let at = version.map(str::parse).transpose().map_err(|e: String| lake.error(e))?;
+        let found = snapshot::snapshot(lake, at.as_ref())?;
+        let root = lake.root()?;
+        let names: Vec<&str> = found.files.iter().map(|file| file.name.as_str()).collect();
+        let there = names.iter().zip(lake.places(&root, &names)?).map(|(name, place)| {
+            let gone = || format!("version {} has the file {name}, which is gone: give a later version", found.version);
+            place.ok_or_else(|| lake.error(gone()))
+        });
+        let places = there.collect::<Result<Vec<_>>>()?;
+        let looking = Looking::until(reading.halt);
+        let looks = file::each(&places, |place| Kind::Parquet.looked(&root, place, &looking))?;
+        let files = found.files.into_iter().zip(places).zip(looks).map(|((file, place), looked)| {
+            let Looked { mut record, written, seen } = looked;
+            let deleted = file.deleted.unwrap_or_default();
+            // The log's deleted rows and partition values are part of the fingerprint.
+            if !deleted.is_empty() || !file.partitions.is_empty() {
+                let told = format!("{deleted:?} {:?}", file.partitions);
+                record.stamp = format!("{}-{}", record.stamp, hex::encode(&Sha256::digest(told)[..8]));
+            }
+            SourceFile {
+                place,
+                record,
+                seen,
+                memo: None,
+                read: Arc::clone(&written),
+                written,
+                partitions: file.partitions,
+                deleted,
+            }
+        });
+        let files = files.collect();
+        let (version, schema) = (Some(found.version), Arc::new(schema::nullable(&schema::as_views(&found.schema))));
+        let (given, written, most_image_bytes) = (whereabouts(given), found.schema, reading.most_image_bytes());
+        let (kind, numbers, texts) = (Kind::Parquet, OnceLock::new(), Vec::new());
+        Ok(Self { given, root, kind, files, numbers, version, schema, written, texts, most_image_bytes })
+    }
+}

@@ -1,0 +1,173 @@
+//! Detects local files that change while they are read. For objects the store's tags do that.
+
+use std::fs::{self, Metadata};
+use std::io;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use datafusion::arrow::datatypes::SchemaRef;
+
+use crate::error::{Error, Result};
+use crate::file::Place;
+use crate::format::register::Kind;
+use crate::format::webdataset::census::Passed;
+use crate::halt::Halt;
+use crate::source::files::FileRecord;
+
+/// File metadata that reveals a change.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seen {
+    pub(crate) bytes: u64,
+    pub(crate) modified: Option<SystemTime>,
+    /// Device and inode. Some network file systems assign a new inode at each open.
+    node: Option<(u64, u64)>,
+}
+
+impl Seen {
+    fn of(meta: &Metadata) -> Self {
+        #[cfg(unix)]
+        let node = {
+            use std::os::unix::fs::MetadataExt as _;
+            Some((meta.dev(), meta.ino()))
+        };
+        #[cfg(not(unix))]
+        let node = None;
+        Self { bytes: meta.len(), modified: meta.modified().ok(), node }
+    }
+
+    fn is_as(&self, other: &Self) -> bool {
+        (self.bytes, self.modified) == (other.bytes, other.modified)
+    }
+}
+
+impl Place {
+    /// Current metadata; `None` unless it is a local file.
+    pub(crate) fn seen(&self) -> io::Result<Option<Seen>> {
+        match self {
+            Self::Local(path) => fs::metadata(path).map(|meta| Some(Seen::of(&meta))),
+            Self::Remote(_) | Self::Folder(_) => Ok(None),
+        }
+    }
+}
+
+/// Watches a file while it is read.
+pub(crate) struct Watch<'a> {
+    place: &'a Place,
+    seen: Option<Seen>,
+}
+
+impl<'a> Watch<'a> {
+    /// Begins the watch; must be called before the file is opened.
+    ///
+    /// # Errors
+    /// Fails if the file has changed since it was inspected as `looked`.
+    pub(crate) fn begin(place: &'a Place, looked: Option<Seen>) -> Result<Self> {
+        let Some(looked) = looked else {
+            let seen = place.seen().map_err(|e| Error::source(place.shown(), e))?;
+            return Ok(Self { place, seen });
+        };
+        let this = Self { place, seen: this_is(place)? };
+        if this.seen.is_some_and(|now| now.is_as(&looked)) { Ok(this) } else { Err(this.changed()) }
+    }
+
+    /// Confirms that everything read so far belongs to the file as it was when the watch began.
+    ///
+    /// # Errors
+    /// Fails if the file was modified or replaced.
+    pub(crate) fn check(&self) -> Result<()> {
+        match (&self.seen, this_is(self.place)?) {
+            // The watched file is open, so its inode cannot be reused.
+            (Some(before), Some(now)) if !now.is_as(before) || now.node != before.node => Err(self.changed()),
+            _ => Ok(()),
+        }
+    }
+
+    fn changed(&self) -> Error {
+        let reason = "it changed while it was read: put the old file back and give the same command again, or give --overwrite or another \
+                      folder";
+        Error::source(self.place.shown(), reason)
+    }
+}
+
+fn this_is(place: &Place) -> Result<Option<Seen>> {
+    place.seen().map_err(|e| Error::source(place.shown(), format!("it changed while it was read: {e}")))
+}
+
+/// State shared by the inspection of all files.
+#[derive(Debug, Default)]
+pub(crate) struct Looking {
+    pub(crate) halt: Halt,
+    /// Tar members that were skipped.
+    pub(crate) passed: Mutex<Passed>,
+}
+
+impl Looking {
+    pub(crate) fn until(halt: Option<&Halt>) -> Self {
+        Self { halt: halt.cloned().unwrap_or_default(), passed: Mutex::default() }
+    }
+
+    /// Warns of the members skipped in all files.
+    pub(crate) fn warn(&self) {
+        self.passed.lock().unwrap_or_else(PoisonError::into_inner).warn();
+    }
+}
+
+/// Result of inspecting a file.
+pub(crate) struct Looked {
+    pub(crate) record: FileRecord,
+    /// Schema that the file declares.
+    pub(crate) written: SchemaRef,
+    pub(crate) seen: Option<Seen>,
+}
+
+impl Kind {
+    /// Inspects a file: its rows, fingerprint and schema. Fails if it changes meanwhile.
+    pub(crate) fn looked(self, root: &Path, place: &Place, looking: &Looking) -> Result<Looked> {
+        looking.halt.check()?;
+        let watch = Watch::begin(place, None)?;
+        let found = self.look(root, place, looking);
+        // Check before reporting: readers describe an interrupted input in messages of their own.
+        looking.halt.check()?;
+        watch.check()?;
+        let (record, written) = found?;
+        Ok(Looked { record, written, seen: watch.seen })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_change_of_a_file_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.jsonl");
+        let place = Place::Local(path.clone());
+        let written = |text: &str, after: u64| {
+            fs::write(&path, text).unwrap();
+            let time = SystemTime::UNIX_EPOCH + Duration::from_millis(after);
+            File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+        };
+        written("old", 1000);
+        let looked = place.seen().unwrap();
+        let watch = Watch::begin(&place, looked).unwrap();
+        watch.check().unwrap();
+        for (text, after) in [("new", 1001), ("longer", 1000)] {
+            written(text, after);
+            assert!(watch.check().unwrap_err().to_string().contains("a.jsonl: it changed while it was read"));
+            assert!(Watch::begin(&place, looked).is_err());
+            written("old", 1000);
+            watch.check().unwrap();
+        }
+        // Another file of the same size and time in its place.
+        fs::rename(&path, folder.path().join("b.jsonl")).unwrap();
+        assert!(watch.check().is_err());
+        written("new", 1000);
+        #[cfg(unix)]
+        assert!(watch.check().is_err());
+    }
+}

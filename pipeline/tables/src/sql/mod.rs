@@ -1,0 +1,10 @@
+//! Tables by their names in SQL, and what SQL reads and writes beside DataFusion's own formats.
+
+pub(crate) mod copy;
+pub(crate) mod external;
+pub(crate) mod hive;
+pub mod named;
+pub mod open;
+pub(crate) mod restamp;
+pub mod spilling_session;
+pub mod webdataset;

@@ -1,0 +1,328 @@
+//! Tables by their path or URL: `FROM 'web.parquet'`, and `capfilt sql --table`.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::slice;
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use capfilt_udfs::engine::blocking;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::{DynamicFileCatalog, TableProvider, UrlTableFactory};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
+use datafusion::datasource::source_as_provider;
+use datafusion::error::DataFusionError;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::object_store::{ObjectMeta, ObjectStore};
+use datafusion::prelude::SessionContext;
+use futures::future::ready;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+
+use crate::error::{Error, Result, message};
+use crate::halt::{self, Halt};
+use crate::lake::location::Lake;
+use crate::pair_table::unfinished;
+use crate::schema::{Conflict, Merged, plain};
+use crate::source::discover::walk;
+use crate::source::files::Source;
+use crate::sql::copy::CheckedCopy;
+use crate::sql::external::ExternalTables;
+use crate::sql::hive;
+use crate::store::location::{Location, is_url, shown};
+
+const PATTERN: [char; 3] = ['*', '?', '['];
+const NO_MATCH: &str = "nothing matches this pattern (of folders name=value it matches the files' names alone)";
+const BELOW: &str = "its files are in folders whose names are not name=value: name one of these folders, or \
+                     SET datafusion.execution.listing_table_ignore_subdirectory = false";
+
+/// Session that resolves an unregistered table name as the path or URL of a file or folder.
+///
+/// Folders `column=value` are read and written as Hive does (`__HIVE_DEFAULT_PARTITION__` is NULL), also by CREATE
+/// EXTERNAL TABLE, which accepts URLs of stores too. COPY refuses targets where its output would be lost: folders of
+/// Delta tables, and stores. Register formats beyond DataFusion's own ([`crate::format::webdataset::register_webdataset`]) before.
+pub fn enable_named_tables(ctx: SessionContext) -> SessionContext {
+    let named = Arc::new(Named::default());
+    let catalogs = Arc::clone(ctx.state_ref().read().catalog_list());
+    let catalogs = DynamicFileCatalog::new(catalogs, Arc::clone(&named) as Arc<dyn UrlTableFactory>);
+    let id = ctx.session_id();
+    let builder = ctx.into_state_builder().with_session_id(id).with_catalog_list(Arc::new(catalogs));
+    let mut state = builder.with_analyzer_rule(Arc::new(CheckedCopy)).build();
+    for factory in state.table_factories_mut().values_mut() {
+        *factory = Arc::new(ExternalTables(Arc::clone(factory)));
+    }
+    let ctx = SessionContext::new_with_state(state);
+    let state = ctx.state_weak_ref();
+    // `set` cannot fail, since the cell was created above.
+    let _ = named.0.set(Box::new(move || Some(SessionContext::new_with_state(state.upgrade()?.read().clone()))));
+    ctx
+}
+
+/// Table that a path or URL names; `None` if nothing has that name or it is not a table.
+///
+/// Supports files and folders of Parquet, CSV, JSON lines and WebDataset, local or in a store; local patterns; and
+/// Delta tables, at their latest version or, with `@` and a version or time after the name, at an earlier one.
+///
+/// # Errors
+/// Names a table that exists but cannot be read, or a store that does not answer.
+pub async fn named_table(ctx: &SessionContext, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+    let on_disk = url::Url::parse(name).ok().filter(|url| url.scheme() == "file");
+    let on_disk = on_disk.and_then(|url| url.to_file_path().ok()).map(|path| path.to_string_lossy().into_owned());
+    let name = on_disk.as_deref().unwrap_or(name);
+    let asked = name.to_owned();
+    let (location, kind) = match halt::aside(move |halt| found(&asked, halt)).await? {
+        Found::Nothing => return Ok(None),
+        Found::Lake(lake, version) => return delta(ctx, lake, version).await.map(Some),
+        Found::Objects { store, url, kind } => {
+            ctx.register_object_store(&url, store);
+            (url.to_string(), kind)
+        }
+        Found::Files(kind) => (name.to_owned(), kind),
+    };
+    let Some(kind) = kind else { return Ok(None) };
+    let table = files(&ctx.state(), &location, &kind).await;
+    table.map(Some).map_err(|e| {
+        let mut reason = message(&e);
+        // DataFusion's message names a URL, which for a store is an internal alias.
+        if reason.starts_with("No files found") {
+            reason = if !is_url(name) && name.contains(PATTERN) { NO_MATCH } else { BELOW }.to_owned();
+        }
+        Error::source(shown(name), reason)
+    })
+}
+
+/// What a name stands for.
+enum Found {
+    Nothing,
+    /// A Delta table, and the version that the name asks for.
+    Lake(Lake, Option<String>),
+    Objects {
+        store: Arc<dyn ObjectStore>,
+        url: url::Url,
+        kind: Option<Kind>,
+    },
+    Files(Option<Kind>),
+}
+
+/// Looks for `name` on the disk or in its store, whose answer it waits for.
+fn found(name: &str, halt: &Halt) -> Result<Found> {
+    if let Some((lake, version)) = lake(name)? {
+        return Ok(Found::Lake(lake, version.map(str::to_owned)));
+    }
+    if is_url(name) {
+        let (store, url, first) = Location::open(name)?.files()?;
+        return Ok(Found::Objects { store, url, kind: Kind::of(&first) });
+    }
+    let path = Path::new(name);
+    if path.is_dir() {
+        let kind = kind_in(path, halt)?;
+        return match unfinished(path)? {
+            Some(reason) if kind.is_none() => Err(Error::source(path, reason)),
+            _ => Ok(Found::Files(kind)),
+        };
+    }
+    Ok(if path.exists() || name.contains(PATTERN) { Found::Files(Kind::of(name)) } else { Found::Nothing })
+}
+
+/// Delta table that a name refers to, and the version after its last `@`, if any.
+fn lake(name: &str) -> Result<Option<(Lake, Option<&str>)>> {
+    let whole = Lake::find(Path::new(name));
+    let (before, version) = match name.rsplit_once('@') {
+        // In a URL an `@` may precede the host, after a user name.
+        Some((before, version)) if !is_url(name) || !version.contains('/') => (before, version),
+        _ => return Ok(whole?.map(|lake| (lake, None))),
+    };
+    match whole {
+        Ok(Some(lake)) => Ok(Some((lake, None))),
+        // If the `@` is part of the name, what precedes it may not exist or may not be listable.
+        whole => match Lake::find(Path::new(before)) {
+            Ok(Some(lake)) => Ok(Some((lake, Some(version)))),
+            _ => whole.map(|_| None),
+        },
+    }
+}
+
+/// Delta table at a version or time, or at its latest version.
+#[cfg_attr(not(feature = "delta"), expect(clippy::unused_async, reason = "as with Delta tables"))]
+pub(crate) async fn delta(ctx: &SessionContext, lake: Lake, version: Option<String>) -> Result<Arc<dyn TableProvider>> {
+    #[cfg(feature = "delta")]
+    {
+        let at = version.map(|version| version.parse()).transpose().map_err(|e: String| lake.error(e))?;
+        crate::lake::delta::snapshot::table(ctx, lake, at).await
+    }
+    #[cfg(not(feature = "delta"))]
+    {
+        let _ = (ctx, version);
+        Err(lake.error("it is a Delta table, and this capfilt is built without the feature delta"))
+    }
+}
+
+/// First text that is not UTF-8 in the local Parquet files that `plan` reads, as [`Source::bad_text`] names it: the
+/// Parquet reader of SQL rejects the whole page, without saying where the text is.
+pub fn bad_text(plan: &LogicalPlan) -> Option<String> {
+    let mut found = None;
+    let looked = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && let Ok(table) = source_as_provider(&scan.source)
+            && let Some(table) = table.downcast_ref::<ListingTable>()
+        {
+            let paths =
+                table.table_paths().iter().filter_map(|path| url::Url::parse(path.as_str()).ok()?.to_file_path().ok());
+            let bad = |path: PathBuf| Source::open(&path).and_then(|source| source.bad_text()).ok().flatten();
+            found = blocking(|| paths.filter_map(bad).next());
+        }
+        Ok(if found.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    looked.ok().and(found)
+}
+
+/// Table over files of one kind, with Hive partition columns.
+pub(crate) async fn files(
+    state: &SessionState,
+    location: &str,
+    kind: &Kind,
+) -> Result<Arc<dyn TableProvider>, DataFusionError> {
+    let factory = state.get_file_format_factory(kind.format);
+    let factory =
+        factory.ok_or_else(|| DataFusionError::Plan(format!("this session reads no files of {}", kind.format)))?;
+    let compression = kind.compression.iter().map(|how| ("format.compression".to_owned(), how.clone()));
+    let options = ListingOptions::new(factory.create(state, &compression.collect())?).with_file_extension(&kind.ending);
+    let location = ListingTableUrl::parse(literal(Path::new(location)))?;
+    refuse_hidden(state, &options, &location).await?;
+    let schema = if kind.format == "parquet" { one_schema(state, &options, &location).await? } else { None };
+    let config = ListingTableConfig::new(location).with_listing_options(options);
+    let config = config.infer_partitions_from_path(state).await?;
+    let config = match schema {
+        Some(schema) => config.with_schema(schema),
+        None => config.infer_schema(state).await?,
+    };
+    Ok(hive::table(ListingTable::try_new(config)?))
+}
+
+/// Refuses a folder with files that `capfilt run`, pyarrow and Spark skip by name, such as macOS and unfinished writers
+/// leave; DataFusion would read them.
+async fn refuse_hidden(
+    state: &SessionState,
+    options: &ListingOptions,
+    location: &ListingTableUrl,
+) -> Result<(), DataFusionError> {
+    if !location.is_collection() {
+        return Ok(());
+    }
+    let store = state.runtime_env().object_store(location)?;
+    let mut files = location.list_all_files(state, store.as_ref(), &options.file_extension).await?;
+    while let Some(file) = files.try_next().await? {
+        if file.location.filename().is_some_and(|name| name.starts_with(['.', '_'])) {
+            return Err(DataFusionError::Plan(format!(
+                "{}: a file whose name begins with . or _ is no part of a table: take it out of the folder, or name the others by a pattern \
+                 such as '[a-z0-9]*{}'",
+                file.location, options.file_extension
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Path in the form that DataFusion takes literally: a URL, if it exists and contains characters of a pattern.
+pub fn literal(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let url = || if text.contains(PATTERN) && path.exists() { file_url(path, path.is_dir()) } else { None };
+    url().unwrap_or_else(|| text.into_owned())
+}
+
+/// `file://` URL of a path, in which no character acts as a pattern.
+pub(crate) fn file_url(path: &Path, is_folder: bool) -> Option<String> {
+    let path = std::path::absolute(path).ok()?;
+    let url = if is_folder { url::Url::from_directory_path(path) } else { url::Url::from_file_path(path) };
+    url.ok().map(String::from)
+}
+
+/// Merged schema of all files, as in a job; `None` if there are no files.
+async fn one_schema(
+    state: &SessionState,
+    options: &ListingOptions,
+    location: &ListingTableUrl,
+) -> Result<Option<SchemaRef>, DataFusionError> {
+    let store = state.runtime_env().object_store(location)?;
+    let files = location.list_all_files(state, store.as_ref(), &options.file_extension).await?;
+    let mut files: Vec<ObjectMeta> = files.try_filter(|file| ready(file.size > 0)).try_collect().await?;
+    files.sort_by(|a, b| a.location.cmp(&b.location));
+    let store = &store;
+    let schema =
+        move |file: ObjectMeta| async move { options.format.infer_schema(state, store, slice::from_ref(&file)).await };
+    let at_once = state.config_options().execution.meta_fetch_concurrency.get();
+    let schemas = stream::iter(files.clone()).map(schema).boxed().buffered(at_once);
+    let schemas: Vec<SchemaRef> = schemas.try_collect().await?;
+    let mut merged = Merged::default();
+    for (file, schema) in files.iter().zip(&schemas) {
+        merged.add(&plain(schema)).map_err(|Conflict { file: other, reason }| {
+            let other = &files[other].location;
+            DataFusionError::Plan(format!("{}: {reason} {other}: convert one of them", file.location))
+        })?;
+    }
+    Ok((!files.is_empty()).then(|| Arc::new(merged.schema())))
+}
+
+/// Kind of files, by extension.
+pub(crate) struct Kind {
+    /// DataFusion's name of the format.
+    format: &'static str,
+    compression: Option<String>,
+    /// Extension as written, with its dot.
+    ending: String,
+}
+
+impl Kind {
+    pub(crate) fn parquet() -> Self {
+        Self { format: "parquet", compression: None, ending: ".parquet".to_owned() }
+    }
+
+    fn of(name: &str) -> Option<Self> {
+        let (stem, last) = name.rsplit_once('.')?;
+        let is_compressed = ["gz", "bz2", "xz", "zst"].contains(&last.to_ascii_lowercase().as_str());
+        let written = if is_compressed { stem.rsplit_once('.')?.1 } else { last };
+        let format = match written.to_ascii_lowercase().as_str() {
+            "csv" => "csv",
+            "json" | "jsonl" | "ndjson" => "json",
+            "parquet" if !is_compressed => "parquet",
+            "tar" if !is_compressed => "tar",
+            _ => return None,
+        };
+        let compression = is_compressed.then(|| last.to_ascii_lowercase());
+        let ending = if is_compressed { format!(".{written}.{last}") } else { format!(".{last}") };
+        Some(Self { format, compression, ending })
+    }
+}
+
+/// Kind of a folder's files: that of the first file of a known kind, at any depth.
+fn kind_in(folder: &Path, halt: &Halt) -> Result<Option<Kind>> {
+    let mut first: Option<PathBuf> = None;
+    walk(folder, halt, &mut |path| {
+        let is_known = path.file_name().is_some_and(|name| Kind::of(&name.to_string_lossy()).is_some());
+        if is_known && first.as_ref().is_none_or(|first| path < *first) {
+            first = Some(path);
+        }
+    })?;
+    Ok(first.and_then(|path| Kind::of(&path.file_name()?.to_string_lossy())))
+}
+
+type Current = dyn Fn() -> Option<SessionContext> + Send + Sync;
+
+/// Resolves table names in a session, which it does not keep alive.
+#[derive(Default)]
+struct Named(OnceLock<Box<Current>>);
+
+impl fmt::Debug for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Named")
+    }
+}
+
+#[async_trait]
+impl UrlTableFactory for Named {
+    async fn try_new(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
+        let Some(ctx) = self.0.get().and_then(|session| session()) else { return Ok(None) };
+        named_table(&ctx, name).await.map_err(|e| DataFusionError::External(Box::new(e)))
+    }
+}

@@ -1,0 +1,40 @@
+//! Tables that a caller opens by their path.
+
+use std::path::Path;
+
+use datafusion::prelude::SessionContext;
+
+use crate::error::{Error, Result};
+use crate::halt;
+use crate::lake::location::Lake;
+use crate::source::files::Source;
+use crate::sql::named::{self, literal};
+
+/// Registers a Parquet file, a folder of them, or a Delta table (at a version or time, if given; local or in a store)
+/// with SQL as `name`.
+pub async fn register_pairs(ctx: &SessionContext, name: &str, path: &Path, version: Option<&str>) -> Result<()> {
+    capfilt_udfs::sound_scans(ctx);
+    let asked = path.to_owned();
+    if let Some(lake) = halt::aside(move |_| Lake::find(&asked)).await? {
+        ctx.register_table(name, named::delta(ctx, lake, version.map(str::to_owned)).await?)?;
+        return Ok(());
+    }
+    if version.is_some() {
+        return Err(Error::source(path, "it is no Delta table, which alone has versions"));
+    }
+    ctx.register_parquet(name, literal(path), Default::default()).await?;
+    Ok(())
+}
+
+/// Opens a Delta table at a version or time, or its latest version; `None` if `path` is no Delta table and no version
+/// is given.
+pub fn delta_source(path: &Path, version: Option<&str>) -> Result<Option<Source>> {
+    let is_delta = Lake::find(path)?.is_some();
+    if version.is_none() && !is_delta {
+        return Ok(None);
+    }
+    if !is_delta {
+        return Err(Error::source(path, "it is no Delta table, which alone has versions: leave the version out"));
+    }
+    Source::open_at(path, version).map(Some)
+}

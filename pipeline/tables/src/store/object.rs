@@ -1,0 +1,252 @@
+//! Requests to a store: metadata, listings and ranged reads, with retries on an I/O runtime of their own.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, mpsc};
+
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt as _, TryStreamExt as _};
+use object_store::path::Path;
+use object_store::{Error as StoreError, GetOptions, GetRange, ObjectMeta, ObjectStore};
+use sha2::{Digest as _, Sha256};
+use tokio::runtime::Runtime;
+
+use crate::store::problem::{Patience, Problem, Service};
+
+/// Dedicated I/O runtime: a caller that blocks on a request may occupy one of the job's threads.
+static RUNTIME: LazyLock<Result<Runtime, String>> = LazyLock::new(|| {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(2).thread_name("store").enable_all().build().map_err(|e| e.to_string())
+});
+
+/// Spawns `future` on the I/O runtime and returns the receiver of its result. Blocking on it is allowed on every
+/// thread.
+pub(crate) fn begin<T: Send + 'static>(
+    future: impl Future<Output = T> + Send + 'static,
+) -> Result<mpsc::Receiver<T>, Problem> {
+    let runtime = RUNTIME.as_ref().map_err(Problem::new)?;
+    let (sender, receiver) = mpsc::channel();
+    runtime.spawn(async move {
+        // The receiver may be gone.
+        let _ = sender.send(future.await);
+    });
+    Ok(receiver)
+}
+
+/// Async variant of `begin`: runs on the I/O runtime and is cancelled when the caller drops the future.
+pub(crate) async fn aside<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
+    let runtime = RUNTIME.as_ref().map_err(Problem::new)?;
+    let (mut sender, receiver) = tokio::sync::oneshot::channel();
+    runtime.spawn(async move {
+        tokio::select! {
+            answer = future => drop(sender.send(answer)),
+            () = sender.closed() => {}
+        }
+    });
+    receiver.await.map_err(|_| Problem::unanswered())
+}
+
+/// Detached variant of `begin`: its result is discarded.
+pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Result<(), Problem> {
+    RUNTIME.as_ref().map_err(Problem::new)?.spawn(future);
+    Ok(())
+}
+
+/// Blocking variant of `begin`.
+pub(crate) fn wait<T: Send + 'static>(
+    future: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    begin(future)?.recv().map_err(|_| Problem::unanswered())?
+}
+
+/// A bucket or an HTTP server.
+pub(crate) struct Store {
+    pub(crate) inner: Arc<dyn ObjectStore>,
+    pub(crate) service: Service,
+    /// Whether a request has ever succeeded; the store then exists, and failures are retried for longer.
+    answered: AtomicBool,
+    /// Last error returned to a library, which wraps it in a message of its own.
+    pub(crate) problem: Mutex<Option<Problem>>,
+}
+
+impl Store {
+    pub(crate) fn new(inner: Arc<dyn ObjectStore>, service: Service) -> Self {
+        Self { inner, service, answered: AtomicBool::new(false), problem: Mutex::default() }
+    }
+
+    /// Retries `request` until it succeeds, fails permanently or exhausts the retry budget.
+    pub(crate) async fn ask<T, F>(&self, request: impl Fn() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let mut patience = Patience::new();
+        loop {
+            let error = match request().await {
+                Ok(answer) => {
+                    self.answered.store(true, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Err(error) => error,
+            };
+            if !patience.wait(Some(&error), self.answered()).await {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Whether a request has ever succeeded.
+    pub(crate) fn answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Object metadata, with retries.
+    pub(crate) async fn describe(&self, key: &Path, options: GetOptions) -> Result<ObjectMeta, StoreError> {
+        let get = || {
+            let (inner, key, options) = (Arc::clone(&self.inner), key.clone(), options.clone());
+            async move { inner.get_opts(&key, options).await.map(|answer| answer.meta) }
+        };
+        self.ask(get).await
+    }
+
+    /// Objects of a folder at any depth; only those with keys after `offset`, if given.
+    pub(crate) async fn list(&self, root: &Path, offset: Option<&Path>) -> Result<Vec<ObjectMeta>, StoreError> {
+        let mut all: Vec<ObjectMeta> = Vec::new();
+        let mut patience = Patience::new();
+        loop {
+            // Stores list by key, so an interrupted listing resumes after the last key received. Listing millions of
+            // objects takes minutes and might never complete in one go.
+            let last = all.last().map(|meta| &meta.location).or(offset).cloned();
+            let mut listed = match &last {
+                Some(last) => self.inner.list_with_offset(Some(root), last),
+                None => self.inner.list(Some(root)),
+            };
+            let before = all.len();
+            let error = loop {
+                match listed.try_next().await {
+                    Ok(Some(meta)) => all.push(meta),
+                    Ok(None) => {
+                        self.answered.store(true, Ordering::Relaxed);
+                        return Ok(all);
+                    }
+                    Err(error) => break error,
+                }
+            };
+            if all.len() > before {
+                self.answered.store(true, Ordering::Relaxed);
+                patience = Patience::new();
+            }
+            if !patience.wait(Some(&error), self.answered()).await {
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// An object; all parts read must belong to the same version of it.
+pub(crate) struct Object {
+    store: Arc<Store>,
+    path: Path,
+    /// Key relative to the source's root.
+    pub(crate) name: String,
+    /// URL for display, without credentials.
+    pub(crate) url: String,
+    pub(crate) size: u64,
+    /// Version of the object: the store's e-tag, else its modification time; empty if the store reports neither.
+    tag: String,
+    /// E-tag of the first part received, required of all later parts. Some stores list a different e-tag.
+    first: OnceLock<String>,
+    /// Why a part could not be read; format readers wrap it in messages of their own.
+    problem: Mutex<Option<Problem>>,
+}
+
+/// Why a range request failed.
+enum Trouble {
+    Store(StoreError),
+    Changed,
+    TooShort,
+}
+
+impl Object {
+    pub(crate) fn new(store: &Arc<Store>, meta: ObjectMeta, name: String, url: String) -> Self {
+        let (tag, first, problem) = (tag(&meta), OnceLock::new(), Mutex::default());
+        Self { store: Arc::clone(store), path: meta.location, name, url, size: meta.size, tag, first, problem }
+    }
+
+    /// Fingerprint (16 hex digits) that changes with the object; `None` if the store reports neither e-tag nor time.
+    pub(crate) fn stamp(&self) -> Option<String> {
+        let digest = || hex::encode(&Sha256::digest(format!("{} {}", self.size, self.tag))[..8]);
+        (!self.tag.is_empty()).then(digest)
+    }
+
+    /// Error of the last part that failed.
+    pub(crate) fn problem(&self) -> Option<Problem> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads a range completely, resuming after interruptions.
+    pub(crate) async fn fetch(&self, range: Range<u64>) -> Result<Bytes, Problem> {
+        // No server serves an empty range.
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let whole = usize::try_from(range.end - range.start).map_err(|e| Problem::new(e.to_string()))?;
+        let mut got = BytesMut::with_capacity(whole);
+        let mut patience = Patience::new();
+        loop {
+            let before = got.len();
+            let trouble = match self.part(range.start + before as u64..range.end, whole, &mut got).await {
+                Ok(()) if got.len() == whole => return Ok(got.freeze()),
+                Ok(()) => Trouble::TooShort,
+                Err(trouble) => trouble,
+            };
+            if got.len() > before {
+                // Progress renews the retry budget; only the remainder is requested again.
+                patience = Patience::new();
+            }
+            let (error, problem) = match &trouble {
+                Trouble::Store(error) => (Some(error), Problem::of(self.store.service, error)),
+                Trouble::Changed => {
+                    return Err(self.failed(Problem::new("it has changed while it was read: start again")));
+                }
+                Trouble::TooShort => (None, Problem::new("the answer is shorter than the object")),
+            };
+            if !patience.wait(error, self.store.answered()).await {
+                return Err(self.failed(problem));
+            }
+        }
+    }
+
+    fn failed(&self, problem: Problem) -> Problem {
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem.clone());
+        problem
+    }
+
+    /// Sends one request, which fills `got` up to `whole` bytes. Bytes received before a failure are kept in `got`.
+    async fn part(&self, range: Range<u64>, whole: usize, got: &mut BytesMut) -> Result<(), Trouble> {
+        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
+        let answer = self.store.inner.get_opts(&self.path, options).await.map_err(Trouble::Store)?;
+        let tag = tag(&answer.meta);
+        if answer.meta.size != self.size || *self.first.get_or_init(|| tag.clone()) != tag {
+            return Err(Trouble::Changed);
+        }
+        self.store.answered.store(true, Ordering::Relaxed);
+        let mut stream = answer.into_stream();
+        while got.len() < whole
+            && let Some(bytes) = stream.next().await
+        {
+            let bytes = bytes.map_err(Trouble::Store)?;
+            got.extend_from_slice(&bytes[..bytes.len().min(whole - got.len())]);
+        }
+        Ok(())
+    }
+}
+
+/// E-tag without weak prefix and quotes, which stores use inconsistently; else the modification time, milliseconds.
+pub(crate) fn tag(meta: &ObjectMeta) -> String {
+    match &meta.e_tag {
+        Some(tag) => tag.trim_start_matches("W/").trim_matches('"').to_owned(),
+        // A store that reports no time has 1970 here.
+        None if meta.last_modified.timestamp_millis() == 0 => String::new(),
+        None => meta.last_modified.timestamp_millis().to_string(),
+    }
+}

@@ -1,0 +1,214 @@
+//! Prefetch of an object's bytes for sequential readers, like an operating system's read-ahead for files.
+
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+
+use bytes::{Bytes, BytesMut};
+use datafusion::parquet::errors::{ParquetError, Result as ParquetResult};
+use datafusion::parquet::file::reader::{ChunkReader, Length};
+
+use crate::store::object::{Object, begin};
+use crate::store::problem::Problem;
+
+/// First window at a position that was not prefetched, bytes. Most Parquet footers fit.
+const FIRST: u64 = 512 << 10;
+/// Maximum window, bytes; each prefetched window is twice as long as the one before.
+const LONGEST: u64 = 8 << 20;
+/// Maximum size of the window cache, bytes. Parquet columns are read in turn, each from a window of its own.
+const KEPT: u64 = 64 << 20;
+
+/// Windows of an object, received or in flight.
+struct Ahead {
+    object: Arc<Object>,
+    windows: Vec<Window>,
+    /// Number of reads so far, for least-recently-used eviction.
+    clock: u64,
+}
+
+struct Window {
+    range: Range<u64>,
+    content: Content,
+    /// Whether the window was prefetched because the one before it was read.
+    foreseen: bool,
+    used: u64,
+}
+
+enum Content {
+    Coming(mpsc::Receiver<Result<Bytes, Problem>>),
+    Here(Bytes),
+}
+
+impl Window {
+    fn bytes(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+}
+
+impl Ahead {
+    fn new(object: &Arc<Object>) -> Self {
+        Self { object: Arc::clone(object), windows: Vec::new(), clock: 0 }
+    }
+
+    /// Returns at least one of the `wanted` bytes from `at`, which must lie within the object.
+    fn get(&mut self, at: u64, wanted: u64) -> io::Result<Bytes> {
+        self.clock += 1;
+        let index = match self.windows.iter().position(|window| window.range.contains(&at)) {
+            Some(index) => index,
+            None => {
+                let range = self.unforeseen(at, wanted);
+                self.begin(range, false)?;
+                self.windows.len() - 1
+            }
+        };
+        let window = &mut self.windows[index];
+        window.used = self.clock;
+        let (start, end, bytes) = (window.range.start, window.range.end, window.bytes());
+        // Sequential reads keep a second request in flight.
+        let ahead = window.foreseen || at + wanted > start + bytes / 2;
+        if ahead && end < self.object.size && !self.windows.iter().any(|window| window.range.contains(&end)) {
+            self.begin(end..(end + (2 * bytes).min(LONGEST)).min(self.object.size), true)?;
+        }
+        let window = &mut self.windows[index];
+        if let Content::Coming(coming) = &window.content {
+            match coming.recv().unwrap_or_else(|_| Err(Problem::unanswered())) {
+                Ok(bytes) => window.content = Content::Here(bytes),
+                Err(problem) => {
+                    self.windows.remove(index);
+                    return Err(io::Error::other(problem));
+                }
+            }
+        }
+        let Content::Here(bytes) = &window.content else { return Err(io::ErrorKind::UnexpectedEof.into()) };
+        let offset = usize::try_from(at - start).map_err(io::Error::other)?;
+        let bytes = bytes.slice(offset..);
+        self.shrink();
+        Ok(bytes)
+    }
+
+    /// Window to request at a position that no window covers.
+    fn unforeseen(&self, at: u64, wanted: u64) -> Range<u64> {
+        let size = self.object.size;
+        // Parquet readers read the end of a file backwards in small pieces.
+        let start = if at + FIRST >= size { size.saturating_sub(FIRST) } else { at };
+        let end = (at + wanted.clamp(FIRST, LONGEST)).min(size);
+        let next = self.windows.iter().map(|window| window.range.start).filter(|start| *start > at).min();
+        start..end.min(next.unwrap_or(end))
+    }
+
+    fn begin(&mut self, range: Range<u64>, foreseen: bool) -> io::Result<()> {
+        let (object, asked) = (Arc::clone(&self.object), range.clone());
+        let coming = begin(async move { object.fetch(asked).await }).map_err(io::Error::other)?;
+        self.windows.push(Window { range, content: Content::Coming(coming), foreseen, used: self.clock });
+        Ok(())
+    }
+
+    /// Evicts the least recently used windows above the cache size.
+    fn shrink(&mut self) {
+        let mut kept: u64 = self.windows.iter().map(Window::bytes).sum();
+        while kept > KEPT {
+            let old = self.windows.iter().enumerate().filter(|(_, window)| window.used < self.clock);
+            let Some((index, _)) = old.min_by_key(|(_, window)| window.used) else { return };
+            kept -= self.windows.remove(index).bytes();
+        }
+    }
+
+    fn read(&mut self, at: u64, into: &mut [u8]) -> io::Result<usize> {
+        if at >= self.object.size || into.is_empty() {
+            return Ok(0);
+        }
+        let bytes = self.get(at, into.len() as u64)?;
+        let read = bytes.len().min(into.len());
+        into[..read].copy_from_slice(&bytes[..read]);
+        Ok(read)
+    }
+}
+
+/// Sequential reader; drops the windows already read.
+pub(crate) struct Cursor {
+    ahead: Ahead,
+    at: u64,
+}
+
+impl Cursor {
+    pub(crate) fn new(object: &Arc<Object>) -> Self {
+        Self { ahead: Ahead::new(object), at: 0 }
+    }
+}
+
+impl Read for Cursor {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let at = self.at;
+        self.ahead.windows.retain(|window| window.range.end > at);
+        let read = self.ahead.read(at, into)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+impl Seek for Cursor {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => self.ahead.object.size.checked_add_signed(by),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+        };
+        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
+    }
+}
+
+/// Random-access reader for Parquet columns.
+pub(crate) struct Pages {
+    ahead: Arc<Mutex<Ahead>>,
+    size: u64,
+}
+
+impl Pages {
+    pub(crate) fn new(object: &Arc<Object>) -> Self {
+        Self { ahead: Arc::new(Mutex::new(Ahead::new(object))), size: object.size }
+    }
+}
+
+impl Length for Pages {
+    fn len(&self) -> u64 {
+        self.size
+    }
+}
+
+impl ChunkReader for Pages {
+    type T = BufReader<Onward>;
+
+    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
+        Ok(BufReader::new(Onward { ahead: Arc::clone(&self.ahead), at: start }))
+    }
+
+    /// Copies the bytes: a page must not keep its window in memory.
+    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
+        if start.checked_add(length as u64).is_none_or(|end| end > self.size) {
+            return Err(ParquetError::EOF(format!("{length} bytes at {start}, and there are {}", self.size)));
+        }
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut got = BytesMut::with_capacity(length);
+        while got.len() < length {
+            let left = length - got.len();
+            let bytes = ahead.get(start + got.len() as u64, left as u64)?;
+            got.extend_from_slice(&bytes[..bytes.len().min(left)]);
+        }
+        Ok(got.freeze())
+    }
+}
+
+/// Sequential reader from an offset.
+pub(crate) struct Onward {
+    ahead: Arc<Mutex<Ahead>>,
+    at: u64,
+}
+
+impl Read for Onward {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.ahead.lock().unwrap_or_else(PoisonError::into_inner).read(self.at, into)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}

@@ -1,0 +1,355 @@
+//! Read-only `ObjectStore` over a folder, for DataFusion and the Delta library: interrupted reads are resumed.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt as _, TryStreamExt as _};
+use object_store::path::Path as Key;
+use object_store::{
+    CopyOptions, Error as StoreError, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload,
+    ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendError;
+use url::Url;
+
+use crate::error::{Error, Result};
+#[cfg(feature = "delta")]
+use crate::store::location::Remote;
+use crate::store::location::{Address, Found, Location, MAGIC, is_wanted, shown};
+#[cfg(feature = "delta")]
+use crate::store::object::{Object, wait};
+use crate::store::object::{Store, aside, spawn, tag};
+use crate::store::problem::{Patience, Problem, Service};
+
+type Answer<T> = Result<T, StoreError>;
+
+/// Concurrent metadata requests.
+#[cfg(feature = "delta")]
+const AT_ONCE: usize = 8;
+/// Chunks of a response body buffered ahead of the reader.
+const AHEAD: usize = 8;
+
+impl Location {
+    /// URL of the folder, which object names are relative to.
+    pub(crate) fn root(&self) -> PathBuf {
+        PathBuf::from(self.address.url(self.address.key.trim_end_matches('/')))
+    }
+
+    /// Store and URL of a table in SQL, which may be a single file, and the name of its first file.
+    pub(crate) fn files(&self) -> Result<(Arc<dyn ObjectStore>, Url, String)> {
+        if self.address.key.contains(MAGIC) {
+            return Err(self.error("SQL reads a file or a folder of a store, and no pattern: name one of them"));
+        }
+        let Found { objects, pictures, .. } = self.find()?;
+        if pictures {
+            return Err(self.error("SQL reads no folder of images, which a job does: capfilt run has one"));
+        }
+        let first = objects.first().ok_or_else(|| self.error("there is nothing"))?;
+        let (store, url) = if Path::new(first.url()) == self.root() {
+            let root = if self.address.service == Service::Http { Key::default() } else { self.key("")? };
+            let ending = first.name().rsplit_once('.').map_or("", |(_, ending)| ending);
+            self.seen_as(&format!("file.{ending}"), root, |_| true)?
+        } else {
+            self.seen_as("", self.key("")?, is_wanted)?
+        };
+        Ok((store, url, first.name().to_owned()))
+    }
+
+    /// Exposes the key `root` and the files below it under a unique URL and unique paths: DataFusion identifies stores
+    /// by scheme and host only, and files that it has seen by path only. Listings contain only names that `listed`
+    /// accepts.
+    fn seen_as(&self, name: &str, root: Key, listed: fn(&str) -> bool) -> Result<(Arc<dyn ObjectStore>, Url)> {
+        // Hash the URL itself rather than its display form, which lacks the query.
+        let Address { base, key, .. } = &self.address;
+        let alias = hex::encode(&Sha256::digest(format!("{base}/{}", key.trim_end_matches('/')))[..8]);
+        let url = Url::parse(&format!("store://{alias}/{alias}/{name}")).map_err(|e| Error::Internal(e.to_string()))?;
+        let alias = if name.is_empty() { Key::from(alias) } else { Key::from(format!("{alias}/{name}")) };
+        let base = shown(base);
+        Ok((Arc::new(Steady { store: Arc::clone(&self.store), base, root, alias, listed }), url))
+    }
+}
+
+#[cfg(feature = "delta")]
+impl Location {
+    /// Store and URL with which the Delta library opens the folder.
+    pub(crate) fn folder(&self) -> Result<(Arc<dyn ObjectStore>, Url)> {
+        self.seen_as("", self.key("")?, |_| true)
+    }
+
+    /// Objects of these names below the folder; `None` for missing ones.
+    pub(crate) fn objects(&self, names: &[&str]) -> Result<Vec<Option<Remote>>> {
+        let keys = names.iter().map(|name| self.key(name)).collect::<Result<Vec<_>>>()?;
+        let store = Arc::clone(&self.store);
+        let all = wait(async move {
+            let describe = |key: Key| {
+                let store = Arc::clone(&store);
+                async move {
+                    match store.describe(&key, GetOptions { head: true, ..GetOptions::default() }).await {
+                        Ok(meta) => Ok(Some(meta)),
+                        Err(StoreError::NotFound { .. }) => Ok(None),
+                        Err(error) => Err(Problem::new(format!("{key}: {}", Problem::of(store.service, &error)))),
+                    }
+                }
+            };
+            stream::iter(keys).map(describe).buffered(AT_ONCE).try_collect::<Vec<_>>().await
+        });
+        let all = all.map_err(|problem| self.error(problem))?;
+        let object = |(name, meta): (&&str, Option<ObjectMeta>)| {
+            meta.map(|meta| {
+                let url = self.address.url(meta.location.as_ref());
+                Remote(Arc::new(Object::new(&self.store, meta, (*name).to_owned(), url)))
+            })
+        };
+        Ok(names.iter().zip(all).map(object).collect())
+    }
+
+    /// Reason for the Delta library's `error`: the store's own error if the message contains it, else the message.
+    pub(crate) fn reason(&self, error: String) -> String {
+        let problem = self.store.problem.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // The library may have recovered from the store's error and failed later.
+        problem.map(|problem| problem.to_string()).filter(|problem| error.contains(problem)).unwrap_or(error)
+    }
+}
+
+/// View of a folder's objects under an alias path.
+#[derive(Clone)]
+struct Steady {
+    store: Arc<Store>,
+    /// Scheme and bucket.
+    base: String,
+    /// The folder's key.
+    root: Key,
+    /// Path prefix that replaces `root`.
+    alias: Key,
+    /// Whether listings contain a name below the folder.
+    listed: fn(&str) -> bool,
+}
+
+impl fmt::Debug for Steady {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Steady {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.base, self.root)
+    }
+}
+
+/// Replaces the prefix `from` of `path` by `to`; `None` if `path` lacks it.
+fn moved(path: &Key, from: &Key, to: &Key) -> Option<Key> {
+    path.prefix_match(from).map(|rest| to.parts().chain(rest).collect())
+}
+
+impl Steady {
+    fn key(&self, path: &Key) -> Answer<Key> {
+        moved(path, &self.alias, &self.root).ok_or_else(|| self.elsewhere(path))
+    }
+
+    /// Filters listed objects and maps them to alias paths.
+    fn all_seen(&self, all: Vec<ObjectMeta>) -> Answer<Vec<ObjectMeta>> {
+        let name =
+            |meta: &ObjectMeta| meta.location.prefix_match(&self.root).map(|rest| rest.collect::<Key>().to_string());
+        let told = |meta: &ObjectMeta| name(meta).is_none_or(|name| (self.listed)(&name));
+        all.into_iter().filter(told).map(|meta| self.seen(meta)).collect()
+    }
+
+    fn seen(&self, mut meta: ObjectMeta) -> Answer<ObjectMeta> {
+        meta.location = moved(&meta.location, &self.root, &self.alias).ok_or_else(|| self.elsewhere(&meta.location))?;
+        Ok(meta)
+    }
+
+    fn elsewhere(&self, path: &Key) -> StoreError {
+        StoreError::Generic { store: "store", source: format!("{path} is not in {self}").into() }
+    }
+
+    /// Runs a request on the store's own runtime: a connection dies with the runtime that opened it, and the library's
+    /// runtimes are short-lived.
+    async fn asked<T, F>(&self, key: &Key, request: impl FnOnce(Arc<Store>, Key) -> F) -> Answer<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Answer<T>> + Send + 'static,
+    {
+        match aside(request(Arc::clone(&self.store), key.clone())).await {
+            Ok(answer) => answer.map_err(|error| self.told(key, &error)),
+            Err(problem) => Err(StoreError::Generic { store: "store", source: problem.into() }),
+        }
+    }
+
+    /// Error without credentials in its message. It is recorded for `Location::reason` unless it is `NotFound`: the
+    /// library probes for optional files.
+    fn told(&self, key: &Key, error: &StoreError) -> StoreError {
+        let url = if key.as_ref().is_empty() { self.base.clone() } else { format!("{}/{key}", self.base) };
+        let problem = Problem::of(self.store.service, error);
+        if let StoreError::NotFound { .. } = error {
+            return StoreError::NotFound { path: url, source: problem.into() };
+        }
+        *self.store.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem.clone());
+        StoreError::Generic { store: "store", source: format!("{url}: {problem}").into() }
+    }
+
+    fn listed(&self, prefix: Option<&Key>, offset: Option<&Key>) -> BoxStream<'static, Answer<ObjectMeta>> {
+        let this = self.clone();
+        let root = self.key(prefix.unwrap_or(&self.alias));
+        let offset = offset.map(|offset| self.key(offset)).transpose();
+        let all = async move {
+            let offset = offset?;
+            let list = |store: Arc<Store>, root: Key| async move { store.list(&root, offset.as_ref()).await };
+            let listed = this.asked(&root?, list).await?;
+            let mut all = this.all_seen(listed)?;
+            // The library relies on sorted listings, which not all stores return.
+            all.sort_by(|a, b| a.location.cmp(&b.location));
+            Ok::<_, StoreError>(stream::iter(all.into_iter().map(Ok)))
+        };
+        stream::once(all).try_flatten().boxed()
+    }
+}
+
+/// Response body that is resumed after interruptions.
+struct Body {
+    this: Steady,
+    key: Key,
+    options: GetOptions,
+    meta: ObjectMeta,
+    /// Byte range still to be received.
+    rest: Range<u64>,
+    to: mpsc::Sender<Answer<Bytes>>,
+}
+
+impl Body {
+    /// Sends the whole range, or an error once the retry budget is exhausted.
+    async fn send(mut self, mut answer: GetResult) {
+        let mut patience = Patience::new();
+        while !self.rest.is_empty() {
+            let before = self.rest.start;
+            let mut trouble = match self.take(answer).await {
+                // The reader is gone.
+                Err(SendError(_)) => return,
+                Ok(trouble) => trouble,
+            };
+            if self.rest.is_empty() {
+                return;
+            }
+            if self.rest.start > before {
+                patience = Patience::new();
+            }
+            answer = loop {
+                if !patience.wait(trouble.as_ref(), self.this.store.answered()).await {
+                    return self.fail(trouble.unwrap_or_else(|| odd("the answer is shorter than the object"))).await;
+                }
+                let range = Some(GetRange::Bounded(self.rest.clone()));
+                match self.this.store.inner.get_opts(&self.key, GetOptions { range, ..self.options.clone() }).await {
+                    Ok(answer) => break answer,
+                    Err(error) => trouble = Some(error),
+                }
+            };
+            if answer.meta.size != self.meta.size || tag(&answer.meta) != tag(&self.meta) {
+                return self.fail(odd("it has changed while it was read: start again")).await;
+            }
+        }
+    }
+
+    /// Forwards one response; returns the error that interrupted it, if there was one.
+    async fn take(&mut self, answer: GetResult) -> Result<Option<StoreError>, SendError<Answer<Bytes>>> {
+        let mut stream = answer.into_stream();
+        while !self.rest.is_empty()
+            && let Some(bytes) = stream.next().await
+        {
+            let bytes = match bytes {
+                Ok(bytes) => bytes,
+                Err(error) => return Ok(Some(error)),
+            };
+            let bytes = bytes.slice(..bytes.len().min((self.rest.end - self.rest.start) as usize));
+            self.rest.start += bytes.len() as u64;
+            self.to.send(Ok(bytes)).await?;
+        }
+        Ok(None)
+    }
+
+    async fn fail(self, error: StoreError) {
+        let error = self.this.told(&self.key, &error);
+        // The reader may be gone.
+        let _ = self.to.send(Err(error)).await;
+    }
+}
+
+fn odd(reason: &str) -> StoreError {
+    StoreError::Generic { store: "store", source: Problem::new(reason).into() }
+}
+
+/// Error of all write operations.
+fn refused() -> StoreError {
+    StoreError::NotSupported { source: "tables in stores are read only: give a folder on a disk".into() }
+}
+
+#[async_trait]
+impl ObjectStore for Steady {
+    async fn put_opts(&self, _: &Key, _: PutPayload, _: PutOptions) -> Answer<PutResult> {
+        Err(refused())
+    }
+
+    async fn put_multipart_opts(&self, _: &Key, _: PutMultipartOptions) -> Answer<Box<dyn MultipartUpload>> {
+        Err(refused())
+    }
+
+    async fn get_opts(&self, path: &Key, options: GetOptions) -> Answer<GetResult> {
+        let key = self.key(path)?;
+        let get = |store: Arc<Store>, key: Key| {
+            let options = options.clone();
+            async move { store.ask(|| async { store.inner.get_opts(&key, options.clone()).await }).await }
+        };
+        let mut answer = self.asked(&key, get).await?;
+        let (meta, range, attributes) = (answer.meta.clone(), answer.range.clone(), answer.attributes.clone());
+        if !options.head {
+            let (to, mut from) = mpsc::channel(AHEAD);
+            let body = Body { this: self.clone(), key, options, meta: meta.clone(), rest: range.clone(), to };
+            spawn(body.send(answer))
+                .map_err(|problem| StoreError::Generic { store: "store", source: problem.into() })?;
+            let all = stream::poll_fn(move |context| from.poll_recv(context));
+            answer = GetResult { payload: GetResultPayload::Stream(all.boxed()), meta, range, attributes };
+        }
+        answer.meta = self.seen(answer.meta)?;
+        Ok(answer)
+    }
+
+    fn delete_stream(&self, paths: BoxStream<'static, Answer<Key>>) -> BoxStream<'static, Answer<Key>> {
+        paths.map(|_| Err(refused())).boxed()
+    }
+
+    fn list(&self, prefix: Option<&Key>) -> BoxStream<'static, Answer<ObjectMeta>> {
+        self.listed(prefix, None)
+    }
+
+    fn list_with_offset(&self, prefix: Option<&Key>, offset: &Key) -> BoxStream<'static, Answer<ObjectMeta>> {
+        self.listed(prefix, Some(offset))
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Key>) -> Answer<ListResult> {
+        let list = |store: Arc<Store>, root: Key| async move {
+            let list = || {
+                let (inner, root) = (Arc::clone(&store.inner), root.clone());
+                async move { inner.list_with_delimiter(Some(&root)).await }
+            };
+            store.ask(list).await
+        };
+        let ListResult { objects, common_prefixes } =
+            self.asked(&self.key(prefix.unwrap_or(&self.alias))?, list).await?;
+        let folders = common_prefixes.iter().filter_map(|folder| moved(folder, &self.root, &self.alias)).collect();
+        Ok(ListResult { common_prefixes: folders, objects: self.all_seen(objects)? })
+    }
+
+    async fn copy_opts(&self, _: &Key, _: &Key, _: CopyOptions) -> Answer<()> {
+        Err(refused())
+    }
+}
+
+#[cfg(all(test, feature = "delta"))]
+mod tests;
