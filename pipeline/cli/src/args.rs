@@ -20,7 +20,7 @@ pub(crate) enum Command {
     /// Run a recipe over a table of images and texts, and write the pair table
     Run(Box<RunArgs>),
     /// Caption, filter and train in rounds, each with the models of the previous round
-    Rounds(Box<crate::rounds::RoundsArgs>),
+    Rounds(Box<crate::round_args::RoundsArgs>),
     /// Change which pairs a finished table keeps, by its stored scores and without a model
     Select(SelectArgs),
     /// Make a page about a run: numbers, scores, and a gallery of images and texts

@@ -4,6 +4,7 @@ mod args;
 mod console;
 mod docs;
 mod metrics;
+mod round_args;
 mod rounds;
 mod run;
 mod session;

@@ -3,8 +3,9 @@
 mod address;
 mod answer;
 pub mod client;
+pub mod options;
 mod problem;
-pub mod settings;
+mod settings;
 mod udf;
 
 use std::collections::BTreeMap;
@@ -15,7 +16,7 @@ use datafusion::execution::FunctionRegistry as _;
 use datafusion::prelude::SessionContext;
 
 pub use client::Fetcher;
-pub use settings::FetchOptions;
+pub use options::FetchOptions;
 
 /// Adds `fetch_url(url)` and its settings to a session.
 pub fn register_fetch(ctx: &SessionContext) -> Result<()> {

@@ -20,7 +20,7 @@ use datafusion::logical_expr::{
 };
 
 use crate::client::{Fetched, wait};
-use crate::settings::FetchOptions;
+use crate::options::FetchOptions;
 
 pub(crate) const SYNTAX: &str = "fetch_url(url)";
 pub(crate) const RETURNS: &str = "Struct(bytes, status, error, sha256, url)";

@@ -23,11 +23,11 @@ use crate::checkpoint::job_folder::{Dest, Found};
 use crate::checkpoint::manifest::{Identity, Manifest};
 use crate::checkpoint::manifests;
 use crate::images::original::{Pictures, Wanted};
-use crate::output::pair_files::{Format, Parts};
+use crate::options::{Again, Images, Parts};
+use crate::output::pair_files::Format;
 use crate::output::split_writer::{End, Pairs, Stage, Written};
-use crate::recipe::verdicts::Verdicts;
-use crate::run::resume::{Again, Images};
 use crate::tally::counts::{Summary, Tally};
+use crate::verdicts::Verdicts;
 
 /// Rows judged at a time.
 const ROWS: usize = 64;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema};
 
 use crate::adapt::common;
 
@@ -203,6 +203,23 @@ fn without_view(of: &DataType) -> Option<DataType> {
         DataType::Dictionary(_, value) => Some(map_types(value, &mut without_view)),
         _ => None,
     }
+}
+
+/// `schema` with a nullable image column; of a struct, its bytes become nullable.
+pub fn with_nulls(schema: &Schema, image_column: &str) -> Schema {
+    let fields = schema.fields().iter().map(|field| {
+        let field = field.as_ref().clone();
+        if field.name() != image_column {
+            return field;
+        }
+        let DataType::Struct(parts) = field.data_type() else { return field.with_nullable(true) };
+        let parts: Fields = parts
+            .iter()
+            .map(|part| part.as_ref().clone().with_nullable(part.is_nullable() || part.name() == "bytes"))
+            .collect();
+        field.with_data_type(DataType::Struct(parts))
+    });
+    Schema::new_with_metadata(fields.collect::<Vec<Field>>(), schema.metadata.clone())
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::console::say;
-use crate::rounds::Training;
+use crate::round_args::Training;
 use crate::rounds::plan::{Plan, absolute};
 use crate::rounds::stage::{Stage, quoted};
 

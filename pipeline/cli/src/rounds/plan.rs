@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use crate::round_args::{RoundsArgs, Staged, Training};
 use crate::rounds::stage::Stage;
-use crate::rounds::{CHECKPOINT, RoundsArgs, Staged, Training};
 
 /// Plan of the rounds.
 pub(crate) struct Plan<'a> {
@@ -121,3 +121,6 @@ pub(crate) fn absolute(path: &Path) -> PathBuf {
     let whole = if url { None } else { std::path::absolute(path).ok() };
     whole.unwrap_or_else(|| path.to_owned())
 }
+
+/// Subfolder of a training's folder that holds its checkpoint.
+pub(crate) const CHECKPOINT: &str = "checkpoint";

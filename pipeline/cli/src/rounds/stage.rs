@@ -1,14 +1,13 @@
 //! A stage of the rounds, run as a separate program.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::fs::{self, File};
-use std::io;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use std::{fmt, io};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;

@@ -11,9 +11,10 @@ use capfilt_tables::pair_table::{self, BOOKKEEPING, MANIFEST, State};
 
 use crate::checkpoint::manifest::{Identity, Manifest};
 use crate::checkpoint::manifests;
-use crate::rows::dedupe;
-use crate::run::resume::Again;
+use crate::options::Again;
 
+/// Folder of the intermediate files of deduplication, within the shard's folder.
+pub(crate) const DEDUPE_FOLDER: &str = "dedupe";
 const LOCK: &str = "lock";
 /// Wait before the one retry of a lock that another process may hold briefly.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
@@ -165,9 +166,8 @@ impl Dest {
         // The manifest of a complete table stays until the new table's manifest replaces it.
         let whole = self.begun().is_some_and(|manifest| manifest.state == State::Finished);
         // Hashes of a job that was stopped before its first unit stay too: each file notes what it was made from.
-        let stays = |name: &str| {
-            name == LOCK || name == dedupe::FOLDER || (whole && (name == MANIFEST || is_image_names(name)))
-        };
+        let stays =
+            |name: &str| name == LOCK || name == DEDUPE_FOLDER || (whole && (name == MANIFEST || is_image_names(name)));
         for name in names(&self.folder)?.iter().filter(|name| !stays(name)) {
             remove(self.folder.join(name))?;
         }

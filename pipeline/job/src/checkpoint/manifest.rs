@@ -1,6 +1,5 @@
 //! A job's manifest, kept beside its table: lets a stopped job resume and stops two jobs from mixing their tables.
 
-use capfilt_tables::image_names;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -8,19 +7,19 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use capfilt_tables::error::{Error, Result};
-use capfilt_tables::failpoint;
 use capfilt_tables::pair_table::{self, State};
 use capfilt_tables::source::files::{FileRecord, Source};
 use capfilt_tables::source::memo::Memo;
 use capfilt_tables::split::Position;
+use capfilt_tables::{failpoint, image_names};
 use capfilt_udfs::Provenance;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::output::pair_files::Parts;
-use crate::recipe::verdicts::Verdicts;
+use crate::options::Parts;
 use crate::tally::counts::Tally;
+use crate::verdicts::Verdicts;
 
 /// The name and version of this program.
 pub(crate) const PROGRAM: &str = concat!("capfilt ", env!("CARGO_PKG_VERSION"));

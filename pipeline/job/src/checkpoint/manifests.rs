@@ -8,7 +8,7 @@ use capfilt_tables::error::{Error, Result};
 use capfilt_tables::pair_table::{self, State, is_delta};
 
 use crate::checkpoint::manifest::Manifest;
-use crate::run::resume::Again;
+use crate::options::Again;
 
 /// Manifests of all shards that have begun, sorted by folder name.
 pub(crate) fn manifests(table: &Path) -> Result<Vec<Manifest>> {

@@ -19,16 +19,17 @@ use futures::stream::FuturesOrdered;
 use tokio::sync::mpsc;
 
 use crate::checkpoint::job_folder::Dest;
+use crate::dry_run::estimate::Sample;
+use crate::options::Again;
 use crate::output::pair_files::Format;
 use crate::output::split_writer::{self, Left, Pairs};
 use crate::recipe::provenance::Provenance;
 use crate::run::job::{Work, flatten};
 use crate::run::prefetch::Loader;
-use crate::run::resume::{Again, Job, Prepared};
+use crate::run::resume::{Job, Prepared};
 use crate::tally::counts::Tally;
 
 pub use crate::dry_run::estimate::Estimate;
-use crate::dry_run::estimate::Sample;
 
 /// Adjacent rows per place of the sample. Neighbours are alike, but each new place costs a seek.
 const PLACE: u64 = 4;

@@ -22,8 +22,8 @@ use datafusion::parquet::file::metadata::KeyValue;
 use datafusion::parquet::file::properties::{EnabledStatistics, WriterProperties};
 use datafusion::parquet::schema::types::ColumnPath;
 
+use crate::options::{Images, Parts};
 use crate::output::json_lines::Lines;
-use crate::run::resume::Images;
 
 /// Row group size limit: readers hold a row group's images in memory, and the writer its pages.
 const ROW_GROUP_BYTES: usize = 64 << 20;
@@ -47,30 +47,6 @@ pub(crate) struct Format {
     kept_only: bool,
     /// File format of the table.
     pub(crate) parts: Parts,
-}
-
-/// File format of a pair table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Parts {
-    /// Parquet.
-    Parquet,
-    /// WebDataset: tar files with a sample for each pair.
-    WebDataset,
-    /// Parquet files listed in a Delta log.
-    Delta,
-    /// JSON lines with the text as `caption` and without the image, as BLIP's authors published their datasets.
-    JsonLines,
-}
-
-impl Parts {
-    /// File name extension.
-    pub(crate) fn extension(self) -> &'static str {
-        match self {
-            Self::Parquet | Self::Delta => "parquet",
-            Self::WebDataset => "tar",
-            Self::JsonLines => "jsonl",
-        }
-    }
 }
 
 impl Format {

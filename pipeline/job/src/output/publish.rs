@@ -2,15 +2,14 @@
 
 use std::fs;
 
-use capfilt_tables::failpoint;
-
-use crate::output::split_writer::{Writer, remove};
 use capfilt_tables::error::{Error, Result};
+use capfilt_tables::failpoint;
 #[cfg(feature = "delta")]
 use capfilt_tables::lake::delta::commit::{self, Added, Commit, Outcome, Replaces};
 use capfilt_tables::pair_table::State;
 
-use crate::output::pair_files::Parts;
+use crate::options::Parts;
+use crate::output::split_writer::{Writer, remove};
 
 impl Writer {
     /// Publishes the table once every row is done.

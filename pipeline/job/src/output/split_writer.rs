@@ -23,7 +23,8 @@ use tokio::task::JoinHandle;
 
 use crate::checkpoint::job_folder::Dest;
 use crate::checkpoint::manifest::{Manifest, Part};
-use crate::output::pair_files::{Format, PairFile, PartFile, Parts};
+use crate::options::Parts;
+use crate::output::pair_files::{Format, PairFile, PartFile};
 use crate::tally::counts::Tally;
 
 const UNIT_KEY: &str = "capfilt.unit";

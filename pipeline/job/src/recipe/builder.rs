@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::str::FromStr;
 
 use crate::recipe::plan::CAPFILT_SQL;
-use crate::recipe::verdicts::Verdicts;
+use crate::verdicts::Verdicts;
 
 /// How the scores of several filters become one verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -4,4 +4,3 @@ pub(crate) mod builder;
 pub(crate) mod params;
 pub(crate) mod plan;
 pub(crate) mod provenance;
-pub(crate) mod verdicts;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use capfilt_tables::error::{Error, Result, message};
+use capfilt_tables::schema::with_nulls;
 use capfilt_tables::source::files::Source;
 use datafusion::arrow::array::ArrayRef;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -18,11 +19,10 @@ use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast;
 
+use crate::options::ImageIs;
 use crate::recipe::params::Params;
 use crate::recipe::provenance::{Provenance, decoding};
-use crate::recipe::verdicts::Verdicts;
-use crate::rows::dedupe::with_nulls;
-use crate::run::prefetch::ImageIs;
+use crate::verdicts::Verdicts;
 
 /// The default recipe: keeps each of an image's two texts if the filter matches it with the image.
 pub const CAPFILT_SQL: &str = include_str!("../../../../sql/capfilt.sql");

@@ -6,8 +6,6 @@ use serde::Serialize;
 
 use crate::checkpoint::manifest::Manifest;
 use crate::recipe::provenance::together;
-use crate::report::gallery::Gallery;
-use crate::report::queries::Numbers;
 
 /// All data of the page, whose script uses these field names.
 #[derive(Debug, Serialize)]
@@ -156,4 +154,24 @@ impl Report {
             near: gallery.near,
         }
     }
+}
+
+/// Numbers of the page.
+#[derive(Debug)]
+pub(crate) struct Numbers {
+    pub(crate) sources: Vec<SourceRow>,
+    pub(crate) histograms: Vec<Histogram>,
+    pub(crate) failures: Vec<Reason>,
+    pub(crate) captions: Vec<Text>,
+    pub(crate) threshold: Option<f32>,
+    /// Number of source rows.
+    pub(crate) images: u64,
+}
+
+/// Images of the gallery.
+#[derive(Debug)]
+pub(crate) struct Gallery {
+    pub(crate) images: Vec<Image>,
+    /// Pairs nearest the threshold: index of the image, index of its pair.
+    pub(crate) near: Vec<(usize, usize)>,
 }

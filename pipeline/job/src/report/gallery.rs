@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 
 use crate::checkpoint::manifest::Manifest;
 use crate::images::original::{Pictures, Wanted};
-use crate::report::data::{Image, Pair};
+use crate::report::data::{Gallery, Image, Pair};
 use crate::report::queries::PAIRS;
 use crate::report::{ReportOptions, thumbnail};
 
@@ -17,14 +17,6 @@ use crate::report::{ReportOptions, thumbnail};
 const NEAR: usize = 60;
 /// Columns that may identify a row to a reader, best first.
 const NAMES: [&str; 7] = ["id", "key", "__key__", "uid", "sample_id", "url", "image_path"];
-
-/// Images of the gallery.
-#[derive(Debug)]
-pub(crate) struct Gallery {
-    pub(crate) images: Vec<Image>,
-    /// Pairs nearest the threshold: index of the image, index of its pair.
-    pub(crate) near: Vec<(usize, usize)>,
-}
 
 /// A row of the source: file and row number.
 type Key = (String, i64);

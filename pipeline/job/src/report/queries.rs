@@ -9,7 +9,7 @@ use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::prelude::SessionContext;
 
 use crate::checkpoint::manifest::Manifest;
-use crate::report::data::{Histogram, Reason, SourceRow, Text};
+use crate::report::data::{Histogram, Numbers, Reason, SourceRow, Text};
 use crate::tally::counts::Tally;
 
 /// Table name of the pair table.
@@ -17,18 +17,6 @@ pub(crate) const PAIRS: &str = "pairs";
 const BINS: usize = 40;
 /// Maximum number of captions listed.
 const CAPTIONS: usize = 100;
-
-/// Numbers of the page.
-#[derive(Debug)]
-pub(crate) struct Numbers {
-    pub(crate) sources: Vec<SourceRow>,
-    pub(crate) histograms: Vec<Histogram>,
-    pub(crate) failures: Vec<Reason>,
-    pub(crate) captions: Vec<Text>,
-    pub(crate) threshold: Option<f32>,
-    /// Number of source rows.
-    pub(crate) images: u64,
-}
 
 /// Computes the page's numbers.
 pub(crate) async fn numbers(ctx: &SessionContext, manifests: &[Manifest]) -> Result<Numbers> {

@@ -15,25 +15,15 @@ use futures::stream::FuturesOrdered;
 use tokio::sync::watch;
 
 use crate::checkpoint::job_folder::Dest;
+use crate::options::{Again, Stop};
 use crate::output::split_writer::{End, Pairs, Stage, Written};
 use crate::recipe::plan::Planned;
 use crate::recipe::provenance::Provenance;
 use crate::rows::previous_pairs::{Earlier, merge};
 use crate::run::prefetch::{Loaded, mark};
-use crate::run::resume::{Again, Job, Prepared};
+use crate::run::resume::{Job, Prepared};
 use crate::tally::counts::{Summary, Tally};
 use crate::tally::failure_limit::Budget;
-
-/// How a job is asked to stop early.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
-    /// Not at all.
-    No,
-    /// After the current unit.
-    AtUnit,
-    /// Immediately.
-    Now,
-}
 
 /// Progress of a job.
 #[derive(Debug)]

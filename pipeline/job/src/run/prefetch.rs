@@ -21,7 +21,8 @@ use futures::StreamExt as _;
 use futures::stream::FuturesOrdered;
 use tokio::sync::mpsc::{self, Receiver};
 
-use crate::rows::dedupe::Duplicates;
+use crate::options::ImageIs;
+use crate::rows::dedupe::duplicates::Duplicates;
 use crate::rows::previous_pairs::Earlier;
 
 /// Maximum number of chunks in flight; the images of all their rows are in memory together.
@@ -34,17 +35,6 @@ const AHEAD_BYTES: u64 = 1 << 30;
 const CHUNK_BYTES: u64 = 64 << 20;
 /// Rows of a chunk before any size is known.
 const FIRST_ROWS: usize = 8;
-
-/// Contents of the source's image column.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ImageIs {
-    /// The image's bytes, or a struct with them.
-    Bytes,
-    /// The image's URL, to be fetched.
-    Url,
-    /// The image's file path, relative to the root folder.
-    Path,
-}
 
 /// A chunk with its images.
 pub(crate) struct Loaded {

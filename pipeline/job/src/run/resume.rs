@@ -22,31 +22,21 @@ use datafusion::prelude::SessionContext;
 use tokio::sync::watch;
 
 use crate::checkpoint::apart::check_apart;
-use crate::checkpoint::job_folder::{Dest, Found};
+use crate::checkpoint::job_folder::{DEDUPE_FOLDER, Dest, Found};
 use crate::checkpoint::manifest::{Identity, Manifest, PROGRAM, Part, RESULTS};
 use crate::checkpoint::manifests;
-use crate::output::pair_files::{Format, Parts};
+use crate::options::{Again, ImageIs, Images, Parts, Stop};
+use crate::output::pair_files::Format;
 use crate::output::split_writer;
 use crate::recipe::plan::{Columns, Planned, Recipe};
+use crate::rows::dedupe::duplicates::{self, Duplicates};
 use crate::rows::dedupe::options::Dedupe;
-use crate::rows::dedupe::{self, Duplicates, Look};
-use crate::run::job::Stop;
-use crate::run::prefetch::{ImageIs, Loader};
+use crate::rows::dedupe::pass::Look;
+use crate::run::prefetch::Loader;
 use crate::tally::failure_limit::Budget;
 
 /// Interval between progress messages of the deduplication pass.
 const TELL_EVERY: Duration = Duration::from_secs(10);
-
-/// Which pairs carry their image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Images {
-    /// Kept pairs only.
-    Kept,
-    /// All pairs.
-    All,
-    /// No pairs: the column is left out.
-    None,
-}
 
 /// Description of a job.
 #[derive(Debug, Clone)]
@@ -94,19 +84,6 @@ pub struct Job {
     pub captioners: Vec<String>,
     /// Additional filters of the recipe, beside the session's: `$filter_2` and so on.
     pub filters: Vec<String>,
-}
-
-/// What to do if the destination already has a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Again {
-    /// Refuse a finished table; resume an unfinished one.
-    No,
-    /// Replace it.
-    Overwrite,
-    /// Add the rows that the source has gained since.
-    Update,
-    /// Repeat the rows that failed because their image was unavailable.
-    RetryFailed,
 }
 
 impl Job {
@@ -173,7 +150,7 @@ impl Job {
             text_column: self.text_column.clone(),
             limits: options.image_limits(),
         };
-        let folder = pair_table::shard_folder(&self.dest, self.shard.0, self.shard.1).join(dedupe::FOLDER);
+        let folder = pair_table::shard_folder(&self.dest, self.shard.0, self.shard.1).join(DEDUPE_FOLDER);
         let last = Cell::new(Instant::now());
         let tell = |rows: u64| {
             if last.get().elapsed() >= TELL_EVERY {
@@ -181,7 +158,7 @@ impl Job {
                 log::info!("looking for duplicates: {rows} of {} rows", source.rows());
             }
         };
-        dedupe::find(look, source, &folder, stop, &tell).await
+        duplicates::find(look, source, &folder, stop, &tell).await
     }
 
     /// Parts of the old table whose failed rows are retried, in row order; empty unless this is a retry.

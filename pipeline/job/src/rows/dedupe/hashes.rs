@@ -20,9 +20,9 @@ use futures::StreamExt as _;
 use futures::stream::FuturesOrdered;
 use sha2::{Digest as _, Sha256};
 
+use crate::rows::dedupe::pass::{Look, Pass};
 use crate::rows::dedupe::sorted_files::{self, NewFile};
 use crate::rows::dedupe::text_sketch::{self, Sketch};
-use crate::rows::dedupe::{Look, Pass};
 
 /// File name prefix.
 pub(crate) const PREFIX: &str = "hashes-";
