@@ -20,7 +20,7 @@ pub(crate) fn readable(error: &DataFusionError) -> anyhow::Error {
 pub(crate) async fn open(args: &SessionArgs) -> Result<SessionContext> {
     let ctx = capfilt_udfs::session(SessionConfig::new()).map_err(|e| readable(&e))?;
     capfilt_tables::register_webdataset(&ctx).map_err(|e| readable(&e))?;
-    let ctx = capfilt_tables::sql::named::enable_named_tables(ctx);
+    let ctx = capfilt_tables::sql::enable::enable_named_tables(ctx);
     #[cfg(feature = "fetch")]
     capfilt_fetch::register_fetch(&ctx).map_err(|e| readable(&e))?;
     for (option, values) in [("captioner", &args.captioner), ("filter", &args.filter)] {

@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use capfilt_tables::error::{Error, Result};
 use capfilt_tables::source::chunk::Chunk;
-use capfilt_tables::source::files::{Source, whereabouts};
+use capfilt_tables::source::files::Source;
 use capfilt_tables::split::Units;
 use capfilt_tables::sql::spilling_session::bounded;
+use capfilt_tables::store::url::whereabouts;
 use datafusion::arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryViewArray, BooleanArray, StringArray, StringViewArray,
 };

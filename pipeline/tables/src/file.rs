@@ -1,19 +1,19 @@
 //! Location of a source's file, local or in a store, behind one interface for readers.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use datafusion::parquet::errors::{ParquetError, Result as ParquetResult};
 use datafusion::parquet::file::reader::{ChunkReader, Length};
 
 use crate::error::{Error, Result};
-use crate::format::image_folder::Folder;
-use crate::store::location::Remote;
 use crate::store::read_ahead::Pages;
+use crate::store::remote::Remote;
 
 /// Files inspected concurrently: each one in a store takes several requests.
 const AT_ONCE: usize = 8;
@@ -223,6 +223,83 @@ pub(crate) fn each<P: AsRef<Place> + Sync, T: Send>(
     let mut seen = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
     seen.sort_by_key(|(number, _)| *number);
     seen.into_iter().map(|(_, one)| one).collect()
+}
+
+/// File metadata that reveals a change.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seen {
+    pub(crate) bytes: u64,
+    pub(crate) modified: Option<SystemTime>,
+    /// Device and inode. Some network file systems assign a new inode at each open.
+    pub(crate) node: Option<(u64, u64)>,
+}
+
+impl Seen {
+    pub(crate) fn of(meta: &Metadata) -> Self {
+        #[cfg(unix)]
+        let node = {
+            use std::os::unix::fs::MetadataExt as _;
+            Some((meta.dev(), meta.ino()))
+        };
+        #[cfg(not(unix))]
+        let node = None;
+        Self { bytes: meta.len(), modified: meta.modified().ok(), node }
+    }
+
+    pub(crate) fn is_as(&self, other: &Self) -> bool {
+        (self.bytes, self.modified) == (other.bytes, other.modified)
+    }
+}
+
+/// Images of one folder, in row order.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    /// Path or URL for messages.
+    pub(crate) shown: PathBuf,
+    /// Path relative to the source.
+    pub(crate) below: PathBuf,
+    /// Name in records: that path, followed by `//` and a number for images that were added after a job began.
+    pub(crate) name: String,
+    pub(crate) pictures: Vec<Picture>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Picture {
+    pub(crate) name: String,
+    /// `None` if the image has disappeared since the job began; the rows after it keep their numbers.
+    pub(crate) image: Option<Beside>,
+    pub(crate) text: Option<Beside>,
+}
+
+/// File of an image or of its text.
+#[derive(Debug, Clone)]
+pub(crate) struct Beside {
+    pub(crate) place: Place,
+    /// Metadata at the inspection.
+    pub(crate) seen: OnceLock<Seen>,
+    pub(crate) is_text: bool,
+}
+
+impl AsRef<Place> for Beside {
+    fn as_ref(&self) -> &Place {
+        &self.place
+    }
+}
+
+impl Folder {
+    /// Files, each image followed by its text.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Place> {
+        self.besides().map(|file| &file.place)
+    }
+
+    pub(crate) fn besides(&self) -> impl Iterator<Item = &Beside> {
+        self.pictures.iter().flat_map(|picture| picture.image.iter().chain(&picture.text))
+    }
+
+    /// First image that has disappeared since a job began.
+    pub(crate) fn gone(&self) -> Option<PathBuf> {
+        self.pictures.iter().find(|picture| picture.image.is_none()).map(|picture| self.shown.join(&picture.name))
+    }
 }
 
 #[cfg(test)]

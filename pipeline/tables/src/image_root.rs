@@ -7,11 +7,10 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::error::{Error, Result};
-use crate::store::location::{Location, is_url, waited};
+use crate::limits::too_large;
+use crate::store::location::{Location, waited};
+use crate::store::url::is_url;
 
-/// Maximum size of an image file that is read, bytes: Arrow's views hold no more, and `capfilt.max_image_bytes` (64
-/// MiB) reports larger images as too large.
-pub const MOST_IMAGE_BYTES: u64 = u32::MAX as u64;
 /// Concurrent reads from a store.
 const AT_ONCE: usize = 32;
 
@@ -89,9 +88,4 @@ async fn on_disk(root: &Path, name: &str, limit: u64) -> Read {
         return Err(too_large(limit));
     }
     tokio::fs::read(path).await.map(Bytes::from).map_err(|e| e.to_string())
-}
-
-/// Error text for a file of more than `limit` bytes.
-pub(crate) fn too_large(limit: u64) -> String {
-    format!("larger than {limit} bytes (capfilt.max_image_bytes)")
 }

@@ -4,16 +4,15 @@
 //! its manifest and, while the shard runs, the finished units and the parts made of them. The parts are moved to their
 //! places when all exist.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::source::files::FileRecord;
+use crate::file_record::FileRecord;
 
 /// Folder of a job's bookkeeping beside its table.
 pub const BOOKKEEPING: &str = "_capfilt";
@@ -25,14 +24,6 @@ pub const MANIFEST_FORMAT: u32 = 2;
 /// Folder of shard `shard` (from 1) of `shards`.
 pub fn shard_folder(table: &Path, shard: u64, shards: u64) -> PathBuf {
     table.join(BOOKKEEPING).join(format!("shard-{shard}-of-{shards}"))
-}
-
-/// Folder of a Delta table's log.
-pub(crate) const DELTA_LOG: &str = "_delta_log";
-
-/// Whether the folder is a Delta table.
-pub fn is_delta(path: &Path) -> bool {
-    path.join(DELTA_LOG).is_dir()
 }
 
 /// Progress of a shard.

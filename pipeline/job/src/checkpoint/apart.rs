@@ -1,12 +1,11 @@
 //! Source and destination of a job must not contain each other.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use capfilt_tables::error::{Error, Result};
 use capfilt_tables::source::files::Source;
-use capfilt_tables::store::location::is_url;
+use capfilt_tables::store::url::is_url;
 
 /// Refuses a destination inside the source, or one that contains it.
 pub(crate) fn check_apart(source: &Source, dest: &Path) -> Result<()> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use capfilt_tables::error::{Error, Result};
 use capfilt_tables::image_names::is_image_names;
+use capfilt_tables::layout;
 use capfilt_tables::pair_table::{self, BOOKKEEPING, MANIFEST, State};
 
 use crate::checkpoint::manifest::{Identity, Manifest};
@@ -99,9 +100,9 @@ impl Dest {
             });
             return Ok(match same {
                 Some(own) => Found::Begun(Box::new(own)),
-                None => Found::Nothing {
-                    replaces: !parts.is_empty() || !all.is_empty() || pair_table::is_delta(&self.path),
-                },
+                None => {
+                    Found::Nothing { replaces: !parts.is_empty() || !all.is_empty() || layout::is_delta(&self.path) }
+                }
             });
         }
         for other in &all {
@@ -172,7 +173,7 @@ impl Dest {
             remove(self.folder.join(name))?;
         }
         for name in names(&self.path)? {
-            if name.ends_with(".parquet") && !pair_table::is_part(&name) && !pair_table::is_delta(&self.path) {
+            if name.ends_with(".parquet") && !pair_table::is_part(&name) && !layout::is_delta(&self.path) {
                 let folder = self.path.display();
                 log::warn!(
                     "{folder} holds {name}, which is no part of a pair table: it stays, and is read with the table"

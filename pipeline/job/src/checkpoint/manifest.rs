@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use capfilt_tables::error::{Error, Result};
+use capfilt_tables::failpoint;
+use capfilt_tables::file_record::{self, FileRecord};
 use capfilt_tables::pair_table::{self, State};
-use capfilt_tables::source::files::{FileRecord, Source};
+use capfilt_tables::source::files::Source;
 use capfilt_tables::source::memo::Memo;
 use capfilt_tables::split::Position;
-use capfilt_tables::{failpoint, image_names};
 use capfilt_udfs::Provenance;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -287,7 +288,7 @@ impl Manifest {
     pub(crate) fn read(path: &Path) -> Result<Option<Self>> {
         let Some(mut manifest) = pair_table::read_manifest::<Self>(path)? else { return Ok(None) };
         let folder = folder_of(path);
-        let loaded = image_names::load(Self::records_mut(&mut manifest), folder);
+        let loaded = file_record::load(Self::records_mut(&mut manifest), folder);
         loaded.map_err(|e| {
             Error::dest(path, format!("cannot read the names of its images ({e}): give another folder"))
         })?;
@@ -309,7 +310,7 @@ impl Manifest {
         let temp = path.with_extension("json.tmp");
         let folder = folder_of(path);
         let write = || {
-            image_names::save(self.records(), folder)?;
+            file_record::save(self.records(), folder)?;
             let mut file = File::create(&temp)?;
             file.write_all(&text[..text.len() / 2])?;
             failpoint::point("manifest");
@@ -317,7 +318,7 @@ impl Manifest {
             file.sync_all()?;
             fs::rename(&temp, path)?;
             File::open(folder)?.sync_all()?;
-            image_names::clean(self.records(), folder)
+            file_record::clean(self.records(), folder)
         };
         write().map_err(|e| Error::write(path, &e))
     }

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use capfilt_tables::error::{Error, Result};
-use capfilt_tables::pair_table::{self, State, is_delta};
+use capfilt_tables::layout::is_delta;
+use capfilt_tables::pair_table::{self, State};
 
 use crate::checkpoint::manifest::Manifest;
 use crate::options::Again;

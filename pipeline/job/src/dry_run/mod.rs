@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use capfilt_tables::error::{Error, Result};
+use capfilt_tables::file_record::FileRecord;
 use capfilt_tables::halt;
 use capfilt_tables::source::chunk::Chunk;
-use capfilt_tables::source::files::{FileRecord, Source};
+use capfilt_tables::source::files::Source;
 use capfilt_tables::split::{Position, Units};
 use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::record_batch::RecordBatch;

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use capfilt_tables::error::{Error, Result};
-use capfilt_tables::image_root::{MOST_IMAGE_BYTES, Root};
+use capfilt_tables::file_record::FileRecord;
+use capfilt_tables::image_root::Root;
 use capfilt_tables::lake::location::Lake;
+use capfilt_tables::limits::MOST_IMAGE_BYTES;
 use capfilt_tables::source::cursor::Cursor;
-use capfilt_tables::source::files::{FileRecord, Source};
+use capfilt_tables::source::files::Source;
 use capfilt_tables::source::known::Reading;
 use sha2::{Digest as _, Sha256};
 

@@ -5,7 +5,9 @@ use std::fs;
 use capfilt_tables::error::{Error, Result};
 use capfilt_tables::failpoint;
 #[cfg(feature = "delta")]
-use capfilt_tables::lake::delta::commit::{self, Added, Commit, Outcome, Replaces};
+use capfilt_tables::lake::delta::actions::{Added, Commit, Outcome, Replaces};
+#[cfg(feature = "delta")]
+use capfilt_tables::lake::delta::commit;
 use capfilt_tables::pair_table::State;
 
 use crate::options::Parts;

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use capfilt_tables::error::{Error, Result};
-use capfilt_tables::halt;
+use capfilt_tables::file_record::FileRecord;
 use capfilt_tables::pair_table::{self, State};
-use capfilt_tables::source::files::{FileRecord, Source, whereabouts};
+use capfilt_tables::source::files::Source;
 use capfilt_tables::source::known::Reading;
 use capfilt_tables::source::memo::Memo;
 use capfilt_tables::split::Units;
-use capfilt_tables::store::location::{is_url, shown};
+use capfilt_tables::store::url::{is_url, shown, whereabouts};
+use capfilt_tables::{halt, layout};
 use capfilt_udfs::CapfiltOptions;
 use datafusion::catalog::MemoryCatalogProviderList;
 use datafusion::execution::SessionStateBuilder;
@@ -390,7 +391,7 @@ impl Job {
                 "this capfilt is built without the feature delta, which --format delta needs".to_owned(),
             ));
         }
-        if self.parts != Parts::Delta && pair_table::is_delta(&self.dest) {
+        if self.parts != Parts::Delta && layout::is_delta(&self.dest) {
             return Err(Error::dest(&self.dest, "it is a Delta table: give --format delta or another folder"));
         }
         Ok(format)

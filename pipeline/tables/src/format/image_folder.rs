@@ -13,57 +13,18 @@ use icu_normalizer::ComposingNormalizerBorrowed as ComposingNormalizer;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
-use crate::file::{self, Place};
-use crate::format::register::Batches;
-use crate::format::rows::Rows;
-use crate::format::sidecar::{self, IMAGES, MOST_TEXT_BYTES, PROBLEM};
+use crate::file::{self, Beside, Folder, Picture, Place};
+use crate::file_record::FileRecord;
+use crate::format::rows::{Batches, Rows};
+use crate::format::sidecar::{self, MOST_TEXT_BYTES, PROBLEM};
 use crate::halt::Halt;
 use crate::image_names::ImageNames;
-use crate::image_root::too_large;
-use crate::source::files::FileRecord;
-use crate::source::watch::{Seen, Watch};
+use crate::kind::is_text;
+use crate::limits::too_large;
+use crate::source::watch::Watch;
 
 /// Size at which a batch ends however few rows it has, bytes.
 const BATCH_BYTES: u64 = 64 << 20;
-
-/// Whether a file is an image, by its extension.
-pub(crate) fn is_image(path: &Path) -> bool {
-    path.extension().is_some_and(|e| IMAGES.contains(&e.to_string_lossy().to_ascii_lowercase().as_str()))
-}
-
-/// Whether a file may be an image's text.
-pub(crate) fn is_text(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e == "txt" || e == "TXT")
-}
-
-/// Images of one folder, in row order.
-#[derive(Debug)]
-pub(crate) struct Folder {
-    /// Path or URL for messages.
-    pub(crate) shown: PathBuf,
-    /// Path relative to the source.
-    pub(crate) below: PathBuf,
-    /// Name in records: that path, followed by `//` and a number for images that were added after a job began.
-    pub(crate) name: String,
-    pictures: Vec<Picture>,
-}
-
-#[derive(Debug)]
-struct Picture {
-    name: String,
-    /// `None` if the image has disappeared since the job began; the rows after it keep their numbers.
-    image: Option<Beside>,
-    text: Option<Beside>,
-}
-
-/// File of an image or of its text.
-#[derive(Debug, Clone)]
-struct Beside {
-    place: Place,
-    /// Metadata at the inspection.
-    seen: OnceLock<Seen>,
-    is_text: bool,
-}
 
 impl Beside {
     fn new(place: Place, is_text: bool) -> Self {
@@ -87,28 +48,6 @@ impl Beside {
         watch.check()?;
         read.map_err(broken)?;
         Ok((content.len() as u64 <= most).then_some(content))
-    }
-}
-
-impl AsRef<Place> for Beside {
-    fn as_ref(&self) -> &Place {
-        &self.place
-    }
-}
-
-impl Folder {
-    /// Files, each image followed by its text.
-    pub(crate) fn files(&self) -> impl Iterator<Item = &Place> {
-        self.besides().map(|file| &file.place)
-    }
-
-    fn besides(&self) -> impl Iterator<Item = &Beside> {
-        self.pictures.iter().flat_map(|picture| picture.image.iter().chain(&picture.text))
-    }
-
-    /// First image that has disappeared since a job began.
-    pub(crate) fn gone(&self) -> Option<PathBuf> {
-        self.pictures.iter().find(|picture| picture.image.is_none()).map(|picture| self.shown.join(&picture.name))
     }
 }
 
@@ -230,7 +169,7 @@ pub(crate) fn look(folder: &Folder, halt: &Halt) -> Result<(FileRecord, SchemaRe
     Ok((FileRecord { name, bytes, stamp, rows, images: ImageNames::new(images) }, Arc::new(schema)))
 }
 
-/// Images of `ranges`; see [`crate::format::register::Kind::read`].
+/// Images of `ranges`; see [`crate::kind::Kind::read`].
 pub(crate) fn read(folder: &Arc<Folder>, ranges: &[(u64, u64)], most: usize, most_image_bytes: u64) -> Batches {
     let folder = Arc::clone(folder);
     let numbers: Vec<u64> = ranges.iter().flat_map(|(start, rows)| *start..start + rows).collect();

@@ -25,12 +25,11 @@ use datafusion::parquet::schema::types::{SchemaDescriptor, Type};
 use crate::adapt::{adapt, with_lossy_texts};
 use crate::error::{Error, Result};
 use crate::file::Place;
+use crate::file_record::FileRecord;
 use crate::format::footer;
-use crate::format::register::Batches;
-use crate::format::rows::{Problem, Rows};
+use crate::format::rows::{Batches, Problem, Rows};
 use crate::image_names::ImageNames;
 use crate::schema;
-use crate::source::files::FileRecord;
 
 /// Target size of a batch, bytes: batches of large images have fewer rows.
 const BATCH_BYTES: u64 = 64 << 20;
@@ -57,7 +56,7 @@ pub(crate) fn look(root: &Path, place: &Place) -> Result<(FileRecord, SchemaRef)
     ))
 }
 
-/// Rows of `ranges`; see [`crate::format::register::Kind::read`]. Invalid UTF-8 becomes U+FFFD and a problem of its row.
+/// Rows of `ranges`; see [`crate::kind::Kind::read`]. Invalid UTF-8 becomes U+FFFD and a problem of its row.
 pub(crate) fn read(place: &Place, ranges: &[(u64, u64)], most: usize) -> Result<Batches, String> {
     let first = open(place, ranges, most, |_| true).map_err(|e| e.to_string())?;
     let (wanted, batch_rows, group_ends) = (Arc::clone(&first.wanted), first.batch_rows, first.group_ends.clone());

@@ -1,7 +1,5 @@
 //! Kinds of source files.
 
-use crate::format::webdataset::member;
-use std::fmt;
 use std::io::Read as _;
 use std::path::Path;
 
@@ -9,53 +7,17 @@ use datafusion::arrow::datatypes::{Schema, SchemaRef};
 
 use crate::error::Result;
 use crate::file::Place;
-use crate::format::rows::Rows;
-use crate::format::text::infer::Text;
-use crate::format::webdataset::source;
+use crate::file_record::FileRecord;
+use crate::format::rows::Batches;
+use crate::format::webdataset::{member, source};
 use crate::format::{image_folder, parquet};
-use crate::source::files::FileRecord;
+use crate::kind::{Kind, Text};
 use crate::source::watch::Looking;
 
 /// Error text for a single image given as a source.
 const ALONE: &str = "an image is read with its folder: give that";
 
-/// Kind of a source's files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Parquet,
-    WebDataset,
-    Text(Text),
-    /// Folders of images.
-    Images,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Parquet => "Parquet",
-            Self::WebDataset => "WebDataset",
-            Self::Text(Text::Csv) => "CSV",
-            Self::Text(Text::JsonLines) => "JSON lines",
-            Self::Images => "an image",
-        })
-    }
-}
-
-/// Batches of a file's rows, in order.
-pub(crate) type Batches = Box<dyn Iterator<Item = Result<Rows, String>>>;
-
 impl Kind {
-    /// Kind by extension. `.json` is excluded: such files lie beside a table's files and only describe them.
-    pub(crate) fn of(path: &Path) -> Option<Self> {
-        match path.extension()?.to_string_lossy().to_ascii_lowercase().as_str() {
-            "parquet" => Some(Self::Parquet),
-            "tar" => Some(Self::WebDataset),
-            "csv" => Some(Self::Text(Text::Csv)),
-            "jsonl" | "ndjson" => Some(Self::Text(Text::JsonLines)),
-            _ => None,
-        }
-    }
-
     /// Kind of an explicitly named file: as [`Self::of`], but also `.json`, and Parquet by its magic bytes.
     pub(crate) fn told(root: &Path, place: &Place) -> Result<Self> {
         let path = place.below(root);

@@ -3,6 +3,7 @@
 use datafusion::arrow::array::AsArray as _;
 use datafusion::arrow::record_batch::RecordBatch;
 
+use crate::error::Result;
 use crate::format::sidecar::PROBLEM;
 
 /// Consecutive rows and their problems.
@@ -61,3 +62,6 @@ impl Rows {
         Self { batch: self.batch.slice(start, rows), problems: problems.collect() }
     }
 }
+
+/// Batches of a file's rows, in order.
+pub(crate) type Batches = Box<dyn Iterator<Item = Result<Rows, String>>>;

@@ -1,8 +1,5 @@
 //! Images and the texts beside them: names and decoding, the same for folders and tar files.
 
-/// Extensions of image formats that are decoded.
-pub(crate) const IMAGES: [&str; 11] = ["bmp", "dib", "gif", "jfif", "jpe", "jpeg", "jpg", "png", "tif", "tiff", "webp"];
-
 /// Maximum size of a text beside an image, bytes; a larger file is not read.
 pub(crate) const MOST_TEXT_BYTES: u64 = 8 << 20;
 

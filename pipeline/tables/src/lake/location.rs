@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::pair_table;
-#[cfg(not(feature = "delta"))]
-use crate::source::files::Source;
-use crate::store::location::{Location, is_url};
+use crate::layout;
+use crate::store::location::Location;
+use crate::store::url::is_url;
 
 /// The folder of a Delta table.
 pub enum Lake {
@@ -21,7 +20,7 @@ impl Lake {
     pub fn find(path: &Path) -> Result<Option<Self>> {
         let text = path.to_string_lossy();
         if !is_url(&text) {
-            return Ok(pair_table::is_delta(path).then(|| Self::Disk(path.to_owned())));
+            return Ok(layout::is_delta(path).then(|| Self::Disk(path.to_owned())));
         }
         let location = Location::open(&text)?;
         Ok(if location.has_log()? { Some(Self::Store(location)) } else { None })
@@ -42,12 +41,5 @@ impl Lake {
             Self::Disk(path) => Error::source(path, reason),
             Self::Store(location) => location.error(reason),
         }
-    }
-}
-
-#[cfg(not(feature = "delta"))]
-impl Source {
-    pub(crate) fn delta(lake: &Lake, _: &Path, _: Option<&str>, _: crate::source::known::Reading<'_>) -> Result<Self> {
-        Err(lake.error("it is a Delta table, and this capfilt is built without the feature delta"))
     }
 }

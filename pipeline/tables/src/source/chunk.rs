@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use crate::adapt::{adapt, would_be_rounded};
 use crate::error::Result;
 use crate::format::rows::{Problem, Rows};
-use crate::format::text::infer;
+use crate::format::text::{infer, message};
 use crate::source::files::{Source, SourceFile};
 use crate::source::watch::Watch;
 use crate::split::{Position, Units};
@@ -177,7 +177,8 @@ impl Source {
                 (Some((_, None)), _) | (None, None) => new_null_array(field.data_type(), rows),
                 (None, Some(column)) => Arc::clone(column),
             };
-            let named = |e: ArrowError| ArrowError::CastError(format!("column {}: {}", field.name(), infer::plain(&e)));
+            let named =
+                |e: ArrowError| ArrowError::CastError(format!("column {}: {}", field.name(), message::plain(&e)));
             if let (Some(texts), DataType::Float64) = (column.as_string_view_opt(), field.data_type())
                 && let Some(number) = texts.iter().flatten().find(|text| !infer::is_exact(text))
             {

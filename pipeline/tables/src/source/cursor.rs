@@ -8,8 +8,8 @@ use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::DataType;
 
 use crate::error::{Error, Result};
-use crate::format::register::{Batches, Kind};
-use crate::format::rows::Rows;
+use crate::format::rows::{Batches, Rows};
+use crate::kind::Kind;
 use crate::source::files::{Source, SourceFile};
 
 /// Rows per batch; their images are in memory together.

@@ -5,9 +5,8 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::format::image_folder;
-use crate::format::register::Kind;
 use crate::halt::Halt;
+use crate::kind::{self, Kind};
 use crate::pair_table;
 use crate::sql::hive;
 
@@ -149,8 +148,8 @@ pub(crate) fn pictures(root: &Path, halt: &Halt) -> Result<Vec<PathBuf>> {
     let (mut files, mut texts) = (Vec::new(), Vec::new());
     let mut passed: Option<(PathBuf, u64)> = None;
     walk(root, halt, &mut |path| match path.is_file() {
-        true if image_folder::is_image(&path) => files.push(path),
-        true if image_folder::is_text(&path) => texts.push(path),
+        true if kind::is_image(&path) => files.push(path),
+        true if kind::is_text(&path) => texts.push(path),
         _ => passed.get_or_insert((path, 0)).1 += 1,
     })?;
     if files.is_empty() {

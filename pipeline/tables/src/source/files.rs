@@ -6,25 +6,22 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use datafusion::arrow::datatypes::SchemaRef;
-use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::file::{self, Place, Seen};
+use crate::file_record::FileRecord;
 use crate::format::text::infer;
 use crate::format::{image_folder, parquet};
-use crate::image_names::ImageNames;
+use crate::kind::Kind;
 use crate::lake::location::Lake;
 use crate::source::discover;
-use crate::source::known::Reading;
+use crate::source::known::{Reading, order};
 use crate::source::memo::Memo;
+use crate::source::watch::{Looked, Looking};
 use crate::split::{Position, Units};
-use crate::store::location::{Location, is_url, shown};
-use crate::{file, pair_table, schema};
-
-use crate::file::Place;
-use crate::format::register::Kind;
-use crate::source::known::order;
-use crate::source::watch::{Looked, Looking, Seen};
-use crate::store::location::Found;
+use crate::store::location::{Found, Location};
+use crate::store::url::{is_url, whereabouts};
+use crate::{layout, schema};
 
 /// Input of a job: files of one kind, read under one schema.
 #[derive(Debug)]
@@ -65,22 +62,6 @@ pub(crate) struct SourceFile {
     pub(crate) deleted: Vec<u64>,
 }
 
-/// Identity of a source's file, kept by a job to recognise it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileRecord {
-    /// Path relative to the source; the file's name if the source is that file.
-    pub name: String,
-    /// Size, bytes.
-    pub bytes: u64,
-    /// Fingerprint, hex: a digest of the Parquet footer, tar headers, text or image listing, or the store's stamp.
-    pub stamp: String,
-    /// Number of rows, deleted ones included.
-    pub rows: u64,
-    /// Image names of a folder of images, in row order.
-    #[serde(default, skip_serializing_if = "ImageNames::is_empty")]
-    pub images: ImageNames,
-}
-
 impl Source {
     /// Opens a file, a folder of files at any depth or a glob, and inspects each file (Parquet: its footer). A folder
     /// `name=value` below the source gives its files a column.
@@ -101,7 +82,7 @@ impl Source {
         let location = if is_url(&text) { Some(Location::open(&text)?) } else { None };
         let is_delta = match &location {
             Some(location) => location.has_log()?,
-            None => pair_table::is_delta(path),
+            None => layout::is_delta(path),
         };
         if is_delta {
             let mut source = Self::delta(
@@ -301,6 +282,11 @@ impl Source {
             })
             .sum()
     }
+
+    #[cfg(not(feature = "delta"))]
+    fn delta(lake: &Lake, _: &Path, _: Option<&str>, _: Reading<'_>) -> Result<Self> {
+        Err(lake.error("it is a Delta table, and this capfilt is built without the feature delta"))
+    }
 }
 
 fn owned(texts: &[&str]) -> Vec<String> {
@@ -333,15 +319,6 @@ fn one_schema(kind: Kind, files: &mut [SourceFile], texts: &[&str]) -> Result<Op
     }
     let written = schema::with_texts(&merged.schema(), texts);
     Ok(Some((Arc::new(schema::nullable(&schema::as_views(&written))), Arc::new(written))))
-}
-
-/// Location of a source independent of the working directory: an absolute path, or a URL without credentials.
-pub fn whereabouts(source: &Path) -> PathBuf {
-    let text = source.to_string_lossy();
-    if is_url(&text) {
-        return PathBuf::from(shown(&text));
-    }
-    std::path::absolute(source).unwrap_or_else(|_| source.to_owned())
 }
 
 impl SourceFile {

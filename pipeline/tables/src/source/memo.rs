@@ -1,17 +1,16 @@
 //! Cached inspections of text files, which are read whole to infer types and count rows.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::file::Place;
-use crate::format::register::Kind;
+use crate::file::{Place, Seen};
+use crate::file_record::FileRecord;
 use crate::format::webdataset::source;
-use crate::source::files::{FileRecord, Source, SourceFile};
-use crate::source::watch::{Looked, Seen};
+use crate::kind::Kind;
+use crate::source::watch::Looked;
 
 /// Minimum age of a modification at the inspection: file systems have clock ticks of up to two seconds, so a younger
 /// file may be modified again without a new time.
@@ -65,14 +64,6 @@ fn nanos(time: SystemTime) -> Option<u64> {
     u64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_nanos()).ok()
 }
 
-impl Source {
-    /// Cached inspections, by file name.
-    pub fn memos(&self) -> BTreeMap<String, Memo> {
-        let memo = |file: &SourceFile| Some((file.record.name.clone(), file.memo.clone()?));
-        self.files.iter().filter_map(memo).collect()
-    }
-}
-
 impl Kind {
     /// Cached inspection of a file; `None` if it must be inspected again.
     pub(crate) fn remembered(self, place: &Place, record: &FileRecord, memo: Option<&Memo>) -> Result<Option<Looked>> {
@@ -100,7 +91,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::format::text::infer::Text;
+    use crate::kind::Text;
     use crate::source::watch::Looking;
 
     #[test]

@@ -1,6 +1,5 @@
 //! Files of a Delta table.
 
-use crate::lake::delta::snapshot;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -8,11 +7,13 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::Result;
 use crate::file::{self, Place};
-use crate::format::register::Kind;
+use crate::kind::Kind;
+use crate::lake::delta::snapshot;
 use crate::lake::location::Lake;
-use crate::source::files::{Source, SourceFile, whereabouts};
+use crate::source::files::{Source, SourceFile};
 use crate::source::known::Reading;
 use crate::source::watch::{Looked, Looking};
+use crate::store::url::whereabouts;
 use crate::{pair_table, schema};
 
 impl Lake {

@@ -1,45 +1,18 @@
 //! Detects local files that change while they are read. For objects the store's tags do that.
 
-use std::fs::{self, Metadata};
+use std::fs::{self};
 use std::io;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
 
 use datafusion::arrow::datatypes::SchemaRef;
 
 use crate::error::{Error, Result};
-use crate::file::Place;
-use crate::format::register::Kind;
+use crate::file::{Place, Seen};
+use crate::file_record::FileRecord;
 use crate::format::webdataset::census::Passed;
 use crate::halt::Halt;
-use crate::source::files::FileRecord;
-
-/// File metadata that reveals a change.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Seen {
-    pub(crate) bytes: u64,
-    pub(crate) modified: Option<SystemTime>,
-    /// Device and inode. Some network file systems assign a new inode at each open.
-    node: Option<(u64, u64)>,
-}
-
-impl Seen {
-    fn of(meta: &Metadata) -> Self {
-        #[cfg(unix)]
-        let node = {
-            use std::os::unix::fs::MetadataExt as _;
-            Some((meta.dev(), meta.ino()))
-        };
-        #[cfg(not(unix))]
-        let node = None;
-        Self { bytes: meta.len(), modified: meta.modified().ok(), node }
-    }
-
-    fn is_as(&self, other: &Self) -> bool {
-        (self.bytes, self.modified) == (other.bytes, other.modified)
-    }
-}
+use crate::kind::Kind;
 
 impl Place {
     /// Current metadata; `None` unless it is a local file.
@@ -139,6 +112,7 @@ impl Kind {
 mod tests {
     use std::fs::File;
     use std::time::Duration;
+    use std::time::SystemTime;
 
     use super::*;
 

@@ -10,10 +10,10 @@ use datafusion::logical_expr::dml::CopyTo;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::optimizer::AnalyzerRule;
 
-use crate::pair_table;
+use crate::layout;
 use crate::sql::hive;
 use crate::sql::named::file_url;
-use crate::store::location::{is_url, shown};
+use crate::store::url::{is_url, shown};
 
 /// Analyzer rule that checks and rewrites each COPY before it runs.
 #[derive(Debug)]
@@ -88,5 +88,5 @@ fn on_disk(to: &str) -> Option<PathBuf> {
 /// Delta table that a path is or lies in.
 pub(crate) fn delta_above(path: &Path) -> Option<PathBuf> {
     let whole = std::path::absolute(path).ok()?;
-    whole.ancestors().find(|folder| pair_table::is_delta(folder)).map(Path::to_owned)
+    whole.ancestors().find(|folder| layout::is_delta(folder)).map(Path::to_owned)
 }

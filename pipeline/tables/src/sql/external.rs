@@ -11,10 +11,11 @@ use datafusion::error::DataFusionError;
 use datafusion::logical_expr::CreateExternalTable;
 
 use crate::halt;
-use crate::pair_table::is_delta;
+use crate::layout::is_delta;
 use crate::sql::hive;
 use crate::sql::named::{Kind, files, literal};
-use crate::store::location::{Location, is_url};
+use crate::store::location::Location;
+use crate::store::url::is_url;
 
 /// The factory behind CREATE EXTERNAL TABLE, which also reads stores. It refuses a Delta table's folder: only the log
 /// says which of the files in it are current.

@@ -1,14 +1,12 @@
 //! Tables by their path or URL: `FROM 'web.parquet'`, and `capfilt sql --table`.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::slice;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use async_trait::async_trait;
 use capfilt_udfs::engine::blocking;
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::catalog::{DynamicFileCatalog, TableProvider, UrlTableFactory};
+use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::datasource::source_as_provider;
@@ -27,37 +25,14 @@ use crate::pair_table::unfinished;
 use crate::schema::{Conflict, Merged, plain};
 use crate::source::discover::walk;
 use crate::source::files::Source;
-use crate::sql::copy::CheckedCopy;
-use crate::sql::external::ExternalTables;
 use crate::sql::hive;
-use crate::store::location::{Location, is_url, shown};
+use crate::store::location::Location;
+use crate::store::url::{is_url, shown};
 
 const PATTERN: [char; 3] = ['*', '?', '['];
 const NO_MATCH: &str = "nothing matches this pattern (of folders name=value it matches the files' names alone)";
 const BELOW: &str = "its files are in folders whose names are not name=value: name one of these folders, or \
                      SET datafusion.execution.listing_table_ignore_subdirectory = false";
-
-/// Session that resolves an unregistered table name as the path or URL of a file or folder.
-///
-/// Folders `column=value` are read and written as Hive does (`__HIVE_DEFAULT_PARTITION__` is NULL), also by CREATE
-/// EXTERNAL TABLE, which accepts URLs of stores too. COPY refuses targets where its output would be lost: folders of
-/// Delta tables, and stores. Register formats beyond DataFusion's own ([`crate::format::webdataset::register_webdataset`]) before.
-pub fn enable_named_tables(ctx: SessionContext) -> SessionContext {
-    let named = Arc::new(Named::default());
-    let catalogs = Arc::clone(ctx.state_ref().read().catalog_list());
-    let catalogs = DynamicFileCatalog::new(catalogs, Arc::clone(&named) as Arc<dyn UrlTableFactory>);
-    let id = ctx.session_id();
-    let builder = ctx.into_state_builder().with_session_id(id).with_catalog_list(Arc::new(catalogs));
-    let mut state = builder.with_analyzer_rule(Arc::new(CheckedCopy)).build();
-    for factory in state.table_factories_mut().values_mut() {
-        *factory = Arc::new(ExternalTables(Arc::clone(factory)));
-    }
-    let ctx = SessionContext::new_with_state(state);
-    let state = ctx.state_weak_ref();
-    // `set` cannot fail, since the cell was created above.
-    let _ = named.0.set(Box::new(move || Some(SessionContext::new_with_state(state.upgrade()?.read().clone()))));
-    ctx
-}
 
 /// Table that a path or URL names; `None` if nothing has that name or it is not a table.
 ///
@@ -305,24 +280,4 @@ fn kind_in(folder: &Path, halt: &Halt) -> Result<Option<Kind>> {
         }
     })?;
     Ok(first.and_then(|path| Kind::of(&path.file_name()?.to_string_lossy())))
-}
-
-type Current = dyn Fn() -> Option<SessionContext> + Send + Sync;
-
-/// Resolves table names in a session, which it does not keep alive.
-#[derive(Default)]
-struct Named(OnceLock<Box<Current>>);
-
-impl fmt::Debug for Named {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Named")
-    }
-}
-
-#[async_trait]
-impl UrlTableFactory for Named {
-    async fn try_new(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
-        let Some(ctx) = self.0.get().and_then(|session| session()) else { return Ok(None) };
-        named_table(&ctx, name).await.map_err(|e| DataFusionError::External(Box::new(e)))
-    }
 }

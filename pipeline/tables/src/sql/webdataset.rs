@@ -1,6 +1,5 @@
 //! DataFusion file format for `STORED AS WEBDATASET`.
 
-use datafusion::prelude::SessionContext;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -33,6 +32,7 @@ use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_expr_common::sort_expr::LexRequirement;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PhysicalExpr};
+use datafusion::prelude::SessionContext;
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::io::AsyncWriteExt as _;
 use tokio_util::io::{StreamReader, SyncIoBridge};

@@ -10,9 +10,9 @@ use object_store::http::HttpBuilder;
 use object_store::{BackoffConfig, ClientOptions, CredentialProvider, ObjectStore, RetryConfig};
 
 use crate::store::aws;
-use crate::store::location::Address;
 use crate::store::object::wait;
 use crate::store::problem::{Problem, Service};
+use crate::store::url::Address;
 
 /// Delays until a warning about missing credentials and until giving up: if none are set, the metadata service is
 /// asked, which most machines lack.

@@ -3,7 +3,6 @@
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,133 +13,15 @@ use object_store::path::Path as Key;
 use object_store::{Error as StoreError, GetOptions, GetRange, ObjectMeta, ObjectStore};
 
 use crate::error::{Error, Result};
-use crate::format::image_folder;
-use crate::format::register::Kind;
-use crate::image_root::too_large;
-use crate::pair_table::DELTA_LOG;
+use crate::kind::{self, Kind};
+use crate::layout::DELTA_LOG;
+use crate::limits::too_large;
 #[cfg(feature = "cloud")]
 use crate::store::connect::connect;
 use crate::store::object::{self, Object, Store, wait};
 use crate::store::problem::{Problem, Service, is_denied};
-use crate::store::read_ahead::{Cursor, Pages};
-
-pub(crate) const MAGIC: [char; 3] = ['*', '?', '['];
-
-/// Whether `text` is a URL rather than a path.
-pub fn is_url(text: &str) -> bool {
-    text.split_once("://").is_some_and(|(scheme, _)| {
-        // A one-letter scheme is a Windows drive.
-        scheme.len() > 1
-            && scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-            && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
-    })
-}
-
-/// URL for display and records; HTTP URLs lose user, password, query (it may hold a signature) and fragment.
-pub fn shown(url: &str) -> String {
-    match url::Url::parse(url) {
-        Ok(mut parsed) if matches!(parsed.scheme(), "http" | "https") => {
-            parsed.set_query(None);
-            parsed.set_fragment(None);
-            let _ = parsed.set_username("").and_then(|()| parsed.set_password(None));
-            parsed.to_string()
-        }
-        _ => url.to_owned(),
-    }
-}
-
-/// Handle to an object that is read like a file.
-#[derive(Clone)]
-pub(crate) struct Remote(pub(crate) Arc<Object>);
-
-impl fmt::Debug for Remote {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Remote").field(&self.0.url).finish()
-    }
-}
-
-impl Remote {
-    pub(crate) fn url(&self) -> &str {
-        &self.0.url
-    }
-
-    /// Key relative to the source's root.
-    pub(crate) fn name(&self) -> &str {
-        &self.0.name
-    }
-
-    pub(crate) fn size(&self) -> u64 {
-        self.0.size
-    }
-
-    /// Fingerprint (16 hex digits) that changes with the object; `None` if the store reports neither e-tag nor time.
-    pub(crate) fn stamp(&self) -> Option<String> {
-        self.0.stamp()
-    }
-
-    /// Last store error that made a read fail, if any.
-    pub(crate) fn problem(&self) -> Option<String> {
-        self.0.problem().map(|problem| problem.to_string())
-    }
-
-    /// Sequential reader with prefetch.
-    pub(crate) fn open(&self) -> Cursor {
-        Cursor::new(&self.0)
-    }
-
-    /// Random-access reader, for Parquet.
-    pub(crate) fn pages(&self) -> Pages {
-        Pages::new(&self.0)
-    }
-}
-
-/// A parsed URL.
-#[derive(Debug)]
-pub(crate) struct Address {
-    pub(crate) service: Service,
-    /// Scheme and bucket; the whole URL for HTTP.
-    pub(crate) base: String,
-    /// Key exactly as the store spells it, without percent-decoding; the file name for HTTP.
-    pub(crate) key: String,
-}
-
-impl Address {
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let (scheme, rest) = text.split_once("://").unwrap_or_default();
-        let service = match scheme.to_ascii_lowercase().as_str() {
-            "s3" | "s3a" => Service::S3,
-            "gs" => Service::Google,
-            "az" | "adl" | "azure" | "abfs" | "abfss" => Service::Azure,
-            "http" | "https" => return Self::http(text),
-            "file" => return Err("give the path without file://".to_owned()),
-            _ => return Err(format!("{scheme} is no store that is known: s3, gs, az, abfs, http and https are")),
-        };
-        let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
-        if bucket.is_empty() {
-            return Err(format!("it names no bucket: give {scheme}://BUCKET/FOLDER"));
-        }
-        Ok(Self { service, base: format!("{scheme}://{bucket}"), key: key.to_owned() })
-    }
-
-    fn http(text: &str) -> Result<Self, String> {
-        let url = url::Url::parse(text).map_err(|e| format!("not a URL: {e}"))?;
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(format!("a user and a password are in the URL: {}", Service::Http.credentials()));
-        }
-        let file = url.path_segments().and_then(|mut parts| parts.next_back()).unwrap_or_default();
-        let file = percent_encoding::percent_decode_str(file).decode_utf8_lossy().into_owned();
-        if file.is_empty() || file.contains('*') {
-            return Err(
-                "over HTTP a single file is read, folders and patterns are not: give the URL of a file".to_owned()
-            );
-        }
-        Ok(Self { service: Service::Http, base: url.to_string(), key: file })
-    }
-
-    pub(crate) fn url(&self, key: &str) -> String {
-        if self.service == Service::Http { shown(&self.base) } else { format!("{}/{key}", self.base) }
-    }
-}
+use crate::store::remote::Remote;
+use crate::store::url::{Address, MAGIC, is_url, shown};
 
 /// Result of listing a URL.
 pub(crate) struct Found {
@@ -325,8 +206,8 @@ fn found(store: &Arc<Store>, address: &Address) -> Result<Found, String> {
         let (path, url) = (Path::new(&name), address.url(&key));
         let list = match Kind::of(path) {
             Some(_) => &mut objects,
-            None if image_folder::is_image(path) => &mut images,
-            None if image_folder::is_text(path) => &mut texts,
+            None if kind::is_image(path) => &mut images,
+            None if kind::is_text(path) => &mut texts,
             None => continue,
         };
         list.push(Remote(Arc::new(Object::new(store, meta, name, url))));

@@ -8,4 +8,6 @@ pub mod location;
 pub(crate) mod object;
 pub(crate) mod problem;
 pub(crate) mod read_ahead;
+pub mod remote;
 pub(crate) mod retrying;
+pub mod url;

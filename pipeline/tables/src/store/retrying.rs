@@ -20,13 +20,14 @@ use tokio::sync::mpsc::error::SendError;
 use url::Url;
 
 use crate::error::{Error, Result};
-#[cfg(feature = "delta")]
-use crate::store::location::Remote;
-use crate::store::location::{Address, Found, Location, MAGIC, is_wanted, shown};
+use crate::store::location::{Found, Location, is_wanted};
 #[cfg(feature = "delta")]
 use crate::store::object::{Object, wait};
 use crate::store::object::{Store, aside, spawn, tag};
 use crate::store::problem::{Patience, Problem, Service};
+#[cfg(feature = "delta")]
+use crate::store::remote::Remote;
+use crate::store::url::{Address, MAGIC, shown};
 
 type Answer<T> = Result<T, StoreError>;
 

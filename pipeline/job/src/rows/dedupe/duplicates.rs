@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use capfilt_tables::error::{Error, Result};
 use capfilt_tables::failpoint;
+use capfilt_tables::file_record::FileRecord;
 use capfilt_tables::schema::with_nulls;
 use capfilt_tables::source::chunk::Chunk;
-use capfilt_tables::source::files::{FileRecord, Source};
+use capfilt_tables::source::files::Source;
 use datafusion::arrow::array::{Array as _, ArrayRef, AsArray as _, BooleanArray, StructArray};
 use datafusion::arrow::compute::nullif;
 use datafusion::arrow::datatypes::DataType;

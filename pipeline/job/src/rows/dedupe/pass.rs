@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use capfilt_tables::source::files::{FileRecord, Source};
+use capfilt_tables::file_record::FileRecord;
+use capfilt_tables::source::files::Source;
 use capfilt_udfs::image::Limits;
 use serde::Serialize;
 

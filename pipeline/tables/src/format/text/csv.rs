@@ -11,9 +11,8 @@ use datafusion::arrow::datatypes::{DataType, Date32Type, Field, Schema, SchemaRe
 use datafusion::arrow::record_batch::RecordBatch;
 
 use crate::adapt::adapt;
-use crate::format::register::Batches;
-use crate::format::rows::{Problem, Rows};
-use crate::format::text::infer::plain;
+use crate::format::rows::{Batches, Problem, Rows};
+use crate::format::text::message::plain;
 use crate::format::text::quotes::Quotes;
 
 /// Size at which a batch ends however few rows it has, bytes.

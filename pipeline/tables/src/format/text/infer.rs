@@ -6,25 +6,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use datafusion::arrow::error::ArrowError;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
 use crate::file::{Input, Place};
-use crate::format::register::Batches;
-use crate::format::rows::Rows;
+use crate::file_record::FileRecord;
+use crate::format::rows::{Batches, Rows};
 use crate::format::text::{csv, json};
 use crate::halt::Halt;
 use crate::image_names::ImageNames;
+use crate::kind::Text;
 use crate::schema;
-use crate::source::files::FileRecord;
-
-/// Format of a text file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Text {
-    Csv,
-    JsonLines,
-}
 
 impl Text {
     /// Reads the whole file to count its rows and infer types that hold all values; Null for a column without values.
@@ -99,7 +91,7 @@ impl Text {
         Ok(())
     }
 
-    /// Rows of `ranges`; see [`crate::format::register::Kind::read`].
+    /// Rows of `ranges`; see [`crate::kind::Kind::read`].
     pub(crate) fn read(
         self,
         place: &Place,
@@ -176,14 +168,6 @@ struct Failed(Option<io::Error>);
 impl Read for Failed {
     fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
         self.0.take().map_or(Ok(0), Err)
-    }
-}
-
-/// Arrow's message without the name of the error variant.
-pub(crate) fn plain(error: &ArrowError) -> String {
-    match error {
-        ArrowError::CastError(text) | ArrowError::JsonError(text) | ArrowError::ParseError(text) => text.clone(),
-        other => other.to_string(),
     }
 }
 

@@ -13,9 +13,8 @@ use datafusion::arrow::json::reader::{ReaderBuilder, infer_json_schema_from_iter
 use datafusion::arrow::record_batch::RecordBatch;
 use serde_json::{Map, Value};
 
-use crate::format::register::Batches;
-use crate::format::rows::{Problem, Rows};
-use crate::format::text::infer::plain;
+use crate::format::rows::{Batches, Problem, Rows};
+use crate::format::text::message::plain;
 
 /// Size at which a batch ends however few rows it has, bytes.
 const BATCH_BYTES: usize = 16 << 20;

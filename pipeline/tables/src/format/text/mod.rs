@@ -3,4 +3,5 @@
 pub(crate) mod csv;
 pub(crate) mod infer;
 pub(crate) mod json;
+pub(crate) mod message;
 pub(crate) mod quotes;

@@ -2,8 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Seek};
-use std::sync::mpsc;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, mpsc};
 
 use datafusion::arrow::array::{ArrayRef, BinaryViewBuilder, StringViewBuilder};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -14,7 +13,7 @@ use crate::format::sidecar::{self, PROBLEM};
 use crate::format::webdataset::census::{Census, Passed, Place};
 use crate::format::webdataset::member::{Member, Part, compressed, shown};
 use crate::halt::Halt;
-use crate::image_root::{MOST_IMAGE_BYTES, too_large};
+use crate::limits::{MOST_IMAGE_BYTES, too_large};
 
 /// Size at which a batch ends however few rows it has, bytes.
 const BATCH_BYTES: usize = 64 << 20;

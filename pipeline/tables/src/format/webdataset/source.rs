@@ -1,6 +1,5 @@
 //! Rows of a WebDataset shard, one for each sample.
 
-use crate::format::webdataset::read;
 use std::io::BufReader;
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
@@ -9,11 +8,10 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
 use crate::error::{Error, Result};
 use crate::file::Place;
-use crate::format::register::Batches;
-use crate::format::rows::Rows;
-use crate::format::webdataset::read::{Counted, Reader};
+use crate::file_record::FileRecord;
+use crate::format::rows::{Batches, Rows};
+use crate::format::webdataset::read::{self, Counted, Reader};
 use crate::image_names::ImageNames;
-use crate::source::files::FileRecord;
 use crate::source::watch::Looking;
 
 /// Record and schema, from the members' headers.
@@ -48,7 +46,7 @@ pub(crate) fn written() -> SchemaRef {
     Arc::new(Schema::new(plain.collect::<Vec<Field>>()))
 }
 
-/// Samples of `ranges`; see [`crate::format::register::Kind::read`].
+/// Samples of `ranges`; see [`crate::kind::Kind::read`].
 pub(crate) fn read(
     place: &Place,
     ranges: &[(u64, u64)],

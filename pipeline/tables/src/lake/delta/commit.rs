@@ -2,7 +2,6 @@
 //!
 //! deltalake-core reads and writes the log. The files that it names are read and written like all others.
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
@@ -14,69 +13,17 @@ use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties, Trans
 use deltalake_core::kernel::{Action, Add, StructType, Transaction};
 use deltalake_core::operations::create::CreateBuilder;
 use deltalake_core::protocol::{DeltaOperation, SaveMode};
-use deltalake_core::table::state::DeltaTableState;
-use deltalake_core::{DeltaTable, DeltaTableBuilder, DeltaTableError};
+use deltalake_core::{DeltaTable, DeltaTableError};
 use serde_json::{Value, json};
-use url::Url;
 
 use crate::error::{Error, Result};
+use crate::lake::delta::actions::{Added, Commit, Outcome, Replaces};
+use crate::lake::delta::open::{Failed, apart, builder, load, recorded};
 use crate::lake::delta::schema::{check_fits, delta_schema};
-use crate::pair_table::{DELTA_LOG, is_delta};
+use crate::layout::DELTA_LOG;
 
 /// Maximum attempts at a commit that conflicts with other writers.
 const TRIES: usize = 20;
-
-/// Error without the table's name, which callers add.
-pub(crate) type Failed = Box<dyn std::error::Error + Send + Sync>;
-
-/// Files to commit as a version of a table.
-#[derive(Debug)]
-pub struct Commit<'a> {
-    /// Schema of the files, as their readers see it.
-    pub schema: &'a Schema,
-    /// Files that the version adds, which are in the table's folder already.
-    pub files: &'a [Added],
-    /// Application id of the Delta transaction.
-    pub app_id: &'a str,
-    /// Transaction version, for idempotent commits: a commit takes effect only if it exceeds the application's last
-    /// one.
-    pub app_version: i64,
-    /// Files that the version removes.
-    pub replaces: Replaces<'a>,
-    /// JSON that describes the job.
-    pub about: &'a str,
-}
-
-/// Files that a commit removes from the table.
-#[derive(Debug, Clone, Copy)]
-pub enum Replaces<'a> {
-    /// No file.
-    None,
-    /// All files of the latest version.
-    All,
-    /// Files by name; if the table lacks any of them, there is no commit.
-    Files(&'a [&'a str]),
-}
-
-/// Outcome of a commit.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The version that was written, or that already had the transaction.
-    Version(u64),
-    /// No commit, as the table lacks a file to be removed; holds the reason.
-    Lacking(String),
-}
-
-/// A file that is in the table's folder already.
-#[derive(Debug)]
-pub struct Added {
-    /// Path relative to the table.
-    pub name: String,
-    /// Size.
-    pub bytes: u64,
-    /// Number of rows.
-    pub rows: u64,
-}
 
 fn millis(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
@@ -120,65 +67,6 @@ pub fn lacks(table: &Path, files: &[&str]) -> Result<Option<String>> {
 /// atomic. It is idempotent: if the log has it already, nothing is done and the latest version is returned.
 pub fn commit(table: &Path, new: &Commit<'_>) -> Result<Outcome> {
     apart(|| write(table, new)).and_then(|outcome| outcome.map_err(|e| Error::dest(table, e)))
-}
-
-/// Runs the library on a thread and runtime of its own, so that callers may be on any thread.
-pub(crate) fn apart<T: Send, F: Future<Output = T>>(work: impl FnOnce() -> F + Send) -> Result<T> {
-    let run = || {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        Ok(runtime.map_err(|e| Error::Internal(e.to_string()))?.block_on(work()))
-    };
-    let ended = std::thread::scope(|scope| scope.spawn(run).join());
-    ended.unwrap_or_else(|_| Err(Error::Internal("a thread of the Delta library panicked".to_owned())))
-}
-
-/// Latest version; `None` if there is none yet.
-pub(crate) async fn load(path: &Path) -> Result<Option<DeltaTable>, DeltaTableError> {
-    if !is_delta(path) {
-        return Ok(None);
-    }
-    match builder(path)?.load().await {
-        // The folder's creator was killed before the first version.
-        Err(DeltaTableError::NotATable(_)) => Ok(None),
-        loaded => loaded.map(Some),
-    }
-}
-
-fn builder(path: &Path) -> Result<DeltaTableBuilder, DeltaTableError> {
-    let url = Url::from_directory_path(fs::canonicalize(path).map_err(DeltaTableError::generic)?);
-    DeltaTableBuilder::from_url(url.map_err(|()| DeltaTableError::InvalidTableLocation(path.display().to_string()))?)
-}
-
-async fn recorded(table: &DeltaTable, app_id: &str) -> Result<Option<i64>, DeltaTableError> {
-    table.snapshot()?.transaction_version(&table.log_store(), app_id).await
-}
-
-impl Replaces<'_> {
-    fn takes(&self, file: &str) -> bool {
-        match self {
-            Self::None => false,
-            Self::All => true,
-            Self::Files(files) => files.contains(&file),
-        }
-    }
-
-    /// Reports which of the files the table lacks. Programs that compact it or update rows remove files; programs that
-    /// delete rows may keep a file and add a deletion vector.
-    fn lacking(&self, state: Option<&DeltaTableState>) -> Option<String> {
-        let Self::Files(files) = self else { return None };
-        let vectors: HashMap<String, bool> = state
-            .into_iter()
-            .flat_map(|state| state.log_data())
-            .map(|file| (file.path().into_owned(), file.deletion_vector_descriptor().is_some()))
-            .collect();
-        let file = files.iter().find(|file| vectors.get(**file) != Some(&false))?;
-        let what = if vectors.contains_key(*file) { "has rows deleted from" } else { "no longer has" };
-        Some(format!(
-            "the latest version of the Delta table {what} the job's file {file}, as after OPTIMIZE, DELETE or UPDATE, \
-             and --retry-failed replaces the job's own files alone: restore a version that has them as they were, or give \
-             --overwrite, which does all rows anew"
-        ))
-    }
 }
 
 async fn write(table: &Path, new: &Commit<'_>) -> Result<Outcome, Failed> {

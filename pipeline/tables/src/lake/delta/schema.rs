@@ -8,8 +8,9 @@ use deltalake_core::kernel::StructType;
 use deltalake_core::kernel::engine::arrow_conversion::{TryFromArrow as _, TryFromKernel as _};
 use deltalake_core::table::state::DeltaTableState;
 
-use crate::lake::delta::commit::{Commit, Failed};
-use crate::lake::delta::snapshot::check_readable;
+use crate::error::Result;
+use crate::lake::delta::actions::Commit;
+use crate::lake::delta::open::Failed;
 
 /// Prefixes of the settings that constrain a table's rows.
 const RULES: [&str; 4] = ["delta.constraints.", "delta.generationExpression", "delta.identity.", "delta.invariants"];
@@ -103,5 +104,22 @@ fn field_fits(name: &str, old: &Field, new: &Field) -> Result<(), String> {
         (List(old), List(new)) | (Map(old, _), Map(new, _)) => field_fits(name, old, new),
         (old, new) if old == new => Ok(()),
         (old, new) => Err(format!("column {name} is {new}, and the table's is {old}: cast it in the recipe")),
+    }
+}
+
+/// Reader features that are supported.
+pub(crate) const READ: [&str; 5] =
+    ["columnMapping", "deletionVectors", "timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"];
+
+/// Fails if readers would see something else than the files hold.
+pub(crate) fn check_readable(state: &DeltaTableState) -> Result<(), String> {
+    let mode = state.metadata().configuration().get("delta.columnMapping.mode");
+    if let Some(mode) = mode.filter(|mode| *mode != "none") {
+        return Err(format!("its columns are mapped (delta.columnMapping.mode = {mode}): write it anew without"));
+    }
+    let mut features = state.protocol().reader_features().unwrap_or_default().iter().map(ToString::to_string);
+    match features.find(|feature| !READ.contains(&feature.as_str())) {
+        Some(feature) => Err(format!("it has the Delta feature {feature}, which capfilt lacks: write it anew without")),
+        None => Ok(()),
     }
 }

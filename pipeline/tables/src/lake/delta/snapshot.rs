@@ -10,7 +10,6 @@ use datafusion::catalog::TableProvider;
 use datafusion::prelude::SessionContext;
 use deltalake_core::kernel::engine::arrow_conversion::TryFromKernel as _;
 use deltalake_core::logstore::{StorageConfig, default_logstore};
-use deltalake_core::table::state::DeltaTableState;
 use deltalake_core::{DeltaTable, DeltaTableError};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use object_store::path::Path as Key;
@@ -21,13 +20,12 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::halt;
-use crate::lake::delta::commit::{Failed, apart};
+use crate::lake::delta::open::{Failed, apart};
 use crate::lake::delta::provider::LakeTable;
+use crate::lake::delta::schema::check_readable;
 use crate::lake::location::Lake;
-use crate::pair_table::DELTA_LOG;
+use crate::layout::DELTA_LOG;
 
-/// Reader features that are supported.
-const READ: [&str; 5] = ["columnMapping", "deletionVectors", "timestampNtz", "v2Checkpoint", "vacuumProtocolCheck"];
 /// Concurrent reads of commit times.
 const AT_ONCE: usize = 8;
 /// Bytes first read of a commit to get its time; more if its first line is longer.
@@ -103,7 +101,7 @@ fn failed(lake: &Lake, error: &(dyn std::error::Error + Send + Sync)) -> Error {
 /// Latest version; `None` if there is none yet.
 async fn newest(lake: &Lake) -> Result<Option<DeltaTable>, Failed> {
     let location = match lake {
-        Lake::Disk(path) => return Ok(crate::lake::delta::commit::load(path).await?),
+        Lake::Disk(path) => return Ok(crate::lake::delta::open::load(path).await?),
         Lake::Store(location) => location,
     };
     let (store, url) = location.folder()?;
@@ -209,19 +207,6 @@ async fn commit_time(store: &dyn ObjectStore, commit: &ObjectMeta) -> Result<Opt
         return Ok(first["commitInfo"]["inCommitTimestamp"].as_i64());
     }
     Ok(None)
-}
-
-/// Fails if readers would see something else than the files hold.
-pub(crate) fn check_readable(state: &DeltaTableState) -> Result<(), String> {
-    let mode = state.metadata().configuration().get("delta.columnMapping.mode");
-    if let Some(mode) = mode.filter(|mode| *mode != "none") {
-        return Err(format!("its columns are mapped (delta.columnMapping.mode = {mode}): write it anew without"));
-    }
-    let mut features = state.protocol().reader_features().unwrap_or_default().iter().map(ToString::to_string);
-    match features.find(|feature| !READ.contains(&feature.as_str())) {
-        Some(feature) => Err(format!("it has the Delta feature {feature}, which capfilt lacks: write it anew without")),
-        None => Ok(()),
-    }
 }
 
 /// The rows that deletion vectors remove, by file.

@@ -1,6 +1,5 @@
 //! Delta tables in an in-memory store with injected failures.
 
-use crate::lake::delta::snapshot;
 use std::fs;
 use std::path::Path;
 
@@ -13,15 +12,16 @@ use object_store::ObjectStoreExt as _;
 use object_store::memory::InMemory;
 use serde_json::{Value, json};
 
+use crate::lake::delta::snapshot;
 use crate::lake::location::Lake;
-use crate::pair_table;
+use crate::layout;
 use crate::source::files::Source;
 use crate::source::known::Reading;
 use crate::split::Units;
 use crate::store::location::tests::{flaky, put};
-use crate::store::location::{Address, shown};
 use crate::store::problem::Service;
 use crate::store::retrying::*;
+use crate::store::url::{Address, shown};
 
 /// The key has a space and a percent sign, and must be decoded neither in the URL nor in the log.
 const URL: &str = "s3://bucket/top %41/lake";
@@ -48,9 +48,9 @@ fn lake(folder: &Path, first: i64) {
     };
     let commit = |version: u64, lines: &[Value]| {
         let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
-        fs::write(folder.join(format!("{}/{version:020}.json", pair_table::DELTA_LOG)), text).unwrap();
+        fs::write(folder.join(format!("{}/{version:020}.json", layout::DELTA_LOG)), text).unwrap();
     };
-    fs::create_dir_all(folder.join(pair_table::DELTA_LOG)).unwrap();
+    fs::create_dir_all(folder.join(layout::DELTA_LOG)).unwrap();
     let field = |name: &str, kind: &str| json!({"name": name, "type": kind, "nullable": true, "metadata": {}});
     let schema = json!({"type": "struct", "fields": [field("n", "long"), field("split", "string")]}).to_string();
     let features = ["deletionVectors"];
@@ -91,7 +91,7 @@ fn in_store(store: &Arc<Store>, url: &str) -> Lake {
 /// File name, row numbers and rows of each file.
 fn rows(source: &Source) -> Vec<(String, Vec<u64>, RecordBatch)> {
     let units = Units { rows: 1000, shard: 0, shards: 1 };
-    let read = |(file, record): (usize, crate::source::files::FileRecord)| {
+    let read = |(file, record): (usize, crate::file_record::FileRecord)| {
         let (mut batches, mut numbers) = (Vec::new(), Vec::new());
         let mut send = |chunk: Result<crate::source::chunk::Chunk>| {
             let chunk = chunk.unwrap();

@@ -1,4 +1,5 @@
 use crate::lake::delta::snapshot::snapshot;
+use crate::layout::is_delta;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, Int64Array};

@@ -1,0 +1,11 @@
+//! Folders that mark a table.
+
+use std::path::Path;
+
+/// Folder of a Delta table's log.
+pub(crate) const DELTA_LOG: &str = "_delta_log";
+
+/// Whether the folder is a Delta table.
+pub fn is_delta(path: &Path) -> bool {
+    path.join(DELTA_LOG).is_dir()
+}
