@@ -9,3 +9,6 @@ pub(crate) const DELTA_LOG: &str = "_delta_log";
 pub fn is_delta(path: &Path) -> bool {
     path.join(DELTA_LOG).is_dir()
 }
+
+/// Value in the name of a folder `column=value` that stands for NULL, as Hive, Spark and DuckDB write it.
+pub(crate) const HIVE_NULL: &str = "__HIVE_DEFAULT_PARTITION__";

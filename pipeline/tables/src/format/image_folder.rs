@@ -17,11 +17,11 @@ use crate::file::{self, Beside, Folder, Picture, Place};
 use crate::file_record::FileRecord;
 use crate::format::rows::{Batches, Rows};
 use crate::format::sidecar::{self, MOST_TEXT_BYTES, PROBLEM};
+use crate::format::watch::Watch;
 use crate::halt::Halt;
 use crate::image_names::ImageNames;
 use crate::kind::is_text;
 use crate::limits::too_large;
-use crate::source::watch::Watch;
 
 /// Size at which a batch ends however few rows it has, bytes.
 const BATCH_BYTES: u64 = 64 << 20;

@@ -7,4 +7,5 @@ pub(crate) mod register;
 pub(crate) mod rows;
 pub(crate) mod sidecar;
 pub(crate) mod text;
+pub(crate) mod watch;
 pub mod webdataset;

@@ -9,10 +9,10 @@ use crate::error::Result;
 use crate::file::Place;
 use crate::file_record::FileRecord;
 use crate::format::rows::Batches;
+use crate::format::watch::Looking;
 use crate::format::webdataset::{member, source};
 use crate::format::{image_folder, parquet};
 use crate::kind::{Kind, Text};
-use crate::source::watch::Looking;
 
 /// Error text for a single image given as a source.
 const ALONE: &str = "an image is read with its folder: give that";

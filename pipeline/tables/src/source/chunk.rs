@@ -15,8 +15,8 @@ use crate::adapt::{adapt, would_be_rounded};
 use crate::error::Result;
 use crate::format::rows::{Problem, Rows};
 use crate::format::text::{infer, message};
+use crate::format::watch::Watch;
 use crate::source::files::{Source, SourceFile};
-use crate::source::watch::Watch;
 use crate::split::{Position, Units};
 
 /// Some rows of one unit, in the order of the source.

@@ -7,8 +7,8 @@ use std::path::{Component, Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::halt::Halt;
 use crate::kind::{self, Kind};
+use crate::layout::HIVE_NULL;
 use crate::pair_table;
-use crate::sql::hive;
 
 /// Folder that names are relative to, and the files below it, sorted.
 pub(crate) fn find(path: &Path, halt: &Halt) -> Result<(PathBuf, Vec<PathBuf>)> {
@@ -176,7 +176,7 @@ pub(crate) fn partitions(below: &Path) -> Result<Vec<(String, Option<String>)>, 
             let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
             decoded.map(|t| t.into_owned()).map_err(|e| format!("its folder {folder}: {e}"))
         };
-        let value = if value == hive::NULL { None } else { Some(plain(value)?) };
+        let value = if value == HIVE_NULL { None } else { Some(plain(value)?) };
         found.push((plain(name)?, value));
     }
     Ok(found)

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::file::{Place, Seen};
 use crate::file_record::FileRecord;
+use crate::format::watch::Looked;
 use crate::format::webdataset::source;
 use crate::kind::Kind;
-use crate::source::watch::Looked;
 
 /// Minimum age of a modification at the inspection: file systems have clock ticks of up to two seconds, so a younger
 /// file may be modified again without a new time.
@@ -91,8 +91,8 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::format::watch::Looking;
     use crate::kind::Text;
-    use crate::source::watch::Looking;
 
     #[test]
     fn a_file_of_text_is_known_again_by_its_size_and_time() {

@@ -9,4 +9,3 @@ pub mod known;
 pub mod memo;
 #[cfg(feature = "delta")]
 pub(crate) mod versioned;
-pub(crate) mod watch;

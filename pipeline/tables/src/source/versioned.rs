@@ -7,12 +7,12 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::Result;
 use crate::file::{self, Place};
+use crate::format::watch::{Looked, Looking};
 use crate::kind::Kind;
 use crate::lake::delta::snapshot;
 use crate::lake::location::Lake;
 use crate::source::files::{Source, SourceFile};
 use crate::source::known::Reading;
-use crate::source::watch::{Looked, Looking};
 use crate::store::url::whereabouts;
 use crate::{pair_table, schema};
 

@@ -1,6 +1,6 @@
 //! Tables partitioned into folders named `column=value`, the layout that Hive, Spark and DuckDB write.
 //!
-//! DataFusion 55's own scan reads [`NULL`] as a text (<https://github.com/apache/datafusion/issues/18083>). If a filter
+//! DataFusion 55's own scan reads [`HIVE_NULL`] as a text (<https://github.com/apache/datafusion/issues/18083>). If a filter
 //! requires a column to equal a value, it lists only the folder with the unencoded value, though other writers encode
 //! more characters than it does (<https://github.com/apache/datafusion/issues/19650>). Its writer names the folder of
 //! NULL like that of an empty text, or of 0.
@@ -31,14 +31,12 @@ use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
+use crate::layout::HIVE_NULL;
 use crate::sql::restamp::Restamp;
-
-/// Value in a folder's name that stands for NULL.
-pub(crate) const NULL: &str = "__HIVE_DEFAULT_PARTITION__";
 
 /// Folder name for a value, after `column=`; an empty text and NULL get different names.
 pub(crate) fn folder_name(value: Expr) -> Result<Expr> {
-    when(value.clone().is_null(), lit(NULL)).otherwise(cast(value, DataType::Utf8))
+    when(value.clone().is_null(), lit(HIVE_NULL)).otherwise(cast(value, DataType::Utf8))
 }
 
 /// Wraps a table that is partitioned into folders; returns other tables unchanged.
@@ -78,7 +76,7 @@ impl HiveTable {
             _ => return Ok(None),
         };
         let value = |(text, field): (&str, &FieldRef)| match text {
-            NULL => ScalarValue::try_from(field.data_type()),
+            HIVE_NULL => ScalarValue::try_from(field.data_type()),
             _ => ScalarValue::try_from_string(text.to_owned(), field.data_type()).map_err(|e| {
                 let (path, name, what) = (&meta.location, field.name(), field.data_type());
                 plan_datafusion_err!("{path}: its folder {name}={text} is no {what}: {e}")

@@ -10,9 +10,9 @@ use crate::error::{Error, Result};
 use crate::file::Place;
 use crate::file_record::FileRecord;
 use crate::format::rows::{Batches, Rows};
+use crate::format::watch::Looking;
 use crate::format::webdataset::read::{self, Counted, Reader};
 use crate::image_names::ImageNames;
-use crate::source::watch::Looking;
 
 /// Record and schema, from the members' headers.
 pub(crate) fn look(root: &Path, place: &Place, looking: &Looking) -> Result<(FileRecord, SchemaRef)> {

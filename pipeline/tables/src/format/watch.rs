@@ -1,9 +1,8 @@
 //! Detects local files that change while they are read. For objects the store's tags do that.
 
-use std::fs::{self};
-use std::io;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
+use std::{fs, io};
 
 use datafusion::arrow::datatypes::SchemaRef;
 
