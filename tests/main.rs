@@ -1,6 +1,7 @@
 //! Tests across crates: SQL logic tests, parity with the reference, the engine under load, the command end to end. They
 //! form a single binary, since each binary links DataFusion.
 
+mod architecture;
 mod checkpoints;
 mod common;
 mod convert;

@@ -17,4 +17,4 @@ pub fn point(name: &str) {
 
 /// Does nothing in optimised builds.
 #[cfg(not(debug_assertions))]
-pub(crate) fn point(_: &str) {}
+pub fn point(_: &str) {}
