@@ -9,4 +9,5 @@ mod docs;
 mod e2e;
 mod engine;
 mod golden;
+mod library;
 mod slt;
