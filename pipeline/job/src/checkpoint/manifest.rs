@@ -290,7 +290,7 @@ impl Manifest {
         let folder = folder_of(path);
         let loaded = file_record::load(Self::records_mut(&mut manifest), folder);
         loaded.map_err(|e| {
-            Error::dest(path, format!("cannot read the names of its images ({e}): give another folder"))
+            Error::dest(path, format!("cannot read the names of its images ({e}): give --overwrite or another folder"))
         })?;
         Ok(Some(manifest))
     }
