@@ -1,10 +1,11 @@
 //! Jobs that resume: after a stop, with additions to the source, in shards.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
 
-use super::{BOOKKEEPING, Place};
+use super::{BOOKKEEPING, Place, root, text};
 
 const UNITS: [&str; 2] = ["--unit-rows", "7"];
 
@@ -302,4 +303,36 @@ fn stray_files_beside_the_bookkeeping_do_no_harm() {
     place.job_ok(&[slice, "pairs", "--update"]);
     place.job_ok(&[slice, "pairs", "--overwrite"]);
     assert_eq!(place.number("pairs", "SELECT count(*) FROM t"), 80);
+}
+
+/// tests/fixtures/tables-of-before has a table that an earlier main finished (44a57ff), and one that was killed in its
+/// second unit.
+#[test]
+fn tables_of_an_earlier_version_are_continued_and_updated() {
+    fn copy(from: &Path, to: &Path) {
+        fs::create_dir_all(to).unwrap();
+        for entry in fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let to = to.join(entry.file_name());
+            if entry.path().is_dir() {
+                copy(&entry.path(), &to);
+            } else {
+                fs::copy(entry.path(), to).unwrap();
+            }
+        }
+    }
+    let place = Place::new();
+    copy(Path::new(&root("tests/fixtures/tables-of-before")), &place.path("."));
+    let args = |dest| ["run", "web.parquet", dest, "--recipe", "recipe.sql", "--unit-rows", "2"];
+    let output = place.run(&args("begun"));
+    let said = text(&output.stderr);
+    assert!(output.status.success() && said.contains("going on after 2 of 4 rows"), "{said}");
+    let query = "SELECT id, text, kept, image_sha256, provenance['row'] AS row FROM t ORDER BY id";
+    let begun = place.rows("begun", query);
+    assert_eq!(begun.len(), 4);
+    assert_eq!(begun, place.rows("whole", query));
+    place.ok(&[&args("whole")[..], &["--update"]].concat());
+    assert_eq!(place.rows("whole", query), begun);
+    place.ok(&["select", "whole", "selected", "--min-itm", "0.5", "--source", "web.parquet"]);
+    assert_eq!(place.number("selected", "SELECT count(*) FROM t"), 4);
 }
