@@ -97,6 +97,14 @@ fn a_damaged_page_costs_its_rows() {
     let failed =
         place.number("pairs", "SELECT count(*) FROM t WHERE error LIKE 'the file is damaged here: %' AND NOT kept");
     assert!((20..200).contains(&failed), "{failed}");
+    // A row that fails, fails in every shard.
+    for shard in ["1/2", "2/2"] {
+        place.ok(&["run", "data", "shards", "--recipe", "recipe.sql", "--unit-rows", "30", "--shard", shard]);
+        let said = super::text(&place.run(&["sql", "-c", "SELECT count(*) FROM 'shards'"]).stderr);
+        assert_eq!(said.contains("only 1 of its 2 shards have begun"), shard == "1/2", "{said}");
+    }
+    let which = "SELECT provenance['row'] AS row FROM t WHERE error IS NOT NULL ORDER BY row";
+    assert_eq!(place.rows("shards", which), place.rows("pairs", which));
     let good = "SELECT count(*) FROM t WHERE kept AND text = 'a cat, number ' || id AND id = provenance['row']";
     assert_eq!(place.number("pairs", good), rows - failed);
     // The other row group, and what is before the page.

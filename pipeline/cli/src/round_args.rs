@@ -71,7 +71,7 @@ pub(crate) struct RoundsArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) trainer: Option<PathBuf>,
 
-    /// Finally make another pair table with the last models: the one that a further round would begin with
+    /// Finally make another pair table with the last models: the one that the next round would start from
     #[arg(long)]
     pub(crate) final_pairs: bool,
 

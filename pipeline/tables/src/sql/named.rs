@@ -94,7 +94,11 @@ fn found(name: &str, halt: &Halt) -> Result<Found> {
         let kind = kind_in(path, halt)?;
         return match unfinished(path)? {
             Some(reason) if kind.is_none() => Err(Error::source(path, reason)),
-            _ => Ok(Found::Files(kind)),
+            Some(reason) => {
+                log::warn!("{}: {reason}; what is read is not the whole table", path.display());
+                Ok(Found::Files(kind))
+            }
+            None => Ok(Found::Files(kind)),
         };
     }
     Ok(if path.exists() || name.contains(PATTERN) { Found::Files(Kind::of(name)) } else { Found::Nothing })
