@@ -118,6 +118,64 @@ fn a_damaged_page_costs_its_rows() {
     assert!(said.contains("cannot be used, and --max-failed allows 5"), "{said}");
 }
 
+/// Page checksums, as Spark writes them, tell of a wrong value that decodes well.
+#[test]
+fn a_wrong_value_fails_its_checksum() {
+    let place = place();
+    let mut bytes = fs::read(root("tests/fixtures/checksums.parquet")).unwrap();
+    let at = bytes.windows(10).position(|bytes| bytes == b"number 055").unwrap();
+    bytes[at + 7] = b'9';
+    fs::write(place.path("data/0.parquet"), &bytes).unwrap();
+    place.ok(&run("data", &[]));
+    let failed = "SELECT count(*) FROM t WHERE error LIKE 'the file is damaged here: %CRC%' AND NOT kept";
+    let failed = place.number("pairs", failed);
+    assert!((10..60).contains(&failed), "{failed}");
+    let good = "SELECT count(*) FROM t WHERE kept AND text = 'a cat, number ' || lpad(CAST(id AS VARCHAR), 3, '0')";
+    assert_eq!(place.number("pairs", good), 100 - failed);
+    let said = place.fails(1, &["sql", "-c", "SELECT sum(length(text)) FROM 'data'"]);
+    assert!(said.contains("CRC"), "{said}");
+}
+
+/// What a job found damaged can be mended and tried again, also by a file of another size.
+#[test]
+fn a_mended_source_is_tried_again() {
+    let place = place();
+    let images = ["a", "b"].map(|name| place.path(&format!("folder/{name}.png")));
+    fs::create_dir(place.path("folder")).unwrap();
+    for image in &images {
+        fs::copy(root(CAT), image).unwrap();
+        fs::write(image.with_extension("txt"), "a cat").unwrap();
+    }
+    fs::write(&images[1], "no image").unwrap();
+    place.ok(&run("folder", &[]));
+    let kept = "SELECT count(*) FROM t WHERE kept";
+    assert_eq!(place.number("pairs", kept), 1);
+    fs::copy(root(CAT), &images[1]).unwrap();
+    let said = super::text(&place.run(&run("folder", &["--retry-failed"])).stderr);
+    assert!(said.contains("folder") && said.contains("failed rows are read from it as it is now"), "{said}");
+    assert_eq!(place.number("pairs", kept), 2);
+
+    let table = |image: &[u8], rows: usize| {
+        let cat = fs::read(root(CAT)).unwrap();
+        let mut all = vec![cat.as_slice(); rows];
+        all[1] = image;
+        let image: ArrayRef = Arc::new(BinaryArray::from(all));
+        parquet(&place, "data/0.parquet", &[("image", image)]);
+    };
+    table(b"no image", 3);
+    place.ok(&run("data", &["--overwrite"]));
+    assert_eq!(place.number("pairs", kept), 2);
+    table(&fs::read(root(CAT)).unwrap(), 3);
+    place.ok(&run("data", &["--retry-failed"]));
+    assert_eq!(place.number("pairs", kept), 3);
+    // The table knows the mended file.
+    let said = place.fails(1, &run("data", &[]));
+    assert!(said.contains("is finished"), "{said}");
+    table(b"no image", 4);
+    let said = place.fails(1, &run("data", &["--retry-failed"]));
+    assert!(said.contains("0.parquet") && said.contains("has changed"), "{said}");
+}
+
 /// Dictionary keys that are wide enough for one pandas file, but not for the table of all files.
 #[test]
 fn categories_of_many_files_are_read_back() {
@@ -196,6 +254,23 @@ fn shards_are_one_table_by_the_names_of_their_columns() {
         "-c",
         "SELECT sum(width) FROM e",
     ]);
+    fs::create_dir_all(place.path("parts/day=1")).unwrap();
+    fs::create_dir_all(place.path("parts/day=2")).unwrap();
+    fs::copy(place.path("data/0.parquet"), place.path("parts/day=1/1.parquet")).unwrap();
+    fs::copy(place.path("data/1.parquet"), place.path("parts/day=2/2.parquet")).unwrap();
+    for (create, asked, answer) in [
+        ("WITH ORDER (id ASC) LOCATION 'data/'", "count(*)", "4"),
+        ("PARTITIONED BY (day) LOCATION 'parts/'", "sum(CAST(day AS INT))", "6"),
+        ("LOCATION 'parts/'", "sum(CAST(day AS INT))", "6"),
+    ] {
+        let create = format!("CREATE EXTERNAL TABLE e STORED AS PARQUET {create}");
+        let said = place.ok(&["sql", "--format", "csv", "-c", &create, "-c", &format!("SELECT {asked} AS n FROM e")]);
+        assert_eq!(said.lines().last(), Some(answer), "{create}");
+    }
+    fs::create_dir(place.path("torn")).unwrap();
+    fs::write(place.path("torn/0.parquet"), "PAR1 and no footer").unwrap();
+    let said = place.fails(1, &["sql", "-c", "SELECT * FROM 'torn'"]);
+    assert!(said.contains("torn/0.parquet"), "{said}");
 
     // An integer that has no exact f64 is not rounded, and texts are not parsed as numbers.
     parquet(&place, "data/2.parquet", &[("width", Arc::new(Int64Array::from(vec![(1 << 53) + 1])))]);

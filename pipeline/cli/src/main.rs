@@ -14,6 +14,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use capfilt_tables::format::parquet::is_decoding;
 use capfilt_udfs::Converted;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
@@ -24,6 +25,12 @@ const STACK: usize = 64 << 20;
 
 fn main() -> ExitCode {
     console::log_to_stderr();
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !is_decoding() {
+            report(panic);
+        }
+    }));
     // The main thread's stack is the system's choice, and overflowing it ends the process without a message.
     let command = std::thread::Builder::new().stack_size(STACK).spawn(command);
     match command.map(std::thread::JoinHandle::join) {

@@ -215,7 +215,9 @@ impl Job {
                 return Ok((new(source, true), false, false));
             }
             Found::Begun(old) if retry && old.state == State::Finished => {
-                source.reorder(&old.files)?;
+                let mut files = old.files.clone();
+                source.take_mended(&mut files);
+                source.reorder(&files)?;
                 let mut manifest = new(source, true);
                 manifest.columns.clone_from(&old.columns);
                 manifest.retried = Some(old);

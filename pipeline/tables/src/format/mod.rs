@@ -2,7 +2,7 @@
 
 pub(crate) mod footer;
 pub(crate) mod image_folder;
-pub(crate) mod parquet;
+pub mod parquet;
 pub(crate) mod register;
 pub(crate) mod rows;
 pub(crate) mod sidecar;

@@ -1,5 +1,6 @@
 //! Rows of a Parquet file.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -98,7 +99,9 @@ impl Iterator for Reader {
                 Err(e) => return Some(Err(e.to_string())),
             };
             // The decoders of some encodings panic on bytes that no writer wrote. The reader is not used again.
+            DECODING.set(true);
             let read = catch_unwind(AssertUnwindSafe(|| opened.reader.next()));
+            DECODING.set(false);
             let read = read.unwrap_or_else(|_| Some(Err(ArrowError::ParquetError("its decoder panicked".to_owned()))));
             let failed = match read? {
                 Ok(batch) => {
@@ -120,6 +123,16 @@ impl Iterator for Reader {
             self.alone = self.file.batch_rows;
         }
     }
+}
+
+thread_local! {
+    static DECODING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic of the current thread would be one of a Parquet decoder, which costs rows and is reported as their
+/// error: a program's panic hook may leave it out.
+pub fn is_decoding() -> bool {
+    DECODING.get()
 }
 
 impl Reader {

@@ -40,7 +40,8 @@ impl Source {
             if file.record != *record {
                 return Err(Error::source(
                     file.place.shown(),
-                    "it has changed since the job began: give --overwrite or another folder",
+                    "it has changed since the job began: give --overwrite or another folder, or --retry-failed, which reads \
+                     the failed rows of a finished table again",
                 ));
             }
             self.files.push(file);
@@ -48,6 +49,24 @@ impl Source {
         self.files.extend(files.into_iter().flatten());
         self.numbers.take();
         Ok(())
+    }
+
+    /// Updates the `known` records of files that have changed but still have the same rows, to the current files: for a
+    /// retry, which reads failed rows of them again and keeps the pairs of the others.
+    pub fn take_mended(&self, known: &mut [FileRecord]) {
+        let there = self.by_name();
+        for record in known {
+            let Some(file) = there.get(record.name.as_str()).filter(|file| file.gone().is_none()) else { continue };
+            let now = &file.record;
+            if now != record && now.rows == record.rows && now.images == record.images {
+                log::warn!(
+                    "{}: it has changed since the table was made; failed rows are read from it as it is now, and the pairs \
+                     of the other rows stay as they are",
+                    file.place.shown().display()
+                );
+                record.clone_from(now);
+            }
+        }
     }
 
     /// Updates the `known` records from number `begun` on, from which the job has taken no row, to the current files.

@@ -4,16 +4,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use datafusion::arrow::datatypes::DataType;
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
 use datafusion::common::{Result, internal_datafusion_err, plan_err};
-use datafusion::datasource::listing::ListingTable;
+use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::error::DataFusionError;
+use datafusion::execution::SessionState;
 use datafusion::logical_expr::CreateExternalTable;
 
 use crate::halt;
 use crate::layout::is_delta;
 use crate::sql::hive;
-use crate::sql::named::{Kind, files, literal};
+use crate::sql::named::{check_finished, literal, one_schema};
 use crate::store::location::Location;
 use crate::store::url::is_url;
 
@@ -47,16 +49,16 @@ impl TableProviderFactory for ExternalTables {
                 state.runtime_env().register_object_store(&url, store);
                 *location = url.to_string();
             } else {
+                check_finished(Path::new(path)).map_err(|e| DataFusionError::External(Box::new(e)))?;
                 *location = literal(Path::new(path));
             }
         }
-        let table = match (self.0.create(state, &cmd).await, cmd.locations.as_slice()) {
+        let table = match self.0.create(state, &cmd).await {
             // DataFusion takes files of the same types alone; those of a named table have common ones.
-            (Err(_), [location]) if is_bare_parquet(&cmd) => {
-                let state = state.as_any().downcast_ref().ok_or_else(|| internal_datafusion_err!("no SessionState"))?;
-                files(state, location, &Kind::parquet()).await?
+            Err(_) if cmd.file_type.eq_ignore_ascii_case("parquet") && cmd.schema.fields().is_empty() => {
+                common(state, &cmd).await?
             }
-            (table, _) => table?,
+            table => table?,
         };
         Ok(match table.downcast_ref::<ListingTable>() {
             Some(listed) => hive::table(listed.clone()),
@@ -65,10 +67,34 @@ impl TableProviderFactory for ExternalTables {
     }
 }
 
-/// Whether the statement gives a place alone.
-fn is_bare_parquet(cmd: &CreateExternalTable) -> bool {
-    cmd.file_type.eq_ignore_ascii_case("parquet")
-        && cmd.schema.fields().is_empty()
-        && cmd.order_exprs.is_empty()
-        && cmd.table_partition_cols.is_empty()
+/// Table over Parquet files whose types differ, with the types that a named table of them would have, and with the order
+/// and partition columns of the statement.
+async fn common(state: &dyn Session, cmd: &CreateExternalTable) -> Result<Arc<dyn TableProvider>> {
+    let state: &SessionState =
+        state.as_any().downcast_ref().ok_or_else(|| internal_datafusion_err!("no SessionState"))?;
+    let factory = state.get_file_format_factory("parquet").ok_or_else(|| internal_datafusion_err!("no Parquet"))?;
+    // The type that DataFusion gives such columns.
+    let text = DataType::Dictionary(Box::new(DataType::UInt16), Box::new(DataType::Utf8));
+    let partitions = cmd.table_partition_cols.iter().map(|column| (column.clone(), text.clone())).collect();
+    let options = ListingOptions::new(factory.create(state, &cmd.options)?)
+        .with_file_extension(".parquet")
+        .with_file_sort_order(cmd.order_exprs.clone())
+        .with_table_partition_cols(partitions);
+    let mut locations = Vec::with_capacity(cmd.locations.len());
+    for location in &cmd.locations {
+        let location = ListingTableUrl::parse(location)?;
+        options.validate_partitions(state, &location).await?;
+        locations.push(location);
+    }
+    let schema = one_schema(state, &options, &locations).await?;
+    let Some(schema) = schema else { return plan_err!("{}: there are no Parquet files", cmd.locations.join(", ")) };
+    let mut config = ListingTableConfig::new_with_multi_paths(locations).with_listing_options(options);
+    if cmd.table_partition_cols.is_empty() {
+        config = config.infer_partitions_from_path(state).await?;
+    }
+    let table = ListingTable::try_new(config.with_schema(schema))?
+        .with_definition(cmd.definition.clone())
+        .with_constraints(cmd.constraints.clone())
+        .with_column_defaults(cmd.column_defaults.clone());
+    Ok(Arc::new(table))
 }

@@ -1,5 +1,7 @@
 //! Tables by their path or URL: `FROM 'web.parquet'`, and `capfilt sql --table`.
 
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::slice;
 use std::sync::Arc;
@@ -21,7 +23,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use crate::error::{Error, Result, message};
 use crate::halt::{self, Halt};
 use crate::lake::location::Lake;
-use crate::pair_table::unfinished;
+use crate::pair_table::{BOOKKEEPING, is_part, unfinished};
 use crate::schema::{Conflict, Merged, plain};
 use crate::source::discover::walk;
 use crate::source::files::Source;
@@ -91,17 +93,30 @@ fn found(name: &str, halt: &Halt) -> Result<Found> {
     }
     let path = Path::new(name);
     if path.is_dir() {
-        let kind = kind_in(path, halt)?;
-        return match unfinished(path)? {
-            Some(reason) if kind.is_none() => Err(Error::source(path, reason)),
-            Some(reason) => {
-                log::warn!("{}: {reason}; what is read is not the whole table", path.display());
-                Ok(Found::Files(kind))
-            }
-            None => Ok(Found::Files(kind)),
-        };
+        check_finished(path)?;
+        return Ok(Found::Files(kind_in(path, halt)?));
     }
     Ok(if path.exists() || name.contains(PATTERN) { Found::Files(Kind::of(name)) } else { Found::Nothing })
+}
+
+/// Refuses an unfinished pair table without a file and the working folder of a job; warns if some files of the pair table
+/// are still to come.
+pub(crate) fn check_finished(path: &Path) -> Result<()> {
+    if let Some(job) = path.ancestors().find(|path| path.ends_with(BOOKKEEPING)) {
+        let table = job.parent().unwrap_or(path).display();
+        return Err(Error::source(
+            path,
+            format!("it belongs to the job that writes the table {table}: name the table"),
+        ));
+    }
+    let Some(reason) = unfinished(path)? else { return Ok(()) };
+    let is_part =
+        |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|entry| is_part(&entry.file_name().to_string_lossy()));
+    if !fs::read_dir(path).is_ok_and(|mut entries| entries.any(is_part)) {
+        return Err(Error::source(path, reason));
+    }
+    log::warn!("{}: {reason}; what is read is not the whole table", path.display());
+    Ok(())
 }
 
 /// Delta table that a name refers to, and the version after its last `@`, if any.
@@ -169,7 +184,8 @@ pub(crate) async fn files(
     let options = ListingOptions::new(factory.create(state, &compression.collect())?).with_file_extension(&kind.ending);
     let location = ListingTableUrl::parse(literal(Path::new(location)))?;
     refuse_hidden(state, &options, &location).await?;
-    let schema = if kind.format == "parquet" { one_schema(state, &options, &location).await? } else { None };
+    let schema =
+        if kind.format == "parquet" { one_schema(state, &options, slice::from_ref(&location)).await? } else { None };
     let config = ListingTableConfig::new(location).with_listing_options(options);
     let config = config.infer_partitions_from_path(state).await?;
     let config = match schema {
@@ -218,26 +234,35 @@ pub(crate) fn file_url(path: &Path, is_folder: bool) -> Option<String> {
 }
 
 /// Merged schema of all files, as in a job; `None` if there are no files.
-async fn one_schema(
+pub(crate) async fn one_schema(
     state: &SessionState,
     options: &ListingOptions,
-    location: &ListingTableUrl,
+    locations: &[ListingTableUrl],
 ) -> Result<Option<SchemaRef>, DataFusionError> {
-    let store = state.runtime_env().object_store(location)?;
-    let files = location.list_all_files(state, store.as_ref(), &options.file_extension).await?;
-    let mut files: Vec<ObjectMeta> = files.try_filter(|file| ready(file.size > 0)).try_collect().await?;
-    files.sort_by(|a, b| a.location.cmp(&b.location));
+    let Some(first) = locations.first() else { return Ok(None) };
+    let store = state.runtime_env().object_store(first)?;
+    let mut files: Vec<ObjectMeta> = Vec::new();
+    for location in locations {
+        let listed = location.list_all_files(state, store.as_ref(), &options.file_extension).await?;
+        let mut listed: Vec<ObjectMeta> = listed.try_filter(|file| ready(file.size > 0)).try_collect().await?;
+        listed.sort_by(|a, b| a.location.cmp(&b.location));
+        files.append(&mut listed);
+    }
+    let on_disk = first.object_store().as_str().starts_with("file:");
+    let shown = |file: &ObjectMeta| format!("{}{}", if on_disk { "/" } else { "" }, file.location);
     let store = &store;
-    let schema =
-        move |file: ObjectMeta| async move { options.format.infer_schema(state, store, slice::from_ref(&file)).await };
+    let schema = |file: ObjectMeta| async move {
+        let schema = options.format.infer_schema(state, store, slice::from_ref(&file)).await;
+        // The reader's message names no file.
+        schema.map_err(|e| DataFusionError::Plan(format!("{}: {}", shown(&file), message(&e))))
+    };
     let at_once = state.config_options().execution.meta_fetch_concurrency.get();
     let schemas = stream::iter(files.clone()).map(schema).boxed().buffered(at_once);
     let schemas: Vec<SchemaRef> = schemas.try_collect().await?;
     let mut merged = Merged::default();
     for (file, schema) in files.iter().zip(&schemas) {
         merged.add(&plain(schema)).map_err(|Conflict { file: other, reason }| {
-            let other = &files[other].location;
-            DataFusionError::Plan(format!("{}: {reason} {other}: convert one of them", file.location))
+            DataFusionError::Plan(format!("{}: {reason} {}: convert one of them", shown(file), shown(&files[other])))
         })?;
     }
     Ok((!files.is_empty()).then(|| Arc::new(merged.schema())))
@@ -253,10 +278,6 @@ pub(crate) struct Kind {
 }
 
 impl Kind {
-    pub(crate) fn parquet() -> Self {
-        Self { format: "parquet", compression: None, ending: ".parquet".to_owned() }
-    }
-
     fn of(name: &str) -> Option<Self> {
         let (stem, last) = name.rsplit_once('.')?;
         let is_compressed = ["gz", "bz2", "xz", "zst"].contains(&last.to_ascii_lowercase().as_str());
