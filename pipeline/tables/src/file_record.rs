@@ -25,6 +25,14 @@ pub struct FileRecord {
     pub images: ImageNames,
 }
 
+impl FileRecord {
+    /// Whether the file has the name and the number of rows of `other`, and the same images if it is a folder of them: a
+    /// mended file does, though its contents differ.
+    pub fn has_rows_of(&self, other: &Self) -> bool {
+        self.name == other.name && self.rows == other.rows && self.images == other.images
+    }
+}
+
 /// Reads the names that `records`, of a manifest in `folder`, have digests of.
 pub fn load<'a>(records: impl IntoIterator<Item = &'a mut FileRecord>, folder: &Path) -> io::Result<()> {
     records.into_iter().try_for_each(|record| record.images.load(folder))

@@ -115,7 +115,8 @@ pub fn unfinished(table: &Path) -> Result<Option<String>> {
     if let Some(other) = heads.iter().find(|m| !m.is_of_job(first) || m.files != first.files) {
         let shards = (first.shard, other.shard);
         return Ok(Some(format!(
-            "its shards {} and {} are of two jobs or two sources: run both with --update, or write it anew",
+            "its shards {} and {} are of two jobs or two sources, or only one of them was updated or retried: do the same \
+             with the other, or write the table anew",
             shards.0, shards.1
         )));
     }

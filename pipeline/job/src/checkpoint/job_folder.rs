@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use capfilt_tables::error::{Error, Result};
+use capfilt_tables::file_record::FileRecord;
 use capfilt_tables::image_names::is_image_names;
 use capfilt_tables::layout;
 use capfilt_tables::pair_table::{self, BOOKKEEPING, MANIFEST, State};
@@ -248,7 +249,10 @@ impl Dest {
             }
             // One of them may have been updated before the other, so only the common prefix is compared.
             let both = other.files.len().min(manifest.files.len());
-            if other.files[..both] != manifest.files[..both] {
+            // A retry takes a mended file, and the shards are retried one after another.
+            let is_retry = manifest.retried.is_some();
+            let same = |(a, b): (&FileRecord, &FileRecord)| a == b || is_retry && a.has_rows_of(b);
+            if !other.files[..both].iter().zip(&manifest.files[..both]).all(same) {
                 let reason = format!(
                     "shard {} there has another source, or its files in another order: give all shards the same files, or write the table anew",
                     other.shard

@@ -58,7 +58,7 @@ impl Source {
         for record in known {
             let Some(file) = there.get(record.name.as_str()).filter(|file| file.gone().is_none()) else { continue };
             let now = &file.record;
-            if now != record && now.rows == record.rows && now.images == record.images {
+            if now != record && now.has_rows_of(record) {
                 log::warn!(
                     "{}: it has changed since the table was made; failed rows are read from it as it is now, and the pairs \
                      of the other rows stay as they are",
