@@ -32,6 +32,7 @@ mod sources;
 mod statements;
 mod stores;
 mod tables;
+mod verbs;
 #[cfg(unix)]
 mod watching;
 mod webdataset;
@@ -66,6 +67,12 @@ const BOOKKEEPING: &str = "_capfilt";
 fn root(path: &str) -> String {
     let path = Path::new(ROOT).join(path);
     fs::canonicalize(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).display().to_string()
+}
+
+/// `capfilt resume`, `update` or `retry` of the job that `run` begins: the table records all but the shard.
+fn verb<'a>(name: &'a str, run: &[&'a str]) -> Vec<&'a str> {
+    let operation = run.windows(2).filter(|pair| ["--shard", "--max-failed"].contains(&pair[0]));
+    [name, run[2]].into_iter().chain(operation.flatten().copied()).collect()
 }
 
 fn web() -> String {
@@ -176,7 +183,7 @@ impl Place {
 
     /// Starts a job over the whole web table, in units of 64 rows, and waits until some are done.
     fn started(&self, dest: &str) -> Child {
-        let args = self.job(&[&web(), dest, "--unit-rows", "64"]);
+        let args = self.job(&[&web(), dest, "--checkpoint-rows", "64"]);
         let mut command = self.command(&args.iter().map(String::as_str).collect::<Vec<_>>());
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let temp = self.path(dest).join("_capfilt/shard-1-of-1/unit-00000000-000000000128.parquet");

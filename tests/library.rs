@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use capfilt_job::{Again, ImageIs, Images, Job, Params, Parts, Recipe, Stop, Summary, Verdicts};
+use capfilt_job::{Again, Images, Job, JobFile, Stop, Summary};
 use datafusion::arrow::array::AsArray as _;
 use datafusion::arrow::datatypes::Int64Type;
 use datafusion::prelude::SessionContext;
@@ -16,31 +16,15 @@ const RECIPE: &str = "SELECT * EXCLUDE (image, text), encode(sha256(image), 'hex
 
 /// A job over the fixtures' table that needs no model.
 fn job(dest: PathBuf) -> Job {
-    let verdicts = Verdicts::default();
-    let recipe = Recipe { name: "test".to_owned(), sql: RECIPE.to_owned(), params: Params::default(), verdicts };
-    Job {
-        source: fixture("web.parquet"),
+    let file = JobFile {
+        source: fixture("web.parquet").to_string_lossy().into_owned(),
         dest,
-        recipe,
-        image_column: "image".to_owned(),
-        image_is: ImageIs::Bytes,
-        path_root: None,
-        source_version: None,
-        text_column: "text".to_owned(),
-        renames: Vec::new(),
-        kept_only: false,
-        images: Images::None,
-        parts: Parts::Parquet,
-        again: Again::No,
-        unit_rows: 500,
-        file_bytes: 1 << 30,
-        shard: (1, 1),
-        max_failed: None,
-        round: 1,
-        dedupe: None,
-        captioners: Vec::new(),
-        filters: Vec::new(),
-    }
+        recipe_sql: Some(RECIPE.to_owned()),
+        write_images: Some(Images::None),
+        checkpoint_rows: 500,
+        ..JobFile::default()
+    };
+    file.job(Again::No).unwrap()
 }
 
 async fn run(ctx: &SessionContext, job: &Job) -> Summary {

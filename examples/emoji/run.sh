@@ -40,7 +40,7 @@ sed -n 13,18p "$out/texts.jsonl" >&2
 
 # The pictures are files, which the table names. Threshold, prompt and length are those of make demo.
 step "CapFilt over it, with a captioner and a filter that know English alone"
-"$capfilt" run "$out/texts.jsonl" "$out/pairs" --path-column picture \
+"$capfilt" run "$out/texts.jsonl" "$out/pairs" --image-column picture --image-is path \
     --captioner examples/models/captioner --filter examples/models/filter \
     --min-itm 0.1 --prompt 'a picture of ' --set capfilt.max_length=32
 

@@ -38,21 +38,21 @@ crawl() {
 
 step "Monday: 100 pictures with noisy texts become a Delta table, $out/web"
 crawl monday 'id < 98 OR id IN (1503, 1505)'
-job run "$out/crawl" "$out/web" --format delta --recipe "$here/crawl.sql"
+job run "$out/crawl" "$out/web" --table-format delta --recipe "$here/crawl.sql"
 
 step "CapFilt over it, into another Delta table, $out/pairs"
-job run "$out/web" "$out/pairs" --format delta "${models[@]}" $(aside crawl)
+job run "$out/web" "$out/pairs" --table-format delta "${models[@]}" $(aside crawl)
 
-step "Tuesday: 22 more pictures. --update does what is new, and no more"
+step "Tuesday: 22 more pictures. \`capfilt update\` does what is new, and no more; the tables know their jobs"
 crawl tuesday 'id BETWEEN 98 AND 119'
-job run "$out/crawl" "$out/web" --format delta --recipe "$here/crawl.sql" --update
-job run "$out/web" "$out/pairs" --format delta "${models[@]}" $(aside crawl) --update
+job update "$out/web"
+job update "$out/pairs"
 
 step "What would a threshold of 0.9 keep? select answers by the scores that are there, without a model"
 job select "$out/pairs" "$out/strict" --min-itm 0.9
 
 step "Wednesday: 0.9 it is, in place of the 0.5 until now"
-job run "$out/web" "$out/pairs" --format delta "${models[@]}" $(aside crawl) --min-itm 0.9 --overwrite
+job run "$out/web" "$out/pairs" --table-format delta "${models[@]}" $(aside crawl) --min-itm 0.9 --overwrite
 
 step "Back in time: was that wise? $out/pairs at each of its versions"
 tables=(--table "v0=$out/pairs@0" --table "v1=$out/pairs@1" --table "v2=$out/pairs@2")

@@ -12,7 +12,7 @@ SELECT version, count(DISTINCT id) AS pictures,
        count(*) FILTER (WHERE NOT kept AND source = 'web' AND text_is_true) AS true_ones_dropped
 FROM pairs GROUP BY version ORDER BY version;
 
--- --update left the pairs of version 0 as they were.
+-- `capfilt update` left the pairs of version 0 as they were.
 SELECT count(*) AS pairs_of_version_0,
        count(*) FILTER (WHERE (old.text, old.itm_score, old.kept)
                               IS DISTINCT FROM (new.text, new.itm_score, new.kept)) AS changed_by_update

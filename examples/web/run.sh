@@ -2,7 +2,7 @@
 # A list of URLs in, a pair table and a page out: examples/web/run.sh [CAPFILT]
 #
 # The web is a server on this machine, with pictures that are gone, errors that pass, a site that opts out, and a slow one. The
-# first pass is impatient; --retry-failed does again what it missed, and nothing else.
+# first pass is impatient; `capfilt retry` does again what it missed, and nothing else.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -30,18 +30,16 @@ done
 head -n 4 "$out/urls.csv" >&2
 
 # Only because this web is on this machine are private addresses allowed.
-job() {
-    "$capfilt" run "$out/urls.csv" "$out/pairs" --url-column url --set fetch.allow_private=true --image all \
-        --captioner tests/fixtures/models/captioner --filter tests/fixtures/models/matcher "$@"
-}
 requests() { echo "$(($(wc -l <"$out/requests") - 1)) requests so far" >&2; }
 
 step "The first pass gives each URL a second, and one try"
-job --set fetch.timeout=1 --set fetch.retries=0
+"$capfilt" run "$out/urls.csv" "$out/pairs" --image-column url --image-is url --write-images all \
+    --captioner tests/fixtures/models/captioner --filter tests/fixtures/models/matcher \
+    --set fetch.allow_private=true --set fetch.timeout=1 --set fetch.retries=0
 requests
 
-step "The second pass takes the default, thirty seconds and three tries, for what failed"
-job --retry-failed
+step "The second pass takes thirty seconds and three tries for what failed; the table knows the rest"
+"$capfilt" retry "$out/pairs" --set fetch.timeout=30 --set fetch.retries=2
 requests
 
 step "What came of the URLs, by SQL"

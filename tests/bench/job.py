@@ -75,7 +75,7 @@ def overhead(capfilt, place, name, models, rows):
     run(capfilt, "sql", "--table", "web=tests/fixtures/web.parquet", "-c",
         f"COPY (SELECT * FROM web WHERE image_error(image) IS NULL AND text IS NOT NULL ORDER BY id LIMIT {rows}) TO '{source}'")
     words = ["--captioner", models[0], "--filter", models[1]]
-    sql = subprocess.run([capfilt, "run", source, "x", *words, "--print-sql"], check=True, capture_output=True, text=True).stdout
+    sql = subprocess.run([capfilt, "recipe", *words], check=True, capture_output=True, text=True).stdout
     query = place / f"{name}.sql"
     query.write_text(f"COPY ({sql}) TO '{place}/{name}-sql.parquet'")
     best = {}
@@ -103,7 +103,7 @@ def reading(capfilt, place, peers, rows=20_000, size=10_000):
     run(capfilt, "sql", "-c", f"COPY (SELECT key, text, image FROM '{shard}') TO '{table}'")
     for name, path, peer, program in (("Parquet", table, "pyarrow", PYARROW), ("WebDataset", shard, "webdataset", WEBDATASET)):
         total = path.stat().st_size / 1e6
-        ours = min(run(capfilt, "run", path, place / "read-pairs", "--recipe", place / "plain.sql", "--image", "none", "--overwrite")[0]
+        ours = min(run(capfilt, "run", path, place / "read-pairs", "--recipe", place / "plain.sql", "--write-images", "none", "--overwrite")[0]
                    for _ in range(3))
         line = f"{name}: {rows} rows, {total:.0f} MB; a job that reads, hashes and writes no image {ours:.2f} s ({rows / ours:.0f} rows/s)"
         if peers:

@@ -41,7 +41,18 @@ fn a_source_that_is_rewritten_stops_its_job() {
         (0..6000).map(|n| format!("{{\"path\":\"cat.png\",\"text\":\"{text} {n}\"}}\n")).collect()
     };
     fs::write(place.path("a.jsonl"), lines("old")).unwrap();
-    let options = ["--path-column", "path", "--recipe", "recipe.sql", "--unit-rows", "64", "--image", "none"];
+    let options = [
+        "--image-column",
+        "path",
+        "--image-is",
+        "path",
+        "--recipe",
+        "recipe.sql",
+        "--checkpoint-rows",
+        "64",
+        "--write-images",
+        "none",
+    ];
     let job = [&["run", "a.jsonl", "out"][..], &options].concat();
     let mut child = spawned(&place, &job);
     let third = place.path("out/_capfilt/shard-1-of-1/unit-00000000-000000000128.parquet");
@@ -119,7 +130,7 @@ fn a_signal_ends_a_job_that_looks_at_its_source() {
     assert!(made.success());
     fs::create_dir(place.path("folder")).unwrap();
     symlink("../endless.jsonl", place.path("folder/a.jsonl")).unwrap();
-    let job = ["--path-column", "path", "--recipe", "recipe.sql"];
+    let job = ["--image-column", "path", "--image-is", "path", "--recipe", "recipe.sql"];
     for (source, signal, more) in [
         ("large.jsonl", "INT", &[][..]),
         ("endless.jsonl", "TERM", &[]),
@@ -153,7 +164,19 @@ fn a_job_that_goes_on_reads_its_text_once() {
     let earlier = std::time::SystemTime::now() - Duration::from_secs(60);
     let file = fs::File::options().write(true).open(place.path("web.csv")).unwrap();
     file.set_modified(earlier).unwrap();
-    let job = ["run", "web.csv", "pairs", "--path-column", "path", "--recipe", "recipe.sql", "--unit-rows", "8"];
+    let job = [
+        "run",
+        "web.csv",
+        "pairs",
+        "--image-column",
+        "path",
+        "--image-is",
+        "path",
+        "--recipe",
+        "recipe.sql",
+        "--checkpoint-rows",
+        "8",
+    ];
     let killed = place.command(&job).env("CAPFILT_KILL_AT", "unit-done:2").output().unwrap();
     assert!(killed.status.code().is_none(), "{}", text(&killed.stderr));
     let manifest = fs::read_to_string(place.path("pairs/_capfilt/shard-1-of-1/manifest.json")).unwrap();
@@ -163,8 +186,8 @@ fn a_job_that_goes_on_reads_its_text_once() {
     assert_eq!(place.number("pairs", "SELECT count(DISTINCT id) FROM t"), 40);
     fs::write(place.path("web.csv"), format!("id,path,text\n{lines}")).unwrap();
     file.set_modified(earlier + Duration::from_secs(1)).unwrap();
-    place.ok(&[&job[..], &["--update"]].concat());
+    place.ok(&["update", "pairs"]);
     fs::write(place.path("web.csv"), format!("id,path,text\n{}", lines.replace("text 7", "text x"))).unwrap();
-    let said = place.fails(1, &[&job[..], &["--update"]].concat());
+    let said = place.fails(1, &["update", "pairs"]);
     assert!(said.contains("has changed since the job began"), "{said}");
 }

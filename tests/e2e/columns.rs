@@ -28,7 +28,8 @@ fn place() -> Place {
 /// updates, retries and reads the table.
 fn keeps_its_schema(place: &Place, options: &[&str], come: &dyn Fn(&str), first: &str, second: &str, rows: i64) {
     let job = |more: &[&str]| -> Vec<String> {
-        let fixed = ["run", "data", "pairs", "--recipe", "recipe.sql", "--image", "none", "--unit-rows", "4"];
+        let fixed =
+            ["run", "data", "pairs", "--recipe", "recipe.sql", "--write-images", "none", "--checkpoint-rows", "4"];
         [&fixed[..], options, more].concat().into_iter().map(str::to_owned).collect()
     };
     let ok = |more: &[&str]| {
@@ -48,9 +49,9 @@ fn keeps_its_schema(place: &Place, options: &[&str], come: &dyn Fn(&str), first:
             ok(&[]);
         }
         come(second);
-        ok(&["--update"]);
+        place.ok(&["update", "pairs"]);
         assert_eq!(place.number("pairs", "SELECT count(*) FROM t"), rows, "stopped: {is_stopped}");
-        ok(&["--retry-failed"]);
+        place.ok(&["retry", "pairs"]);
         assert_eq!(place.number("pairs", "SELECT count(*) FROM t"), rows);
         place.ok(&["report", "pairs", "-o", "report.html"]);
         place.ok(&["select", "pairs", "chosen", "--min-itm", "0", "--overwrite"]);
@@ -67,7 +68,7 @@ fn keys_in_another_order_are_the_same_columns() {
             if name == "b.jsonl" { ["\"n\": 1", "\"n\": 2, \"alt\": \"x\""] } else { ["\"alt\": \"y\", \"n\": 3"; 2] };
         fs::write(place.path("data").join(name), keys.map(line).concat().repeat(6)).unwrap();
     };
-    keeps_its_schema(&place, &["--path-column", "path"], &come, "b.jsonl", "a.jsonl", 24);
+    keeps_its_schema(&place, &["--image-column", "path", "--image-is", "path"], &come, "b.jsonl", "a.jsonl", 24);
     assert_eq!(place.number("pairs", "SELECT count(*) FROM t WHERE alt = 'y' AND n = 3"), 12);
 }
 
@@ -106,7 +107,22 @@ fn whole_numbers_are_not_rounded() {
     let json = |width: &str| format!("{{\"path\": \"cat.png\", \"text\": \"a cat\", \"width\": {width}}}\n");
     let csv = |width: &str| format!("cat.png,a cat,{width}\n");
     let job = |more: &[&'static str]| {
-        [&["run", "data", "pairs", "--recipe", "recipe.sql", "--path-column", "path", "--overwrite"][..], more].concat()
+        [
+            &[
+                "run",
+                "data",
+                "pairs",
+                "--recipe",
+                "recipe.sql",
+                "--image-column",
+                "path",
+                "--image-is",
+                "path",
+                "--overwrite",
+            ][..],
+            more,
+        ]
+        .concat()
     };
     // A number above Int64, which CSV reads as text, beside a fraction.
     for (one, other, json_is_well, csv_is_well) in [
@@ -140,7 +156,19 @@ fn whole_numbers_are_not_rounded() {
 #[test]
 fn what_looks_like_a_number_may_be_text() {
     let place = place();
-    let job = ["run", "data", "pairs", "--recipe", "recipe.sql", "--path-column", "path", "--path-root", "pictures"];
+    let job = [
+        "run",
+        "data",
+        "pairs",
+        "--recipe",
+        "recipe.sql",
+        "--image-column",
+        "path",
+        "--image-is",
+        "path",
+        "--image-root",
+        "pictures",
+    ];
     let job = [&job[..], &["--overwrite"]].concat();
     fs::create_dir(place.path("pictures")).unwrap();
     fs::copy(root(CAT), place.path("pictures/7")).unwrap();
@@ -176,13 +204,14 @@ fn what_looks_like_a_number_may_be_text() {
 fn a_retry_does_not_look_at_what_is_new() {
     let place = place();
     let job = |more: &[&'static str]| {
-        [&["run", "data", "pairs", "--recipe", "recipe.sql", "--path-column", "path"][..], more].concat()
+        [&["run", "data", "pairs", "--recipe", "recipe.sql", "--image-column", "path", "--image-is", "path"][..], more]
+            .concat()
     };
     fs::write(place.path("data/a.csv"), "path,text\ncat.png,a cat\nlost.png,lost\n").unwrap();
     place.ok(&job(&["--max-failed", "99%"]));
     fs::write(place.path("data/b.csv"), "").unwrap();
     fs::copy(root(CAT), place.path("data/lost.png")).unwrap();
-    place.ok(&job(&["--retry-failed", "--max-failed", "99%"]));
+    place.ok(&["retry", "pairs"]);
     assert_eq!(place.number("pairs", "SELECT count(*) FROM t WHERE error IS NULL"), 2);
 }
 
@@ -192,9 +221,20 @@ fn a_job_moves_with_its_folder() {
     fs::create_dir_all(place.path("one/images")).unwrap();
     fs::copy(root(CAT), place.path("one/images/cat.png")).unwrap();
     fs::write(place.path("one/a.csv"), format!("path,text\n{}", "cat.png,a cat\n".repeat(12))).unwrap();
-    let words =
-        ["run", "a.csv", "pairs", "--recipe", "../recipe.sql", "--path-column", "path", "--path-root", "images"];
-    let words = [&words[..], &["--image", "none", "--unit-rows", "4"]].concat();
+    let words = [
+        "run",
+        "a.csv",
+        "pairs",
+        "--recipe",
+        "../recipe.sql",
+        "--image-column",
+        "path",
+        "--image-is",
+        "path",
+        "--image-root",
+        "images",
+    ];
+    let words = [&words[..], &["--write-images", "none", "--checkpoint-rows", "4"]].concat();
     let output =
         place.command(&words).current_dir(place.path("one")).env("CAPFILT_KILL_AT", "unit-done:2").output().unwrap();
     assert_eq!(output.status.signal(), Some(9));

@@ -107,22 +107,21 @@ fn thresholds_and_a_first_stage() {
     run(&place, "plain", &["--min-itm-of", "web=1", "--min-itm-of", "synthetic=0"]);
     assert_eq!(count(&place, "plain", "source = 'web' AND kept"), 0);
     assert_eq!(count(&place, "plain", "source = 'synthetic' AND NOT kept AND error IS NULL"), 0);
-    run(&place, "staged", &["--agreement", "0.1,0.3"]);
+    run(&place, "staged", &["--itc-gate", "0.1,0.3"]);
     let wrong = "CASE WHEN error IS NOT NULL THEN kept WHEN itc_score < 0.1 THEN kept OR itm_score IS NOT NULL \
                  WHEN itc_score >= 0.3 THEN NOT kept OR itm_score IS NOT NULL ELSE kept <> (itm_score >= 0.5) END";
     assert_eq!(count(&place, "staged", wrong), 0);
     assert!(count(&place, "staged", "error IS NULL AND itm_score IS NULL") > 0);
 
-    let sql =
-        place.ok(&["run", "x", "y", "--candidates", "2", "--captioner", "a", "--captioner", "b's", "--print-sql"]);
+    let sql = place.ok(&["recipe", "--candidates", "2", "--captioner", "a", "--captioner", "b's"]);
     assert!(sql.contains("-- $captioner_2 = 'b''s'") && sql.contains("captions(image, 2"), "{sql}");
     let said = place.fails(2, &["run", "x", "y", "--recipe", "r.sql", "--candidates", "2"]);
     assert!(said.contains("--recipe"), "{said}");
     let said = place.fails(1, &["select", "staged", "other", "--min-itm", "0"]);
-    assert!(said.contains("--agreement"), "{said}");
-    let said = place.fails(1, &["run", "slice.parquet", "y", "--min-itm-of", "webb=1", "--print-sql"]);
+    assert!(said.contains("--itc-gate"), "{said}");
+    let said = place.fails(1, &["recipe", "--min-itm-of", "webb=1"]);
     assert!(said.contains("web or synthetic"), "{said}");
-    let said = place.fails(2, &["run", "x", "y", "--agreement", "0.5,0.1"]);
+    let said = place.fails(2, &["run", "x", "y", "--itc-gate", "0.5,0.1"]);
     assert!(said.contains("LOW,HIGH"), "{said}");
     let said = place.fails(1, &["sql", "--captioner", "a", "--captioner", "b", "-c", "SELECT 1"]);
     assert!(said.contains("one --captioner"), "{said}");

@@ -179,13 +179,13 @@ fn marks(rows: &[Value], repeats: Repeats) {
 #[test]
 fn the_models_do_not_see_what_repeats() {
     let place = source();
-    place.job_ok(&["web", "all", "--min-itm", "0", "--image", "all"]);
+    place.job_ok(&["web", "all", "--min-itm", "0", "--write-images", "all"]);
     let all = place.rows("all", QUERY);
     marks(&all, &[]);
     for (how, repeats, wanted) in
         [("exact", EXACT, &[0, 1, 3, 100, 103][..]), ("near", NEAR, &[0, 1, 103]), ("texts", TEXTS, &[0, 1, 3, 103])]
     {
-        place.job_ok(&["web", how, "--min-itm", "0", "--image", "all", "--dedupe", how]);
+        place.job_ok(&["web", how, "--min-itm", "0", "--write-images", "all", "--dedupe", how]);
         let rows = place.rows(how, QUERY);
         assert_eq!(rows.len(), 28, "each row has its two pairs");
         marks(&rows, repeats);
@@ -202,7 +202,7 @@ fn the_models_do_not_see_what_repeats() {
         assert_eq!(scored.map(|row| row["id"].as_i64().unwrap()).collect::<Vec<_>>(), wanted, "{how}");
     }
     // The option is part of the job's identity.
-    let message = place.job_fails(&["web", "exact", "--min-itm", "0", "--image", "all", "--update"]);
+    let message = place.job_fails(&["web", "exact", "--min-itm", "0", "--write-images", "all"]);
     assert!(message.contains("dedupe was exact"), "{message}");
 }
 
@@ -224,7 +224,7 @@ const RECIPE: &str = "SELECT * EXCLUDE (image), encode(sha256(image), 'hex') AS 
     CAST(NULL AS FLOAT) AS itm_score, image_error(image) IS NULL AS kept, image_error(image) AS error, image FROM web";
 
 fn job<'a>(dest: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    let args = ["run", "web", dest, "--recipe", "recipe.sql", "--unit-rows", "3", "--image", "all"];
+    let args = ["run", "web", dest, "--recipe", "recipe.sql", "--checkpoint-rows", "3", "--write-images", "all"];
     [&args[..], more].concat()
 }
 
@@ -266,10 +266,11 @@ fn a_text_is_found_again_however_it_is_written() {
         let broken = rows.iter().find(|row| row["id"] == 4).unwrap();
         assert!(broken["error"].is_string() && broken["kept"] == false, "{broken}");
     }
-    let message = place.fails(1, &job("usual", &["--dedupe", "texts=0.9", "--update"]));
+    let message = place.fails(1, &job("usual", &["--dedupe", "texts=0.9"]));
     assert!(message.contains("dedupe was texts=0.8"), "{message}");
     // The order of the criteria does not matter.
-    place.ok(&job("both", &["--dedupe", "near,texts", "--update"]));
+    let said = place.fails(1, &job("both", &["--dedupe", "near,texts"]));
+    assert!(said.contains("is finished"), "{said}");
 }
 
 #[test]
@@ -313,12 +314,12 @@ fn what_is_new_may_repeat_what_was_there() {
         fs::rename(place.path("web/b.parquet"), place.path("b.parquet")).unwrap();
         place.ok(&job("pairs", &["--dedupe", how]));
         fs::rename(place.path("b.parquet"), place.path("web/b.parquet")).unwrap();
-        place.ok(&job("pairs", &["--dedupe", how, "--update"]));
+        place.ok(&["update", "pairs"]);
         let rows = place.rows("pairs", QUERY);
         assert_eq!(rows.len(), count);
         marks(&rows, repeats);
         // A duplicate is not a failure that a retry could fix.
-        place.ok(&job("pairs", &["--dedupe", how, "--retry-failed"]));
+        place.ok(&["retry", "pairs"]);
         assert_eq!(place.rows("pairs", QUERY), rows);
     }
 }

@@ -8,7 +8,7 @@ fn verdicts_on_web_texts_are_mostly_right() {
     let [table, captioner, filter] =
         ["examples/web.parquet", "examples/models/captioner", "examples/models/filter"].map(root);
     let models = ["--captioner", &captioner, "--filter", &filter, "--min-itm", "0.1", "--prompt", "a picture of "];
-    place.ok(&[&["run", &table, "pairs", "--image", "none"][..], &models].concat());
+    place.ok(&[&["run", &table, "pairs", "--write-images", "none"][..], &models].concat());
     let right = "SELECT (avg(CAST(kept AS INT)) FILTER (WHERE text_is_true) \
                  + avg(CAST(NOT kept AS INT)) FILTER (WHERE NOT text_is_true)) / 2 AS balanced_accuracy \
                  FROM t WHERE source = 'web' AND error IS NULL";

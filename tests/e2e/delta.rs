@@ -24,10 +24,10 @@ fn add(place: &Place, name: &str, offset: u32) {
 }
 
 fn run<'a>(source: &'a str, dest: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    [&["run", source, dest, "--recipe", "recipe.sql", "--unit-rows", "16"][..], more].concat()
+    [&["run", source, dest, "--recipe", "recipe.sql", "--checkpoint-rows", "16"][..], more].concat()
 }
 
-const DELTA: [&str; 2] = ["--format", "delta"];
+const DELTA: [&str; 2] = ["--table-format", "delta"];
 
 pub(super) fn versions(place: &Place, table: &str) -> usize {
     place.names(&format!("{table}/_delta_log")).iter().filter(|name| name.ends_with(".json")).count()
@@ -85,7 +85,7 @@ fn each_run_is_a_version() {
     let said = place.fails(1, &run("web", "pairs", &DELTA));
     assert!(said.contains("finished"), "{said}");
     add(&place, "b", 10_000);
-    place.ok(&run("web", "pairs", &[&DELTA[..], &["--update"]].concat()));
+    place.ok(&["update", "pairs"]);
     assert_eq!((versions(&place, "pairs"), place.number("pairs", "SELECT count(*) FROM t")), (2, 80));
     fs::write(place.path("recipe.sql"), RECIPE.replace("id % 2 = 0", "id % 2 = 1")).unwrap();
     place.ok(&run("web", "pairs", &[&DELTA[..], &["--overwrite"]].concat()));
@@ -97,13 +97,13 @@ fn each_run_is_a_version() {
         [("0", 40, true), ("1", 80, true), ("2", 80, false), ("2200-01-01 00:00:00", 80, false)]
     {
         let dest = format!("of-{}", version.len());
-        let again = ["--source-version", version, "--rename", "source=was", "--overwrite"];
+        let again = ["--rename", "source=was", "--overwrite"];
         let names = ["image_sha256", "itm_score", "kept", "error", "provenance"];
         let renames: Vec<String> = names.iter().map(|name| format!("{name}={name}_before")).collect();
         let renames: Vec<&str> = renames.iter().flat_map(|rename| ["--rename", rename.as_str()]).collect();
         let sql = RECIPE.replace("id % 2 = 0", "kept_before");
         fs::write(place.path("recipe.sql"), sql).unwrap();
-        place.ok(&run("pairs", &dest, &[&again[..], &renames].concat()));
+        place.ok(&run(&format!("pairs@{version}"), &dest, &[&again[..], &renames].concat()));
         let wanted = if even { "id % 2 = 0" } else { "id % 2 = 1" };
         let found = place.number(&dest, &format!("SELECT count(*) FROM t WHERE kept = ({wanted})"));
         assert_eq!(found, i64::from(rows), "{version}");
@@ -114,7 +114,7 @@ fn each_run_is_a_version() {
     for (version, words) in
         [("9", "the latest is 2"), ("1999-01-01", "oldest"), ("soon", "neither a version nor a time")]
     {
-        let said = place.fails(1, &run("pairs", "none", &["--source-version", version]));
+        let said = place.fails(1, &run(&format!("pairs@{version}"), "none", &[]));
         assert!(said.contains(words), "{said}");
     }
     // Queried by name, it is the same table, rather than all files of all versions.
@@ -127,10 +127,10 @@ fn each_run_is_a_version() {
     let said = place.fails(1, &["sql", "--table", "t=pairs@7", "-c", "SELECT 1"]);
     assert!(said.contains("version") && said.contains("7"), "{said}");
     fs::write(place.path("recipe.sql"), RECIPE).unwrap();
-    let said = place.fails(1, &run("web", "none", &["--source-version", "1"]));
+    let said = place.fails(1, &run("web@1", "none", &[]));
     assert!(said.contains("no Delta table"), "{said}");
     let said = place.fails(1, &run("web", "pairs", &["--overwrite"]));
-    assert!(said.contains("it is a Delta table: give --format delta"), "{said}");
+    assert!(said.contains("it is a Delta table: give --table-format delta"), "{said}");
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn a_commit_survives_kills() {
     let place = place();
     let runs = [
         (run("web", "pairs", &DELTA), 1, 40),
-        (run("web", "pairs", &[&DELTA[..], &["--update"]].concat()), 2, 80),
+        (vec!["update", "pairs"], 2, 80),
         (run("web", "pairs", &[&DELTA[..], &["--overwrite"]].concat()), 3, 80),
     ];
     for (args, version, rows) in runs {
@@ -200,8 +200,8 @@ fn rows_that_come_after_a_killed_commit_are_committed() {
         let output = place.command(&args).env("CAPFILT_KILL_AT", at).output().unwrap();
         assert_eq!(output.status.signal(), Some(9));
         add(&place, "b", 10_000);
-        assert!(place.fails(1, &args).contains("give --update"));
-        place.ok(&[&args[..], &["--update"]].concat());
+        assert!(place.fails(1, &args).contains("capfilt update"));
+        place.ok(&["update", "pairs"]);
         let counts = "SELECT count(*) * 1000 + count(DISTINCT id) FROM t";
         assert_eq!(place.number("pairs", counts), 80_080, "{at}");
     }

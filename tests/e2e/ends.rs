@@ -14,7 +14,7 @@ fn a_stopped_job_finishes_its_unit_and_goes_on() {
     for signal in ["INT", "TERM"] {
         let dest = format!("pairs-{signal}");
         let child = place.started(&dest);
-        let busy = place.job_fails(&[&web(), &dest, "--unit-rows", "64"]);
+        let busy = place.job_fails(&[&web(), &dest, "--checkpoint-rows", "64"]);
         assert!(busy.contains("another job is writing to it"), "{busy}");
         let unfinished = place.job_fails(&[&dest, "next"]);
         assert!(unfinished.contains("unfinished pair table"), "{unfinished}");
@@ -27,7 +27,7 @@ fn a_stopped_job_finishes_its_unit_and_goes_on() {
         assert_eq!(place.names(&dest), [BOOKKEEPING], "no part of the table is to be seen");
         let left = place.names(&format!("{dest}/{BOOKKEEPING}/shard-1-of-1"));
         assert!(left.iter().all(|name| !name.ends_with(".tmp")), "{left:?}");
-        let said = place.job_ok(&[&web(), &dest, "--unit-rows", "64"]);
+        let said = place.job_ok(&[&web(), &dest, "--checkpoint-rows", "64"]);
         assert!(said.contains("going on after") && said.contains("read       1512 rows"), "{said}");
         same_table(&place, "whole", &dest);
     }
@@ -46,7 +46,7 @@ fn a_second_signal_stops_at_once() {
     let message = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(message.contains("error: interrupted"), "{message}");
-    let said = place.job_ok(&[&web(), "pairs", "--unit-rows", "64"]);
+    let said = place.job_ok(&[&web(), "pairs", "--checkpoint-rows", "64"]);
     assert!(said.contains("going on after"), "{said}");
     assert_eq!(place.number("pairs", "SELECT count(*) FROM t"), 3024);
 }
@@ -60,7 +60,7 @@ pub(crate) fn send(signal: &str, child: &Child) {
 fn a_full_disk_is_named_and_cleaned_up() {
     let place = Place::new();
     let slice = place.slice();
-    let args = place.job(&[slice, "pairs", "--image", "all"]);
+    let args = place.job(&[slice, "pairs", "--write-images", "all"]);
     // A file size limit; with its signal ignored, a write fails as on a full disk.
     let mut command = Command::new("sh");
     command.args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_capfilt")]);
@@ -79,7 +79,7 @@ fn a_full_disk_is_named_and_cleaned_up() {
     fs::create_dir(&disk).unwrap();
     let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "capfilt-test"]).arg(&disk).output();
     if mounted.is_ok_and(|o| o.status.success()) {
-        let args = place.job(&[slice, "disk/pairs", "--image", "all"]);
+        let args = place.job(&[slice, "disk/pairs", "--write-images", "all"]);
         let output = place.run(&args.iter().map(String::as_str).collect::<Vec<_>>());
         let left = place.names("disk");
         let unmounted = Command::new("umount").arg(&disk).status().unwrap();

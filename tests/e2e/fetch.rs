@@ -360,8 +360,10 @@ fn a_job_fetches_its_images() {
 
     for (n, kind) in ["csv", "jsonl", "parquet"].into_iter().enumerate() {
         let file = format!("urls.{kind}");
-        let said =
-            place.job_ok(&[&[file.as_str(), kind, "--url-column", "url", "--min-itm", "0"][..], &PRIVATE].concat());
+        let said = place.job_ok(
+            &[&[file.as_str(), kind, "--image-column", "url", "--image-is", "url", "--min-itm", "0"][..], &PRIVATE]
+                .concat(),
+        );
         assert!(said.contains("read       7 rows in 1 file") && said.contains("unusable   3 rows"), "{said}");
         let pairs = place.rows(kind, PAIRS);
         assert_eq!(pairs.len(), 14);
@@ -394,7 +396,7 @@ fn a_job_fetches_its_images() {
     }
 
     // Private addresses are refused by default.
-    place.job_ok(&["urls.csv", "refused", "--url-column", "url"]);
+    place.job_ok(&["urls.csv", "refused", "--image-column", "url", "--image-is", "url"]);
     let refused =
         "SELECT count(*) FROM t WHERE error LIKE 'fetch: %private address%' AND NOT kept AND image_sha256 IS NULL";
     assert_eq!(place.number("refused", refused), 12);
@@ -415,8 +417,10 @@ fn what_failed_is_fetched_again() {
     // Its text is missing, which a retry cannot fix.
     rows.push((server.url("/image/emoji_guide_dog_google.png"), ""));
     source(&place, "urls.csv", &rows);
-    let job =
-        |dest: &'static str| [&["urls.csv", dest, "--url-column", "url", "--unit-rows", "3"][..], &PRIVATE].concat();
+    let job = |dest: &'static str| {
+        [&["urls.csv", dest, "--image-column", "url", "--image-is", "url", "--checkpoint-rows", "3"][..], &PRIVATE]
+            .concat()
+    };
     let good = [&good[..], &["/image/emoji_guide_dog_google.png"]].concat();
     let asked = |paths: &[&str]| paths.iter().map(|path| server.requests(path)).collect::<Vec<_>>();
 
@@ -424,10 +428,9 @@ fn what_failed_is_fetched_again() {
     assert_eq!(place.number("pairs", "SELECT count(*) FROM t WHERE error LIKE 'fetch: %'"), 6);
     assert_eq!((asked(&good), asked(&later)), (vec![1; 4], vec![3, 1, 3]));
     server.recover();
-    let again = [&job("pairs")[..], &["--retry-failed"]].concat();
-    place.job_ok(&again);
+    place.ok(&["retry", "pairs"]);
     assert_eq!((asked(&good), asked(&later)), (vec![1; 4], vec![4, 2, 4]));
-    place.job_ok(&again);
+    place.ok(&["retry", "pairs"]);
     assert_eq!((asked(&good), asked(&later)), (vec![1; 4], vec![4, 2, 4]), "what came is not asked for again");
     assert_eq!(server.requests("/status/404"), 3);
 

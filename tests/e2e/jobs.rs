@@ -66,15 +66,15 @@ fn a_job_writes_the_pair_table() {
 fn a_job_may_leave_things_out() {
     let place = Place::new();
     let slice = place.slice();
-    place.job_ok(&[slice, "all", "--image", "all"]);
+    place.job_ok(&[slice, "all", "--write-images", "all"]);
     assert_eq!(
         place.number("all", "SELECT count(*) FROM t WHERE image IS NULL"),
         2 * place.number(slice, "SELECT count(*) FROM t WHERE image IS NULL")
     );
-    place.job_ok(&[slice, "none", "--image", "none"]);
+    place.job_ok(&[slice, "none", "--write-images", "none"]);
     assert!(place.fails(1, &["sql", "--table", "t=none", "-c", "SELECT image FROM t"]).contains("image"));
     assert_eq!(place.number("none", "SELECT count(*) FROM t"), 80);
-    let said = place.job_ok(&[slice, "kept", "--kept-only"]);
+    let said = place.job_ok(&[slice, "kept", "--write-pairs", "kept"]);
     let kept = place.number("all", "SELECT count(*) FROM t WHERE kept");
     assert!(kept > 0 && kept < 80);
     assert_eq!(place.number("kept", "SELECT count(*) FROM t"), kept);
@@ -126,7 +126,7 @@ fn a_folder_is_read_file_by_file() {
     let odd = rows.iter().filter(|row| row["odd"] == 1).count();
     assert!(rows[..odd].iter().all(|row| row["file"] == "a.parquet" && row["odd"] == 1), "in the order of the files");
     assert!(rows[odd..].iter().all(|row| row["file"] == "b.parquet" && row["odd"] == 0));
-    place.job_ok(&["in", "cut", "--unit-rows", "10", "--file-size", "1"]);
+    place.job_ok(&["in", "cut", "--checkpoint-rows", "10", "--target-file-size", "1"]);
     assert_eq!(place.parts("cut").len(), odd.div_ceil(10) + (40 - odd).div_ceil(10), "a file for each unit");
     assert_eq!(place.rows("cut", "SELECT id, text FROM t"), place.rows("pairs", "SELECT id, text FROM t"));
 }
@@ -149,7 +149,7 @@ fn hugging_faces_struct_is_an_image() {
     place.ok(&["sql", "--table", &table, "-c", copy]);
     let message = place.job_fails(&["human.parquet", "pairs"]);
     assert!(message.contains("--text-column") && message.contains("image, caption"), "{message}");
-    place.job_ok(&["human.parquet", "pairs", "--text-column", "caption", "--image", "all"]);
+    place.job_ok(&["human.parquet", "pairs", "--text-column", "caption", "--write-images", "all"]);
     assert_eq!(
         place.number(
             "pairs",

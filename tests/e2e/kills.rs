@@ -56,7 +56,7 @@ const KILLS: [(&str, u64); 40] = [
 
 /// A job without models, which makes 40 runs fast; the code that survives kills is the same.
 fn job<'a>(dest: &'a str, recipe: &'a str) -> [&'a str; 9] {
-    ["run", "web", dest, "--recipe", recipe, "--unit-rows", "3", "--file-size", "40kB"]
+    ["run", "web", dest, "--recipe", recipe, "--checkpoint-rows", "3", "--target-file-size", "40kB"]
 }
 
 const RECIPE: &str = "SELECT * EXCLUDE (image, text, candidate), encode(sha256(image), 'hex') AS image_sha256, \
@@ -108,7 +108,7 @@ fn captions_and_scores_survive_kills() {
     let place = Place::new();
     let slice = place.slice();
     place.job_ok(&[slice, "whole"]);
-    let args = place.job(&[slice, "pairs", "--unit-rows", "7", "--set", "datafusion.execution.batch_size=3"]);
+    let args = place.job(&[slice, "pairs", "--checkpoint-rows", "7", "--set", "datafusion.execution.batch_size=3"]);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     // Between two chunks, with others in flight; with a unit's file half written; with the manifest half written.
     for at in ["pairs:1", "manifest:1", "pairs:4", "unit:1", "pairs:5"] {
@@ -168,7 +168,7 @@ fn a_replacement_that_did_nothing_leaves_the_table_whole() {
     let output = place.command(&anew).env("CAPFILT_KILL_AT", "pairs:1").output().unwrap();
     assert_eq!(output.status.signal(), Some(9));
     place.ok(&["report", "pairs", "-o", "report.html"]);
-    place.ok(&[&job("pairs", "recipe.sql")[..], &["--update"]].concat());
+    place.ok(&["update", "pairs"]);
 }
 
 /// Asserts that two tables hold the same pairs in the same order, with scores within 1e-5.

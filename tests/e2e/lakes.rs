@@ -204,7 +204,9 @@ fn sql_does_not_write_delta() {
         ] {
             let said = refused(&place, &sql.replace("'t'", &format!("'{table}'")));
             assert!(
-                said.contains("lake is a Delta table, which SQL reads and does not write: capfilt run --format delta"),
+                said.contains(
+                    "lake is a Delta table, which SQL reads and does not write: capfilt run --table-format delta"
+                ),
                 "{said}"
             );
         }

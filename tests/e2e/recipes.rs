@@ -81,16 +81,7 @@ fn the_best_share_is_chosen_anew() {
 #[test]
 fn a_recipe_can_be_read_and_run_again() {
     let place = Place::new();
-    let sql = place.ok(&[
-        "run",
-        "nowhere.parquet",
-        "nothing",
-        "--print-sql",
-        "--min-itm",
-        "0.7",
-        "--prompt",
-        "a picture of ",
-    ]);
+    let sql = place.ok(&["recipe", "--min-itm", "0.7", "--prompt", "a picture of "]);
     assert!(sql.starts_with("-- $min_itm = 0.7\n-- $prompt = 'a picture of '\n"), "{sql}");
     assert!(sql.ends_with(&fs::read_to_string(root("sql/capfilt.sql")).unwrap()));
     let slice = place.slice();
@@ -134,5 +125,5 @@ fn what_is_no_recipe_is_refused() {
     assert!(place.fails(1, &["run", slice, "more", "--recipe", "missing.sql"]).contains("missing.sql"));
     // A misspelt name is not ignored.
     let message = place.fails(1, &["run", slice, "more", "--recipe", "mine.sql", "--param", "min_it=0.9"]);
-    assert!(message.contains("does not ask for $min_it;"), "{message}");
+    assert!(message.contains("it has no parameter $min_it; its parameters are: none"), "{message}");
 }

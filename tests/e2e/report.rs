@@ -66,10 +66,10 @@ fn a_report_tells_what_the_table_holds() {
     assert!(near.len() > 10 && near.windows(2).all(|two| distance(&two[0]) <= distance(&two[1])));
 
     // For a larger table, the gallery is a reproducible sample.
-    place.ok(&["report", "pairs", "-o", "few.html", "--images", "5"]);
+    place.ok(&["report", "pairs", "-o", "few.html", "--max-images", "5"]);
     let few = fs::read_to_string(place.path("few.html")).unwrap();
     assert!(self::data(&few)["images"].as_array().unwrap().len() <= 40);
-    place.ok(&["report", "pairs", "-o", "again.html", "--images", "5"]);
+    place.ok(&["report", "pairs", "-o", "again.html", "--max-images", "5"]);
     assert!(few == fs::read_to_string(place.path("again.html")).unwrap());
 
     // Without the source, those pictures are missing, with a warning.
@@ -84,7 +84,7 @@ fn rows_without_an_image_are_sampled_too() {
     let rows = "SELECT value AS id, CAST(NULL AS BYTEA) AS image, concat('text ', value) AS text FROM range(0, 400)";
     place.ok(&["sql", "-c", &format!("COPY ({rows}) TO 'none.parquet'")]);
     place.job_ok(&["none.parquet", "pairs"]);
-    place.ok(&["report", "pairs", "-o", "report.html", "--images", "100"]);
+    place.ok(&["report", "pairs", "-o", "report.html", "--max-images", "100"]);
     let data = data(&fs::read_to_string(place.path("report.html")).unwrap());
     let images = data["images"].as_array().unwrap().len();
     assert!((60..140).contains(&images), "{images} of 400");
@@ -175,8 +175,8 @@ fn ten_thousand_pairs_fit_a_phone_in_the_dark() {
                   SELECT *, encode(sha256(image), 'hex') AS image_sha256, CAST(id % 100 / 100.0 AS REAL) AS itm_score, id % 2 = 0 AS kept, \
                   CAST(NULL AS VARCHAR) AS error FROM two";
     fs::write(place.path("two.sql"), recipe).unwrap();
-    place.ok(&["run", "many.parquet", "pairs", "--recipe", "two.sql", "--image", "all"]);
-    place.ok(&["report", "pairs", "-o", "report.html", "--images", "5000"]);
+    place.ok(&["run", "many.parquet", "pairs", "--recipe", "two.sql", "--write-images", "all"]);
+    place.ok(&["report", "pairs", "-o", "report.html", "--max-images", "5000"]);
     let page = fs::read_to_string(place.path("report.html")).unwrap();
     assert_eq!(data(&page)["images"].as_array().unwrap().len(), 5000);
     let end = page.rfind("</body>").unwrap();

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{BOOKKEEPING, Place, root, text};
 
-const UNITS: [&str; 2] = ["--unit-rows", "7"];
+const UNITS: [&str; 2] = ["--checkpoint-rows", "7"];
 
 /// A source of two files, `web/a.parquet` and `web/c.parquet`.
 fn source(place: &Place) {
@@ -24,25 +24,27 @@ fn another_job_is_refused_with_the_difference() {
     source(&place);
     place.job_ok(&["web", "pairs"]);
     let finished = place.job_fails(&["web", "pairs"]);
-    assert!(finished.contains("finished: give --update"), "{finished}");
+    assert!(finished.contains("finished: `capfilt update pairs`"), "{finished}");
     for (args, difference) in [
         (&["--min-itm", "0.7"][..], "$min_itm was 0.5 and is 0.7"),
         (&["--candidates", "2"][..], "the recipe's line 1 was "),
         (&["--set", "capfilt.seed=7"], "settings.seed was 0 and is 7"),
         (&["--set", "capfilt.precision=int8"], "settings.precision was fp32 and is int8"),
-        (&["--image", "none"], "images was kept and is none"),
-        (&["--unit-rows", "3"], "unit_rows was 2048 and is 3"),
+        (&["--write-images", "none"], "images was kept and is none"),
+        (&["--checkpoint-rows", "3"], "unit_rows was 2048 and is 3"),
         (&["--shard", "1/2"], "shards was 1 and is 2"),
         (&["--round", "2"], "round was 1 and is 2"),
     ] {
-        let message = place.job_fails(&[&["web", "pairs", "--update"], args].concat());
+        let message = place.job_fails(&[&["web", "pairs"], args].concat());
         assert!(message.contains(difference), "{args:?}: {message}");
     }
     // Settings that only affect speed are not a difference.
-    let said = place.job_ok(&["web", "pairs", "--update", "--set", "capfilt.threads=1", "--set", "capfilt.device=cpu"]);
+    let said = place.run(&["update", "pairs", "--set", "capfilt.threads=1", "--device", "cpu"]);
+    assert!(said.status.success());
+    let said = text(&said.stderr);
     assert!(said.contains("going on after"), "{said}");
     let [captioner, filter] = ["examples/models/captioner", "tests/fixtures/models/matcher"].map(super::root);
-    let message = place.fails(1, &["run", "web", "pairs", "--update", "--filter", &filter, "--captioner", &captioner]);
+    let message = place.fails(1, &["update", "pairs", "--filter", &filter, "--captioner", &captioner]);
     assert!(message.contains("captioner was ") && message.contains(" and is "), "{message}");
 }
 
@@ -54,11 +56,11 @@ fn what_is_new_in_the_source_is_added() {
     let before = fs::read(place.path("pairs/part-00000.parquet")).unwrap();
     let rows = place.number("pairs", "SELECT count(*) FROM t");
 
-    let same = place.job_ok(&[&["web", "pairs", "--update"][..], &UNITS].concat());
+    let same = text(&place.run(&["update", "pairs"]).stderr);
     assert!(same.contains("0.0 rows/s"), "{same}");
 
     fs::copy(place.path("later/b.parquet"), place.path("web/b.parquet")).unwrap();
-    place.job_ok(&[&["web", "pairs", "--update"][..], &UNITS].concat());
+    place.ok(&["update", "pairs"]);
     assert!(before == fs::read(place.path("pairs/part-00000.parquet")).unwrap(), "what was there is not touched");
     assert_eq!(place.number("pairs", "SELECT count(*) FROM t"), 80);
     assert_eq!(
@@ -70,10 +72,10 @@ fn what_is_new_in_the_source_is_added() {
 
     // A source whose earlier part has changed is another source.
     fs::copy(place.path("slice.parquet"), place.path("web/a.parquet")).unwrap();
-    let message = place.job_fails(&[&["web", "pairs", "--update"][..], &UNITS].concat());
+    let message = place.fails(1, &["update", "pairs"]);
     assert!(message.contains("a.parquet") && message.contains("it has changed"), "{message}");
     fs::remove_file(place.path("web/a.parquet")).unwrap();
-    let message = place.job_fails(&[&["web", "pairs", "--update"][..], &UNITS].concat());
+    let message = place.fails(1, &["update", "pairs"]);
     assert!(message.contains("a.parquet") && message.contains("is gone"), "{message}");
 }
 
@@ -105,8 +107,8 @@ fn shards_of_two_sources_are_no_table() {
     fs::copy(place.path("later/b.parquet"), place.path("web/b.parquet")).unwrap();
     place.job_ok(&[&["web", "pairs", "--shard", "2/2"][..], &UNITS].concat());
     let message = place.job_fails(&["pairs", "next"]);
-    assert!(message.contains("two sources") && message.contains("--update"), "{message}");
-    place.job_ok(&[&["web", "pairs", "--shard", "1/2", "--update"][..], &UNITS].concat());
+    assert!(message.contains("two sources") && message.contains("was updated or retried"), "{message}");
+    place.ok(&["update", "pairs", "--shard", "1/2"]);
     assert_eq!(place.number("pairs", "SELECT count(*) FROM t"), 80);
     assert_eq!(
         place.number("pairs", "SELECT count(DISTINCT concat(provenance['file'], ' ', provenance['row'])) FROM t"),
@@ -129,11 +131,11 @@ fn files_have_one_number_in_all_shards() {
     shard(&["--shard", "1/2"]);
     shard(&["--shard", "2/2"]);
     fs::copy(place.path("later/b.parquet"), place.path("web/z.parquet")).unwrap();
-    shard(&["--shard", "1/2", "--update"]);
+    place.ok(&["update", "pairs", "--shard", "1/2"]);
     place.ok(&["sql", "-c", "COPY (SELECT * FROM 'later/b.parquet' ORDER BY id DESC) TO 'web/d.parquet'"]);
-    shard(&["--shard", "2/2", "--update"]);
+    place.ok(&["update", "pairs", "--shard", "2/2"]);
     assert!(place.job_fails(&["pairs", "next"]).contains("two sources"), "the first does not know of d");
-    shard(&["--shard", "1/2", "--update"]);
+    place.ok(&["update", "pairs", "--shard", "1/2"]);
     let rows: i64 = ["a", "c", "d", "z"]
         .iter()
         .map(|name| place.number(&format!("web/{name}.parquet"), "SELECT count(*) FROM t"))
@@ -176,7 +178,7 @@ fn a_file_that_stopped_a_job_can_be_mended() {
     // A file whose rows were already read must be unchanged.
     place.job_ok(&[&["web", "more"][..], &UNITS].concat());
     fs::copy(place.path("later/b.parquet"), place.path("web/d.parquet")).unwrap();
-    let said = place.job_fails(&[&["web", "more", "--update"][..], &UNITS].concat());
+    let said = place.fails(1, &["update", "more"]);
     assert!(said.contains("d.parquet") && said.contains("has changed since the job began"), "{said}");
 }
 
@@ -185,13 +187,13 @@ fn a_unit_that_broke_is_done_anew() {
     let place = Place::new();
     let slice = place.slice();
     place.job_ok(&[slice, "whole"]);
-    let args = place.job(&[slice, "pairs", "--unit-rows", "7"]);
+    let args = place.job(&[slice, "pairs", "--checkpoint-rows", "7"]);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let output = place.command(&args).env("CAPFILT_KILL_AT", "unit:4").output().unwrap();
     assert!(!output.status.success());
     let folder = place.path("pairs").join(BOOKKEEPING).join("shard-1-of-1");
     fs::write(folder.join("unit-00000000-000000000007.parquet"), "PAR1 no").unwrap();
-    let said = place.job_ok(&[slice, "pairs", "--unit-rows", "7"]);
+    let said = place.job_ok(&[slice, "pairs", "--checkpoint-rows", "7"]);
     assert!(said.contains("done anew") && said.contains("going on after 7 of 40 rows"), "{said}");
     let query = "SELECT id, source, text, kept, round(itm_score, 4) AS score FROM t";
     assert_eq!(place.rows("pairs", query), place.rows("whole", query));
@@ -206,7 +208,7 @@ fn a_budget_stops_a_job_that_goes_wrong() {
         "pairs",
         "--max-failed",
         "3",
-        "--unit-rows",
+        "--checkpoint-rows",
         "4",
         "--set",
         "datafusion.execution.batch_size=1",
@@ -214,7 +216,7 @@ fn a_budget_stops_a_job_that_goes_wrong() {
     assert!(message.contains("4 of ") && message.contains("--max-failed allows 3"), "{message}");
     assert!(message.contains("no image") || message.contains("truncated"), "the reasons are named: {message}");
     // With a larger budget the job resumes, and ends within it.
-    let said = place.job_ok(&[slice, "pairs", "--max-failed", "30%", "--unit-rows", "4"]);
+    let said = place.job_ok(&[slice, "pairs", "--max-failed", "30%", "--checkpoint-rows", "4"]);
     assert!(said.contains("unusable   12 rows"), "{said}");
     let message = place.job_fails(&[slice, "share", "--max-failed", "29%"]);
     assert!(message.contains("12 of 40 rows cannot be used, and --max-failed allows 29 %"), "{message}");
@@ -270,7 +272,7 @@ fn a_broken_manifest_is_named() {
     let manifest = place.path("pairs").join(BOOKKEEPING).join("shard-1-of-1/manifest.json");
     let whole = fs::read_to_string(&manifest).unwrap();
     fs::write(&manifest, &whole[..whole.len() / 2]).unwrap();
-    let message = place.job_fails(&["web", "pairs", "--update"]);
+    let message = place.fails(1, &["update", "pairs"]);
     assert!(message.contains("manifest.json") && message.contains("not a manifest"), "{message}");
 }
 
@@ -283,11 +285,11 @@ fn another_version_of_the_program_goes_on_where_its_results_are_the_same() {
     let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     manifest["job"]["engine"] = "capfilt 0.0.9".into();
     fs::write(&path, manifest.to_string()).unwrap();
-    place.job_ok(&[slice, "pairs", "--update"]);
+    place.ok(&["update", "pairs"]);
     // A manifest from a version that did not record it.
     manifest["job"].as_object_mut().unwrap().remove("results");
     fs::write(&path, manifest.to_string()).unwrap();
-    let said = place.job_fails(&[slice, "pairs", "--update"]);
+    let said = place.fails(1, &["update", "pairs"]);
     assert!(said.contains("begun by capfilt 0.0.9, whose results differ") && said.contains("--overwrite"), "{said}");
 }
 
@@ -300,7 +302,7 @@ fn stray_files_beside_the_bookkeeping_do_no_harm() {
         fs::write(place.path("pairs/_capfilt").join(name), "x").unwrap();
     }
     place.ok(&["report", "pairs", "-o", "report.html"]);
-    place.job_ok(&[slice, "pairs", "--update"]);
+    place.ok(&["update", "pairs"]);
     place.job_ok(&[slice, "pairs", "--overwrite"]);
     assert_eq!(place.number("pairs", "SELECT count(*) FROM t"), 80);
 }
@@ -323,7 +325,7 @@ fn tables_of_an_earlier_version_are_continued_and_updated() {
     }
     let place = Place::new();
     copy(Path::new(&root("tests/fixtures/tables-of-before")), &place.path("."));
-    let args = |dest| ["run", "web.parquet", dest, "--recipe", "recipe.sql", "--unit-rows", "2"];
+    let args = |dest| ["run", "web.parquet", dest, "--recipe", "recipe.sql", "--checkpoint-rows", "2"];
     let output = place.run(&args("begun"));
     let said = text(&output.stderr);
     assert!(output.status.success() && said.contains("going on after 2 of 4 rows"), "{said}");
@@ -331,7 +333,11 @@ fn tables_of_an_earlier_version_are_continued_and_updated() {
     let begun = place.rows("begun", query);
     assert_eq!(begun.len(), 4);
     assert_eq!(begun, place.rows("whole", query));
-    place.ok(&[&args("whole")[..], &["--update"]].concat());
+    let said = place.fails(1, &["update", "whole"]);
+    assert!(said.contains("does not record its job") && said.contains("--job FILE"), "{said}");
+    let job = "source = 'web.parquet'\nrecipe = 'recipe.sql'\ncheckpoint-rows = 2\n";
+    fs::write(place.path("job.toml"), job).unwrap();
+    place.ok(&["update", "whole", "--job", "job.toml"]);
     assert_eq!(place.rows("whole", query), begun);
     place.ok(&["select", "whole", "selected", "--min-itm", "0.5", "--source", "web.parquet"]);
     assert_eq!(place.number("selected", "SELECT count(*) FROM t"), 4);

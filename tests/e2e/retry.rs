@@ -1,4 +1,4 @@
-//! `--retry-failed` on a shard and on a Delta table, killed at the worst points.
+//! `capfilt retry` of a shard and on a Delta table, killed at the worst points.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,7 +7,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use serde_json::{Value, json};
 
 use super::delta::versions;
-use super::{BOOKKEEPING, Place, root, text};
+use super::{BOOKKEEPING, Place, root, text, verb};
 
 const RECIPE: &str = "SELECT * EXCLUDE (image, text), encode(sha256(image), 'hex') AS image_sha256, 'web' AS source, text, \
                       1.0 AS itm_score, image_error(image) IS NULL AS kept, image_error(image) AS error, image FROM web";
@@ -16,7 +16,7 @@ const CAT: &str = "tests/fixtures/images/emoji_cat_face_google.png";
 const FOX: &str = "tests/fixtures/images/emoji_fox_twitter.png";
 
 /// Options for a Delta table with parts of a single unit each.
-const DELTA: [&str; 4] = ["--format", "delta", "--file-size", "1kB"];
+const DELTA: [&str; 4] = ["--table-format", "delta", "--target-file-size", "1kB"];
 const REPORT: [&str; 4] = ["report", "pairs", "-o", "report.html"];
 
 /// A recipe without models, and a list of 40 rows.
@@ -42,8 +42,20 @@ fn mend(place: &Place) {
 
 /// A job over a list. Of two shards, the first has 24 rows of which 6 fail, and the second has 16 of which 4 fail.
 fn run<'a>(more: &[&'a str]) -> Vec<&'a str> {
-    let job = ["run", "lists", "pairs", "--recipe", "recipe.sql", "--path-column", "path", "--path-root", "."];
-    [&job[..], &["--unit-rows", "8"], more].concat()
+    let job = [
+        "run",
+        "lists",
+        "pairs",
+        "--recipe",
+        "recipe.sql",
+        "--image-column",
+        "path",
+        "--image-is",
+        "path",
+        "--image-root",
+        ".",
+    ];
+    [&job[..], &["--checkpoint-rows", "8"], more].concat()
 }
 
 #[track_caller]
@@ -80,7 +92,7 @@ fn a_shard_is_done_again_and_others_stay() {
         [0, 0, 0, 0].into_iter().chain((0..500_000).map(|_| noise())).collect::<Vec<_>>(),
     )
     .unwrap();
-    let run = |more: &[&'static str]| run(&[&["--image", "all", "--file-size", "400kB"], more].concat());
+    let run = |more: &[&'static str]| run(&[&["--write-images", "all", "--target-file-size", "400kB"], more].concat());
     for shard in ["1/2", "2/2"] {
         place.ok(&run(&["--shard", shard]));
     }
@@ -93,10 +105,10 @@ fn a_shard_is_done_again_and_others_stay() {
     };
     assert_eq!((failed("0"), failed("1")), (6, 4));
     let said = place.fails(1, &run(&["--shard", "1/2"]));
-    assert!(said.contains("--retry-failed to do failed rows again"), "{said}");
+    assert!(said.contains("`capfilt retry pairs`"), "{said}");
 
     mend(&place);
-    let again = run(&["--shard", "1/2", "--retry-failed"]);
+    let again = verb("retry", &run(&["--shard", "1/2"]));
     killed(&place, &again, "pairs:1");
     place.ok(&REPORT);
     assert!(before == contents(&place, "part-"), "nothing was done");
@@ -104,9 +116,10 @@ fn a_shard_is_done_again_and_others_stay() {
     assert!(before == contents(&place, "part-"), "the old ones until the new ones are whole");
     // With the good pictures deleted, only the old parts have them.
     fs::remove_file(place.path("cat.png")).unwrap();
-    for more in [&["--shard", "1/2"][..], &["--shard", "1/2", "--update"]] {
-        let said = place.fails(1, &run(more));
-        assert!(said.contains("--retry-failed was stopped"), "{said}");
+    let shard = run(&["--shard", "1/2"]);
+    for args in [&shard, &verb("update", &shard)] {
+        let said = place.fails(1, args);
+        assert!(said.contains("a retry was stopped"), "{said}");
     }
     // Half a manifest; half a part; before a part is placed; before old parts are removed; before the end is recorded.
     for (at, parts) in [("manifest:1", 5), ("part:1", 5), ("place:1", 5), ("placed:1", 5), ("manifest:2", 3)] {
@@ -125,7 +138,7 @@ fn a_shard_is_done_again_and_others_stay() {
     assert_eq!(place.names(&format!("pairs/{BOOKKEEPING}/shard-1-of-2")), ["lock", "manifest.json"]);
     place.ok(&REPORT);
 
-    place.ok(&run(&["--shard", "2/2", "--retry-failed"]));
+    place.ok(&verb("retry", &run(&["--shard", "2/2"])));
     assert_eq!(place.number("pairs", "SELECT count(*) FROM t WHERE kept AND error IS NULL"), 40);
     assert_eq!(place.number("pairs", "SELECT count(DISTINCT id) FROM t"), 40);
     let [cat, fox] = [CAT, FOX].map(|picture| fs::metadata(root(picture)).unwrap().len());
@@ -139,29 +152,30 @@ fn a_shard_is_done_again_and_others_stay() {
 #[test]
 fn a_retry_is_refused_where_it_cannot_be() {
     let place = place();
-    let said = place.fails(1, &run(&["--retry-failed"]));
-    assert!(said.contains("there is no table whose failed rows"), "{said}");
+    let said = place.fails(1, &verb("retry", &run(&[])));
+    assert!(said.contains("there is no pair table"), "{said}");
     assert!(!place.path("pairs").exists());
     for format in ["webdataset", "jsonl"] {
-        let run = |more| run(&["--format", format, more]);
+        let run = |more| run(&["--table-format", format, more]);
         place.ok(&run("--overwrite"));
-        let said = place.fails(1, &run("--retry-failed"));
+        let said = place.fails(1, &["retry", "pairs"]);
         assert!(said.contains("Parquet files, and this one has none: give --overwrite"), "{said}");
         let said = place.fails(1, &run("--max-failed=99%"));
-        assert!(said.contains("is finished") && !said.contains("--retry-failed"), "{said}");
+        assert!(said.contains("is finished") && !said.contains("capfilt retry"), "{said}");
     }
-    let said = place.fails(2, &run(&["--retry-failed", "--kept-only"]));
-    assert!(said.contains("--kept-only"), "{said}");
+    place.ok(&run(&["--overwrite", "--write-pairs", "kept"]));
+    let said = place.fails(1, &["retry", "pairs"]);
+    assert!(said.contains("--write-pairs kept"), "{said}");
     fs::remove_dir_all(place.path("pairs")).unwrap();
 
     place.ok(&run(&["--shard", "1/2"]));
-    let said = place.fails(1, &run(&["--shard", "2/2", "--retry-failed"]));
+    let said = place.fails(1, &verb("retry", &run(&["--shard", "2/2"])));
     assert!(said.contains("shard 2 of 2 of its table has not begun"), "{said}");
-    let said = place.fails(1, &run(&["--retry-failed"]));
-    assert!(said.contains("shards was 2 and is 1"), "{said}");
+    let said = place.fails(1, &["retry", "pairs", "--shard", "1/3"]);
+    assert!(said.contains("the table pairs has 2 shards"), "{said}");
     // A finished shard need not wait for the others.
     mend(&place);
-    place.ok(&run(&["--shard", "1/2", "--retry-failed"]));
+    place.ok(&verb("retry", &run(&["--shard", "1/2"])));
     let said = place.fails(1, &REPORT);
     assert!(said.contains("only 1 of its 2 shards have begun"), "{said}");
     place.ok(&run(&["--shard", "2/2"]));
@@ -173,16 +187,16 @@ fn what_is_new_is_left_to_an_update() {
     let place = place();
     place.ok(&run(&[]));
     mend(&place);
-    let again = run(&["--retry-failed"]);
+    let again = verb("retry", &run(&[]));
     killed(&place, &again, "unit-done:1");
     list(&place, "b", 100);
-    let said = place.fails(1, &run(&["--update"]));
-    assert!(said.contains("--retry-failed was stopped"), "{said}");
+    let said = place.fails(1, &verb("update", &run(&[])));
+    assert!(said.contains("a retry was stopped"), "{said}");
     let output = place.run(&again);
     let said = text(&output.stderr);
     assert!(output.status.success() && said.contains("b.csv came since the job began"), "{said}");
     assert_eq!(counts(&place, "pairs"), (40, 0));
-    place.ok(&run(&["--update"]));
+    place.ok(&verb("update", &run(&[])));
     assert_eq!(counts(&place, "pairs"), (80, 0));
 
     fs::remove_file(place.path("pairs/part-00000.parquet")).unwrap();
@@ -253,10 +267,10 @@ fn a_retry_is_a_version_of_a_delta_table() {
     append(&place);
     assert_eq!(counts(&place, "pairs"), (48, 12));
     let said = place.fails(1, &delta(&["--shard", "1/2"]));
-    assert!(said.contains("--retry-failed to do failed rows again"), "{said}");
+    assert!(said.contains("`capfilt retry pairs`"), "{said}");
 
     mend(&place);
-    let again = delta(&["--shard", "1/2", "--retry-failed"]);
+    let again = verb("retry", &delta(&["--shard", "1/2"]));
     killed(&place, &again, "unit-done:1");
     assert_eq!((versions(&place, "pairs"), counts(&place, "pairs")), (3, (48, 12)));
     append(&place);
@@ -283,12 +297,12 @@ fn a_retry_is_a_version_of_a_delta_table() {
     }
     assert_eq!(place.number("pairs", "SELECT count(DISTINCT id) FROM t"), 40);
 
-    place.ok(&delta(&["--shard", "2/2", "--retry-failed"]));
+    place.ok(&verb("retry", &delta(&["--shard", "2/2"])));
     assert_eq!(paths(&place, 5, "remove"), paths(&place, 1, "add"));
     assert_eq!(counts(&place, "pairs"), (56, 4));
     list(&place, "b", 100);
     for shard in ["1/2", "2/2"] {
-        place.ok(&delta(&["--shard", shard, "--update"]));
+        place.ok(&verb("update", &delta(&["--shard", shard])));
     }
     assert_eq!((versions(&place, "pairs"), counts(&place, "pairs")), (8, (96, 4)));
     // A table that has grown is retried as a whole.
@@ -304,7 +318,7 @@ fn a_retry_of_a_delta_table_survives_kills() {
     let place = place();
     place.ok(&delta(&[]));
     mend(&place);
-    let again = delta(&["--retry-failed"]);
+    let again = verb("retry", &delta(&[]));
     for at in ["place:1", "place:2", "placed:1", "delta:1"] {
         killed(&place, &again, at);
         assert_eq!((versions(&place, "pairs"), counts(&place, "pairs")), (1, (40, 10)), "{at}");
@@ -337,7 +351,7 @@ fn files_that_were_compacted_are_not_replaced() {
         let place = place();
         place.ok(&delta(&[]));
         mend(&place);
-        let again = delta(&["--retry-failed"]);
+        let again = verb("retry", &delta(&[]));
         if let Some(at) = at {
             killed(&place, &again, at);
         }
@@ -353,7 +367,7 @@ fn files_that_were_compacted_are_not_replaced() {
         assert!(said.contains("is finished"), "{at:?}: {said}");
         assert_eq!(place.names(&format!("pairs/{BOOKKEEPING}/shard-1-of-1")), ["lock", "manifest.json"], "{at:?}");
         list(&place, "b", 100);
-        place.ok(&delta(&["--update"]));
+        place.ok(&verb("update", &delta(&[])));
         assert_eq!(counts(&place, "pairs"), (80, 10));
         place.ok(&delta(&["--overwrite"]));
         assert_eq!(counts(&place, "pairs"), (80, 0));

@@ -131,8 +131,8 @@ fn two_rounds_of_real_training() {
     let tiny = TINY.split_whitespace().flat_map(|setting| ["--set-train", setting]);
     let command = |pretrain_steps: &str, more: &[&str]| {
         let mut command = rounds(&place, &["--human", "world/human.parquet", "--preset", "tiny"]);
-        command.args(tiny.clone()).args(["--pretrain-steps", pretrain_steps, "--captioner-steps", "2"]);
-        command.args(["--filter-steps", "2"]).args(more);
+        command.args(tiny.clone()).args(["--set-train", &format!("pretrain:train.steps={pretrain_steps}")]);
+        command.args(["--set-train", "captioner:train.steps=2", "--set-train", "filter:train.steps=2"]).args(more);
         // Keep the pairs of untrained models for pretraining.
         command.args(["--", "--min-itm", "0", "--set", "capfilt.max_length=12"]);
         command
@@ -202,7 +202,7 @@ fn what_is_finished_is_not_done_again() {
     // Nothing depends on the MED's settings yet, so they may change.
     fs::remove_file(place.path("fail-pretrain")).unwrap();
     fs::write(place.path("fail-finetune-captioner"), "").unwrap();
-    let more = ["--rounds", "2", "--pretrain-steps", "7", "--human-share", "0.4"];
+    let more = ["--rounds", "2", "--set-train", "pretrain:train.steps=7", "--human-share", "0.4"];
     assert!(refused(with(&more)).contains("round 1 of 2, captioner: trainer failed"));
     fs::remove_file(place.path("fail-finetune-captioner")).unwrap();
     let (said, printed) = done(with(&[&more[..], &["--final-pairs"]].concat()));
@@ -233,11 +233,20 @@ fn what_is_finished_is_not_done_again() {
     // Other options are refused and named.
     let matcher = root("tests/fixtures/models/matcher");
     for (other, difference) in [
-        (&["--pretrain-steps", "8", "--human-share", "0.4"][..], "med: train.told was"),
-        (&["--pretrain-steps", "7", "--human-share", "0.5"], "med: human-share was 0.4 and is 0.5"),
-        (&["--pretrain-steps", "7", "--human-share", "0.4", "--start", &matcher], "med: start was nothing and is"),
-        (&["--pretrain-steps", "7", "--human-share", "0.4", "--filter-steps", "1"], "filter: train.told was"),
-        (&["--pretrain-steps", "7", "--human-share", "0.4", "--", "--prompt", "a b"], "and is --prompt 'a b'"),
+        (&["--set-train", "pretrain:train.steps=8", "--human-share", "0.4"][..], "med: train.told was"),
+        (&["--set-train", "pretrain:train.steps=7", "--human-share", "0.5"], "med: human-share was 0.4 and is 0.5"),
+        (
+            &["--set-train", "pretrain:train.steps=7", "--human-share", "0.4", "--start", &matcher],
+            "med: start was nothing and is",
+        ),
+        (
+            &["--set-train", "pretrain:train.steps=7", "--human-share", "0.4", "--set-train", "filter:train.steps=1"],
+            "filter: train.told was",
+        ),
+        (
+            &["--set-train", "pretrain:train.steps=7", "--human-share", "0.4", "--", "--prompt", "a b"],
+            "and is --prompt 'a b'",
+        ),
     ] {
         let said = refused(with(&[&["--rounds", "2"], other].concat()));
         assert!(said.contains(difference) && said.contains("another folder"), "{other:?}: {said}");
@@ -250,7 +259,7 @@ fn what_is_finished_is_not_done_again() {
     assert_eq!(files(&out), before);
 
     // A further round begins with the existing table.
-    done(with(&["--rounds", "3", "--pretrain-steps", "7", "--human-share", "0.4"]));
+    done(with(&["--rounds", "3", "--set-train", "pretrain:train.steps=7", "--human-share", "0.4"]));
     assert_eq!(commands()[8..], round);
     let after = files(&out);
     assert!(before.iter().all(|(path, was)| after.get(path) == Some(was)));
@@ -347,7 +356,7 @@ fn commands_are_printed_for_a_shell() {
     let mut command = place.command(&["rounds", "my web", "out", "--captioner", "c", "--filter", "f", "--print"]);
     command.args(["--rounds", "2", "--human", "h.parquet", "--final-pairs", "--trainer", "/bin/trainer"]);
     command.args(["--preset", "pretrain:base-14m", "--train-config", "all.toml", "--train-config", "filter:own.toml"]);
-    command.args(["--set-train", "seed=2", "--filter-steps", "9", "--", "--prompt", "a picture of "]);
+    command.args(["--set-train", "seed=2", "--set-train", "filter:train.steps=9", "--", "--prompt", "a picture of "]);
     let (said, printed) = done(command);
     let here = fs::canonicalize(place.folder.path()).unwrap().display().to_string();
     let exe = fs::canonicalize(env!("CARGO_BIN_EXE_capfilt")).unwrap().display().to_string();

@@ -28,7 +28,7 @@ fn thresholds_can_be_chosen_anew() {
     let wrong = "SELECT count(*) FROM t WHERE kept <> (error IS NULL AND itm_score >= CASE source WHEN 'web' THEN 0.9 ELSE 0.3 END)";
     assert_eq!(place.number("selected", wrong), 0);
 
-    place.ok(&["select", "pairs", "best", "--keep-fraction", "0.25", "--kept-only"]);
+    place.ok(&["select", "pairs", "best", "--keep-fraction", "0.25", "--write-pairs", "kept"]);
     let scored = place.number("pairs", "SELECT count(*) FROM t WHERE error IS NULL AND itm_score IS NOT NULL");
     let best = place.number("best", "SELECT count(*) FROM t");
     assert!(best >= (scored + 3) / 4 && best <= scored / 4 + 3, "{best} of {scored}");
@@ -48,7 +48,7 @@ fn images_of_a_path_column_are_found_again() {
         .unwrap();
     let paths = "SELECT * EXCLUDE (image), 'cat.png' AS path FROM t LIMIT 3";
     place.ok(&["sql", "--table", &format!("t={slice}"), "-c", &format!("COPY ({paths}) TO 'paths.parquet'")]);
-    place.job_ok(&["paths.parquet", "pairs", "--path-column", "path", "--min-itm", "1"]);
+    place.job_ok(&["paths.parquet", "pairs", "--image-column", "path", "--image-is", "path", "--min-itm", "1"]);
     assert_eq!(place.number("pairs", "SELECT count(*) FROM t WHERE image IS NOT NULL"), 0);
     place.ok(&["report", "pairs", "-o", "report.html"]);
     let page = fs::read_to_string(place.path("report.html")).unwrap();
@@ -59,7 +59,18 @@ fn images_of_a_path_column_are_found_again() {
     assert!(place.number("selected", "SELECT count(*) FROM t WHERE kept") >= 3);
     // The root of paths does not depend on the working directory.
     fs::create_dir(place.path("elsewhere")).unwrap();
-    place.job_ok(&["paths.parquet", "rooted", "--path-column", "path", "--path-root", ".", "--min-itm", "1"]);
+    place.job_ok(&[
+        "paths.parquet",
+        "rooted",
+        "--image-column",
+        "path",
+        "--image-is",
+        "path",
+        "--image-root",
+        ".",
+        "--min-itm",
+        "1",
+    ]);
     let from = ["select", "../rooted", "../chosen", "--min-itm", "0"];
     let output = place.command(&from).current_dir(place.path("elsewhere")).output().unwrap();
     assert!(output.status.success(), "{}", super::text(&output.stderr));
@@ -90,7 +101,7 @@ fn images_of_a_tar_file_are_found_again() {
 fn the_other_source_keeps_its_threshold() {
     let place = Place::new();
     let slice = place.slice();
-    place.job_ok(&[slice, "pairs", "--min-itm", "0.4", "--image", "all"]);
+    place.job_ok(&[slice, "pairs", "--min-itm", "0.4", "--write-images", "all"]);
     place.ok(&["select", "pairs", "stricter", "--min-itm-of", "web=0.6"]);
     let kept = |table: &str, source: &str| {
         place.number(table, &format!("SELECT count(*) FROM t WHERE source = '{source}' AND kept"))
@@ -102,7 +113,7 @@ fn the_other_source_keeps_its_threshold() {
         kept("pairs", "synthetic") < place.number("pairs", "SELECT count(itm_score) FROM t WHERE source = 'synthetic'")
     );
     // If the job had thresholds by source, the threshold of the other source must be given.
-    place.job_ok(&[slice, "own", "--min-itm-of", "web=0.6", "--image", "all"]);
+    place.job_ok(&[slice, "own", "--min-itm-of", "web=0.6", "--write-images", "all"]);
     assert!(place.fails(1, &["select", "own", "x", "--min-itm-of", "web=0.7"]).contains("--min-itm is missing"));
     let said = place.fails(1, &["select", "pairs", "x", "--min-itm-of", "wbe=0.7"]);
     assert!(said.contains("--min-itm-of wbe") && said.contains("synthetic and web"), "{said}");
@@ -137,10 +148,10 @@ fn an_image_that_is_gone_is_named() {
 fn pairs_that_were_left_out_are_not_selected_silently() {
     let place = Place::new();
     let slice = place.slice();
-    place.job_ok(&[slice, "pairs", "--kept-only", "--min-itm", "0.5"]);
+    place.job_ok(&[slice, "pairs", "--write-pairs", "kept", "--min-itm", "0.5"]);
     for more in [["--min-itm", "0.1"], ["--min-itm-of", "web=0.1"], ["--keep-fraction", "0.5"]] {
         let said = place.fails(1, &[&["select", "pairs", "selected"][..], &more].concat());
-        assert!(said.contains("--kept-only and has left out"), "{said}");
+        assert!(said.contains("--write-pairs kept and has left out"), "{said}");
     }
     place.ok(&["select", "pairs", "selected", "--min-itm", "0.9"]);
     assert!(place.number("selected", "SELECT count(*) FROM t") > 0);

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 
-use super::{Place, root};
+use super::{Place, root, verb};
 
 /// A recipe without models, which returns the image's SHA-256 and the text unchanged.
 const RECIPE: &str = "SELECT * EXCLUDE (image, text), encode(sha256(image), 'hex') AS image_sha256, 'web' AS source, text, \
@@ -44,7 +44,7 @@ fn texts_with_paths_are_sources() {
         fs::copy(root(FOX), place.path("data/fox.png")).unwrap();
         fs::write(place.path("data").join(name), lines).unwrap();
         let source = format!("data/{name}");
-        place.ok(&run(&source, &["--path-column", "path", "--unit-rows", "3"]));
+        place.ok(&run(&source, &["--image-column", "path", "--image-is", "path", "--checkpoint-rows", "3"]));
         assert_eq!(column(&place, "id"), ["1", "2", "3", "4"], "{name}");
         assert_eq!(column(&place, "text"), ["a cat, smiling", "a fox", "nobody", "no path"]);
         assert_eq!(column(&place, "kept"), ["true", "true", "false", "false"]);
@@ -60,14 +60,28 @@ fn texts_with_paths_are_sources() {
         assert!(said.contains("no image column") && said.contains("path"), "{said}");
         // CSV and JSON paths are read as text, even if they look like numbers; in files with types the column must be
         // text.
-        place.ok(&["run", &source, "other", "--recipe", "recipe.sql", "--path-column", "id", "--overwrite"]);
+        place.ok(&[
+            "run",
+            &source,
+            "other",
+            "--recipe",
+            "recipe.sql",
+            "--image-column",
+            "id",
+            "--image-is",
+            "path",
+            "--overwrite",
+        ]);
         assert_eq!(place.number("other", "SELECT count(*) FROM t WHERE error LIKE 'file: No such file%'"), 4);
         place.ok(&["sql", "-c", &format!("COPY (SELECT id, text FROM '{source}') TO 'typed.parquet'")]);
-        let said = place.fails(1, &["run", "typed.parquet", "typed", "--recipe", "recipe.sql", "--path-column", "id"]);
+        let said = place.fails(
+            1,
+            &["run", "typed.parquet", "typed", "--recipe", "recipe.sql", "--image-column", "id", "--image-is", "path"],
+        );
         assert!(said.contains("a URL or path must be Utf8"), "{said}");
         // A changed text in a finished file makes it another source.
         fs::write(place.path("data").join(name), lines.replace("smiling", "asleep!")).unwrap();
-        let said = place.fails(1, &run(&source, &["--path-column", "path", "--unit-rows", "3", "--update"]));
+        let said = place.fails(1, &["update", "pairs"]);
         assert!(said.contains("has changed"), "{said}");
     }
 }
@@ -80,7 +94,14 @@ fn files_of_text_need_not_agree_on_types() {
     let line = |fields: &str| format!("{{\"path\": \"cat.png\", \"text\": \"a cat\", {fields}}}\n");
     let source = |name: &str, fields: &str| fs::write(place.path("data").join(name), line(fields)).unwrap();
     let job = |more: &[&'static str]| {
-        [&run("data", &["--path-column", "path", "--path-root", ".", "--image", "none"])[..], more].concat()
+        [
+            &run(
+                "data",
+                &["--image-column", "path", "--image-is", "path", "--image-root", ".", "--write-images", "none"],
+            )[..],
+            more,
+        ]
+        .concat()
     };
     source("a.jsonl", "\"width\": 1, \"id\": 7, \"alt\": null");
     source("b.jsonl", "\"width\": 1.5, \"id\": \"b\", \"alt\": \"cat\", \"only\": true");
@@ -92,13 +113,13 @@ fn files_of_text_need_not_agree_on_types() {
 
     // The table's columns are fixed.
     source("c.jsonl", "\"width\": \"wide\", \"id\": \"c\"");
-    let said = place.fails(1, &job(&["--update"]));
+    let said = place.fails(1, &verb("update", &job(&[])));
     assert!(said.contains("changes the table's column width"), "{said}");
     source("c.jsonl", "\"width\": [1], \"id\": \"c\"");
-    let said = place.fails(1, &job(&["--update"]));
+    let said = place.fails(1, &verb("update", &job(&[])));
     assert!(said.contains("c.jsonl") && said.contains("its width is") && said.contains("a.jsonl"), "{said}");
     source("c.jsonl", "\"width\": 3, \"id\": 9");
-    place.ok(&job(&["--update"]));
+    place.ok(&verb("update", &job(&[])));
     assert_eq!(column(&place, "id"), ["7", "b", "9"]);
 }
 
@@ -115,24 +136,35 @@ fn a_stopped_job_keeps_its_columns() {
     fs::copy(root(CAT), place.path("cat.png")).unwrap();
     lines(&place, "a.jsonl", "1");
     let job = |more: &[&'static str]| {
-        let options = ["--path-column", "path", "--path-root", ".", "--image", "none", "--unit-rows", "4"];
+        let options = [
+            "--image-column",
+            "path",
+            "--image-is",
+            "path",
+            "--image-root",
+            ".",
+            "--write-images",
+            "none",
+            "--checkpoint-rows",
+            "4",
+        ];
         [&run("data", &options)[..], more].concat()
     };
     for format in ["parquet", "jsonl"] {
-        let job = |more: &[&'static str]| [&job(more)[..], &["--format", format]].concat();
+        let job = |more: &[&'static str]| [&job(more)[..], &["--table-format", format]].concat();
         let output = place.command(&job(&["--overwrite"])).env("CAPFILT_KILL_AT", "unit-done:1").output().unwrap();
         assert_eq!(output.status.signal(), Some(9));
         lines(&place, "b.jsonl", "1.5");
-        let said = place.fails(1, &job(&["--update"]));
+        let said = place.fails(1, &verb("update", &job(&[])));
         assert!(said.contains("changes the table's column width") && said.contains("--overwrite"), "{said}");
         lines(&place, "b.jsonl", "2");
-        place.ok(&job(&["--update"]));
+        place.ok(&verb("update", &job(&[])));
         fs::remove_file(place.path("data/b.jsonl")).unwrap();
     }
     // A retry ignores new files, and the schema changes they would cause.
     place.ok(&job(&["--overwrite"]));
     lines(&place, "c.jsonl", "1.5");
-    place.ok(&job(&["--retry-failed"]));
+    place.ok(&verb("retry", &job(&[])));
     assert_eq!(column(&place, "width"), ["1"; 12]);
     // An integer that has no exact f64 is not rounded.
     lines(&place, "a.jsonl", "9007199254740993");
@@ -147,7 +179,7 @@ fn the_same_path_is_the_same_image_to_dedupe() {
     let lines = "id,path,text\n1,cat.png,a cat\n2,cat.png,a cat\n3,cat.png,A cat!\n4,lost.png,a cat\n5,,a cat\n";
     fs::write(place.path("web.csv"), lines).unwrap();
     let job = |how: &'static str, more: &[&'static str]| {
-        [&run("web.csv", &["--path-column", "path", "--dedupe", how])[..], more].concat()
+        [&run("web.csv", &["--image-column", "path", "--image-is", "path", "--dedupe", how])[..], more].concat()
     };
     place.ok(&job("exact", &[]));
     let errors = column(&place, "error");
@@ -167,7 +199,7 @@ fn times_of_text_fit_a_delta_table() {
     let place = place();
     fs::copy(root(CAT), place.path("cat.png")).unwrap();
     fs::write(place.path("web.csv"), "path,text,seen\ncat.png,a cat,2026-05-01T10:20:30\n").unwrap();
-    place.ok(&run("web.csv", &["--path-column", "path", "--format", "delta"]));
+    place.ok(&run("web.csv", &["--image-column", "path", "--image-is", "path", "--table-format", "delta"]));
     assert_eq!(column(&place, "seen"), ["2026-05-01T10:20:30"]);
 }
 
@@ -175,10 +207,10 @@ fn times_of_text_fit_a_delta_table() {
 fn a_broken_line_is_named() {
     let place = place();
     fs::write(place.path("a.csv"), "id,text\n1,x\n2\n").unwrap();
-    let said = place.fails(1, &run("a.csv", &["--path-column", "id"]));
+    let said = place.fails(1, &run("a.csv", &["--image-column", "id", "--image-is", "path"]));
     assert!(said.contains("a.csv") && said.contains("line"), "{said}");
     fs::write(place.path("a.jsonl"), "{\"id\": \n[1]\n").unwrap();
-    let said = place.fails(1, &run("a.jsonl", &["--path-column", "id"]));
+    let said = place.fails(1, &run("a.jsonl", &["--image-column", "id", "--image-is", "path"]));
     assert!(said.contains("a.jsonl") && said.contains("JSON"), "{said}");
     fs::write(place.path("empty.csv"), "").unwrap();
     assert!(place.fails(1, &run("empty.csv", &[])).contains("no columns"));
@@ -238,25 +270,25 @@ fn a_folder_of_images_is_updated() {
     picture(CAT, "style=flat/a.png", "the first cat");
     picture(FOX, "style=flat/o.png", "a second fox");
     let said = place.fails(1, &run("pictures", &[]));
-    assert!(said.contains("--update"), "{said}");
-    place.ok(&run("pictures", &["--update"]));
+    assert!(said.contains("capfilt update"), "{said}");
+    place.ok(&verb("update", &run("pictures", &[])));
     let keys = column(&place, "key || ' ' || style || ' ' || text");
     assert_eq!(keys, ["m.png flat a cat", "p.png flat a fox", "a.png flat the first cat", "o.png flat a second fox"]);
     // A second update, and a folder that is new as a whole.
     picture(CAT, "style=flat/b.png", "a third cat");
     fs::create_dir(place.path("pictures/style=line")).unwrap();
     picture(CAT, "style=line/a.png", "a cat in lines");
-    place.ok(&run("pictures", &["--update"]));
+    place.ok(&verb("update", &run("pictures", &[])));
     assert_eq!(column(&place, "text")[4..], ["a third cat", "a cat in lines"]);
     assert_eq!(column(&place, "provenance['row']"), ["0", "1", "0", "1", "0", "0"]);
-    place.ok(&run("pictures", &["--update"]));
+    place.ok(&verb("update", &run("pictures", &[])));
     assert_eq!(place.number("pairs", "SELECT count(*) FROM t"), 6);
 
     // Images that the table left out are found again by their SHA-256.
     fs::write(place.path("none.sql"), RECIPE.replace("image_error(image) IS NULL AS kept", "false AS kept")).unwrap();
     place.ok(&["run", "pictures", "plain", "--recipe", "none.sql"]);
     picture(CAT, "style=flat/0.png", "a cat before all others");
-    place.ok(&["run", "pictures", "plain", "--recipe", "none.sql", "--update"]);
+    place.ok(&["update", "plain"]);
     assert_eq!(place.number("plain", "SELECT count(image) FROM t"), 0);
     place.ok(&["select", "plain", "chosen", "--min-itm", "0"]);
     let wrong = "SELECT count(*) FROM t WHERE encode(sha256(image), 'hex') IS DISTINCT FROM image_sha256";
@@ -268,10 +300,10 @@ fn a_folder_of_images_is_updated() {
     let said = place.fails(1, &["select", "plain", "fewer", "--min-itm", "0"]);
     assert!(said.contains("p.png") || said.contains("row 4"), "{said}");
     assert!(said.contains("the source has it no more"), "{said}");
-    let said = place.fails(1, &run("pictures", &["--update"]));
+    let said = place.fails(1, &verb("update", &run("pictures", &[])));
     assert!(said.contains("style=flat/p.png: it was part of the source, and is gone"), "{said}");
     fs::rename(&away, &there).unwrap();
-    place.ok(&run("pictures", &["--update"]));
+    place.ok(&verb("update", &run("pictures", &[])));
 
     // A table from before the names were recorded reports that.
     let manifest = place.path("plain/_capfilt/shard-1-of-1/manifest.json");
@@ -281,15 +313,15 @@ fn a_folder_of_images_is_updated() {
         file.as_object_mut().unwrap().remove("images").unwrap();
     }
     fs::write(&manifest, json.to_string()).unwrap();
-    let said = place.fails(1, &["run", "pictures", "plain", "--recipe", "none.sql", "--update"]);
+    let said = place.fails(1, &["update", "plain"]);
     assert!(said.contains("earlier version of capfilt"), "{said}");
 
     // Neither images nor texts that are already in the table may change.
     fs::write(place.path("pictures/style=flat/m.txt"), "a cat, changed").unwrap();
-    let said = place.fails(1, &run("pictures", &["--update"]));
+    let said = place.fails(1, &verb("update", &run("pictures", &[])));
     assert!(said.contains("style=flat") && said.contains("has changed"), "{said}");
     fs::remove_dir_all(place.path("pictures/style=flat")).unwrap();
-    let said = place.fails(1, &run("pictures", &["--update"]));
+    let said = place.fails(1, &verb("update", &run("pictures", &[])));
     assert!(said.contains("is gone"), "{said}");
 }
 
@@ -298,8 +330,8 @@ fn a_folder_of_images_is_updated() {
 fn json_lines_have_url_and_caption() {
     let place = place();
     place.slice();
-    let lines = ["--format", "jsonl", "--file-size", "4kB", "--unit-rows", "16"];
-    place.ok(&run("slice.parquet", &[&lines[..], &["--kept-only"]].concat()));
+    let lines = ["--table-format", "jsonl", "--target-file-size", "4kB", "--checkpoint-rows", "16"];
+    place.ok(&run("slice.parquet", &[&lines[..], &["--write-pairs", "kept"]].concat()));
     let names = place.parts("pairs");
     assert!(names.len() > 1 && names.iter().all(|name| name.ends_with(".jsonl")), "{names:?}");
     let all: String = names.iter().map(|name| fs::read_to_string(place.path("pairs").join(name)).unwrap()).collect();
@@ -307,14 +339,14 @@ fn json_lines_have_url_and_caption() {
     let kept = "SELECT count(*) FROM t WHERE image_error(image) IS NULL";
     assert_eq!(pairs.len() as i64, place.number("slice.parquet", kept));
     // The size limit applies to the final file, not to the intermediate Parquet.
-    let sized = ["--format", "jsonl", "--file-size", "4kB", "--unit-rows", "2", "--overwrite"];
+    let sized = ["--table-format", "jsonl", "--target-file-size", "4kB", "--checkpoint-rows", "2", "--overwrite"];
     place.ok(&run("slice.parquet", &sized));
     let sizes: Vec<u64> =
         place.parts("pairs").iter().map(|name| fs::metadata(place.path("pairs").join(name)).unwrap().len()).collect();
     let (_, whole) = sizes.split_last().unwrap();
     assert!(whole.len() > 1 && whole.iter().all(|size| (4000..6000).contains(size)), "{sizes:?}");
-    place.ok(&run("slice.parquet", &[&lines[..], &["--kept-only", "--overwrite"]].concat()));
-    let said = place.fails(1, &run("slice.parquet", &["--format", "jsonl", "--image", "all"]));
+    place.ok(&run("slice.parquet", &[&lines[..], &["--write-pairs", "kept", "--overwrite"]].concat()));
+    let said = place.fails(1, &run("slice.parquet", &["--table-format", "jsonl", "--write-images", "all"]));
     assert!(said.contains("jsonl has no images"), "{said}");
     for pair in &pairs {
         assert!(pair["kept"] == true && pair.get("image").is_none(), "{pair}");
@@ -342,7 +374,8 @@ fn a_retry_and_a_replacement_are_two_things() {
         (0..40).map(|n| format!("{n},{},text {n}\n", if n % 4 == 0 { "lost.png" } else { "cat.png" })).collect();
     fs::write(place.path("data/web.csv"), format!("id,path,text\n{lines}")).unwrap();
     let job = |more: &[&'static str]| {
-        [&run("data/web.csv", &["--path-column", "path", "--unit-rows", "8"])[..], more].concat()
+        [&run("data/web.csv", &["--image-column", "path", "--image-is", "path", "--checkpoint-rows", "8"])[..], more]
+            .concat()
     };
     let killed = |args: &[&str]| {
         let output = place.command(args).env("CAPFILT_KILL_AT", "unit-done:2").output().unwrap();
@@ -353,18 +386,18 @@ fn a_retry_and_a_replacement_are_two_things() {
 
     fs::write(place.path("recipe.sql"), RECIPE.replace("1.0 AS", "0.5 AS")).unwrap();
     killed(&job(&["--overwrite"]));
-    let said = place.fails(1, &job(&["--retry-failed"]));
+    let said = place.fails(1, &verb("retry", &job(&[])));
     assert!(said.contains("not finished"), "{said}");
     place.ok(&job(&["--overwrite"]));
     assert_eq!(place.number("pairs", "SELECT count(*) FROM t WHERE itm_score = 0.5"), 40);
 
     fs::copy(root(FOX), place.path("data/lost.png")).unwrap();
-    killed(&job(&["--retry-failed"]));
+    killed(&verb("retry", &job(&[])));
     // With the good pictures deleted, only the old table has them.
     fs::remove_file(place.path("data/cat.png")).unwrap();
     let said = place.fails(1, &job(&[]));
-    assert!(said.contains("--retry-failed was stopped"), "{said}");
-    place.ok(&job(&["--retry-failed"]));
+    assert!(said.contains("a retry was stopped"), "{said}");
+    place.ok(&verb("retry", &job(&[])));
     assert_eq!(column(&place, "kept").iter().filter(|kept| *kept == "true").count(), 40);
     assert_eq!(place.number("pairs", "SELECT count(DISTINCT id) FROM t"), 40);
 }
@@ -379,13 +412,15 @@ fn paths_stay_below_their_folder() {
     let within = place.path("data/cat.png").display().to_string();
     let lines = format!("id,path,text\n1,cat.png,a\n2,../cat.png,b\n3,/etc/passwd,c\n4,{within},d\n5,.,e\n");
     fs::write(place.path("data/web.csv"), lines).unwrap();
-    place.ok(&run("data/web.csv", &["--path-column", "path", "--image", "all"]));
+    place.ok(&run("data/web.csv", &["--image-column", "path", "--image-is", "path", "--write-images", "all"]));
     assert_eq!(column(&place, "kept"), ["true", "false", "false", "true", "false"]);
     let errors = column(&place, "error");
     assert!(errors[1].contains("is not below") && errors[2].contains("is not below"), "{errors:?}");
     assert!(errors[4].contains("no regular file"), "{errors:?}");
-    place
-        .ok(&run("data/web.csv", &["--path-column", "path", "--path-root", ".", "--overwrite", "--max-failed", "99%"]));
+    place.ok(&run(
+        "data/web.csv",
+        &["--image-column", "path", "--image-is", "path", "--image-root", ".", "--overwrite", "--max-failed", "99%"],
+    ));
     assert_eq!(column(&place, "kept")[1..3], ["false", "false"], "above the folder stays above");
 }
 
@@ -399,7 +434,7 @@ fn a_file_is_what_its_name_or_its_bytes_say() {
     place.ok(&run("0f3a", &[]));
     let lines = "\u{feff}{\"path\": \"cat.png\", \"text\": \"a cat\"}\n";
     fs::write(place.path("web.json"), lines).unwrap();
-    place.ok(&run("web.json", &["--path-column", "path", "--overwrite"]));
+    place.ok(&run("web.json", &["--image-column", "path", "--image-is", "path", "--overwrite"]));
     assert_eq!(column(&place, "kept"), ["true"]);
     fs::write(place.path("web.json"), "\n{\"path\": 1,}\n").unwrap();
     for (name, content, words) in [

@@ -253,7 +253,7 @@ fn wrong_usage_says_what_to_do() {
     place.fails(2, &["sql", "--set", "seed=1", "-c", "SELECT 1"]);
     place.fails(2, &["run", "a.parquet"]);
     place.fails(2, &["run", "a.parquet", "b", "--min-itm", "1.5"]);
-    place.fails(2, &["run", "a.parquet", "b", "--image", "some"]);
+    place.fails(2, &["run", "a.parquet", "b", "--write-images", "some"]);
     place.fails(2, &["nonsense"]);
     assert!(place.fails(1, &["sql", "-f", "missing.sql"]).contains("missing.sql"));
     assert!(place.fails(1, &["sql", "--table", "t=missing.parquet", "-c", "SELECT 1"]).contains("missing.parquet"));

@@ -99,7 +99,7 @@ fn place() -> Place {
 
 /// `capfilt run` with an endpoint.
 fn job(place: &Place, endpoint: &str, args: &[&str]) -> Command {
-    command(place, endpoint, &[&["run"][..], args, &["--recipe", "recipe.sql", "--image", "all"]].concat())
+    command(place, endpoint, &[&["run"][..], args, &["--recipe", "recipe.sql", "--write-images", "all"]].concat())
 }
 
 /// A command with an endpoint, in an environment without other store settings.
@@ -195,13 +195,13 @@ fn shards_and_texts_in_a_store_are_read() {
     fs::write(place.path("lines/a.jsonl"), lines).unwrap();
     for (folder, name, more) in [
         ("tars", "a.tar", &[][..]),
-        ("csv", "a.csv", &["--path-column", "path", "--path-root", "/"]),
-        ("lines", "a.jsonl", &["--path-column", "path", "--path-root", "/"]),
+        ("csv", "a.csv", &["--image-column", "path", "--image-is", "path", "--image-root", "/"]),
+        ("lines", "a.jsonl", &["--image-column", "path", "--image-is", "path", "--image-root", "/"]),
     ] {
         stores.put(&place, &format!("{folder}/{name}"), &format!("{folder}/{name}"));
         let (disk, store, url) = (format!("{folder}-disk"), format!("{folder}-store"), format!("s3://data/{folder}/"));
-        ok(job(&place, "", &[&[folder, disk.as_str(), "--unit-rows", "7"][..], more].concat()));
-        ok(job(&place, &stores.flaky, &[&[url.as_str(), store.as_str(), "--unit-rows", "7"][..], more].concat()));
+        ok(job(&place, "", &[&[folder, disk.as_str(), "--checkpoint-rows", "7"][..], more].concat()));
+        ok(job(&place, &stores.flaky, &[&[url.as_str(), store.as_str(), "--checkpoint-rows", "7"][..], more].concat()));
         assert!(place.rows(&store, ROWS) == place.rows(&disk, ROWS), "{folder}");
     }
     stores.were_flaky();
@@ -226,19 +226,19 @@ fn a_folder_of_images_in_a_store_is_read() {
     }
     names.iter().for_each(|name| stores.put(&place, name, name));
     stores.put(&place, "recipe.sql", "photos/notes.md");
-    ok(job(&place, "", &["photos", "disk", "--unit-rows", "7"]));
-    ok(job(&place, &stores.flaky, &["s3://data/photos/", "store", "--unit-rows", "7"]));
+    ok(job(&place, "", &["photos", "disk", "--checkpoint-rows", "7"]));
+    ok(job(&place, &stores.flaky, &["s3://data/photos/", "store", "--checkpoint-rows", "7"]));
     stores.were_flaky();
     assert_eq!(place.number("store", "SELECT count(text) FROM t WHERE style = 'flat'"), 14);
     assert!(place.rows("store", ROWS) == place.rows("disk", ROWS));
 
     // A new picture is read, and no other one; a changed one is refused.
     stores.put(&place, &names[0], "photos/style=flat/00.png");
-    ok(job(&place, &stores.well, &["s3://data/photos/", "store", "--unit-rows", "7", "--update"]));
+    ok(command(&place, &stores.well, &["update", "store"]));
     assert_eq!(place.number("store", "SELECT count(*) FROM t"), 41);
     assert_eq!(place.number("store", "SELECT count(*) FROM t WHERE key = '00.png' AND provenance['row'] = 0"), 1);
     stores.put(&place, "recipe.sql", "photos/style=flat/5.png");
-    let said = fails(job(&place, &stores.well, &["s3://data/photos/", "store", "--unit-rows", "7", "--update"]));
+    let said = fails(command(&place, &stores.well, &["update", "store"]));
     assert!(said.contains("photos/style=flat") && said.contains("has changed"), "{said}");
 
     // SQL has no tables of images; a job takes neither a single image nor a pattern of them.
@@ -267,7 +267,7 @@ fn a_folder_in_googles_store_is_read() {
         command
     };
     ok(job(&place, "", &["web", "disk"]));
-    ok(google(&["run", "gs://data/web", "google", "--recipe", "recipe.sql", "--image", "all"]));
+    ok(google(&["run", "gs://data/web", "google", "--recipe", "recipe.sql", "--write-images", "all"]));
     stores.were_flaky();
     assert!(place.rows("google", ROWS) == place.rows("disk", ROWS));
     let said = fails(google(&["run", "gs://data/nothing", "none", "--recipe", "recipe.sql"]));
@@ -299,7 +299,7 @@ fn pictures_in_a_store_are_read_by_their_paths() {
     let lines: String = names.iter().enumerate().map(|(n, name)| format!("{n},{name},text {n}\n")).collect();
     fs::write(place.path("list.csv"), format!("id,path,text\n{lines}")).unwrap();
     stores.put(&place, "list.csv", "crawl/list.csv");
-    let columns = ["--path-column", "path", "--unit-rows", "25", "--image", "none"];
+    let columns = ["--image-column", "path", "--image-is", "path", "--checkpoint-rows", "25", "--write-images", "none"];
     let args = [&["s3://data/crawl/list.csv", "store"][..], &columns, &["--recipe", "recipe.sql"]].concat();
     ok(command(&place, &stores.flaky, &[&["run"][..], &args].concat()));
     stores.were_flaky();
@@ -309,7 +309,7 @@ fn pictures_in_a_store_are_read_by_their_paths() {
     };
     assert_eq!(wrong("store", "0", "there is no such object"), 0);
     assert_eq!(place.number("store", "SELECT count(*) FROM t WHERE id % 12 = 8 AND error LIKE '%empty%'"), 5);
-    assert_eq!(wrong("store", "1", "it is not below s3://data/crawl/: --path-root names another folder"), 0);
+    assert_eq!(wrong("store", "1", "it is not below s3://data/crawl/: --image-root names another folder"), 0);
     assert_eq!(place.number("store", "SELECT count(*) FROM t WHERE kept AND id % 6 > 2"), 30);
     assert_eq!(place.number("store", "SELECT count(*) FROM t WHERE kept"), 30);
     assert_eq!(place.number("store", "SELECT count(DISTINCT image_sha256) FROM t WHERE kept"), 2);
@@ -320,25 +320,27 @@ fn pictures_in_a_store_are_read_by_their_paths() {
         "run",
         "list.csv",
         "rooted",
-        "--path-column",
+        "--image-column",
         "path",
-        "--path-root",
+        "--image-is",
+        "path",
+        "--image-root",
         "s3://data/crawl",
         "--recipe",
         "none.sql",
     ];
     ok(command(&place, &stores.well, &rooted));
     assert_eq!(place.number("rooted", "SELECT count(image) FROM t"), 0);
-    ok(command(&place, &stores.well, &["select", "rooted", "chosen", "--min-itm", "0", "--kept-only"]));
+    ok(command(&place, &stores.well, &["select", "rooted", "chosen", "--min-itm", "0", "--write-pairs", "kept"]));
     let found = "SELECT count(*) FROM t WHERE encode(sha256(image), 'hex') = image_sha256";
     assert_eq!(place.number("chosen", found), 30);
 
     // An unavailable store ends the job, and does not mark rows as failed.
     let other = [&["run", "list.csv", "other"][..], &columns, &["--recipe", "recipe.sql"]].concat();
-    let said = fails(command(&place, &stores.well, &[&other[..], &["--path-root", "s3://nowhere/crawl"]].concat()));
+    let said = fails(command(&place, &stores.well, &[&other[..], &["--image-root", "s3://nowhere/crawl"]].concat()));
     assert!(said.contains("s3://nowhere/crawl") && said.contains("no such bucket"), "{said}");
-    let said = fails(command(&place, &stores.well, &[&other[..], &["--path-root", "http://127.0.0.1:9/x"]].concat()));
-    assert!(said.contains("--url-column"), "{said}");
+    let said = fails(command(&place, &stores.well, &[&other[..], &["--image-root", "http://127.0.0.1:9/x"]].concat()));
+    assert!(said.contains("--image-is url"), "{said}");
 }
 
 #[test]
@@ -347,7 +349,7 @@ fn a_killed_job_goes_on_from_a_store() {
     let place = place();
     folders(&place, &mut stores);
     ok(job(&place, "", &["web", "disk"]));
-    let args = ["s3://data/web", "store", "--unit-rows", "4"];
+    let args = ["s3://data/web", "store", "--checkpoint-rows", "4"];
     for kill in ["unit:3", "unit-done:2"] {
         let output = job(&place, &stores.flaky, &args).env("CAPFILT_KILL_AT", kill).output().unwrap();
         assert!(!output.status.success(), "{kill}: {}", text(&output.stderr));
@@ -357,17 +359,17 @@ fn a_killed_job_goes_on_from_a_store() {
     assert!(place.rows("store", ROWS) == place.rows("disk", ROWS));
 
     // New files are added; changed or deleted ones are refused.
-    let update = ["s3://data/web", "store", "--unit-rows", "4", "--update"];
+    let update = ["update", "store"];
     stores.put(&place, "slice.parquet", "web/day=9/lang=x/b.parquet");
     let said = fails(job(&place, &stores.well, &args));
-    assert!(said.contains("--update"), "{said}");
-    ok(job(&place, &stores.well, &update));
+    assert!(said.contains("capfilt update"), "{said}");
+    ok(command(&place, &stores.well, &update));
     assert_eq!(place.number("store", "SELECT count(*) FROM t"), 80);
     stores.put(&place, "slice.parquet", "web/day=0/lang=d%2Fe/a.parquet");
-    let said = fails(job(&place, &stores.well, &update));
+    let said = fails(command(&place, &stores.well, &update));
     assert!(said.contains("s3://data/web/day=0/lang=d%2Fe/a.parquet") && said.contains("has changed"), "{said}");
     stores.ask(&["delete", "data", "web/day=0/lang=d%2Fe/a.parquet"]);
-    let said = fails(job(&place, &stores.well, &update));
+    let said = fails(command(&place, &stores.well, &update));
     assert!(said.contains("day=0") && said.contains("is gone"), "{said}");
 
     // The same for files without a footer, by their ETag.
@@ -376,14 +378,14 @@ fn a_killed_job_goes_on_from_a_store() {
         format!("id,path,text\n1,{},a\n", root("tests/fixtures/images/emoji_cat_face_google.png")),
     )
     .unwrap();
-    let args = ["s3://data/texts/a.csv", "texts", "--path-column", "path", "--path-root", "/"];
-    let update = [&args[..], &["--update"]].concat();
+    let args = ["s3://data/texts/a.csv", "texts", "--image-column", "path", "--image-is", "path", "--image-root", "/"];
+    let update = ["update", "texts"];
     stores.put(&place, "a.csv", "texts/a.csv");
     ok(job(&place, &stores.well, &args));
-    ok(job(&place, &stores.well, &update));
+    ok(command(&place, &stores.well, &update));
     fs::write(place.path("a.csv"), fs::read_to_string(place.path("a.csv")).unwrap().replace(",a\n", ",b\n")).unwrap();
     stores.put(&place, "a.csv", "texts/a.csv");
-    assert!(fails(job(&place, &stores.well, &update)).contains("has changed"));
+    assert!(fails(command(&place, &stores.well, &update)).contains("has changed"));
 }
 
 #[test]
@@ -447,7 +449,7 @@ fn a_file_is_read_over_http() {
     ok(job(&place, "", &[signed.as_str(), "store"]));
     assert!(place.rows("store", ROWS) == place.rows("disk", ROWS));
     // The signature is not stored anywhere.
-    let said = ok(job(&place, "", &[signed.as_str(), "store", "--update"]));
+    let said = ok(command(&place, "", &["update", "store", "--source", &signed]));
     let manifest =
         fs::read_to_string(place.path("store").join(BOOKKEEPING).join("shard-1-of-1/manifest.json")).unwrap();
     assert!(manifest.contains(plain) && !manifest.contains(query) && !said.contains(query), "{manifest}");

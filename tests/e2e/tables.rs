@@ -93,13 +93,13 @@ fn a_damaged_page_costs_its_rows() {
     let middle = usize::try_from(start + bytes / 2).unwrap();
     broken[middle..middle + 40].fill(0xff);
     fs::write(&path, &broken).unwrap();
-    place.ok(&run("data", &["--unit-rows", "128"]));
+    place.ok(&run("data", &["--checkpoint-rows", "128"]));
     let failed =
         place.number("pairs", "SELECT count(*) FROM t WHERE error LIKE 'the file is damaged here: %' AND NOT kept");
     assert!((20..200).contains(&failed), "{failed}");
     // A row that fails, fails in every shard.
     for shard in ["1/2", "2/2"] {
-        place.ok(&["run", "data", "shards", "--recipe", "recipe.sql", "--unit-rows", "30", "--shard", shard]);
+        place.ok(&["run", "data", "shards", "--recipe", "recipe.sql", "--checkpoint-rows", "30", "--shard", shard]);
         let said = super::text(&place.run(&["sql", "-c", "SELECT count(*) FROM 'shards'"]).stderr);
         assert_eq!(said.contains("only 1 of its 2 shards have begun"), shard == "1/2", "{said}");
     }
@@ -110,7 +110,7 @@ fn a_damaged_page_costs_its_rows() {
     // The other row group, and what is before the page.
     assert_eq!(place.number("pairs", "SELECT count(*) FROM t WHERE kept AND (id >= 200 OR id < 64)"), 264);
     fs::write(&path, &whole).unwrap();
-    place.ok(&run("data", &["--unit-rows", "128", "--retry-failed"]));
+    place.ok(&["retry", "pairs"]);
     assert_eq!(place.number("pairs", good), rows);
     // A budget stops a job that would lose too many.
     fs::write(&path, &broken).unwrap();
@@ -151,7 +151,7 @@ fn a_mended_source_is_tried_again() {
     let kept = "SELECT count(*) FROM t WHERE kept";
     assert_eq!(place.number("pairs", kept), 1);
     fs::copy(root(CAT), &images[1]).unwrap();
-    let said = super::text(&place.run(&run("folder", &["--retry-failed"])).stderr);
+    let said = super::text(&place.run(&["retry", "pairs"]).stderr);
     assert!(said.contains("folder") && said.contains("failed rows are read from it as it is now"), "{said}");
     assert_eq!(place.number("pairs", kept), 2);
 
@@ -166,13 +166,13 @@ fn a_mended_source_is_tried_again() {
     place.ok(&run("data", &["--overwrite"]));
     assert_eq!(place.number("pairs", kept), 2);
     table(&fs::read(root(CAT)).unwrap(), 3);
-    place.ok(&run("data", &["--retry-failed"]));
+    place.ok(&["retry", "pairs"]);
     assert_eq!(place.number("pairs", kept), 3);
     // The table knows the mended file.
     let said = place.fails(1, &run("data", &[]));
     assert!(said.contains("is finished"), "{said}");
     table(b"no image", 4);
-    let said = place.fails(1, &run("data", &["--retry-failed"]));
+    let said = place.fails(1, &["retry", "pairs"]);
     assert!(said.contains("0.parquet") && said.contains("has changed"), "{said}");
 }
 
@@ -193,7 +193,7 @@ fn categories_of_many_files_are_read_back() {
     let found = "count(DISTINCT domain) + count(DISTINCT \"all\"[1]) + count(DISTINCT part['of'])";
     for format in ["parquet", "delta", "jsonl"] {
         let _ = fs::remove_dir_all(place.path("pairs"));
-        place.ok(&run("data", &["--format", format, "--image", "none"]));
+        place.ok(&run("data", &["--table-format", format, "--write-images", "none"]));
         assert_eq!(place.number("pairs", &format!("SELECT {found} FROM t")), 900, "{format}");
     }
     place.ok(&["sql", "-c", "COPY (SELECT * EXCLUDE image FROM 'data') TO 'copy.parquet'"]);
@@ -332,7 +332,7 @@ fn a_text_that_is_not_utf8_costs_its_row() {
     assert!(words.iter().all(|word| said.contains(word)), "{said}");
     place.ok(&sql("SELECT count(image) FROM t WHERE octet_length(encode(image, 'hex')) > 0"));
     // A row's result does not depend on the rows it is read with, and a retry changes nothing.
-    place.ok(&run("bad.parquet", &["--retry-failed"]));
+    place.ok(&["retry", "pairs"]);
     assert_eq!(column(&place, "kept"), ["true", "false", "true", "true"]);
     let said = place.fails(1, &run("bad.parquet", &["--overwrite", "--max-failed", "0"]));
     assert!(said.contains("column text: bytes that are not UTF-8"), "{said}");
@@ -348,7 +348,7 @@ fn a_line_that_is_no_object_costs_its_row() {
     lines.extend(b"{\"path\": \"cat.png\", \"text\": \"caf\xe9\"}\n\n");
     lines.extend(line("\"text\": \"last\", \"score\": 0.5").into_bytes());
     fs::write(place.path("data/web.jsonl"), &lines).unwrap();
-    place.ok(&run("data/web.jsonl", &["--path-column", "path", "--unit-rows", "2"]));
+    place.ok(&run("data/web.jsonl", &["--image-column", "path", "--image-is", "path", "--checkpoint-rows", "2"]));
     assert_eq!(column(&place, "kept"), ["true", "true", "false", "false", "true"]);
     assert_eq!(column(&place, "text"), ["a cat \u{fffd}", "b", "NULL", "caf\u{fffd}", "last"]);
     assert_eq!(column(&place, "score"), ["NULL", "NULL", "NULL", "NULL", "0.5"]);
@@ -360,11 +360,11 @@ fn a_line_that_is_no_object_costs_its_row() {
     let array =
         "[\n  {\"path\": \"cat.png\", \"text\": \"a, [cat]\"},\n  {\"path\": \"cat.png\",\n   \"text\": \"b\"}, 7]\n";
     fs::write(place.path("data/web.json"), array).unwrap();
-    place.ok(&run("data/web.json", &["--path-column", "path", "--overwrite"]));
+    place.ok(&run("data/web.json", &["--image-column", "path", "--image-is", "path", "--overwrite"]));
     assert_eq!(column(&place, "text"), ["a, [cat]", "b", "NULL"]);
     assert!(column(&place, "error")[2].starts_with("object 3: invalid type: integer `7`"));
     fs::write(place.path("data/web.json"), &array[..array.len() - 3]).unwrap();
-    let said = place.fails(1, &run("data/web.json", &["--path-column", "path", "--overwrite"]));
+    let said = place.fails(1, &run("data/web.json", &["--image-column", "path", "--image-is", "path", "--overwrite"]));
     assert!(said.contains("web.json") && said.contains("is not closed"), "{said}");
 }
 
@@ -382,7 +382,10 @@ fn a_csv_value_that_no_type_holds_makes_its_column_text() {
         (",NaN", "Date32", "Utf8"),
     ] {
         fs::write(place.path("data/late.csv"), lines(last)).unwrap();
-        place.ok(&run("data/late.csv", &["--path-column", "path", "--unit-rows", "4", "--overwrite"]));
+        place.ok(&run(
+            "data/late.csv",
+            &["--image-column", "path", "--image-is", "path", "--checkpoint-rows", "4", "--overwrite"],
+        ));
         for (name, wanted) in [("day", day), ("n", n)] {
             let wrong = format!("SELECT count(*) FROM t WHERE replace(arrow_typeof({name}), 'View', '') <> '{wanted}'");
             assert_eq!(place.number("pairs", &wrong), 0, "{last}: {name} is {:?}", column(&place, name));
@@ -393,12 +396,12 @@ fn a_csv_value_that_no_type_holds_makes_its_column_text() {
     // the file.
     let bad = [b"path,text,alt\ncat.png,caf\xe9,x\n".as_slice(), b"cat.png,\"two\nlines\",\xff\n"].concat();
     fs::write(place.path("data/late.csv"), &bad).unwrap();
-    place.ok(&run("data/late.csv", &["--path-column", "path", "--overwrite"]));
+    place.ok(&run("data/late.csv", &["--image-column", "path", "--image-is", "path", "--overwrite"]));
     assert_eq!(column(&place, "kept"), ["false", "true"]);
     assert_eq!(column(&place, "error")[0], "column text: bytes that are not UTF-8: \"caf\u{fffd}\"");
     assert_eq!(column(&place, "alt"), ["x", "\u{fffd}"]);
     fs::write(place.path("data/late.csv"), [&bad[..], b"cat.png\n"].concat()).unwrap();
-    let said = place.fails(1, &run("data/late.csv", &["--path-column", "path", "--overwrite"]));
+    let said = place.fails(1, &run("data/late.csv", &["--image-column", "path", "--image-is", "path", "--overwrite"]));
     assert!(said.contains("late.csv") && said.contains("line 5 has 1 field, and the header 3"), "{said}");
 }
 

@@ -75,7 +75,18 @@ fn watched(place: &Place) -> Watched {
     };
     fs::write(place.path("web.jsonl"), rows.iter().map(line).collect::<String>()).unwrap();
 
-    let args = ["web.jsonl", "pairs", "--url-column", "url", "--unit-rows", "1", "--metrics-addr", "127.0.0.1:0"];
+    let args = [
+        "web.jsonl",
+        "pairs",
+        "--image-column",
+        "url",
+        "--image-is",
+        "url",
+        "--checkpoint-rows",
+        "1",
+        "--metrics-addr",
+        "127.0.0.1:0",
+    ];
     let patient = ["allow_private=true", "timeout=120", "read_timeout=120"].map(|setting| format!("fetch.{setting}"));
     let patient: Vec<&str> = patient.iter().flat_map(|setting| ["--set", setting.as_str()]).collect();
     let args = place.job(&[&args[..], &patient].concat());

@@ -55,7 +55,7 @@ fn shards_are_a_source() {
     let place = Place::new();
     shards(&place);
     place.job_ok(&["slice.parquet", "parquet"]);
-    let said = place.job_ok(&["shards", "tar", "--unit-rows", "7"]);
+    let said = place.job_ok(&["shards", "tar", "--checkpoint-rows", "7"]);
     assert!(said.contains("read       40 rows in 2 files"), "{said}");
     let by = |table: &str, id: &str| {
         let query = format!(
@@ -65,7 +65,7 @@ fn shards_are_a_source() {
     };
     assert_eq!(by("tar", "CAST(key AS BIGINT)"), by("parquet", "id"));
     // From shards to shards nothing is lost either: the pair's json contains the sample's own.
-    place.job_ok(&["shards", "again", "--format", "webdataset"]);
+    place.job_ok(&["shards", "again", "--table-format", "webdataset"]);
     assert_eq!(
         place.number("again", "SELECT count(*) FROM t WHERE json LIKE '%\"kept\":%' AND json LIKE '%\"json\":%'"),
         80
@@ -85,8 +85,8 @@ fn a_pair_table_may_be_shards() {
     let place = Place::new();
     let slice = place.slice();
     place.job_ok(&[slice, "parquet"]);
-    let args = [slice, "tar", "--format", "webdataset", "--unit-rows", "7"];
-    place.job_ok(&[&args[..], &["--file-size", "20kB"]].concat());
+    let args = [slice, "tar", "--table-format", "webdataset", "--checkpoint-rows", "7"];
+    place.job_ok(&[&args[..], &["--target-file-size", "20kB"]].concat());
     let parts = place.parts("tar");
     assert!(parts.len() > 1 && parts.iter().all(|name| name.ends_with(".tar")), "{parts:?}");
     assert_eq!(place.names(&format!("tar/{BOOKKEEPING}/shard-1-of-1")), ["lock", "manifest.json"]);

@@ -118,7 +118,7 @@ def check_categories(place, run):
         columns = {"image": [image] * 300, "text": ["a"] * 300, "domain": names, "all": nested, "part": parts}
         pyarrow.parquet.write_table(pyarrow.table(columns), place / "categories" / f"{file}.parquet")
     for form in ("parquet", "delta"):
-        run("run", place / "categories", place / form, "--recipe", place / "recipe.sql", "--format", form)
+        run("run", place / "categories", place / form, "--recipe", place / "recipe.sql", "--table-format", form)
     for table in (pyarrow.dataset.dataset(place / "parquet", format="parquet").to_table(), DeltaTable(place / "delta").to_pyarrow_table()):
         rows = table.to_pylist()
         assert len({row["domain"] for row in rows}) == len({row["all"][0] for row in rows}) == len({row["part"]["of"] for row in rows}) == 300
@@ -135,9 +135,9 @@ def main(capfilt):
 
         run("sql", "--table", "web=tests/fixtures/web.parquet", "-c",
             f"COPY (SELECT * FROM web ORDER BY image_error(image) IS NULL, id LIMIT {ROWS}) TO '{place}/web.parquet'")
-        models = ["--captioner", "tests/fixtures/models/captioner", "--filter", "tests/fixtures/models/matcher", "--unit-rows", 64]
+        models = ["--captioner", "tests/fixtures/models/captioner", "--filter", "tests/fixtures/models/matcher", "--checkpoint-rows", 64]
         run("run", place / "web.parquet", place / "pairs", *models)
-        run("run", place / "web.parquet", place / "shards", *models, "--format", "webdataset", "--image", "all", "--kept-only")
+        run("run", place / "web.parquet", place / "shards", *models, "--table-format", "webdataset", "--write-images", "all", "--write-pairs", "kept")
 
         table = pyarrow.dataset.dataset(place / "pairs", format="parquet").to_table()
         assert table.num_rows == 2 * ROWS, table.num_rows
@@ -169,11 +169,11 @@ def main(capfilt):
         print("webdataset: the kept pairs, in their order")
 
         delta = place / "delta"
-        run("run", place / "web.parquet", delta, *models, "--format", "delta")
+        run("run", place / "web.parquet", delta, *models, "--table-format", "delta")
         first = DeltaTable(delta)
         assert first.version() == 0 and first.to_pyarrow_table().num_rows == 2 * ROWS
         assert "capfilt-" in (delta / "_delta_log" / f"{0:020}.json").read_text() and "capfilt" in first.history(1)[0], first.history(1)
-        run("run", place / "web.parquet", delta, *models, "--format", "delta", "--min-itm", "0.9", "--overwrite")
+        run("run", place / "web.parquet", delta, *models, "--table-format", "delta", "--min-itm", "0.9", "--overwrite")
         both = [DeltaTable(delta, version=version).to_pyarrow_table(columns=["kept", "itm_score"]).to_pylist() for version in (0, 1)]
         for rows_then, least in zip(both, (0.5, 0.9)):
             assert sum(row["kept"] for row in rows_then) == sum((row["itm_score"] or 0) >= least for row in rows if row["error"] is None)
@@ -186,7 +186,7 @@ def main(capfilt):
         recipe = place / "recipe.sql"
         recipe.write_text(RECIPE)
         for version, expected in ((0, 50), (1, 80), (2, left)):
-            run("run", place / "crawl", place / f"of-{version}", "--source-version", version, "--recipe", recipe)
+            run("run", place / f"crawl@{version}", place / f"of-{version}", "--recipe", recipe)
             assert pyarrow.dataset.dataset(place / f"of-{version}", format="parquet").count_rows() == expected, version
         print("deltalake: each version, and its own tables as a source")
 

@@ -110,7 +110,7 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
         if table.unusable > 0 {
             let rows = table.unusable;
             eprintln!(
-                "{path}: {rows} rows have no image or no text, and are not evaluated (capfilt run --image all keeps images)"
+                "{path}: {rows} rows have no image or no text, and are not evaluated (capfilt run --write-images all keeps images)"
             );
         }
         Ok((items, named))

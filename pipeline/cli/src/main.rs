@@ -3,10 +3,9 @@
 mod args;
 mod console;
 mod docs;
+mod job;
 mod metrics;
-mod round_args;
 mod rounds;
-mod run;
 mod session;
 mod sql;
 
@@ -14,11 +13,13 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use capfilt_job::Pairs;
 use capfilt_tables::format::parquet::is_decoding;
 use capfilt_udfs::Converted;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
-use crate::args::{Cli, Command, InspectFormat, ModelCommand};
+use crate::args::command::{self, Cli, Command, InspectFormat, ModelCommand};
+use crate::job::Verb;
 
 /// Planning recurses deeply, and unoptimised frames are large.
 const STACK: usize = 64 << 20;
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
         }
     }));
     // The main thread's stack is the system's choice, and overflowing it ends the process without a message.
-    let command = std::thread::Builder::new().stack_size(STACK).spawn(command);
+    let command = std::thread::Builder::new().stack_size(STACK).spawn(run);
     match command.map(std::thread::JoinHandle::join) {
         Ok(Ok(code)) => code,
         // The panic has been reported.
@@ -44,11 +45,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn command() -> ExitCode {
+fn run() -> ExitCode {
     // On wrong usage this exits with code 2.
     let matches = Cli::command().get_matches();
     let ended = Cli::from_arg_matches(&matches).map_err(anyhow::Error::from).and_then(|cli| {
-        let scripts = matches.subcommand_matches("sql").map(args::scripts).unwrap_or_default();
+        let scripts = matches.subcommand_matches("sql").map(command::scripts).unwrap_or_default();
         dispatch(cli, scripts)
     });
     match ended {
@@ -70,7 +71,7 @@ fn command() -> ExitCode {
     }
 }
 
-fn dispatch(cli: Cli, scripts: Vec<args::Script>) -> Result<()> {
+fn dispatch(cli: Cli, scripts: Vec<command::Script>) -> Result<()> {
     match cli.command {
         Command::Sql(args) => {
             let runtime = runtime()?;
@@ -78,11 +79,15 @@ fn dispatch(cli: Cli, scripts: Vec<args::Script>) -> Result<()> {
             leave(runtime);
             ended
         }
-        Command::Run(args) => {
-            let runtime = runtime()?;
-            let ended = runtime.block_on(run::main(&args));
-            leave(runtime);
-            ended
+        Command::Run(args) => verb(job::run(&args)),
+        Command::Resume(args) => verb(job::go_on(&args, Verb::Resume)),
+        Command::Update(args) => verb(job::go_on(&args, Verb::Update)),
+        Command::Retry(args) => verb(job::go_on(&args, Verb::Retry)),
+        Command::Job { dest } => put(&job::toml(&dest)?, ""),
+        Command::Recipe(args) => put(&job::recipe(&args)?, ""),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "capfilt", &mut io::stdout());
+            Ok(())
         }
         Command::Rounds(args) => rounds::main(&runtime()?, &args),
         Command::Select(args) => {
@@ -92,7 +97,7 @@ fn dispatch(cli: Cli, scripts: Vec<args::Script>) -> Result<()> {
                 min_itm: args.min_itm,
                 min_itm_of: args.min_itm_of,
                 keep_fraction: args.keep_fraction,
-                kept_only: args.kept_only,
+                kept_only: args.write_pairs == Pairs::Kept,
                 source: args.source,
                 overwrite: args.overwrite,
             };
@@ -101,7 +106,7 @@ fn dispatch(cli: Cli, scripts: Vec<args::Script>) -> Result<()> {
             Ok(())
         }
         Command::Report(args) => {
-            let options = capfilt_job::ReportOptions { images: args.images, source: args.source };
+            let options = capfilt_job::ReportOptions { images: args.max_images, source: args.source };
             let page = runtime()?.block_on(capfilt_job::report(&args.table, &options))?;
             if args.output.as_os_str() == "-" {
                 return put(&page, "");
@@ -133,6 +138,14 @@ fn dispatch(cli: Cli, scripts: Vec<args::Script>) -> Result<()> {
         }
         Command::Docs => put(&docs::functions_markdown(), ""),
     }
+}
+
+/// Runs a verb on a job to its end.
+fn verb(job: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = runtime()?;
+    let ended = runtime.block_on(job);
+    leave(runtime);
+    ended
 }
 
 fn put(text: &str, end: &str) -> Result<()> {

@@ -3,35 +3,70 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use capfilt_job::Params;
+use capfilt_job::{JobFile, Params};
 use capfilt_tables::error::message;
 use capfilt_udfs::CapfiltOptions;
 use datafusion::error::DataFusionError;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
-use crate::args::SessionArgs;
+use crate::args::job::{ParamArgs, SessionArgs};
 
 /// DataFusion error with a message that a user can act on.
 pub(crate) fn readable(error: &DataFusionError) -> anyhow::Error {
     anyhow!(message(error))
 }
 
+/// Environment variables for what is set once a machine; an option or a job file comes before.
+const ENVIRONMENT: [(&str, &str); 3] =
+    [("captioner", "CAPFILT_CAPTIONER"), ("filter", "CAPFILT_FILTER"), ("device", "CAPFILT_DEVICE")];
+
 /// Opens a session with the functions and the settings of the command line.
 pub(crate) async fn open(args: &SessionArgs) -> Result<SessionContext> {
+    let file = JobFile {
+        captioner: args.captioner.clone(),
+        filter: args.filter.clone(),
+        device: args.device.clone(),
+        set: args.set.iter().cloned().collect(),
+        ..JobFile::default()
+    };
+    of_job(&file).await
+}
+
+/// Opens a session with the functions and the settings of a job.
+pub(crate) async fn of_job(file: &JobFile) -> Result<SessionContext> {
     let ctx = capfilt_udfs::session(SessionConfig::new()).map_err(|e| readable(&e))?;
     capfilt_tables::register_webdataset(&ctx).map_err(|e| readable(&e))?;
     let ctx = capfilt_tables::sql::enable::enable_named_tables(ctx);
     #[cfg(feature = "fetch")]
     capfilt_fetch::register_fetch(&ctx).map_err(|e| readable(&e))?;
-    for (option, values) in [("captioner", &args.captioner), ("filter", &args.filter)] {
-        if let Some(value) = values.first() {
-            set(&ctx, &format!("capfilt.{option}"), value).await.with_context(|| format!("--{option} {value}"))?;
-        }
+    for (name, variable, value) in environment(file) {
+        set(&ctx, &format!("capfilt.{name}"), &value).await.with_context(|| format!("{variable}={value}"))?;
     }
-    for (name, value) in &args.set {
-        set(&ctx, name, value).await.with_context(|| format!("--set {name}={value}"))?;
+    for (option, name, value) in file.settings() {
+        set(&ctx, &name, &value).await.context(option)?;
     }
     Ok(ctx)
+}
+
+/// Names, variables and values of the settings that the environment gives and `file` does not.
+fn environment(file: &JobFile) -> Vec<(&'static str, &'static str, String)> {
+    let given: Vec<String> = file.settings().into_iter().map(|(_, setting, _)| setting).collect();
+    let value = |(name, variable): (&'static str, &'static str)| {
+        let value = std::env::var(variable).ok().filter(|value| !value.is_empty())?;
+        (!given.contains(&format!("capfilt.{name}"))).then_some((name, variable, value))
+    };
+    ENVIRONMENT.into_iter().filter_map(value).collect()
+}
+
+/// Adds to a job what it takes from the environment, so that its record is complete.
+pub(crate) fn complete(file: &mut JobFile) {
+    for (name, _, value) in environment(file) {
+        match name {
+            "captioner" => file.captioner.push(value),
+            "filter" => file.filter.push(value),
+            _ => file.device = Some(value),
+        }
+    }
 }
 
 /// Runs SET, which also updates the functions.
@@ -41,7 +76,7 @@ async fn set(ctx: &SessionContext, name: &str, value: &str) -> Result<()> {
 }
 
 /// The values of --param.
-pub(crate) fn params(args: &SessionArgs) -> Params {
+pub(crate) fn params(args: &ParamArgs) -> Params {
     let mut params = Params::default();
     for (name, value) in &args.param {
         params.set(name, value);

@@ -7,9 +7,11 @@
 mod checkpoint;
 mod dry_run;
 mod images;
+mod job_file;
 mod options;
 mod output;
 mod recipe;
+mod recorded;
 mod report;
 mod rows;
 pub mod run;
@@ -19,10 +21,12 @@ mod verdicts;
 
 pub use capfilt_tables::{Error, Result};
 pub use dry_run::{Estimate, dry_run};
-pub use options::{Again, ImageIs, Images, Parts, Stop};
+pub use job_file::{JobFile, shard};
+pub use options::{Again, ImageIs, Images, Pairs, Parts, Stop};
 pub use recipe::builder::{Agreement, Combine, Compose};
 pub use recipe::params::Params;
 pub use recipe::plan::{CAPFILT_SQL, PairColumn, Recipe};
+pub use recorded::{Recorded, recorded};
 pub use report::{ReportOptions, report};
 pub use rows::dedupe::options::Dedupe;
 pub use run::job::{Done, Failure, Waits, run};

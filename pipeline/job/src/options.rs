@@ -1,4 +1,6 @@
-//! Options of a job that several of its parts read.
+//! Options of a job that several of its parts read. With the feature `clap` they are values of command-line options.
+
+use serde::{Deserialize, Serialize};
 
 /// What to do if the destination already has a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +16,9 @@ pub enum Again {
 }
 
 /// Which pairs carry their image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
 pub enum Images {
     /// Kept pairs only.
     Kept,
@@ -22,6 +26,17 @@ pub enum Images {
     All,
     /// No pairs: the column is left out.
     None,
+}
+
+/// Which pairs the table has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum Pairs {
+    /// All pairs; the column `kept` says which are kept.
+    All,
+    /// Kept pairs only.
+    Kept,
 }
 
 /// How a job is asked to stop early.
@@ -36,7 +51,9 @@ pub enum Stop {
 }
 
 /// Contents of the source's image column.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
 pub enum ImageIs {
     /// The image's bytes, or a struct with them.
     Bytes,
@@ -47,15 +64,20 @@ pub enum ImageIs {
 }
 
 /// File format of a pair table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
 pub enum Parts {
     /// Parquet.
     Parquet,
-    /// WebDataset: tar files with a sample for each pair.
+    /// WebDataset: tar files with a sample (image, txt, json) for each pair.
+    #[cfg_attr(feature = "clap", value(name = "webdataset"))]
     WebDataset,
-    /// Parquet files listed in a Delta log.
+    /// Parquet files listed in a Delta log; each run adds a version.
     Delta,
     /// JSON lines with the text as `caption` and without the image, as BLIP's authors published their datasets.
+    #[cfg_attr(feature = "clap", value(name = "jsonl"))]
+    #[serde(rename = "jsonl")]
     JsonLines,
 }
 

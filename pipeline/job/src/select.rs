@@ -69,13 +69,13 @@ impl Select {
         if !matches!(first.job.format.as_str(), "parquet" | "delta") {
             return Err(Error::dest(
                 &self.table,
-                "its files are no Parquet: write the table with --format parquet or delta",
+                "its files are no Parquet: write the table with --table-format parquet or delta",
             ));
         }
         match first.verdicts.by_itm_alone {
             Some(true) => {}
             Some(false) => {
-                let reason = "its verdicts do not follow from the ITM scores alone (--agreement, --best or --combine vote): run the \
+                let reason = "its verdicts do not follow from the ITM scores alone (--itc-gate, --best or --combine vote): run the \
                               job again with other thresholds";
                 return Err(Error::dest(&self.table, reason));
             }
@@ -193,7 +193,7 @@ impl Select {
             return Ok(());
         }
         let Some(had) = before.verdicts.one_threshold() else {
-            log::warn!("{}: --kept-only has left pairs out, which are not selected", self.table.display());
+            log::warn!("{}: --write-pairs kept has left pairs out, which are not selected", self.table.display());
             return Ok(());
         };
         let lowest = self.min_itm_of.iter().map(|(_, least)| *least).fold(min_itm, f32::min);
@@ -202,7 +202,8 @@ impl Select {
             None if lowest < had => format!("score from {lowest} to {had}"),
             _ => return Ok(()),
         };
-        let reason = format!("the table was written with --kept-only and has left out the pairs that {left_out}");
+        let reason =
+            format!("the table was written with --write-pairs kept and has left out the pairs that {left_out}");
         Err(Error::Option(reason + ": run the job without it, and select from that"))
     }
 
@@ -348,7 +349,7 @@ impl Fill<'_> {
         let lost = |one: &Wanted<'_>, why: &str| {
             let reason = format!(
                 "the pair of {}, row {}, is kept now, and the table left its image out ({why}): give --source, or write the table \
-                 with --image all",
+                 with --write-images all",
                 one.file, one.row
             );
             Error::source(place, reason)

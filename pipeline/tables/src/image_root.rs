@@ -34,7 +34,7 @@ impl Root {
         if is_url(&text) {
             let scheme = text.split("://").next().unwrap_or_default().to_ascii_lowercase();
             if ["http", "https"].contains(&scheme.as_str()) {
-                let reason = "a server on the web has no folders: say with --path-root where the files are, or give --url-column";
+                let reason = "a server on the web has no folders: say with --image-root where the files are, or give --image-is url";
                 return Err(Error::source(root, reason));
             }
             return Ok(Self::Store(Arc::new(Location::open(&text)?.check()?)));
@@ -70,10 +70,10 @@ impl Root {
 fn below(root: &Path, name: &str) -> std::result::Result<PathBuf, String> {
     let path = root.join(name);
     if is_url(name) {
-        return Err("it is a URL: --path-root names a folder of its store, or --url-column fetches it".to_owned());
+        return Err("it is a URL: --image-root names a folder of its store, or --image-is url fetches it".to_owned());
     }
     if !path.starts_with(root) || path.components().any(|part| part == Component::ParentDir) {
-        return Err(format!("it is not below {}: --path-root names another folder", root.display()));
+        return Err(format!("it is not below {}: --image-root names another folder", root.display()));
     }
     Ok(path)
 }

@@ -81,8 +81,6 @@ fn a_dry_run_writes_nothing() {
     let whole = fs::metadata(place.path("pairs/part-00000.parquet")).unwrap().len() as f64;
     assert!((0.5..2.0).contains(&(about / whole)), "{about} and {whole}");
     assert!(place.job_fails(&[slice, "pairs", "--min-itm", "0", "--dry-run"]).contains("its table is finished"));
-    let again = place.estimate(&place.job(&[slice, "pairs", "--min-itm", "0", "--update"]));
-    assert!(again.ends_with("left       0 rows; the job would go on after 40 rows\n"), "{again}");
     let anew = place.estimate(&place.job(&[slice, "pairs", "--overwrite"]));
     assert_eq!(line(&anew, "left"), "40 rows; the table that is there would be replaced");
 }
@@ -97,7 +95,18 @@ fn a_dry_run_reads_paths_and_measures_lines() {
         .unwrap();
     let paths = "COPY (SELECT * EXCLUDE (image), 'cat.png' AS path FROM t CROSS JOIN generate_series(1, 50)) TO 'paths.parquet'";
     place.ok(&["sql", "--table", &format!("t={slice}"), "-c", paths]);
-    let args = ["paths.parquet", "pairs", "--path-column", "path", "--path-root", "pictures", "--format", "jsonl"];
+    let args = [
+        "paths.parquet",
+        "pairs",
+        "--image-column",
+        "path",
+        "--image-is",
+        "path",
+        "--image-root",
+        "pictures",
+        "--table-format",
+        "jsonl",
+    ];
     let args = place.without_models(&args);
     let said = place.estimate(&args);
     assert!(line(&said, "unusable").starts_with("0 of 64 rows"), "{said}");
@@ -112,7 +121,7 @@ fn a_dry_run_reads_paths_and_measures_lines() {
 fn a_dry_run_knows_what_is_done() {
     let place = Place::new();
     let slice = place.slice();
-    let args = place.without_models(&[slice, "pairs", "--unit-rows", "7"]);
+    let args = place.without_models(&[slice, "pairs", "--checkpoint-rows", "7"]);
     let mut command = place.command(&args.iter().map(String::as_str).collect::<Vec<_>>());
     let killed =
         command.args(["--set", "datafusion.execution.batch_size=3"]).env("CAPFILT_KILL_AT", "unit-done:2").output();
@@ -143,13 +152,20 @@ fn a_dry_run_takes_its_sample_from_all_files() {
     assert!(line(&said, "sample").starts_with("32 rows at 8 places in 3 files: "), "{said}");
     assert!(line(&said, "web").contains(" of 32 texts kept ("), "{said}");
     assert!(!said.contains("synthetic"), "{said}");
-    let tar = place.estimate(&place.without_models(&["web", "tars", "--format", "webdataset", "--kept-only"]));
+    let tar = place.estimate(&place.without_models(&[
+        "web",
+        "tars",
+        "--table-format",
+        "webdataset",
+        "--write-pairs",
+        "kept",
+    ]));
     assert!(bytes(line(&tar, "size").strip_prefix("about ").unwrap()) > 1e3, "{tar}");
 
     // Each shard has its own rows.
     let mut all = 0;
     for shard in ["1/2", "2/2"] {
-        let args = place.without_models(&["web", "shards", "--unit-rows", "5", "--shard", shard]);
+        let args = place.without_models(&["web", "shards", "--checkpoint-rows", "5", "--shard", shard]);
         let said = place.estimate(&args);
         let (rows, which) = line(&said, "left").split_once(' ').unwrap();
         assert_eq!(which, format!("rows of shard {}", shard.replace('/', " of ")));
@@ -210,7 +226,7 @@ fn a_dry_run_has_a_runs_errors() {
     let no_model = ["run", slice, "pairs"].map(str::to_owned);
     same_error(&place, &no_model, "give --captioner DIR");
     assert!(!place.path("pairs").exists());
-    let both = place.fails(2, &["run", slice, "pairs", "--dry-run", "--retry-failed"]);
-    assert!(both.contains("--retry-failed"), "{both}");
+    let both = place.fails(2, &["run", slice, "pairs", "--dry-run", "--dedupe", "exact"]);
+    assert!(both.contains("--dedupe"), "{both}");
     assert!(place.fails(2, &["run", slice, "pairs", "--dry-run=0"]).contains("--dry-run"));
 }

@@ -13,12 +13,14 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use tokio::runtime::Runtime;
 
+use crate::args::rounds::RoundsArgs;
 use crate::console::say;
-use crate::round_args::RoundsArgs;
 use crate::rounds::plan::{CHECKPOINT, Plan, absolute};
 use crate::rounds::stage::Wishes;
 
 const TRAINER: &str = "capfilt-train";
+const VARIABLE: &str = "CAPFILT_TRAINER";
+
 /// Runs all stages that are not yet finished, and prints where their results are.
 pub(crate) fn main(runtime: &Runtime, args: &RoundsArgs) -> Result<()> {
     let trainer = match trainer(args) {
@@ -57,9 +59,11 @@ pub(crate) fn main(runtime: &Runtime, args: &RoundsArgs) -> Result<()> {
 
 /// Path of capfilt-train.
 fn trainer(args: &RoundsArgs) -> Result<PathBuf> {
-    if let Some(given) = &args.trainer {
+    let variable = std::env::var_os(VARIABLE).filter(|given| !given.is_empty()).map(PathBuf::from);
+    for (option, given) in [("--trainer ", &args.trainer), ("CAPFILT_TRAINER=", &variable)] {
+        let Some(given) = given else { continue };
         if !given.is_file() {
-            bail!("--trainer {}: there is no such file: give that of {TRAINER}", given.display());
+            bail!("{option}{}: there is no such file: give that of {TRAINER}", given.display());
         }
         return Ok(absolute(given));
     }

@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::args::rounds::Training;
 use crate::console::say;
-use crate::round_args::Training;
 use crate::rounds::plan::{Plan, absolute};
 use crate::rounds::stage::{Stage, quoted};
 

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::round_args::{RoundsArgs, Staged, Training};
+use crate::args::rounds::{RoundsArgs, Staged, Training};
 use crate::rounds::stage::Stage;
 
 /// Plan of the rounds.
@@ -79,16 +79,10 @@ impl Plan<'_> {
         };
         let own = a.train_config.iter().rfind(|one| one.only == Some(training));
         let config = own.or_else(|| a.train_config.iter().rfind(|one| one.only.is_none()));
-        let steps = match training {
-            Training::Pretrain => a.pretrain_steps,
-            Training::Captioner => a.captioner_steps,
-            Training::Filter => a.filter_steps,
-        };
         let mut args: Vec<OsString> = Vec::new();
         args.extend(given(&a.preset).into_iter().flat_map(|name| ["--preset".into(), name.into()]));
         args.extend(config.into_iter().flat_map(|one| ["--config".into(), absolute(Path::new(&one.value)).into()]));
-        let steps = steps.map(|steps| format!("train.steps={steps}"));
-        args.extend(given(&a.set_train).into_iter().chain(steps).flat_map(|set| ["--set".into(), set.into()]));
+        args.extend(given(&a.set_train).into_iter().flat_map(|set| ["--set".into(), set.into()]));
         args
     }
 

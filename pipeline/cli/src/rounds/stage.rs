@@ -10,10 +10,12 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use anyhow::{Context as _, Result, bail};
+use capfilt_job::{Images, Parts};
 use clap::Parser as _;
 use tokio::runtime::Runtime;
 
-use crate::args::{self, Cli, ImageArg, PartsArg, RunArgs};
+use crate::args::command::{Cli, Command as Verb};
+use crate::args::job::RunArgs;
 
 /// Last file that `capfilt-train` writes.
 const DONE: &str = "done.json";
@@ -65,7 +67,7 @@ impl Stage {
         let of = "the arguments of capfilt run, after --";
         let program = [OsString::from("capfilt")];
         let run = match Cli::try_parse_from(program.iter().chain(&self.args)) {
-            Ok(Cli { command: args::Command::Run(run) }) => run,
+            Ok(Cli { command: Verb::Run(run) }) => run,
             Ok(_) => bail!("{of}: they are another command's"),
             Err(error) => {
                 let said = error.to_string();
@@ -74,7 +76,7 @@ impl Stage {
         };
         match unfit(&run) {
             Some(why) => bail!("{of}: {why}"),
-            None => Ok(run.recipe),
+            None => Ok(run.recipe.recipe),
         }
     }
 
@@ -102,15 +104,15 @@ impl Stage {
 fn unfit(run: &RunArgs) -> Option<&'static str> {
     let model = |(name, _): &(String, String)| ["capfilt.captioner", "capfilt.filter"].contains(&name.as_str());
     let all = [
-        (run.overwrite || run.update || run.retry_failed, "the table of a round is made once, and never changed after"),
-        (run.shard != (1, 1), "--shard: here one process makes a table"),
-        (run.print_sql, "--print-sql: give it to capfilt run itself"),
+        (run.operation.overwrite, "the table of a round is made once, and never changed after"),
+        (run.job.is_some(), "--job: give the options themselves"),
+        (run.output.shard.as_deref().is_some_and(|shard| shard != "1/1"), "--shard: here one process makes a table"),
         (
-            !matches!(run.format, PartsArg::Parquet | PartsArg::Delta),
-            "--format: capfilt-train reads Parquet, and Delta tables of it",
+            matches!(run.output.table_format, Some(Parts::WebDataset | Parts::JsonLines)),
+            "--table-format: capfilt-train reads Parquet, and Delta tables of it",
         ),
-        (run.dry_run.is_some(), "--dry-run: give it to capfilt run itself"),
-        (matches!(run.image, Some(ImageArg::None)), "--image none: capfilt-train needs the images"),
+        (run.operation.dry_run.is_some(), "--dry-run: give it to capfilt run itself"),
+        (run.output.write_images == Some(Images::None), "--write-images none: capfilt-train needs the images"),
         (run.session.set.iter().any(model), "the models come from --captioner and --filter of capfilt rounds"),
     ];
     all.into_iter().find_map(|(is, why)| is.then_some(why))
@@ -195,9 +197,10 @@ mod tests {
         assert_eq!(checked(&["--min-itm", "0.6", "--recipe", "r.sql"]).unwrap(), Some("r.sql".into()));
         for (more, words) in [
             (&["--shard", "1/2"][..], "--shard"),
-            (&["--update"], "made once"),
-            (&["--image", "none"], "needs the images"),
-            (&["--format", "webdataset"], "reads Parquet"),
+            (&["--overwrite"], "made once"),
+            (&["--job", "job.toml"], "--job"),
+            (&["--write-images", "none"], "needs the images"),
+            (&["--table-format", "webdataset"], "reads Parquet"),
             (&["--set", "capfilt.filter=x"], "--filter of capfilt rounds"),
             (&["--round", "2"], "cannot be used multiple times"),
             (&["--min-itn", "0.6"], "--min-itn"),

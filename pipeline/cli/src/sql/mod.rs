@@ -16,13 +16,13 @@ use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, dialect_from_str};
 use tokio::runtime::Runtime;
 
-use crate::args::{Format, Script, SqlArgs};
+use crate::args::command::{Format, Script, SqlArgs};
 use crate::session::{self, readable};
 use crate::sql::print::print;
 
 /// Runs the scripts; if there are none, the prompt, or standard input if it is not a terminal.
 pub(crate) fn main(runtime: &Runtime, args: &SqlArgs, mut scripts: Vec<Script>) -> Result<()> {
-    let params = session::params(&args.session);
+    let params = session::params(&args.params);
     let ctx = runtime.block_on(async {
         for (option, values) in [("captioner", &args.session.captioner), ("filter", &args.session.filter)] {
             if values.len() > 1 {

@@ -16,7 +16,7 @@ use datafusion::arrow::util::pretty::pretty_format_batches;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
 
-use crate::args::Format;
+use crate::args::command::Format;
 use crate::session::readable;
 
 /// Prints a result batch by batch; a table only when it is complete, since its widths depend on every row. Returns the

@@ -19,7 +19,7 @@ use rustyline::{Config, Editor, Helper};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-use crate::args::Format;
+use crate::args::command::Format;
 use crate::console::say;
 use crate::session;
 use crate::sql::{self, script};

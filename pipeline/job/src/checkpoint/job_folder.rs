@@ -118,28 +118,29 @@ impl Dest {
         }
         match own {
             Some(own) if own.state == State::Finished && again == Again::No => {
-                // Suggest --retry-failed only if it would be accepted.
+                let table = self.path.display();
+                // Suggest a retry only if it would be accepted.
                 let retry = match own.job.retry_refused() {
-                    None => "--retry-failed to do failed rows again, ",
-                    Some(_) => "",
+                    None => format!("`capfilt retry {table}` does failed rows again, "),
+                    Some(_) => String::new(),
                 };
                 let reason = format!(
-                    "its table is finished: give --update to add what is new in the source, {retry}--overwrite, or another folder"
+                    "its table is finished: `capfilt update {table}` adds what is new in the source, {retry}--overwrite replaces it"
                 );
                 Err(Error::dest(&self.path, reason))
             }
             // Its good rows are still in the old table, and only a retry copies them from there.
             Some(own) if own.retried.is_some() && !retry => {
-                Err(Error::dest(&self.path, "a --retry-failed was stopped there: end it with the same command"))
+                Err(Error::dest(&self.path, "a retry was stopped there: `capfilt resume` ends it"))
             }
             Some(own) if retry && own.state != State::Finished && own.retried.is_none() => {
-                let reason = "its table is not finished: end it first, with the same command without --retry-failed";
+                let reason = "its table is not finished: end it first, with `capfilt resume`";
                 Err(Error::dest(&self.path, reason))
             }
             None if retry && !all.is_empty() => {
                 let (shard, shards) = self.shard;
                 let reason = format!(
-                    "shard {shard} of {shards} of its table has not begun: run it first, with the same command without --retry-failed"
+                    "shard {shard} of {shards} of its table has not begun: run it first, with `capfilt resume`"
                 );
                 Err(Error::dest(&self.path, reason))
             }

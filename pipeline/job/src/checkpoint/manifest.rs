@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use crate::job_file::JobFile;
 use crate::options::Parts;
 use crate::tally::counts::Tally;
 use crate::verdicts::Verdicts;
@@ -92,15 +93,15 @@ impl Identity {
         hex::encode(&Sha256::digest(&json)[..8])
     }
 
-    /// Why `--retry-failed` is refused for this table; `None` if it is allowed.
+    /// Why a retry is refused for this table; `None` if it is allowed.
     pub(crate) fn retry_refused(&self) -> Option<&'static str> {
         match self.format.as_str() {
             _ if self.kept_only => {
-                Some("--retry-failed finds failed rows by their pairs, and --kept-only leaves them out")
+                Some("a retry finds failed rows by their pairs, and --write-pairs kept leaves them out")
             }
             "parquet" | "delta" => None,
             _ => Some(
-                "--retry-failed takes good rows from the table's Parquet files, and this one has none: give --overwrite, which \
+                "a retry takes good rows from the table's Parquet files, and this one has none: give --overwrite, which \
                  does all rows anew",
             ),
         }
@@ -197,6 +198,9 @@ pub(crate) struct Manifest {
     /// Number of this process's shard, from 1.
     pub(crate) shard: u64,
     pub(crate) job: Identity,
+    /// The job as it was given, for a later command to go on with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) file: Option<Box<JobFile>>,
     /// The source's location when the job began.
     pub(crate) source: PathBuf,
     /// The given root folder of the image column's paths, if any.
@@ -217,7 +221,7 @@ pub(crate) struct Manifest {
     /// Whether this table replaces an existing one once it is complete.
     pub(crate) replaces: bool,
     pub(crate) parts: Vec<Part>,
-    /// The manifest that a `--retry-failed` replaces (this shard's): good rows are copied from its parts.
+    /// The manifest that a retry replaces (this shard's): good rows are copied from its parts.
     #[serde(default)]
     pub(crate) retried: Option<Box<Manifest>>,
     /// Run id in the names of a Delta table's parts, where files of earlier runs remain.
@@ -250,6 +254,7 @@ impl Manifest {
             state: State::Running,
             shard,
             job,
+            file: None,
             source: root,
             path_root: None,
             source_version: source.version(),

@@ -42,8 +42,7 @@ const WARM_UP: u64 = 2;
 /// Errors like [`run`](crate::run::job()), as far as its errors precede the first write.
 pub async fn dry_run(ctx: &SessionContext, job: &Job, sample: usize) -> Result<Estimate> {
     if job.again == Again::RetryFailed {
-        let reason = "--dry-run does not know which rows --retry-failed would do again: leave one of the two out";
-        return Err(Error::Option(reason.to_owned()));
+        return Err(Error::Option("a dry run does not know which rows a retry would do again".to_owned()));
     }
     let Prepared { mut source, workers, planned, identity, loader } = job.prepare(ctx).await?;
     let dest = Dest::peek(&job.dest, job.shard.0, job.shard.1);

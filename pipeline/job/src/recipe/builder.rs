@@ -4,11 +4,15 @@
 use std::fmt::Write as _;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::recipe::plan::CAPFILT_SQL;
 use crate::verdicts::Verdicts;
 
 /// How the scores of several filters become one verdict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
 pub enum Combine {
     /// Threshold the mean score.
     #[default]

@@ -338,8 +338,8 @@ fn web(schema: &Schema, columns: &Columns<'_>) -> Result<Vec<Expr>> {
     let loaded = columns.image_is != ImageIs::Bytes;
     let image = match columns.image_is {
         ImageIs::Bytes => find(columns.image, "image", "--image-column")?,
-        ImageIs::Url => find(columns.image, "URL", "--url-column")?,
-        ImageIs::Path => find(columns.image, "path", "--path-column")?,
+        ImageIs::Url => find(columns.image, "URL", "--image-column")?,
+        ImageIs::Path => find(columns.image, "path", "--image-column")?,
     };
     let text = find(columns.text, "text", "--text-column")?;
     let (bytes, path) = if loaded {

@@ -1,4 +1,4 @@
-//! `--retry-failed`: reuses the good pairs of a finished table.
+//! `capfilt retry`: reuses the good pairs of a finished table.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;

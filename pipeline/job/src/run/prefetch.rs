@@ -94,7 +94,7 @@ impl Loader {
             ImageIs::Url => {
                 let _ = ctx;
                 Err(Error::Option(
-                    "this capfilt is built without the feature fetch, which --url-column needs".to_owned(),
+                    "this capfilt is built without the feature fetch, which --image-is url needs".to_owned(),
                 ))
             }
         }
@@ -243,7 +243,7 @@ fn only_paths(chunk: &Chunk, column: &str) -> Result<Vec<(u64, String)>> {
     let told = |path: &str| {
         format!(
             "no bytes: only a path ({path}), which is not read here: make it a column of its own, {column}['path'], and give \
-             that with --path-column"
+             that with --image-column and --image-is path"
         )
     };
     Ok(alone.filter_map(|(_, (number, path))| Some((number, told(path?)))).collect())

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,7 @@ use crate::checkpoint::apart::check_apart;
 use crate::checkpoint::job_folder::{DEDUPE_FOLDER, Dest, Found};
 use crate::checkpoint::manifest::{Identity, Manifest, PROGRAM, Part, RESULTS};
 use crate::checkpoint::manifests;
+use crate::job_file::JobFile;
 use crate::options::{Again, ImageIs, Images, Parts, Stop};
 use crate::output::pair_files::Format;
 use crate::output::split_writer;
@@ -54,6 +55,8 @@ pub struct Job {
     pub image_is: ImageIs,
     /// Root folder of the image column's paths, which must stay inside it; by default the source's.
     pub path_root: Option<PathBuf>,
+    /// Where that root folder is now, if it has moved since the job began.
+    pub moved_root: Option<PathBuf>,
     /// Version of a Delta source: a number or a time. By default the version that an unfinished job began with, or else
     /// the latest.
     pub source_version: Option<String>,
@@ -85,6 +88,9 @@ pub struct Job {
     pub captioners: Vec<String>,
     /// Additional filters of the recipe, beside the session's: `$filter_2` and so on.
     pub filters: Vec<String>,
+    /// The description that the manifest records for [`crate::recorded`]; without it, the job can be continued by the
+    /// same description alone.
+    pub record: Option<Box<JobFile>>,
 }
 
 impl Job {
@@ -197,7 +203,8 @@ impl Job {
         let retry = self.again == Again::RetryFailed;
         let new = |source: &Source, replaces| {
             let mut manifest = Manifest::new(self.shard.0, identity, self.recipe.verdicts(), source, root, replaces);
-            manifest.path_root = self.path_root.as_deref().map(whereabouts);
+            manifest.path_root = self.image_root().map(whereabouts);
+            manifest.file.clone_from(&self.record);
             manifest
         };
         let mut manifest = match found {
@@ -246,9 +253,10 @@ impl Job {
             return Ok((manifest, true, saved));
         };
         if self.again != Again::Update {
-            let reason = format!("{new} came since the job began: give --update, which takes it in");
+            let reason = format!("{new} came since the job began: `capfilt update` takes it in");
             return Err(Error::source(whereabouts(&self.source), reason));
         }
+        manifest.file.clone_from(&self.record);
         manifest.files = source.records();
         manifest.source_version = source.version();
         manifest.state = State::Running;
@@ -348,9 +356,13 @@ impl Job {
         Ok(Prepared { source, workers: workers.max(2), planned, identity, loader })
     }
 
+    fn image_root(&self) -> Option<&Path> {
+        self.moved_root.as_deref().or(self.path_root.as_deref())
+    }
+
     /// Returns the loader of the images that the source only names.
     pub(crate) async fn loader(&self, ctx: &SessionContext, source: &Source) -> Result<Loader> {
-        let root = self.path_root.as_deref().unwrap_or(source.root());
+        let root = self.image_root().unwrap_or(source.root());
         Loader::new(ctx, self.image_is, &self.image_column, root).await
     }
 
@@ -390,11 +402,11 @@ impl Job {
         #[cfg(not(feature = "delta"))]
         if self.parts == Parts::Delta {
             return Err(Error::Option(
-                "this capfilt is built without the feature delta, which --format delta needs".to_owned(),
+                "this capfilt is built without the feature delta, which --table-format delta needs".to_owned(),
             ));
         }
         if self.parts != Parts::Delta && layout::is_delta(&self.dest) {
-            return Err(Error::dest(&self.dest, "it is a Delta table: give --format delta or another folder"));
+            return Err(Error::dest(&self.dest, "it is a Delta table: give --table-format delta or another folder"));
         }
         Ok(format)
     }

@@ -40,8 +40,8 @@ impl Source {
             if file.record != *record {
                 return Err(Error::source(
                     file.place.shown(),
-                    "it has changed since the job began: give --overwrite or another folder, or --retry-failed, which reads \
-                     the failed rows of a finished table again",
+                    "it has changed since the job began: give --overwrite or another folder, or `capfilt retry`, which \
+                     reads the failed rows of a finished table again",
                 ));
             }
             self.files.push(file);

@@ -98,7 +98,7 @@ impl Source {
         if version.is_some() {
             return Err(Error::source(
                 whereabouts(path),
-                "it is no Delta table, which alone has versions: leave --source-version out",
+                "it is no Delta table, which alone has versions: leave @ and the version out",
             ));
         }
         let local = |paths: Vec<PathBuf>| paths.into_iter().map(Place::Local).collect::<Vec<_>>();

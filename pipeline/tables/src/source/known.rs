@@ -40,7 +40,9 @@ pub(crate) fn order<T>(files: &mut Vec<T>, name: impl Fn(&T) -> String, known: &
         let new: Vec<String> = files.iter().filter(|file| place(file).is_none()).map(&name).collect();
         if let Some(first) = new.first() {
             let more = if new.len() > 1 { format!(" and {} more", new.len() - 1) } else { String::new() };
-            log::warn!("{first}{more} came since the job began: --retry-failed leaves it out, --update takes it in");
+            log::warn!(
+                "{first}{more} came since the job began: `capfilt retry` leaves it out, `capfilt update` takes it in"
+            );
         }
         files.retain(|file| place(file).is_some());
     }

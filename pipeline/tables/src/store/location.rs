@@ -135,7 +135,7 @@ impl Location {
             false => (!name.starts_with('/')).then_some(name),
         };
         let Some(name) = name.filter(|name| !name.split('/').any(|part| part == "..")) else {
-            return Err(format!("it is not below {whole}: --path-root names another folder"));
+            return Err(format!("it is not below {whole}: --image-root names another folder"));
         };
         let parts: Vec<&str> = name.split('/').filter(|part| *part != ".").collect();
         if parts.iter().any(|part| part.is_empty()) {

@@ -76,7 +76,7 @@ impl Replaces<'_> {
         let what = if vectors.contains_key(*file) { "has rows deleted from" } else { "no longer has" };
         Some(format!(
             "the latest version of the Delta table {what} the job's file {file}, as after OPTIMIZE, DELETE or UPDATE, \
-             and --retry-failed replaces the job's own files alone: restore a version that has them as they were, or give \
+             and `capfilt retry` replaces the job's own files alone: restore a version that has them as they were, or give \
              --overwrite, which does all rows anew"
         ))
     }

@@ -25,7 +25,7 @@ pub(crate) struct LakeTable {
 impl LakeTable {
     fn refuse<T>(&self, statement: &str) -> Result<T> {
         plan_err!(
-            "{statement}: {} is a Delta table, which SQL reads and does not write: capfilt run --format delta writes one, and keeps \
+            "{statement}: {} is a Delta table, which SQL reads and does not write: capfilt run --table-format delta writes one, and keeps \
              to its rules",
             self.name
         )

@@ -55,19 +55,7 @@ pub(crate) struct RoundsArgs {
     #[arg(long, value_name = "[STAGE:]KEY=VALUE", value_parser = train_setting)]
     pub(crate) set_train: Vec<Staged>,
 
-    /// Steps of pretraining (short for --set-train pretrain:train.steps=N)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) pretrain_steps: Option<u64>,
-
-    /// Steps of the captioner's finetuning
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) captioner_steps: Option<u64>,
-
-    /// Steps of the filter's finetuning
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) filter_steps: Option<u64>,
-
-    /// Path of capfilt-train [default: beside capfilt, else on PATH]
+    /// Path of capfilt-train [env: CAPFILT_TRAINER] [default: beside capfilt, else on PATH]
     #[arg(long, value_name = "FILE")]
     pub(crate) trainer: Option<PathBuf>,
 

@@ -1,0 +1,220 @@
+//! The commands, and the arguments of those that are no verbs on a job.
+
+use std::path::PathBuf;
+
+use capfilt_job::Pairs;
+use clap::{ArgGroup, ArgMatches, Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::args::job::{ContinueArgs, ParamArgs, RunArgs, SessionArgs, ShowRecipeArgs};
+use crate::args::rounds::RoundsArgs;
+use crate::args::values::{pair, probability, score, source_score};
+
+/// Caption and filter image-text tables with BLIP, in SQL.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run SQL statements from -c, -f or standard input, or at a prompt
+    Sql(SqlArgs),
+    /// Run a recipe over a table of images and texts, and write the pair table; the same command goes on where it stopped
+    Run(Box<RunArgs>),
+    /// Go on with a job where it stopped
+    Resume(Box<ContinueArgs>),
+    /// Add what the source has gained since the pair table was made
+    Update(Box<ContinueArgs>),
+    /// Do the rows of a finished table again whose image could not be fetched or read
+    ///
+    /// The table's other rows stay as they are. This is for tables of Parquet files, also Delta tables.
+    Retry(Box<ContinueArgs>),
+    /// Print the job of a pair table as a job file, for `capfilt run --job`
+    Job {
+        /// Folder of the pair table
+        dest: PathBuf,
+    },
+    /// Print the recipe that `capfilt run` composes from these options, with its parameters' values
+    Recipe(Box<ShowRecipeArgs>),
+    /// Caption, filter and train in rounds, each with the models of the previous round
+    Rounds(Box<RoundsArgs>),
+    /// Change which pairs a finished table keeps, by its stored scores and without a model
+    Select(SelectArgs),
+    /// Make a page about a run: numbers, scores, and a gallery of images and texts
+    Report(ReportArgs),
+    /// Inspect a checkpoint, or convert one from PyTorch's pickles
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// Print a completion script for a shell: `source <(capfilt completions bash)`
+    Completions {
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Print the documentation of the SQL functions
+    #[command(hide = true)]
+    Docs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelCommand {
+    /// Describe a checkpoint folder, and whether it is usable
+    Inspect {
+        /// Folder in Hugging Face layout
+        dir: PathBuf,
+        /// Output format
+        #[arg(long, value_enum, default_value = "text")]
+        format: InspectFormat,
+    },
+    /// Convert PyTorch's pickled weights to a checkpoint folder without executing code in them
+    ///
+    /// Most BLIP checkpoints are pickles, and loading a pickle can execute arbitrary code. This command parses the
+    /// pickle itself, refuses everything but tensors, and writes them as safetensors.
+    Convert {
+        /// A folder in Hugging Face layout whose weights are pytorch_model.bin (or its shards), or a .pth file of
+        /// BLIP's own release: a captioner, a retrieval model (filter) or a pretrained MED
+        source: PathBuf,
+        /// Folder to create; it appears only once it is complete and has been opened as a check
+        out: PathBuf,
+        /// Tokenizer for a .pth file, which has none: bert-base-uncased's or any converted BLIP's, as tokenizer.json,
+        /// vocab.txt or a folder with one of these
+        #[arg(long, value_name = "PATH")]
+        tokenizer: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum InspectFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SqlArgs {
+    /// Statements to run (repeatable; run in the order given, together with -f)
+    // A statement may begin with a comment.
+    #[arg(short = 'c', long, value_name = "SQL", allow_hyphen_values = true)]
+    pub(crate) command: Vec<String>,
+
+    /// A file of statements (repeatable; - is standard input)
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Vec<PathBuf>,
+
+    /// A table: a Parquet, WebDataset (.tar), CSV or JSON lines file, a folder of one kind, or a Delta table
+    /// (PATH@VERSION for one of its versions); a local path, or a URL in a store
+    #[arg(long, value_name = "NAME=PATH", value_parser = pair)]
+    pub(crate) table: Vec<(String, String)>,
+
+    /// Output format of results
+    #[arg(long, value_enum, default_value = "table")]
+    pub(crate) format: Format,
+
+    #[command(flatten)]
+    pub(crate) session: SessionArgs,
+
+    #[command(flatten)]
+    pub(crate) params: ParamArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// A table with borders; binary values by their size
+    Table,
+    /// One header per result
+    Csv,
+    /// One array of objects per result
+    Json,
+    /// One object per line
+    NdJson,
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").required(true).multiple(true).args(["min_itm", "min_itm_of", "keep_fraction"]))]
+pub(crate) struct SelectArgs {
+    /// A finished pair table of `capfilt run`
+    pub(crate) table: PathBuf,
+
+    /// Destination folder of the new pair table
+    pub(crate) dest: PathBuf,
+
+    /// Minimum match probability of a kept pair [default: the table's own; with --keep-fraction 0]
+    #[arg(long, value_name = "P", value_parser = score)]
+    pub(crate) min_itm: Option<f32>,
+
+    /// Minimum match probability of the texts of one source: --min-itm-of web=0.6
+    #[arg(long, value_name = "SOURCE=P", value_parser = source_score)]
+    pub(crate) min_itm_of: Vec<(String, f32)>,
+
+    /// Keep the best share of all scored pairs: 0.3 for the best 30 %
+    #[arg(long, value_name = "F", value_parser = probability)]
+    pub(crate) keep_fraction: Option<f64>,
+
+    /// Which pairs the new table has
+    #[arg(long, value_enum, default_value = "all")]
+    pub(crate) write_pairs: Pairs,
+
+    /// Location of the source, for images that the table left out [default: where it was]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) source: Option<PathBuf>,
+
+    /// Start over, and replace the pair table at DEST once the new one is complete
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// A finished pair table of `capfilt run`
+    pub(crate) table: PathBuf,
+
+    /// Output file; - is standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+
+    /// Maximum number of images in the gallery
+    #[arg(long, value_name = "N", default_value = "1000")]
+    pub(crate) max_images: usize,
+
+    /// Location of the source, for pictures that the table left out [default: where it was]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) source: Option<PathBuf>,
+}
+
+/// Source of statements.
+#[derive(Debug)]
+pub(crate) enum Script {
+    Text(String),
+    File(PathBuf),
+}
+
+/// The -c and -f options in command-line order; clap collects them separately.
+pub(crate) fn scripts(matches: &ArgMatches) -> Vec<Script> {
+    let of = |id: &str| matches.indices_of(id).into_iter().flatten();
+    let texts = matches.get_many::<String>("command").into_iter().flatten().cloned().map(Script::Text);
+    let files = matches.get_many::<PathBuf>("file").into_iter().flatten().cloned().map(Script::File);
+    let mut all: Vec<_> = of("command").zip(texts).chain(of("file").zip(files)).collect();
+    all.sort_by_key(|(index, _)| *index);
+    all.into_iter().map(|(_, script)| script).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn scripts_keep_their_order() {
+        let matches = Cli::command().get_matches_from(["capfilt", "sql", "-c", "a", "-f", "b", "-c", "c"]);
+        let got = scripts(matches.subcommand_matches("sql").unwrap());
+        assert!(matches!(&got[..], [Script::Text(a), Script::File(b), Script::Text(c)]
+            if a == "a" && b.to_str() == Some("b") && c == "c"));
+    }
+}

@@ -1,0 +1,311 @@
+//! The verbs on a job: `capfilt run`, `resume`, `update`, `retry`, `job` and `recipe`.
+
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use capfilt_job::{Again, Job, JobFile, Recorded, Stop};
+use capfilt_udfs::CapfiltOptions;
+use datafusion::prelude::SessionContext;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tokio::sync::watch;
+
+use crate::args::job::{ContinueArgs, RunArgs, ShowRecipeArgs};
+use crate::console::{Progress, Stats, say};
+use crate::metrics::Metrics;
+use crate::session;
+use crate::sql::script::script;
+
+/// Grace period after the second signal, then the process exits: the job may be blocked where it cannot react.
+const STOP_AFTER: Duration = Duration::from_secs(2);
+
+/// A verb that goes on with the job that a table records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Resume,
+    Update,
+    Retry,
+}
+
+/// `capfilt run`.
+pub(crate) async fn run(args: &RunArgs) -> Result<()> {
+    let mut file = described(args.job.as_deref(), args)?;
+    let ctx = session::of_job(&file).await?;
+    session::complete(&mut file);
+    let mode = if args.operation.overwrite { Again::Overwrite } else { Again::No };
+    let job = file.job(mode).map_err(|e| anyhow!(e))?;
+    if mode == Again::Overwrite && job.shard.1 > 1 {
+        bail!(
+            "--overwrite replaces a table of one shard: leave one of --overwrite and --shard out, or give another folder"
+        );
+    }
+    if let Some(sample) = args.operation.dry_run {
+        if job.dedupe.is_some() {
+            bail!("--dry-run does not look for duplicates: leave one of --dry-run and --dedupe out");
+        }
+        return estimate(&ctx, &job, sample.into()).await;
+    }
+    execute(&ctx, &[job], args.operation.metrics_addr.as_deref()).await
+}
+
+/// `capfilt resume`, `update` and `retry`.
+pub(crate) async fn go_on(args: &ContinueArgs, verb: Verb) -> Result<()> {
+    let mut shards = capfilt_job::recorded(&args.dest).map_err(|e| anyhow!(e))?;
+    let table = args.dest.display();
+    if let Some(shard) = &args.shard {
+        let (shard, count) = capfilt_job::shard(shard).map_err(|e| anyhow!("--shard {shard}: {e}"))?;
+        if count != shards.len() as u64 {
+            bail!("--shard {shard}/{count}: the table {table} has {} shards", shards.len());
+        }
+        shards.retain(|recorded| recorded.shard.0 == shard);
+    }
+    if verb == Verb::Resume {
+        shards.retain(|shard| !shard.is_finished);
+        if shards.is_empty() {
+            bail!(
+                "{table} is finished: `capfilt update {table}` adds what is new in its source, `capfilt retry {table}` does failed \
+                 rows again"
+            );
+        }
+    }
+    let mut jobs = Vec::new();
+    let mut ctx = None;
+    for shard in &shards {
+        let file = continued(args, verb, shard)?;
+        if ctx.is_none() {
+            ctx = Some(session::of_job(&file).await?);
+        }
+        let mode = match verb {
+            Verb::Resume => shard.resume(),
+            Verb::Update => Again::Update,
+            Verb::Retry => Again::RetryFailed,
+        };
+        let mut job = file.job(mode).map_err(|e| anyhow!(e))?;
+        job.moved_root = args.image_root.clone().or_else(|| shard.image_root.clone());
+        jobs.push(job);
+    }
+    let ctx = ctx.context("the table has no shard")?;
+    execute(&ctx, &jobs, args.metrics_addr.as_deref()).await
+}
+
+/// The job of a shard, with what the command line says of it.
+fn continued(args: &ContinueArgs, verb: Verb, shard: &Recorded) -> Result<JobFile> {
+    let (number, shards) = shard.shard;
+    let mut file = match (&args.job, &shard.file) {
+        (Some(path), _) => JobFile {
+            dest: args.dest.clone(),
+            shard: format!("{number}/{shards}"),
+            ..described(Some(path), &Value::Null)?
+        },
+        (None, Some(file)) => file.clone(),
+        (None, None) => bail!(
+            "{} does not record its job, because an earlier version began it: describe it with --job FILE, a file with the options of \
+             the command that began it",
+            args.dest.display()
+        ),
+    };
+    if verb == Verb::Update {
+        // What is new is in a later version of a Delta source.
+        file.source = file.source().0.to_string_lossy().into_owned();
+    }
+    file = merged(serde_json::to_value(&file)?, args)?;
+    if let (Some(source), Some(version)) = (&args.source, shard.source_version)
+        && verb != Verb::Update
+        && file.source().1.is_none()
+    {
+        file.source = format!("{source}@{version}");
+    }
+    if args.session.captioner.is_empty() && args.session.filter.is_empty() {
+        return Ok(file);
+    }
+    // A model that is named by an option replaces one that is named by a setting.
+    for (name, given) in [("captioner", &args.session.captioner), ("filter", &args.session.filter)] {
+        if !given.is_empty() {
+            file.set.remove(&format!("capfilt.{name}"));
+        }
+    }
+    Ok(file)
+}
+
+/// A job of a job file, if any, and of the options of the command line, which come before it.
+fn described(path: Option<&Path>, options: &impl Serialize) -> Result<JobFile> {
+    let mut base = Value::Object(Map::new());
+    if let Some(path) = path {
+        let of = || format!("--job {}", path.display());
+        let text = std::fs::read(path).with_context(of)?;
+        let text = script(text).map_err(|e| anyhow!(e)).with_context(of)?;
+        // Parsed twice, because only the typed form names an unknown key with its line.
+        toml::from_str::<JobFile>(&text).map_err(|e| anyhow!("{}", e.to_string().trim_end())).with_context(of)?;
+        base = toml::from_str::<Value>(&text).with_context(of)?;
+    }
+    let mut file = merged(base, options)?;
+    if let Some(recipe) = &file.recipe
+        && file.recipe_sql.is_none()
+    {
+        let of = || format!("--recipe {}", recipe.display());
+        let sql = std::fs::read(recipe).with_context(of)?;
+        file.recipe_sql = Some(script(sql).map_err(|e| anyhow!(e)).with_context(of)?);
+    }
+    Ok(file)
+}
+
+/// Options that are given override those of `base`; a map's entries do one by one.
+fn merged(mut base: Value, options: &impl Serialize) -> Result<JobFile> {
+    let is_given = |value: &Value| match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Array(all) => !all.is_empty(),
+        _ => true,
+    };
+    let Value::Object(options) = serde_json::to_value(options)? else { return Ok(serde_json::from_value(base)?) };
+    let Some(all) = base.as_object_mut() else { bail!("a job is a table of options") };
+    for (name, value) in options.into_iter().filter(|(_, value)| is_given(value)) {
+        match (all.get_mut(&name), value) {
+            (Some(Value::Object(known)), Value::Object(new)) => known.extend(new),
+            (_, value) => {
+                if name == "recipe" {
+                    all.remove("recipe-sql");
+                }
+                all.insert(name, value);
+            }
+        }
+    }
+    Ok(serde_json::from_value(base)?)
+}
+
+/// `capfilt job`: the job of a table as a job file.
+pub(crate) fn toml(dest: &Path) -> Result<String> {
+    let shards = capfilt_job::recorded(dest).map_err(|e| anyhow!(e))?;
+    let file = shards.into_iter().next().and_then(|shard| shard.file);
+    let Some(file) = file else {
+        bail!("{} does not record its job, because an earlier version began it", dest.display());
+    };
+    Ok(toml::to_string(&file)?)
+}
+
+/// `capfilt recipe`: the SQL with its parameters' values.
+pub(crate) fn recipe(args: &ShowRecipeArgs) -> Result<String> {
+    let file = described(None, args)?;
+    Ok(file.recipe().map_err(|e| anyhow!(e))?.annotated())
+}
+
+/// Runs jobs one after another, which signals stop.
+async fn execute(ctx: &SessionContext, jobs: &[Job], metrics_addr: Option<&str>) -> Result<()> {
+    let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned().unwrap_or_default();
+    let stats: Stats = Arc::new(move || options.engine().stats());
+    let metrics = match metrics_addr {
+        Some(address) => Some(Metrics::serve(address, Arc::clone(&stats)).await?),
+        None => None,
+    };
+    let (stop, stopped) = watch::channel(Stop::No);
+    // Set at the first progress report; from then on a unit is in progress.
+    let begun = Arc::new(AtomicBool::new(false));
+    let mut signals = Signals::listen()?;
+    let signalled = tokio::spawn({
+        let (ctx, begun) = (ctx.clone(), Arc::clone(&begun));
+        async move {
+            signals.next().await;
+            let _ = stop.send(Stop::AtUnit);
+            say(match begun.load(Ordering::Relaxed) {
+                true => "finishing the unit in hand; once more to stop at once (the unit is then done anew) ..",
+                false => "stopping ..",
+            });
+            signals.next().await;
+            // Request the stop before cancelling the engine, or the job would report the cancellation as a failure.
+            let _ = stop.send(Stop::Now);
+            session::cancel(&ctx);
+            say("stopping at once ..");
+            tokio::time::sleep(STOP_AFTER).await;
+            // The next run repeats the unfinished unit, as after a kill.
+            say("error: interrupted");
+            std::process::exit(130);
+        }
+    });
+    let mut ended = Ok(());
+    for job in jobs {
+        if jobs.len() > 1 {
+            say(&format!("shard {} of {}", job.shard.0, job.shard.1));
+        }
+        let progress = Progress::new(Arc::clone(&stats));
+        let update = |done: &capfilt_job::Done<'_>| {
+            begun.store(true, Ordering::Relaxed);
+            progress.update(done);
+            if let Some(metrics) = &metrics {
+                metrics.update(done);
+            }
+        };
+        let result = capfilt_job::run(ctx, job, stopped.clone(), &update).await;
+        progress.end();
+        match result {
+            Ok(summary) => say(&format!("{summary}\ntable      {}", job.dest.display())),
+            Err(failure) => {
+                ended = Err(anyhow!(as_options(failure.to_string())));
+                break;
+            }
+        }
+    }
+    signalled.abort();
+    ended
+}
+
+/// Prints an estimate of the job.
+async fn estimate(ctx: &SessionContext, job: &Job, sample: usize) -> Result<()> {
+    say("running the recipe on a sample; nothing is written ..");
+    let mut signals = Signals::listen()?;
+    let estimate = tokio::select! {
+        estimate = capfilt_job::dry_run(ctx, job, sample) => estimate.map_err(|e| anyhow!(as_options(e.to_string())))?,
+        () = signals.next() => {
+            session::cancel(ctx);
+            bail!("interrupted");
+        }
+    };
+    let mut out = io::stdout().lock();
+    writeln!(out, "{estimate}")?;
+    Ok(out.flush()?)
+}
+
+/// Replaces the functions' advice to use SET by the corresponding option.
+fn as_options(text: String) -> String {
+    ["captioner", "filter"].iter().fold(text, |text, role| {
+        text.replace(&format!("SET capfilt.{role} = '/path/to/checkpoint'"), &format!("give --{role} DIR"))
+    })
+}
+
+/// Ctrl-C and SIGTERM, which batch systems send before a kill. A signal that arrives while another is handled is not
+/// lost.
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    #[cfg(unix)]
+    fn listen() -> io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    #[cfg(unix)]
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+
+    #[cfg(not(unix))]
+    #[expect(clippy::unnecessary_wraps, reason = "as with signals")]
+    fn listen() -> io::Result<Self> {
+        Ok(Self {})
+    }
+
+    #[cfg(not(unix))]
+    async fn next(&mut self) {
+        let _ = tokio::signal::ctrl_c().await;
+    }
+}

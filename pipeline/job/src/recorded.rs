@@ -1,0 +1,65 @@
+//! The jobs that a table's manifests record, which `capfilt resume`, `update` and `retry` go on with.
+
+use std::path::{Path, PathBuf};
+
+use capfilt_tables::error::{Error, Result};
+use capfilt_tables::pair_table::State;
+
+use crate::checkpoint::manifests::manifests;
+use crate::job_file::JobFile;
+use crate::options::Again;
+
+/// The job of one shard of a table.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    /// The job as it was begun; `None` if the program that began it recorded none, and the shard may not have begun.
+    pub file: Option<JobFile>,
+    /// Shard, from 1, and number of shards.
+    pub shard: (u64, u64),
+    /// Whether the shard has ended.
+    pub is_finished: bool,
+    /// Whether a retry of failed rows was stopped in the shard.
+    pub is_retry: bool,
+    /// Version of a Delta source that an unfinished shard reads.
+    pub source_version: Option<u64>,
+    /// Absolute location of the image column's root folder, if the job has one.
+    pub image_root: Option<PathBuf>,
+}
+
+impl Recorded {
+    /// What goes on with the shard where it was stopped.
+    pub fn resume(&self) -> Again {
+        if self.is_retry { Again::RetryFailed } else { Again::No }
+    }
+}
+
+/// Jobs of all shards of the table at `dest`, in order, including shards that have not begun.
+///
+/// # Errors
+/// Errors if there is no pair table, or if a manifest cannot be read.
+pub fn recorded(dest: &Path) -> Result<Vec<Recorded>> {
+    let all = manifests(dest)?;
+    let Some(first) = all.first() else {
+        return Err(Error::dest(dest, "there is no pair table: `capfilt run SOURCE DEST` begins one"));
+    };
+    let shards = first.job.shards;
+    let of = |shard: u64| {
+        let own = all.iter().find(|manifest| manifest.shard == shard);
+        let manifest = own.unwrap_or(first);
+        let file = manifest.file.as_deref().map(|file| JobFile {
+            dest: dest.to_owned(),
+            shard: format!("{shard}/{shards}"),
+            ..file.clone()
+        });
+        let is_finished = own.is_some_and(|own| own.state == State::Finished);
+        Recorded {
+            file,
+            shard: (shard, shards),
+            is_finished,
+            is_retry: !is_finished && own.is_some_and(|own| own.retried.is_some()),
+            source_version: manifest.source_version,
+            image_root: manifest.path_root.clone(),
+        }
+    };
+    Ok((1..=shards).map(of).collect())
+}

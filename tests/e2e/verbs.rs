@@ -1,0 +1,171 @@
+//! The verbs on a job: what the manifest records is all that `resume`, `update` and `retry` need.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
+
+use super::{Place, root, text, verb};
+
+const RECIPE: &str = "SELECT * EXCLUDE (image, text), encode(sha256(image), 'hex') AS image_sha256, 'web' AS source, text, \
+                      $score AS itm_score, image_error(image) IS NULL AS kept, image_error(image) AS error, image FROM web";
+const PICTURES: [&str; 3] = ["emoji_cat_face_google.png", "emoji_fox_twitter.png", "cat_baseline.jpg"];
+
+/// A folder of forty images, two of which cannot be read, and a job over it.
+fn place() -> Place {
+    let place = Place::new();
+    fs::write(place.path("recipe.sql"), RECIPE).unwrap();
+    fs::create_dir(place.path("data")).unwrap();
+    for n in 0..40 {
+        let image = place.path(&format!("data/{n:02}.png"));
+        fs::copy(root(&format!("tests/fixtures/images/{}", PICTURES[n % 3])), &image).unwrap();
+        fs::write(image.with_extension("txt"), format!("picture {n}")).unwrap();
+    }
+    for lost in [3, 33] {
+        fs::write(place.path(&format!("data/{lost:02}.png")), "no picture").unwrap();
+    }
+    place
+}
+
+const JOB: [&str; 9] =
+    ["run", "data", "pairs", "--recipe", "recipe.sql", "--param", "score=0.75", "--checkpoint-rows", "8"];
+
+fn counts(place: &Place) -> (i64, i64) {
+    (place.number("pairs", "SELECT count(*) FROM t"), place.number("pairs", "SELECT count(*) FROM t WHERE kept"))
+}
+
+#[test]
+fn a_stopped_job_is_resumed_from_any_folder_without_its_options() {
+    let place = place();
+    let output = place.command(&JOB).env("CAPFILT_KILL_AT", "unit-done:2").output().unwrap();
+    assert_eq!(output.status.signal(), Some(9));
+    // The record has the recipe's SQL, and absolute paths.
+    fs::remove_file(place.path("recipe.sql")).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let pairs = place.path("pairs").to_string_lossy().into_owned();
+    let said = place.command(&["resume", &pairs]).current_dir(elsewhere.path()).output().unwrap();
+    assert!(
+        said.status.success() && text(&said.stderr).contains("going on after 16 of 40 rows"),
+        "{}",
+        text(&said.stderr)
+    );
+    assert_eq!(counts(&place), (40, 38));
+    assert_eq!(place.number("pairs", "SELECT count(*) FROM t WHERE itm_score = 0.75"), 40);
+    let said = place.fails(1, &["resume", "pairs"]);
+    assert!(said.contains("pairs is finished: `capfilt update pairs`"), "{said}");
+    let said = place.fails(1, &["resume", "data"]);
+    assert!(said.contains("there is no pair table"), "{said}");
+
+    // A source that has moved is named.
+    fs::rename(place.path("data"), place.path("moved")).unwrap();
+    let said = place.fails(1, &["retry", "pairs"]);
+    assert!(said.contains("data"), "{said}");
+    fs::copy(root("tests/fixtures/images/cat_baseline.jpg"), place.path("moved/03.png")).unwrap();
+    place.ok(&["retry", "pairs", "--source", "moved"]);
+    assert_eq!(counts(&place), (40, 39));
+    fs::copy(root("tests/fixtures/images/cat_baseline.jpg"), place.path("moved/40.png")).unwrap();
+    place.ok(&["update", "pairs", "--source", "moved"]);
+    assert_eq!(counts(&place), (41, 40));
+}
+
+#[test]
+fn all_shards_are_gone_through_or_one() {
+    let place = place();
+    let shard = |shard: &'static str| [&JOB[..], &["--shard", shard]].concat();
+    place.ok(&shard("2/3"));
+    let said = place.run(&["resume", "pairs"]);
+    let words = text(&said.stderr);
+    assert!(said.status.success(), "{words}");
+    assert!(
+        words.contains("shard 1 of 3") && words.contains("shard 3 of 3") && !words.contains("shard 2 of 3"),
+        "{words}"
+    );
+    assert_eq!(counts(&place), (40, 38));
+    // Rows 3 and 33 are of the first and the second shard; both take the mended folder.
+    for lost in ["03", "33"] {
+        let image = place.path(&format!("data/{lost}.png"));
+        fs::copy(root("tests/fixtures/images/cat_baseline.jpg"), image).unwrap();
+    }
+    let said = place.run(&verb("retry", &shard("1/3")));
+    assert!(said.status.success(), "{}", text(&said.stderr));
+    assert_eq!(counts(&place), (40, 39));
+    let said = place.fails(1, &["report", "pairs", "-o", "report.html"]);
+    assert!(said.contains("only one of them was updated or retried"), "{said}");
+    place.ok(&["retry", "pairs"]);
+    assert_eq!(counts(&place), (40, 40));
+    place.ok(&["report", "pairs", "-o", "report.html"]);
+    let said = place.fails(1, &["update", "pairs", "--shard", "1/2"]);
+    assert!(said.contains("the table pairs has 3 shards"), "{said}");
+}
+
+#[test]
+fn a_job_file_is_a_job() {
+    let place = place();
+    let file = "source = 'data'\ndest = 'pairs'\nrecipe = 'recipe.sql'\ncheckpoint-rows = 16\nmax-failed = 3\n\n\
+                [param]\nscore = 0.5\n";
+    fs::write(place.path("job.toml"), file).unwrap();
+    place.ok(&["run", "--job", "job.toml", "--param", "score=0.25"]);
+    assert_eq!(place.number("pairs", "SELECT count(*) FROM t WHERE itm_score = 0.25"), 40);
+    // What is printed is a file of the same job.
+    let printed = place.ok(&["job", "pairs"]);
+    assert!(printed.contains("checkpoint-rows = 16") && printed.contains("score = \"0.25\""), "{printed}");
+    fs::write(place.path("again.toml"), &printed).unwrap();
+    let said = place.fails(1, &["run", "--job", "again.toml"]);
+    assert!(said.contains("is finished"), "{said}");
+    let said = place.fails(1, &["run", "--job", "again.toml", "--checkpoint-rows", "4"]);
+    assert!(said.contains("unit_rows was 16 and is 4"), "{said}");
+    place.ok(&["run", "--job", "again.toml", "data", "other"]);
+    let rows = "SELECT id, kept, text, image_sha256, itm_score FROM (SELECT key AS id, * EXCLUDE key FROM t)";
+    assert_eq!(place.rows("other", rows), place.rows("pairs", rows));
+
+    for (wrong, words) in [
+        ("unit-rows = 5", &["unknown field `unit-rows`", "checkpoint-rows", "line 1"][..]),
+        ("candidates = 'many'", &["line 1", "invalid type: string \"many\""]),
+        ("source = 'data'", &["the job has no dest"]),
+        ("source = ", &["line 1"]),
+        ("source = 'data'\ndest = 'x'\nshard = '3/2'", &["--shard 3/2: expected I/N"]),
+    ] {
+        fs::write(place.path("wrong.toml"), wrong).unwrap();
+        let said = place.fails(1, &["run", "--job", "wrong.toml"]);
+        assert!(words.iter().all(|word| said.contains(word)), "{wrong}: {said}");
+    }
+    assert!(place.fails(1, &["run", "--job", "none.toml"]).contains("--job none.toml"));
+    assert!(place.fails(2, &["run"]).contains("SOURCE"));
+}
+
+/// What is set once a machine comes from the environment, and becomes part of the job's record.
+#[test]
+fn models_and_device_come_from_the_environment() {
+    let place = Place::new();
+    let slice = place.slice();
+    let [captioner, filter] = ["captioner", "matcher"].map(|name| root(&format!("tests/fixtures/models/{name}")));
+    let run = |args: &[&str]| {
+        let mut command = place.command(args);
+        command.env("CAPFILT_CAPTIONER", &captioner).env("CAPFILT_FILTER", &filter).env("CAPFILT_DEVICE", "cpu");
+        command.output().unwrap()
+    };
+    let output = run(&["run", slice, "pairs"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let printed = place.ok(&["job", "pairs"]);
+    for words in
+        [format!("captioner = [\"{captioner}\"]"), format!("filter = [\"{filter}\"]"), "device = \"cpu\"".to_owned()]
+    {
+        assert!(printed.contains(&words), "{printed}");
+    }
+    place.ok(&["update", "pairs"]);
+    let output = run(&["sql", "--format", "csv", "-c", "SHOW capfilt.filter"]);
+    assert!(text(&output.stdout).contains(&filter), "{}", text(&output.stdout));
+    // An option comes before the environment.
+    let said = run(&["sql", "--filter", "/nowhere/at/all", "--format", "csv", "-c", "SHOW capfilt.filter"]);
+    let both = text(&said.stdout) + &text(&said.stderr);
+    assert!(both.contains("/nowhere/at/all"), "{both}");
+    let output = place.command(&["sql", "-c", "SELECT 1"]).env("CAPFILT_DEVICE", "toaster").output().unwrap();
+    assert!(text(&output.stderr).contains("CAPFILT_DEVICE=toaster"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn shells_complete_the_command() {
+    let place = Place::new();
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = place.ok(&["completions", shell]);
+        assert!(script.contains("checkpoint-rows") && script.contains("resume"), "{shell}");
+    }
+}
