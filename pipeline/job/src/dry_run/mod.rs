@@ -25,7 +25,7 @@ use crate::options::Again;
 use crate::output::pair_files::Format;
 use crate::output::split_writer::{self, Left, Pairs};
 use crate::recipe::provenance::Provenance;
-use crate::run::job::{Work, flatten};
+use crate::run::apply::{Work, flatten};
 use crate::run::prefetch::Loader;
 use crate::run::resume::{Job, Prepared};
 use crate::tally::counts::Tally;
@@ -222,7 +222,7 @@ async fn pairs(work: &Arc<Work>, loader: Loader, chunks: Vec<Chunk>, workers: us
         }
     }
     drop(sender);
-    let mut loaded = loader.load(receiver, None, None);
+    let mut loaded = loader.load(receiver, Vec::new());
     let mut under_way = FuturesOrdered::new();
     let mut made = Vec::new();
     let mut more = true;

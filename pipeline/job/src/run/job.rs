@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use capfilt_tables::error::{Error, Result};
-use capfilt_tables::source::chunk::Chunk;
-use capfilt_tables::source::files::Source;
 use capfilt_tables::split::Position;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::prelude::SessionContext;
@@ -17,10 +15,11 @@ use tokio::sync::watch;
 use crate::checkpoint::job_folder::Dest;
 use crate::options::{Again, Stop};
 use crate::output::split_writer::{End, Pairs, Stage, Written};
-use crate::recipe::plan::Planned;
 use crate::recipe::provenance::Provenance;
-use crate::rows::previous_pairs::{Earlier, merge};
-use crate::run::prefetch::{Loaded, mark};
+use crate::rows::contract::RowFilter;
+use crate::rows::previous_pairs::PreviousPairs;
+use crate::run::apply::{Work, flatten};
+use crate::run::prefetch::Loaded;
 use crate::run::resume::{Job, Prepared};
 use crate::tally::counts::{Summary, Tally};
 use crate::tally::failure_limit::Budget;
@@ -120,21 +119,19 @@ pub async fn run(
     let source = Arc::new(source);
     let before = left.tally.rows;
     let rows = before + source.rows_of(&units, left.next);
-    let retry = job.again == Again::RetryFailed;
-    let earlier = retry.then(|| Earlier::new(Arc::clone(&source), pairs, parts));
-    let duplicates = match job.dedupe {
-        Some(how) => {
-            let ended = job.duplicates(ctx, how, &source, &stop).await;
-            match ended {
-                Ok(duplicates) => Some(duplicates),
-                Err(error) => {
-                    let (written, _) = stage.close(End::Broken).await;
-                    return Err(Failure { error, untouched: replaces, done: (written.rows, rows) });
-                }
+    let mut filters: Vec<Box<dyn RowFilter>> = Vec::new();
+    if let Some(how) = job.dedupe {
+        match job.duplicates(ctx, how, &source, &stop).await {
+            Ok(duplicates) => filters.push(Box::new(duplicates)),
+            Err(error) => {
+                let (written, _) = stage.close(End::Broken).await;
+                return Err(Failure { error, untouched: replaces, done: (written.rows, rows) });
             }
         }
-        None => None,
-    };
+    }
+    if job.again == Again::RetryFailed {
+        filters.push(Box::new(PreviousPairs::new(Arc::clone(&source), pairs, parts)));
+    }
     let work = Arc::new(Work { planned, provenance, source: Arc::clone(&source) });
     let mut pump = Pump {
         work,
@@ -149,7 +146,7 @@ pub async fn run(
         waits: Waits::default(),
     };
     let batch = ctx.copied_config().batch_size();
-    let pumped = pump.run(loader.load(source.read(units, left.next, batch), duplicates, earlier), &stop).await;
+    let pumped = pump.run(loader.load(source.read(units, left.next, batch), filters), &stop).await;
     let tally = std::mem::take(&mut pump.tally);
     let end = match &pumped {
         Ok(end) => *end,
@@ -178,32 +175,6 @@ async fn asked(stop: &watch::Receiver<Stop>, how: Stop) {
     let is_asked = |stop: &Stop| *stop == Stop::Now || *stop == how;
     if stop.wait_for(is_asked).await.is_err() {
         std::future::pending::<()>().await;
-    }
-}
-
-/// Turns rows into pairs.
-pub(crate) struct Work {
-    pub(crate) planned: Planned,
-    pub(crate) provenance: Provenance,
-    pub(crate) source: Arc<Source>,
-}
-
-impl Work {
-    pub(crate) async fn on(self: Arc<Self>, loaded: Loaded) -> Result<Pairs> {
-        let Loaded { chunk: Chunk { unit, row, count, rows, numbers, earlier, .. }, images, problems } = loaded;
-        let made = if numbers.is_empty() {
-            Vec::new()
-        } else {
-            let provenance = self.provenance.of(self.source.name(unit.file), &numbers);
-            mark(self.planned.run(&rows, images, provenance).await?, &problems)?
-        };
-        let mut all: Vec<u64> = earlier.iter().map(|(row, _)| *row).collect();
-        all.dedup();
-        let earlier_rows = all.len() as u64;
-        let batches = merge(made, earlier)?;
-        let rows = numbers.len() as u64 + earlier_rows;
-        let tally = Tally::of(rows, &batches)?;
-        Ok(Pairs { unit, row, rows: count, batches, tally })
     }
 }
 
@@ -290,8 +261,4 @@ impl Pump<'_> {
             _ => Ok(()),
         }
     }
-}
-
-pub(crate) fn flatten<E: fmt::Display>(done: Result<Result<Pairs>, E>) -> Result<Pairs> {
-    done.unwrap_or_else(|e| Err(Error::Internal(format!("a task ended: {e}"))))
 }

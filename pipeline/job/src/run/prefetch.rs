@@ -11,10 +11,9 @@ use capfilt_tables::source::chunk::Chunk;
 use capfilt_udfs::CapfiltOptions;
 use capfilt_udfs::engine::blocking;
 use capfilt_udfs::image::binary_view;
-use datafusion::arrow::array::{Array as _, ArrayRef, AsArray as _, BooleanArray, Int64Array, StringArray};
+use datafusion::arrow::array::{Array as _, ArrayRef, AsArray as _};
 use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{DataType, Int64Type};
-use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::prelude::SessionContext;
 use futures::StreamExt as _;
@@ -22,8 +21,7 @@ use futures::stream::FuturesOrdered;
 use tokio::sync::mpsc::{self, Receiver};
 
 use crate::options::ImageIs;
-use crate::rows::dedupe::duplicates::Duplicates;
-use crate::rows::previous_pairs::Earlier;
+use crate::rows::contract::RowFilter;
 
 /// Maximum number of chunks in flight; the images of all their rows are in memory together.
 #[cfg(feature = "fetch")]
@@ -113,13 +111,11 @@ impl Loader {
         }
     }
 
-    /// Loads the images of `chunks` in order, prefetching some chunks. Skips `duplicates` and the rows that `earlier`
-    /// has.
+    /// Loads the images of `chunks` in order, prefetching some chunks, after `filters` have been applied to each.
     pub(crate) fn load(
         self,
         mut chunks: Receiver<Result<Chunk>>,
-        mut duplicates: Option<Duplicates>,
-        mut earlier: Option<Earlier>,
+        mut filters: Vec<Box<dyn RowFilter>>,
     ) -> Receiver<Result<Loaded>> {
         let (sender, receiver) = mpsc::channel(1);
         let this = Arc::new(self);
@@ -156,16 +152,7 @@ impl Loader {
                     }
                     chunk = chunks.recv(), if more && waiting.is_empty() && under_way.len() < most => match chunk {
                         Some(chunk) => {
-                            let chunk = blocking(|| {
-                                let mut chunk = chunk?;
-                                if let Some(duplicates) = &mut duplicates {
-                                    duplicates.mark(&mut chunk)?;
-                                }
-                                match &mut earlier {
-                                    Some(earlier) => earlier.split(chunk),
-                                    None => Ok(chunk),
-                                }
-                            });
+                            let chunk = blocking(|| filters.iter_mut().try_fold(chunk?, |chunk, filter| filter.apply(chunk)));
                             match chunk {
                                 Ok(chunk) if this.loads() => {
                                     let fit = |bytes: u64| usize::try_from(CHUNK_BYTES / bytes.max(1)).unwrap_or(usize::MAX);
@@ -256,43 +243,4 @@ fn texts(chunk: &Chunk, column: &str) -> Result<Vec<Option<String>>> {
     let found = cast(found, &DataType::Utf8View).map_err(|e| broken(&e))?;
     let texts = chunk.numbers.iter().zip(found.as_string_view());
     Ok(texts.map(|(row, text)| text.filter(|_| !chunk.problems.contains_key(row)).map(str::to_owned)).collect())
-}
-
-/// Drops the pairs of rows with a problem, and sets the problem as their error.
-pub(crate) fn mark(pairs: Vec<RecordBatch>, problems: &BTreeMap<u64, String>) -> Result<Vec<RecordBatch>> {
-    if problems.is_empty() {
-        return Ok(pairs);
-    }
-    let broken = |e: &dyn std::fmt::Display| Error::Internal(format!("pairs of a row with a problem: {e}"));
-    pairs
-        .into_iter()
-        .map(|batch| {
-            let part = |name: &str| batch.column_by_name(name).ok_or_else(|| broken(&format!("no column {name}")));
-            let provenance = part("provenance")?.as_struct_opt().and_then(|p| p.column_by_name("row"));
-            let rows: &Int64Array = provenance
-                .and_then(|rows| rows.as_primitive_opt::<Int64Type>())
-                .ok_or_else(|| broken(&"no provenance"))?;
-            let problem = |row: usize| u64::try_from(rows.value(row)).ok().and_then(|n| problems.get(&n));
-            let errors = part("error")?.as_string_opt::<i32>().ok_or_else(|| broken(&"error is no text"))?;
-            let kept = part("kept")?.as_boolean_opt().ok_or_else(|| broken(&"kept is no verdict"))?;
-            let errors: StringArray = (0..batch.num_rows())
-                .map(|row| match problem(row) {
-                    Some(problem) => Some(problem.as_str()),
-                    None => errors.is_valid(row).then(|| errors.value(row)),
-                })
-                .collect();
-            let kept: BooleanArray =
-                (0..batch.num_rows()).map(|row| Some(kept.value(row) && problem(row).is_none())).collect();
-            let schema = batch.schema();
-            let columns = schema.fields().iter().zip(batch.columns()).map(|(field, column)| -> ArrayRef {
-                match field.name().as_str() {
-                    "error" => Arc::new(errors.clone()),
-                    "kept" => Arc::new(kept.clone()),
-                    _ => Arc::clone(column),
-                }
-            });
-            let columns = columns.collect();
-            RecordBatch::try_new(Arc::clone(&schema), columns).map_err(|e| broken(&e))
-        })
-        .collect()
 }
