@@ -21,12 +21,13 @@ use tokio::sync::mpsc;
 
 use crate::checkpoint::job_folder::Dest;
 use crate::dry_run::estimate::Sample;
+use crate::images::loader::ImageLoader;
 use crate::options::Again;
 use crate::output::pair_files::Format;
 use crate::output::split_writer::{self, Left, Pairs};
 use crate::recipe::provenance::Provenance;
 use crate::run::apply::{Work, flatten};
-use crate::run::prefetch::Loader;
+use crate::run::prefetch::prefetch;
 use crate::run::resume::{Job, Prepared};
 use crate::tally::counts::Tally;
 
@@ -213,7 +214,12 @@ fn join(chunks: Vec<Chunk>, most: usize) -> Result<Vec<Chunk>> {
 }
 
 /// Makes the pairs of `chunks` as a job would, several chunks in flight.
-async fn pairs(work: &Arc<Work>, loader: Loader, chunks: Vec<Chunk>, workers: usize) -> Result<Vec<Pairs>> {
+async fn pairs(
+    work: &Arc<Work>,
+    loader: Arc<dyn ImageLoader>,
+    chunks: Vec<Chunk>,
+    workers: usize,
+) -> Result<Vec<Pairs>> {
     let (sender, receiver) = mpsc::channel(chunks.len().max(1));
     for chunk in chunks {
         // The channel has capacity for all chunks.
@@ -222,7 +228,7 @@ async fn pairs(work: &Arc<Work>, loader: Loader, chunks: Vec<Chunk>, workers: us
         }
     }
     drop(sender);
-    let mut loaded = loader.load(receiver, Vec::new());
+    let mut loaded = prefetch(receiver, Vec::new(), loader);
     let mut under_way = FuturesOrdered::new();
     let mut made = Vec::new();
     let mut more = true;

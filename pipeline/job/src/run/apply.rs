@@ -26,7 +26,7 @@ pub(crate) struct Work {
 
 impl Work {
     pub(crate) async fn on(self: Arc<Self>, loaded: Loaded) -> Result<Pairs> {
-        let Loaded { chunk: Chunk { unit, row, count, rows, numbers, previous, .. }, images, problems } = loaded;
+        let Loaded { chunk: Chunk { unit, row, count, rows, numbers, problems, previous }, images } = loaded;
         let made = if numbers.is_empty() {
             Vec::new()
         } else {

@@ -19,7 +19,7 @@ use crate::recipe::provenance::Provenance;
 use crate::rows::contract::RowFilter;
 use crate::rows::previous_pairs::PreviousPairs;
 use crate::run::apply::{Work, flatten};
-use crate::run::prefetch::Loaded;
+use crate::run::prefetch::{Loaded, prefetch};
 use crate::run::resume::{Job, Prepared};
 use crate::tally::counts::{Summary, Tally};
 use crate::tally::failure_limit::Budget;
@@ -146,7 +146,7 @@ pub async fn run(
         waits: Waits::default(),
     };
     let batch = ctx.copied_config().batch_size();
-    let pumped = pump.run(loader.load(source.read(units, left.next, batch), filters), &stop).await;
+    let pumped = pump.run(prefetch(source.read(units, left.next, batch), filters, loader), &stop).await;
     let tally = std::mem::take(&mut pump.tally);
     let end = match &pumped {
         Ok(end) => *end,

@@ -26,6 +26,8 @@ use crate::checkpoint::apart::check_apart;
 use crate::checkpoint::job_folder::{DEDUPE_FOLDER, Dest, Found};
 use crate::checkpoint::manifest::{Identity, Manifest, PROGRAM, Part, RESULTS};
 use crate::checkpoint::manifests;
+use crate::images::loader::ImageLoader;
+use crate::images::register;
 use crate::options::{Again, ImageIs, Images, Parts, Stop};
 use crate::output::pair_files::Format;
 use crate::output::split_writer;
@@ -33,7 +35,6 @@ use crate::recipe::plan::{Columns, Planned, Recipe};
 use crate::rows::dedupe::duplicates::{self, Duplicates};
 use crate::rows::dedupe::options::Dedupe;
 use crate::rows::dedupe::pass::Look;
-use crate::run::prefetch::Loader;
 use crate::tally::failure_limit::Budget;
 
 /// Interval between progress messages of the deduplication pass.
@@ -93,7 +94,7 @@ impl Job {
         Units { rows: self.unit_rows, shard: shard - 1, shards }
     }
 
-    fn identity(&self, ctx: &SessionContext) -> Result<Identity> {
+    fn identity(&self, ctx: &SessionContext, loader: &dyn ImageLoader) -> Result<Identity> {
         let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned().unwrap_or_default();
         Ok(Identity {
             engine: PROGRAM.to_owned(),
@@ -111,7 +112,7 @@ impl Job {
                 url if is_url(&url) => shown(&url),
                 _ => root.components().collect::<PathBuf>().to_string_lossy().into_owned(),
             }),
-            fetch: self.fetch(ctx),
+            fetch: loader.settings(),
             text_column: self.text_column.clone(),
             renames: self.renames.iter().cloned().collect(),
             kept_only: self.kept_only,
@@ -121,17 +122,6 @@ impl Job {
             file_bytes: self.file_bytes,
             shards: self.shard.1,
         })
-    }
-
-    /// The `fetch.*` settings that determine which images are fetched.
-    #[cfg_attr(not(feature = "fetch"), expect(clippy::unused_self, reason = "as with fetching"))]
-    fn fetch(&self, ctx: &SessionContext) -> BTreeMap<String, String> {
-        #[cfg(feature = "fetch")]
-        if self.image_is == ImageIs::Url {
-            return capfilt_fetch::deciding(ctx);
-        }
-        let _ = ctx;
-        BTreeMap::new()
     }
 
     /// Finds the rows that repeat an earlier one. Intermediate files stay beside the table, so that a later run can
@@ -342,16 +332,16 @@ impl Job {
             renames: &self.renames,
         };
         let planned = self.recipe.plan(ctx, &source, &columns).await?;
-        let identity = self.identity(ctx)?;
         let loader = self.loader(ctx, &source).await?;
+        let identity = self.identity(ctx, &*loader)?;
         // With a single chunk in flight, decoding and inference would take turns instead of overlapping.
         Ok(Prepared { source, workers: workers.max(2), planned, identity, loader })
     }
 
     /// Returns the loader of the images that the source only names.
-    pub(crate) async fn loader(&self, ctx: &SessionContext, source: &Source) -> Result<Loader> {
+    pub(crate) async fn loader(&self, ctx: &SessionContext, source: &Source) -> Result<Arc<dyn ImageLoader>> {
         let root = self.path_root.as_deref().unwrap_or(source.root());
-        Loader::new(ctx, self.image_is, &self.image_column, root).await
+        register::loader(ctx, self.image_is, &self.image_column, root).await
     }
 
     /// Returns the output format. Errors if the columns differ from those the job began with: new text files may add
@@ -407,7 +397,7 @@ pub(crate) struct Prepared {
     pub(crate) workers: usize,
     pub(crate) planned: Planned,
     pub(crate) identity: Identity,
-    pub(crate) loader: Loader,
+    pub(crate) loader: Arc<dyn ImageLoader>,
 }
 
 /// Describes the source's files that are not in `manifest`; `None` if there are none. The source is in the manifest's
