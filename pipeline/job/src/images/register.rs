@@ -12,7 +12,7 @@ use crate::images::loader::ImageLoader;
 use crate::options::ImageIs;
 
 /// Opens the loader of the images in `column`, which holds what `is` says; paths start at `root`.
-pub(crate) async fn loader(
+pub(crate) async fn image_loader(
     ctx: &SessionContext,
     is: ImageIs,
     column: &str,

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::checkpoint::job_folder::Dest;
 use crate::options::{Again, Stop};
-use crate::output::split_writer::{End, Pairs, Stage, Written};
+use crate::output::split_writer::{End, Pairs, WriterThread, Written};
 use crate::recipe::provenance::Provenance;
 use crate::rows::contract::RowFilter;
 use crate::rows::previous_pairs::PreviousPairs;
@@ -114,7 +114,7 @@ pub async fn run(
     let provenance = Provenance::new(&manifest.job, planned.decoding());
     let units = job.units();
     let pairs = Arc::clone(&format.schema);
-    let (stage, left) = Stage::open(dest, format, units, manifest, begun, saved)?;
+    let (writer, left) = WriterThread::open(dest, format, units, manifest, begun, saved)?;
 
     let source = Arc::new(source);
     let before = left.tally.rows;
@@ -124,7 +124,7 @@ pub async fn run(
         match job.duplicates(ctx, how, &source, &stop).await {
             Ok(duplicates) => filters.push(Box::new(duplicates)),
             Err(error) => {
-                let (written, _) = stage.close(End::Broken).await;
+                let (written, _) = writer.close(End::Broken).await;
                 return Err(Failure { error, untouched: replaces, done: (written.rows, rows) });
             }
         }
@@ -135,7 +135,7 @@ pub async fn run(
     let work = Arc::new(Work { planned, provenance, source: Arc::clone(&source) });
     let mut pump = Pump {
         work,
-        stage: &stage,
+        writer: &writer,
         workers,
         tally: left.tally,
         before,
@@ -152,10 +152,10 @@ pub async fn run(
         Ok(end) => *end,
         Err(_) => End::Broken,
     };
-    let (written, closed) = stage.close(end).await;
+    let (written, closed) = writer.close(end).await;
     let Written { files, bytes, pairs, rows: done, placing } = written;
     let untouched = replaces && !placing;
-    // If the stage failed, its error explains why the pump stopped.
+    // If the writer failed, its error explains why the pump stopped.
     let error = match (pumped, closed) {
         (Ok(End::Whole), Ok(())) => {
             let elapsed = started.elapsed();
@@ -178,10 +178,10 @@ async fn asked(stop: &watch::Receiver<Stop>, how: Stop) {
     }
 }
 
-/// Moves every chunk from the source through the recipe to the stage.
+/// Moves every chunk from the source through the recipe to the writer.
 struct Pump<'a> {
     work: Arc<Work>,
-    stage: &'a Stage,
+    writer: &'a WriterThread,
     workers: usize,
     tally: Tally,
     before: u64,
@@ -230,7 +230,7 @@ impl Pump<'_> {
                     self.tell();
                     self.check_budget(false)?;
                     let began = Instant::now();
-                    if !self.stage.write(pairs).await {
+                    if !self.writer.write(pairs).await {
                         return Ok(End::Broken);
                     }
                     self.waits.table += began.elapsed();

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use capfilt_tables::error::{Error, Result};
 use capfilt_tables::file_record::FileRecord;
+use capfilt_tables::halt;
 use capfilt_tables::pair_table::{self, State};
 use capfilt_tables::source::files::Source;
 use capfilt_tables::source::known::Reading;
 use capfilt_tables::source::memo::Memo;
 use capfilt_tables::split::Units;
 use capfilt_tables::store::url::{is_url, shown, whereabouts};
-use capfilt_tables::{halt, layout};
 use capfilt_udfs::CapfiltOptions;
 use datafusion::catalog::MemoryCatalogProviderList;
 use datafusion::execution::SessionStateBuilder;
@@ -27,8 +27,9 @@ use crate::checkpoint::job_folder::{DEDUPE_FOLDER, Dest, Found};
 use crate::checkpoint::manifest::{Identity, Manifest, PROGRAM, Part, RESULTS};
 use crate::checkpoint::manifests;
 use crate::images::loader::ImageLoader;
-use crate::images::register;
+use crate::images::register::image_loader;
 use crate::options::{Again, ImageIs, Images, Parts, Stop};
+use crate::output::commit::register::committer;
 use crate::output::pair_files::Format;
 use crate::output::split_writer;
 use crate::recipe::plan::{Columns, Planned, Recipe};
@@ -157,10 +158,7 @@ impl Job {
         let Some(old) = manifest.retried.as_deref().filter(|_| manifest.state == State::Running) else {
             return Ok(Vec::new());
         };
-        #[cfg(feature = "delta")]
-        if self.parts == Parts::Delta
-            && let Some(reason) = capfilt_tables::lake::delta::commit::lacks(&self.dest, &old.part_names())?
-        {
+        if let Some(reason) = committer(self.parts, &self.dest)?.lacks(old)? {
             // Parts of the old table are gone, so the retry's results can never replace them.
             dest.give_back(old)?;
             return Err(Error::dest(&self.dest, reason));
@@ -242,27 +240,8 @@ impl Job {
         manifest.files = source.records();
         manifest.source_version = source.version();
         manifest.state = State::Running;
-        self.settle(&mut manifest)?;
+        committer(self.parts, &self.dest)?.recover(&mut manifest)?;
         Ok((manifest, true, false))
-    }
-
-    /// Resolves a Delta commit that a kill interrupted, before further parts are added.
-    #[cfg(feature = "delta")]
-    fn settle(&self, manifest: &mut Manifest) -> Result<()> {
-        if let Some(number) = manifest.commit.take()
-            && capfilt_tables::lake::delta::commit::transaction_version(&self.dest, &manifest.application())?
-                .is_some_and(|last| last >= number)
-        {
-            manifest.committed = manifest.parts.len();
-            manifest.replaces = false;
-        }
-        Ok(())
-    }
-
-    #[cfg(not(feature = "delta"))]
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "as with Delta tables")]
-    fn settle(&self, _: &mut Manifest) -> Result<()> {
-        Ok(())
     }
 
     /// Files in the order this shard's job gave them, followed by further files in the order of another shard: a file's
@@ -341,7 +320,7 @@ impl Job {
     /// Returns the loader of the images that the source only names.
     pub(crate) async fn loader(&self, ctx: &SessionContext, source: &Source) -> Result<Arc<dyn ImageLoader>> {
         let root = self.path_root.as_deref().unwrap_or(source.root());
-        register::loader(ctx, self.image_is, &self.image_column, root).await
+        image_loader(ctx, self.image_is, &self.image_column, root).await
     }
 
     /// Returns the output format. Errors if the columns differ from those the job began with: new text files may add
@@ -373,19 +352,7 @@ impl Job {
             }
             _ => manifest.columns = columns,
         }
-        #[cfg(feature = "delta")]
-        if self.parts == Parts::Delta {
-            capfilt_tables::lake::delta::commit::check_table(&self.dest, &format.recorded)?;
-        }
-        #[cfg(not(feature = "delta"))]
-        if self.parts == Parts::Delta {
-            return Err(Error::Option(
-                "this capfilt is built without the feature delta, which --format delta needs".to_owned(),
-            ));
-        }
-        if self.parts != Parts::Delta && layout::is_delta(&self.dest) {
-            return Err(Error::dest(&self.dest, "it is a Delta table: give --format delta or another folder"));
-        }
+        committer(self.parts, &self.dest)?.check(&format.recorded)?;
         Ok(format)
     }
 }
