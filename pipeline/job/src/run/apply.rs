@@ -1,7 +1,6 @@
 //! Makes the pairs of a chunk.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 
 use capfilt_tables::error::{Error, Result};
@@ -96,8 +95,4 @@ fn merge(made: Vec<RecordBatch>, previous: Vec<(u64, RecordBatch)>) -> Result<Ve
     // The sort is stable, so the pairs of a row keep their order.
     all.sort_by_key(|(row, _)| *row);
     Ok(all.into_iter().map(|(_, pair)| pair).collect())
-}
-
-pub(crate) fn flatten<E: fmt::Display>(done: Result<Result<Pairs>, E>) -> Result<Pairs> {
-    done.unwrap_or_else(|e| Err(Error::Internal(format!("a task ended: {e}"))))
 }

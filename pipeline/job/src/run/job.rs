@@ -5,11 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use capfilt_tables::error::{Error, Result};
-use capfilt_tables::split::Position;
-use datafusion::common::runtime::SpawnedTask;
 use datafusion::prelude::SessionContext;
-use futures::StreamExt;
-use futures::stream::FuturesOrdered;
 use tokio::sync::watch;
 
 use crate::checkpoint::job_folder::Dest;
@@ -18,9 +14,11 @@ use crate::output::split_writer::{End, Pairs, WriterThread, Written};
 use crate::recipe::provenance::Provenance;
 use crate::rows::contract::RowFilter;
 use crate::rows::previous_pairs::PreviousPairs;
-use crate::run::apply::{Work, flatten};
-use crate::run::prefetch::{Loaded, prefetch};
+use crate::run::apply::Work;
+use crate::run::local::LocalRunner;
+use crate::run::prefetch::prefetch;
 use crate::run::resume::{Job, Prepared};
+use crate::run::runner::{PairSink, Runner as _, asked};
 use crate::tally::counts::{Summary, Tally};
 use crate::tally::failure_limit::Budget;
 
@@ -133,10 +131,8 @@ pub async fn run(
         filters.push(Box::new(PreviousPairs::new(Arc::clone(&source), pairs, parts)));
     }
     let work = Arc::new(Work { planned, provenance, source: Arc::clone(&source) });
-    let mut pump = Pump {
-        work,
+    let mut output = Output {
         writer: &writer,
-        workers,
         tally: left.tally,
         before,
         rows,
@@ -146,17 +142,22 @@ pub async fn run(
         waits: Waits::default(),
     };
     let batch = ctx.copied_config().batch_size();
-    let pumped = pump.run(prefetch(source.read(units, left.next, batch), filters, loader), &stop).await;
-    let tally = std::mem::take(&mut pump.tally);
-    let end = match &pumped {
+    output.tell();
+    let chunks = prefetch(source.read(units, left.next, batch), filters, loader);
+    let mut ran = LocalRunner { workers }.run(&work, chunks, &stop, &mut output).await;
+    if let Ok(End::Whole) = ran {
+        ran = output.check_whole().map(|()| End::Whole);
+    }
+    let tally = std::mem::take(&mut output.tally);
+    let end = match &ran {
         Ok(end) => *end,
         Err(_) => End::Broken,
     };
     let (written, closed) = writer.close(end).await;
     let Written { files, bytes, pairs, rows: done, placing } = written;
     let untouched = replaces && !placing;
-    // If the writer failed, its error explains why the pump stopped.
-    let error = match (pumped, closed) {
+    // If the writer failed, its error explains why the runner stopped.
+    let error = match (ran, closed) {
         (Ok(End::Whole), Ok(())) => {
             let elapsed = started.elapsed();
             return Ok(Summary { tally, files_read: source.files(), files, bytes, pairs, before, elapsed });
@@ -169,20 +170,9 @@ pub async fn run(
     Err(Failure { error, untouched, done: (done, rows) })
 }
 
-/// Resolves once the job is asked to stop in the way `how` or immediately; pends forever if the sender is gone.
-async fn asked(stop: &watch::Receiver<Stop>, how: Stop) {
-    let mut stop = stop.clone();
-    let is_asked = |stop: &Stop| *stop == Stop::Now || *stop == how;
-    if stop.wait_for(is_asked).await.is_err() {
-        std::future::pending::<()>().await;
-    }
-}
-
-/// Moves every chunk from the source through the recipe to the writer.
-struct Pump<'a> {
-    work: Arc<Work>,
+/// Counts pairs, reports progress and passes the pairs to the writer.
+struct Output<'a> {
     writer: &'a WriterThread,
-    workers: usize,
     tally: Tally,
     before: u64,
     rows: u64,
@@ -193,66 +183,34 @@ struct Pump<'a> {
     waits: Waits,
 }
 
-impl Pump<'_> {
-    async fn run(
-        &mut self,
-        mut chunks: tokio::sync::mpsc::Receiver<Result<Loaded>>,
-        stop: &watch::Receiver<Stop>,
-    ) -> Result<End> {
+impl PairSink for Output<'_> {
+    async fn take(&mut self, pairs: Pairs) -> Result<bool> {
+        self.tally.merge(&pairs.tally);
         self.tell();
-        let mut under_way = FuturesOrdered::new();
-        let mut last: Option<Position> = None;
-        let mut end = None;
-        let mut stop_now = std::pin::pin!(asked(stop, Stop::Now));
-        let mut stop_at_unit = std::pin::pin!(asked(stop, Stop::AtUnit));
-        loop {
-            if let Some(end) = end
-                && under_way.is_empty()
-            {
-                if end == End::Whole {
-                    // The reader may have ended early without an error.
-                    if self.tally.rows < self.rows {
-                        return Err(Error::Internal("the reading thread ended before the source did".to_owned()));
-                    }
-                    self.check_budget(true)?;
-                }
-                return Ok(end);
-            }
-            let (idle, began) = (under_way.is_empty(), Instant::now());
-            tokio::select! {
-                biased;
-                () = &mut stop_now => return Err(Error::Interrupted),
-                // No unit is in progress, and the first may come late if its file must be read from its beginning.
-                () = &mut stop_at_unit, if end.is_none() && last.is_none() => end = Some(End::AtUnit),
-                Some(done) = under_way.next() => {
-                    let pairs: Pairs = flatten(done)?;
-                    self.tally.merge(&pairs.tally);
-                    self.tell();
-                    self.check_budget(false)?;
-                    let began = Instant::now();
-                    if !self.writer.write(pairs).await {
-                        return Ok(End::Broken);
-                    }
-                    self.waits.table += began.elapsed();
-                }
-                chunk = chunks.recv(), if end.is_none() && under_way.len() < self.workers => match chunk.transpose()? {
-                    Some(next) if *stop.borrow() != Stop::No && last != Some(next.chunk.unit) => end = Some(End::AtUnit),
-                    Some(next) => {
-                        if idle {
-                            self.waits.rows += began.elapsed();
-                        }
-                        last = Some(next.chunk.unit);
-                        under_way.push_back(SpawnedTask::spawn(Arc::clone(&self.work).on(next)).join());
-                    }
-                    None => end = Some(End::Whole),
-                },
-            }
-        }
+        self.check_budget(false)?;
+        let began = Instant::now();
+        let taken = self.writer.write(pairs).await;
+        self.waits.table += began.elapsed();
+        Ok(taken)
     }
 
+    fn idle(&mut self, time: Duration) {
+        self.waits.rows += time;
+    }
+}
+
+impl Output<'_> {
     fn tell(&self) {
         let Self { rows, before, bytes, waits, .. } = *self;
         (self.progress)(&Done { rows, before, bytes, tally: &self.tally, waits });
+    }
+
+    fn check_whole(&self) -> Result<()> {
+        // The reader may have ended early without an error.
+        if self.tally.rows < self.rows {
+            return Err(Error::Internal("the reading thread ended before the source did".to_owned()));
+        }
+        self.check_budget(true)
     }
 
     fn check_budget(&self, at_end: bool) -> Result<()> {

@@ -2,5 +2,7 @@
 
 pub(crate) mod apply;
 pub mod job;
+pub(crate) mod local;
 pub(crate) mod prefetch;
 pub(crate) mod resume;
+pub(crate) mod runner;
