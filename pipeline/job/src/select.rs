@@ -26,7 +26,7 @@ use crate::checkpoint::manifests;
 use crate::images::original::{Pictures, Wanted};
 use crate::options::{Again, Images, Parts};
 use crate::output::pair_files::Format;
-use crate::output::split_writer::{End, Pairs, Stage, Written};
+use crate::output::split_writer::{End, Pairs, WriterThread, Written};
 use crate::tally::counts::{Summary, Tally};
 use crate::verdicts::Verdicts;
 
@@ -127,7 +127,7 @@ impl Select {
         let schema = parts.schema();
         let format = Format::new(schema, parts.written_schema(), images, self.kept_only, Parts::Parquet, &about)?;
         let units = Units { rows: manifest.job.unit_rows, shard: 0, shards: 1 };
-        let (stage, left) = Stage::open(dest, format, units, manifest, begun, begun)?;
+        let (writer, left) = WriterThread::open(dest, format, units, manifest, begun, begun)?;
 
         let rows = parts.rows_of(&units, left.next);
         let mut read = 0;
@@ -148,7 +148,7 @@ impl Select {
             };
             tally.merge(&pairs.tally);
             read += pairs.batches.iter().map(|batch| batch.num_rows() as u64).sum::<u64>();
-            if !stage.write(pairs).await {
+            if !writer.write(pairs).await {
                 ended = Ok(End::Broken);
                 break;
             }
@@ -156,7 +156,7 @@ impl Select {
         if matches!(ended, Ok(End::Whole)) && read < rows {
             ended = Err(Error::Internal("the reading thread ended before the table did".to_owned()));
         }
-        let (Written { files, bytes, pairs, .. }, closed) = stage.close(*ended.as_ref().unwrap_or(&End::Broken)).await;
+        let (Written { files, bytes, pairs, .. }, closed) = writer.close(*ended.as_ref().unwrap_or(&End::Broken)).await;
         ended?;
         closed?;
         let elapsed = started.elapsed();

@@ -186,7 +186,6 @@ impl Dest {
     }
 
     /// Restores the manifest `old`, whose table is still in place, and discards the intended replacement.
-    #[cfg(feature = "delta")]
     pub(crate) fn give_back(&self, old: &Manifest) -> Result<()> {
         old.write(&self.manifest())?;
         self.clear()
@@ -226,7 +225,6 @@ impl Dest {
     }
 
     /// The table's folder.
-    #[cfg(feature = "delta")]
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

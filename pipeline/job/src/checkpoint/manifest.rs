@@ -279,12 +279,6 @@ impl Manifest {
         pair_table::part_name(self.parts.len(), self.shard, self.job.shards, run, parts.extension())
     }
 
-    /// Application id of this shard's transactions in the Delta log.
-    #[cfg(feature = "delta")]
-    pub(crate) fn application(&self) -> String {
-        format!("capfilt-{}-{}-of-{}", self.job.digest(), self.shard, self.job.shards)
-    }
-
     pub(crate) fn part_names(&self) -> Vec<&str> {
         self.parts.iter().map(|part| part.name.as_str()).collect()
     }

@@ -13,21 +13,21 @@ use capfilt_tables::source::files::Source;
 use capfilt_tables::split::{Position, Units};
 use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::record_batch::RecordBatch;
-use datafusion::common::runtime::SpawnedTask;
 use datafusion::prelude::SessionContext;
-use futures::StreamExt as _;
-use futures::stream::FuturesOrdered;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::checkpoint::job_folder::Dest;
 use crate::dry_run::estimate::Sample;
-use crate::options::Again;
+use crate::images::loader::ImageLoader;
+use crate::options::{Again, Stop};
 use crate::output::pair_files::Format;
 use crate::output::split_writer::{self, Left, Pairs};
 use crate::recipe::provenance::Provenance;
-use crate::run::job::{Work, flatten};
-use crate::run::prefetch::Loader;
+use crate::run::apply::Work;
+use crate::run::local::LocalRunner;
+use crate::run::prefetch::prefetch;
 use crate::run::resume::{Job, Prepared};
+use crate::run::runner::{PairSink, Runner as _};
 use crate::tally::counts::Tally;
 
 pub use crate::dry_run::estimate::Estimate;
@@ -212,7 +212,12 @@ fn join(chunks: Vec<Chunk>, most: usize) -> Result<Vec<Chunk>> {
 }
 
 /// Makes the pairs of `chunks` as a job would, several chunks in flight.
-async fn pairs(work: &Arc<Work>, loader: Loader, chunks: Vec<Chunk>, workers: usize) -> Result<Vec<Pairs>> {
+async fn pairs(
+    work: &Arc<Work>,
+    loader: Arc<dyn ImageLoader>,
+    chunks: Vec<Chunk>,
+    workers: usize,
+) -> Result<Vec<Pairs>> {
     let (sender, receiver) = mpsc::channel(chunks.len().max(1));
     for chunk in chunks {
         // The channel has capacity for all chunks.
@@ -221,19 +226,17 @@ async fn pairs(work: &Arc<Work>, loader: Loader, chunks: Vec<Chunk>, workers: us
         }
     }
     drop(sender);
-    let mut loaded = loader.load(receiver, None, None);
-    let mut under_way = FuturesOrdered::new();
+    // Without its sender no stop can be requested.
+    let (_, stop) = watch::channel(Stop::No);
     let mut made = Vec::new();
-    let mut more = true;
-    loop {
-        tokio::select! {
-            Some(done) = under_way.next() => made.push(flatten(done)?),
-            next = loaded.recv(), if more && under_way.len() < workers => match next.transpose()? {
-                Some(next) => under_way.push_back(SpawnedTask::spawn(Arc::clone(work).on(next)).join()),
-                None => more = false,
-            },
-            else => return Ok(made),
-        }
+    LocalRunner { workers }.run(work, prefetch(receiver, Vec::new(), loader), &stop, &mut made).await?;
+    Ok(made)
+}
+
+impl PairSink for Vec<Pairs> {
+    async fn take(&mut self, pairs: Pairs) -> Result<bool> {
+        self.push(pairs);
+        Ok(true)
     }
 }
 

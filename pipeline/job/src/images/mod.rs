@@ -1,3 +1,9 @@
-//! Images that are not in the rows.
+//! Images that are not in the rows: loaders of those that a source names, and those that a pair table left out.
 
+pub(crate) mod files;
+pub(crate) mod inline;
+pub(crate) mod loader;
 pub(crate) mod original;
+pub(crate) mod register;
+#[cfg(feature = "fetch")]
+pub(crate) mod web;

@@ -40,7 +40,6 @@ pub(crate) struct Format {
     /// In-memory schema of the pairs.
     pub(crate) schema: SchemaRef,
     /// Schema recorded in the files for readers.
-    #[cfg_attr(not(feature = "delta"), expect(dead_code, reason = "the Delta log tells it"))]
     pub(crate) recorded: Schema,
     properties: WriterProperties,
     images: Images,

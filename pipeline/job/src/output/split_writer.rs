@@ -24,6 +24,8 @@ use tokio::task::JoinHandle;
 use crate::checkpoint::job_folder::Dest;
 use crate::checkpoint::manifest::{Manifest, Part};
 use crate::options::Parts;
+use crate::output::commit::contract::Committer;
+use crate::output::commit::register::committer;
 use crate::output::pair_files::{Format, PairFile, PartFile};
 use crate::tally::counts::Tally;
 
@@ -72,7 +74,7 @@ enum Message {
 }
 
 /// The job's handle of the writing thread. Dropping it stops the thread.
-pub(crate) struct Stage {
+pub(crate) struct WriterThread {
     sender: mpsc::Sender<Message>,
     thread: JoinHandle<(Written, Result<()>)>,
 }
@@ -85,7 +87,7 @@ pub(crate) struct Left {
     pub(crate) tally: Tally,
 }
 
-impl Stage {
+impl WriterThread {
     /// Starts the writer on `manifest`, resuming if `begun`. `saved`: the manifest is already on disk unchanged.
     pub(crate) fn open(
         dest: Dest,
@@ -95,7 +97,8 @@ impl Stage {
         begun: bool,
         saved: bool,
     ) -> Result<(Self, Left)> {
-        let mut writer = Writer {
+        let mut writer = SplitWriter {
+            committer: committer(format.parts, dest.path())?,
             dest,
             format,
             units,
@@ -159,9 +162,11 @@ struct OpenUnit {
     file: PairFile,
 }
 
-pub(crate) struct Writer {
+/// The writer of units and parts, on its own thread.
+pub(crate) struct SplitWriter {
     pub(crate) dest: Dest,
     pub(crate) format: Format,
+    pub(crate) committer: Box<dyn Committer>,
     units: Units,
     pub(crate) manifest: Manifest,
     saved: bool,
@@ -173,7 +178,7 @@ pub(crate) struct Writer {
     pub(crate) given_up: bool,
 }
 
-impl Writer {
+impl SplitWriter {
     /// Collects the finished units of an earlier run, and removes its unfinished files.
     fn restore(&mut self, begun: bool) -> Result<Left> {
         if !begun {
@@ -410,7 +415,7 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Reads what an earlier run left, like [`Stage::open`], but without changing anything.
+/// Reads what an earlier run left, like [`WriterThread::open`], but without changing anything.
 pub(crate) fn left(dest: &Dest, manifest: &Manifest) -> Result<Left> {
     let mut left = Left { next: manifest.done, tally: manifest.tally.clone() };
     let mut names = dest.kept_names()?;

@@ -1,4 +1,5 @@
 //! Rows that need no model: duplicates, and rows whose pairs exist already.
 
+pub(crate) mod contract;
 pub(crate) mod dedupe;
 pub(crate) mod previous_pairs;

@@ -17,6 +17,7 @@ use datafusion::parquet::arrow::arrow_reader::{
     ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
 
+use crate::rows::contract::RowFilter;
 use crate::tally::counts::DUPLICATE;
 
 /// Pairs read at a time; their images are in memory together.
@@ -25,7 +26,7 @@ const ROWS: usize = 64;
 const FINAL: [&str; 3] = ["no text", "no caption", "no image"];
 
 /// Reader of a table's pairs, in the order of the source's rows.
-pub(crate) struct Earlier {
+pub(crate) struct PreviousPairs {
     source: Arc<Source>,
     schema: SchemaRef,
     parts: VecDeque<PathBuf>,
@@ -34,35 +35,10 @@ pub(crate) struct Earlier {
     ahead: VecDeque<((usize, u64), RecordBatch)>,
 }
 
-impl Earlier {
+impl PreviousPairs {
     /// Opens `parts`, whose pairs have the schema `schema` and came from `source`.
     pub(crate) fn new(source: Arc<Source>, schema: SchemaRef, parts: Vec<PathBuf>) -> Self {
         Self { source, schema, parts: parts.into(), open: None, ahead: VecDeque::new() }
-    }
-
-    /// Leaves only the failed rows in `chunk`, and attaches the pairs of the others to it.
-    pub(crate) fn split(&mut self, mut chunk: Chunk) -> Result<Chunk> {
-        let file = chunk.unit.file;
-        let (first, end) = (chunk.row, chunk.row + chunk.count);
-        let mut pairs: BTreeMap<u64, Vec<RecordBatch>> = BTreeMap::new();
-        while let Some((at, pair)) = self.next()? {
-            if at >= (file, end) {
-                self.ahead.push_front((at, pair));
-                break;
-            }
-            if at >= (file, first) {
-                pairs.entry(at.1).or_default().push(pair);
-            }
-        }
-        let failed = |row: &u64| pairs.get(row).is_none_or(|pairs| pairs.iter().any(may_mend));
-        let places: Vec<usize> = (0..chunk.numbers.len()).filter(|place| failed(&chunk.numbers[*place])).collect();
-        let numbers: Vec<u64> = places.iter().map(|place| chunk.numbers[*place]).collect();
-        let places: UInt64Array = places.iter().map(|place| *place as u64).collect();
-        chunk.rows = take_record_batch(&chunk.rows, &places).map_err(|e| Error::Internal(e.to_string()))?;
-        pairs.retain(|row, _| !numbers.contains(row));
-        chunk.earlier = pairs.into_iter().flat_map(|(row, pairs)| pairs.into_iter().map(move |p| (row, p))).collect();
-        chunk.numbers = numbers;
-        Ok(chunk)
     }
 
     fn next(&mut self) -> Result<Option<((usize, u64), RecordBatch)>> {
@@ -91,6 +67,33 @@ impl Earlier {
                 }
             }
         }
+    }
+}
+
+impl RowFilter for PreviousPairs {
+    /// Leaves only the failed rows in `chunk`, and attaches the pairs of the others to it.
+    fn apply(&mut self, mut chunk: Chunk) -> Result<Chunk> {
+        let file = chunk.unit.file;
+        let (first, end) = (chunk.row, chunk.row + chunk.count);
+        let mut pairs: BTreeMap<u64, Vec<RecordBatch>> = BTreeMap::new();
+        while let Some((at, pair)) = self.next()? {
+            if at >= (file, end) {
+                self.ahead.push_front((at, pair));
+                break;
+            }
+            if at >= (file, first) {
+                pairs.entry(at.1).or_default().push(pair);
+            }
+        }
+        let failed = |row: &u64| pairs.get(row).is_none_or(|pairs| pairs.iter().any(may_mend));
+        let places: Vec<usize> = (0..chunk.numbers.len()).filter(|place| failed(&chunk.numbers[*place])).collect();
+        let numbers: Vec<u64> = places.iter().map(|place| chunk.numbers[*place]).collect();
+        let places: UInt64Array = places.iter().map(|place| *place as u64).collect();
+        chunk.rows = take_record_batch(&chunk.rows, &places).map_err(|e| Error::Internal(e.to_string()))?;
+        pairs.retain(|row, _| !numbers.contains(row));
+        chunk.previous = pairs.into_iter().flat_map(|(row, pairs)| pairs.into_iter().map(move |p| (row, p))).collect();
+        chunk.numbers = numbers;
+        Ok(chunk)
     }
 }
 
@@ -130,21 +133,4 @@ fn may_mend(pair: &RecordBatch) -> bool {
         let error = errors.value(0);
         errors.is_valid(0) && !FINAL.contains(&error) && !error.starts_with(DUPLICATE)
     })
-}
-
-/// Merges both sets of pairs in row order.
-pub(crate) fn merge(made: Vec<RecordBatch>, earlier: Vec<(u64, RecordBatch)>) -> Result<Vec<RecordBatch>> {
-    if earlier.is_empty() {
-        return Ok(made);
-    }
-    let mut all = earlier;
-    for batch in made {
-        let rows = batch.column_by_name("provenance").and_then(|p| p.as_struct_opt());
-        let rows = rows.and_then(|p| p.column_by_name("row")).and_then(|r| r.as_primitive_opt::<Int64Type>());
-        let rows = rows.ok_or_else(|| Error::Internal("pairs without provenance".to_owned()))?;
-        all.extend((0..batch.num_rows()).map(|i| (rows.value(i).unsigned_abs(), batch.slice(i, 1))));
-    }
-    // The sort is stable, so the pairs of a row keep their order.
-    all.sort_by_key(|(row, _)| *row);
-    Ok(all.into_iter().map(|(_, pair)| pair).collect())
 }

@@ -5,23 +5,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use capfilt_tables::error::{Error, Result};
-use capfilt_tables::source::chunk::Chunk;
-use capfilt_tables::source::files::Source;
-use capfilt_tables::split::Position;
-use datafusion::common::runtime::SpawnedTask;
 use datafusion::prelude::SessionContext;
-use futures::StreamExt;
-use futures::stream::FuturesOrdered;
 use tokio::sync::watch;
 
 use crate::checkpoint::job_folder::Dest;
 use crate::options::{Again, Stop};
-use crate::output::split_writer::{End, Pairs, Stage, Written};
-use crate::recipe::plan::Planned;
+use crate::output::split_writer::{End, Pairs, WriterThread, Written};
 use crate::recipe::provenance::Provenance;
-use crate::rows::previous_pairs::{Earlier, merge};
-use crate::run::prefetch::{Loaded, mark};
+use crate::rows::contract::RowFilter;
+use crate::rows::previous_pairs::PreviousPairs;
+use crate::run::apply::Work;
+use crate::run::local::LocalRunner;
+use crate::run::prefetch::prefetch;
 use crate::run::resume::{Job, Prepared};
+use crate::run::runner::{PairSink, Runner as _, asked};
 use crate::tally::counts::{Summary, Tally};
 use crate::tally::failure_limit::Budget;
 
@@ -115,31 +112,27 @@ pub async fn run(
     let provenance = Provenance::new(&manifest.job, planned.decoding());
     let units = job.units();
     let pairs = Arc::clone(&format.schema);
-    let (stage, left) = Stage::open(dest, format, units, manifest, begun, saved)?;
+    let (writer, left) = WriterThread::open(dest, format, units, manifest, begun, saved)?;
 
     let source = Arc::new(source);
     let before = left.tally.rows;
     let rows = before + source.rows_of(&units, left.next);
-    let retry = job.again == Again::RetryFailed;
-    let earlier = retry.then(|| Earlier::new(Arc::clone(&source), pairs, parts));
-    let duplicates = match job.dedupe {
-        Some(how) => {
-            let ended = job.duplicates(ctx, how, &source, &stop).await;
-            match ended {
-                Ok(duplicates) => Some(duplicates),
-                Err(error) => {
-                    let (written, _) = stage.close(End::Broken).await;
-                    return Err(Failure { error, untouched: replaces, done: (written.rows, rows) });
-                }
+    let mut filters: Vec<Box<dyn RowFilter>> = Vec::new();
+    if let Some(how) = job.dedupe {
+        match job.duplicates(ctx, how, &source, &stop).await {
+            Ok(duplicates) => filters.push(Box::new(duplicates)),
+            Err(error) => {
+                let (written, _) = writer.close(End::Broken).await;
+                return Err(Failure { error, untouched: replaces, done: (written.rows, rows) });
             }
         }
-        None => None,
-    };
+    }
+    if job.again == Again::RetryFailed {
+        filters.push(Box::new(PreviousPairs::new(Arc::clone(&source), pairs, parts)));
+    }
     let work = Arc::new(Work { planned, provenance, source: Arc::clone(&source) });
-    let mut pump = Pump {
-        work,
-        stage: &stage,
-        workers,
+    let mut output = Output {
+        writer: &writer,
         tally: left.tally,
         before,
         rows,
@@ -149,17 +142,22 @@ pub async fn run(
         waits: Waits::default(),
     };
     let batch = ctx.copied_config().batch_size();
-    let pumped = pump.run(loader.load(source.read(units, left.next, batch), duplicates, earlier), &stop).await;
-    let tally = std::mem::take(&mut pump.tally);
-    let end = match &pumped {
+    output.tell();
+    let chunks = prefetch(source.read(units, left.next, batch), filters, loader);
+    let mut ran = LocalRunner { workers }.run(&work, chunks, &stop, &mut output).await;
+    if let Ok(End::Whole) = ran {
+        ran = output.check_whole().map(|()| End::Whole);
+    }
+    let tally = std::mem::take(&mut output.tally);
+    let end = match &ran {
         Ok(end) => *end,
         Err(_) => End::Broken,
     };
-    let (written, closed) = stage.close(end).await;
+    let (written, closed) = writer.close(end).await;
     let Written { files, bytes, pairs, rows: done, placing } = written;
     let untouched = replaces && !placing;
-    // If the stage failed, its error explains why the pump stopped.
-    let error = match (pumped, closed) {
+    // If the writer failed, its error explains why the runner stopped.
+    let error = match (ran, closed) {
         (Ok(End::Whole), Ok(())) => {
             let elapsed = started.elapsed();
             return Ok(Summary { tally, files_read: source.files(), files, bytes, pairs, before, elapsed });
@@ -172,46 +170,9 @@ pub async fn run(
     Err(Failure { error, untouched, done: (done, rows) })
 }
 
-/// Resolves once the job is asked to stop in the way `how` or immediately; pends forever if the sender is gone.
-async fn asked(stop: &watch::Receiver<Stop>, how: Stop) {
-    let mut stop = stop.clone();
-    let is_asked = |stop: &Stop| *stop == Stop::Now || *stop == how;
-    if stop.wait_for(is_asked).await.is_err() {
-        std::future::pending::<()>().await;
-    }
-}
-
-/// Turns rows into pairs.
-pub(crate) struct Work {
-    pub(crate) planned: Planned,
-    pub(crate) provenance: Provenance,
-    pub(crate) source: Arc<Source>,
-}
-
-impl Work {
-    pub(crate) async fn on(self: Arc<Self>, loaded: Loaded) -> Result<Pairs> {
-        let Loaded { chunk: Chunk { unit, row, count, rows, numbers, earlier, .. }, images, problems } = loaded;
-        let made = if numbers.is_empty() {
-            Vec::new()
-        } else {
-            let provenance = self.provenance.of(self.source.name(unit.file), &numbers);
-            mark(self.planned.run(&rows, images, provenance).await?, &problems)?
-        };
-        let mut all: Vec<u64> = earlier.iter().map(|(row, _)| *row).collect();
-        all.dedup();
-        let earlier_rows = all.len() as u64;
-        let batches = merge(made, earlier)?;
-        let rows = numbers.len() as u64 + earlier_rows;
-        let tally = Tally::of(rows, &batches)?;
-        Ok(Pairs { unit, row, rows: count, batches, tally })
-    }
-}
-
-/// Moves every chunk from the source through the recipe to the stage.
-struct Pump<'a> {
-    work: Arc<Work>,
-    stage: &'a Stage,
-    workers: usize,
+/// Counts pairs, reports progress and passes the pairs to the writer.
+struct Output<'a> {
+    writer: &'a WriterThread,
     tally: Tally,
     before: u64,
     rows: u64,
@@ -222,66 +183,34 @@ struct Pump<'a> {
     waits: Waits,
 }
 
-impl Pump<'_> {
-    async fn run(
-        &mut self,
-        mut chunks: tokio::sync::mpsc::Receiver<Result<Loaded>>,
-        stop: &watch::Receiver<Stop>,
-    ) -> Result<End> {
+impl PairSink for Output<'_> {
+    async fn take(&mut self, pairs: Pairs) -> Result<bool> {
+        self.tally.merge(&pairs.tally);
         self.tell();
-        let mut under_way = FuturesOrdered::new();
-        let mut last: Option<Position> = None;
-        let mut end = None;
-        let mut stop_now = std::pin::pin!(asked(stop, Stop::Now));
-        let mut stop_at_unit = std::pin::pin!(asked(stop, Stop::AtUnit));
-        loop {
-            if let Some(end) = end
-                && under_way.is_empty()
-            {
-                if end == End::Whole {
-                    // The reader may have ended early without an error.
-                    if self.tally.rows < self.rows {
-                        return Err(Error::Internal("the reading thread ended before the source did".to_owned()));
-                    }
-                    self.check_budget(true)?;
-                }
-                return Ok(end);
-            }
-            let (idle, began) = (under_way.is_empty(), Instant::now());
-            tokio::select! {
-                biased;
-                () = &mut stop_now => return Err(Error::Interrupted),
-                // No unit is in progress, and the first may come late if its file must be read from its beginning.
-                () = &mut stop_at_unit, if end.is_none() && last.is_none() => end = Some(End::AtUnit),
-                Some(done) = under_way.next() => {
-                    let pairs: Pairs = flatten(done)?;
-                    self.tally.merge(&pairs.tally);
-                    self.tell();
-                    self.check_budget(false)?;
-                    let began = Instant::now();
-                    if !self.stage.write(pairs).await {
-                        return Ok(End::Broken);
-                    }
-                    self.waits.table += began.elapsed();
-                }
-                chunk = chunks.recv(), if end.is_none() && under_way.len() < self.workers => match chunk.transpose()? {
-                    Some(next) if *stop.borrow() != Stop::No && last != Some(next.chunk.unit) => end = Some(End::AtUnit),
-                    Some(next) => {
-                        if idle {
-                            self.waits.rows += began.elapsed();
-                        }
-                        last = Some(next.chunk.unit);
-                        under_way.push_back(SpawnedTask::spawn(Arc::clone(&self.work).on(next)).join());
-                    }
-                    None => end = Some(End::Whole),
-                },
-            }
-        }
+        self.check_budget(false)?;
+        let began = Instant::now();
+        let taken = self.writer.write(pairs).await;
+        self.waits.table += began.elapsed();
+        Ok(taken)
     }
 
+    fn idle(&mut self, time: Duration) {
+        self.waits.rows += time;
+    }
+}
+
+impl Output<'_> {
     fn tell(&self) {
         let Self { rows, before, bytes, waits, .. } = *self;
         (self.progress)(&Done { rows, before, bytes, tally: &self.tally, waits });
+    }
+
+    fn check_whole(&self) -> Result<()> {
+        // The reader may have ended early without an error.
+        if self.tally.rows < self.rows {
+            return Err(Error::Internal("the reading thread ended before the source did".to_owned()));
+        }
+        self.check_budget(true)
     }
 
     fn check_budget(&self, at_end: bool) -> Result<()> {
@@ -290,8 +219,4 @@ impl Pump<'_> {
             _ => Ok(()),
         }
     }
-}
-
-pub(crate) fn flatten<E: fmt::Display>(done: Result<Result<Pairs>, E>) -> Result<Pairs> {
-    done.unwrap_or_else(|e| Err(Error::Internal(format!("a task ended: {e}"))))
 }

@@ -1,5 +1,8 @@
 //! A job from its source to its destination.
 
+pub(crate) mod apply;
 pub mod job;
+pub(crate) mod local;
 pub(crate) mod prefetch;
 pub(crate) mod resume;
+pub(crate) mod runner;

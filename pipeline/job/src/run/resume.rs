@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use capfilt_tables::error::{Error, Result};
 use capfilt_tables::file_record::FileRecord;
+use capfilt_tables::halt;
 use capfilt_tables::pair_table::{self, State};
 use capfilt_tables::source::files::Source;
 use capfilt_tables::source::known::Reading;
 use capfilt_tables::source::memo::Memo;
 use capfilt_tables::split::Units;
 use capfilt_tables::store::url::{is_url, shown, whereabouts};
-use capfilt_tables::{halt, layout};
 use capfilt_udfs::CapfiltOptions;
 use datafusion::catalog::MemoryCatalogProviderList;
 use datafusion::execution::SessionStateBuilder;
@@ -26,15 +26,17 @@ use crate::checkpoint::apart::check_apart;
 use crate::checkpoint::job_folder::{DEDUPE_FOLDER, Dest, Found};
 use crate::checkpoint::manifest::{Identity, Manifest, PROGRAM, Part, RESULTS};
 use crate::checkpoint::manifests;
+use crate::images::loader::ImageLoader;
+use crate::images::register::image_loader;
 use crate::job_file::JobFile;
 use crate::options::{Again, ImageIs, Images, Parts, Stop};
+use crate::output::commit::register::committer;
 use crate::output::pair_files::Format;
 use crate::output::split_writer;
 use crate::recipe::plan::{Columns, Planned, Recipe};
 use crate::rows::dedupe::duplicates::{self, Duplicates};
 use crate::rows::dedupe::options::Dedupe;
 use crate::rows::dedupe::pass::Look;
-use crate::run::prefetch::Loader;
 use crate::tally::failure_limit::Budget;
 
 /// Interval between progress messages of the deduplication pass.
@@ -99,7 +101,7 @@ impl Job {
         Units { rows: self.unit_rows, shard: shard - 1, shards }
     }
 
-    fn identity(&self, ctx: &SessionContext) -> Result<Identity> {
+    fn identity(&self, ctx: &SessionContext, loader: &dyn ImageLoader) -> Result<Identity> {
         let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned().unwrap_or_default();
         Ok(Identity {
             engine: PROGRAM.to_owned(),
@@ -117,7 +119,7 @@ impl Job {
                 url if is_url(&url) => shown(&url),
                 _ => root.components().collect::<PathBuf>().to_string_lossy().into_owned(),
             }),
-            fetch: self.fetch(ctx),
+            fetch: loader.settings(),
             text_column: self.text_column.clone(),
             renames: self.renames.iter().cloned().collect(),
             kept_only: self.kept_only,
@@ -127,17 +129,6 @@ impl Job {
             file_bytes: self.file_bytes,
             shards: self.shard.1,
         })
-    }
-
-    /// The `fetch.*` settings that determine which images are fetched.
-    #[cfg_attr(not(feature = "fetch"), expect(clippy::unused_self, reason = "as with fetching"))]
-    fn fetch(&self, ctx: &SessionContext) -> BTreeMap<String, String> {
-        #[cfg(feature = "fetch")]
-        if self.image_is == ImageIs::Url {
-            return capfilt_fetch::deciding(ctx);
-        }
-        let _ = ctx;
-        BTreeMap::new()
     }
 
     /// Finds the rows that repeat an earlier one. Intermediate files stay beside the table, so that a later run can
@@ -173,10 +164,7 @@ impl Job {
         let Some(old) = manifest.retried.as_deref().filter(|_| manifest.state == State::Running) else {
             return Ok(Vec::new());
         };
-        #[cfg(feature = "delta")]
-        if self.parts == Parts::Delta
-            && let Some(reason) = capfilt_tables::lake::delta::commit::lacks(&self.dest, &old.part_names())?
-        {
+        if let Some(reason) = committer(self.parts, &self.dest)?.lacks(old)? {
             // Parts of the old table are gone, so the retry's results can never replace them.
             dest.give_back(old)?;
             return Err(Error::dest(&self.dest, reason));
@@ -260,27 +248,8 @@ impl Job {
         manifest.files = source.records();
         manifest.source_version = source.version();
         manifest.state = State::Running;
-        self.settle(&mut manifest)?;
+        committer(self.parts, &self.dest)?.recover(&mut manifest)?;
         Ok((manifest, true, false))
-    }
-
-    /// Resolves a Delta commit that a kill interrupted, before further parts are added.
-    #[cfg(feature = "delta")]
-    fn settle(&self, manifest: &mut Manifest) -> Result<()> {
-        if let Some(number) = manifest.commit.take()
-            && capfilt_tables::lake::delta::commit::transaction_version(&self.dest, &manifest.application())?
-                .is_some_and(|last| last >= number)
-        {
-            manifest.committed = manifest.parts.len();
-            manifest.replaces = false;
-        }
-        Ok(())
-    }
-
-    #[cfg(not(feature = "delta"))]
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "as with Delta tables")]
-    fn settle(&self, _: &mut Manifest) -> Result<()> {
-        Ok(())
     }
 
     /// Files in the order this shard's job gave them, followed by further files in the order of another shard: a file's
@@ -350,8 +319,8 @@ impl Job {
             renames: &self.renames,
         };
         let planned = self.recipe.plan(ctx, &source, &columns).await?;
-        let identity = self.identity(ctx)?;
         let loader = self.loader(ctx, &source).await?;
+        let identity = self.identity(ctx, &*loader)?;
         // With a single chunk in flight, decoding and inference would take turns instead of overlapping.
         Ok(Prepared { source, workers: workers.max(2), planned, identity, loader })
     }
@@ -361,9 +330,9 @@ impl Job {
     }
 
     /// Returns the loader of the images that the source only names.
-    pub(crate) async fn loader(&self, ctx: &SessionContext, source: &Source) -> Result<Loader> {
+    pub(crate) async fn loader(&self, ctx: &SessionContext, source: &Source) -> Result<Arc<dyn ImageLoader>> {
         let root = self.image_root().unwrap_or(source.root());
-        Loader::new(ctx, self.image_is, &self.image_column, root).await
+        image_loader(ctx, self.image_is, &self.image_column, root).await
     }
 
     /// Returns the output format. Errors if the columns differ from those the job began with: new text files may add
@@ -395,19 +364,7 @@ impl Job {
             }
             _ => manifest.columns = columns,
         }
-        #[cfg(feature = "delta")]
-        if self.parts == Parts::Delta {
-            capfilt_tables::lake::delta::commit::check_table(&self.dest, &format.recorded)?;
-        }
-        #[cfg(not(feature = "delta"))]
-        if self.parts == Parts::Delta {
-            return Err(Error::Option(
-                "this capfilt is built without the feature delta, which --table-format delta needs".to_owned(),
-            ));
-        }
-        if self.parts != Parts::Delta && layout::is_delta(&self.dest) {
-            return Err(Error::dest(&self.dest, "it is a Delta table: give --table-format delta or another folder"));
-        }
+        committer(self.parts, &self.dest)?.check(&format.recorded)?;
         Ok(format)
     }
 }
@@ -419,7 +376,7 @@ pub(crate) struct Prepared {
     pub(crate) workers: usize,
     pub(crate) planned: Planned,
     pub(crate) identity: Identity,
-    pub(crate) loader: Loader,
+    pub(crate) loader: Arc<dyn ImageLoader>,
 }
 
 /// Describes the source's files that are not in `manifest`; `None` if there are none. The source is in the manifest's

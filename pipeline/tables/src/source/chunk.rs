@@ -34,7 +34,7 @@ pub struct Chunk {
     /// Reasons why rows cannot be processed, by row number; these rows get no image.
     pub problems: BTreeMap<u64, String>,
     /// Pairs that a table already had of the other rows, in row order and with the row number.
-    pub earlier: Vec<(u64, RecordBatch)>,
+    pub previous: Vec<(u64, RecordBatch)>,
 }
 
 impl Chunk {
@@ -45,7 +45,7 @@ impl Chunk {
         while let Some(number) = self.numbers.get(most).copied() {
             // Rows of a sample may be far apart.
             let before = (number - self.row).min(self.count);
-            let earlier = self.earlier.partition_point(|(row, _)| *row < number);
+            let previous = self.previous.partition_point(|(row, _)| *row < number);
             let rest = Self {
                 unit: self.unit,
                 row: number,
@@ -53,7 +53,7 @@ impl Chunk {
                 rows: self.rows.slice(most, self.rows.num_rows() - most),
                 numbers: self.numbers.split_off(most),
                 problems: self.problems.split_off(&number),
-                earlier: self.earlier.split_off(earlier),
+                previous: self.previous.split_off(previous),
             };
             (self.rows, self.count) = (self.rows.slice(0, most), before);
             cut.push(std::mem::replace(&mut self, rest));
@@ -154,7 +154,7 @@ impl Source {
                         }
                     }
                 }
-                if !send(Ok(Chunk { unit, row, count, rows, numbers, problems: failed, earlier: Vec::new() })) {
+                if !send(Ok(Chunk { unit, row, count, rows, numbers, problems: failed, previous: Vec::new() })) {
                     return Ok(());
                 }
                 row += count;
@@ -243,16 +243,16 @@ mod tests {
             rows: batch(numbers.iter().map(|n| *n as i64).collect()),
             numbers,
             problems: BTreeMap::from([(11, "a".to_owned()), (15, "b".to_owned())]),
-            earlier: vec![(12, batch(vec![12])), (16, batch(vec![16, 16]))],
+            previous: vec![(12, batch(vec![12])), (16, batch(vec![16, 16]))],
         };
         let cut = chunk.cut(3);
         let found: Vec<_> = cut
             .iter()
             .map(|c| {
                 let rows = c.rows.column(0).as_primitive::<Int64Type>().values().to_vec();
-                let (problems, earlier): (Vec<u64>, Vec<u64>) =
-                    (c.problems.keys().copied().collect(), c.earlier.iter().map(|(row, _)| *row).collect());
-                (c.unit.row, c.row, c.count, rows, problems, earlier)
+                let (problems, previous): (Vec<u64>, Vec<u64>) =
+                    (c.problems.keys().copied().collect(), c.previous.iter().map(|(row, _)| *row).collect());
+                (c.unit.row, c.row, c.count, rows, problems, previous)
             })
             .collect();
         let wanted = [

@@ -21,6 +21,7 @@ use datafusion::parquet::arrow::arrow_reader::{ParquetRecordBatchReader, Parquet
 use tokio::sync::watch;
 
 use crate::options::Stop;
+use crate::rows::contract::RowFilter;
 use crate::rows::dedupe::hashes;
 use crate::rows::dedupe::pass::{Look, Note, Pass, WAY};
 use crate::rows::dedupe::repeats::{self, Rows};
@@ -156,27 +157,6 @@ impl Duplicates {
         Ok(Self { source, bytes, starts, path, reader, ahead: VecDeque::new(), asked: 0 })
     }
 
-    /// Removes the images of the chunk's duplicates and records what they repeat as their problem. Chunks must come in
-    /// source order.
-    pub(crate) fn mark(&mut self, chunk: &mut Chunk) -> Result<()> {
-        let start = self.starts[chunk.unit.file];
-        let mut repeats = Vec::with_capacity(chunk.numbers.len());
-        for number in &chunk.numbers {
-            let first = self.first_of(start + number)?;
-            if let Some(first) = first {
-                let (file, row) = place(&self.starts, first);
-                let problem = format!("duplicate of {}, row {row}", self.source.name(file));
-                chunk.problems.insert(*number, problem);
-            }
-            repeats.push(first.is_some());
-        }
-        if let Some(column) = &self.bytes {
-            let rows = without_images(&chunk.rows, column, &repeats.into());
-            chunk.rows = rows.map_err(|e| Error::Internal(format!("images of duplicates: {e}")))?;
-        }
-        Ok(())
-    }
-
     /// The earlier row that row `at` repeats, if any.
     fn first_of(&mut self, at: u64) -> Result<Option<u64>> {
         if at < self.asked {
@@ -196,6 +176,28 @@ impl Duplicates {
                 },
             }
         }
+    }
+}
+
+impl RowFilter for Duplicates {
+    /// Removes the images of the chunk's duplicates and records what they repeat as their problem.
+    fn apply(&mut self, mut chunk: Chunk) -> Result<Chunk> {
+        let start = self.starts[chunk.unit.file];
+        let mut repeats = Vec::with_capacity(chunk.numbers.len());
+        for number in &chunk.numbers {
+            let first = self.first_of(start + number)?;
+            if let Some(first) = first {
+                let (file, row) = place(&self.starts, first);
+                let problem = format!("duplicate of {}, row {row}", self.source.name(file));
+                chunk.problems.insert(*number, problem);
+            }
+            repeats.push(first.is_some());
+        }
+        if let Some(column) = &self.bytes {
+            let rows = without_images(&chunk.rows, column, &repeats.into());
+            chunk.rows = rows.map_err(|e| Error::Internal(format!("images of duplicates: {e}")))?;
+        }
+        Ok(chunk)
     }
 }
 

@@ -294,7 +294,7 @@ mod tests {
             rows,
             numbers: (10..19).collect(),
             problems: BTreeMap::from([(18, "column text: bytes that are not UTF-8".to_owned())]),
-            earlier: Vec::new(),
+            previous: Vec::new(),
         };
         // None of the images can be decoded: keys are always computed, text columns are NULL.
         for how in ["exact", "near", "texts", "near,texts"] {

@@ -1,0 +1,32 @@
+//! The image loaders, one for each [`ImageIs`].
+
+use std::path::Path;
+use std::sync::Arc;
+
+use capfilt_tables::error::Result;
+use datafusion::prelude::SessionContext;
+
+use crate::images::files::Files;
+use crate::images::inline::Inline;
+use crate::images::loader::ImageLoader;
+use crate::options::ImageIs;
+
+/// Opens the loader of the images in `column`, which holds what `is` says; paths start at `root`.
+pub(crate) async fn image_loader(
+    ctx: &SessionContext,
+    is: ImageIs,
+    column: &str,
+    root: &Path,
+) -> Result<Arc<dyn ImageLoader>> {
+    Ok(match is {
+        ImageIs::Bytes => Arc::new(Inline { column: column.to_owned() }),
+        ImageIs::Path => Arc::new(Files::open(ctx, column, root).await?),
+        #[cfg(feature = "fetch")]
+        ImageIs::Url => Arc::new(crate::images::web::Web::new(ctx, column)?),
+        #[cfg(not(feature = "fetch"))]
+        ImageIs::Url => {
+            let reason = "this capfilt is built without the feature fetch, which --image-is url needs";
+            return Err(capfilt_tables::error::Error::Option(reason.to_owned()));
+        }
+    })
+}
