@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 use crate::config::{MedConfig, parameter_counts};
 use crate::data::{Table, hash};
 use crate::error::{Error, Result};
-use crate::run::Summary;
 use crate::settings::{ModelSettings, Settings};
+use crate::summary::Summary;
 
 /// File name of the card.
 const CARD: &str = "README.md";

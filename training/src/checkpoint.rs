@@ -10,6 +10,7 @@ use capfilt_udfs::blip::weight_files;
 use capfilt_udfs::image::Preprocessor;
 
 use crate::config::MedConfig;
+use crate::decimal::decimal;
 use crate::error::{Error, Result};
 use crate::med::{DECODER, ENCODER};
 use crate::params::Params;
@@ -122,11 +123,6 @@ fn preprocessor_json(p: &Preprocessor) -> Value {
         "rescale_factor": decimal(p.rescale_factor),
         "size": { "height": p.height, "width": p.width },
     })
-}
-
-/// The f64 with the same shortest decimal form as the f32.
-pub(crate) fn decimal(x: f32) -> f64 {
-    format!("{x:e}").parse().unwrap_or(f64::from(x))
 }
 
 /// Image preprocessing of a model from scratch: BLIP's, with CLIP's mean and standard deviation.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use capfilt_udfs::blip::{TextConfig, VisionConfig};
 use serde_json::{Value, json};
 
-use crate::checkpoint::decimal;
+use crate::decimal::decimal;
 use crate::error::{Error, Result};
 
 /// Tensors that the image-grounded decoder shares with the text encoder (paper, Table 3).

@@ -13,6 +13,7 @@ mod card;
 pub mod checkpoint;
 pub mod config;
 pub mod data;
+mod decimal;
 pub mod error;
 pub mod evaluate;
 pub mod losses;
@@ -26,6 +27,8 @@ pub mod run;
 pub mod settings;
 pub mod state;
 pub mod step;
+mod step_options;
+mod summary;
 #[cfg(test)]
 mod tests;
 pub mod world;

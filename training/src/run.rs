@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use capfilt_udfs::image::Limits;
-use serde::{Deserialize, Serialize};
 
 use crate::card;
 use crate::checkpoint::export;
@@ -18,32 +17,13 @@ use crate::settings::{Each, Schedule, Settings, TextChoice, TrainSettings};
 use crate::state::{self, Progress};
 use crate::step::StepReport;
 
+pub use crate::summary::Summary;
+
 /// Folder of the exported checkpoint in a run's folder.
 pub const CHECKPOINT: &str = "checkpoint";
 const SETTINGS: &str = "settings.toml";
 const DONE: &str = "done.json";
 const LOCK: &str = "lock";
-
-/// Summary of a finished run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Summary {
-    /// Optimiser steps taken.
-    pub steps: u64,
-    /// Pairs trained on.
-    pub pairs: u64,
-    /// Pairs skipped because their image could not be used.
-    pub skipped: u64,
-    /// ITC loss. All losses are means over the last tenth of the steps kept for the curves, at most 100.
-    pub itc: f64,
-    /// ITM loss.
-    pub itm: f64,
-    /// LM loss.
-    pub lm: f64,
-    /// Seconds of training.
-    pub seconds: f64,
-    /// Digest of the settings.
-    pub settings: String,
-}
 
 /// Schedule of a run: learning rate and ITC's `alpha` of each step.
 #[derive(Debug, Clone)]

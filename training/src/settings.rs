@@ -16,7 +16,7 @@ use toml::{Table, Value};
 use crate::adamw::AdamWOptions;
 use crate::config::{MedConfig, Sharing};
 use crate::error::{Error, Result};
-use crate::step::StepOptions;
+use crate::step_options::StepOptions;
 
 /// Every key with its default and its explanation.
 pub const DEFAULTS: &str = include_str!("../presets/defaults.toml");

@@ -7,11 +7,11 @@
 //! last stream is dropped or the session's client cancels its running work, the token is cancelled: waiting calls end
 //! within one slice, and operators at their next batch.
 
+mod current;
 mod point;
 #[cfg(test)]
 mod tests;
 
-use std::cell::RefCell;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, Weak};
@@ -21,7 +21,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::error::{DataFusionError, Result};
+use datafusion::error::Result;
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
@@ -34,26 +34,11 @@ use futures::{Stream, StreamExt};
 
 use crate::config::CapfiltOptions;
 use crate::engine::{CancelToken, Client};
-use crate::error::Error;
+use crate::functions::section::is_ours;
+use current::{CURRENT, alive};
 
-thread_local! {
-    static CURRENT: RefCell<Option<CancelToken>> = const { RefCell::new(None) };
-}
-
-/// Cancellation token of the query that this thread currently works for; `None` outside a query and during planning.
-/// Also available to functions of other crates whose documentation is in [`crate::docs::SECTION`].
-pub fn current_query() -> Option<CancelToken> {
-    CURRENT.with_borrow(Clone::clone)
-}
-
-/// Returns an error if this thread's current query was cancelled.
-pub(crate) fn check_cancelled() -> Result<()> {
-    CURRENT.with_borrow(|token| token.as_ref().map_or(Ok(()), alive))
-}
-
-fn alive(token: &CancelToken) -> Result<()> {
-    if token.is_cancelled() { Err(DataFusionError::External(Box::new(Error::Cancelled))) } else { Ok(()) }
-}
+pub(crate) use current::check_cancelled;
+pub use current::current_query;
 
 /// One execution of a plan. Its streams hold it; dropping the last one cancels the token.
 #[derive(Debug)]
@@ -125,7 +110,7 @@ fn calls_us(node: &Arc<dyn ExecutionPlan>) -> Result<bool> {
     let mut found = false;
     node.apply_expressions(&mut |expr: &Arc<dyn PhysicalExpr>| {
         expr.apply(|e| {
-            let ours = e.downcast_ref::<ScalarFunctionExpr>().is_some_and(|f| crate::functions::is_ours(f.fun()));
+            let ours = e.downcast_ref::<ScalarFunctionExpr>().is_some_and(|f| is_ours(f.fun()));
             found |= ours;
             Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
         })

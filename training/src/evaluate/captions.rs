@@ -7,7 +7,7 @@ use capfilt_udfs::blip::{GenerateRequest, Med as _};
 use capfilt_udfs::metrics::{BleuStats, CiderCorpus, CiderVariant, RougeStats};
 use serde::Serialize;
 
-use super::{Evaluated, Items};
+use super::evaluated::{Evaluated, Items};
 use crate::error::{Error, Result};
 
 /// Caption scores; pycocoevalcap's CIDEr is CIDEr-D.

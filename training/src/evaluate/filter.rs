@@ -4,7 +4,7 @@ use capfilt_udfs::blip::Med as _;
 use capfilt_udfs::text::ItmToken;
 use serde::Serialize;
 
-use super::{Evaluated, Items};
+use super::evaluated::{Evaluated, Items};
 use crate::error::Result;
 
 /// Scores of a filter that keeps pairs with a probability of at least `threshold`.

@@ -7,7 +7,7 @@ use capfilt_udfs::text::ItmToken;
 use serde::Serialize;
 use tch::{Kind, Tensor};
 
-use super::{BATCH, Evaluated, Items, MOST_KEPT};
+use super::evaluated::{BATCH, Evaluated, Items, MOST_KEPT};
 use crate::error::Result;
 
 /// Recall at k: share of queries with a correct answer among the first k.

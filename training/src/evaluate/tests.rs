@@ -1,8 +1,10 @@
 use std::path::Path;
 
 use capfilt_udfs::blip::generate::GenerationOptions;
+use capfilt_udfs::image::Limits;
 
 use super::*;
+use crate::data::Table;
 use crate::settings::TableSettings;
 use crate::tests::root;
 

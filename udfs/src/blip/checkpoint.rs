@@ -10,7 +10,9 @@ use sha2::{Digest, Sha256};
 use super::config::{BlipConfig, Tying};
 use super::files;
 use super::generation_config::PartialGeneration;
-use super::weights::{TextNames, Weights};
+use super::graph::tensors::TextNames;
+use super::med::Precision;
+use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::image::Preprocessor;
 use crate::text::{self, Tokenizer};
@@ -324,7 +326,7 @@ impl Checkpoint {
     }
 
     /// Bytes of weights that sessions of all parts hold in this precision.
-    pub(crate) fn resident_bytes(&self, precision: super::Precision) -> usize {
+    pub(crate) fn resident_bytes(&self, precision: Precision) -> usize {
         self.used
             .iter()
             .map(|name| {
@@ -332,7 +334,7 @@ impl Checkpoint {
                 let float = name.contains("embedding") || name.ends_with(".bias") || name.contains("LayerNorm");
                 let head = name.contains("cls.predictions") || name.contains("_proj.") || name.contains("itm_head");
                 match precision {
-                    super::Precision::Int8 if !float && !head => elements,
+                    Precision::Int8 if !float && !head => elements,
                     // A word embedding is looked up in the file and multiplied from a packed copy; both can be
                     // resident.
                     _ if name.contains("word_embeddings") && self.parts.captioner => 8 * elements,
@@ -407,9 +409,7 @@ pub fn inspect(dir: &Path) -> Result<Inspection> {
         special_tokens: c.tokenizer.special_tokens(),
         parameters: c.used.iter().filter_map(|n| c.weights.size(n)).map(|s| s.0).sum(),
         dtypes,
-        resident_bytes: [super::Precision::Fp32, super::Precision::Int8]
-            .map(|p| (p.to_string(), c.resident_bytes(p)))
-            .into(),
+        resident_bytes: [Precision::Fp32, Precision::Int8].map(|p| (p.to_string(), c.resident_bytes(p))).into(),
         tied: c.tied(),
         digest: hex::encode(c.digest()?),
         unknown_tensors: c.unknown,

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use ort::value::DynValue;
 
 use super::generate::{GenerationOptions, Row, Search};
-use super::session::{CrossKv, Inputs, OrtMed, Part, floats, ints, tensor, tensor_i64};
-use super::{Embedding, GenerateRequest};
+use super::med::{Embedding, GenerateRequest};
+use super::session::{OrtMed, Part};
+use super::values::{CrossKv, Inputs, floats, ints, tensor, tensor_i64};
 use crate::error::{Error, Result};
 
 /// Implements [`super::Med::generate`].

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use super::{BlipConfig, Checkpoint, Med, OrtMed, PartialGeneration};
-use crate::engine::ModelKey;
+use super::checkpoint::Checkpoint;
+use super::config::BlipConfig;
+use super::generation_config::PartialGeneration;
+use super::med::{Med, ModelKey};
+use super::session::OrtMed;
 use crate::error::{Error, Result};
 
 static NAMES: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());

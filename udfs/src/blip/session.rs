@@ -1,25 +1,19 @@
-//! A checkpoint on ONNX Runtime: [`Med`] over one session per graph, created on first use.
+//! A checkpoint on ONNX Runtime: one session per graph, created on first use.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
+use ort::session::Session;
 use ort::session::builder::PrepackedWeights;
-use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, Tensor, TensorRef};
 
 use super::checkpoint::{Checkpoint, EncoderNames, NO_DECODER, NO_ITM_HEAD};
-use super::generate::GenerationOptions;
+use super::graph::tensors::TextNames;
 use super::graph::{self, Graph};
+use super::med::{Embedding, Precision};
 use super::runtime::{self, Device};
-use super::weights::TextNames;
-use super::{Embedding, GenerateRequest, Med, Precision, WorkBytes};
+use super::values::{CrossKv, Inputs, floats, internal, ints, lock, tensor, tensor_i64};
 use crate::error::{Error, Result};
-use crate::image::Preprocessor;
-use crate::text::Tokenizer;
-
-/// Inputs of a run by name.
-pub(super) type Inputs<'v> = Vec<(Cow<'static, str>, SessionInputValue<'v>)>;
 
 /// Index of an image in a batch, and indices of some of its texts.
 type ImageTexts = (usize, Vec<usize>);
@@ -55,11 +49,11 @@ pub struct OrtMed {
     sessions: Mutex<BTreeMap<Part, Arc<Mutex<Session>>>>,
     prepacked: PrepackedWeights,
     pub(super) checkpoint: Arc<Checkpoint>,
-    name: String,
-    digest: [u8; 32],
+    pub(super) name: String,
+    pub(super) digest: [u8; 32],
     device: Device,
-    device_name: String,
-    precision: Precision,
+    pub(super) device_name: String,
+    pub(super) precision: Precision,
     threads: usize,
 }
 
@@ -181,7 +175,7 @@ impl OrtMed {
     }
 
     /// ids, positions and mask of texts padded to `bucket` tokens.
-    fn text_inputs(&self, texts: &[&[u32]], bucket: usize) -> Result<Inputs<'static>> {
+    pub(super) fn text_inputs(&self, texts: &[&[u32]], bucket: usize) -> Result<Inputs<'static>> {
         let pad = i64::from(self.checkpoint.tokenizer.pad());
         let mut ids = Vec::with_capacity(texts.len() * bucket);
         let mut mask = Vec::with_capacity(texts.len() * bucket);
@@ -197,7 +191,7 @@ impl OrtMed {
     }
 
     /// Padded length of a text. It depends only on the text, so that a batch cannot change the order of summation.
-    fn bucket(&self, text: &[u32]) -> usize {
+    pub(super) fn bucket(&self, text: &[u32]) -> usize {
         text.len().next_multiple_of(8).min(self.checkpoint.config.text.max_positions)
     }
 
@@ -244,96 +238,6 @@ impl OrtMed {
     }
 }
 
-impl Med for OrtMed {
-    fn name(&self) -> &str {
-        &self.name
-    }
-    fn digest(&self) -> [u8; 32] {
-        self.digest
-    }
-    fn device(&self) -> &str {
-        &self.device_name
-    }
-    fn precision(&self) -> Precision {
-        self.precision
-    }
-    fn tokenizer(&self) -> &Tokenizer {
-        &self.checkpoint.tokenizer
-    }
-    fn preprocessor(&self) -> &Preprocessor {
-        &self.checkpoint.preprocessor
-    }
-    fn resident_bytes(&self) -> usize {
-        self.checkpoint.resident_bytes(self.precision)
-    }
-
-    fn work_bytes(&self) -> WorkBytes {
-        let (v, t) = (&self.checkpoint.config.vision, &self.checkpoint.config.text);
-        let tokens = v.tokens();
-        let kv = 4 * 2 * t.layers * tokens * t.width;
-        let encode = 4 * (3 * v.image_size.pow(2) + tokens * (10 * v.width + 3 * v.mlp_width));
-        let longest = t.max_positions.min(64);
-        let text = 4 * longest * (10 * t.width + 3 * t.mlp_width);
-        WorkBytes {
-            encode,
-            generate: kv + 4 * tokens * (v.width + 2 * t.width),
-            per_sequence: text + 4 * (2 * 2 * t.layers * longest * t.width + 3 * t.vocab_size),
-            match_text: kv + 4 * tokens * (v.width + 2 * t.width) + text,
-        }
-    }
-
-    fn encode(&self, images: &[&[u8]]) -> Result<Vec<Embedding>> {
-        let side = self.checkpoint.config.vision.image_size;
-        let each = 3 * side * side;
-        let mut pixels = vec![0f32; images.len() * each];
-        for (image, out) in images.iter().zip(pixels.chunks_exact_mut(each)) {
-            self.checkpoint.preprocessor.normalise_into(image, out);
-        }
-        self.encode_pixels(images.len(), pixels)
-    }
-
-    fn project(&self, images: &[&Embedding]) -> Result<Vec<Arc<[f32]>>> {
-        let width = self.checkpoint.config.vision.width;
-        let class: Vec<f32> = images.iter().flat_map(|image| image.0[..width].iter().copied()).collect();
-        let class = tensor(&[images.len(), width], class)?;
-        let outputs = self.run(Part::ImageProjection, vec![("class_token".into(), class.into())])?;
-        self.unit_vectors(&outputs[0])
-    }
-
-    fn encode_texts(&self, texts: &[&[u32]]) -> Result<Vec<Arc<[f32]>>> {
-        let mut buckets: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for (i, text) in texts.iter().enumerate() {
-            buckets.entry(self.bucket(text)).or_default().push(i);
-        }
-        let mut vectors: Vec<Option<Arc<[f32]>>> = vec![None; texts.len()];
-        for (bucket, indices) in buckets {
-            let members: Vec<&[u32]> = indices.iter().map(|&i| texts[i]).collect();
-            let outputs = self.run(Part::Text, self.text_inputs(&members, bucket)?)?;
-            for (i, vector) in indices.into_iter().zip(self.unit_vectors(&outputs[0])?) {
-                vectors[i] = Some(vector);
-            }
-        }
-        vectors.into_iter().map(|v| v.ok_or_else(|| Error::Internal("a text got no vector".into()))).collect()
-    }
-
-    fn match_texts(&self, images: &[&Embedding], texts: &[Vec<&[u32]>]) -> Result<Vec<Vec<f32>>> {
-        let logits = self.match_logits(images, texts)?;
-        // Probability of the softmax's second class.
-        let probability = |[no, yes]: [f32; 2]| 1.0 / (1.0 + (no - yes).exp());
-        Ok(logits.into_iter().map(|image| image.into_iter().map(probability).collect()).collect())
-    }
-
-    fn generate(
-        &self,
-        images: &[&Embedding],
-        requests: &[Vec<GenerateRequest>],
-        options: &GenerationOptions,
-        cancelled: &dyn Fn() -> bool,
-    ) -> Result<Vec<Vec<Vec<u32>>>> {
-        super::decoder::generate(self, images, requests, options, cancelled)
-    }
-}
-
 impl OrtMed {
     /// Vision encoder over normalised pixels `[count, 3, size, size]`.
     pub fn encode_pixels(&self, count: usize, pixels: Vec<f32>) -> Result<Vec<Embedding>> {
@@ -356,92 +260,11 @@ impl OrtMed {
         Ok(embeddings)
     }
 
-    fn unit_vectors(&self, value: &DynValue) -> Result<Vec<Arc<[f32]>>> {
+    pub(super) fn unit_vectors(&self, value: &DynValue) -> Result<Vec<Arc<[f32]>>> {
         let unit = |v: &[f32]| {
             let norm = v.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-12);
             v.iter().map(|x| x / norm).collect()
         };
         Ok(floats(value)?.chunks_exact(self.checkpoint.config.projection).map(unit).collect())
     }
-
-    /// The decoder's logits `[vocabulary]` after `prompt` (its first token is [DEC]), for each image.
-    pub fn first_logits(&self, images: &[&Embedding], prompt: &[u32]) -> Result<Vec<Vec<f32>>> {
-        super::decoder::first_logits(self, images, prompt)
-    }
-}
-
-/// Cross-attention keys and values: `ck.0, cv.0, ck.1, ..`, each `[images, heads, tokens, head size]`.
-pub(super) struct CrossKv {
-    values: Vec<DynValue>,
-    pub(super) images: usize,
-}
-
-impl CrossKv {
-    /// Adds the inputs of `count` images from `first` on, without copying them.
-    pub(super) fn push_inputs<'v>(&'v self, first: usize, count: usize, inputs: &mut Inputs<'v>) -> Result<()> {
-        for (i, value) in self.values.iter().enumerate() {
-            let name = format!("{}.{}", if i % 2 == 0 { "ck" } else { "cv" }, i / 2);
-            let (shape, data) = value.try_extract_tensor::<f32>().map_err(internal)?;
-            let each = data.len() / self.images.max(1);
-            let mut dims = shape.to_vec();
-            dims[0] = count as i64;
-            let view =
-                TensorRef::from_array_view((dims, &data[first * each..(first + count) * each])).map_err(internal)?;
-            inputs.push((name.into(), view.into()));
-        }
-        Ok(())
-    }
-
-    /// A copy of some images' keys and values.
-    fn take(&self, images: &[usize]) -> Result<Self> {
-        let copy = |value: &DynValue| {
-            let (shape, data) = value.try_extract_tensor::<f32>().map_err(internal)?;
-            let each = data.len() / self.images.max(1);
-            let mut dims = shape.to_vec();
-            dims[0] = images.len() as i64;
-            let mut copied = Vec::with_capacity(each * images.len());
-            for &i in images {
-                copied.extend_from_slice(&data[i * each..(i + 1) * each]);
-            }
-            Ok(Tensor::from_array((dims, copied)).map_err(internal)?.into_dyn())
-        };
-        Ok(Self { values: self.values.iter().map(copy).collect::<Result<_>>()?, images: images.len() })
-    }
-
-    /// Removes one image; the last one takes its place.
-    pub(super) fn swap_remove(&mut self, image: usize, live: usize) -> Result<()> {
-        let last = live - 1;
-        if image != last {
-            for value in &mut self.values {
-                let (_, data) = value.try_extract_tensor_mut::<f32>().map_err(internal)?;
-                let each = data.len() / self.images.max(1);
-                data.copy_within(last * each..(last + 1) * each, image * each);
-            }
-        }
-        Ok(())
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|e| e.into_inner())
-}
-
-pub(super) fn internal(e: ort::Error) -> Error {
-    Error::Internal(e.to_string())
-}
-
-pub(super) fn floats(value: &DynValue) -> Result<&[f32]> {
-    Ok(value.try_extract_tensor::<f32>().map_err(internal)?.1)
-}
-
-pub(super) fn tensor(shape: &[usize], data: Vec<f32>) -> Result<DynValue> {
-    Ok(Tensor::from_array((shape.to_vec(), data)).map_err(internal)?.into_dyn())
-}
-
-pub(super) fn tensor_i64(shape: &[usize], data: Vec<i64>) -> Result<SessionInputValue<'static>> {
-    Ok(Tensor::from_array((shape.to_vec(), data)).map_err(internal)?.into())
-}
-
-pub(super) fn ints(values: &[usize]) -> Result<SessionInputValue<'static>> {
-    tensor_i64(&[values.len()], values.iter().map(|&v| v as i64).collect())
 }

@@ -13,25 +13,8 @@ use ort::value::{DynValue, Shape, Tensor, TensorRefMut};
 use safetensors::{Dtype, SafeTensors};
 
 use super::files;
-use super::graph::{Form, Shapes, WeightRef};
+use super::graph::tensors::{Form, Shapes, WeightRef};
 use crate::error::{Error, Result};
-
-/// Tensor names of a mode of the text transformer. A decoder tensor missing in the file is the encoder's: BLIP shares
-/// everything but self-attention, and shared tensors need not be stored twice.
-pub(crate) trait TextNames {
-    /// Tensor or layer of the embeddings.
-    fn embeddings(&self, name: &str) -> String;
-    /// Tensor or layer of block `i`.
-    fn layer(&self, i: usize, name: &str) -> String;
-    /// Tensor or layer of the LM head.
-    fn head(&self, name: &str) -> String {
-        format!("text_decoder.cls.predictions.{name}")
-    }
-    /// Weight of the LM head's last product.
-    fn head_weight(&self) -> String;
-    /// Bias that the LM head adds last.
-    fn head_bias(&self) -> String;
-}
 
 struct Stored {
     file: usize,

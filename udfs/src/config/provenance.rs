@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::CapfiltOptions;
+use super::options::CapfiltOptions;
 use super::settings::{Key, SETTINGS};
 use crate::blip::{Checkpoint, NO_DECODER, NO_ITM_HEAD, Parts, checkpoint_dir, runtime};
 use crate::error::Result;

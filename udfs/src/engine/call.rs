@@ -5,116 +5,16 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
-use super::client::{Client, Ticket};
+use super::client::Client;
 use super::inputs::{Claim, Image};
+use super::job::{Call, Job};
 use super::memory::{Loaded, ModelHandle};
-use super::queue::{Fill, Item, Queue};
+use super::queue::{Fill, Queue};
+use super::shared::{Inner, QUEUE_JOBS, pixel_bytes};
+use super::sync::{lock, wait};
 use super::task::{ImageSource, Key, Outcome, Task, Work, bad_image_key, image_key, work_key};
-use super::{Inner, QUEUE_JOBS, lock, pixel_bytes, wait};
 use crate::error::{Error, Result};
 use crate::image::{self, Limits};
-
-/// State that a call shares with its jobs.
-#[derive(Debug)]
-pub(super) struct Call {
-    pub(super) ticket: Ticket,
-    progress: Mutex<Progress>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Progress {
-    /// Jobs not answered yet.
-    pending: usize,
-    outcomes: Vec<Option<Outcome>>,
-    error: Option<Error>,
-}
-
-impl Call {
-    fn answer(&self, slot: usize, result: Result<Outcome>) {
-        let mut progress = lock(&self.progress);
-        progress.pending -= 1;
-        match result {
-            // A call that gave up has already taken its outcomes.
-            Ok(outcome) => {
-                if let Some(place) = progress.outcomes.get_mut(slot) {
-                    *place = Some(outcome);
-                }
-            }
-            Err(error) => {
-                progress.error.get_or_insert(error);
-            }
-        }
-        if progress.pending == 0 || progress.error.is_some() {
-            self.changed.notify_all();
-        }
-    }
-
-    /// Fails if the call has failed or was cancelled.
-    fn check(&self) -> Result<()> {
-        match &lock(&self.progress).error {
-            Some(error) => Err(error.clone()),
-            None if self.ticket.is_cancelled() => Err(Error::Cancelled),
-            None => Ok(()),
-        }
-    }
-}
-
-/// One queued computation of a call.
-#[derive(Debug)]
-pub(super) struct Job {
-    call: Arc<Call>,
-    slot: usize,
-    answered: bool,
-    max_images: usize,
-    pub(super) key: Key,
-    pub(super) model: Arc<Loaded>,
-    pub(super) image: Option<Arc<Image>>,
-    pub(super) work: Work,
-}
-
-impl Job {
-    /// Whether its call no longer needs it.
-    pub(super) fn is_cancelled(&self) -> bool {
-        self.call.ticket.is_cancelled()
-    }
-
-    /// Sends the result to the call; later answers are ignored.
-    pub(super) fn answer(&mut self, result: Result<Outcome>) {
-        if !std::mem::replace(&mut self.answered, true) {
-            self.call.answer(self.slot, result);
-        }
-    }
-}
-
-impl Drop for Job {
-    /// A job lost to a panic or a cancellation must not leave its call waiting.
-    fn drop(&mut self) {
-        if !self.answered {
-            let lost =
-                if self.is_cancelled() { Error::Cancelled } else { Error::Internal("the engine lost a job".into()) };
-            self.answer(Err(lost));
-        }
-    }
-}
-
-impl Item for Job {
-    fn joins(&self, first: &Self) -> bool {
-        Arc::ptr_eq(&self.model, &first.model) && self.work.joins(&first.work)
-    }
-
-    fn image(&self) -> Option<usize> {
-        self.image.as_ref().map(|image| Arc::as_ptr(image) as usize)
-    }
-
-    fn tokens(&self) -> usize {
-        self.work.tokens()
-    }
-
-    fn max_images(&self) -> usize {
-        self.max_images
-    }
-}
 
 /// Tasks of a call on one image, deduplicated. All of an image's tasks are grouped so that they are queued together.
 struct Group<'a> {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use super::client::Session;
-use super::lock;
+use super::sync::lock;
 use super::task::Key;
 use crate::blip::Embedding;
 use crate::image::ImageError;

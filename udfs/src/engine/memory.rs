@@ -3,28 +3,15 @@
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::stats::{Counters, Stats};
+use super::sync::{lock, panic_message};
 use super::task::{Key, model_key};
-use super::{lock, panic_message};
-use crate::blip::{Med, Precision};
+use crate::blip::Med;
+use crate::blip::med::ModelKey;
 use crate::error::{Error, Result};
-
-/// Identity of a loaded model: equal keys share one copy.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ModelKey {
-    /// Canonical path of the checkpoint's folder.
-    pub checkpoint: PathBuf,
-    /// `cpu` or `cuda:N`.
-    pub device: String,
-    /// Numeric precision.
-    pub precision: Precision,
-    /// CPU threads of ONNX Runtime.
-    pub threads: usize,
-}
 
 /// Function that loads a model.
 pub type Loader = Box<dyn Fn(&ModelKey) -> Result<Arc<dyn Med>> + Send + Sync>;

@@ -13,46 +13,39 @@ mod cache;
 mod call;
 mod client;
 mod inputs;
+mod job;
 mod memory;
 mod queue;
+mod shared;
 mod stage;
 mod stats;
+mod sync;
 mod task;
 #[cfg(test)]
 mod tests;
 mod worker;
 
+pub use crate::blip::med::ModelKey;
 pub use client::{CancelToken, Client};
-pub use memory::{Loader, ModelHandle, ModelKey};
+pub use memory::{Loader, ModelHandle};
 pub use stats::ModelStats;
+pub use sync::blocking;
 pub use task::{ImageSource, Outcome, Task, Work};
 
-use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Condvar, LazyLock, Mutex};
 
 use cache::Lru;
-use call::{Job, Run};
-use inputs::Inputs;
-use memory::{Loaded, Models};
+use call::Run;
+use memory::Models;
 use queue::Queue;
+use shared::Inner;
 use stats::Stats;
-use task::Key;
+use sync::lock;
 
-use crate::blip::{Embedding, WorkBytes};
 use crate::error::{Error, Result};
 use crate::image::Limits;
-
-/// Interval at which waiting threads check for cancellation: cancelling wakes nobody.
-const POLL: Duration = Duration::from_millis(20);
-
-/// Approximate maximum of queued jobs. Jobs are small; the bound limits how much a cancelled call must withdraw.
-const QUEUE_JOBS: usize = 1024;
-
-/// Maximum bytes of in-flight images, whatever the memory limit: room for a few hundred, far more than a device needs.
-const MAX_IN_HAND: usize = 512 << 20;
 
 /// Maximum entries of the embedding cache, however small they are: enough for the functions of one query to reuse an
 /// image a few batches apart. Without the bound, a small model's memory would grow for hours.
@@ -84,23 +77,6 @@ pub struct Engine {
     inner: Arc<Inner>,
     /// Whether the worker thread has been started.
     started: Mutex<bool>,
-}
-
-/// State shared by the worker and the callers.
-struct Inner {
-    models: Models,
-    stats: Stats,
-    inputs: Arc<Inputs>,
-    queue: Mutex<Queue<Job>>,
-    /// Signals that the queue has jobs or was closed.
-    work: Condvar,
-    /// Signals that the queue may have room.
-    room: Condvar,
-    memo: Mutex<Lru<Key, Outcome>>,
-    embeddings: Mutex<Lru<Key, Embedding>>,
-    memo_limit: AtomicUsize,
-    embedding_limit: Option<usize>,
-    max_batch_images: usize,
 }
 
 impl Engine {
@@ -235,132 +211,5 @@ impl Drop for Engine {
     fn drop(&mut self) {
         lock(&self.inner.queue).closed = true;
         self.inner.work.notify_all();
-    }
-}
-
-impl Inner {
-    fn remembered(&self, key: &Key) -> Option<Outcome> {
-        lock(&self.memo).get(key)
-    }
-
-    fn remember(&self, key: Key, outcome: &Outcome) {
-        lock(&self.memo).insert(key, outcome.clone(), outcome.heap_bytes());
-    }
-
-    /// Sizes the caches from the memory left by the weights. At least a quarter of it stays free for work.
-    fn share_out(&self) {
-        let rest = self.models.rest();
-        lock(&self.memo).set_capacity(self.memo_limit.load(Ordering::Acquire).min(rest / 4));
-        let embeddings = self.embedding_limit.unwrap_or((rest / 4).min(1 << 30));
-        lock(&self.embeddings).set_capacity(embeddings.min(rest));
-    }
-
-    fn max_bytes_in_hand(&self) -> usize {
-        (self.models.rest() / 4).min(MAX_IN_HAND)
-    }
-
-    /// Fails if the memory limit has no room for one piece of this work even with caches and idle models evicted.
-    fn check_memory(&self, model: &Loaded, work: &Work) -> Result<()> {
-        let needed = least_bytes(model, work);
-        if needed <= self.models.rest() {
-            return Ok(());
-        }
-        let fits = self.models.make_room(needed);
-        self.share_out();
-        if fits {
-            return Ok(());
-        }
-        let weights = self.models.weights();
-        Err(Error::OutOfMemory(format!(
-            "model {} takes {needed} bytes for one image or text, the weights in use {weights}, and capfilt.memory_limit is {}: \
-             SET capfilt.memory_limit to at least {}",
-            model.med.name(),
-            self.models.limit(),
-            needed.saturating_add(weights)
-        )))
-    }
-
-    /// Free bytes for work. If they are fewer than `least`, the caches are shrunk first.
-    fn room_for_work(&self, least: usize) -> usize {
-        let free = || {
-            let caches = lock(&self.memo).bytes() + lock(&self.embeddings).bytes();
-            self.models.rest().saturating_sub(caches + self.inputs.bytes())
-        };
-        let missing = least.saturating_sub(free());
-        if missing > 0 {
-            let mut embeddings = lock(&self.embeddings);
-            let keep = embeddings.bytes().saturating_sub(missing);
-            embeddings.shrink_to(keep);
-        }
-        let missing = least.saturating_sub(free());
-        if missing > 0 {
-            let mut memo = lock(&self.memo);
-            let keep = memo.bytes().saturating_sub(missing);
-            memo.shrink_to(keep);
-        }
-        free()
-    }
-
-    /// Frees everything that can be recomputed or reloaded, after the device or the machine ran out of memory.
-    fn shed(&self) {
-        lock(&self.embeddings).shrink_to(0);
-        self.models.make_room(usize::MAX);
-        self.share_out();
-    }
-}
-
-/// Minimum bytes for one piece of work, including its image.
-fn least_bytes(model: &Loaded, work: &Work) -> usize {
-    let bytes = model.med.work_bytes();
-    match work {
-        Work::EmbedText { .. } => work_bytes(&bytes, work, true),
-        _ => pixel_bytes(model).saturating_add(bytes.encode.max(work_bytes(&bytes, work, true))),
-    }
-}
-
-/// Bytes of an image's pixels at this model's input size.
-fn pixel_bytes(model: &Loaded) -> usize {
-    let preprocessor = model.med.preprocessor();
-    preprocessor.width as usize * preprocessor.height as usize * 3
-}
-
-/// Bytes of one piece of work beyond its image's encoding; `first` is the image's first piece in a model call.
-fn work_bytes(bytes: &WorkBytes, work: &Work, first: bool) -> usize {
-    let further = |n: usize| bytes.per_sequence.saturating_mul(n);
-    match work {
-        Work::Caption { .. } if first => bytes.generate.saturating_add(further(work.sequences() - 1)),
-        Work::Caption { .. } => further(work.sequences()),
-        Work::Match { .. } if first => bytes.match_text,
-        Work::Match { .. } | Work::EmbedText { .. } => further(1),
-        // One small matrix product, far below the cost of the encoding before it.
-        Work::EmbedImage => 0,
-    }
-}
-
-/// Locks even a poisoned mutex: the guarded data is consistent between any two statements that can panic.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Waits for `condvar`, for at most [`POLL`].
-fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
-    condvar.wait_timeout(guard, POLL).unwrap_or_else(PoisonError::into_inner).0
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(message), _) => message,
-        (_, Some(message)) => message,
-        _ => "no message",
-    }
-}
-
-/// Runs blocking code without starving a multi-threaded tokio runtime; `block_in_place` would panic on a
-/// single-threaded one.
-pub fn blocking<T>(f: impl FnOnce() -> T) -> T {
-    use tokio::runtime::{Handle, RuntimeFlavor};
-    match Handle::try_current() {
-        Ok(runtime) if runtime.runtime_flavor() == RuntimeFlavor::MultiThread => tokio::task::block_in_place(f),
-        _ => f(),
     }
 }

@@ -1,6 +1,6 @@
 //! Model calls split into pieces that fit into memory.
 
-use super::Inner;
+use super::shared::Inner;
 use crate::error::{Error, Result};
 
 /// A stage of a batch: model calls that can be split into pieces of any size.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::lock;
+use super::sync::lock;
 use crate::blip::Precision;
 
 /// Statistics of one model since the engine started, summed over reloads.

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 
-use super::call::Job;
 use super::inputs::Image;
+use super::job::Job;
 use super::memory::Loaded;
+use super::shared::{Inner, work_bytes};
 use super::stage::Stage;
+use super::sync::{lock, panic_message};
 use super::task::{Outcome, Work, sample_key};
-use super::{Inner, lock, panic_message, work_bytes};
 use crate::blip::generate::Strategy;
 use crate::blip::{Embedding, GenerateRequest};
 use crate::error::{Error, Result};

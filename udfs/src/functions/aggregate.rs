@@ -13,7 +13,9 @@ use datafusion::common::{DataFusionError, Result, ScalarValue, plan_err};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, Documentation, Signature, Volatility};
 
-use super::{Page, udf};
+use super::page::Page;
+use super::section::SECTION;
+use super::udf;
 use crate::metrics::MetricError;
 
 /// A SQL aggregate: its signature and documentation as data, and its computation. Returns a Float64, NULL if no row
@@ -153,7 +155,7 @@ pub(crate) struct Udaf<F> {
 impl<F: SqlAggregate> Udaf<F> {
     pub(crate) fn create() -> AggregateUDF {
         let mut documentation =
-            Documentation::builder(udf::SECTION, F::DESCRIPTION, syntax::<F>()).with_sql_example(F::EXAMPLE);
+            Documentation::builder(SECTION, F::DESCRIPTION, syntax::<F>()).with_sql_example(F::EXAMPLE);
         for arg in F::ARGS {
             documentation = documentation.with_argument(arg.name(), arg.description());
         }

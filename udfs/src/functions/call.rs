@@ -11,8 +11,8 @@ use datafusion::logical_expr::ColumnarValue;
 
 use super::image_arg::ImageArg;
 use super::options_arg::{OptionField, RowOptions};
+use super::plan::Plan;
 use super::text_arg::TextArg;
-use super::udf::Plan;
 use crate::blip;
 use crate::config::CapfiltOptions;
 use crate::config::settings::Key;

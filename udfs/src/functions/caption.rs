@@ -9,7 +9,8 @@ use datafusion::logical_expr::ColumnarValue;
 
 use super::call::Call;
 use super::captioning;
-use super::udf::{Arg, Plan, SqlFunction};
+use super::plan::Plan;
+use super::udf::{Arg, SqlFunction};
 use crate::cost::Cost;
 
 /// One caption of an image.

@@ -10,7 +10,7 @@ use super::call::{Call, Tasks, external, planned_checkpoint};
 use super::decoding;
 use super::image_arg::Digests;
 use super::options_arg::{CallOptions, Layered, OptionField};
-use super::udf::Plan;
+use super::plan::Plan;
 use crate::blip::generate::{GenerationOptions, Strategy};
 use crate::blip::{BlipConfig, TextConfig, generation_defaults};
 use crate::config::settings::Key;
@@ -56,7 +56,7 @@ pub(crate) fn check(plan: &Plan<'_>, unnamed: Option<Strategy>, count: u32) -> R
 
 /// Number of tokens of `[DEC]` and a prompt. The last result is cached: planning asks about ten times, and reading a
 /// tokenizer takes tens of milliseconds.
-fn prompt_tokens(tokenizer: PathBuf, config: &TextConfig, prompt: &str) -> crate::Result<usize> {
+fn prompt_tokens(tokenizer: PathBuf, config: &TextConfig, prompt: &str) -> crate::error::Result<usize> {
     type Asked = (PathBuf, Option<SystemTime>, String);
     static LAST: Mutex<Option<(Asked, usize)>> = Mutex::new(None);
     let written = std::fs::metadata(&tokenizer).and_then(|file| file.modified()).ok();

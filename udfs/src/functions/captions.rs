@@ -9,7 +9,8 @@ use datafusion::logical_expr::ColumnarValue;
 
 use super::call::Call;
 use super::captioning;
-use super::udf::{Arg, MAX_COUNT, Plan, SqlFunction};
+use super::plan::Plan;
+use super::udf::{Arg, MAX_COUNT, SqlFunction};
 use crate::blip::generate::Strategy;
 use crate::cost::Cost;
 

@@ -7,7 +7,8 @@ use datafusion::logical_expr::ColumnarValue;
 use super::call::Call;
 use super::filtering::{Filter, IMAGE_OPTIONS, embedding_type, embeddings, vector};
 use super::image_arg::Digests;
-use super::udf::{Arg, Plan, SqlFunction};
+use super::plan::Plan;
+use super::udf::{Arg, SqlFunction};
 use crate::cost::Cost;
 use crate::engine::{ImageSource, Outcome};
 

@@ -6,7 +6,8 @@ use datafusion::logical_expr::ColumnarValue;
 
 use super::call::Call;
 use super::filtering::{Filter, TEXT_OPTIONS, embedding_type, embeddings, vector};
-use super::udf::{Arg, Plan, SqlFunction};
+use super::plan::Plan;
+use super::udf::{Arg, SqlFunction};
 use crate::cost::Cost;
 
 /// A text's ITC embedding.

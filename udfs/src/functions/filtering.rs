@@ -13,7 +13,7 @@ use datafusion::logical_expr::ColumnarValue;
 use super::call::{Call, Tasks, checkpoint, external};
 use super::image_arg::Digests;
 use super::options_arg::{Layered, OptionField, RowOptions};
-use super::udf::Plan;
+use super::plan::Plan;
 use crate::blip::projection_dim;
 use crate::config::settings::Key;
 use crate::engine::{ImageSource, Outcome, Task, Work};

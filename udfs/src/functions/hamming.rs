@@ -8,7 +8,8 @@ use datafusion::common::Result;
 use datafusion::logical_expr::ColumnarValue;
 
 use super::call::Call;
-use super::udf::{Arg, Plan, SqlFunction};
+use super::plan::Plan;
+use super::udf::{Arg, SqlFunction};
 use crate::cost::Cost;
 
 /// Number of bits in which two hashes differ.

@@ -10,7 +10,8 @@ use datafusion::logical_expr::ColumnarValue;
 
 use super::call::Call;
 use super::image_arg::Digests;
-use super::udf::{Arg, Plan, SqlFunction};
+use super::plan::Plan;
+use super::udf::{Arg, SqlFunction};
 use crate::cost::Cost;
 use crate::{image, query};
 

@@ -6,7 +6,8 @@ use datafusion::logical_expr::ColumnarValue;
 
 use super::call::{Call, planned_checkpoint};
 use super::filtering::{TEXT_OPTIONS, scores, vector};
-use super::udf::{Arg, Plan, SqlFunction};
+use super::plan::Plan;
+use super::udf::{Arg, SqlFunction};
 use crate::config::settings::Key;
 use crate::cost::Cost;
 use crate::engine::Outcome;

@@ -20,8 +20,11 @@ mod image_phash;
 mod itc_score;
 mod itm_score;
 mod options_arg;
+mod page;
+mod plan;
 mod recall_at;
 mod rouge_l;
+pub(crate) mod section;
 pub(crate) mod stats;
 #[cfg(test)]
 mod tests;
@@ -34,42 +37,9 @@ use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
 use crate::config::CapfiltOptions;
 pub(crate) use options_arg::OptionField;
-pub use udf::SECTION;
-use udf::{Arg, SqlFunction, Udf};
-
-/// Documentation of a function.
-#[derive(Debug)]
-pub(crate) struct Page {
-    pub(crate) name: &'static str,
-    pub(crate) syntax: String,
-    pub(crate) returns: &'static str,
-    pub(crate) description: &'static str,
-    pub(crate) arguments: Vec<(&'static str, String)>,
-    pub(crate) options: &'static [OptionField],
-    pub(crate) example: &'static str,
-    pub(crate) related: &'static [&'static str],
-}
-
-impl Page {
-    fn of<F: SqlFunction>() -> Self {
-        let options = F::ARGS.iter().find_map(|a| if let Arg::Options(fields) = a { Some(*fields) } else { None });
-        Self {
-            name: F::NAME,
-            syntax: udf::syntax::<F>(),
-            returns: F::RETURNS,
-            description: F::DESCRIPTION,
-            arguments: F::ARGS.iter().map(|a| (a.name(), a.description())).collect(),
-            options: options.unwrap_or(&[]),
-            example: F::EXAMPLE,
-            related: F::RELATED,
-        }
-    }
-}
-
-/// Whether a function is one of this crate's.
-pub(crate) fn is_ours(function: &ScalarUDF) -> bool {
-    function.documentation().is_some_and(|d| d.doc_section.label == udf::SECTION.label)
-}
+pub(crate) use page::Page;
+pub use section::SECTION;
+use udf::Udf;
 
 /// All documentation pages, sorted by name.
 pub(crate) fn pages() -> Vec<Page> {

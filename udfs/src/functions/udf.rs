@@ -9,12 +9,14 @@ use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::{Result, ScalarValue, internal_err, plan_err};
 use datafusion::logical_expr::{
-    ColumnarValue, DocSection, Documentation, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    ColumnarValue, Documentation, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
     TypeSignature, Volatility,
 };
 
 use super::call::Call;
 use super::options_arg::{CallOptions, OptionField};
+use super::plan::Plan;
+use super::section::SECTION;
 use super::{image_arg, options_arg, text_arg};
 use crate::config::CapfiltOptions;
 use crate::cost::{self, Cost};
@@ -108,19 +110,6 @@ impl Arg {
 /// Maximum number of captions of one image per call.
 pub(crate) const MAX_COUNT: i64 = 64;
 
-/// Planning-time knowledge of a call.
-pub(crate) struct Plan<'a> {
-    pub(crate) function: &'static str,
-    pub(crate) session: &'a CapfiltOptions,
-    /// The constant options; `None` if the options are not constant (yet).
-    pub(crate) options: Option<CallOptions>,
-    /// Whether the options may name a model.
-    pub(crate) may_name_model: bool,
-    /// Whether `information_schema` is listing result types, so that no model need be set.
-    pub(crate) listed: bool,
-    pub(crate) scalars: &'a [Option<&'a ScalarValue>],
-}
-
 /// A [`SqlFunction`] under the settings it is planned with.
 pub(crate) struct Udf<F> {
     session: Arc<CapfiltOptions>,
@@ -178,9 +167,6 @@ pub(crate) fn syntax<F: SqlFunction>() -> String {
     }
     text + ")"
 }
-
-/// Documentation section, by which the planner recognises this crate's functions.
-pub const SECTION: DocSection = DocSection { include: true, label: "CapFilt Functions", description: None };
 
 fn documentation<F: SqlFunction>() -> Documentation {
     let mut doc = Documentation::builder(SECTION, F::DESCRIPTION, syntax::<F>()).with_sql_example(F::EXAMPLE);

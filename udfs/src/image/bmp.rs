@@ -1,7 +1,8 @@
 //! BMP by Pillow's rules: the `image` crate's decoder scales 16-bit colours differently and lacks OS/2 2 headers and
 //! some byte orders.
 
-use super::{Format, ImageError, Limits, Rgb8};
+use super::contract::{Format, ImageError, Limits};
+use super::pixels::Rgb8;
 
 const FORMAT: Format = Format::Bmp;
 

@@ -3,7 +3,9 @@
 use image::codecs::gif::GifDecoder;
 use std::{borrow::Cow, io::Cursor};
 
-use super::{Format, ImageError, Limits, Rgb8, decode};
+use super::codec;
+use super::contract::{Format, ImageError, Limits};
+use super::pixels::Rgb8;
 
 /// A file's contents up to the first frame's pixels.
 struct Header<'a> {
@@ -120,9 +122,9 @@ pub(super) fn first_frame(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageEr
         file[6..8].copy_from_slice(&(width as u16).to_le_bytes());
         file[8..10].copy_from_slice(&(height as u16).to_le_bytes());
     }
-    let decoder = GifDecoder::new(Cursor::new(file.as_ref())).map_err(|error| decode::error(format, limits, error))?;
-    let mut data = decode::read(format, decoder, limits)?;
-    decode::drop_alpha(&mut data);
+    let decoder = GifDecoder::new(Cursor::new(file.as_ref())).map_err(|error| codec::error(format, limits, error))?;
+    let mut data = codec::read(format, decoder, limits)?;
+    codec::drop_alpha(&mut data);
     fill_around(&mut data, &header);
     Ok(Rgb8 { width, height, data })
 }

@@ -1,6 +1,7 @@
 //! Format detection and header parsing of images.
 
-use super::{Format, ImageError, Limits, bmp, gif, jpeg, tiff, webp};
+use super::contract::{Format, ImageError, Limits};
+use super::{bmp, gif, jpeg, tiff, webp};
 
 /// Facts from an image's header.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,7 +13,8 @@ use zune_jpeg::{
     zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions},
 };
 
-use super::{Format, ImageError, Limits, Rgb8};
+use super::contract::{Format, ImageError, Limits};
+use super::pixels::Rgb8;
 
 /// Bytes of one bits before the end marker: more than a truncated symbol can still consume (15 bits of its code and 15
 /// of its value) plus a whole code.

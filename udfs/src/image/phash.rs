@@ -3,7 +3,8 @@
 use ::image::RgbImage;
 use image_hasher::{HashAlg, HasherConfig};
 
-use super::{ImageError, Limits, decode};
+use super::contract::{ImageError, Limits};
+use super::decode::decode;
 
 /// 64-bit perceptual hash: whether each low frequency (DCT) of a small grey copy is above their median.
 ///

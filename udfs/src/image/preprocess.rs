@@ -3,7 +3,9 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{ImageError, Rgb8, resample};
+use super::contract::ImageError;
+use super::pixels::Rgb8;
+use super::resample;
 use crate::json::whole;
 
 /// Size and normalisation of the encoder's input.

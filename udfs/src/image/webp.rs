@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Format, ImageError};
+use super::contract::{Format, ImageError};
 
 /// Facts from a WebP file's header.
 pub(super) struct Header {

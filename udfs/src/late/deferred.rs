@@ -200,3 +200,10 @@ pub(super) fn all_columns(schema: &SchemaRef) -> Vec<ProjectionExpr> {
     let column = |slot| ProjectionExpr { expr: column(schema, slot), alias: schema.field(slot).name().clone() };
     (0..schema.fields().len()).map(column).collect()
 }
+
+/// A column name that is unique in this process.
+pub(super) fn unique(what: &str) -> String {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    format!("__capfilt_{what}_{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}

@@ -11,17 +11,20 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::sorts::sort::SortExec;
 
-use super::deferred::{all_columns, columns, named};
+use super::deferred::{Deferred, all_columns, columns, named, unique};
 use super::fence::Fence;
-use super::pull::{Pulled, pull, unique};
+use super::pulled::Pulled;
 use crate::cost::{self, Cost};
 
 /// Rewrites a sort so that its costly keys are columns computed below it; `None` for any other operator.
 ///
 /// DataFusion evaluates keys in the sort, again when merging sorted partitions, and again in the filter that a sort
 /// with a limit pushes into the scan. `node` may also be the operator that pins the result's order, which repeats the
-/// keys.
-pub(super) fn sort(node: &Arc<dyn ExecutionPlan>) -> Result<Option<Pulled>> {
+/// keys. `pull` rewrites the sort's input.
+pub(super) fn sort(
+    node: &Arc<dyn ExecutionPlan>,
+    pull: impl Fn(&Arc<dyn ExecutionPlan>) -> Result<Pulled>,
+) -> Result<Option<Pulled>> {
     let pin = node.downcast_ref::<OutputRequirementExec>();
     let child = pin.map(OutputRequirementExec::input);
     let Some(sort) = child.as_ref().unwrap_or(node).downcast_ref::<SortExec>() else { return Ok(None) };
@@ -37,7 +40,7 @@ pub(super) fn sort(node: &Arc<dyn ExecutionPlan>) -> Result<Option<Pulled>> {
     open = match sort.fetch() {
         Some(_) => open.settle(sort.expr().iter().flat_map(|key| columns(&key.expr)))?,
         // Without a limit all rows survive, and computed columns are usually smaller than their inputs.
-        None => super::deferred::Deferred::none(&open.close()?),
+        None => Deferred::none(&open.close()?),
     };
     let schema = open.plan.schema();
     let mut exprs = all_columns(&schema);

@@ -19,6 +19,7 @@ mod fence;
 mod keys;
 mod predicate;
 mod pull;
+mod pulled;
 #[cfg(test)]
 mod tests;
 
@@ -28,11 +29,10 @@ use datafusion::common::Result;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::execution::{SessionState, SessionStateBuilder};
-use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 
-use crate::cost::{self, Cost};
+use crate::cost::Cost;
 
 /// Adds the rules to a session's planner, which must not have them yet.
 pub(crate) fn install(state: SessionState) -> SessionStateBuilder {
@@ -55,7 +55,7 @@ impl PhysicalOptimizerRule for LateRule {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
         let mut costly = false;
         plan.apply(|node| {
-            costly |= own_cost(node)? > Cost::FREE;
+            costly |= pull::own_cost(node)? > Cost::FREE;
             Ok(if costly { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
         })?;
         if costly { Ok(pull::pull(&plan)?.plan) } else { Ok(plan) }
@@ -68,14 +68,4 @@ impl PhysicalOptimizerRule for LateRule {
     fn schema_check(&self) -> bool {
         true
     }
-}
-
-/// Cost per row of an operator's own expressions.
-fn own_cost(node: &Arc<dyn ExecutionPlan>) -> Result<Cost> {
-    let mut cost = Cost::FREE;
-    node.apply_expressions(&mut |expr: &Arc<dyn PhysicalExpr>| {
-        cost = cost.plus(cost::of(expr)?);
-        Ok(TreeNodeRecursion::Continue)
-    })?;
-    Ok(cost)
 }

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{Field, SchemaRef};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{JoinSide, JoinType, Result};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{PhysicalExpr, split_conjunction};
@@ -15,39 +16,16 @@ use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
 
-use super::deferred::{Deferred, Pending, Predicate, column, columns, moved, named, placeholder};
+use super::deferred::{Deferred, Pending, Predicate, column, columns, moved, named, placeholder, unique};
 use super::fence::Fence;
+use super::keys;
 use super::predicate::{all_of, lazy};
-use super::{keys, own_cost};
+use super::pulled::Pulled;
 use crate::cost::{self, Cost};
 
 /// Minimum cost at which an expression is evaluated above a join, where rows may repeat: models and fetches cache their
 /// results.
 const REMEMBERED: Cost = Cost::EMBED;
-
-/// A plan in two forms with the same rows.
-pub(super) struct Pulled {
-    /// The best complete plan.
-    pub(super) plan: Arc<dyn ExecutionPlan>,
-    /// A plan that leaves costly columns to operators above.
-    late: Option<Deferred>,
-}
-
-impl Pulled {
-    pub(super) fn complete(plan: Arc<dyn ExecutionPlan>) -> Self {
-        Self { plan, late: None }
-    }
-
-    /// Completes `late` at once for the complete form, since the operator below it drops rows.
-    pub(super) fn reduced(late: Deferred) -> Result<Self> {
-        let plan = late.clone().close()?;
-        Ok(Self { plan, late: Some(late).filter(|late| !late.is_none()) })
-    }
-
-    pub(super) fn deferred(&self) -> Deferred {
-        self.late.clone().unwrap_or_else(|| Deferred::none(&self.plan))
-    }
-}
 
 fn with_children(
     node: &Arc<dyn ExecutionPlan>,
@@ -60,7 +38,7 @@ fn with_children(
 }
 
 pub(super) fn pull(node: &Arc<dyn ExecutionPlan>) -> Result<Pulled> {
-    if let Some(pulled) = keys::sort(node)?.filter(|pulled| pulled.plan.schema() == node.schema()) {
+    if let Some(pulled) = keys::sort(node, pull)?.filter(|pulled| pulled.plan.schema() == node.schema()) {
         return Ok(pulled);
     }
     let mut inputs = node.children().into_iter().map(pull).collect::<Result<Vec<_>>>()?;
@@ -230,13 +208,6 @@ impl<'a> Outputs<'a> {
     }
 }
 
-/// A column name that is unique in this process.
-pub(super) fn unique(what: &str) -> String {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    format!("__capfilt_{what}_{}", NEXT.fetch_add(1, Ordering::Relaxed))
-}
-
 fn filter(filter: &FilterExec, input: &Pulled) -> Result<Option<Pulled>> {
     if filter.projection().is_some() || filter.fetch().is_some() {
         return Ok(None);
@@ -367,4 +338,14 @@ fn hash_join(join: &HashJoinExec, left: &Pulled, right: &Pulled) -> Result<Optio
         }
     }
     Pulled::reduced(late).map(Some)
+}
+
+/// Cost per row of an operator's own expressions.
+pub(super) fn own_cost(node: &Arc<dyn ExecutionPlan>) -> Result<Cost> {
+    let mut cost = Cost::FREE;
+    node.apply_expressions(&mut |expr: &Arc<dyn PhysicalExpr>| {
+        cost = cost.plus(cost::of(expr)?);
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(cost)
 }

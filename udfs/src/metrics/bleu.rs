@@ -1,7 +1,7 @@
 //! BLEU: Papineni et al., "BLEU: a Method for Automatic Evaluation of Machine Translation" (ACL 2002), section 2, as
 //! computed by pycocoevalcap/bleu/bleu_scorer.py with option 'closest'.
 
-use super::MetricError;
+use super::error::MetricError;
 use super::ngrams::{MAX_N, NgramCounts, Vocabulary, find, order};
 
 /// pycocoevalcap adds these to numerator and denominator, so that no matches among no n-grams score about 0.

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::MetricError;
+use super::error::MetricError;
 use super::ngrams::{MAX_N, Ngram, NgramCounts, Vocabulary, find, order};
 
 /// Standard deviation of CIDEr-D's Gaussian, in tokens.

@@ -1,6 +1,6 @@
 //! Recall@k of retrieval.
 
-use super::MetricError;
+use super::error::MetricError;
 
 /// Share of queries whose match is among the first k results.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

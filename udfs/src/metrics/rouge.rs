@@ -1,7 +1,7 @@
 //! ROUGE-L: Lin, "ROUGE: A Package for Automatic Evaluation of Summaries" (2004), section 3, as computed by
 //! pycocoevalcap/rouge/rouge.py.
 
-use super::MetricError;
+use super::error::MetricError;
 
 /// Weight of recall against precision.
 const BETA: f64 = 1.2;

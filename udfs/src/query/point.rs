@@ -13,6 +13,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::joins::utils::JoinFilter;
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder};
 
+use super::current::check_cancelled;
+
 /// Wraps an expression and checks the query's token before each batch: a join whose condition never holds goes through
 /// all pairs of rows in one poll.
 #[derive(Debug)]
@@ -44,7 +46,7 @@ impl PhysicalExpr for CancelPoint {
     }
 
     fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
-        super::check_cancelled()?;
+        check_cancelled()?;
         self.0.evaluate(batch)
     }
 

@@ -1,5 +1,6 @@
 //! Tokenisation with WordPiece and BLIP's special tokens, decoding, and BLIP's caption cleaning.
 
+mod parse;
 mod vocabulary;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use crate::blip::config::TextConfig;
 use crate::blip::files::{present, read};
 use crate::error::{Error, Result};
+use parse::parse;
 
 /// First token of a text that is matched with an image.
 ///
@@ -86,17 +88,6 @@ fn source(path: &Path) -> Result<(PathBuf, String)> {
     let file = if path.is_dir() { files(path)?.swap_remove(0) } else { path.to_owned() };
     let json = if file.ends_with(VOCABULARY) { vocabulary::tokenizer_json(&file)? } else { read(&file)? };
     Ok((file, json))
-}
-
-/// Parses a tokenizer.json, disables truncation and padding, and checks that the vocabulary has an unknown token.
-fn parse(json: &str) -> tokenizers::Result<tokenizers::Tokenizer> {
-    let mut inner = tokenizers::Tokenizer::from_bytes(json)?;
-    // The file may carry settings of another use.
-    inner.with_truncation(None)?;
-    inner.with_padding(None);
-    // A Gothic letter: without an unknown token it cannot be encoded.
-    inner.encode_fast("\u{10330}", false)?;
-    Ok(inner)
 }
 
 /// Vocabulary size and special ids that a model for a tokenizer needs.

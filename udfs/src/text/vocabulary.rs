@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use super::parse::parse;
 use crate::blip::files::{present, read, read_json};
 use crate::error::{Error, Result};
 
@@ -60,7 +61,7 @@ pub(super) fn tokenizer_json(vocabulary: &Path) -> Result<String> {
     };
     let made = document(&words(&read(vocabulary)?), &config, added);
     let broken = |e: String| Error::checkpoint(vocabulary, e);
-    let tokenizer = super::parse(&made.to_string()).map_err(|e| broken(e.to_string()))?;
+    let tokenizer = parse(&made.to_string()).map_err(|e| broken(e.to_string()))?;
     for token in made["added_tokens"].as_array().into_iter().flatten() {
         let (id, name) = (token["id"].as_u64(), token["content"].as_str().unwrap_or_default());
         if tokenizer.token_to_id(name).map(u64::from) != id {

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use safetensors::{Dtype, View};
 use serde_json::Value;
 
-use super::Checkpoint;
+use super::checkpoint::Checkpoint;
 use super::config::{BlipConfig, Tying};
 use super::files::{CONFIG, lacking, present, shards};
 use crate::error::{Error, Result};

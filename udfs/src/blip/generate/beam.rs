@@ -5,8 +5,9 @@
 
 use std::cmp::Ordering;
 
+use super::options::GenerationOptions;
 use super::processors::{Processors, decimal, number, row};
-use super::{GenerationOptions, Row};
+use super::row::{Row, first_rows};
 
 /// Penalty added to the score of excluded candidates.
 const OUT: f32 = -1.0e9;
@@ -64,7 +65,7 @@ impl Beam {
             length_penalty: decimal(options.length_penalty),
             early_stopping: options.early_stopping,
             processors: Processors::new(options, eos),
-            rows: super::first_rows(prompt, options.max_length),
+            rows: first_rows(prompt, options.max_length),
             running,
             finished: vec![Finished { score: OUT, ids: Vec::new(), ended: false }; num_beams],
             changes: Vec::new(),

@@ -4,7 +4,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::GenerationOptions;
+use super::options::GenerationOptions;
 
 type Model<'a> = &'a dyn Fn(&[u32]) -> Vec<f32>;
 

@@ -1,7 +1,7 @@
 //! transformers' logits processors. They change only a few scores a step, so the vocabulary is not copied: changed
 //! scores are kept apart, and [`Scores::runs`] merges them in.
 
-use super::GenerationOptions;
+use super::options::GenerationOptions;
 
 /// Processors common to all strategies.
 #[derive(Debug)]

@@ -5,8 +5,9 @@ use std::cmp::Ordering;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+use super::options::GenerationOptions;
 use super::processors::{Processors, Scores, decimal, row};
-use super::{GenerationOptions, Row};
+use super::row::{Row, first_rows};
 
 #[derive(Debug)]
 pub(super) struct Sample {
@@ -32,7 +33,7 @@ impl Sample {
             max_length: options.max_length,
             processors: Processors::new(options, eos),
             nucleus: None,
-            rows: super::first_rows(prompt, options.max_length),
+            rows: first_rows(prompt, options.max_length),
             ids: Vec::new(),
             changes: Vec::new(),
         }

@@ -4,9 +4,11 @@
 //! per layer, which [`cross_kv`] computes once per image. All texts (or beams) of one image are query rows of one
 //! attention, so that its keys and values are read only once.
 
+use super::builder::{Builder, Dim, Graph, MS, attr_float, attr_int, attr_ints};
 use super::proto::DataType::{Float, Int32, Int64};
-use super::{Builder, Dim, Graph, Shapes, attr_float, attr_int, attr_ints};
-use crate::blip::{Precision, config::TextConfig, weights::TextNames};
+use super::tensors::{Shapes, TextNames};
+use crate::blip::config::TextConfig;
+use crate::blip::med::Precision;
 
 /// image `[B, tokens, vision width]` -> `ck.i`, `cv.i` `[B, heads, tokens, head size]` for each layer i.
 pub(crate) fn cross_kv(c: &TextConfig, names: &dyn TextNames, shapes: &dyn Shapes, precision: Precision) -> Graph {
@@ -52,7 +54,7 @@ pub(crate) fn decoder_step(c: &TextConfig, names: &dyn TextNames, shapes: &dyn S
         let outputs = [format!("attention.{i}"), format!("present_k.{i}"), format!("present_v.{i}")];
         let attributes = vec![attr_int("num_heads", c.heads as i64), attr_int("unidirectional", 1)];
         let inputs = [&q, &k, &v, "", "", "", &past_k, &past_v];
-        b.push(super::MS, "MultiHeadAttention", &inputs, &outputs, attributes);
+        b.push(MS, "MultiHeadAttention", &inputs, &outputs, attributes);
         b.output(&outputs[1], Float, &present);
         b.output(&outputs[2], Float, &present);
         x = after_attention(&mut b, c, names, i, "attention", &outputs[0], &x);

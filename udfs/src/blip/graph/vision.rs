@@ -1,7 +1,10 @@
 //! Vision encoder (ViT, pre-norm) and projection of its class token.
 
-use super::{Builder, Dim, Graph, Shapes, attr_int, attr_ints, proto::DataType::Float};
-use crate::blip::{Precision, config::VisionConfig};
+use super::builder::{Builder, Dim, Graph, attr_int, attr_ints};
+use super::proto::DataType::Float;
+use super::tensors::Shapes;
+use crate::blip::config::VisionConfig;
+use crate::blip::med::Precision;
 
 /// pixels `[B, 3, size, size]` -> image `[B, tokens, width]`, all tokens after the final layer norm (paper, section
 /// 3.1).

@@ -66,7 +66,7 @@ fn an_image_with_very_many_texts_passes_the_queue_in_slices() {
     thread::scope(|scope| {
         let all = scope.spawn(|| s.once((0..5000).map(|t| image.score(t)).collect()));
         until("it waits for room", || lock(&s.engine.inner.queue).waiting() == 1);
-        assert!(s.engine.queued_jobs() <= crate::engine::QUEUE_JOBS * 5 / 4);
+        assert!(s.engine.queued_jobs() <= crate::engine::shared::QUEUE_JOBS * 5 / 4);
         s.script.gate.as_ref().unwrap().open(1);
         assert_eq!(all.join().unwrap().len(), 5000);
     });

@@ -7,11 +7,10 @@ use std::{
 };
 use weezl::{BitOrder, LzwStatus, decode::Configuration};
 
-use super::{
-    FORMAT, Layout,
-    directory::{Directory, List},
-};
-use crate::image::{ImageError, Limits, jpeg};
+use super::directory::{Directory, List};
+use super::layout::{FORMAT, Layout, MAX_SAMPLES, compression};
+use crate::image::contract::{ImageError, Limits};
+use crate::image::jpeg;
 
 /// Locates and decompresses strips or tiles.
 pub(super) struct Chunks<'a> {
@@ -184,38 +183,6 @@ impl<'a> Chunks<'a> {
     }
 }
 
-/// Name of an unsupported compression.
-fn compression(number: u64) -> String {
-    match number {
-        2 => "CCITT run-length compression".into(),
-        6 => "old-style JPEG compression".into(),
-        32_809 => "ThunderScan compression".into(),
-        34_676 | 34_677 => "SGILog compression".into(),
-        34_712 | 33_003 | 33_005 => "JPEG 2000 compression".into(),
-        34_887 => "LERC compression".into(),
-        34_925 => "LZMA compression".into(),
-        50_001 => "WebP compression".into(),
-        50_002 | 52_546 => "JPEG XL compression".into(),
-        other => format!("compression of kind {other}"),
-    }
-}
-
-/// Rejects an unsupported compression, or a predictor unsupported for these samples.
-pub(super) fn check_compression(layout: &Layout) -> Result<(), ImageError> {
-    match layout.compression {
-        7 if layout.bits != 8 => return Err(FORMAT.unsupported(format!("JPEG data of {} bits a sample", layout.bits))),
-        1 | 5 | 7 | 8 | 32_773 | 32_946 | 50_000 => {}
-        3 | 4 if layout.bits == 1 && layout.samples == 1 => {}
-        3 | 4 => return Err(FORMAT.corrupt("fax compression of more than black and white")),
-        other => return Err(FORMAT.unsupported(compression(other))),
-    }
-    match (layout.predictor, layout.bits) {
-        (1, _) | (2, 8 | 16 | 32) | (3, 32) => Ok(()),
-        (2 | 3, bits) => Err(FORMAT.unsupported(format!("prediction of samples of {bits} bits"))),
-        (other, _) => Err(FORMAT.unsupported(format!("prediction of kind {other}"))),
-    }
-}
-
 impl Rows<'_> {
     /// Reads a row and passes each sample to `put`, with its index in the row.
     pub(super) fn next(&mut self, mut put: impl FnMut(usize, u32)) -> Result<(), ImageError> {
@@ -236,7 +203,7 @@ impl Rows<'_> {
             &self.row
         };
         let difference = self.predictor == 2;
-        let mut before = [0_u32; super::MAX_SAMPLES];
+        let mut before = [0_u32; MAX_SAMPLES];
         let (samples, mask) = (self.samples, u32::MAX >> (32 - self.bits));
         let mut push = |at: usize, number: u32| {
             if difference {

@@ -1,7 +1,8 @@
 //! Colour conversion of TIFF samples to Pillow's pixels.
 
-use super::{FORMAT, Layout, directory::Directory};
-use crate::image::ImageError;
+use super::directory::Directory;
+use super::layout::{FORMAT, Layout};
+use crate::image::contract::ImageError;
 
 /// Conversion of one pixel's samples to RGB.
 #[derive(Debug, Clone)]

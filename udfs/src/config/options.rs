@@ -1,7 +1,4 @@
-//! `SET capfilt.x = ..`: settings of a session, and the live handles that its functions share.
-
-mod provenance;
-pub(crate) mod settings;
+//! The settings that a session has, and its engine.
 
 use std::any::Any;
 use std::fmt;
@@ -11,13 +8,10 @@ use std::sync::{Arc, LazyLock};
 use datafusion::common::{Result, config_err};
 use datafusion::config::{ConfigEntry, ConfigExtension, ExtensionOptions};
 
+use super::settings::{self, Key, SETTINGS, Value, hint};
 use crate::blip::Precision;
 use crate::engine::{Client, Engine};
 use crate::image::Limits;
-use settings::{Key, SETTINGS, Value, hint};
-
-pub use provenance::Provenance;
-pub use settings::bytes;
 
 static DEFAULTS: LazyLock<Vec<Option<Value>>> =
     LazyLock::new(|| SETTINGS.iter().map(|s| s.default.and_then(|text| s.kind.parse(text))).collect());

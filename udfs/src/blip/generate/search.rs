@@ -1,0 +1,76 @@
+//! The search for one caption, by whichever strategy.
+
+use super::beam::Beam;
+use super::options::{GenerationOptions, Strategy};
+use super::row::Row;
+use super::sample::Sample;
+
+/// Decoding state of one caption: gives the rows that the decoder computes next, and takes their scores.
+#[derive(Debug)]
+pub struct Search {
+    method: Method,
+    eos: u32,
+}
+
+#[derive(Debug)]
+enum Method {
+    Beam(Beam),
+    Sample(Sample),
+}
+
+impl Search {
+    /// Starts a search with valid `options`. `prompt` is `[DEC]` and the prompt's tokens; if it is empty or fills
+    /// `max_length`, the search is done at once. `eos` ends a sequence, `vocab` is the number of scores per row, and
+    /// `key` seeds nucleus sampling.
+    pub fn new(options: &GenerationOptions, prompt: &[u32], eos: u32, vocab: usize, key: [u8; 32]) -> Self {
+        let method = match options.strategy {
+            // transformers runs one beam as greedy search, whose processors see logits, not log-probabilities.
+            Strategy::Beam if options.num_beams > 1 => Method::Beam(Beam::new(options, prompt, eos, vocab)),
+            Strategy::Beam | Strategy::Greedy => Method::Sample(Sample::greedy(options, prompt, eos, vocab)),
+            Strategy::Nucleus => Method::Sample(Sample::nucleus(options, prompt, eos, vocab, key)),
+        };
+        Self { method, eos }
+    }
+
+    /// Rows to feed in the next decoder step; empty when done. Before the first step, one row stands for the whole
+    /// prompt: its token is the prompt's last, its parent 0.
+    pub fn rows(&self) -> &[Row] {
+        match &self.method {
+            Method::Beam(beam) => beam.rows(),
+            Method::Sample(sample) => sample.rows(),
+        }
+    }
+
+    /// Takes the scores of [`Self::rows`], row by row: `vocab` logits each, and their log-softmax. Only beam search
+    /// reads `log_probs`, only the other strategies read `logits`; the other slice may be empty. A NaN counts as minus
+    /// infinity. If no score is a number, the search is done.
+    pub fn advance(&mut self, logits: &[f32], log_probs: &[f32]) {
+        match &mut self.method {
+            Method::Beam(beam) => beam.advance(log_probs),
+            Method::Sample(sample) => sample.advance(logits),
+        }
+    }
+
+    /// Whether [`Self::advance`] reads `log_probs` rather than `logits`.
+    pub fn reads_log_probs(&self) -> bool {
+        matches!(self.method, Method::Beam(_))
+    }
+
+    /// Whether the search has ended.
+    pub fn is_done(&self) -> bool {
+        self.rows().is_empty()
+    }
+
+    /// Token ids after the prompt, up to but excluding `eos`, of each of [`GenerationOptions::returned`] sequences,
+    /// best first. If a beam search is not done, the best that have ended.
+    pub fn into_sequences(self) -> Vec<Vec<u32>> {
+        let mut sequences = match self.method {
+            Method::Beam(beam) => beam.into_sequences(),
+            Method::Sample(sample) => vec![sample.into_ids()],
+        };
+        for ids in &mut sequences {
+            ids.truncate(ids.iter().position(|&id| id == self.eos).unwrap_or(ids.len()));
+        }
+        sequences
+    }
+}

@@ -1,0 +1,342 @@
+//! Builder of ONNX graphs: values, nodes and layers.
+
+use std::collections::{BTreeMap, HashMap};
+
+use prost::Message;
+
+use super::proto::{
+    AttributeProto, DataType, Dimension, DimensionValue, GraphProto, ModelProto, NodeProto, OperatorSetId, StringEntry,
+    TensorProto, TensorShape, TensorType, TypeProto, ValueInfo,
+};
+use super::tensors::{Form, Shapes, WeightRef};
+use crate::blip::med::Precision;
+
+/// com.microsoft: ONNX Runtime's own operators.
+pub(super) const MS: &str = "com.microsoft";
+
+/// Folder of the external-data file that the graphs' initialisers name.
+pub(crate) const EXTERNAL_FOLDER: &str = "/dev";
+
+/// An ONNX model and the tensors that its session must receive.
+pub(crate) struct Graph {
+    pub(crate) model: Vec<u8>,
+    pub(crate) weights: Vec<WeightRef>,
+}
+
+/// A dimension: a fixed number, or the name of one known at run time.
+#[derive(Clone, Copy)]
+pub(super) enum Dim<'a> {
+    N(usize),
+    S(&'a str),
+}
+
+/// Graph builder. It names the values; its methods return the name of their result.
+pub(super) struct Builder<'a> {
+    shapes: &'a dyn Shapes,
+    precision: Precision,
+    nodes: Vec<NodeProto>,
+    weights: BTreeMap<WeightRef, ()>,
+    initializers: BTreeMap<String, TensorProto>,
+    inputs: Vec<ValueInfo>,
+    outputs: Vec<ValueInfo>,
+    /// Inputs already quantised per row: value -> (bytes, row scale).
+    quantised: HashMap<String, (String, String)>,
+}
+
+impl<'a> Builder<'a> {
+    pub(super) fn new(shapes: &'a dyn Shapes, precision: Precision) -> Self {
+        Self {
+            shapes,
+            precision,
+            nodes: vec![],
+            weights: BTreeMap::new(),
+            initializers: BTreeMap::new(),
+            inputs: vec![],
+            outputs: vec![],
+            quantised: HashMap::new(),
+        }
+    }
+
+    pub(super) fn finish(self, name: &str) -> Graph {
+        let mut initializer: Vec<TensorProto> = self.initializers.into_values().collect();
+        let weights: Vec<WeightRef> = self.weights.into_keys().collect();
+        for weight in &weights {
+            let shape = self.shapes.shape(&weight.tensor).unwrap_or_default();
+            let (dims, data_type) = match weight.form {
+                Form::Float => (shape.to_vec(), DataType::Float),
+                Form::Int8 => (shape.iter().rev().copied().collect(), DataType::Int8),
+                Form::Int8Scale => (shape[..1].to_vec(), DataType::Float),
+            };
+            initializer.push(TensorProto {
+                name: weight.name(),
+                dims: dims.iter().map(|&d| d as i64).collect(),
+                data_type: data_type as i32,
+                // The session receives the tensor under this name and never reads the file, but ONNX Runtime checks
+                // that it exists (`EXTERNAL_FOLDER`).
+                external_data: vec![StringEntry { key: "location".into(), value: "null".into() }],
+                data_location: 1,
+                ..Default::default()
+            });
+        }
+        let graph =
+            GraphProto { node: self.nodes, name: name.into(), initializer, input: self.inputs, output: self.outputs };
+        let model = ModelProto {
+            ir_version: 9,
+            producer_name: "capfilt".into(),
+            graph: Some(graph),
+            opset_import: vec![
+                OperatorSetId { domain: String::new(), version: 17 },
+                OperatorSetId { domain: MS.into(), version: 1 },
+            ],
+        };
+        Graph { model: model.encode_to_vec(), weights }
+    }
+
+    // Inputs, outputs, constants.
+
+    pub(super) fn input(&mut self, name: &str, data_type: DataType, dims: &[Dim<'_>]) -> String {
+        self.inputs.push(value_info(name, data_type, dims));
+        name.into()
+    }
+
+    pub(super) fn output(&mut self, name: &str, data_type: DataType, dims: &[Dim<'_>]) {
+        self.outputs.push(value_info(name, data_type, dims));
+    }
+
+    pub(super) fn weight(&mut self, tensor: &str) -> String {
+        self.weight_as(tensor, Form::Float)
+    }
+
+    fn weight_as(&mut self, tensor: &str, form: Form) -> String {
+        let weight = WeightRef { tensor: tensor.into(), form };
+        let name = weight.name();
+        self.weights.insert(weight, ());
+        name
+    }
+
+    pub(super) fn ints(&mut self, values: &[i64]) -> String {
+        let name = format!("ints{values:?}");
+        let raw_data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.constant(name, vec![values.len() as i64], DataType::Int64, raw_data)
+    }
+
+    pub(super) fn int(&mut self, value: i64) -> String {
+        self.constant(format!("int{value}"), vec![], DataType::Int64, value.to_le_bytes().to_vec())
+    }
+
+    pub(super) fn float(&mut self, value: f32) -> String {
+        self.constant(format!("float{value:e}"), vec![], DataType::Float, value.to_le_bytes().to_vec())
+    }
+
+    fn constant(&mut self, name: String, dims: Vec<i64>, data_type: DataType, raw_data: Vec<u8>) -> String {
+        self.initializers.entry(name.clone()).or_insert_with(|| TensorProto {
+            dims,
+            data_type: data_type as i32,
+            name: name.clone(),
+            raw_data,
+            ..Default::default()
+        });
+        name
+    }
+
+    // Nodes.
+
+    pub(super) fn node<const N: usize>(
+        &mut self,
+        domain: &str,
+        op: &str,
+        inputs: &[&str],
+        attributes: Vec<AttributeProto>,
+    ) -> [String; N] {
+        let id = self.nodes.len();
+        let outputs: [String; N] = std::array::from_fn(|i| format!("v{id}.{i}"));
+        self.push(domain, op, inputs, &outputs, attributes);
+        outputs
+    }
+
+    pub(super) fn push(
+        &mut self,
+        domain: &str,
+        op: &str,
+        inputs: &[&str],
+        outputs: &[String],
+        attribute: Vec<AttributeProto>,
+    ) {
+        self.nodes.push(NodeProto {
+            input: inputs.iter().map(|s| s.to_string()).collect(),
+            output: outputs.to_vec(),
+            name: format!("{op}{}", self.nodes.len()),
+            op_type: op.into(),
+            attribute,
+            domain: domain.into(),
+        });
+    }
+
+    /// Adds a node with one output.
+    pub(super) fn op(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
+        let [out] = self.node("", op, inputs, attributes);
+        out
+    }
+
+    pub(super) fn ms(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
+        let [out] = self.node(MS, op, inputs, attributes);
+        out
+    }
+
+    pub(super) fn rename(&mut self, value: &str, name: &str) {
+        self.push("", "Identity", &[value], &[name.to_string()], vec![]);
+    }
+
+    // Layers.
+
+    /// `x W^T` for `weight` `[out, in]`, float32 whatever the precision.
+    pub(super) fn product(&mut self, x: &str, weight: &str) -> String {
+        let w = self.weight(weight);
+        self.ms("FusedMatMul", &[x, &w], vec![attr_int("transB", 1)])
+    }
+
+    /// `x W^T`, before its bias, in the builder's precision.
+    pub(super) fn linear_product(&mut self, x: &str, weight: &str) -> String {
+        match self.precision {
+            Precision::Fp32 => self.product(x, weight),
+            Precision::Int8 => self.int8_product(x, weight),
+        }
+    }
+
+    /// `x W^T + b`.
+    pub(super) fn linear(&mut self, x: &str, layer: &str) -> String {
+        let y = self.linear_product(x, &format!("{layer}.weight"));
+        let b = self.weight(&format!("{layer}.bias"));
+        self.op("Add", &[&y, &b], vec![])
+    }
+
+    /// Integer product: activations quantised per row (absolute maximum to 127, zero at 128), weights per output
+    /// channel. A row's scale depends only on that row, so the rest of the batch has no effect.
+    fn int8_product(&mut self, x: &str, weight: &str) -> String {
+        let (bytes, row_scale) = match self.quantised.get(x) {
+            Some(known) => known.clone(),
+            None => self.quantise_rows(x),
+        };
+        let w = self.weight_as(weight, Form::Int8);
+        let column_scale = self.weight_as(weight, Form::Int8Scale);
+        let zero = self.zero_point();
+        let y = self.op("MatMulInteger", &[&bytes, &w, &zero], vec![]);
+        let y = self.op("Cast", &[&y], vec![attr_int("to", DataType::Float as i64)]);
+        let y = self.op("Mul", &[&y, &row_scale], vec![]);
+        self.op("Mul", &[&y, &column_scale], vec![])
+    }
+
+    fn zero_point(&mut self) -> String {
+        self.constant("zero128".into(), vec![], DataType::Uint8, vec![128])
+    }
+
+    fn quantise_rows(&mut self, x: &str) -> (String, String) {
+        let (tiny, top, one) = (self.float(1e-8), self.float(127.0), self.float(1.0));
+        let inverse = self.float(1.0 / 127.0);
+        let magnitude = self.op("Abs", &[x], vec![]);
+        let magnitude = self.op("ReduceMax", &[&magnitude], vec![attr_ints("axes", &[-1]), attr_int("keepdims", 1)]);
+        let magnitude = self.op("Max", &[&magnitude, &tiny], vec![]);
+        let factor = self.op("Div", &[&top, &magnitude], vec![]);
+        let scaled = self.op("Mul", &[x, &factor], vec![]);
+        let zero = self.zero_point();
+        let bytes = self.op("QuantizeLinear", &[&scaled, &one, &zero], vec![]);
+        let row_scale = self.op("Mul", &[&magnitude, &inverse], vec![]);
+        self.quantised.insert(x.into(), (bytes.clone(), row_scale.clone()));
+        (bytes, row_scale)
+    }
+
+    pub(super) fn gelu(&mut self, x: &str) -> String {
+        self.ms("Gelu", &[x], vec![])
+    }
+
+    pub(super) fn layer_norm(&mut self, x: &str, layer: &str, epsilon: f32) -> String {
+        let (w, b) = (self.weight(&format!("{layer}.weight")), self.weight(&format!("{layer}.bias")));
+        self.op("LayerNormalization", &[x, &w, &b], vec![attr_int("axis", -1), attr_float("epsilon", epsilon)])
+    }
+
+    /// Layer norm of `product + bias + residual` in one pass.
+    pub(super) fn add_and_norm(
+        &mut self,
+        product: &str,
+        bias: &str,
+        residual: &str,
+        layer: &str,
+        epsilon: f32,
+    ) -> String {
+        let [normed] = self.skip_norm(product, bias, residual, layer, epsilon, |id| [format!("v{id}.0")]);
+        normed
+    }
+
+    /// Variant of `add_and_norm` that also returns the sum before the norm, the next residual of a pre-norm block.
+    pub(super) fn add_and_norm_both(
+        &mut self,
+        product: &str,
+        bias: &str,
+        residual: &str,
+        layer: &str,
+        epsilon: f32,
+    ) -> [String; 2] {
+        let outputs = |id| [format!("v{id}.0"), String::new(), String::new(), format!("v{id}.3")];
+        let [normed, _, _, sum] = self.skip_norm(product, bias, residual, layer, epsilon, outputs);
+        [normed, sum]
+    }
+
+    fn skip_norm<const N: usize>(
+        &mut self,
+        product: &str,
+        bias: &str,
+        residual: &str,
+        layer: &str,
+        epsilon: f32,
+        outputs: impl Fn(usize) -> [String; N],
+    ) -> [String; N] {
+        let (w, b) = (self.weight(&format!("{layer}.weight")), self.weight(&format!("{layer}.bias")));
+        let bias = self.weight(bias);
+        let outputs = outputs(self.nodes.len());
+        let inputs = [product, residual, &w, &b, &bias];
+        self.push(MS, "SkipLayerNormalization", &inputs, &outputs, vec![attr_float("epsilon", epsilon)]);
+        outputs
+    }
+}
+
+fn value_info(name: &str, data_type: DataType, dims: &[Dim<'_>]) -> ValueInfo {
+    let dim = dims
+        .iter()
+        .map(|d| Dimension {
+            value: Some(match d {
+                Dim::N(n) => DimensionValue::Size(*n as i64),
+                Dim::S(s) => DimensionValue::Symbol((*s).into()),
+            }),
+        })
+        .collect();
+    let tensor_type = TensorType { elem_type: data_type as i32, shape: Some(TensorShape { dim }) };
+    ValueInfo { name: name.into(), r#type: Some(TypeProto { tensor_type: Some(tensor_type) }) }
+}
+
+pub(super) fn attr_int(name: &str, i: i64) -> AttributeProto {
+    AttributeProto { name: name.into(), i, r#type: 2, ..Default::default() }
+}
+
+pub(super) fn attr_float(name: &str, f: f32) -> AttributeProto {
+    AttributeProto { name: name.into(), f, r#type: 1, ..Default::default() }
+}
+
+pub(super) fn attr_ints(name: &str, ints: &[i64]) -> AttributeProto {
+    AttributeProto { name: name.into(), ints: ints.to_vec(), r#type: 7, ..Default::default() }
+}
+
+/// Trivial graph to check that a device works.
+pub(crate) fn probe() -> Vec<u8> {
+    struct NoShapes;
+    impl Shapes for NoShapes {
+        fn shape(&self, _: &str) -> Option<&[usize]> {
+            None
+        }
+    }
+    let mut b = Builder::new(&NoShapes, Precision::Fp32);
+    let x = b.input("x", DataType::Float, &[Dim::N(1)]);
+    let one = b.float(1.0);
+    b.push("", "Add", &[&x, &one], &["y".into()], vec![]);
+    b.output("y", DataType::Float, &[Dim::N(1)]);
+    b.finish("probe").model
+}

@@ -1,0 +1,129 @@
+//! The model as the engine sees it: what it computes, and what identifies it.
+
+use std::fmt::Debug;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::generate::GenerationOptions;
+use crate::error::Result;
+use crate::image::Preprocessor;
+use crate::text::Tokenizer;
+
+/// Vision encoder's last hidden states of one image: `tokens x width` floats, row-major, after the final layer norm.
+#[derive(Debug, Clone)]
+pub struct Embedding(pub Arc<[f32]>);
+
+impl Embedding {
+    /// Size in bytes.
+    pub fn bytes(&self) -> usize {
+        size_of_val::<[f32]>(&self.0)
+    }
+}
+
+/// Numeric precision of a model's products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Precision {
+    /// Float32 throughout.
+    #[default]
+    Fp32,
+    /// Integer products: weights quantised per output channel, activations per row.
+    Int8,
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Fp32 => "fp32",
+            Self::Int8 => "int8",
+        })
+    }
+}
+
+impl std::str::FromStr for Precision {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "fp32" => Ok(Self::Fp32),
+            "int8" => Ok(Self::Int8),
+            _ => Err(format!("{s:?} is no precision: use fp32 or int8")),
+        }
+    }
+}
+
+/// Identity of a loaded model: equal keys share one copy.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ModelKey {
+    /// Canonical path of the checkpoint's folder.
+    pub checkpoint: PathBuf,
+    /// `cpu` or `cuda:N`.
+    pub device: String,
+    /// Numeric precision.
+    pub precision: Precision,
+    /// CPU threads of ONNX Runtime.
+    pub threads: usize,
+}
+
+/// Peak memory per image beyond the weights, in bytes; the engine sizes batches by it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WorkBytes {
+    /// Encoding of one image.
+    pub encode: usize,
+    /// Generation for one image with one beam or sample; each further one adds `per_sequence`.
+    pub generate: usize,
+    /// Each further beam, sample or text.
+    pub per_sequence: usize,
+    /// Matching of one image with one text; each further one adds `per_sequence`.
+    pub match_text: usize,
+}
+
+/// One caption to generate.
+#[derive(Debug, Clone)]
+pub struct GenerateRequest {
+    /// `[DEC]` and the prompt's tokens.
+    pub prompt: Arc<[u32]>,
+    /// Seed of this caption's random numbers: a digest of (seed, image, candidate number). Unused by greedy and beam
+    /// search.
+    pub key: [u8; 32],
+}
+
+/// A loaded checkpoint as used by the engine. Implemented on ONNX Runtime, and by fakes that inject failures.
+///
+/// Calls are made from one thread at a time. A call that runs out of memory returns [`crate::Error::OutOfMemory`] and
+/// leaves the model usable. Results of one image or text do not depend on its neighbours in a call.
+pub trait Med: Debug + Send + Sync {
+    /// Name for messages: the checkpoint folder.
+    fn name(&self) -> &str;
+    /// Digest of weights, configuration and tokenizer; equal digests imply equal results.
+    fn digest(&self) -> [u8; 32];
+    /// Device: `cpu` or `cuda:N`.
+    fn device(&self) -> &str;
+    /// Numeric precision.
+    fn precision(&self) -> Precision;
+    /// Tokenizer of the checkpoint.
+    fn tokenizer(&self) -> &Tokenizer;
+    /// Image preprocessing of the checkpoint.
+    fn preprocessor(&self) -> &Preprocessor;
+    /// Size of the resident weights, in bytes.
+    fn resident_bytes(&self) -> usize;
+    /// Peak memory of each kind of work.
+    fn work_bytes(&self) -> WorkBytes;
+    /// Runs the vision encoder. Each image is `width * height * 3` bytes from [`Preprocessor::squash`].
+    fn encode(&self, images: &[&[u8]]) -> Result<Vec<Embedding>>;
+    /// Computes unit-length image embeddings for ITC.
+    fn project(&self, images: &[&Embedding]) -> Result<Vec<Arc<[f32]>>>;
+    /// Computes unit-length text embeddings for ITC. Each text is token ids with [CLS] and [SEP].
+    fn encode_texts(&self, texts: &[&[u32]]) -> Result<Vec<Arc<[f32]>>>;
+    /// Computes ITM probabilities for each image's texts, given as token ids that start with [ENC] or [CLS].
+    fn match_texts(&self, images: &[&Embedding], texts: &[Vec<&[u32]>]) -> Result<Vec<Vec<f32>>>;
+    /// Generates captions for one or more requests per image; all requests of a call share `options`. Returns per image
+    /// the ids after the prompt, without [SEP]: [`GenerationOptions::returned`] sequences of its first request, then of
+    /// the next. `cancelled` is polled between steps; if true, the call returns [`crate::Error::Cancelled`].
+    fn generate(
+        &self,
+        images: &[&Embedding],
+        requests: &[Vec<GenerateRequest>],
+        options: &GenerationOptions,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Vec<Vec<Vec<u32>>>>;
+}

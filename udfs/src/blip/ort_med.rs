@@ -1,0 +1,110 @@
+//! [`Med`] on ONNX Runtime.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::decoder;
+use super::generate::GenerationOptions;
+use super::med::{Embedding, GenerateRequest, Med, Precision, WorkBytes};
+use super::session::{OrtMed, Part};
+use super::values::tensor;
+use crate::error::{Error, Result};
+use crate::image::Preprocessor;
+use crate::text::Tokenizer;
+
+impl Med for OrtMed {
+    fn name(&self) -> &str {
+        &self.name
+    }
+    fn digest(&self) -> [u8; 32] {
+        self.digest
+    }
+    fn device(&self) -> &str {
+        &self.device_name
+    }
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+    fn tokenizer(&self) -> &Tokenizer {
+        &self.checkpoint.tokenizer
+    }
+    fn preprocessor(&self) -> &Preprocessor {
+        &self.checkpoint.preprocessor
+    }
+    fn resident_bytes(&self) -> usize {
+        self.checkpoint.resident_bytes(self.precision)
+    }
+
+    fn work_bytes(&self) -> WorkBytes {
+        let (v, t) = (&self.checkpoint.config.vision, &self.checkpoint.config.text);
+        let tokens = v.tokens();
+        let kv = 4 * 2 * t.layers * tokens * t.width;
+        let encode = 4 * (3 * v.image_size.pow(2) + tokens * (10 * v.width + 3 * v.mlp_width));
+        let longest = t.max_positions.min(64);
+        let text = 4 * longest * (10 * t.width + 3 * t.mlp_width);
+        WorkBytes {
+            encode,
+            generate: kv + 4 * tokens * (v.width + 2 * t.width),
+            per_sequence: text + 4 * (2 * 2 * t.layers * longest * t.width + 3 * t.vocab_size),
+            match_text: kv + 4 * tokens * (v.width + 2 * t.width) + text,
+        }
+    }
+
+    fn encode(&self, images: &[&[u8]]) -> Result<Vec<Embedding>> {
+        let side = self.checkpoint.config.vision.image_size;
+        let each = 3 * side * side;
+        let mut pixels = vec![0f32; images.len() * each];
+        for (image, out) in images.iter().zip(pixels.chunks_exact_mut(each)) {
+            self.checkpoint.preprocessor.normalise_into(image, out);
+        }
+        self.encode_pixels(images.len(), pixels)
+    }
+
+    fn project(&self, images: &[&Embedding]) -> Result<Vec<Arc<[f32]>>> {
+        let width = self.checkpoint.config.vision.width;
+        let class: Vec<f32> = images.iter().flat_map(|image| image.0[..width].iter().copied()).collect();
+        let class = tensor(&[images.len(), width], class)?;
+        let outputs = self.run(Part::ImageProjection, vec![("class_token".into(), class.into())])?;
+        self.unit_vectors(&outputs[0])
+    }
+
+    fn encode_texts(&self, texts: &[&[u32]]) -> Result<Vec<Arc<[f32]>>> {
+        let mut buckets: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (i, text) in texts.iter().enumerate() {
+            buckets.entry(self.bucket(text)).or_default().push(i);
+        }
+        let mut vectors: Vec<Option<Arc<[f32]>>> = vec![None; texts.len()];
+        for (bucket, indices) in buckets {
+            let members: Vec<&[u32]> = indices.iter().map(|&i| texts[i]).collect();
+            let outputs = self.run(Part::Text, self.text_inputs(&members, bucket)?)?;
+            for (i, vector) in indices.into_iter().zip(self.unit_vectors(&outputs[0])?) {
+                vectors[i] = Some(vector);
+            }
+        }
+        vectors.into_iter().map(|v| v.ok_or_else(|| Error::Internal("a text got no vector".into()))).collect()
+    }
+
+    fn match_texts(&self, images: &[&Embedding], texts: &[Vec<&[u32]>]) -> Result<Vec<Vec<f32>>> {
+        let logits = self.match_logits(images, texts)?;
+        // Probability of the softmax's second class.
+        let probability = |[no, yes]: [f32; 2]| 1.0 / (1.0 + (no - yes).exp());
+        Ok(logits.into_iter().map(|image| image.into_iter().map(probability).collect()).collect())
+    }
+
+    fn generate(
+        &self,
+        images: &[&Embedding],
+        requests: &[Vec<GenerateRequest>],
+        options: &GenerationOptions,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Vec<Vec<Vec<u32>>>> {
+        decoder::generate(self, images, requests, options, cancelled)
+    }
+}
+
+impl OrtMed {
+    /// The decoder's logits `[vocabulary]` after `prompt` (its first token is [DEC]), for each image.
+    pub fn first_logits(&self, images: &[&Embedding], prompt: &[u32]) -> Result<Vec<Vec<f32>>> {
+        decoder::first_logits(self, images, prompt)
+    }
+}

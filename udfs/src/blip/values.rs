@@ -1,0 +1,88 @@
+//! Inputs and outputs of the sessions.
+
+use std::borrow::Cow;
+use std::sync::{Mutex, MutexGuard};
+
+use ort::session::SessionInputValue;
+use ort::value::{DynValue, Tensor, TensorRef};
+
+use crate::error::{Error, Result};
+
+/// Inputs of a run by name.
+pub(super) type Inputs<'v> = Vec<(Cow<'static, str>, SessionInputValue<'v>)>;
+
+/// Cross-attention keys and values: `ck.0, cv.0, ck.1, ..`, each `[images, heads, tokens, head size]`.
+pub(super) struct CrossKv {
+    pub(super) values: Vec<DynValue>,
+    pub(super) images: usize,
+}
+
+impl CrossKv {
+    /// Adds the inputs of `count` images from `first` on, without copying them.
+    pub(super) fn push_inputs<'v>(&'v self, first: usize, count: usize, inputs: &mut Inputs<'v>) -> Result<()> {
+        for (i, value) in self.values.iter().enumerate() {
+            let name = format!("{}.{}", if i % 2 == 0 { "ck" } else { "cv" }, i / 2);
+            let (shape, data) = value.try_extract_tensor::<f32>().map_err(internal)?;
+            let each = data.len() / self.images.max(1);
+            let mut dims = shape.to_vec();
+            dims[0] = count as i64;
+            let view =
+                TensorRef::from_array_view((dims, &data[first * each..(first + count) * each])).map_err(internal)?;
+            inputs.push((name.into(), view.into()));
+        }
+        Ok(())
+    }
+
+    /// A copy of some images' keys and values.
+    pub(super) fn take(&self, images: &[usize]) -> Result<Self> {
+        let copy = |value: &DynValue| {
+            let (shape, data) = value.try_extract_tensor::<f32>().map_err(internal)?;
+            let each = data.len() / self.images.max(1);
+            let mut dims = shape.to_vec();
+            dims[0] = images.len() as i64;
+            let mut copied = Vec::with_capacity(each * images.len());
+            for &i in images {
+                copied.extend_from_slice(&data[i * each..(i + 1) * each]);
+            }
+            Ok(Tensor::from_array((dims, copied)).map_err(internal)?.into_dyn())
+        };
+        Ok(Self { values: self.values.iter().map(copy).collect::<Result<_>>()?, images: images.len() })
+    }
+
+    /// Removes one image; the last one takes its place.
+    pub(super) fn swap_remove(&mut self, image: usize, live: usize) -> Result<()> {
+        let last = live - 1;
+        if image != last {
+            for value in &mut self.values {
+                let (_, data) = value.try_extract_tensor_mut::<f32>().map_err(internal)?;
+                let each = data.len() / self.images.max(1);
+                data.copy_within(last * each..(last + 1) * each, image * each);
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+pub(super) fn internal(e: ort::Error) -> Error {
+    Error::Internal(e.to_string())
+}
+
+pub(super) fn floats(value: &DynValue) -> Result<&[f32]> {
+    Ok(value.try_extract_tensor::<f32>().map_err(internal)?.1)
+}
+
+pub(super) fn tensor(shape: &[usize], data: Vec<f32>) -> Result<DynValue> {
+    Ok(Tensor::from_array((shape.to_vec(), data)).map_err(internal)?.into_dyn())
+}
+
+pub(super) fn tensor_i64(shape: &[usize], data: Vec<i64>) -> Result<SessionInputValue<'static>> {
+    Ok(Tensor::from_array((shape.to_vec(), data)).map_err(internal)?.into())
+}
+
+pub(super) fn ints(values: &[usize]) -> Result<SessionInputValue<'static>> {
+    tensor_i64(&[values.len()], values.iter().map(|&v| v as i64).collect())
+}
