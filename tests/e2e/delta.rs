@@ -110,6 +110,9 @@ fn each_run_is_a_version() {
     }
     place.ok(&["select", "pairs", "some", "--min-itm", "0.5"]);
     assert_eq!(place.number("some", "SELECT count(*) FROM t"), 80);
+    // A selection is a folder of Parquet files, which a Delta table's log would not name.
+    let said = place.fails(1, &["select", "some", "pairs", "--min-itm", "0.5", "--overwrite"]);
+    assert!(said.contains("it is a Delta table"), "{said}");
     place.ok(&["report", "pairs", "-o", "report.html"]);
     for (version, words) in
         [("9", "the latest is 2"), ("1999-01-01", "oldest"), ("soon", "neither a version nor a time")]

@@ -2,27 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
-use capfilt_tables::error::{Error, Result};
 use capfilt_tables::layout::is_delta;
 use capfilt_tables::store::url::whereabouts;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::options::{Again, ImageIs, Images, Pairs, Parts};
-use crate::recipe::builder::{Combine, Compose};
-use crate::recipe::params::Params;
-use crate::recipe::plan::Recipe;
-use crate::run::resume::Job;
-use crate::verdicts::Verdicts;
+use crate::options::{Combine, ImageIs, Images, Pairs, Parts};
 
 /// A job with its models and settings, in the words of `capfilt run`: each field is the long option of its name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct JobFile {
-    /// See [`Job::source`]. `@` and a version or time after a Delta table's name select one of its versions.
+    /// See [`crate::Job::source`]. `@` and a version or time after a Delta table's name select one of its versions.
     pub source: String,
-    /// See [`Job::dest`].
+    /// See [`crate::Job::dest`].
     pub dest: PathBuf,
     /// Checkpoint folders of the captioners; the setting `capfilt.captioner` if empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -44,55 +37,55 @@ pub struct JobFile {
     /// `SOURCE=P`: minimum match probabilities of the texts of one source.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub min_itm_of: Vec<String>,
-    /// See [`Compose::candidates`].
+    /// See [`crate::Compose::candidates`].
     pub candidates: u64,
-    /// See [`Compose::best`].
+    /// See [`crate::Compose::best`].
     pub best: bool,
-    /// See [`Compose::combine`].
+    /// See [`crate::Compose::combine`].
     pub combine: Combine,
-    /// `LOW,HIGH`: see [`Compose::agreement`].
+    /// `LOW,HIGH`: see [`crate::Compose::agreement`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub itc_gate: Option<String>,
     /// Prompt that captions continue, `$prompt`.
     pub prompt: String,
-    /// See [`Job::image_column`].
+    /// See [`crate::Job::image_column`].
     pub image_column: String,
-    /// See [`Job::image_is`].
+    /// See [`crate::Job::image_is`].
     pub image_is: ImageIs,
-    /// See [`Job::path_root`].
+    /// See [`crate::Job::path_root`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_root: Option<PathBuf>,
-    /// See [`Job::text_column`].
+    /// See [`crate::Job::text_column`].
     pub text_column: String,
-    /// `OLD=NEW`: see [`Job::renames`].
+    /// `OLD=NEW`: see [`crate::Job::renames`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rename: Vec<String>,
     /// See [`crate::Dedupe`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dedupe: Option<String>,
-    /// See [`Job::parts`].
+    /// See [`crate::Job::parts`].
     pub table_format: Parts,
-    /// See [`Job::images`]; by default `kept`, or `none` for JSON lines, which have no images.
+    /// See [`crate::Job::images`]; by default `kept`, or `none` for JSON lines, which have no images.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub write_images: Option<Images>,
     /// Which pairs are written.
     pub write_pairs: Pairs,
-    /// See [`Job::unit_rows`].
+    /// See [`crate::Job::unit_rows`].
     pub checkpoint_rows: u64,
     /// Size at which a file of the pair table is closed: a number of bytes, or one with a unit.
     #[serde(deserialize_with = "text")]
     pub target_file_size: String,
-    /// `I/N`: see [`Job::shard`].
+    /// `I/N`: see [`crate::Job::shard`].
     pub shard: String,
     /// See [`crate::Budget`].
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "optional_text")]
     pub max_failed: Option<String>,
-    /// See [`Job::round`].
+    /// See [`crate::Job::round`].
     pub round: u32,
     /// Values of SQL's SET, by setting.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "texts")]
     pub set: BTreeMap<String, String>,
-    /// Values of the recipe's parameters, as [`Params::set`] takes them.
+    /// Values of the recipe's parameters, as [`crate::Params::set`] takes them.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "texts")]
     pub param: BTreeMap<String, String>,
 }
@@ -151,149 +144,9 @@ impl JobFile {
         split_version(&self.source)
     }
 
-    /// The job that `mode` starts.
-    ///
-    /// # Errors
-    /// Names an option whose value is not valid, or that does not go with another.
-    pub fn job(&self, mode: Again) -> Result<Job> {
-        if self.source.is_empty() || self.dest.as_os_str().is_empty() {
-            let missing = if self.source.is_empty() { "source" } else { "dest" };
-            return Err(Error::Option(format!("the job has no {missing}: give SOURCE and DEST")));
-        }
-        let (source, source_version) = self.source();
-        let is_jsonl = self.table_format == Parts::JsonLines;
-        if is_jsonl && matches!(self.write_images, Some(Images::Kept | Images::All)) {
-            let reason = "--table-format jsonl has no images: leave --write-images out, or give another format";
-            return Err(Error::Option(reason.to_owned()));
-        }
-        let own =
-            [("candidates", self.candidates), ("checkpoint-rows", self.checkpoint_rows), ("round", self.round.into())];
-        if let Some((name, _)) = own.into_iter().find(|(_, value)| *value == 0) {
-            return Err(Error::Option(format!("--{name} 0: expected 1 or more")));
-        }
-        let bytes = capfilt_udfs::config::bytes(&self.target_file_size).filter(|bytes| *bytes > 0);
-        let wrong =
-            || Error::Option(format!("--target-file-size {}: expected a size such as 512MB", self.target_file_size));
-        let default = if is_jsonl { Images::None } else { Images::Kept };
-        Ok(Job {
-            source,
-            dest: self.dest.clone(),
-            recipe: self.recipe()?,
-            image_column: self.image_column.clone(),
-            image_is: self.image_is,
-            source_version,
-            path_root: self.image_root.clone(),
-            moved_root: None,
-            text_column: self.text_column.clone(),
-            renames: self.rename.iter().map(|text| pair("rename", text)).collect::<Result<_>>()?,
-            kept_only: self.write_pairs == Pairs::Kept,
-            images: self.write_images.unwrap_or(default),
-            parts: self.table_format,
-            again: mode,
-            unit_rows: self.checkpoint_rows,
-            file_bytes: bytes.ok_or_else(wrong)?,
-            shard: shard(&self.shard).map_err(|e| Error::Option(format!("--shard {}: {e}", self.shard)))?,
-            max_failed: self.max_failed.as_deref().map(|text| value("max-failed", text)).transpose()?,
-            round: self.round,
-            dedupe: self.dedupe.as_deref().map(|text| value("dedupe", text)).transpose()?,
-            captioners: self.captioner.iter().skip(1).cloned().collect(),
-            filters: self.filter.iter().skip(1).cloned().collect(),
-            record: Some(Box::new(self.recorded())),
-        })
-    }
-
-    /// The recipe with its parameters' values.
-    ///
-    /// # Errors
-    /// Names an option that does not go with the recipe, or a parameter that the recipe does not have.
-    pub fn recipe(&self) -> Result<Recipe> {
-        let option = |reason: String| Err(Error::Option(reason));
-        let (name, sql, verdicts) = match (&self.recipe_sql, &self.recipe) {
-            (None, Some(path)) => return option(format!("--recipe {}: its SQL was not read", path.display())),
-            (None, None) => {
-                let compose = self.compose()?;
-                ("capfilt.sql".to_owned(), compose.sql(), compose.verdicts())
-            }
-            (Some(sql), path) => {
-                let built = Self { min_itm: self.min_itm, ..Self::default() };
-                let one = [
-                    ("min-itm-of", self.min_itm_of != built.min_itm_of),
-                    ("candidates", self.candidates != built.candidates),
-                    ("best", self.best != built.best),
-                    ("combine", self.combine != built.combine),
-                    ("itc-gate", self.itc_gate != built.itc_gate),
-                ];
-                if let Some((name, _)) = one.into_iter().find(|(_, differs)| *differs) {
-                    return option(format!(
-                        "--{name} composes the built-in recipe, and --recipe replaces it: leave one out"
-                    ));
-                }
-                let name = path.as_ref().map_or("recipe-sql".to_owned(), |path| path.display().to_string());
-                (name, sql.clone(), Verdicts::default())
-            }
-        };
-        let asked = Params::asked(&sql).map_err(|e| Error::Recipe { name: name.clone(), reason: e.to_string() })?;
-        for (role, given) in [("captioner", &self.captioner), ("filter", &self.filter)] {
-            if let Some(n) = (2..=given.len()).find(|n| !asked.contains(&format!("{role}_{n}"))) {
-                let reason = format!("it has no parameter ${role}_{n}: give one --{role}, or use ${role}_{n} in it");
-                return Err(Error::Recipe { name, reason });
-            }
-        }
-        if let Some(unused) = self.param.keys().find(|param| !asked.contains(*param)) {
-            let known: Vec<String> = asked.iter().map(|name| format!("${name}")).collect();
-            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            let reason = format!("--param {unused}=..: it has no parameter ${unused}; its parameters are: {known}");
-            return Err(Error::Recipe { name, reason });
-        }
-        let mut params = Params::default();
-        for (name, value) in &self.param {
-            params.set(name, value);
-        }
-        params.set_default("min_itm", &self.min_itm.to_string());
-        params.set_text_default("prompt", &self.prompt);
-        for (role, models) in [("captioner", &self.captioner), ("filter", &self.filter)] {
-            for (n, model) in models.iter().enumerate().skip(1) {
-                params.set_text_default(&format!("{role}_{}", n + 1), model);
-            }
-        }
-        Ok(Recipe { name, sql, params, verdicts })
-    }
-
-    fn compose(&self) -> Result<Compose> {
-        if self.best && self.combine == Combine::Vote && self.filter.len() > 1 {
-            let reason = "--best needs one score to choose by, and --combine vote has several: give mean, min or max";
-            return Err(Error::Option(reason.to_owned()));
-        }
-        if self.best && self.itc_gate.is_some() {
-            let reason =
-                "--best needs the ITM score of each text, and --itc-gate leaves some out: leave one of them out";
-            return Err(Error::Option(reason.to_owned()));
-        }
-        let least = |text: &String| {
-            let (source, least) = pair("min-itm-of", text)?;
-            if !["web", "synthetic"].contains(&source.as_str()) {
-                return Err(Error::Option(format!("--min-itm-of {text}: texts are of web or synthetic")));
-            }
-            let least = least.parse().ok().filter(|least| (0.0..=1.0).contains(least));
-            let wrong = || Error::Option(format!("--min-itm-of {text}: expected a number from 0 to 1"));
-            Ok((source, least.ok_or_else(wrong)?))
-        };
-        let candidates = usize::try_from(self.candidates).ok().filter(|n| *n <= 64);
-        let wrong = || Error::Option(format!("--candidates {}: expected 1 to 64", self.candidates));
-        Ok(Compose {
-            candidates: candidates.ok_or_else(wrong)?,
-            captioners: self.captioner.len().max(1),
-            filters: self.filter.len().max(1),
-            combine: self.combine,
-            best: self.best,
-            agreement: self.itc_gate.as_deref().map(|text| value("itc-gate", text)).transpose()?,
-            min_itm_of: self.min_itm_of.iter().map(least).collect::<Result<_>>()?,
-        })
-    }
-
     /// The job as its manifest records it: with absolute paths, so that it can be continued from any folder, and without
     /// the signature that a URL may have.
-    fn recorded(&self) -> Self {
+    pub(crate) fn recorded(&self) -> Self {
         let absolute = |path: &String| whereabouts(Path::new(path)).to_string_lossy().into_owned();
         let is_model = |name: &str| ["capfilt.captioner", "capfilt.filter"].contains(&name);
         let set = self.set.iter().map(|(name, value)| {
@@ -336,17 +189,6 @@ pub fn shard(text: &str) -> Result<(u64, u64), String> {
     }
 }
 
-fn value<T: FromStr<Err = String>>(option: &str, text: &str) -> Result<T> {
-    text.parse().map_err(|e| Error::Option(format!("--{option} {text}: {e}")))
-}
-
-fn pair(option: &str, text: &str) -> Result<(String, String)> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err(Error::Option(format!("--{option} {text}: expected two names with = between them"))),
-    }
-}
-
 /// A value that a file may give as a text, a number or a truth value.
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -384,50 +226,6 @@ fn texts<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>,
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn file() -> JobFile {
-        JobFile { source: "web.parquet".to_owned(), dest: "pairs".into(), ..JobFile::default() }
-    }
-
-    #[test]
-    fn a_file_is_a_job_and_a_job_is_a_file() {
-        let text = r#"{"source": "lake@12", "dest": "pairs", "filter": ["a", "b"], "max-failed": 7, "target-file-size": 1048576,
-            "dedupe": "near", "shard": "2/3", "table-format": "jsonl", "set": {"capfilt.batch_size": 8}, "param": {"x": "'7'"},
-            "rename": ["a=b"], "write-pairs": "kept", "image-is": "url"}"#;
-        let file: JobFile = serde_json::from_str(text).unwrap();
-        assert_eq!(serde_json::from_value::<JobFile>(serde_json::to_value(&file).unwrap()).unwrap(), file);
-        let one = JobFile { param: BTreeMap::new(), ..file.clone() };
-        let job = one.job(Again::No).unwrap();
-        assert_eq!((job.source.to_str(), job.source_version.as_deref()), (Some("lake"), Some("12")));
-        assert_eq!((job.shard, job.file_bytes, job.kept_only), ((2, 3), 1 << 20, true));
-        assert_eq!((job.images, job.image_is, job.parts), (Images::None, ImageIs::Url, Parts::JsonLines));
-        assert_eq!(job.filters, ["b"]);
-        assert_eq!(file.settings()[1].1, "capfilt.batch_size");
-        let record = job.record.unwrap();
-        assert!(Path::new(&record.source).is_absolute() && record.source.ends_with("lake@12"), "{}", record.source);
-        assert!(record.filter.iter().all(|path| Path::new(path).is_absolute()));
-    }
-
-    #[test]
-    fn wrong_values_are_named() {
-        for (wrong, words) in [
-            (JobFile { dest: PathBuf::new(), ..file() }, "no dest"),
-            (JobFile { min_itm_of: vec!["human=0.5".to_owned()], ..file() }, "web or synthetic"),
-            (JobFile { min_itm_of: vec!["web=2".to_owned()], ..file() }, "from 0 to 1"),
-            (JobFile { candidates: 65, ..file() }, "--candidates 65"),
-            (JobFile { shard: "3/2".to_owned(), ..file() }, "--shard 3/2"),
-            (JobFile { itc_gate: Some("1".to_owned()), ..file() }, "--itc-gate 1: expected LOW,HIGH"),
-            (JobFile { best: true, itc_gate: Some("0.1,0.2".to_owned()), ..file() }, "--best"),
-            (JobFile { recipe_sql: Some("SELECT 1".to_owned()), best: true, ..file() }, "--best composes"),
-            (JobFile { param: BTreeMap::from([("x".to_owned(), "1".to_owned())]), ..file() }, "no parameter $x"),
-            (JobFile { target_file_size: "0".to_owned(), ..file() }, "--target-file-size 0"),
-        ] {
-            let said = wrong.job(Again::No).unwrap_err().to_string();
-            assert!(said.contains(words), "{said}");
-        }
-        let said = serde_json::from_str::<JobFile>(r#"{"unit-rows": 5}"#).unwrap_err().to_string();
-        assert!(said.contains("unit-rows") && said.contains("checkpoint-rows"), "{said}");
-    }
 
     #[test]
     fn a_version_follows_the_last_at_sign() {

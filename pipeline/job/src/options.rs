@@ -39,6 +39,22 @@ pub enum Pairs {
     Kept,
 }
 
+/// How the scores of several filters become one verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum Combine {
+    /// Threshold the mean score.
+    #[default]
+    Mean,
+    /// Threshold the lowest score.
+    Min,
+    /// Threshold the highest score.
+    Max,
+    /// Majority vote: more than half of the filters must keep the pair; the recorded score is the mean.
+    Vote,
+}
+
 /// How a job is asked to stop early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {

@@ -25,6 +25,7 @@ use crate::checkpoint::manifest::{Identity, Manifest};
 use crate::checkpoint::manifests;
 use crate::images::original::{Pictures, Wanted};
 use crate::options::{Again, Images, Parts};
+use crate::output::commit::register::committer;
 use crate::output::pair_files::Format;
 use crate::output::split_writer::{End, Pairs, WriterThread, Written};
 use crate::tally::counts::{Summary, Tally};
@@ -126,6 +127,7 @@ impl Select {
         let about = serde_json::to_string(&manifest.job).map_err(|e| Error::Internal(e.to_string()))?;
         let schema = parts.schema();
         let format = Format::new(schema, parts.written_schema(), images, self.kept_only, Parts::Parquet, &about)?;
+        committer(Parts::Parquet, &self.dest)?.check(&format.recorded)?;
         let units = Units { rows: manifest.job.unit_rows, shard: 0, shards: 1 };
         let (writer, left) = WriterThread::open(dest, format, units, manifest, begun, begun)?;
 

@@ -4,26 +4,9 @@
 use std::fmt::Write as _;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
+use crate::options::Combine;
 use crate::recipe::plan::CAPFILT_SQL;
 use crate::verdicts::Verdicts;
-
-/// How the scores of several filters become one verdict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
-#[serde(rename_all = "lowercase")]
-pub enum Combine {
-    /// Threshold the mean score.
-    #[default]
-    Mean,
-    /// Threshold the lowest score.
-    Min,
-    /// Threshold the highest score.
-    Max,
-    /// Majority vote: more than half of the filters must keep the pair; the recorded score is the mean.
-    Vote,
-}
 
 /// ITC thresholds of the cheap first stage; ITM decides only for texts between them. Both are cosines from -1 to 1.
 #[derive(Debug, Clone, Copy, PartialEq)]

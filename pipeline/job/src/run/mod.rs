@@ -1,6 +1,7 @@
 //! A job from its source to its destination.
 
 pub(crate) mod apply;
+mod from_file;
 pub mod job;
 pub(crate) mod local;
 pub(crate) mod prefetch;
