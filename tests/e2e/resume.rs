@@ -257,7 +257,7 @@ fn folders_and_globs_are_sources() {
         "--rename",
         "image_sha256=h",
     ]);
-    assert!(said.contains("read       80 rows in 1 file"), "bookkeeping is no source: {said}");
+    assert!(said.contains("read       80 rows in 1 file"), "bookkeeping is not a source: {said}");
     assert!(place.job_fails(&["web/*/nothing*", "x"]).contains("nothing matches"));
     place.ok(&["sql", "-c", "COPY (SELECT *, 1 AS day FROM 'slice.parquet') TO 'twice/day=1/a.parquet'"]);
     assert!(place.job_fails(&["twice", "x"]).contains("one of its own"));

@@ -186,7 +186,7 @@ fn a_file_beside_the_parts_is_no_pair_table() {
     fs::copy(place.path(slice), place.path("pairs/extra.parquet")).unwrap();
     for args in [&["select", "pairs", "selected", "--min-itm", "0.5"][..], &["report", "pairs", "-o", "report.html"]] {
         let said = place.fails(1, args);
-        assert!(said.contains("extra.parquet: it is no part of the pair table"), "{said}");
+        assert!(said.contains("extra.parquet: it is not part of the pair table"), "{said}");
     }
     fs::remove_file(place.path("pairs/extra.parquet")).unwrap();
     place.ok(&["select", "pairs", "selected", "--min-itm", "0.5"]);

@@ -467,7 +467,7 @@ fn what_is_passed_over_in_a_folder_or_a_tar_is_told() {
         super::text(&output.stderr)
     };
     let said = told(&run("photos", &[]));
-    assert!(said.contains("passed over what is no image by its name, or links to nothing: 2 files"), "{said}");
+    assert!(said.contains("passed over what is not an image by its name, or links to nothing: 2 files"), "{said}");
     assert_eq!(column(&place, "text"), ["a cat"]);
     // Of two pictures with the same key, the first counts.
     fs::rename(place.path("photos/b.heic"), place.path("photos/a.jpg")).unwrap();

@@ -231,7 +231,7 @@ fn interpolate_positions(positions: &Tensor, tokens: i64) -> Result<Tensor> {
     };
     let Some(from) = side(*from) else {
         return Err(Error::Option(format!(
-            "position embeddings of {from} tokens are no square of patches and a class token"
+            "position embeddings of {from} tokens are not a square of patches and a class token"
         )));
     };
     let class = positions.narrow(1, 0, 1);

@@ -109,11 +109,11 @@ impl MedConfig {
         let (v, t) = (&self.vision, &self.text);
         let wrong = |reason: String| Err(Error::Option(reason));
         if v.patch_size == 0 || v.image_size == 0 || !v.image_size.is_multiple_of(v.patch_size) {
-            return wrong(format!("image_size {} is no multiple of patch_size {}", v.image_size, v.patch_size));
+            return wrong(format!("image_size {} is not a multiple of patch_size {}", v.image_size, v.patch_size));
         }
         for (part, width, heads) in [("vision", v.width, v.heads), ("text", t.width, t.heads)] {
             if heads == 0 || width == 0 || !width.is_multiple_of(heads) {
-                return wrong(format!("{part}: width {width} is no multiple of {heads} heads"));
+                return wrong(format!("{part}: width {width} is not a multiple of {heads} heads"));
             }
         }
         if t.encoder_width != v.width {

@@ -254,7 +254,7 @@ impl Settings {
             return wrong("data.flip, loss.alpha, loss.momentum and loss.label_smoothing must lie from 0 to 1".into());
         }
         if l.queue < 0 || (l.itc && l.queue % d.batch as i64 != 0) {
-            return wrong(format!("loss.queue {} is no multiple of data.batch {}", l.queue, d.batch));
+            return wrong(format!("loss.queue {} is not a multiple of data.batch {}", l.queue, d.batch));
         }
         if !(l.itc || l.itm || l.lm) {
             return wrong("all losses are off: leave on loss.itc, loss.itm or loss.lm".into());

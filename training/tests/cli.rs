@@ -59,5 +59,5 @@ fn a_checkpoint_is_evaluated_and_exported_with_its_scores() {
     }
     let refused = run(&["export", &exported, &place("captioner"), "--what=captioner"]);
     let said = String::from_utf8_lossy(&refused.stderr);
-    assert!(!refused.status.success() && said.contains("it is no captioner"), "{said}");
+    assert!(!refused.status.success() && said.contains("it is not a captioner"), "{said}");
 }

@@ -13,5 +13,5 @@ pub(crate) fn whole(value: &Value) -> Option<u64> {
 pub(crate) fn whole_field<'de, D: Deserializer<'de>, T: TryFrom<u64>>(d: D) -> Result<T, D::Error> {
     let value = Value::deserialize(d)?;
     let number = whole(&value).and_then(|n| T::try_from(n).ok());
-    number.ok_or_else(|| D::Error::custom(format!("{value} is no whole number of this field's range")))
+    number.ok_or_else(|| D::Error::custom(format!("{value} is not a whole number of this field's range")))
 }

@@ -238,6 +238,14 @@ impl Spent {
     }
 }
 
+/// Writes data to standard output.
+pub(crate) fn put(text: &str, end: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.write_all(end.as_bytes())?;
+    Ok(out.flush()?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,6 +19,7 @@ use capfilt_udfs::Converted;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
 use crate::args::command::{self, Cli, Command, InspectFormat, ModelCommand};
+use crate::console::put;
 use crate::job::Verb;
 
 /// Planning recurses deeply, and unoptimised frames are large.
@@ -75,7 +76,7 @@ fn dispatch(cli: Cli, scripts: Vec<command::Script>) -> Result<()> {
     match cli.command {
         Command::Sql(args) => {
             let runtime = runtime()?;
-            let ended = sql::main(&runtime, &args, scripts);
+            let ended = sql::scripts::main(&runtime, &args, scripts);
             leave(runtime);
             ended
         }
@@ -146,13 +147,6 @@ fn verb(job: impl Future<Output = Result<()>>) -> Result<()> {
     let ended = runtime.block_on(job);
     leave(runtime);
     ended
-}
-
-fn put(text: &str, end: &str) -> Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.write_all(end.as_bytes())?;
-    Ok(out.flush()?)
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {

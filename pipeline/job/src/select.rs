@@ -70,7 +70,7 @@ impl Select {
         if !matches!(first.job.format.as_str(), "parquet" | "delta") {
             return Err(Error::dest(
                 &self.table,
-                "its files are no Parquet: write the table with --table-format parquet or delta",
+                "its files are not Parquet: write the table with --table-format parquet or delta",
             ));
         }
         match first.verdicts.by_itm_alone {
@@ -81,7 +81,7 @@ impl Select {
                 return Err(Error::dest(&self.table, reason));
             }
             None => log::warn!(
-                "{}: its recipe is no built-in one, or an earlier version wrote it; pairs are selected by their ITM score alone, whatever \
+                "{}: its recipe is not a built-in one, or an earlier version wrote it; pairs are selected by their ITM score alone, whatever \
                  rule kept them before",
                 self.table.display()
             ),

@@ -138,7 +138,7 @@ fn not_utf8(text: String) -> String {
         return text;
     }
     format!(
-        "{text}: a column of text has bytes that are no text. Select the other columns by their names; or have capfilt run read the \
+        "{text}: a column of text has bytes that are not text. Select the other columns by their names; or have capfilt run read the \
          file, which names file, row and column, puts U+FFFD for such bytes, and goes on"
     )
 }

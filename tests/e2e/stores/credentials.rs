@@ -42,7 +42,7 @@ fn credentials_are_found_where_aws_keeps_them() {
         assert!(said.contains("there are no credentials") && said.to_lowercase().contains(words), "{said}");
     }
     let said = fails(with(&[("AWS_ENDPOINT_URL", "127.0.0.1:9000")]));
-    assert!(said.contains("AWS_ENDPOINT_URL = 127.0.0.1:9000 is no URL: write http://127.0.0.1:9000"), "{said}");
+    assert!(said.contains("AWS_ENDPOINT_URL = 127.0.0.1:9000 is not a URL: write http://127.0.0.1:9000"), "{said}");
 
     // A metadata service that accepts connections but never responds.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();

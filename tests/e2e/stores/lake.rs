@@ -117,7 +117,7 @@ fn a_delta_table_in_a_store_is_as_one_on_a_disk() {
     }
     stores.put(&place, "slice.parquet", "plain/a.parquet");
     let said = fails(job(&place, &stores.well, &["s3://data/plain@1", "none"]));
-    assert!(said.contains("it is no Delta table"), "{said}");
+    assert!(said.contains("it is not a Delta table"), "{said}");
     let plain = rows(sql(&place, &stores.well, "s3://data/plain/a.parquet", "SELECT count(*) AS n FROM t"));
     assert_eq!(plain[0]["n"], json!(40));
     for table in ["s3://data/plain@1", "s3://data/nothing"] {

@@ -109,7 +109,7 @@ impl Table {
         let ctx = SessionContext::new_with_config(config);
         capfilt_udfs::sound_scans(&ctx);
         let Some(path) = self.path.to_str() else {
-            return Err(Error::file(&self.path, "its name is no UTF-8"));
+            return Err(Error::file(&self.path, "its name is not UTF-8"));
         };
         // A resolved Delta table may be in an object store, where `exists` does not apply.
         if self.version.is_none() && !self.path.exists() {
@@ -117,7 +117,7 @@ impl Table {
             return Err(Error::file(
                 &self.path,
                 if in_store {
-                    "it is no Delta table, which alone is read from a store: download it"
+                    "it is not a Delta table, and only those are read from a store: download it"
                 } else {
                     "there is no such file or folder"
                 },
@@ -141,7 +141,7 @@ impl Table {
             // Exactly the files that the digest covers, not a job's bookkeeping.
             let names = files.iter().map(|file| {
                 let name = file.to_str().map(|_| capfilt_tables::literal(file));
-                name.ok_or_else(|| Error::file(file, "its name is no UTF-8"))
+                name.ok_or_else(|| Error::file(file, "its name is not UTF-8"))
             });
             let names = names.collect::<Result<Vec<String>>>()?;
             if names.is_empty() {

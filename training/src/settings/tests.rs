@@ -92,7 +92,7 @@ fn wrong_settings_are_named() {
     refused("train.lr=-1", "train.lr -1");
     refused("train.schedule=linear", "linear");
     refused("data.tables=[{ path = 'x', version = 1.5 }]", "a number or a text");
-    refused("data.batch=7", "loss.queue 57600 is no multiple of data.batch 7");
+    refused("data.batch=7", "loss.queue 57600 is not a multiple of data.batch 7");
     refused("data.crop=[0.5, 0.2]", "data.crop");
     refused("model.sharing=some", "all-but-sa");
     refused("export.what=all", "captioner");

@@ -97,9 +97,9 @@ pub struct Parts {
 }
 
 /// Error text for captioning with a checkpoint that is not a captioner.
-pub(crate) const NO_DECODER: &str = "no text decoder: it is no captioner";
+pub(crate) const NO_DECODER: &str = "no text decoder: it is not a captioner";
 /// Error text for ITM scoring with a checkpoint that is not a filter.
-pub(crate) const NO_ITM_HEAD: &str = "no ITM head: it is no filter";
+pub(crate) const NO_ITM_HEAD: &str = "no ITM head: it is not a filter";
 
 impl Checkpoint {
     /// Opens and validates the folder `dir`.

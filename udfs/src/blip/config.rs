@@ -252,14 +252,14 @@ impl BlipConfig {
             return Err(format!("{name} = {size} is out of range"));
         }
         if !v.image_size.is_multiple_of(v.patch_size) {
-            return Err(format!("image_size {} is no multiple of patch_size {}", v.image_size, v.patch_size));
+            return Err(format!("image_size {} is not a multiple of patch_size {}", v.image_size, v.patch_size));
         }
         for (which, width, heads) in
             [("vision", v.hidden_size, v.num_attention_heads), ("text", t.hidden_size, t.num_attention_heads)]
         {
             if width % heads != 0 {
                 return Err(format!(
-                    "{which}_config.hidden_size {width} is no multiple of num_attention_heads {heads}"
+                    "{which}_config.hidden_size {width} is not a multiple of num_attention_heads {heads}"
                 ));
             }
         }

@@ -173,7 +173,7 @@ pub(crate) fn lacking(dir: &Path, plain: &str) -> Error {
         let what = if first.parent().is_some_and(|parent| parent.ends_with("snapshots")) {
             "it is a folder of the hub's cache; give a snapshot in it"
         } else {
-            "it is no checkpoint, but holds some; give one of them"
+            "it is not a checkpoint, but holds some; give one of them"
         };
         const MOST: usize = 5;
         let shown: Vec<String> = below.iter().take(MOST).map(|path| path.display().to_string()).collect();

@@ -46,7 +46,7 @@ impl std::str::FromStr for Precision {
         match s {
             "fp32" => Ok(Self::Fp32),
             "int8" => Ok(Self::Int8),
-            _ => Err(format!("{s:?} is no precision: use fp32 or int8")),
+            _ => Err(format!("{s:?} is not a precision: use fp32 or int8")),
         }
     }
 }

@@ -82,11 +82,11 @@ settings! {
     LengthPenalty "length_penalty": Kind::Float { above_zero: false, max: f32::MAX }, default None,
         "Exponent of the generated length that divides a beam's score; above 0 favours long captions";
     RepetitionPenalty "repetition_penalty": Kind::Float { above_zero: true, max: f32::MAX }, default None,
-        "Divides the score of a token that occurred; 1 is none";
+        "Divides the score of a token that occurred; 1 leaves it as it is";
     EarlyStopping "early_stopping": Kind::Flag, default None,
         "Whether beam search stops as soon as num_beams captions ended";
     Prompt "prompt": Kind::Text, default None,
-        "Text the caption continues; it is no part of the result";
+        "Text the caption continues; it is not part of the result";
 }
 
 impl Key {

@@ -91,7 +91,7 @@ impl Header {
         }
         match picture(name, data)? {
             Some((width, height, alpha)) => Ok(Self { width, height, alpha, animated: false }),
-            None => Err(Format::WebP.corrupt("its first chunk is no picture")),
+            None => Err(Format::WebP.corrupt("its first chunk is not a picture")),
         }
     }
 

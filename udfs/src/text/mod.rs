@@ -43,7 +43,7 @@ impl FromStr for ItmToken {
         match s {
             "enc" => Ok(Self::Enc),
             "cls" => Ok(Self::Cls),
-            _ => Err(format!("{s:?} is no first token of ITM: use enc or cls")),
+            _ => Err(format!("{s:?} is not a first token of ITM: use enc or cls")),
         }
     }
 }

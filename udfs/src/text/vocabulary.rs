@@ -39,7 +39,7 @@ pub(super) fn tokenizer_json(vocabulary: &Path) -> Result<String> {
         }
         match read_json(&path)? {
             Value::Object(map) => Ok(map),
-            _ => Err(Error::checkpoint(path, "it is no JSON object")),
+            _ => Err(Error::checkpoint(path, "it is not a JSON object")),
         }
     };
     let mut config = optional(CONFIG)?;
@@ -113,7 +113,7 @@ fn decoded(decoder: &Map<String, Value>) -> std::result::Result<BTreeMap<u32, Va
         Some((id, whole))
     };
     let wrong =
-        |(id, token): (&String, &Value)| format!("added_tokens_decoder: {id:?}: {token} is no token with its id");
+        |(id, token): (&String, &Value)| format!("added_tokens_decoder: {id:?}: {token} is not a token with its id");
     decoder.iter().map(|pair| entry(pair).ok_or_else(|| wrong(pair))).collect()
 }
 
@@ -124,7 +124,7 @@ fn encoded(ids: &Map<String, Value>, config: &Map<String, Value>) -> std::result
         let id = u32::try_from(id.as_u64()?).ok()?;
         Some((id, added_token(id, name, special.contains(&name.as_str()))))
     };
-    let wrong = |(name, id): (&String, &Value)| format!("{name:?}: {id} is no id");
+    let wrong = |(name, id): (&String, &Value)| format!("{name:?}: {id} is not an id");
     ids.iter().map(|pair| entry(pair).ok_or_else(|| wrong(pair))).collect()
 }
 

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use tokio::runtime::Runtime;
 
 use crate::args::rounds::RoundsArgs;
-use crate::console::say;
+use crate::console::{put, say};
 use crate::rounds::plan::{CHECKPOINT, Plan, absolute};
 use crate::rounds::stage::Wishes;
 
@@ -36,7 +36,7 @@ pub(crate) fn main(runtime: &Runtime, args: &RoundsArgs) -> Result<()> {
                 lines += &format!("{}\n", stage.command_line());
             }
         }
-        return crate::put(&lines, "");
+        return put(&lines, "");
     }
     let begun = plan.begin(&stages)?;
     plan.make_folder()?;
@@ -54,7 +54,7 @@ pub(crate) fn main(runtime: &Runtime, args: &RoundsArgs) -> Result<()> {
     let model = |name| plan.folder(args.rounds, name).join(CHECKPOINT);
     let pairs = plan.folder(args.rounds + u32::from(args.final_pairs), "pairs");
     let results = [("captioner", model("captioner")), ("filter", model("filter")), ("pairs", pairs)];
-    crate::put(&results.map(|(name, path)| format!("{name:<10} {}\n", path.display())).concat(), "")
+    put(&results.map(|(name, path)| format!("{name:<10} {}\n", path.display())).concat(), "")
 }
 
 /// Path of capfilt-train.

@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use crate::args::command::Format;
 use crate::console::say;
 use crate::session;
-use crate::sql::{self, script};
+use crate::sql::{script, statement};
 
 /// How long the prompt waits for a stopped statement.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -97,13 +97,13 @@ fn answer(runtime: &Runtime, ctx: &SessionContext, params: &Params, format: Form
 }
 
 fn statements(runtime: &Runtime, ctx: &SessionContext, params: &Params, format: Format, text: &str) -> Result<()> {
-    for statement in sql::parse(ctx, text)? {
+    for statement in statement::parse(ctx, text)? {
         let started = Instant::now();
         let task = {
             let (ctx, params) = (ctx.clone(), params.clone());
             runtime.spawn(async move {
                 let mut out = BufWriter::new(io::stdout());
-                let rows = sql::execute(&ctx, statement, &params, format, &mut out).await?;
+                let rows = statement::execute(&ctx, statement, &params, format, &mut out).await?;
                 out.flush()?;
                 Ok::<_, anyhow::Error>(rows)
             })

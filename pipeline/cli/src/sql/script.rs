@@ -16,7 +16,7 @@ pub(crate) fn script(bytes: Vec<u8>) -> Result<String, String> {
     let text = String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
         let line = e.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
-        format!("line {line} is no UTF-8: save it as UTF-8")
+        format!("line {line} is not UTF-8: save it as UTF-8")
     })?;
     Ok(unmarked(&text).to_owned())
 }
@@ -44,6 +44,6 @@ mod tests {
                 assert!(script(utf16(mark, bytes)).unwrap_err().contains("UTF-16"));
             }
         }
-        assert!(script(b"-- one\nSELECT 'caf\xe9'".to_vec()).unwrap_err().contains("line 2 is no UTF-8"));
+        assert!(script(b"-- one\nSELECT 'caf\xe9'".to_vec()).unwrap_err().contains("line 2 is not UTF-8"));
     }
 }

@@ -178,7 +178,7 @@ impl Dest {
             if name.ends_with(".parquet") && !pair_table::is_part(&name) && !layout::is_delta(&self.path) {
                 let folder = self.path.display();
                 log::warn!(
-                    "{folder} holds {name}, which is no part of a pair table: it stays, and is read with the table"
+                    "{folder} holds {name}, which is not part of a pair table: it stays, and is read with the table"
                 );
             }
         }

@@ -27,7 +27,7 @@ pub(crate) fn check_parts(table: &Path, manifests: &[Manifest]) -> Result<()> {
         let name = entry.map_err(read)?.file_name();
         let name = name.to_string_lossy();
         if name.ends_with(".parquet") && !name.starts_with(['.', '_']) && !known.contains(&*name) {
-            let reason = "it is no part of the pair table, and would be read with it: take it out of the folder";
+            let reason = "it is not part of the pair table, and would be read with it: take it out of the folder";
             return Err(Error::dest(table.join(&*name), reason));
         }
     }

@@ -1,11 +1,21 @@
 //! The page's data, as JSON.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::Serialize;
 
 use crate::checkpoint::manifest::Manifest;
 use crate::recipe::provenance::together;
+
+/// Options of a report.
+#[derive(Debug, Clone)]
+pub struct ReportOptions {
+    /// Maximum number of images in the gallery.
+    pub images: usize,
+    /// Location of the source, for images that the table left out; by default where it was.
+    pub source: Option<PathBuf>,
+}
 
 /// All data of the page, whose script uses these field names.
 #[derive(Debug, Serialize)]

@@ -9,9 +9,10 @@ use futures::StreamExt as _;
 
 use crate::checkpoint::manifest::Manifest;
 use crate::images::original::{Pictures, Wanted};
+use crate::report::data::ReportOptions;
 use crate::report::data::{Gallery, Image, Pair};
 use crate::report::queries::PAIRS;
-use crate::report::{ReportOptions, thumbnail};
+use crate::report::thumbnail;
 
 /// Number of pairs nearest the threshold.
 const NEAR: usize = 60;

@@ -56,8 +56,8 @@ fn mark(pairs: Vec<RecordBatch>, problems: &BTreeMap<u64, String>) -> Result<Vec
                 .and_then(|rows| rows.as_primitive_opt::<Int64Type>())
                 .ok_or_else(|| broken(&"no provenance"))?;
             let problem = |row: usize| u64::try_from(rows.value(row)).ok().and_then(|n| problems.get(&n));
-            let errors = part("error")?.as_string_opt::<i32>().ok_or_else(|| broken(&"error is no text"))?;
-            let kept = part("kept")?.as_boolean_opt().ok_or_else(|| broken(&"kept is no verdict"))?;
+            let errors = part("error")?.as_string_opt::<i32>().ok_or_else(|| broken(&"error is not text"))?;
+            let kept = part("kept")?.as_boolean_opt().ok_or_else(|| broken(&"kept is not a verdict"))?;
             let errors: StringArray = (0..batch.num_rows())
                 .map(|row| match problem(row) {
                     Some(problem) => Some(problem.as_str()),

@@ -303,7 +303,7 @@ impl Job {
         };
         // If the first picture of a text could not be fetched, all rows that repeat the text would be lost with it.
         if self.image_is != ImageIs::Bytes && self.dedupe.is_some_and(|how| how.near.is_some() || how.texts.is_some()) {
-            let reason = "--dedupe near and texts look at pictures, and the source has their names alone: give exact";
+            let reason = "--dedupe near and texts look at pictures, and the source has only their names: give exact";
             return Err(Error::Option(reason.to_owned()));
         }
         let (known, memos) = self.known()?;

@@ -58,7 +58,8 @@ impl Beside {
 /// Image or folder names that differ only in invalid UTF-8; a job from before image names were recorded.
 pub(crate) fn folders(root: &Path, files: Vec<Place>, known: &[FileRecord]) -> Result<Vec<Place>> {
     let twins = |shown: PathBuf| {
-        let reason = "another one's name differs from it in what is no UTF-8 alone: rename one of them";
+        let reason =
+            "the name of another image differs from its name only in bytes that are not UTF-8: rename one of them";
         Err(Error::source(shown, reason))
     };
     let mut parts: BTreeMap<&str, Vec<&FileRecord>> = BTreeMap::new();

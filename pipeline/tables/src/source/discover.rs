@@ -159,7 +159,7 @@ pub(crate) fn pictures(root: &Path, halt: &Halt) -> Result<Vec<PathBuf>> {
     if let Some((first, files)) = passed {
         let (root, first) = (root.display(), first.display());
         log::warn!(
-            "{root}: passed over what is no image by its name, or links to nothing: {files} files, the first is {first}"
+            "{root}: passed over what is not an image by its name, or links to nothing: {files} files, the first is {first}"
         );
     }
     Ok(files)

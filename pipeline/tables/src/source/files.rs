@@ -98,7 +98,7 @@ impl Source {
         if version.is_some() {
             return Err(Error::source(
                 whereabouts(path),
-                "it is no Delta table, which alone has versions: leave @ and the version out",
+                "it is not a Delta table, and only those have versions: leave @ and the version out",
             ));
         }
         let local = |paths: Vec<PathBuf>| paths.into_iter().map(Place::Local).collect::<Vec<_>>();

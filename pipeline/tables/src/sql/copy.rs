@@ -43,7 +43,7 @@ fn checked(copy: CopyTo, config: &ConfigOptions) -> Result<CopyTo> {
     };
     if let Some(lake) = delta_above(&path) {
         return plan_err!(
-            "COPY .. TO '{}': {} is a Delta table, of which a file is no part that its log does not name: give another \
+            "COPY .. TO '{}': {} is a Delta table, and a file that its log does not name is not part of it: give another \
              path, or write the table with capfilt run --table-format delta",
             copy.output_url,
             lake.display()

@@ -79,7 +79,7 @@ impl HiveTable {
             HIVE_NULL => ScalarValue::try_from(field.data_type()),
             _ => ScalarValue::try_from_string(text.to_owned(), field.data_type()).map_err(|e| {
                 let (path, name, what) = (&meta.location, field.name(), field.data_type());
-                plan_datafusion_err!("{path}: its folder {name}={text} is no {what}: {e}")
+                plan_datafusion_err!("{path}: its folder {name}={text} cannot be read as {what}: {e}")
             }),
         };
         let values = values.iter().map(AsRef::as_ref).zip(&self.folders).map(value).collect::<Result<Vec<_>>>()?;

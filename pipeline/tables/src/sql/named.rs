@@ -210,7 +210,7 @@ async fn refuse_hidden(
     while let Some(file) = files.try_next().await? {
         if file.location.filename().is_some_and(|name| name.starts_with(['.', '_'])) {
             return Err(DataFusionError::Plan(format!(
-                "{}: a file whose name begins with . or _ is no part of a table: take it out of the folder, or name the others by a pattern \
+                "{}: a file whose name begins with . or _ is not part of a table: take it out of the folder, or name the others by a pattern \
                  such as '[a-z0-9]*{}'",
                 file.location, options.file_extension
             )));

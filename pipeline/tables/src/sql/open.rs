@@ -20,7 +20,7 @@ pub async fn register_pairs(ctx: &SessionContext, name: &str, path: &Path, versi
         return Ok(());
     }
     if version.is_some() {
-        return Err(Error::source(path, "it is no Delta table, which alone has versions"));
+        return Err(Error::source(path, "it is not a Delta table, and only those have versions"));
     }
     ctx.register_parquet(name, literal(path), Default::default()).await?;
     Ok(())
@@ -34,7 +34,10 @@ pub fn delta_source(path: &Path, version: Option<&str>) -> Result<Option<Source>
         return Ok(None);
     }
     if !is_delta {
-        return Err(Error::source(path, "it is no Delta table, which alone has versions: leave the version out"));
+        return Err(Error::source(
+            path,
+            "it is not a Delta table, and only those have versions: leave the version out",
+        ));
     }
     Source::open_at(path, version).map(Some)
 }

@@ -49,7 +49,7 @@ pub(crate) async fn completed(builder: AmazonS3Builder) -> Result<AmazonS3Builde
     if let Some(endpoint) = builder.get_config_value(&AmazonS3ConfigKey::MetadataEndpoint) {
         metadata = metadata
             .endpoint(&endpoint)
-            .map_err(|e| Problem::new(format!("AWS_METADATA_ENDPOINT = {endpoint} is no URL: {e}")))?;
+            .map_err(|e| Problem::new(format!("AWS_METADATA_ENDPOINT = {endpoint} is not a URL: {e}")))?;
     }
     let mut chain = DefaultCredentialsChain::builder().configure(config).imds_client(metadata.build());
     chain.set_region(found.region().cloned());

@@ -95,7 +95,7 @@ fn check_endpoint(name: &str, value: Option<String>) -> Result<(), Problem> {
         true => "it must begin with http:// or https:// and name a host".to_owned(),
         false => format!("write http://{value} or https://{value}"),
     };
-    Err(Problem::new(format!("{name} = {value} is no URL: {hint}")))
+    Err(Problem::new(format!("{name} = {value} is not a URL: {hint}")))
 }
 
 /// Waits for credentials, at most `GIVE_UP_AFTER`.

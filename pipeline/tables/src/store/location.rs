@@ -139,7 +139,7 @@ impl Location {
         };
         let parts: Vec<&str> = name.split('/').filter(|part| *part != ".").collect();
         if parts.iter().any(|part| part.is_empty()) {
-            return Err("a part of it is empty, and so is none of a key that can be asked for".to_owned());
+            return Err("a part of it is empty, which a key cannot have".to_owned());
         }
         let name = parts.join("/");
         key_of(&if folder.is_empty() { name } else { format!("{folder}/{name}") })

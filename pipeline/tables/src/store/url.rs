@@ -49,7 +49,7 @@ impl Address {
             "az" | "adl" | "azure" | "abfs" | "abfss" => Service::Azure,
             "http" | "https" => return Self::http(text),
             "file" => return Err("give the path without file://".to_owned()),
-            _ => return Err(format!("{scheme} is no store that is known: s3, gs, az, abfs, http and https are")),
+            _ => return Err(format!("{scheme} is not a known kind of store: use s3, gs, az, abfs, http or https")),
         };
         let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
         if bucket.is_empty() {

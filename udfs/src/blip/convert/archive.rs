@@ -39,7 +39,7 @@ impl Archive {
         let io = |e: std::io::Error| Error::checkpoint(path, e.to_string());
         let metadata = std::fs::metadata(path).map_err(io)?;
         if !metadata.is_file() || metadata.len() == 0 {
-            let reason = if metadata.is_file() { "the file is empty; fetch it again" } else { "it is no file" };
+            let reason = if metadata.is_file() { "the file is empty; fetch it again" } else { "it is not a file" };
             return Err(Error::checkpoint(path, reason));
         }
         let file = File::open(path).map_err(io)?;

@@ -61,7 +61,7 @@ impl<'a> Machine<'a> {
         let rest = &self.bytes[self.at..];
         let len = rest.iter().take(1024).position(|byte| *byte == b'\n').ok_or("a name in it does not end")?;
         self.at += len + 1;
-        std::str::from_utf8(&rest[..len]).map_err(|_| "a name in it is no UTF-8".into())
+        std::str::from_utf8(&rest[..len]).map_err(|_| "a name in it is not UTF-8".into())
     }
 
     fn pop(&mut self) -> Result<Value<'a>, String> {
@@ -240,7 +240,7 @@ impl<'a> Machine<'a> {
             }
             0x93 => match (self.pop()?, self.pop()?) {
                 (Value::Str(name), Value::Str(module)) => Value::Name(Name::of(module, name)?),
-                _ => return Err("it names a function by something that is no string".into()),
+                _ => return Err("it names a function by something that is not a string".into()),
             },
             // INST: a name, and a call of it.
             b'i' => {
@@ -268,7 +268,7 @@ impl<'a> Machine<'a> {
             }
             code => {
                 return Err(format!(
-                    "its instruction 0x{code:02x} is none that a checkpoint of torch is written with; nothing of the file was run"
+                    "its instruction 0x{code:02x} does not occur in checkpoints that torch writes; nothing of the file was run"
                 ));
             }
         };
@@ -322,7 +322,7 @@ impl<'a> Machine<'a> {
                 let len = usize::try_from(*len).map_err(|_| format!("storage {key} has a length of {len}"))?;
                 Storage { key, dtype: *dtype, len }
             }
-            _ => return Err("it refers to something that is no storage of numbers".into()),
+            _ => return Err("it refers to something that is not a storage of numbers".into()),
         };
         self.pickle.storages.push(storage);
         Ok(Value::Storage(self.pickle.storages.len() - 1))

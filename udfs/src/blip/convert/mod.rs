@@ -183,7 +183,7 @@ fn blip<'a>(path: &Path, tensors: &'a BTreeMap<&str, Stored<'a>>, tokenizer: Opt
                 plan.tensors.insert(name, tensor);
             }
             Fate::Unknown => {
-                log::warn!("{}: tensor {name} is none of BLIP's and is left out", path.display());
+                log::warn!("{}: tensor {name} is not one of BLIP's and is left out", path.display());
                 plan.left_out += 1;
             }
             _ => plan.left_out += 1,

@@ -110,7 +110,7 @@ pub(super) fn config(
     let heads = |what: &str, width: usize| match width % HEAD {
         0 if width > 0 => Ok(width / HEAD),
         _ => Err(format!(
-            "its {what} is {width} wide; BLIP's attention heads are {HEAD} wide each, and {width} is no multiple"
+            "its {what} is {width} wide; BLIP's attention heads are {HEAD} wide each, and {width} is not a multiple"
         )),
     };
     let layers = |layer: &dyn Fn(usize) -> String| (0..).take_while(|i| tensors.contains_key(&layer(*i))).count();

@@ -63,7 +63,7 @@ async fn gather(sorter: &Sorter, hashes: &[PathBuf], known: &[PathBuf], to: &Pat
             let rows = rows.map_err(|e| Error::dest(path, format!("cannot read: {e}")))?;
             let binary = |column: usize| {
                 let found = rows.columns().get(column).and_then(|column| column.as_binary_opt::<i32>());
-                found.ok_or_else(|| wrong(&format!("column {column} is no bytes")))
+                found.ok_or_else(|| wrong(&format!("column {column} does not hold bytes")))
             };
             let (set_of, bands_of) = (binary(1)?, binary(2)?);
             for (row, at) in numbers(&rows, 0)?.values().iter().enumerate() {

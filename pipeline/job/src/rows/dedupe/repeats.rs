@@ -22,7 +22,7 @@ pub(crate) async fn exact(sorter: &Sorter, hashes: &[PathBuf], to: &Path) -> Res
     let mut last: Vec<u8> = Vec::new();
     let mut first = 0;
     while let Some(batch) = rows.next().await? {
-        let keys = batch.column(0).as_fixed_size_binary_opt().ok_or_else(|| wrong("a key is none"))?;
+        let keys = batch.column(0).as_fixed_size_binary_opt().ok_or_else(|| wrong("a key is missing"))?;
         for (key, at) in keys.iter().zip(numbers(&batch, 1)?.values().iter()) {
             let key = key.ok_or_else(|| wrong("a key is missing"))?;
             if last == key {

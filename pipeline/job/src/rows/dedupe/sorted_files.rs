@@ -139,7 +139,7 @@ pub(crate) fn read(path: &Path, columns: &[&str]) -> Result<ParquetRecordBatchRe
 /// Values of a non-null u64 column.
 pub(crate) fn numbers(rows: &RecordBatch, column: usize) -> Result<&UInt64Array> {
     let found = rows.columns().get(column).and_then(|column| column.as_primitive_opt::<UInt64Type>());
-    found.filter(|found| found.null_count() == 0).ok_or_else(|| wrong(&format!("column {column} is no number")))
+    found.filter(|found| found.null_count() == 0).ok_or_else(|| wrong(&format!("column {column} is not a number")))
 }
 
 /// Values of the first two columns.
@@ -183,7 +183,7 @@ impl Sorter {
         // Pass URLs: in a path, characters such as * would be read as patterns.
         let urls = files.iter().map(|file| {
             let url = std::path::absolute(file).ok().and_then(|path| Url::from_file_path(path).ok());
-            url.map(String::from).ok_or_else(|| Error::dest(file, "its path is none that can be read from"))
+            url.map(String::from).ok_or_else(|| Error::dest(file, "its path cannot be read from"))
         });
         let urls = urls.collect::<Result<Vec<String>>>()?;
         let begin = async {

@@ -181,7 +181,7 @@ fn a_folder_is_listed_as_one_on_a_disk() {
         ("s3://bucket/web/x*", "nothing matches"),
         ("s3://bucket/other", "none ends in .parquet"),
         ("s3:///web", "names no bucket"),
-        ("ftp://host/x", "ftp is no store"),
+        ("ftp://host/x", "ftp is not a known kind of store"),
         ("http://host/folder/", "a single file"),
         ("http://me:secret@host/x.csv", "a password"),
     ] {

@@ -1,0 +1,46 @@
+//! Statements, one at a time.
+
+use std::io::Write;
+
+use anyhow::{Result, anyhow};
+use capfilt_job::Params;
+use capfilt_tables::error::NOT_UTF8;
+use capfilt_tables::sql::named::bad_text;
+use datafusion::prelude::SessionContext;
+use datafusion::sql::parser::{DFParser, Statement};
+use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, dialect_from_str};
+
+use crate::args::command::Format;
+use crate::session::readable;
+use crate::sql::print::print;
+use crate::sql::script;
+
+/// Parses the statements of a text.
+pub(crate) fn parse(ctx: &SessionContext, text: &str) -> Result<Vec<Statement>> {
+    let name = ctx.copied_config().options().sql_parser.dialect.to_string();
+    let dialect: Box<dyn Dialect> = dialect_from_str(name).unwrap_or_else(|| Box::new(GenericDialect {}));
+    let statements =
+        DFParser::parse_sql_with_dialect(script::unmarked(text), dialect.as_ref()).map_err(|e| readable(&e))?;
+    Ok(statements.into())
+}
+
+/// Runs one statement and prints its result. Returns the number of rows.
+pub(crate) async fn execute(
+    ctx: &SessionContext,
+    mut statement: Statement,
+    params: &Params,
+    format: Format,
+    out: &mut (dyn Write + Send),
+) -> Result<usize> {
+    params.bind(&mut statement).map_err(|e| anyhow!(e))?;
+    let plan = ctx.state().statement_to_plan(statement).await.map_err(|e| readable(&e))?;
+    let rows = async { ctx.execute_logical_plan(plan.clone()).await?.execute_stream().await };
+    let printed = match rows.await {
+        Ok(rows) => print(format, rows, out).await,
+        Err(e) => Err(readable(&e)),
+    };
+    printed.map_err(|e| match e.to_string() {
+        text if text.contains(NOT_UTF8) => bad_text(&plan).map_or(e, |place| anyhow!("{place} ({text})")),
+        _ => e,
+    })
+}
