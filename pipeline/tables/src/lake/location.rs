@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::format::register;
 use crate::layout;
 use crate::store::location::Location;
 use crate::store::url::is_url;
@@ -23,7 +24,7 @@ impl Lake {
             return Ok(layout::is_delta(path).then(|| Self::Disk(path.to_owned())));
         }
         let location = Location::open(&text)?;
-        Ok(if location.has_log()? { Some(Self::Store(location)) } else { None })
+        Ok(if location.has_log(&register::ROLES)? { Some(Self::Store(location)) } else { None })
     }
 
     /// Path or URL for messages.

@@ -6,9 +6,10 @@ use std::sync::{Arc, OnceLock};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::Result;
-use crate::file::{self, Place};
-use crate::format::watch::{Looked, Looking};
-use crate::kind::Kind;
+use crate::file::{self, DataFile};
+use crate::format::contract::Inspection;
+use crate::format::inspect::{Inspected, inspect};
+use crate::format::register::PARQUET;
 use crate::lake::delta::snapshot;
 use crate::lake::location::Lake;
 use crate::source::files::{Source, SourceFile};
@@ -35,15 +36,15 @@ impl Lake {
     }
 
     /// Files of these names below `root`; `None` for missing ones.
-    pub(crate) fn places(&self, root: &Path, names: &[&str]) -> Result<Vec<Option<Place>>> {
+    pub(crate) fn places(&self, root: &Path, names: &[&str]) -> Result<Vec<Option<DataFile>>> {
         match self {
             Self::Disk(_) => {
-                let place = |name: &&str| Some(root.join(name)).filter(|path| path.is_file()).map(Place::Local);
+                let place = |name: &&str| Some(root.join(name)).filter(|path| path.is_file()).map(DataFile::Local);
                 Ok(names.iter().map(place).collect())
             }
             Self::Store(location) => {
                 let objects = location.objects(names)?;
-                Ok(objects.into_iter().map(|object| object.map(Place::Remote)).collect())
+                Ok(objects.into_iter().map(|object| object.map(DataFile::Remote)).collect())
             }
         }
     }
@@ -64,10 +65,10 @@ impl Source {
             place.ok_or_else(|| lake.error(gone()))
         });
         let places = there.collect::<Result<Vec<_>>>()?;
-        let looking = Looking::until(reading.halt);
-        let looks = file::each(&places, |place| Kind::Parquet.looked(&root, place, &looking))?;
+        let inspection = Inspection::until(reading.halt);
+        let looks = file::each(&places, |place| inspect(PARQUET, &root, place, &inspection))?;
         let files = found.files.into_iter().zip(places).zip(looks).map(|((file, place), looked)| {
-            let Looked { mut record, written, seen } = looked;
+            let Inspected { mut record, written, seen } = looked;
             let deleted = file.deleted.unwrap_or_default();
             // The log's deleted rows and partition values are part of the fingerprint.
             if !deleted.is_empty() || !file.partitions.is_empty() {
@@ -88,7 +89,7 @@ impl Source {
         let files = files.collect();
         let (version, schema) = (Some(found.version), Arc::new(schema::nullable(&schema::as_views(&found.schema))));
         let (given, written, most_image_bytes) = (whereabouts(given), found.schema, reading.most_image_bytes());
-        let (kind, numbers, texts) = (Kind::Parquet, OnceLock::new(), Vec::new());
-        Ok(Self { given, root, kind, files, numbers, version, schema, written, texts, most_image_bytes })
+        let (format, numbers, texts) = (PARQUET, OnceLock::new(), Vec::new());
+        Ok(Self { given, root, format, files, numbers, version, schema, written, texts, most_image_bytes })
     }
 }

@@ -21,6 +21,8 @@ use futures::future::ready;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::error::{Error, Result, message};
+use crate::format::contract::{FileFormat, InSql};
+use crate::format::register;
 use crate::halt::{self, Halt};
 use crate::lake::location::Lake;
 use crate::pair_table::{BOOKKEEPING, is_part, unfinished};
@@ -28,6 +30,7 @@ use crate::schema::{Conflict, Merged, plain};
 use crate::source::discover::walk;
 use crate::source::files::Source;
 use crate::sql::hive;
+use crate::sql::rows_format::RowsFormat;
 use crate::store::location::Location;
 use crate::store::url::{is_url, shown};
 
@@ -38,7 +41,7 @@ const BELOW: &str = "its files are in folders whose names are not name=value: na
 
 /// Table that a path or URL names; `None` if nothing has that name or it is not a table.
 ///
-/// Supports files and folders of Parquet, CSV, JSON lines and WebDataset, local or in a store; local patterns; and
+/// Supports files and folders of every registered format, local or in a store; local patterns; and
 /// Delta tables, at their latest version or, with `@` and a version or time after the name, at an earlier one.
 ///
 /// # Errors
@@ -88,7 +91,7 @@ fn found(name: &str, halt: &Halt) -> Result<Found> {
         return Ok(Found::Lake(lake, version.map(str::to_owned)));
     }
     if is_url(name) {
-        let (store, url, first) = Location::open(name)?.files()?;
+        let (store, url, first) = Location::open(name)?.files(&register::ROLES)?;
         return Ok(Found::Objects { store, url, kind: Kind::of(&first) });
     }
     let path = Path::new(name);
@@ -171,21 +174,26 @@ pub fn bad_text(plan: &LogicalPlan) -> Option<String> {
     looked.ok().and(found)
 }
 
-/// Table over files of one kind, with Hive partition columns.
+/// Table over files of one format, with Hive partition columns.
 pub(crate) async fn files(
     state: &SessionState,
     location: &str,
     kind: &Kind,
 ) -> Result<Arc<dyn TableProvider>, DataFusionError> {
-    let factory = state.get_file_format_factory(kind.format);
-    let factory =
-        factory.ok_or_else(|| DataFusionError::Plan(format!("this session reads no files of {}", kind.format)))?;
-    let compression = kind.compression.iter().map(|how| ("format.compression".to_owned(), how.clone()));
-    let options = ListingOptions::new(factory.create(state, &compression.collect())?).with_file_extension(&kind.ending);
+    let (format, is_typed) = match kind.format.in_sql() {
+        InSql::DataFusion { format, is_typed, .. } => {
+            let factory = state.get_file_format_factory(format);
+            let factory =
+                factory.ok_or_else(|| DataFusionError::Plan(format!("this session reads no files of {format}")))?;
+            let compression = kind.compression.iter().map(|how| ("format.compression".to_owned(), how.clone()));
+            (factory.create(state, &compression.collect())?, is_typed)
+        }
+        InSql::Rows | InSql::None => (Arc::new(RowsFormat(kind.format)) as _, false),
+    };
+    let options = ListingOptions::new(format).with_file_extension(&kind.ending);
     let location = ListingTableUrl::parse(literal(Path::new(location)))?;
     refuse_hidden(state, &options, &location).await?;
-    let schema =
-        if kind.format == "parquet" { one_schema(state, &options, slice::from_ref(&location)).await? } else { None };
+    let schema = if is_typed { one_schema(state, &options, slice::from_ref(&location)).await? } else { None };
     let config = ListingTableConfig::new(location).with_listing_options(options);
     let config = config.infer_partitions_from_path(state).await?;
     let config = match schema {
@@ -270,8 +278,7 @@ pub(crate) async fn one_schema(
 
 /// Kind of files, by extension.
 pub(crate) struct Kind {
-    /// DataFusion's name of the format.
-    format: &'static str,
+    format: &'static dyn FileFormat,
     compression: Option<String>,
     /// Extension as written, with its dot.
     ending: String,
@@ -282,13 +289,12 @@ impl Kind {
         let (stem, last) = name.rsplit_once('.')?;
         let is_compressed = ["gz", "bz2", "xz", "zst"].contains(&last.to_ascii_lowercase().as_str());
         let written = if is_compressed { stem.rsplit_once('.')?.1 } else { last };
-        let format = match written.to_ascii_lowercase().as_str() {
-            "csv" => "csv",
-            "json" | "jsonl" | "ndjson" => "json",
-            "parquet" if !is_compressed => "parquet",
-            "tar" if !is_compressed => "tar",
+        let format = register::of_extension(written, true)?;
+        match format.in_sql() {
+            InSql::DataFusion { is_compressed: true, .. } => {}
+            InSql::DataFusion { .. } | InSql::Rows if !is_compressed => {}
             _ => return None,
-        };
+        }
         let compression = is_compressed.then(|| last.to_ascii_lowercase());
         let ending = if is_compressed { format!(".{written}.{last}") } else { format!(".{last}") };
         Some(Self { format, compression, ending })

@@ -18,10 +18,11 @@ use crate::layout;
 use crate::source::files::Source;
 use crate::source::known::Reading;
 use crate::split::Units;
+use crate::store::address::Address;
 use crate::store::location::tests::{flaky, put};
-use crate::store::problem::Service;
+use crate::store::problem::Advice;
 use crate::store::retrying::*;
-use crate::store::url::{Address, shown};
+use crate::store::url::shown;
 
 /// The key has a space and a percent sign, and must be decoded neither in the URL nor in the log.
 const URL: &str = "s3://bucket/top %41/lake";
@@ -84,7 +85,7 @@ fn files(folder: &Path, below: &str, all: &mut Vec<(String, Vec<u8>)>) {
 
 fn in_store(store: &Arc<Store>, url: &str) -> Lake {
     let location = Location { url: shown(url), address: Address::parse(url).unwrap(), store: Arc::clone(store) };
-    assert!(location.has_log().unwrap());
+    assert!(location.has_log(&crate::format::register::ROLES).unwrap());
     Lake::Store(location)
 }
 
@@ -123,7 +124,7 @@ fn a_delta_table_is_read_as_one_on_a_disk() {
     let (inner, unwell) = flaky(&objects);
     let disk = Lake::Disk(folder.path().to_owned());
     same(&disk, &in_store(&unwell, URL), None);
-    let store = Arc::new(Store::new(Arc::clone(&inner) as Arc<dyn ObjectStore>, Service::S3));
+    let store = Arc::new(Store::new(Arc::clone(&inner) as Arc<dyn ObjectStore>, &Advice::UNKNOWN));
     let lake = in_store(&store, "s3://bucket/top %41/lake/");
     for version in ["0", "1", "2", "2200-01-01 00:00:00"] {
         same(&disk, &lake, Some(version));
