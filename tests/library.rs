@@ -139,7 +139,6 @@ async fn a_format_is_added_by_a_program() {
 
     register(&Base64Lines).unwrap();
     assert!(register(&Base64Lines).unwrap_err().to_string().contains("taken by base64"));
-    let ctx = capfilt_tables::enable_named_tables(ctx);
     let all = images.len();
     let sql = |table: &Path| {
         format!(

@@ -27,8 +27,8 @@ pub(crate) const IMAGES: &dyn FileFormat = &ImageFolder;
 /// Formats that programs have added.
 static ADDED: RwLock<Vec<&'static dyn FileFormat>> = RwLock::new(Vec::new());
 
-/// Adds a format to those that jobs and SQL read in this process. Sessions that are enabled later know it after
-/// `STORED AS` too.
+/// Adds a format to those that jobs and SQL read in this process. Sessions that
+/// [`crate::register_formats`] prepares later know it after `STORED AS` too.
 ///
 /// # Errors
 /// [`Error::Option`] if another format has its name or one of its extensions.

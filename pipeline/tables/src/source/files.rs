@@ -15,13 +15,14 @@ use crate::format::inspect::{Inspected, inspect};
 use crate::format::register::{self, IMAGES};
 use crate::format::rows::Batches;
 use crate::lake::location::Lake;
+use crate::lake::register as lakes;
+use crate::schema;
 use crate::source::discover;
 use crate::source::known::{Reading, order};
 use crate::source::memo::{self, Memo};
 use crate::split::{Position, Units};
-use crate::store::location::{Found, Location};
-use crate::store::url::{is_url, whereabouts};
-use crate::{layout, schema};
+use crate::store::location::Found;
+use crate::store::url::whereabouts;
 
 /// Input of a job: files of one format, read under one schema.
 #[derive(Debug)]
@@ -78,19 +79,9 @@ impl Source {
     pub fn open_as(path: &Path, version: Option<&str>, reading: Reading<'_>) -> Result<Self> {
         let Reading { known, alone, texts, halt, .. } = reading;
         let inspection = Inspection::until(halt);
-        let text = path.to_string_lossy();
-        let location = if is_url(&text) { Some(Location::open(&text)?) } else { None };
-        let is_delta = match &location {
-            Some(location) => location.has_log(&register::ROLES)?,
-            None => layout::is_delta(path),
-        };
-        if is_delta {
-            let mut source = Self::delta(
-                &location.map_or_else(|| Lake::Disk(path.to_owned()), Lake::Store),
-                path,
-                version,
-                reading,
-            )?;
+        let place = Lake::open(path)?;
+        if let Some(table) = lakes::of(&place)? {
+            let mut source = Self::of_lake(table, &place, path, version, reading)?;
             order(&mut source.files, |file| file.record.name.clone(), known, alone);
             source.texts = owned(texts);
             return Ok(source);
@@ -102,7 +93,7 @@ impl Source {
             ));
         }
         let local = |paths: Vec<PathBuf>| paths.into_iter().map(DataFile::Local).collect::<Vec<_>>();
-        let (root, mut places, pictures) = if let Some(location) = location {
+        let (root, mut places, pictures) = if let Lake::Store(location) = place {
             let Found { root, objects, pictures } = location.find(&register::ROLES)?;
             (root, objects.into_iter().map(DataFile::Remote).collect(), pictures)
         } else {
@@ -290,11 +281,6 @@ impl Source {
                 mine.map(|(start, rows)| rows - self.files[file].deleted_in(start, rows)).sum::<u64>()
             })
             .sum()
-    }
-
-    #[cfg(not(feature = "delta"))]
-    fn delta(lake: &Lake, _: &Path, _: Option<&str>, _: Reading<'_>) -> Result<Self> {
-        Err(lake.error("it is a Delta table, and this capfilt is built without the feature delta"))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Files of a Delta table.
+//! Files of a lakehouse table at a version.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -10,7 +10,7 @@ use crate::file::{self, DataFile};
 use crate::format::contract::Inspection;
 use crate::format::inspect::{Inspected, inspect};
 use crate::format::register::PARQUET;
-use crate::lake::delta::snapshot;
+use crate::lake::contract::TableFormat;
 use crate::lake::location::Lake;
 use crate::source::files::{Source, SourceFile};
 use crate::source::known::Reading;
@@ -51,13 +51,18 @@ impl Lake {
 }
 
 impl Source {
-    /// Opens a Delta table at a version or time, or at its latest version.
-    pub(crate) fn delta(lake: &Lake, given: &Path, version: Option<&str>, reading: Reading<'_>) -> Result<Self> {
+    /// Opens a lakehouse table at a version or time, or at its latest version.
+    pub(crate) fn of_lake(
+        table: &dyn TableFormat,
+        lake: &Lake,
+        given: &Path,
+        version: Option<&str>,
+        reading: Reading<'_>,
+    ) -> Result<Self> {
         if let Some(reason) = lake.unfinished()? {
             return Err(lake.error(reason));
         }
-        let at = version.map(str::parse).transpose().map_err(|e: String| lake.error(e))?;
-        let found = snapshot::snapshot(lake, at.as_ref())?;
+        let found = table.snapshot(lake, version)?;
         let root = lake.root()?;
         let names: Vec<&str> = found.files.iter().map(|file| file.name.as_str()).collect();
         let there = names.iter().zip(lake.places(&root, &names)?).map(|(name, place)| {
@@ -69,10 +74,9 @@ impl Source {
         let looks = file::each(&places, |place| inspect(PARQUET, &root, place, &inspection))?;
         let files = found.files.into_iter().zip(places).zip(looks).map(|((file, place), looked)| {
             let Inspected { mut record, written, seen } = looked;
-            let deleted = file.deleted.unwrap_or_default();
             // The log's deleted rows and partition values are part of the fingerprint.
-            if !deleted.is_empty() || !file.partitions.is_empty() {
-                let told = format!("{deleted:?} {:?}", file.partitions);
+            if !file.deleted.is_empty() || !file.partitions.is_empty() {
+                let told = format!("{:?} {:?}", file.deleted, file.partitions);
                 record.stamp = format!("{}-{}", record.stamp, hex::encode(&Sha256::digest(told)[..8]));
             }
             SourceFile {
@@ -83,7 +87,7 @@ impl Source {
                 read: Arc::clone(&written),
                 written,
                 partitions: file.partitions,
-                deleted,
+                deleted: file.deleted,
             }
         });
         let files = files.collect();

@@ -15,10 +15,11 @@ use datafusion::logical_expr::CreateExternalTable;
 use crate::format::contract::{FileFormat, InSql};
 use crate::format::register;
 use crate::halt;
-use crate::layout::is_delta;
+use crate::lake::contract::TableFormat;
+use crate::lake::location::Lake;
+use crate::lake::register as lakes;
 use crate::sql::hive;
 use crate::sql::named::{check_finished, literal, one_schema};
-use crate::store::location::Location;
 use crate::store::url::is_url;
 
 /// The factory behind CREATE EXTERNAL TABLE, which also reads stores. It refuses a Delta table's folder: only the log
@@ -32,26 +33,31 @@ impl TableProviderFactory for ExternalTables {
         let mut cmd = cmd.clone();
         for location in &mut cmd.locations {
             let path = location.strip_prefix("file://").unwrap_or(location);
-            if is_delta(Path::new(path)) {
+            let failed = |e| DataFusionError::External(Box::new(e));
+            if let Some(table) = lakes::of(&Lake::Disk(path.into())).map_err(failed)? {
+                let name = table.name();
                 return plan_err!(
-                    "{location} is a Delta table, and not all files below it are of its latest version: name it as it is, \
+                    "{location} is a {name} table, and not all files below it are of its latest version: name it as it is, \
                      FROM '{path}', or register it with --table NAME={path}"
                 );
             }
             if is_url(path) {
                 let asked = path.to_owned();
                 let found = halt::aside(move |_| {
-                    let store = Location::open(&asked)?;
-                    if store.has_log(&register::ROLES)? {
-                        return Err(store.error("it is a Delta table: name it as it is, FROM '..', or with --table"));
+                    let at = Lake::open(Path::new(&asked))?;
+                    match (lakes::of(&at)?, &at) {
+                        (None, Lake::Store(store)) => store.files(&register::ROLES),
+                        (table, _) => {
+                            let name = table.map_or("local", TableFormat::name);
+                            Err(at.error(format!("it is a {name} table: name it as it is, FROM '..', or with --table")))
+                        }
                     }
-                    store.files(&register::ROLES)
                 });
-                let (store, url, _) = found.await.map_err(|e| DataFusionError::External(Box::new(e)))?;
+                let (store, url, _) = found.await.map_err(failed)?;
                 state.runtime_env().register_object_store(&url, store);
                 *location = url.to_string();
             } else {
-                check_finished(Path::new(path)).map_err(|e| DataFusionError::External(Box::new(e)))?;
+                check_finished(Path::new(path)).map_err(failed)?;
                 *location = literal(Path::new(path));
             }
         }

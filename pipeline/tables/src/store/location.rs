@@ -13,7 +13,7 @@ use object_store::path::Path as Key;
 use object_store::{Error as StoreError, GetOptions, GetRange, ObjectMeta, ObjectStore};
 
 use crate::error::{Error, Result};
-use crate::layout::{DELTA_LOG, Role};
+use crate::layout::Role;
 use crate::limits::too_large;
 use crate::store::address::Address;
 use crate::store::object::{self, Object, Store, wait};
@@ -62,12 +62,12 @@ impl Location {
         found(&self.store, &self.address, roles).map_err(|reason| self.error(reason))
     }
 
-    /// Whether the folder is a Delta table.
-    pub(crate) fn has_log(&self, roles: &Roles) -> Result<bool> {
+    /// Whether a folder `name` lies in this one.
+    pub(crate) fn has_folder(&self, name: &str, roles: &Roles) -> Result<bool> {
         if !self.address.provider.has_folders() || self.address.key.contains(MAGIC) {
             return Ok(false);
         }
-        match self.first(self.key(DELTA_LOG)?)? {
+        match self.first(self.key(name)?)? {
             Ok(first) => Ok(first.is_some()),
             // Without permission to list, a single file may still be readable; otherwise `find` reports the cause.
             Err(error) if is_denied(&error) => self.find(roles).map(|_| false),

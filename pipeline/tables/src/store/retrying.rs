@@ -23,18 +23,15 @@ use crate::error::{Error, Result};
 use crate::layout::Role;
 use crate::store::address::Address;
 use crate::store::location::{Found, Location, Roles, is_plain};
-#[cfg(feature = "delta")]
 use crate::store::object::{Object, wait};
 use crate::store::object::{Store, aside, spawn, tag};
 use crate::store::problem::{Patience, Problem};
-#[cfg(feature = "delta")]
 use crate::store::remote::Remote;
 use crate::store::url::{MAGIC, shown};
 
 type Answer<T> = Result<T, StoreError>;
 
 /// Concurrent metadata requests.
-#[cfg(feature = "delta")]
 const AT_ONCE: usize = 8;
 /// Chunks of a response body buffered ahead of the reader.
 const AHEAD: usize = 8;
@@ -68,7 +65,7 @@ impl Location {
     /// Exposes the key `root` and the files below it under a unique URL and unique paths: DataFusion identifies stores
     /// by scheme and host only, and files that it has seen by path only. Listings contain only files of
     /// tables by their `role`, if it is given.
-    fn seen_as(
+    pub(crate) fn seen_as(
         &self,
         name: &str,
         root: Key,
@@ -81,14 +78,6 @@ impl Location {
         let alias = if name.is_empty() { Key::from(alias) } else { Key::from(format!("{alias}/{name}")) };
         let base = shown(base);
         Ok((Arc::new(Steady { store: Arc::clone(&self.store), base, root, alias, role }), url))
-    }
-}
-
-#[cfg(feature = "delta")]
-impl Location {
-    /// Store and URL with which the Delta library opens the folder.
-    pub(crate) fn folder(&self) -> Result<(Arc<dyn ObjectStore>, Url)> {
-        self.seen_as("", self.key("")?, None)
     }
 
     /// Objects of these names below the folder; `None` for missing ones.
@@ -116,13 +105,6 @@ impl Location {
             })
         };
         Ok(names.iter().zip(all).map(object).collect())
-    }
-
-    /// Reason for the Delta library's `error`: the store's own error if the message contains it, else the message.
-    pub(crate) fn reason(&self, error: String) -> String {
-        let problem = self.store.problem.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // The library may have recovered from the store's error and failed later.
-        problem.map(|problem| problem.to_string()).filter(|problem| error.contains(problem)).unwrap_or(error)
     }
 }
 
@@ -194,7 +176,7 @@ impl Steady {
         }
     }
 
-    /// Error without credentials in its message. It is recorded for `Location::reason` unless it is `NotFound`: the
+    /// Error without credentials in its message. It is recorded in the store unless it is `NotFound`: the
     /// library probes for optional files.
     fn told(&self, key: &Key, error: &StoreError) -> StoreError {
         let url = if key.as_ref().is_empty() { self.base.clone() } else { format!("{}/{key}", self.base) };
