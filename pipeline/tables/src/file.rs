@@ -108,7 +108,7 @@ impl DataFile {
     ///
     /// # Errors
     /// A file that cannot be read; [`Error::Interrupted`] once `halt` is set.
-    pub(crate) fn fingerprint(&self, halt: &Halt) -> Result<(u64, String)> {
+    pub fn fingerprint(&self, halt: &Halt) -> Result<(u64, String)> {
         let broken = |e: io::Error| self.error(|| format!("cannot read: {e}"));
         if let Some(stamp) = self.stamp() {
             return Ok((self.bytes().map_err(broken)?, stamp));

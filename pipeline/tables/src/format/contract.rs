@@ -66,9 +66,9 @@ pub trait FileFormat: fmt::Debug + Send + Sync {
         Ok(FileInfo { rows, bytes, stamp, schema: schema.unwrap_or(declared) })
     }
 
-    /// Whether an inspection reads the whole file, so that the size and time of an unchanged file stand for it.
+    /// Whether an inspection reads the whole file, so that a later job takes an unchanged size and time for it.
     fn inspects_all(&self) -> bool {
-        self.schema().is_none()
+        true
     }
 
     /// Agrees on one schema for files that only suggest types, as texts do; the columns `texts` become text. `None`, the
@@ -135,7 +135,8 @@ pub enum InSql {
 /// State shared by the inspections of a source's files.
 #[derive(Debug, Default)]
 pub struct Inspection {
-    pub(crate) halt: Halt,
+    /// Cancellation flag, which an inspection of a large file checks.
+    pub halt: Halt,
     passed: Mutex<Passed>,
 }
 

@@ -40,7 +40,7 @@ use futures::StreamExt as _;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::adapt::adapt;
-use crate::file::DataFile;
+use crate::file::{self, DataFile};
 use crate::format::contract::{FileFormat, FileInfo, InSql, Inspection, Reader, Scan, Unified};
 use crate::format::register::formats;
 use crate::format::rows::{Problem, Rows};
@@ -190,6 +190,8 @@ impl datafusion_format::FileFormat for RowsFormat {
 #[derive(Clone)]
 struct RowsSource {
     format: &'static dyn FileFormat,
+    /// Name in plans.
+    name: String,
     table: TableSchema,
     projection: SplitProjection,
     batch_size: usize,
@@ -200,7 +202,8 @@ impl RowsSource {
     fn new(format: &'static dyn FileFormat, table: TableSchema) -> Self {
         let projection = SplitProjection::unprojected(&table);
         let metrics = ExecutionPlanMetricsSet::new();
-        Self { format, table, projection, batch_size: capfilt_udfs::BATCH_SIZE, metrics }
+        let name = format.name().to_ascii_lowercase();
+        Self { format, name, table, projection, batch_size: capfilt_udfs::BATCH_SIZE, metrics }
     }
 }
 
@@ -240,7 +243,7 @@ impl FileSource for RowsSource {
     }
 
     fn file_type(&self) -> &str {
-        self.format.name()
+        &self.name
     }
 
     fn supports_repartitioning(&self) -> bool {
@@ -298,7 +301,7 @@ impl FileOpener for RowsOpener {
                     log::warn!("{}, row {}: {reason}", file.shown().display(), row + at);
                 }
                 row += batch.num_rows();
-                shape(&batch, &columns)
+                shape(&batch, &columns).map_err(|reason| failed(&file, reason))
             });
             Ok(batches.boxed())
         }))
@@ -322,7 +325,8 @@ async fn data_file(store: &Arc<dyn ObjectStore>, object: ObjectMeta) -> Result<D
 
 /// Schema of files that declare or suggest one each.
 fn schema(format: &'static dyn FileFormat, files: &[DataFile], inspection: &Inspection) -> crate::Result<SchemaRef> {
-    let infos = files.iter().map(|file| format.inspect(file, inspection)).collect::<crate::Result<Vec<FileInfo>>>()?;
+    let infos: Vec<FileInfo> = file::each(files, |file| format.inspect(file, inspection))?;
+    inspection.warn();
     let declared: Vec<SchemaRef> = infos.into_iter().map(|info| info.schema).collect();
     let beside = |file: &DataFile, reason: String, other: &DataFile| {
         file.error(|| format!("{reason} {}: convert one of them", other.shown().display()))
@@ -339,14 +343,14 @@ fn schema(format: &'static dyn FileFormat, files: &[DataFile], inspection: &Insp
 }
 
 /// The columns of a table from a file's batch: NULL for those that the file lacks.
-fn shape(batch: &RecordBatch, columns: &SchemaRef) -> Result<RecordBatch> {
+fn shape(batch: &RecordBatch, columns: &SchemaRef) -> Result<RecordBatch, String> {
     let column = |field: &FieldRef| match batch.column_by_name(field.name()) {
-        Some(column) => adapt(column, field.data_type()),
+        Some(column) => adapt(column, field.data_type()).map_err(|e| format!("column {}: {e}", field.name())),
         None => Ok(new_null_array(field.data_type(), batch.num_rows())),
     };
     let shaped = columns.fields().iter().map(column).collect::<Result<Vec<ArrayRef>, _>>()?;
     let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    Ok(RecordBatch::try_new_with_options(Arc::clone(columns), shaped, &rows)?)
+    RecordBatch::try_new_with_options(Arc::clone(columns), shaped, &rows).map_err(|e| e.to_string())
 }
 
 #[derive(Debug)]
