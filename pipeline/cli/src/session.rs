@@ -35,7 +35,7 @@ pub(crate) async fn open(args: &SessionArgs) -> Result<SessionContext> {
 /// Opens a session with the functions and the settings of a job.
 pub(crate) async fn of_job(file: &JobFile) -> Result<SessionContext> {
     let ctx = capfilt_udfs::session(SessionConfig::new()).map_err(|e| readable(&e))?;
-    capfilt_tables::register_webdataset(&ctx).map_err(|e| readable(&e))?;
+    capfilt_tables::register_formats(&ctx).map_err(|e| readable(&e))?;
     let ctx = capfilt_tables::sql::enable::enable_named_tables(ctx);
     #[cfg(feature = "fetch")]
     capfilt_fetch::register_fetch(&ctx).map_err(|e| readable(&e))?;
@@ -98,9 +98,8 @@ pub(crate) async fn register(ctx: &SessionContext, name: &str, path: &str) -> Re
         if !there {
             bail!("no such file or folder");
         }
-        bail!(
-            "its name must end in .parquet, .tar, .csv, .json, .jsonl or .ndjson, or it must be a folder of such files or a Delta table"
-        );
+        let endings = capfilt_tables::format::register::sql_endings();
+        bail!("its name must end in {endings}, or it must be a folder of such files or a Delta table");
     };
     ctx.register_table(name, table).map(drop).map_err(|e| readable(&e))
 }

@@ -10,8 +10,12 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use datafusion::parquet::errors::{ParquetError, Result as ParquetResult};
 use datafusion::parquet::file::reader::{ChunkReader, Length};
+use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
+use crate::file_record::FileRecord;
+use crate::halt::Halt;
+use crate::image_names::ImageNames;
 use crate::store::read_ahead::Pages;
 use crate::store::remote::Remote;
 
@@ -20,26 +24,29 @@ const AT_ONCE: usize = 8;
 
 /// A local file, an object in a store, or a folder of images and their texts.
 #[derive(Debug, Clone)]
-pub(crate) enum Place {
+pub enum DataFile {
+    /// A path.
     Local(PathBuf),
+    /// An object.
     Remote(Remote),
+    /// A folder of images.
     Folder(Arc<Folder>),
 }
 
 /// Sequential input, in which a reader may skip.
-pub(crate) trait Input: Read + Seek + Send {}
+pub trait Input: Read + Seek + Send {}
 
 impl<T: Read + Seek + Send> Input for T {}
 
-impl AsRef<Self> for Place {
+impl AsRef<Self> for DataFile {
     fn as_ref(&self) -> &Self {
         self
     }
 }
 
-impl Place {
+impl DataFile {
     /// Path or URL for messages.
-    pub(crate) fn shown(&self) -> PathBuf {
+    pub fn shown(&self) -> PathBuf {
         match self {
             Self::Local(path) => path.clone(),
             Self::Remote(remote) => PathBuf::from(remote.url()),
@@ -72,7 +79,11 @@ impl Place {
         }
     }
 
-    pub(crate) fn bytes(&self) -> io::Result<u64> {
+    /// Size, bytes.
+    ///
+    /// # Errors
+    /// A file that is gone, and a folder of images.
+    pub fn bytes(&self) -> io::Result<u64> {
         match self {
             Self::Local(path) => fs::metadata(path).map(|meta| meta.len()),
             Self::Remote(remote) => Ok(remote.size()),
@@ -88,8 +99,56 @@ impl Place {
         }
     }
 
+    /// Whether the store confirms that the object still matches the record.
+    pub(crate) fn is_as(&self, record: &FileRecord) -> bool {
+        self.stamp().is_some_and(|stamp| stamp == record.stamp) && self.bytes().is_ok_and(|bytes| bytes == record.bytes)
+    }
+
+    /// Size (bytes) and fingerprint (16 hex digits) of the content, which is read unless the store has a fingerprint.
+    ///
+    /// # Errors
+    /// A file that cannot be read; [`Error::Interrupted`] once `halt` is set.
+    pub fn fingerprint(&self, halt: &Halt) -> Result<(u64, String)> {
+        let broken = |e: io::Error| self.error(|| format!("cannot read: {e}"));
+        if let Some(stamp) = self.stamp() {
+            return Ok((self.bytes().map_err(broken)?, stamp));
+        }
+        let (mut digest, mut bytes) = (Sha256::new(), 0);
+        self.contents(&mut |block| {
+            digest.update(block);
+            bytes += block.len() as u64;
+            halt.check()
+        })?;
+        Ok((bytes, hex::encode(&digest.finalize()[..8])))
+    }
+
+    /// Calls `each` with the content, in order and in blocks of at most 1 MiB.
+    pub(crate) fn contents(&self, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let broken = |e: io::Error| self.error(|| format!("cannot read: {e}"));
+        let (mut input, mut block) = (self.open().map_err(broken)?, vec![0; 1 << 20]);
+        loop {
+            match input.read(&mut block).map_err(broken)? {
+                0 => return Ok(()),
+                n => each(&block[..n])?,
+            }
+        }
+    }
+
+    /// Names of a folder's images, in row order; none for a file.
+    pub(crate) fn images(&self) -> ImageNames {
+        match self {
+            Self::Folder(folder) => {
+                ImageNames::new(folder.pictures.iter().map(|picture| picture.name.clone()).collect())
+            }
+            Self::Local(_) | Self::Remote(_) => ImageNames::default(),
+        }
+    }
+
     /// Opens a sequential reader.
-    pub(crate) fn open(&self) -> io::Result<Box<dyn Input>> {
+    ///
+    /// # Errors
+    /// A file that is gone or must not be read, and a folder of images.
+    pub fn open(&self) -> io::Result<Box<dyn Input>> {
         let input: Box<dyn Input> = match self {
             Self::Local(path) => Box::new(File::open(path)?),
             Self::Remote(remote) => Box::new(remote.open()),
@@ -116,8 +175,8 @@ impl Place {
         }
     }
 
-    /// Source error that names this place.
-    pub(crate) fn error(&self, other: impl FnOnce() -> String) -> Error {
+    /// Error that names this file, with the store's reason if there is one, else `other`.
+    pub fn error(&self, other: impl FnOnce() -> String) -> Error {
         Error::source(self.shown(), self.reason(other))
     }
 }
@@ -190,11 +249,11 @@ impl Read for Noted {
 
 /// Runs `look` on all places, some of them concurrently, because stores and network disks have latency. Returns the
 /// results, or the first error, in the order of the places.
-pub(crate) fn each<P: AsRef<Place> + Sync, T: Send>(
+pub(crate) fn each<P: AsRef<DataFile> + Sync, T: Send>(
     places: &[P],
     look: impl Fn(&P) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {
-    let is_remote = places.iter().any(|place| matches!(place.as_ref(), Place::Remote(_)));
+    let is_remote = places.iter().any(|place| matches!(place.as_ref(), DataFile::Remote(_)));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let at_once = if is_remote { AT_ONCE } else { cores.min(AT_ONCE) }.min(places.len());
     if at_once < 2 {
@@ -253,7 +312,7 @@ impl Seen {
 
 /// Images of one folder, in row order.
 #[derive(Debug)]
-pub(crate) struct Folder {
+pub struct Folder {
     /// Path or URL for messages.
     pub(crate) shown: PathBuf,
     /// Path relative to the source.
@@ -274,21 +333,21 @@ pub(crate) struct Picture {
 /// File of an image or of its text.
 #[derive(Debug, Clone)]
 pub(crate) struct Beside {
-    pub(crate) place: Place,
+    pub(crate) place: DataFile,
     /// Metadata at the inspection.
     pub(crate) seen: OnceLock<Seen>,
     pub(crate) is_text: bool,
 }
 
-impl AsRef<Place> for Beside {
-    fn as_ref(&self) -> &Place {
+impl AsRef<DataFile> for Beside {
+    fn as_ref(&self) -> &DataFile {
         &self.place
     }
 }
 
 impl Folder {
     /// Files, each image followed by its text.
-    pub(crate) fn files(&self) -> impl Iterator<Item = &Place> {
+    pub(crate) fn files(&self) -> impl Iterator<Item = &DataFile> {
         self.besides().map(|file| &file.place)
     }
 
@@ -312,7 +371,7 @@ mod tests {
         let path = folder.path().join("a=1/x.csv");
         fs::create_dir(folder.path().join("a=1")).unwrap();
         fs::write(&path, "0123456789").unwrap();
-        let place = Place::Local(path);
+        let place = DataFile::Local(path);
         assert_eq!((place.name(folder.path()).as_str(), place.bytes().unwrap()), ("a=1/x.csv", 10));
         let mut text = String::new();
         place.open().unwrap().read_to_string(&mut text).unwrap();

@@ -15,9 +15,11 @@ impl Halt {
         self.0.load(Ordering::Relaxed)
     }
 
+    /// Fails if the work has been cancelled.
+    ///
     /// # Errors
     /// [`Error::Interrupted`] if the work has been cancelled.
-    pub(crate) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         if self.is_set() { Err(Error::Interrupted) } else { Ok(()) }
     }
 }

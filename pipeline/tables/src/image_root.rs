@@ -9,6 +9,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use crate::error::{Error, Result};
 use crate::limits::too_large;
 use crate::store::location::{Location, waited};
+use crate::store::providers;
 use crate::store::url::is_url;
 
 /// Concurrent reads from a store.
@@ -32,8 +33,8 @@ impl Root {
     pub fn open(root: &Path) -> Result<Self> {
         let text = root.to_string_lossy();
         if is_url(&text) {
-            let scheme = text.split("://").next().unwrap_or_default().to_ascii_lowercase();
-            if ["http", "https"].contains(&scheme.as_str()) {
+            let scheme = text.split("://").next().unwrap_or_default();
+            if providers::of(scheme).is_ok_and(|store| !store.has_folders()) {
                 let reason = "a server on the web has no folders: say with --image-root where the files are, or give --image-is url";
                 return Err(Error::source(root, reason));
             }

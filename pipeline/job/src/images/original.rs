@@ -6,7 +6,7 @@ use std::path::Path;
 use capfilt_tables::error::{Error, Result};
 use capfilt_tables::file_record::FileRecord;
 use capfilt_tables::image_root::Root;
-use capfilt_tables::lake::location::Lake;
+use capfilt_tables::lake::register::find;
 use capfilt_tables::limits::MOST_IMAGE_BYTES;
 use capfilt_tables::source::cursor::Cursor;
 use capfilt_tables::source::files::Source;
@@ -55,7 +55,7 @@ impl Pictures {
             return Err(Error::source(path, "it has URLs, and nothing is fetched again for this"));
         }
         let version = match job.source_version {
-            Some(version) if Lake::find(path)?.is_some() => Some(version.to_string()),
+            Some(version) if find(path)?.is_some() => Some(version.to_string()),
             _ => None,
         };
         let names = [job.job.image_column.as_str()];

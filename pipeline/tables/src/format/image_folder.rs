@@ -7,27 +7,73 @@ use std::sync::{Arc, OnceLock};
 
 use datafusion::arrow::array::{ArrayRef, BinaryViewBuilder, StringViewArray, StringViewBuilder};
 use datafusion::arrow::buffer::Buffer;
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::arrow::record_batch::RecordBatch;
 use icu_normalizer::ComposingNormalizerBorrowed as ComposingNormalizer;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
-use crate::file::{self, Beside, Folder, Picture, Place};
+use crate::file::{self, Beside, DataFile, Folder, Picture};
 use crate::file_record::FileRecord;
+use crate::format::contract::{FileFormat, FileInfo, InSql, Inspection, Reader, Scan};
 use crate::format::rows::{Batches, Rows};
-use crate::format::sidecar::{self, MOST_TEXT_BYTES, PROBLEM};
+use crate::format::sidecar::{self, MOST_TEXT_BYTES, PROBLEM, is_text};
 use crate::format::watch::Watch;
 use crate::halt::Halt;
-use crate::image_names::ImageNames;
-use crate::kind::is_text;
-use crate::limits::too_large;
+use crate::limits::{MOST_IMAGE_BYTES, too_large};
 
 /// Size at which a batch ends however few rows it has, bytes.
 const BATCH_BYTES: u64 = 64 << 20;
 
+/// Folders of images. A source is read as such if it holds no file of another format.
+#[derive(Debug)]
+pub(crate) struct ImageFolder;
+
+/// Error text for a single image given as a source.
+const ALONE: &str = "an image is read with its folder: give that";
+
+impl FileFormat for ImageFolder {
+    fn name(&self) -> &'static str {
+        "an image"
+    }
+
+    fn extensions(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn inspect(&self, file: &DataFile, inspection: &Inspection) -> Result<FileInfo> {
+        match file {
+            DataFile::Folder(folder) => inspect(folder, &inspection.halt),
+            _ => Err(file.error(|| ALONE.to_owned())),
+        }
+    }
+
+    fn inspects_all(&self) -> bool {
+        false
+    }
+
+    fn read(&self, file: &DataFile, scan: &Scan<'_>) -> Result<Batches, String> {
+        let max_image_bytes = match scan.reader {
+            Reader::Job { max_image_bytes } => max_image_bytes,
+            Reader::Sql => MOST_IMAGE_BYTES,
+        };
+        match file {
+            DataFile::Folder(folder) => Ok(read(folder, scan.ranges, scan.batch_rows, max_image_bytes)),
+            _ => Err(ALONE.to_owned()),
+        }
+    }
+
+    fn seeks(&self) -> bool {
+        true
+    }
+
+    fn in_sql(&self) -> InSql {
+        InSql::None
+    }
+}
+
 impl Beside {
-    fn new(place: Place, is_text: bool) -> Self {
+    fn new(place: DataFile, is_text: bool) -> Self {
         Self { place, seen: OnceLock::new(), is_text }
     }
 
@@ -56,7 +102,7 @@ impl Beside {
 ///
 /// # Errors
 /// Image or folder names that differ only in invalid UTF-8; a job from before image names were recorded.
-pub(crate) fn folders(root: &Path, files: Vec<Place>, known: &[FileRecord]) -> Result<Vec<Place>> {
+pub(crate) fn folders(root: &Path, files: Vec<DataFile>, known: &[FileRecord]) -> Result<Vec<DataFile>> {
     let twins = |shown: PathBuf| {
         let reason =
             "the name of another image differs from its name only in bytes that are not UTF-8: rename one of them";
@@ -66,7 +112,7 @@ pub(crate) fn folders(root: &Path, files: Vec<Place>, known: &[FileRecord]) -> R
     for record in known {
         parts.entry(record.name.split("//").next().unwrap_or_default()).or_default().push(record);
     }
-    let mut found: BTreeMap<PathBuf, BTreeMap<String, Place>> = BTreeMap::new();
+    let mut found: BTreeMap<PathBuf, BTreeMap<String, DataFile>> = BTreeMap::new();
     for file in files {
         let below = file.below(root);
         let name = below.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -98,7 +144,7 @@ pub(crate) fn folders(root: &Path, files: Vec<Place>, known: &[FileRecord]) -> R
                 (name.clone(), Picture { text: text(&name), name, image })
             })
             .collect();
-        alone.extend(unused.into_iter().filter_map(|name| texts.get(name)).map(Place::shown));
+        alone.extend(unused.into_iter().filter_map(|name| texts.get(name)).map(DataFile::shown));
         let path = if below == Path::new("") { ".".to_owned() } else { below.to_string_lossy().into_owned() };
         let shown = if below == Path::new("") { root.to_owned() } else { root.join(&below) };
         if !paths.insert(path.clone()) {
@@ -107,7 +153,7 @@ pub(crate) fn folders(root: &Path, files: Vec<Place>, known: &[FileRecord]) -> R
         let mut add = |name: String, pictures: Vec<Picture>| {
             if pictures.iter().any(|picture| picture.image.is_some()) {
                 let folder = Folder { shown: shown.clone(), below: below.clone(), name, pictures };
-                folders.push(Place::Folder(Arc::new(folder)));
+                folders.push(DataFile::Folder(Arc::new(folder)));
             }
         };
         let known = parts.get(path.as_str()).map_or(&[][..], Vec::as_slice);
@@ -136,8 +182,8 @@ fn nfc(name: &str) -> String {
     ComposingNormalizer::new_nfc().normalize(name).into_owned()
 }
 
-/// Record with a digest of the names, sizes and times of images and texts; in a store, of its stamps instead of times.
-pub(crate) fn look(folder: &Folder, halt: &Halt) -> Result<(FileRecord, SchemaRef)> {
+/// Inspects a folder; its fingerprint is a digest of the names, sizes and times of images and texts; in a store, of its stamps instead of times.
+fn inspect(folder: &Folder, halt: &Halt) -> Result<FileInfo> {
     let (mut bytes, mut digest) = (0, Sha256::new());
     for picture in folder.pictures.iter().filter(|picture| picture.image.is_none()) {
         digest.update(format!("{} is gone", picture.name));
@@ -165,13 +211,11 @@ pub(crate) fn look(folder: &Folder, halt: &Halt) -> Result<(FileRecord, SchemaRe
         Field::new("image", DataType::Binary, true),
         Field::new("text", DataType::Utf8, true),
     ]);
-    let images: Vec<String> = folder.pictures.iter().map(|picture| picture.name.clone()).collect();
-    let (name, stamp, rows) = (folder.name.clone(), hex::encode(&digest.finalize()[..8]), images.len() as u64);
-    Ok((FileRecord { name, bytes, stamp, rows, images: ImageNames::new(images) }, Arc::new(schema)))
+    let (stamp, rows) = (hex::encode(&digest.finalize()[..8]), folder.pictures.len() as u64);
+    Ok(FileInfo { rows, bytes, stamp, schema: Arc::new(schema) })
 }
 
-/// Images of `ranges`; see [`crate::kind::Kind::read`].
-pub(crate) fn read(folder: &Arc<Folder>, ranges: &[(u64, u64)], most: usize, most_image_bytes: u64) -> Batches {
+fn read(folder: &Arc<Folder>, ranges: &[(u64, u64)], most: usize, most_image_bytes: u64) -> Batches {
     let folder = Arc::clone(folder);
     let numbers: Vec<u64> = ranges.iter().flat_map(|(start, rows)| *start..start + rows).collect();
     let mut left = 0..numbers.len();

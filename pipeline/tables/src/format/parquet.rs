@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -25,11 +24,10 @@ use datafusion::parquet::schema::types::{SchemaDescriptor, Type};
 
 use crate::adapt::{adapt, with_lossy_texts};
 use crate::error::{Error, Result};
-use crate::file::Place;
-use crate::file_record::FileRecord;
+use crate::file::DataFile;
+use crate::format::contract::{FileFormat, FileInfo, InSql, Inspection, Scan};
 use crate::format::footer;
 use crate::format::rows::{Batches, Problem, Rows};
-use crate::image_names::ImageNames;
 use crate::schema;
 
 /// Target size of a batch, bytes: batches of large images have fewer rows.
@@ -37,8 +35,50 @@ const BATCH_BYTES: u64 = 64 << 20;
 /// Rows per batch when texts are checked.
 const LOOKED_AT: usize = 1024;
 
-/// Record and schema, from the footer.
-pub(crate) fn look(root: &Path, place: &Place) -> Result<(FileRecord, SchemaRef)> {
+/// Parquet files.
+#[derive(Debug)]
+pub(crate) struct Parquet;
+
+impl FileFormat for Parquet {
+    fn name(&self) -> &'static str {
+        "Parquet"
+    }
+
+    fn extensions(&self) -> &'static [&'static str] {
+        &["parquet"]
+    }
+
+    fn magic(&self) -> &'static [u8] {
+        b"PAR1"
+    }
+
+    fn inspect(&self, file: &DataFile, _: &Inspection) -> Result<FileInfo> {
+        inspect(file)
+    }
+
+    fn inspects_all(&self) -> bool {
+        false
+    }
+
+    fn read(&self, file: &DataFile, scan: &Scan<'_>) -> Result<Batches, String> {
+        read(file, scan.ranges, scan.batch_rows)
+    }
+
+    fn seeks(&self) -> bool {
+        true
+    }
+
+    fn bad_text(&self, file: &DataFile, rows: u64) -> Result<Option<(u64, String)>, String> {
+        bad_text(file, rows)
+    }
+
+    fn in_sql(&self) -> InSql {
+        InSql::DataFusion { format: "parquet", is_compressed: false, is_typed: true }
+    }
+}
+
+/// Inspects a file by its footer.
+fn inspect(place: &DataFile) -> Result<FileInfo> {
     let file = place.chunks().map_err(|e| Error::source(place.shown(), e))?;
     // With a plaintext footer, reading would fail only at the first encrypted column.
     if footer::is_encrypted(&file) {
@@ -51,15 +91,11 @@ pub(crate) fn look(root: &Path, place: &Place) -> Result<(FileRecord, SchemaRef)
     }
     let rows = u64::try_from(footer.metadata().file_metadata().num_rows()).unwrap_or(0);
     let stamp = footer::digest(&file).map_err(|e| broken(&e))?;
-    Ok((
-        FileRecord { name: place.name(root), bytes: file.len(), stamp, rows, images: ImageNames::default() },
-        Arc::new(schema::plain(footer.schema())),
-    ))
+    Ok(FileInfo { rows, bytes: file.len(), stamp, schema: Arc::new(schema::plain(footer.schema())) })
 }
 
-/// Rows of `ranges`; see [`crate::kind::Kind::read`]. Invalid UTF-8 becomes U+FFFD and a problem of its row. A row that cannot
-/// be decoded is NULL and has a problem.
-pub(crate) fn read(place: &Place, ranges: &[(u64, u64)], most: usize) -> Result<Batches, String> {
+/// Reads rows. Invalid UTF-8 becomes U+FFFD and a problem of its row. A row that cannot be decoded is NULL and has a problem.
+fn read(place: &DataFile, ranges: &[(u64, u64)], most: usize) -> Result<Batches, String> {
     let file = Footer::load(place, most, |_| true).map_err(|e| e.to_string())?;
     let left = ranges.to_vec().into();
     Ok(Box::new(Reader { place: place.clone(), file, left, open: None, alone: 0, last_failed: None }))
@@ -70,7 +106,7 @@ pub(crate) fn read(place: &Place, ranges: &[(u64, u64)], most: usize) -> Result<
 /// Whether a row fails is a function of the row: the rows of a batch that fails are read again, each alone. The batch
 /// would not do, since its rows depend on units, shards and kills.
 struct Reader {
-    place: Place,
+    place: DataFile,
     file: Footer,
     /// First row and number of rows of what has not been read yet.
     left: VecDeque<(u64, u64)>,
@@ -170,7 +206,7 @@ impl Reader {
 }
 
 /// Row and reason of the first text that is not UTF-8.
-pub(crate) fn bad_text(place: &Place, rows: u64) -> Result<Option<(u64, String)>, String> {
+fn bad_text(place: &DataFile, rows: u64) -> Result<Option<(u64, String)>, String> {
     let has_text = |column: &Field| schema::as_bytes(&Schema::new(vec![column.clone()])).field(0) != column;
     let file = Footer::load(place, LOOKED_AT, has_text).map_err(|e| e.to_string())?;
     let opened = file.open(place, &[(0, rows)]).map_err(|e| e.to_string())?;
@@ -205,7 +241,7 @@ struct Opened {
 
 impl Footer {
     /// For columns that `is_asked` accepts, in batches of at most `most` rows.
-    fn load(place: &Place, most: usize, is_asked: impl Fn(&Field) -> bool) -> Result<Self, ParquetError> {
+    fn load(place: &DataFile, most: usize, is_asked: impl Fn(&Field) -> bool) -> Result<Self, ParquetError> {
         let footer = ArrowReaderMetadata::load(&place.chunks()?, ArrowReaderOptions::new())?;
         let groups = footer.metadata().row_groups();
         let bytes: i64 = groups.iter().map(|group| group.total_byte_size()).sum();
@@ -225,7 +261,7 @@ impl Footer {
         Ok(Self { bare, mask, wanted, batch_rows, group_ends })
     }
 
-    fn open(&self, place: &Place, ranges: &[(u64, u64)]) -> Result<Opened, ParquetError> {
+    fn open(&self, place: &DataFile, ranges: &[(u64, u64)]) -> Result<Opened, ParquetError> {
         let file = place.chunks()?;
         let failed = file.failed();
         let (groups, rows) = selection(&self.group_ends, ranges);
@@ -381,7 +417,7 @@ mod tests {
                 let failing = |ranges: &[(u64, u64)], most: usize| -> Vec<u64> {
                     let numbers: Vec<u64> = ranges.iter().flat_map(|(start, rows)| *start..start + rows).collect();
                     let (mut rows, mut failing) = (0, Vec::new());
-                    for read in read(&Place::Local(path.clone()), ranges, most).unwrap() {
+                    for read in read(&DataFile::Local(path.clone()), ranges, most).unwrap() {
                         let Rows { batch, problems } = read.unwrap_or_else(|e| panic!("byte {place}: {e}"));
                         failing.extend(problems.iter().map(|problem| numbers[rows + problem.row]));
                         rows += batch.num_rows();

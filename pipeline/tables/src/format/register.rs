@@ -1,80 +1,135 @@
-//! Kinds of source files.
+//! The list of all file formats, and how files are recognised.
 
 use std::io::Read as _;
 use std::path::Path;
+use std::sync::{PoisonError, RwLock};
 
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use crate::error::{Error, Result};
+use crate::file::DataFile;
+use crate::format::contract::{FileFormat, InSql};
+use crate::format::image_folder::ImageFolder;
+use crate::format::parquet::Parquet;
+use crate::format::sidecar::{is_image, is_text};
+use crate::format::text::infer::Text;
+use crate::format::webdataset::member;
+use crate::format::webdataset::source::WebDataset;
+use crate::layout::Role;
+use crate::store::location::Roles;
 
-use crate::error::Result;
-use crate::file::Place;
-use crate::file_record::FileRecord;
-use crate::format::rows::Batches;
-use crate::format::watch::Looking;
-use crate::format::webdataset::{member, source};
-use crate::format::{image_folder, parquet};
-use crate::kind::{Kind, Text};
+/// The formats of this crate.
+static FORMATS: &[&dyn FileFormat] = &[PARQUET, &WebDataset, &Text::Csv, &Text::JsonLines, IMAGES];
 
-/// Error text for a single image given as a source.
-const ALONE: &str = "an image is read with its folder: give that";
+/// Format of the files of lakehouse tables.
+pub(crate) const PARQUET: &dyn FileFormat = &Parquet;
+/// Format of a source without a file of another one.
+pub(crate) const IMAGES: &dyn FileFormat = &ImageFolder;
 
-impl Kind {
-    /// Kind of an explicitly named file: as [`Self::of`], but also `.json`, and Parquet by its magic bytes.
-    pub(crate) fn told(root: &Path, place: &Place) -> Result<Self> {
-        let path = place.below(root);
-        if let Some(kind) = Self::of(path) {
-            return Ok(kind);
-        }
-        let ending = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-        if ending == "json" {
-            return Ok(Self::Text(Text::JsonLines));
-        }
-        let mut begin = Vec::new();
-        let read = place.open().and_then(|file| file.take(6).read_to_end(&mut begin));
-        read.map_err(|e| place.error(|| format!("cannot read: {e}")))?;
-        if begin.starts_with(b"PAR1") {
-            return Ok(Self::Parquet);
-        }
-        let is_packed = ["gz", "bz2", "xz", "zst", "tgz", "tbz2", "txz", "tzst"].contains(&ending.as_str());
-        Err(place.error(|| match member::compressed(&begin) {
-            Some(_) => "it is compressed, and a job goes on in the middle of a file: unpack it".to_owned(),
-            None if is_packed => "it is compressed by its name, and a job goes on in the middle of a file: unpack it".to_owned(),
-            None => "what it is cannot be told: name it .parquet, .tar (WebDataset), .csv or .jsonl (a JSON object on each line); of images give \
-                  their folder"
-                .to_owned(),
-        }))
+/// Formats that programs have added.
+static ADDED: RwLock<Vec<&'static dyn FileFormat>> = RwLock::new(Vec::new());
+
+/// Adds a format to those that jobs and SQL read in this process. Sessions that
+/// [`crate::register_formats`] prepares later know it after `STORED AS` too.
+///
+/// # Errors
+/// [`Error::Option`] if another format has its name or one of its extensions.
+pub fn register(format: &'static dyn FileFormat) -> Result<()> {
+    let mut added = ADDED.write().unwrap_or_else(PoisonError::into_inner);
+    let taken = |known: &&dyn FileFormat| {
+        known.name().eq_ignore_ascii_case(format.name())
+            || all_of(format).any(|new| all_of(*known).any(|old| old == new))
+    };
+    if let Some(known) = FORMATS.iter().chain(&*added).find(|known| taken(known)) {
+        let reason = format!("format {}: its name or an extension of it is taken by {}", format.name(), known.name());
+        return Err(Error::Option(reason));
     }
+    added.push(format);
+    Ok(())
+}
 
-    /// Record (rows, fingerprint) and declared schema of a file.
-    pub(crate) fn look(self, root: &Path, place: &Place, looking: &Looking) -> Result<(FileRecord, SchemaRef)> {
-        match self {
-            Self::Parquet => parquet::look(root, place),
-            Self::WebDataset => source::look(root, place, looking),
-            Self::Text(text) => text.look(root, place, &looking.halt),
-            Self::Images => match place {
-                Place::Folder(folder) => image_folder::look(folder, &looking.halt),
-                _ => Err(place.error(|| ALONE.to_owned())),
-            },
-        }
-    }
+/// Extensions of a format's files, shared ones included.
+fn all_of(format: &dyn FileFormat) -> impl Iterator<Item = &'static str> {
+    format.extensions().iter().chain(format.shared_extensions()).copied()
+}
 
-    /// Rows of `ranges` (first row and number of rows, sorted), in batches of at most `most` rows that may span two
-    /// ranges. An image that is a file or tar member of more than `most_image_bytes` is not read.
-    pub(crate) fn read(
-        self,
-        place: &Place,
-        written: &Schema,
-        ranges: &[(u64, u64)],
-        most: usize,
-        most_image_bytes: u64,
-    ) -> Result<Batches, String> {
-        match self {
-            Self::Parquet => parquet::read(place, ranges, most),
-            Self::WebDataset => source::read(place, ranges, most, most_image_bytes),
-            Self::Text(text) => text.read(place, written, ranges, most),
-            Self::Images => match place {
-                Place::Folder(folder) => Ok(image_folder::read(folder, ranges, most, most_image_bytes)),
-                _ => Err(ALONE.to_owned()),
-            },
-        }
+/// All formats.
+pub fn formats() -> Vec<&'static dyn FileFormat> {
+    let added = ADDED.read().unwrap_or_else(PoisonError::into_inner);
+    FORMATS.iter().chain(&*added).copied().collect()
+}
+
+/// First format that `is_it` accepts.
+pub(crate) fn find(is_it: impl Fn(&dyn FileFormat) -> bool) -> Option<&'static dyn FileFormat> {
+    let added = ADDED.read().unwrap_or_else(PoisonError::into_inner);
+    FORMATS.iter().chain(&*added).copied().find(|format| is_it(*format))
+}
+
+/// Format by an extension without its dot, in upper or lower case. Shared extensions count if the file is named itself.
+pub(crate) fn of_extension(extension: &str, is_named: bool) -> Option<&'static dyn FileFormat> {
+    let has = |extensions: &[&str]| extensions.iter().any(|known| known.eq_ignore_ascii_case(extension));
+    find(|format| has(format.extensions()) || is_named && has(format.shared_extensions()))
+}
+
+/// Format of a file in a folder, by its extension.
+pub(crate) fn of_path(path: &Path) -> Option<&'static dyn FileFormat> {
+    of_extension(&path.extension()?.to_string_lossy(), false)
+}
+
+/// Roles of the files of a folder, by their extensions.
+pub(crate) static ROLES: Roles = Roles { of: role, endings: || endings(false) };
+
+/// Role of a file in a folder, by its extension; `None` if it is passed over.
+pub(crate) fn role(path: &Path) -> Option<Role> {
+    match path {
+        table if of_path(table).is_some() => Some(Role::Table),
+        image if is_image(image) => Some(Role::Image),
+        text if is_text(text) => Some(Role::Text),
+        _ => None,
     }
+}
+
+/// Format of a file that is named itself: by its extension, else by its first bytes.
+///
+/// # Errors
+/// A file that is compressed, or of no known format.
+pub(crate) fn of_file(root: &Path, file: &DataFile) -> Result<&'static dyn FileFormat> {
+    let ending = file.below(root).extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    if let Some(format) = of_extension(&ending, true) {
+        return Ok(format);
+    }
+    let mut begin = Vec::new();
+    let read = file.open().and_then(|input| input.take(16).read_to_end(&mut begin));
+    read.map_err(|e| file.error(|| format!("cannot read: {e}")))?;
+    if let Some(format) = find(|format| !format.magic().is_empty() && begin.starts_with(format.magic())) {
+        return Ok(format);
+    }
+    let is_packed = ["gz", "bz2", "xz", "zst", "tgz", "tbz2", "txz", "tzst"].contains(&ending.as_str());
+    Err(file.error(|| match member::compressed(&begin) {
+        Some(_) => "it is compressed, and a job goes on in the middle of a file: unpack it".to_owned(),
+        None if is_packed => {
+            "it is compressed by its name, and a job goes on in the middle of a file: unpack it".to_owned()
+        }
+        None => format!("what it is cannot be told: name it {}; of images give their folder", endings(true)),
+    }))
+}
+
+/// Text such as `.parquet, .tar or .csv`: the extension that each format recommends. With `is_named` a format's name
+/// follows where it differs.
+pub(crate) fn endings(is_named: bool) -> String {
+    let ending = |format: &dyn FileFormat| {
+        let (extension, name) = (format.extensions().first()?, format.name());
+        let is_clear = !is_named || name.eq_ignore_ascii_case(extension);
+        Some(if is_clear { format!(".{extension}") } else { format!(".{extension} ({name})") })
+    };
+    listed(formats().into_iter().filter_map(ending).collect())
+}
+
+/// Text such as `.parquet, .csv or .json`: all extensions that SQL reads.
+pub fn sql_endings() -> String {
+    let is_read = |format: &&dyn FileFormat| format.in_sql() != InSql::None;
+    listed(formats().into_iter().filter(is_read).flat_map(all_of).map(|extension| format!(".{extension}")).collect())
+}
+
+fn listed(mut words: Vec<String>) -> String {
+    let last = words.pop().unwrap_or_default();
+    if words.is_empty() { last } else { format!("{} or {last}", words.join(", ")) }
 }

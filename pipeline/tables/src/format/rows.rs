@@ -1,5 +1,7 @@
 //! Rows returned by file readers.
 
+use std::collections::VecDeque;
+
 use datafusion::arrow::array::AsArray as _;
 use datafusion::arrow::record_batch::RecordBatch;
 
@@ -8,20 +10,22 @@ use crate::format::sidecar::PROBLEM;
 
 /// Consecutive rows and their problems.
 #[derive(Debug, Clone)]
-pub(crate) struct Rows {
-    pub(crate) batch: RecordBatch,
+pub struct Rows {
+    /// Values.
+    pub batch: RecordBatch,
     /// Problems, sorted by row.
-    pub(crate) problems: Vec<Problem>,
+    pub problems: Vec<Problem>,
 }
 
 /// Defect of a row: a value, or all of it, could not be read as written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Problem {
+pub struct Problem {
     /// Index of the row in the batch.
-    pub(crate) row: usize,
+    pub row: usize,
     /// Column whose value is wrong; `None` if the whole row is unusable.
-    pub(crate) column: Option<String>,
-    pub(crate) reason: String,
+    pub column: Option<String>,
+    /// What is wrong.
+    pub reason: String,
 }
 
 /// Maximum number of characters of a value that a reason quotes.
@@ -63,5 +67,57 @@ impl Rows {
     }
 }
 
-/// Batches of a file's rows, in order.
-pub(crate) type Batches = Box<dyn Iterator<Item = Result<Rows, String>>>;
+/// Batches of a file's rows, in order; an error ends them.
+pub type Batches = Box<dyn Iterator<Item = Result<Rows, String>> + Send>;
+
+/// Rows of `ranges` (first row and number of rows, sorted) of a file that is read from its beginning.
+pub fn select(batches: impl Iterator<Item = Result<Rows, String>> + Send + 'static, ranges: &[(u64, u64)]) -> Batches {
+    Box::new(Selected { batches, at: 0, ranges: ranges.to_vec().into(), rest: None })
+}
+
+/// Selects ranges of rows from consecutive batches.
+struct Selected<B> {
+    batches: B,
+    /// Number of the next batch's first row.
+    at: u64,
+    ranges: VecDeque<(u64, u64)>,
+    rest: Option<(u64, Rows)>,
+}
+
+impl<B: Iterator<Item = Result<Rows, String>>> Iterator for Selected<B> {
+    type Item = Result<Rows, String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let &(start, rows) = self.ranges.front()?;
+        loop {
+            let (at, batch) = match self.rest.take() {
+                Some(rest) => rest,
+                None => match self.batches.next()? {
+                    Ok(batch) => {
+                        let at = self.at;
+                        self.at += batch.batch.num_rows() as u64;
+                        (at, batch)
+                    }
+                    Err(e) => return Some(Err(e)),
+                },
+            };
+            let end = at + batch.batch.num_rows() as u64;
+            if end <= start {
+                continue;
+            }
+            // Both lie within the batch.
+            let from = start.max(at);
+            let to = end.min(start + rows);
+            let part = batch.slice((from - at) as usize, (to - from) as usize);
+            if to < start + rows {
+                self.ranges[0] = (to, start + rows - to);
+            } else {
+                self.ranges.pop_front();
+                if end > to {
+                    self.rest = Some((to, batch.slice((to - at) as usize, (end - to) as usize)));
+                }
+            }
+            return Some(Ok(part));
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! Images and the texts beside them: names and decoding, the same for folders and tar files.
 
+use std::path::Path;
+
 /// Maximum size of a text beside an image, bytes; a larger file is not read.
 pub(crate) const MOST_TEXT_BYTES: u64 = 8 << 20;
 
@@ -8,6 +10,19 @@ pub(crate) const PROBLEM: &str = "problem";
 
 /// Maximum number of characters of a text that a reason quotes.
 const SHOWN: usize = 60;
+
+/// Whether a file is an image, by its extension.
+pub(crate) fn is_image(path: &Path) -> bool {
+    path.extension().is_some_and(|e| IMAGES.contains(&e.to_string_lossy().to_ascii_lowercase().as_str()))
+}
+
+/// Whether a file may be an image's text.
+pub(crate) fn is_text(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "txt" || e == "TXT")
+}
+
+/// Extensions of image formats that are decoded.
+pub(crate) const IMAGES: [&str; 11] = ["bmp", "dib", "gif", "jfif", "jpe", "jpeg", "jpg", "png", "tif", "tiff", "webp"];
 
 /// Decodes a text and trims byte order mark and blanks; also returns what is wrong if it is invalid. UTF-16 is
 /// recognised by its byte order mark; U+FFFD replaces what is invalid.

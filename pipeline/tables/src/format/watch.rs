@@ -1,19 +1,11 @@
 //! Detects local files that change while they are read. For objects the store's tags do that.
 
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 use std::{fs, io};
 
-use datafusion::arrow::datatypes::SchemaRef;
-
 use crate::error::{Error, Result};
-use crate::file::{Place, Seen};
-use crate::file_record::FileRecord;
-use crate::format::webdataset::census::Passed;
-use crate::halt::Halt;
-use crate::kind::Kind;
+use crate::file::{DataFile, Seen};
 
-impl Place {
+impl DataFile {
     /// Current metadata; `None` unless it is a local file.
     pub(crate) fn seen(&self) -> io::Result<Option<Seen>> {
         match self {
@@ -25,8 +17,8 @@ impl Place {
 
 /// Watches a file while it is read.
 pub(crate) struct Watch<'a> {
-    place: &'a Place,
-    seen: Option<Seen>,
+    place: &'a DataFile,
+    pub(crate) seen: Option<Seen>,
 }
 
 impl<'a> Watch<'a> {
@@ -34,7 +26,7 @@ impl<'a> Watch<'a> {
     ///
     /// # Errors
     /// Fails if the file has changed since it was inspected as `looked`.
-    pub(crate) fn begin(place: &'a Place, looked: Option<Seen>) -> Result<Self> {
+    pub(crate) fn begin(place: &'a DataFile, looked: Option<Seen>) -> Result<Self> {
         let Some(looked) = looked else {
             let seen = place.seen().map_err(|e| Error::source(place.shown(), e))?;
             return Ok(Self { place, seen });
@@ -62,49 +54,8 @@ impl<'a> Watch<'a> {
     }
 }
 
-fn this_is(place: &Place) -> Result<Option<Seen>> {
+fn this_is(place: &DataFile) -> Result<Option<Seen>> {
     place.seen().map_err(|e| Error::source(place.shown(), format!("it changed while it was read: {e}")))
-}
-
-/// State shared by the inspection of all files.
-#[derive(Debug, Default)]
-pub(crate) struct Looking {
-    pub(crate) halt: Halt,
-    /// Tar members that were skipped.
-    pub(crate) passed: Mutex<Passed>,
-}
-
-impl Looking {
-    pub(crate) fn until(halt: Option<&Halt>) -> Self {
-        Self { halt: halt.cloned().unwrap_or_default(), passed: Mutex::default() }
-    }
-
-    /// Warns of the members skipped in all files.
-    pub(crate) fn warn(&self) {
-        self.passed.lock().unwrap_or_else(PoisonError::into_inner).warn();
-    }
-}
-
-/// Result of inspecting a file.
-pub(crate) struct Looked {
-    pub(crate) record: FileRecord,
-    /// Schema that the file declares.
-    pub(crate) written: SchemaRef,
-    pub(crate) seen: Option<Seen>,
-}
-
-impl Kind {
-    /// Inspects a file: its rows, fingerprint and schema. Fails if it changes meanwhile.
-    pub(crate) fn looked(self, root: &Path, place: &Place, looking: &Looking) -> Result<Looked> {
-        looking.halt.check()?;
-        let watch = Watch::begin(place, None)?;
-        let found = self.look(root, place, looking);
-        // Check before reporting: readers describe an interrupted input in messages of their own.
-        looking.halt.check()?;
-        watch.check()?;
-        let (record, written) = found?;
-        Ok(Looked { record, written, seen: watch.seen })
-    }
 }
 
 #[cfg(test)]
@@ -119,7 +70,7 @@ mod tests {
     fn a_change_of_a_file_is_seen() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.jsonl");
-        let place = Place::Local(path.clone());
+        let place = DataFile::Local(path.clone());
         let written = |text: &str, after: u64| {
             fs::write(&path, text).unwrap();
             let time = SystemTime::UNIX_EPOCH + Duration::from_millis(after);

@@ -1,13 +1,13 @@
-//! Location of a Delta table, local or in a store.
+//! Location of a lakehouse table, local or in a store.
 
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::layout;
+use crate::format::register::ROLES;
 use crate::store::location::Location;
 use crate::store::url::is_url;
 
-/// The folder of a Delta table.
+/// A folder, which may be that of a lakehouse table.
 pub enum Lake {
     /// A folder on a disk.
     Disk(PathBuf),
@@ -16,26 +16,21 @@ pub enum Lake {
 }
 
 impl Lake {
-    /// Delta table that a path or URL names; `None` if it names something else or nothing.
-    pub fn find(path: &Path) -> Result<Option<Self>> {
+    /// Location of a path or URL.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         let text = path.to_string_lossy();
-        if !is_url(&text) {
-            return Ok(layout::is_delta(path).then(|| Self::Disk(path.to_owned())));
-        }
-        let location = Location::open(&text)?;
-        Ok(if location.has_log()? { Some(Self::Store(location)) } else { None })
+        if is_url(&text) { Location::open(&text).map(Self::Store) } else { Ok(Self::Disk(path.to_owned())) }
     }
 
-    /// Path or URL for messages.
-    #[cfg(feature = "delta")]
-    pub(crate) fn name(&self) -> String {
+    /// Whether a folder `name` lies in this one.
+    pub(crate) fn has_folder(&self, name: &str) -> Result<bool> {
         match self {
-            Self::Disk(path) => path.display().to_string(),
-            Self::Store(location) => location.root().display().to_string(),
+            Self::Disk(path) => Ok(path.join(name).is_dir()),
+            Self::Store(location) => location.has_folder(name, &ROLES),
         }
     }
 
-    /// Source error that names this table.
+    /// Source error that names this folder.
     pub(crate) fn error(&self, reason: impl ToString) -> Error {
         match self {
             Self::Disk(path) => Error::source(path, reason),

@@ -112,8 +112,7 @@ impl Source {
         let source = &self.files[file];
         let broken = |e: &dyn std::fmt::Display| source.place.error(|| format!("cannot read: {e}"));
         let watch = Watch::begin(&source.place, source.seen)?;
-        let batches = self.kind.read(&source.place, &source.read, ranges, most, self.most_image_bytes);
-        let mut batches = batches.map_err(|e| broken(&e))?;
+        let mut batches = self.batches_of(source, ranges, most).map_err(|e| broken(&e))?;
         let mut rest: Option<Rows> = None;
         let mut replaced = Replaced::default();
         for &(start, rows) in ranges {

@@ -9,7 +9,6 @@ use datafusion::arrow::datatypes::DataType;
 
 use crate::error::{Error, Result};
 use crate::format::rows::{Batches, Rows};
-use crate::kind::Kind;
 use crate::source::files::{Source, SourceFile};
 
 /// Rows per batch; their images are in memory together.
@@ -44,8 +43,7 @@ impl Source {
         each: &mut dyn FnMut(Option<&[u8]>),
     ) -> Result<()> {
         let Some(first) = rows.first() else { return Ok(()) };
-        if matches!(self.kind, Kind::Parquet | Kind::Images) {
-            // These kinds have random access.
+        if self.format.seeks() {
             return self.images(file, column, rows, each);
         }
         let source = &self.files[file];
@@ -71,8 +69,7 @@ impl Source {
 
     fn batches(&self, file: usize, ranges: &[(u64, u64)], rows: usize) -> Result<Batches> {
         let source = &self.files[file];
-        let batches = self.kind.read(&source.place, &source.read, ranges, rows.clamp(1, ROWS), self.most_image_bytes);
-        batches.map_err(|e| broken(source, &e))
+        self.batches_of(source, ranges, rows.clamp(1, ROWS)).map_err(|e| broken(source, &e))
     }
 }
 

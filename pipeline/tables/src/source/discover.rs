@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::format::register;
 use crate::halt::Halt;
-use crate::kind::{self, Kind};
-use crate::layout::HIVE_NULL;
+use crate::layout::{HIVE_NULL, Role};
 use crate::pair_table;
 
 /// Folder that names are relative to, and the files below it, sorted.
@@ -78,10 +78,10 @@ fn is_bookkeeping(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(['.', '_']))
 }
 
-/// Collects every file of a known kind below `folder` that is not bookkeeping.
+/// Collects every file of a known format below `folder` that is not bookkeeping.
 fn collect(folder: &Path, halt: &Halt, files: &mut Vec<PathBuf>) -> Result<()> {
     walk(folder, halt, &mut |path| {
-        if Kind::of(&path).is_some() {
+        if register::of_path(&path).is_some() {
             files.push(path);
         }
     })
@@ -147,9 +147,9 @@ pub(crate) fn walk(root: &Path, halt: &Halt, each: &mut dyn FnMut(PathBuf)) -> R
 pub(crate) fn pictures(root: &Path, halt: &Halt) -> Result<Vec<PathBuf>> {
     let (mut files, mut texts) = (Vec::new(), Vec::new());
     let mut passed: Option<(PathBuf, u64)> = None;
-    walk(root, halt, &mut |path| match path.is_file() {
-        true if kind::is_image(&path) => files.push(path),
-        true if kind::is_text(&path) => texts.push(path),
+    walk(root, halt, &mut |path| match register::role(&path).filter(|_| path.is_file()) {
+        Some(Role::Image) => files.push(path),
+        Some(Role::Text) => texts.push(path),
         _ => passed.get_or_insert((path, 0)).1 += 1,
     })?;
     if files.is_empty() {

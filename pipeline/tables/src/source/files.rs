@@ -1,34 +1,35 @@
-//! Source of a job: files of one kind, ordered by name and cut into units.
+//! Source of a job: files of one format, ordered by name and cut into units.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use datafusion::arrow::datatypes::SchemaRef;
 
 use crate::error::{Error, Result};
-use crate::file::{self, Place, Seen};
+use crate::file::{self, DataFile, Seen};
 use crate::file_record::FileRecord;
-use crate::format::text::infer;
-use crate::format::watch::{Looked, Looking};
-use crate::format::{image_folder, parquet};
-use crate::kind::Kind;
+use crate::format::contract::{FileFormat, Inspection, Reader, Scan, Unified};
+use crate::format::image_folder;
+use crate::format::inspect::{Inspected, inspect};
+use crate::format::register::{self, IMAGES};
+use crate::format::rows::Batches;
 use crate::lake::location::Lake;
+use crate::lake::register as lakes;
+use crate::schema;
 use crate::source::discover;
 use crate::source::known::{Reading, order};
-use crate::source::memo::Memo;
+use crate::source::memo::{self, Memo};
 use crate::split::{Position, Units};
-use crate::store::location::{Found, Location};
-use crate::store::url::{is_url, whereabouts};
-use crate::{layout, schema};
+use crate::store::location::Found;
+use crate::store::url::whereabouts;
 
-/// Input of a job: files of one kind, read under one schema.
+/// Input of a job: files of one format, read under one schema.
 #[derive(Debug)]
 pub struct Source {
     pub(crate) given: PathBuf,
     pub(crate) root: PathBuf,
-    pub(crate) kind: Kind,
+    pub(crate) format: &'static dyn FileFormat,
     pub(crate) files: Vec<SourceFile>,
     /// File numbers by name, built on first use.
     pub(crate) numbers: OnceLock<BTreeMap<String, usize>>,
@@ -46,7 +47,7 @@ pub struct Source {
 
 #[derive(Debug)]
 pub(crate) struct SourceFile {
-    pub(crate) place: Place,
+    pub(crate) place: DataFile,
     pub(crate) record: FileRecord,
     /// Size, time and inode at the inspection; `None` unless it is a local file.
     pub(crate) seen: Option<Seen>,
@@ -77,20 +78,10 @@ impl Source {
     /// Opens a source as [`Self::open_at`] does, with what a job knows of it.
     pub fn open_as(path: &Path, version: Option<&str>, reading: Reading<'_>) -> Result<Self> {
         let Reading { known, alone, texts, halt, .. } = reading;
-        let looking = Looking::until(halt);
-        let text = path.to_string_lossy();
-        let location = if is_url(&text) { Some(Location::open(&text)?) } else { None };
-        let is_delta = match &location {
-            Some(location) => location.has_log()?,
-            None => layout::is_delta(path),
-        };
-        if is_delta {
-            let mut source = Self::delta(
-                &location.map_or_else(|| Lake::Disk(path.to_owned()), Lake::Store),
-                path,
-                version,
-                reading,
-            )?;
+        let inspection = Inspection::until(halt);
+        let place = Lake::open(path)?;
+        if let Some(table) = lakes::of(&place)? {
+            let mut source = Self::of_lake(table, &place, path, version, reading)?;
             order(&mut source.files, |file| file.record.name.clone(), known, alone);
             source.texts = owned(texts);
             return Ok(source);
@@ -101,39 +92,43 @@ impl Source {
                 "it is not a Delta table, and only those have versions: leave @ and the version out",
             ));
         }
-        let local = |paths: Vec<PathBuf>| paths.into_iter().map(Place::Local).collect::<Vec<_>>();
-        let (root, mut places, pictures) = if let Some(location) = location {
-            let Found { root, objects, pictures } = location.find()?;
-            (root, objects.into_iter().map(Place::Remote).collect(), pictures)
+        let local = |paths: Vec<PathBuf>| paths.into_iter().map(DataFile::Local).collect::<Vec<_>>();
+        let (root, mut places, pictures) = if let Lake::Store(location) = place {
+            let Found { root, objects, pictures } = location.find(&register::ROLES)?;
+            (root, objects.into_iter().map(DataFile::Remote).collect(), pictures)
         } else {
-            let (root, paths) = discover::find(path, &looking.halt)?;
+            let (root, paths) = discover::find(path, &inspection.halt)?;
             let pictures = paths.is_empty();
-            let paths = if pictures { discover::pictures(&root, &looking.halt)? } else { paths };
+            let paths = if pictures { discover::pictures(&root, &inspection.halt)? } else { paths };
             (root, local(paths), pictures)
         };
         if pictures {
             places = image_folder::folders(&root, places, known)?;
         }
         order(&mut places, |place| place.name(&root), known, alone);
-        let kind = match places.first() {
-            Some(first) if !pictures => Kind::told(&root, first)?,
-            _ => Kind::Images,
+        let format = match places.first() {
+            Some(first) if !pictures => register::of_file(&root, first)?,
+            _ => IMAGES,
         };
-        Self::of(path, root, places, kind, reading, &looking)
+        Self::of(path, root, places, format, reading, &inspection)
     }
 
     fn of(
         path: &Path,
         root: PathBuf,
-        places: Vec<Place>,
-        kind: Kind,
+        places: Vec<DataFile>,
+        format: &'static dyn FileFormat,
         reading: Reading<'_>,
-        looking: &Looking,
+        inspection: &Inspection,
     ) -> Result<Self> {
-        let is_other = |place: &&Place| Kind::of(place.below(&root)).is_some_and(|other| other != kind);
-        if let Some(other) = places.iter().find(|place| kind != Kind::Images && is_other(place)) {
+        let is_other = |place: &&DataFile| {
+            let is_file = !matches!(place, DataFile::Folder(_));
+            is_file && register::of_path(place.below(&root)).is_some_and(|other| other.name() != format.name())
+        };
+        if let Some(other) = places.iter().find(is_other) {
+            let name = format.name();
             let reason =
-                format!("a source is of one kind, and this file is not {kind} as the others: give one of the kinds");
+                format!("a source is of one kind, and this file is not {name} as the others: give one of the kinds");
             return Err(Error::source(other.shown(), reason));
         }
         let known: BTreeMap<&str, &FileRecord> =
@@ -142,30 +137,42 @@ impl Source {
             let name = place.name(&root);
             let memo = reading.memos.and_then(|memos| memos.get(&name));
             match known.get(name.as_str()) {
-                Some(record) if let Some(looked) = kind.remembered(place, record, memo)? => Ok(looked),
-                _ => kind.looked(&root, place, looking),
+                Some(record) if let Some(known) = memo::remembered(format, place, record, memo)? => Ok(known),
+                _ => inspect(format, &root, place, inspection),
             }
         })?;
-        looking.warn();
-        let file = |(place, Looked { record, written, seen }): (Place, Looked)| {
-            let partitions = match kind {
+        inspection.warn();
+        let file = |(place, Inspected { record, written, seen }): (DataFile, Inspected)| {
+            let partitions = match &place {
                 // A folder of images may itself be named `name=value`.
-                Kind::Images => discover::partitions(&place.below(&root).join("image")),
+                DataFile::Folder(_) => discover::partitions(&place.below(&root).join("image")),
                 _ => discover::partitions(place.below(&root)),
             };
             let partitions = partitions.map_err(|reason| Error::source(place.shown(), reason))?;
             // The memo has the file's own types, before they are merged with others.
-            let memo = Memo::of(kind, &place, &record, &written, seen);
+            let memo = Memo::of(format, &place, &record, &written, seen);
             let (read, deleted) = (Arc::clone(&written), Vec::new());
             Ok(SourceFile { place, record, seen, memo, read, written, partitions, deleted })
         };
         let mut files = places.into_iter().zip(looks).map(file).collect::<Result<Vec<_>>>()?;
-        let Some((schema, written)) = one_schema(kind, &mut files, reading.texts)? else {
-            return Err(Error::source(path, "the folder holds no .parquet, .tar, .csv or .jsonl file, and no image"));
+        let Some((schema, written)) = one_schema(format, &mut files, reading.texts)? else {
+            let reason = format!("the folder holds no {} file, and no image", register::endings(false));
+            return Err(Error::source(path, reason));
         };
         let (given, most_image_bytes) = (whereabouts(path), reading.most_image_bytes());
         let (numbers, texts) = (OnceLock::new(), owned(reading.texts));
-        Ok(Self { given, root, kind, files, numbers, version: None, schema, written, texts, most_image_bytes })
+        Ok(Self { given, root, format, files, numbers, version: None, schema, written, texts, most_image_bytes })
+    }
+
+    /// Rows of `ranges` of a file (first row and number of rows, sorted), in batches of at most `batch_rows`.
+    pub(crate) fn batches_of(
+        &self,
+        file: &SourceFile,
+        ranges: &[(u64, u64)],
+        batch_rows: usize,
+    ) -> Result<Batches, String> {
+        let reader = Reader::Job { max_image_bytes: self.most_image_bytes };
+        self.format.read(&file.place, &Scan { schema: &file.read, ranges, batch_rows, reader })
     }
 
     /// Version of a Delta table; `None` for other sources.
@@ -185,25 +192,18 @@ impl Source {
 
     /// Calls `each` with the content of the files, in order and in blocks of at most 1 MiB.
     pub fn contents(&self, each: &mut dyn FnMut(&[u8])) -> Result<()> {
-        let mut block = vec![0; 1 << 20];
-        for place in self.files.iter().flat_map(|file| file.place.files()) {
-            let broken = |e: std::io::Error| place.error(|| format!("cannot read: {e}"));
-            let mut input = place.open().map_err(broken)?;
-            loop {
-                match input.read(&mut block).map_err(broken)? {
-                    0 => break,
-                    n => each(&block[..n]),
-                }
-            }
-        }
-        Ok(())
+        let mut each = |block: &[u8]| {
+            each(block);
+            Ok(())
+        };
+        self.files.iter().flat_map(|file| file.place.files()).try_for_each(|place| place.contents(&mut each))
     }
 
-    /// Returns file, row, column and a lossy excerpt of the first text in the Parquet files that is not UTF-8.
+    /// Returns file, row, column and a lossy excerpt of the first text in Parquet files that is not UTF-8.
     pub fn bad_text(&self) -> Result<Option<String>> {
-        for SourceFile { place, record, .. } in self.files.iter().filter(|_| self.kind == Kind::Parquet) {
-            let found =
-                parquet::bad_text(place, record.rows).map_err(|e| place.error(|| format!("cannot read: {e}")))?;
+        for SourceFile { place, record, .. } in &self.files {
+            let found = self.format.bad_text(place, record.rows);
+            let found = found.map_err(|e| place.error(|| format!("cannot read: {e}")))?;
             if let Some((row, reason)) = found {
                 return Ok(Some(format!("{}, row {row}: {reason}", place.shown().display())));
             }
@@ -282,19 +282,18 @@ impl Source {
             })
             .sum()
     }
-
-    #[cfg(not(feature = "delta"))]
-    fn delta(lake: &Lake, _: &Path, _: Option<&str>, _: Reading<'_>) -> Result<Self> {
-        Err(lake.error("it is a Delta table, and this capfilt is built without the feature delta"))
-    }
 }
 
 fn owned(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
-/// Schema of the rows of all files, as read and as written. Sets the schemas of CSV and JSON lines files.
-fn one_schema(kind: Kind, files: &mut [SourceFile], texts: &[&str]) -> Result<Option<(SchemaRef, SchemaRef)>> {
+/// Schema of the rows of all files, as read and as written. Sets the schemas of files that agree on one.
+fn one_schema(
+    format: &dyn FileFormat,
+    files: &mut [SourceFile],
+    texts: &[&str],
+) -> Result<Option<(SchemaRef, SchemaRef)>> {
     if files.is_empty() {
         return Ok(None);
     }
@@ -302,13 +301,12 @@ fn one_schema(kind: Kind, files: &mut [SourceFile], texts: &[&str]) -> Result<Op
         let other = other.place.shown();
         Error::source(file.place.shown(), format!("{reason} {}: convert one of them", other.display()))
     };
-    if let Kind::Text(text) = kind {
-        let written: Vec<SchemaRef> = files.iter().map(|file| Arc::clone(&file.written)).collect();
-        let all = text.agree(&written, texts);
-        let all = all.map_err(|(number, reason)| beside(&files[number], reason, &files[0]))?;
-        let read = infer::read_as(&all);
+    let declared: Vec<SchemaRef> = files.iter().map(|file| Arc::clone(&file.written)).collect();
+    let unified = format.unify(&declared, texts);
+    let unified = unified.map_err(|(number, reason)| beside(&files[number], reason, &files[0]))?;
+    if let Some(Unified { written, read }) = unified {
         for file in &mut *files {
-            (file.read, file.written) = (Arc::clone(&read), Arc::clone(&all));
+            (file.read, file.written) = (Arc::clone(&read), Arc::clone(&written));
         }
     }
     let mut merged = schema::Merged::default();
@@ -324,7 +322,7 @@ fn one_schema(kind: Kind, files: &mut [SourceFile], texts: &[&str]) -> Result<Op
 impl SourceFile {
     /// First known image of a folder that no longer exists.
     pub(crate) fn gone(&self) -> Option<PathBuf> {
-        if let Place::Folder(folder) = &self.place { folder.gone() } else { None }
+        if let DataFile::Folder(folder) = &self.place { folder.gone() } else { None }
     }
 
     /// Number of deleted rows among the `rows` rows from number `start`.

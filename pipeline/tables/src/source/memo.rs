@@ -1,4 +1,4 @@
-//! Cached inspections of text files, which are read whole to infer types and count rows.
+//! Cached inspections of files that are read whole to count rows and infer types.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -6,11 +6,10 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::file::{Place, Seen};
+use crate::file::{DataFile, Seen};
 use crate::file_record::FileRecord;
-use crate::format::watch::Looked;
-use crate::format::webdataset::source;
-use crate::kind::Kind;
+use crate::format::contract::FileFormat;
+use crate::format::inspect::Inspected;
 
 /// Minimum age of a modification at the inspection: file systems have clock ticks of up to two seconds, so a younger
 /// file may be modified again without a new time.
@@ -31,13 +30,15 @@ pub struct Memo {
 impl Memo {
     /// Memo of an inspection; `None` if only another inspection can recognise the file.
     pub(crate) fn of(
-        kind: Kind,
-        place: &Place,
+        format: &dyn FileFormat,
+        place: &DataFile,
         record: &FileRecord,
         written: &Schema,
         seen: Option<Seen>,
     ) -> Option<Self> {
-        let Kind::Text(_) = kind else { return None };
+        if !format.inspects_all() {
+            return None;
+        }
         let modified = match seen {
             Some(seen) => {
                 let modified = seen.modified?;
@@ -64,26 +65,27 @@ fn nanos(time: SystemTime) -> Option<u64> {
     u64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_nanos()).ok()
 }
 
-impl Kind {
-    /// Cached inspection of a file; `None` if it must be inspected again.
-    pub(crate) fn remembered(self, place: &Place, record: &FileRecord, memo: Option<&Memo>) -> Result<Option<Looked>> {
-        let same = |written: SchemaRef, seen| Some(Looked { record: record.clone(), written, seen });
-        if self == Self::WebDataset {
-            // Counting would download a remote tar file whole at each start.
-            return Ok(if source::is_as(place, record) { same(source::written(), None) } else { None });
-        }
-        let (Self::Text(_), Some(memo)) = (self, memo.filter(|memo| memo.stamp == record.stamp)) else {
-            return Ok(None);
-        };
-        let seen = place.seen().map_err(|e| Error::source(place.shown(), e))?;
-        let is_same = match &seen {
-            Some(seen) => {
-                seen.bytes == record.bytes && memo.modified.is_some() && seen.modified.and_then(nanos) == memo.modified
-            }
-            None => source::is_as(place, record),
-        };
-        Ok(memo.schema().filter(|_| is_same).and_then(|schema| same(schema.into(), seen)))
+/// Cached inspection of a file; `None` if it must be inspected again.
+pub(crate) fn remembered(
+    format: &dyn FileFormat,
+    file: &DataFile,
+    record: &FileRecord,
+    memo: Option<&Memo>,
+) -> Result<Option<Inspected>> {
+    let same = |written: SchemaRef, seen| Some(Inspected { record: record.clone(), written, seen });
+    // Counting would download a remote tar file whole at each start.
+    if let Some(schema) = format.schema().filter(|_| file.is_as(record)) {
+        return Ok(same(schema, None));
     }
+    let Some(memo) = memo.filter(|memo| format.inspects_all() && memo.stamp == record.stamp) else { return Ok(None) };
+    let seen = file.seen().map_err(|e| Error::source(file.shown(), e))?;
+    let is_same = match &seen {
+        Some(seen) => {
+            seen.bytes == record.bytes && memo.modified.is_some() && seen.modified.and_then(nanos) == memo.modified
+        }
+        None => file.is_as(record),
+    };
+    Ok(memo.schema().filter(|_| is_same).and_then(|schema| same(schema.into(), seen)))
 }
 
 #[cfg(test)]
@@ -91,33 +93,34 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::format::watch::Looking;
-    use crate::kind::Text;
+    use crate::format::contract::Inspection;
+    use crate::format::inspect::inspect;
+    use crate::format::text::infer::Text;
 
     #[test]
     fn a_file_of_text_is_known_again_by_its_size_and_time() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.jsonl");
-        let place = Place::Local(path.clone());
-        let kind = Kind::Text(Text::JsonLines);
+        let place = DataFile::Local(path.clone());
+        let format = &Text::JsonLines;
         let written = |text: &str, ago: u64| {
             fs::write(&path, text).unwrap();
             let time = SystemTime::now() - Duration::from_secs(ago);
             fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
         };
-        let look = || kind.looked(folder.path(), &place, &Looking::default()).unwrap();
+        let look = || inspect(format, folder.path(), &place, &Inspection::default()).unwrap();
         written("{\"a\": 1, \"b\": {\"c\": [\"x\"]}, \"d\": null}\n", 9);
         let first = look();
-        let memo = Memo::of(kind, &place, &first.record, &first.written, first.seen).unwrap();
+        let memo = Memo::of(format, &place, &first.record, &first.written, first.seen).unwrap();
         let kept: Memo = serde_json::from_str(&serde_json::to_string(&memo).unwrap()).unwrap();
-        let again = kind.remembered(&place, &first.record, Some(&kept)).unwrap().unwrap();
+        let again = remembered(format, &place, &first.record, Some(&kept)).unwrap().unwrap();
         assert_eq!((&again.record, &again.written), (&first.record, &first.written));
-        assert!(kind.remembered(&place, &first.record, None).unwrap().is_none());
+        assert!(remembered(format, &place, &first.record, None).unwrap().is_none());
         written("{\"a\": 2, \"b\": {\"c\": [\"x\"]}, \"d\": null}\n", 8);
-        assert!(kind.remembered(&place, &first.record, Some(&kept)).unwrap().is_none());
+        assert!(remembered(format, &place, &first.record, Some(&kept)).unwrap().is_none());
         // What was written just now may be written to again.
         written("{\"a\": 1}\n", 0);
         let now = look();
-        assert_eq!(Memo::of(kind, &place, &now.record, &now.written, now.seen), None);
+        assert_eq!(Memo::of(format, &place, &now.record, &now.written, now.seen), None);
     }
 }

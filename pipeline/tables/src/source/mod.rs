@@ -7,5 +7,4 @@ pub(crate) mod discover;
 pub mod files;
 pub mod known;
 pub mod memo;
-#[cfg(feature = "delta")]
 pub(crate) mod versioned;

@@ -1,4 +1,4 @@
-//! Files of a Delta table.
+//! Files of a lakehouse table at a version.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -6,10 +6,11 @@ use std::sync::{Arc, OnceLock};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::Result;
-use crate::file::{self, Place};
-use crate::format::watch::{Looked, Looking};
-use crate::kind::Kind;
-use crate::lake::delta::snapshot;
+use crate::file::{self, DataFile};
+use crate::format::contract::Inspection;
+use crate::format::inspect::{Inspected, inspect};
+use crate::format::register::PARQUET;
+use crate::lake::contract::TableFormat;
 use crate::lake::location::Lake;
 use crate::source::files::{Source, SourceFile};
 use crate::source::known::Reading;
@@ -35,28 +36,33 @@ impl Lake {
     }
 
     /// Files of these names below `root`; `None` for missing ones.
-    pub(crate) fn places(&self, root: &Path, names: &[&str]) -> Result<Vec<Option<Place>>> {
+    pub(crate) fn places(&self, root: &Path, names: &[&str]) -> Result<Vec<Option<DataFile>>> {
         match self {
             Self::Disk(_) => {
-                let place = |name: &&str| Some(root.join(name)).filter(|path| path.is_file()).map(Place::Local);
+                let place = |name: &&str| Some(root.join(name)).filter(|path| path.is_file()).map(DataFile::Local);
                 Ok(names.iter().map(place).collect())
             }
             Self::Store(location) => {
                 let objects = location.objects(names)?;
-                Ok(objects.into_iter().map(|object| object.map(Place::Remote)).collect())
+                Ok(objects.into_iter().map(|object| object.map(DataFile::Remote)).collect())
             }
         }
     }
 }
 
 impl Source {
-    /// Opens a Delta table at a version or time, or at its latest version.
-    pub(crate) fn delta(lake: &Lake, given: &Path, version: Option<&str>, reading: Reading<'_>) -> Result<Self> {
+    /// Opens a lakehouse table at a version or time, or at its latest version.
+    pub(crate) fn of_lake(
+        table: &dyn TableFormat,
+        lake: &Lake,
+        given: &Path,
+        version: Option<&str>,
+        reading: Reading<'_>,
+    ) -> Result<Self> {
         if let Some(reason) = lake.unfinished()? {
             return Err(lake.error(reason));
         }
-        let at = version.map(str::parse).transpose().map_err(|e: String| lake.error(e))?;
-        let found = snapshot::snapshot(lake, at.as_ref())?;
+        let found = table.snapshot(lake, version)?;
         let root = lake.root()?;
         let names: Vec<&str> = found.files.iter().map(|file| file.name.as_str()).collect();
         let there = names.iter().zip(lake.places(&root, &names)?).map(|(name, place)| {
@@ -64,14 +70,13 @@ impl Source {
             place.ok_or_else(|| lake.error(gone()))
         });
         let places = there.collect::<Result<Vec<_>>>()?;
-        let looking = Looking::until(reading.halt);
-        let looks = file::each(&places, |place| Kind::Parquet.looked(&root, place, &looking))?;
+        let inspection = Inspection::until(reading.halt);
+        let looks = file::each(&places, |place| inspect(PARQUET, &root, place, &inspection))?;
         let files = found.files.into_iter().zip(places).zip(looks).map(|((file, place), looked)| {
-            let Looked { mut record, written, seen } = looked;
-            let deleted = file.deleted.unwrap_or_default();
+            let Inspected { mut record, written, seen } = looked;
             // The log's deleted rows and partition values are part of the fingerprint.
-            if !deleted.is_empty() || !file.partitions.is_empty() {
-                let told = format!("{deleted:?} {:?}", file.partitions);
+            if !file.deleted.is_empty() || !file.partitions.is_empty() {
+                let told = format!("{:?} {:?}", file.deleted, file.partitions);
                 record.stamp = format!("{}-{}", record.stamp, hex::encode(&Sha256::digest(told)[..8]));
             }
             SourceFile {
@@ -82,13 +87,13 @@ impl Source {
                 read: Arc::clone(&written),
                 written,
                 partitions: file.partitions,
-                deleted,
+                deleted: file.deleted,
             }
         });
         let files = files.collect();
         let (version, schema) = (Some(found.version), Arc::new(schema::nullable(&schema::as_views(&found.schema))));
         let (given, written, most_image_bytes) = (whereabouts(given), found.schema, reading.most_image_bytes());
-        let (kind, numbers, texts) = (Kind::Parquet, OnceLock::new(), Vec::new());
-        Ok(Self { given, root, kind, files, numbers, version, schema, written, texts, most_image_bytes })
+        let (format, numbers, texts) = (PARQUET, OnceLock::new(), Vec::new());
+        Ok(Self { given, root, format, files, numbers, version, schema, written, texts, most_image_bytes })
     }
 }

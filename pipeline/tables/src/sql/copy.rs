@@ -10,7 +10,8 @@ use datafusion::logical_expr::dml::CopyTo;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::optimizer::AnalyzerRule;
 
-use crate::layout;
+use crate::lake::location::Lake;
+use crate::lake::register;
 use crate::sql::hive;
 use crate::sql::named::file_url;
 use crate::store::url::{is_url, shown};
@@ -41,9 +42,9 @@ fn checked(copy: CopyTo, config: &ConfigOptions) -> Result<CopyTo> {
             shown(&copy.output_url)
         );
     };
-    if let Some(lake) = delta_above(&path) {
+    if let Some((table, lake)) = lake_above(&path) {
         return plan_err!(
-            "COPY .. TO '{}': {} is a Delta table, and a file that its log does not name is not part of it: give another \
+            "COPY .. TO '{}': {} is a {table} table, and a file that its log does not name is not part of it: give another \
              path, or write the table with capfilt run --table-format delta",
             copy.output_url,
             lake.display()
@@ -85,8 +86,11 @@ fn on_disk(to: &str) -> Option<PathBuf> {
     url::Url::parse(to).ok().filter(|url| url.scheme() == "file")?.to_file_path().ok()
 }
 
-/// Delta table that a path is or lies in.
-pub(crate) fn delta_above(path: &Path) -> Option<PathBuf> {
+/// Lakehouse table that a path is or lies in: the name of its format, and its folder.
+pub(crate) fn lake_above(path: &Path) -> Option<(&'static str, PathBuf)> {
     let whole = std::path::absolute(path).ok()?;
-    whole.ancestors().find(|folder| layout::is_delta(folder)).map(Path::to_owned)
+    whole.ancestors().find_map(|folder| {
+        let table = register::of(&Lake::Disk(folder.to_owned())).ok()??;
+        Some((table.name(), folder.to_owned()))
+    })
 }

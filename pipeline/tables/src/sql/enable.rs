@@ -17,7 +17,7 @@ use crate::sql::named::named_table;
 ///
 /// Folders `column=value` are read and written as Hive does (`__HIVE_DEFAULT_PARTITION__` is NULL), also by CREATE
 /// EXTERNAL TABLE, which accepts URLs of stores too. COPY refuses targets where its output would be lost: folders of
-/// Delta tables, and stores. Register formats beyond DataFusion's own ([`crate::format::webdataset::register_webdataset`]) before.
+/// Delta tables, and stores. Register formats beyond DataFusion's own ([`crate::register_formats`]) before.
 pub fn enable_named_tables(ctx: SessionContext) -> SessionContext {
     let named = Arc::new(Named::default());
     let catalogs = Arc::clone(ctx.state_ref().read().catalog_list());

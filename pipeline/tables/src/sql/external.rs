@@ -12,11 +12,14 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::CreateExternalTable;
 
+use crate::format::contract::{FileFormat, InSql};
+use crate::format::register;
 use crate::halt;
-use crate::layout::is_delta;
+use crate::lake::contract::TableFormat;
+use crate::lake::location::Lake;
+use crate::lake::register as lakes;
 use crate::sql::hive;
 use crate::sql::named::{check_finished, literal, one_schema};
-use crate::store::location::Location;
 use crate::store::url::is_url;
 
 /// The factory behind CREATE EXTERNAL TABLE, which also reads stores. It refuses a Delta table's folder: only the log
@@ -30,33 +33,41 @@ impl TableProviderFactory for ExternalTables {
         let mut cmd = cmd.clone();
         for location in &mut cmd.locations {
             let path = location.strip_prefix("file://").unwrap_or(location);
-            if is_delta(Path::new(path)) {
+            let failed = |e| DataFusionError::External(Box::new(e));
+            if let Some(table) = lakes::of(&Lake::Disk(path.into())).map_err(failed)? {
+                let name = table.name();
                 return plan_err!(
-                    "{location} is a Delta table, and not all files below it are of its latest version: name it as it is, \
+                    "{location} is a {name} table, and not all files below it are of its latest version: name it as it is, \
                      FROM '{path}', or register it with --table NAME={path}"
                 );
             }
             if is_url(path) {
                 let asked = path.to_owned();
                 let found = halt::aside(move |_| {
-                    let store = Location::open(&asked)?;
-                    if store.has_log()? {
-                        return Err(store.error("it is a Delta table: name it as it is, FROM '..', or with --table"));
+                    let at = Lake::open(Path::new(&asked))?;
+                    match (lakes::of(&at)?, &at) {
+                        (None, Lake::Store(store)) => store.files(&register::ROLES),
+                        (table, _) => {
+                            let name = table.map_or("local", TableFormat::name);
+                            Err(at.error(format!("it is a {name} table: name it as it is, FROM '..', or with --table")))
+                        }
                     }
-                    store.files()
                 });
-                let (store, url, _) = found.await.map_err(|e| DataFusionError::External(Box::new(e)))?;
+                let (store, url, _) = found.await.map_err(failed)?;
                 state.runtime_env().register_object_store(&url, store);
                 *location = url.to_string();
             } else {
-                check_finished(Path::new(path)).map_err(|e| DataFusionError::External(Box::new(e)))?;
+                check_finished(Path::new(path)).map_err(failed)?;
                 *location = literal(Path::new(path));
             }
         }
         let table = match self.0.create(state, &cmd).await {
             // DataFusion takes files of the same types alone; those of a named table have common ones.
-            Err(_) if cmd.file_type.eq_ignore_ascii_case("parquet") && cmd.schema.fields().is_empty() => {
-                common(state, &cmd).await?
+            Err(_)
+                if cmd.schema.fields().is_empty()
+                    && let Some(format) = typed(&cmd.file_type) =>
+            {
+                common(state, &cmd, format).await?
             }
             table => table?,
         };
@@ -67,17 +78,31 @@ impl TableProviderFactory for ExternalTables {
     }
 }
 
-/// Table over Parquet files whose types differ, with the types that a named table of them would have, and with the order
+/// Format whose files declare their types, by its name after `STORED AS`.
+fn typed(name: &str) -> Option<&'static dyn FileFormat> {
+    let is_it = |known: InSql| match known {
+        InSql::DataFusion { format, is_typed, .. } => is_typed && format.eq_ignore_ascii_case(name),
+        InSql::Rows | InSql::None => false,
+    };
+    register::find(|format| is_it(format.in_sql()))
+}
+
+/// Table over files whose types differ, with the types that a named table of them would have, and with the order
 /// and partition columns of the statement.
-async fn common(state: &dyn Session, cmd: &CreateExternalTable) -> Result<Arc<dyn TableProvider>> {
+async fn common(
+    state: &dyn Session,
+    cmd: &CreateExternalTable,
+    format: &dyn FileFormat,
+) -> Result<Arc<dyn TableProvider>> {
     let state: &SessionState =
         state.as_any().downcast_ref().ok_or_else(|| internal_datafusion_err!("no SessionState"))?;
-    let factory = state.get_file_format_factory("parquet").ok_or_else(|| internal_datafusion_err!("no Parquet"))?;
+    let factory = state.get_file_format_factory(&cmd.file_type.to_ascii_lowercase());
+    let factory = factory.ok_or_else(|| internal_datafusion_err!("no {}", cmd.file_type))?;
     // The type that DataFusion gives such columns.
     let text = DataType::Dictionary(Box::new(DataType::UInt16), Box::new(DataType::Utf8));
     let partitions = cmd.table_partition_cols.iter().map(|column| (column.clone(), text.clone())).collect();
     let options = ListingOptions::new(factory.create(state, &cmd.options)?)
-        .with_file_extension(".parquet")
+        .with_file_extension(format!(".{}", format.extensions().first().unwrap_or(&"")))
         .with_file_sort_order(cmd.order_exprs.clone())
         .with_table_partition_cols(partitions);
     let mut locations = Vec::with_capacity(cmd.locations.len());
@@ -87,7 +112,9 @@ async fn common(state: &dyn Session, cmd: &CreateExternalTable) -> Result<Arc<dy
         locations.push(location);
     }
     let schema = one_schema(state, &options, &locations).await?;
-    let Some(schema) = schema else { return plan_err!("{}: there are no Parquet files", cmd.locations.join(", ")) };
+    let Some(schema) = schema else {
+        return plan_err!("{}: there are no {} files", cmd.locations.join(", "), format.name());
+    };
     let mut config = ListingTableConfig::new_with_multi_paths(locations).with_listing_options(options);
     if cmd.table_partition_cols.is_empty() {
         config = config.infer_partitions_from_path(state).await?;

@@ -21,13 +21,18 @@ use futures::future::ready;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::error::{Error, Result, message};
+use crate::format::contract::{FileFormat, InSql};
+use crate::format::register::{ROLES, of_extension};
 use crate::halt::{self, Halt};
+use crate::lake::contract::TableFormat;
 use crate::lake::location::Lake;
+use crate::lake::register;
 use crate::pair_table::{BOOKKEEPING, is_part, unfinished};
 use crate::schema::{Conflict, Merged, plain};
 use crate::source::discover::walk;
 use crate::source::files::Source;
 use crate::sql::hive;
+use crate::sql::rows_format::RowsFormat;
 use crate::store::location::Location;
 use crate::store::url::{is_url, shown};
 
@@ -38,7 +43,7 @@ const BELOW: &str = "its files are in folders whose names are not name=value: na
 
 /// Table that a path or URL names; `None` if nothing has that name or it is not a table.
 ///
-/// Supports files and folders of Parquet, CSV, JSON lines and WebDataset, local or in a store; local patterns; and
+/// Supports files and folders of every registered format, local or in a store; local patterns; and
 /// Delta tables, at their latest version or, with `@` and a version or time after the name, at an earlier one.
 ///
 /// # Errors
@@ -50,7 +55,7 @@ pub async fn named_table(ctx: &SessionContext, name: &str) -> Result<Option<Arc<
     let asked = name.to_owned();
     let (location, kind) = match halt::aside(move |halt| found(&asked, halt)).await? {
         Found::Nothing => return Ok(None),
-        Found::Lake(lake, version) => return delta(ctx, lake, version).await.map(Some),
+        Found::Lake(table, lake, version) => return table.in_sql(ctx, lake, version).await.map(Some),
         Found::Objects { store, url, kind } => {
             ctx.register_object_store(&url, store);
             (url.to_string(), kind)
@@ -72,8 +77,8 @@ pub async fn named_table(ctx: &SessionContext, name: &str) -> Result<Option<Arc<
 /// What a name stands for.
 enum Found {
     Nothing,
-    /// A Delta table, and the version that the name asks for.
-    Lake(Lake, Option<String>),
+    /// A lakehouse table, and the version that the name asks for.
+    Lake(&'static dyn TableFormat, Lake, Option<String>),
     Objects {
         store: Arc<dyn ObjectStore>,
         url: url::Url,
@@ -84,11 +89,11 @@ enum Found {
 
 /// Looks for `name` on the disk or in its store, whose answer it waits for.
 fn found(name: &str, halt: &Halt) -> Result<Found> {
-    if let Some((lake, version)) = lake(name)? {
-        return Ok(Found::Lake(lake, version.map(str::to_owned)));
+    if let Some(((table, lake), version)) = lake(name)? {
+        return Ok(Found::Lake(table, lake, version.map(str::to_owned)));
     }
     if is_url(name) {
-        let (store, url, first) = Location::open(name)?.files()?;
+        let (store, url, first) = Location::open(name)?.files(&ROLES)?;
         return Ok(Found::Objects { store, url, kind: Kind::of(&first) });
     }
     let path = Path::new(name);
@@ -119,9 +124,11 @@ pub(crate) fn check_finished(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Delta table that a name refers to, and the version after its last `@`, if any.
-fn lake(name: &str) -> Result<Option<(Lake, Option<&str>)>> {
-    let whole = Lake::find(Path::new(name));
+type LakeTable = (&'static dyn TableFormat, Lake);
+
+/// Lakehouse table that a name refers to, and the version after its last `@`, if any.
+fn lake(name: &str) -> Result<Option<(LakeTable, Option<&str>)>> {
+    let whole = register::find(Path::new(name));
     let (before, version) = match name.rsplit_once('@') {
         // In a URL an `@` may precede the host, after a user name.
         Some((before, version)) if !is_url(name) || !version.contains('/') => (before, version),
@@ -130,25 +137,10 @@ fn lake(name: &str) -> Result<Option<(Lake, Option<&str>)>> {
     match whole {
         Ok(Some(lake)) => Ok(Some((lake, None))),
         // If the `@` is part of the name, what precedes it may not exist or may not be listable.
-        whole => match Lake::find(Path::new(before)) {
+        whole => match register::find(Path::new(before)) {
             Ok(Some(lake)) => Ok(Some((lake, Some(version)))),
             _ => whole.map(|_| None),
         },
-    }
-}
-
-/// Delta table at a version or time, or at its latest version.
-#[cfg_attr(not(feature = "delta"), expect(clippy::unused_async, reason = "as with Delta tables"))]
-pub(crate) async fn delta(ctx: &SessionContext, lake: Lake, version: Option<String>) -> Result<Arc<dyn TableProvider>> {
-    #[cfg(feature = "delta")]
-    {
-        let at = version.map(|version| version.parse()).transpose().map_err(|e: String| lake.error(e))?;
-        crate::lake::delta::snapshot::table(ctx, lake, at).await
-    }
-    #[cfg(not(feature = "delta"))]
-    {
-        let _ = (ctx, version);
-        Err(lake.error("it is a Delta table, and this capfilt is built without the feature delta"))
     }
 }
 
@@ -171,21 +163,26 @@ pub fn bad_text(plan: &LogicalPlan) -> Option<String> {
     looked.ok().and(found)
 }
 
-/// Table over files of one kind, with Hive partition columns.
+/// Table over files of one format, with Hive partition columns.
 pub(crate) async fn files(
     state: &SessionState,
     location: &str,
     kind: &Kind,
 ) -> Result<Arc<dyn TableProvider>, DataFusionError> {
-    let factory = state.get_file_format_factory(kind.format);
-    let factory =
-        factory.ok_or_else(|| DataFusionError::Plan(format!("this session reads no files of {}", kind.format)))?;
-    let compression = kind.compression.iter().map(|how| ("format.compression".to_owned(), how.clone()));
-    let options = ListingOptions::new(factory.create(state, &compression.collect())?).with_file_extension(&kind.ending);
+    let (format, is_typed) = match kind.format.in_sql() {
+        InSql::DataFusion { format, is_typed, .. } => {
+            let factory = state.get_file_format_factory(format);
+            let factory =
+                factory.ok_or_else(|| DataFusionError::Plan(format!("this session reads no files of {format}")))?;
+            let compression = kind.compression.iter().map(|how| ("format.compression".to_owned(), how.clone()));
+            (factory.create(state, &compression.collect())?, is_typed)
+        }
+        InSql::Rows | InSql::None => (Arc::new(RowsFormat(kind.format)) as _, false),
+    };
+    let options = ListingOptions::new(format).with_file_extension(&kind.ending);
     let location = ListingTableUrl::parse(literal(Path::new(location)))?;
     refuse_hidden(state, &options, &location).await?;
-    let schema =
-        if kind.format == "parquet" { one_schema(state, &options, slice::from_ref(&location)).await? } else { None };
+    let schema = if is_typed { one_schema(state, &options, slice::from_ref(&location)).await? } else { None };
     let config = ListingTableConfig::new(location).with_listing_options(options);
     let config = config.infer_partitions_from_path(state).await?;
     let config = match schema {
@@ -270,8 +267,7 @@ pub(crate) async fn one_schema(
 
 /// Kind of files, by extension.
 pub(crate) struct Kind {
-    /// DataFusion's name of the format.
-    format: &'static str,
+    format: &'static dyn FileFormat,
     compression: Option<String>,
     /// Extension as written, with its dot.
     ending: String,
@@ -282,13 +278,12 @@ impl Kind {
         let (stem, last) = name.rsplit_once('.')?;
         let is_compressed = ["gz", "bz2", "xz", "zst"].contains(&last.to_ascii_lowercase().as_str());
         let written = if is_compressed { stem.rsplit_once('.')?.1 } else { last };
-        let format = match written.to_ascii_lowercase().as_str() {
-            "csv" => "csv",
-            "json" | "jsonl" | "ndjson" => "json",
-            "parquet" if !is_compressed => "parquet",
-            "tar" if !is_compressed => "tar",
+        let format = of_extension(written, true)?;
+        match format.in_sql() {
+            InSql::DataFusion { is_compressed: true, .. } => {}
+            InSql::DataFusion { .. } | InSql::Rows if !is_compressed => {}
             _ => return None,
-        };
+        }
         let compression = is_compressed.then(|| last.to_ascii_lowercase());
         let ending = if is_compressed { format!(".{written}.{last}") } else { format!(".{last}") };
         Some(Self { format, compression, ending })

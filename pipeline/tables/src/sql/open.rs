@@ -6,17 +6,17 @@ use datafusion::prelude::SessionContext;
 
 use crate::error::{Error, Result};
 use crate::halt;
-use crate::lake::location::Lake;
+use crate::lake::register::find;
 use crate::source::files::Source;
-use crate::sql::named::{self, literal};
+use crate::sql::named::literal;
 
 /// Registers a Parquet file, a folder of them, or a Delta table (at a version or time, if given; local or in a store)
 /// with SQL as `name`.
 pub async fn register_pairs(ctx: &SessionContext, name: &str, path: &Path, version: Option<&str>) -> Result<()> {
     capfilt_udfs::sound_scans(ctx);
     let asked = path.to_owned();
-    if let Some(lake) = halt::aside(move |_| Lake::find(&asked)).await? {
-        ctx.register_table(name, named::delta(ctx, lake, version.map(str::to_owned)).await?)?;
+    if let Some((table, lake)) = halt::aside(move |_| find(&asked)).await? {
+        ctx.register_table(name, table.in_sql(ctx, lake, version.map(str::to_owned)).await?)?;
         return Ok(());
     }
     if version.is_some() {
@@ -29,7 +29,7 @@ pub async fn register_pairs(ctx: &SessionContext, name: &str, path: &Path, versi
 /// Opens a Delta table at a version or time, or its latest version; `None` if `path` is no Delta table and no version
 /// is given.
 pub fn delta_source(path: &Path, version: Option<&str>) -> Result<Option<Source>> {
-    let is_delta = Lake::find(path)?.is_some();
+    let is_delta = find(path)?.is_some();
     if version.is_none() && !is_delta {
         return Ok(None);
     }

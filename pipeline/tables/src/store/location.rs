@@ -13,15 +13,13 @@ use object_store::path::Path as Key;
 use object_store::{Error as StoreError, GetOptions, GetRange, ObjectMeta, ObjectStore};
 
 use crate::error::{Error, Result};
-use crate::kind::{self, Kind};
-use crate::layout::DELTA_LOG;
+use crate::layout::Role;
 use crate::limits::too_large;
-#[cfg(feature = "cloud")]
-use crate::store::connect::connect;
+use crate::store::address::Address;
 use crate::store::object::{self, Object, Store, wait};
-use crate::store::problem::{Problem, Service, is_denied};
+use crate::store::problem::{Problem, is_denied};
 use crate::store::remote::Remote;
-use crate::store::url::{Address, MAGIC, is_url, shown};
+use crate::store::url::{MAGIC, is_url, shown};
 
 /// Result of listing a URL.
 pub(crate) struct Found {
@@ -31,6 +29,15 @@ pub(crate) struct Found {
     pub(crate) objects: Vec<Remote>,
     /// Whether the objects are images and their texts.
     pub(crate) pictures: bool,
+}
+
+/// What a folder's objects are by their names.
+#[derive(Debug)]
+pub(crate) struct Roles {
+    /// Role of an object; `None` if it is passed over.
+    pub(crate) of: fn(&Path) -> Option<Role>,
+    /// Text such as `.parquet or .csv`, with what names of tables end in.
+    pub(crate) endings: fn() -> String,
 }
 
 /// A URL in a store: an object, a folder or a pattern.
@@ -45,26 +52,26 @@ impl Location {
     pub(crate) fn open(url: &str) -> Result<Self> {
         let failed = |reason: String| Error::source(shown(url), reason);
         let address = Address::parse(url).map_err(failed)?;
-        let inner = connect(&address).map_err(|problem| failed(problem.to_string()))?;
-        let store = Arc::new(Store::new(inner, address.service));
+        let inner = address.provider.connect(&address.base).map_err(|problem| failed(problem.to_string()))?;
+        let store = Arc::new(Store::new(inner, address.provider.advice()));
         Ok(Self { url: shown(url), address, store })
     }
 
     /// Lists the objects that the URL names.
-    pub(crate) fn find(&self) -> Result<Found> {
-        found(&self.store, &self.address).map_err(|reason| self.error(reason))
+    pub(crate) fn find(&self, roles: &Roles) -> Result<Found> {
+        found(&self.store, &self.address, roles).map_err(|reason| self.error(reason))
     }
 
-    /// Whether the folder is a Delta table.
-    pub(crate) fn has_log(&self) -> Result<bool> {
-        if self.address.service == Service::Http || self.address.key.contains(MAGIC) {
+    /// Whether a folder `name` lies in this one.
+    pub(crate) fn has_folder(&self, name: &str, roles: &Roles) -> Result<bool> {
+        if !self.address.provider.has_folders() || self.address.key.contains(MAGIC) {
             return Ok(false);
         }
-        match self.first(self.key(DELTA_LOG)?)? {
+        match self.first(self.key(name)?)? {
             Ok(first) => Ok(first.is_some()),
             // Without permission to list, a single file may still be readable; otherwise `find` reports the cause.
-            Err(error) if is_denied(&error) => self.find().map(|_| false),
-            Err(error) => Err(self.error(Problem::of(self.address.service, &error))),
+            Err(error) if is_denied(&error) => self.find(roles).map(|_| false),
+            Err(error) => Err(self.error(Problem::of(self.store.advice, &error))),
         }
     }
 
@@ -87,7 +94,7 @@ impl Location {
             Ok(Some(_)) => Ok(self),
             Ok(None) => Err(self.error("there is no object below it")),
             Err(error) if is_denied(&error) => Ok(self),
-            Err(error) => Err(self.error(Problem::of(self.address.service, &error))),
+            Err(error) => Err(self.error(Problem::of(self.store.advice, &error))),
         }
     }
 
@@ -107,7 +114,7 @@ impl Location {
                 // Without permission to list, some stores answer 403 for a missing key.
                 let is_missing = matches!(error, StoreError::NotFound { .. });
                 let is_this_alone = is_missing || is_denied(&error) && this.store.answered();
-                (is_this_alone, Problem::of(this.address.service, &error))
+                (is_this_alone, Problem::of(this.store.advice, &error))
             };
             let head = GetOptions { head: true, ..GetOptions::default() };
             let meta = this.store.describe(&key, head).await.map_err(told)?;
@@ -158,15 +165,15 @@ impl Location {
     }
 }
 
-fn found(store: &Arc<Store>, address: &Address) -> Result<Found, String> {
+fn found(store: &Arc<Store>, address: &Address, roles: &Roles) -> Result<Found, String> {
     let one = |root: &str, meta: ObjectMeta| {
         let (name, key) = (address.key.rsplit('/').next().unwrap_or_default().to_owned(), meta.location.to_string());
         let object = Object::new(store, meta, name, address.url(&key));
         Found { root: PathBuf::from(address.url(root)), objects: vec![Remote(Arc::new(object))], pictures: false }
     };
     let words = |problem: Problem| problem.to_string();
-    let told = |error: StoreError| Problem::of(address.service, &error).to_string();
-    if address.service == Service::Http {
+    let told = |error: StoreError| Problem::of(store.advice, &error).to_string();
+    if !address.provider.has_folders() {
         // Probe with a one-byte range request: not every server answers HEAD, and later reads use ranges anyway.
         let byte = GetOptions { range: Some(GetRange::Bounded(0..1)), ..GetOptions::default() };
         let meta = describe(store, Key::default(), byte).map_err(words)?.map_err(told)?;
@@ -203,14 +210,13 @@ fn found(store: &Arc<Store>, address: &Address) -> Result<Found, String> {
         if pattern.as_ref().is_some_and(|pattern| !matches(pattern, &key, below)) {
             continue;
         }
-        let (path, url) = (Path::new(&name), address.url(&key));
-        let list = match Kind::of(path) {
-            Some(_) => &mut objects,
-            None if kind::is_image(path) => &mut images,
-            None if kind::is_text(path) => &mut texts,
+        let list = match (roles.of)(Path::new(&name)) {
+            Some(Role::Table) => &mut objects,
+            Some(Role::Image) => &mut images,
+            Some(Role::Text) => &mut texts,
             None => continue,
         };
-        list.push(Remote(Arc::new(Object::new(store, meta, name, url))));
+        list.push(Remote(Arc::new(Object::new(store, meta, name, address.url(&key)))));
     }
     let pictures = objects.is_empty() && pattern.is_none() && !images.is_empty();
     if pictures {
@@ -226,17 +232,12 @@ fn found(store: &Arc<Store>, address: &Address) -> Result<Found, String> {
         _ if !images.is_empty() => Err("the pattern matches images: of images give their folder".to_owned()),
         _ if pattern.is_some() => Err("nothing matches this pattern".to_owned()),
         _ if all == 0 => Err("there is no such object, and none below it".to_owned()),
-        _ => Err("of the objects none ends in .parquet, .tar, .csv or .jsonl, and none is an image".to_owned()),
+        _ => Err(format!("of the objects none ends in {}, and none is an image", (roles.endings)())),
     }
 }
 
-/// Whether a name is a data file of a known kind rather than bookkeeping.
-pub(crate) fn is_wanted(name: &str) -> bool {
-    is_plain(name) && Kind::of(name.as_ref()).is_some()
-}
-
 /// Whether no path component begins with `.` or `_`, which marks bookkeeping.
-fn is_plain(name: &str) -> bool {
+pub(crate) fn is_plain(name: &str) -> bool {
     !name.split('/').any(|part| part.starts_with(['.', '_']))
 }
 
@@ -264,10 +265,5 @@ fn describe(store: &Arc<Store>, key: Key, options: GetOptions) -> Result<Result<
 
 fn list(store: &Arc<Store>, root: Key) -> Result<Vec<ObjectMeta>, Problem> {
     let store = Arc::clone(store);
-    wait(async move { store.list(&root, None).await.map_err(|error| Problem::of(store.service, &error)) })
-}
-
-#[cfg(not(feature = "cloud"))]
-fn connect(_: &Address) -> Result<Arc<dyn ObjectStore>, Problem> {
-    Err(Problem::new("this capfilt is built without the feature cloud, which URLs need: give a path"))
+    wait(async move { store.list(&root, None).await.map_err(|error| Problem::of(store.advice, &error)) })
 }

@@ -11,7 +11,7 @@ use object_store::{Error as StoreError, GetOptions, GetRange, ObjectMeta, Object
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
 
-use crate::store::problem::{Patience, Problem, Service};
+use crate::store::problem::{Advice, Patience, Problem};
 
 /// Dedicated I/O runtime: a caller that blocks on a request may occupy one of the job's threads.
 static RUNTIME: LazyLock<Result<Runtime, String>> = LazyLock::new(|| {
@@ -62,7 +62,7 @@ pub(crate) fn wait<T: Send + 'static>(
 /// A bucket or an HTTP server.
 pub(crate) struct Store {
     pub(crate) inner: Arc<dyn ObjectStore>,
-    pub(crate) service: Service,
+    pub(crate) advice: &'static Advice,
     /// Whether a request has ever succeeded; the store then exists, and failures are retried for longer.
     answered: AtomicBool,
     /// Last error returned to a library, which wraps it in a message of its own.
@@ -70,8 +70,8 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    pub(crate) fn new(inner: Arc<dyn ObjectStore>, service: Service) -> Self {
-        Self { inner, service, answered: AtomicBool::new(false), problem: Mutex::default() }
+    pub(crate) fn new(inner: Arc<dyn ObjectStore>, advice: &'static Advice) -> Self {
+        Self { inner, advice, answered: AtomicBool::new(false), problem: Mutex::default() }
     }
 
     /// Retries `request` until it succeeds, fails permanently or exhausts the retry budget.
@@ -204,7 +204,7 @@ impl Object {
                 patience = Patience::new();
             }
             let (error, problem) = match &trouble {
-                Trouble::Store(error) => (Some(error), Problem::of(self.store.service, error)),
+                Trouble::Store(error) => (Some(error), Problem::of(self.store.advice, error)),
                 Trouble::Changed => {
                     return Err(self.failed(Problem::new("it has changed while it was read: start again")));
                 }

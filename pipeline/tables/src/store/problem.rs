@@ -17,45 +17,24 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(16);
 /// Maximum length of a store's own message, characters.
 const WORDS: usize = 200;
 
-/// Protocol of a store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Service {
-    S3,
-    Google,
-    Azure,
-    Http,
+/// What a user can do about errors of a store.
+#[derive(Debug)]
+pub(crate) struct Advice {
+    /// About missing or rejected credentials.
+    pub(crate) credentials: &'static str,
+    /// About a URL with `http`.
+    pub(crate) allow_http: &'static str,
+    /// What the store calls a bucket.
+    pub(crate) bucket: &'static str,
 }
 
-impl Service {
-    /// Advice for missing or rejected credentials.
-    pub(crate) fn credentials(self) -> &'static str {
-        match self {
-            Self::S3 => {
-                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE to a profile of ~/.aws (`aws sso login` renews one \
-                 of SSO), or AWS_SKIP_SIGNATURE=true for a public bucket"
-            }
-            Self::Google => {
-                "set GOOGLE_APPLICATION_CREDENTIALS to a key file, log in with `gcloud auth application-default login`, or set \
-                 GOOGLE_SKIP_SIGNATURE=true for a public bucket"
-            }
-            Self::Azure => {
-                "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN, or \
-                 AZURE_SKIP_SIGNATURE=true for a public container"
-            }
-            Self::Http => "capfilt sends none over HTTP: download the file, or give a URL that needs none",
-        }
-    }
-
-    fn allow_http(self) -> &'static str {
-        match self {
-            Self::Azure => "set AZURE_ALLOW_HTTP=true where http is meant",
-            _ => "set AWS_ALLOW_HTTP=true where http is meant",
-        }
-    }
-
-    fn bucket(self) -> &'static str {
-        if self == Self::Azure { "container" } else { "bucket" }
-    }
+impl Advice {
+    /// For a store of which nothing else is known.
+    pub(crate) const UNKNOWN: Self = Self {
+        credentials: "set the credentials of the store",
+        allow_http: "set AWS_ALLOW_HTTP=true where http is meant",
+        bucket: "bucket",
+    };
 }
 
 /// Reason and advice. It holds no credentials: object_store's description of a request is left out, as it contains the
@@ -75,23 +54,23 @@ impl Problem {
     }
 
     /// Message for a store's `error`.
-    pub(crate) fn of(service: Service, error: &StoreError) -> Self {
-        if let Some(own) = error.source().and_then(|source| source.downcast_ref::<Self>()) {
+    pub(crate) fn of(advice: &Advice, error: &StoreError) -> Self {
+        if let Some(own) = own(error) {
             return own.clone();
         }
-        let (last, bucket) = (cause(error), service.bucket());
+        let (last, bucket) = (cause(error), advice.bucket);
         let code = between(&last, "<Code>", "</Code>").unwrap_or_default();
         let code_and_words = || match between(&last, "<Message>", "</Message>") {
             Some(words) => format!(" ({code}: {})", short(words)),
             None if code.is_empty() => String::new(),
             None => format!(" ({code})"),
         };
-        let denied = || format!("access denied{}: {}", code_and_words(), service.credentials());
+        let denied = || format!("access denied{}: {}", code_and_words(), advice.credentials);
         Self(match code {
             "NoSuchBucket" | "ContainerNotFound" => format!("there is no such {bucket}"),
-            "ExpiredToken" => format!("the credentials have expired: {}", service.credentials()),
+            "ExpiredToken" => format!("the credentials have expired: {}", advice.credentials),
             "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "AuthenticationFailed" => {
-                format!("the store does not take the credentials ({code}): {}", service.credentials())
+                format!("the store does not take the credentials ({code}): {}", advice.credentials)
             }
             "PermanentRedirect" | "AuthorizationHeaderMalformed" => another_region(bucket),
             _ => match (error, status(&last)) {
@@ -102,34 +81,17 @@ impl Problem {
                     "the server does not give parts of a file (range requests): download the file".to_owned()
                 }
                 _ if last.contains("incorrectly configured region") => another_region(bucket),
-                _ if last.contains("scheme is not allowed") => service.allow_http().to_owned(),
+                _ if last.contains("scheme is not allowed") => advice.allow_http.to_owned(),
                 _ if io_error(error).is_some() => format!("no connection to the store, or a broken one: {last}"),
                 _ => format!("the store says: {}", short(last.strip_prefix(STATUS).unwrap_or(&last))),
             },
         })
     }
+}
 
-    /// Error for invalid settings in the environment.
-    #[cfg(feature = "cloud")]
-    pub(crate) fn setting(service: Service, error: &StoreError) -> Self {
-        Self(format!("{}: {}", short(&cause(error)), service.credentials()))
-    }
-
-    /// Error for credentials that did not arrive within `waited`.
-    #[cfg(feature = "cloud")]
-    pub(crate) fn silent(service: Service, waited: Duration) -> Self {
-        let waited = waited.as_secs();
-        Self(format!(
-            "there are no credentials (none are set, and the metadata service has not answered within {waited} s): {}",
-            service.credentials()
-        ))
-    }
-
-    /// Error for missing credentials; no request is sent without them.
-    #[cfg(feature = "cloud")]
-    pub(crate) fn no_credentials(service: Service, error: &StoreError) -> Self {
-        Self(format!("there are no credentials ({}): {}", short(&cause(error)), service.credentials()))
-    }
+/// Problem that was found before, and wrapped for a library.
+fn own(error: &StoreError) -> Option<&Problem> {
+    error.source().and_then(|source| source.downcast_ref())
 }
 
 fn another_region(bucket: &str) -> String {
@@ -142,13 +104,13 @@ fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {
 }
 
 /// First line of `text`, cut before HTML (a proxy's error page) and at `WORDS` characters.
-fn short(text: &str) -> String {
+pub(crate) fn short(text: &str) -> String {
     let text = text.split(['<', '\n']).next().unwrap_or_default();
     text.trim_end_matches([' ', ':']).chars().take(WORDS).collect()
 }
 
 /// Message of the innermost error: the outer ones repeat it and reveal URLs.
-fn cause(error: &StoreError) -> String {
+pub(crate) fn cause(error: &StoreError) -> String {
     let mut last = error.to_string();
     let mut inner = error.source();
     while let Some(error) = inner {
@@ -183,6 +145,8 @@ pub(crate) fn is_denied(error: &StoreError) -> bool {
 /// Whether the error may be transient.
 fn may_pass(error: &StoreError) -> bool {
     match error {
+        // It was retried where it was found.
+        wrapped if own(wrapped).is_some() => false,
         StoreError::Generic { .. } => match status(&cause(error)) {
             Some(408 | 429 | 500..) | None => true,
             Some(_) => false,
@@ -227,6 +191,8 @@ impl Patience {
 mod tests {
     use super::*;
 
+    const ADVICE: Advice = Advice { credentials: "set AWS_ACCESS_KEY_ID", ..Advice::UNKNOWN };
+
     fn generic(text: &str) -> StoreError {
         StoreError::Generic { store: "S3", source: text.to_owned().into() }
     }
@@ -246,12 +212,12 @@ mod tests {
             (format!("{STATUS}418 I'm a teapot: <html>\n<p>"), "the store says: 418 I'm a teapot"),
             ("URL scheme is not allowed".to_owned(), "AWS_ALLOW_HTTP=true"),
         ] {
-            let said = Problem::of(Service::S3, &generic(&text)).to_string();
+            let said = Problem::of(&ADVICE, &generic(&text)).to_string();
             assert!(said.contains(words) && !said.contains('<'), "{text}: {said}");
         }
         let source = io::Error::from(io::ErrorKind::ConnectionRefused).into();
         let refused = StoreError::Generic { store: "S3", source };
-        assert!(Problem::of(Service::S3, &refused).to_string().contains("no connection"));
+        assert!(Problem::of(&ADVICE, &refused).to_string().contains("no connection"));
         assert!(is_nowhere(&refused) && may_pass(&refused));
     }
 

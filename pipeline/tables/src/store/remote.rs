@@ -3,12 +3,15 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::store::object::Object;
+use object_store::{ObjectMeta, ObjectStore};
+
+use crate::store::object::{Object, Store};
+use crate::store::problem::Advice;
 use crate::store::read_ahead::{Cursor, Pages};
 
 /// Handle to an object that is read like a file.
 #[derive(Clone)]
-pub(crate) struct Remote(pub(crate) Arc<Object>);
+pub struct Remote(pub(crate) Arc<Object>);
 
 impl fmt::Debug for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -17,6 +20,13 @@ impl fmt::Debug for Remote {
 }
 
 impl Remote {
+    /// Object of a store that a session has; its key is its name.
+    pub(crate) fn of(store: &Arc<dyn ObjectStore>, meta: ObjectMeta) -> Self {
+        let store = Arc::new(Store::new(Arc::clone(store), &Advice::UNKNOWN));
+        let key = meta.location.to_string();
+        Self(Arc::new(Object::new(&store, meta, key.clone(), key)))
+    }
+
     pub(crate) fn url(&self) -> &str {
         &self.0.url
     }

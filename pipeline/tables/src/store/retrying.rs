@@ -20,19 +20,18 @@ use tokio::sync::mpsc::error::SendError;
 use url::Url;
 
 use crate::error::{Error, Result};
-use crate::store::location::{Found, Location, is_wanted};
-#[cfg(feature = "delta")]
+use crate::layout::Role;
+use crate::store::address::Address;
+use crate::store::location::{Found, Location, Roles, is_plain};
 use crate::store::object::{Object, wait};
 use crate::store::object::{Store, aside, spawn, tag};
-use crate::store::problem::{Patience, Problem, Service};
-#[cfg(feature = "delta")]
+use crate::store::problem::{Patience, Problem};
 use crate::store::remote::Remote;
-use crate::store::url::{Address, MAGIC, shown};
+use crate::store::url::{MAGIC, shown};
 
 type Answer<T> = Result<T, StoreError>;
 
 /// Concurrent metadata requests.
-#[cfg(feature = "delta")]
 const AT_ONCE: usize = 8;
 /// Chunks of a response body buffered ahead of the reader.
 const AHEAD: usize = 8;
@@ -44,44 +43,41 @@ impl Location {
     }
 
     /// Store and URL of a table in SQL, which may be a single file, and the name of its first file.
-    pub(crate) fn files(&self) -> Result<(Arc<dyn ObjectStore>, Url, String)> {
+    pub(crate) fn files(&self, roles: &Roles) -> Result<(Arc<dyn ObjectStore>, Url, String)> {
         if self.address.key.contains(MAGIC) {
             return Err(self.error("SQL reads a file or a folder of a store, and no pattern: name one of them"));
         }
-        let Found { objects, pictures, .. } = self.find()?;
+        let Found { objects, pictures, .. } = self.find(roles)?;
         if pictures {
             return Err(self.error("SQL reads no folder of images, which a job does: capfilt run has one"));
         }
         let first = objects.first().ok_or_else(|| self.error("there is nothing"))?;
         let (store, url) = if Path::new(first.url()) == self.root() {
-            let root = if self.address.service == Service::Http { Key::default() } else { self.key("")? };
+            let root = if self.address.provider.has_folders() { self.key("")? } else { Key::default() };
             let ending = first.name().rsplit_once('.').map_or("", |(_, ending)| ending);
-            self.seen_as(&format!("file.{ending}"), root, |_| true)?
+            self.seen_as(&format!("file.{ending}"), root, None)?
         } else {
-            self.seen_as("", self.key("")?, is_wanted)?
+            self.seen_as("", self.key("")?, Some(roles.of))?
         };
         Ok((store, url, first.name().to_owned()))
     }
 
     /// Exposes the key `root` and the files below it under a unique URL and unique paths: DataFusion identifies stores
-    /// by scheme and host only, and files that it has seen by path only. Listings contain only names that `listed`
-    /// accepts.
-    fn seen_as(&self, name: &str, root: Key, listed: fn(&str) -> bool) -> Result<(Arc<dyn ObjectStore>, Url)> {
+    /// by scheme and host only, and files that it has seen by path only. Listings contain only files of
+    /// tables by their `role`, if it is given.
+    pub(crate) fn seen_as(
+        &self,
+        name: &str,
+        root: Key,
+        role: Option<fn(&Path) -> Option<Role>>,
+    ) -> Result<(Arc<dyn ObjectStore>, Url)> {
         // Hash the URL itself rather than its display form, which lacks the query.
         let Address { base, key, .. } = &self.address;
         let alias = hex::encode(&Sha256::digest(format!("{base}/{}", key.trim_end_matches('/')))[..8]);
         let url = Url::parse(&format!("store://{alias}/{alias}/{name}")).map_err(|e| Error::Internal(e.to_string()))?;
         let alias = if name.is_empty() { Key::from(alias) } else { Key::from(format!("{alias}/{name}")) };
         let base = shown(base);
-        Ok((Arc::new(Steady { store: Arc::clone(&self.store), base, root, alias, listed }), url))
-    }
-}
-
-#[cfg(feature = "delta")]
-impl Location {
-    /// Store and URL with which the Delta library opens the folder.
-    pub(crate) fn folder(&self) -> Result<(Arc<dyn ObjectStore>, Url)> {
-        self.seen_as("", self.key("")?, |_| true)
+        Ok((Arc::new(Steady { store: Arc::clone(&self.store), base, root, alias, role }), url))
     }
 
     /// Objects of these names below the folder; `None` for missing ones.
@@ -95,7 +91,7 @@ impl Location {
                     match store.describe(&key, GetOptions { head: true, ..GetOptions::default() }).await {
                         Ok(meta) => Ok(Some(meta)),
                         Err(StoreError::NotFound { .. }) => Ok(None),
-                        Err(error) => Err(Problem::new(format!("{key}: {}", Problem::of(store.service, &error)))),
+                        Err(error) => Err(Problem::new(format!("{key}: {}", Problem::of(store.advice, &error)))),
                     }
                 }
             };
@@ -110,13 +106,6 @@ impl Location {
         };
         Ok(names.iter().zip(all).map(object).collect())
     }
-
-    /// Reason for the Delta library's `error`: the store's own error if the message contains it, else the message.
-    pub(crate) fn reason(&self, error: String) -> String {
-        let problem = self.store.problem.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // The library may have recovered from the store's error and failed later.
-        problem.map(|problem| problem.to_string()).filter(|problem| error.contains(problem)).unwrap_or(error)
-    }
 }
 
 /// View of a folder's objects under an alias path.
@@ -129,8 +118,8 @@ struct Steady {
     root: Key,
     /// Path prefix that replaces `root`.
     alias: Key,
-    /// Whether listings contain a name below the folder.
-    listed: fn(&str) -> bool,
+    /// Role by which listings contain only files of tables; all files if `None`.
+    role: Option<fn(&Path) -> Option<Role>>,
 }
 
 impl fmt::Debug for Steady {
@@ -159,7 +148,9 @@ impl Steady {
     fn all_seen(&self, all: Vec<ObjectMeta>) -> Answer<Vec<ObjectMeta>> {
         let name =
             |meta: &ObjectMeta| meta.location.prefix_match(&self.root).map(|rest| rest.collect::<Key>().to_string());
-        let told = |meta: &ObjectMeta| name(meta).is_none_or(|name| (self.listed)(&name));
+        let is_listed =
+            |name: String| self.role.is_none_or(|role| is_plain(&name) && role(Path::new(&name)) == Some(Role::Table));
+        let told = |meta: &ObjectMeta| name(meta).is_none_or(is_listed);
         all.into_iter().filter(told).map(|meta| self.seen(meta)).collect()
     }
 
@@ -185,16 +176,16 @@ impl Steady {
         }
     }
 
-    /// Error without credentials in its message. It is recorded for `Location::reason` unless it is `NotFound`: the
+    /// Error without credentials in its message. It is recorded in the store unless it is `NotFound`: the
     /// library probes for optional files.
     fn told(&self, key: &Key, error: &StoreError) -> StoreError {
         let url = if key.as_ref().is_empty() { self.base.clone() } else { format!("{}/{key}", self.base) };
-        let problem = Problem::of(self.store.service, error);
+        let problem = Problem::of(self.store.advice, error);
         if let StoreError::NotFound { .. } = error {
             return StoreError::NotFound { path: url, source: problem.into() };
         }
         *self.store.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem.clone());
-        StoreError::Generic { store: "store", source: format!("{url}: {problem}").into() }
+        StoreError::Generic { store: "store", source: Problem::new(format!("{url}: {problem}")).into() }
     }
 
     fn listed(&self, prefix: Option<&Key>, offset: Option<&Key>) -> BoxStream<'static, Answer<ObjectMeta>> {

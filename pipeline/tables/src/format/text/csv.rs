@@ -41,7 +41,7 @@ pub(crate) fn look(file: impl Read) -> Result<(Schema, u64), String> {
 }
 
 /// Reads all rows, in batches of at most `most`. Invalid UTF-8 in a field becomes U+FFFD and a problem of its row.
-pub(crate) fn read(file: impl Read + 'static, schema: SchemaRef, most: usize) -> Result<Batches, String> {
+pub(crate) fn read(file: impl Read + Send + 'static, schema: SchemaRef, most: usize) -> Result<Batches, String> {
     let mut records = ReaderBuilder::new().from_reader(file);
     let names = records.byte_headers().map_err(|e| said(&e))?.len();
     if names != schema.fields().len() {

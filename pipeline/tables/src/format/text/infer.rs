@@ -1,29 +1,53 @@
 //! Rows of CSV and JSON lines files.
 
-use std::collections::VecDeque;
 use std::io::{self, BufReader, Cursor, Read};
-use std::path::Path;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
-use crate::file::{Input, Place};
-use crate::file_record::FileRecord;
-use crate::format::rows::{Batches, Rows};
+use crate::file::{DataFile, Input};
+use crate::format::contract::{FileFormat, FileInfo, InSql, Inspection, Scan, Unified};
+use crate::format::rows::{Batches, select};
 use crate::format::text::{csv, json};
 use crate::halt::Halt;
-use crate::image_names::ImageNames;
-use crate::kind::Text;
 use crate::schema;
 
-impl Text {
+/// Format of a text file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Text {
+    Csv,
+    JsonLines,
+}
+
+impl FileFormat for Text {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Csv => "CSV",
+            Self::JsonLines => "JSON lines",
+        }
+    }
+
+    fn extensions(&self) -> &'static [&'static str] {
+        match self {
+            Self::Csv => &["csv"],
+            Self::JsonLines => &["jsonl", "ndjson"],
+        }
+    }
+
+    fn shared_extensions(&self) -> &'static [&'static str] {
+        match self {
+            Self::Csv => &[],
+            Self::JsonLines => &["json"],
+        }
+    }
+
     /// Reads the whole file to count its rows and infer types that hold all values; Null for a column without values.
-    pub(crate) fn look(self, root: &Path, place: &Place, halt: &Halt) -> Result<(FileRecord, SchemaRef)> {
+    fn inspect(&self, place: &DataFile, inspection: &Inspection) -> Result<FileInfo> {
         let broken = |e: &dyn std::fmt::Display| place.error(|| format!("not {}: {e}", self.words()));
         let file = place.open().map_err(|e| Error::source(place.shown(), e))?;
-        let mut file = Digested { file, digest: Sha256::new(), bytes: 0, halt };
+        let mut file = Digested { file, digest: Sha256::new(), bytes: 0, halt: &inspection.halt };
         let (schema, rows) = match self {
             Self::Csv => csv::look(&mut file),
             Self::JsonLines => json::look(after_mark(&mut file)),
@@ -36,14 +60,43 @@ impl Text {
             return Err(broken(&"it has no columns"));
         }
         let stamp = place.stamp().unwrap_or_else(|| hex::encode(&file.digest.finalize()[..8]));
-        let record =
-            FileRecord { name: place.name(root), bytes: file.bytes, stamp, rows, images: ImageNames::default() };
-        Ok((record, Arc::new(schema)))
+        Ok(FileInfo { rows, bytes: file.bytes, stamp, schema: Arc::new(schema) })
     }
 
-    /// Merges the schemas of separately inspected files. The error has the number of the file whose columns conflict,
-    /// and why. The columns `texts` become text whatever their values.
-    pub(crate) fn agree(self, files: &[SchemaRef], texts: &[&str]) -> Result<SchemaRef, (usize, String)> {
+    /// Merges the schemas of separately inspected files. Float64 columns are read as text, so that each number can be
+    /// checked for exactness before it is converted.
+    fn unify(&self, files: &[SchemaRef], texts: &[&str]) -> Result<Option<Unified>, (usize, String)> {
+        let written = self.agree(files, texts)?;
+        let fields = written.fields().iter().map(|field| match field.data_type() {
+            DataType::Float64 => field.as_ref().clone().with_data_type(DataType::Utf8),
+            _ => field.as_ref().clone(),
+        });
+        let read = Arc::new(Schema::new(fields.collect::<Vec<Field>>()));
+        Ok(Some(Unified { written, read }))
+    }
+
+    fn read(&self, place: &DataFile, scan: &Scan<'_>) -> Result<Batches, String> {
+        let file = BufReader::with_capacity(1 << 20, place.open().map_err(|e| e.to_string())?);
+        let schema = Arc::new(schema::as_views(scan.schema));
+        let batches = match self {
+            Self::Csv => csv::read(file, schema, scan.batch_rows)?,
+            Self::JsonLines => json::read(after_mark(file), schema, scan.batch_rows)?,
+        };
+        Ok(select(batches, scan.ranges))
+    }
+
+    fn in_sql(&self) -> InSql {
+        let format = match self {
+            Self::Csv => "csv",
+            Self::JsonLines => "json",
+        };
+        InSql::DataFusion { format, is_compressed: true, is_typed: false }
+    }
+}
+
+impl Text {
+    /// Schema that files agree on. The columns `texts` become text whatever their values.
+    fn agree(self, files: &[SchemaRef], texts: &[&str]) -> Result<SchemaRef, (usize, String)> {
         let mut agreed: Vec<Field> = Vec::new();
         for (number, schema) in files.iter().enumerate() {
             // CSV columns are matched by position, object fields by name.
@@ -91,23 +144,6 @@ impl Text {
         Ok(())
     }
 
-    /// Rows of `ranges`; see [`crate::kind::Kind::read`].
-    pub(crate) fn read(
-        self,
-        place: &Place,
-        written: &Schema,
-        ranges: &[(u64, u64)],
-        most: usize,
-    ) -> Result<Batches, String> {
-        let file = BufReader::with_capacity(1 << 20, place.open().map_err(|e| e.to_string())?);
-        let schema = Arc::new(schema::as_views(written));
-        let batches = match self {
-            Self::Csv => csv::read(file, schema, most)?,
-            Self::JsonLines => json::read(after_mark(file), schema, most)?,
-        };
-        Ok(Box::new(Selected { batches, at: 0, ranges: ranges.to_vec().into(), rest: None }))
-    }
-
     fn words(self) -> &'static str {
         match self {
             Self::Csv => "a CSV file with a header",
@@ -124,16 +160,6 @@ fn in_microseconds(field: &Field) -> Field {
         }
         _ => field.clone(),
     }
-}
-
-/// Schema with which files that agree on `all` are read: Float64 columns as text, so that each number can be checked
-/// for exactness before it is converted.
-pub(crate) fn read_as(all: &SchemaRef) -> SchemaRef {
-    let fields = all.fields().iter().map(|field| match field.data_type() {
-        DataType::Float64 => field.as_ref().clone().with_data_type(DataType::Utf8),
-        _ => field.as_ref().clone(),
-    });
-    Arc::new(Schema::new(fields.collect::<Vec<Field>>()))
 }
 
 /// Whether a written number converts to Float64 without loss: it is not an integer, or it has an exact Float64.
@@ -189,59 +215,14 @@ impl Read for Digested<'_> {
     }
 }
 
-/// Selects ranges of rows from consecutive batches.
-struct Selected {
-    batches: Batches,
-    /// Number of the next batch's first row.
-    at: u64,
-    ranges: VecDeque<(u64, u64)>,
-    rest: Option<(u64, Rows)>,
-}
-
-impl Iterator for Selected {
-    type Item = Result<Rows, String>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let &(start, rows) = self.ranges.front()?;
-        loop {
-            let (at, batch) = match self.rest.take() {
-                Some(rest) => rest,
-                None => match self.batches.next()? {
-                    Ok(batch) => {
-                        let at = self.at;
-                        self.at += batch.batch.num_rows() as u64;
-                        (at, batch)
-                    }
-                    Err(e) => return Some(Err(e)),
-                },
-            };
-            let end = at + batch.batch.num_rows() as u64;
-            if end <= start {
-                continue;
-            }
-            // Both lie within the batch.
-            let from = start.max(at);
-            let to = end.min(start + rows);
-            let part = batch.slice((from - at) as usize, (to - from) as usize);
-            if to < start + rows {
-                self.ranges[0] = (to, start + rows - to);
-            } else {
-                self.ranges.pop_front();
-                if end > to {
-                    self.rest = Some((to, batch.slice((to - at) as usize, (end - to) as usize)));
-                }
-            }
-            return Some(Ok(part));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::array::AsArray as _;
     use datafusion::arrow::datatypes::Int64Type;
 
     use super::*;
+    use crate::format::contract::Reader;
+    use crate::format::rows::Rows;
 
     #[test]
     fn ranges_are_cut_from_either_kind() {
@@ -254,11 +235,14 @@ mod tests {
         {
             let path = folder.path().join(name);
             std::fs::write(&path, &text).unwrap();
-            let path = Place::Local(path);
-            let (record, schema) = kind.look(folder.path(), &path, &Halt::default()).unwrap();
-            assert_eq!((record.rows, record.bytes), (10, text.len() as u64), "{name}");
-            assert_eq!(schema.field(0).data_type(), &DataType::Int64);
-            let batches = kind.read(&path, &schema, &[(1, 4), (6, 1), (7, 3)], 3).unwrap();
+            let path = DataFile::Local(path);
+            let found = kind.inspect(&path, &Inspection::default()).unwrap();
+            assert_eq!((found.rows, found.bytes), (10, text.len() as u64), "{name}");
+            assert_eq!(found.schema.field(0).data_type(), &DataType::Int64);
+            let reader = Reader::Job { max_image_bytes: u64::MAX };
+            let ranges = [(1, 4), (6, 1), (7, 3)];
+            let scan = Scan { schema: &found.schema, ranges: &ranges, batch_rows: 3, reader };
+            let batches = kind.read(&path, &scan).unwrap();
             let rows: Vec<Rows> = batches.collect::<Result<_, _>>().unwrap();
             let ids: Vec<i64> = rows
                 .iter()
@@ -320,7 +304,7 @@ mod tests {
         ] {
             let path = folder.path().join("x");
             std::fs::write(&path, text).unwrap();
-            let error = kind.look(folder.path(), &Place::Local(path), &Halt::default()).unwrap_err().to_string();
+            let error = kind.inspect(&DataFile::Local(path), &Inspection::default()).unwrap_err().to_string();
             assert!(error.contains(words), "{error}");
         }
     }

@@ -61,7 +61,7 @@ pub(crate) fn look(file: impl Read) -> Result<(Schema, u64), String> {
 }
 
 /// Reads all rows, in batches of at most `most`. A line that is not an object becomes a row of NULLs with a problem.
-pub(crate) fn read(file: impl Read + 'static, schema: SchemaRef, most: usize) -> Result<Batches, String> {
+pub(crate) fn read(file: impl Read + Send + 'static, schema: SchemaRef, most: usize) -> Result<Batches, String> {
     let mut lines = Lines::of(file)?;
     Ok(Box::new(std::iter::from_fn(move || {
         let (mut all, mut bytes) = (Vec::new(), 0);

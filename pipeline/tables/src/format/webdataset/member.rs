@@ -6,8 +6,8 @@ use std::io::{self, Read};
 
 use tar::{Entry, EntryType};
 
+use crate::format::sidecar::IMAGES;
 use crate::format::webdataset::sparse::Sparse;
-use crate::kind::IMAGES;
 
 /// Extensions of image formats that are not decoded; such a row's error names the format.
 const NOT_DECODED: [&str; 14] =

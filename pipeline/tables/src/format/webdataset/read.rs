@@ -9,8 +9,10 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use sha2::{Digest as _, Sha256};
 
+use crate::format::contract::Reader;
+use crate::format::passed::Passed;
 use crate::format::sidecar::{self, PROBLEM};
-use crate::format::webdataset::census::{Census, Passed, Place};
+use crate::format::webdataset::census::{Census, Place};
 use crate::format::webdataset::member::{Member, Part, compressed, shown};
 use crate::halt::Halt;
 use crate::limits::{MOST_IMAGE_BYTES, too_large};
@@ -121,18 +123,10 @@ pub(crate) fn count(mut file: impl Read + Seek, halt: &Halt) -> Result<Counted, 
     Ok(Counted { samples: census.samples, digest, passed: census.passed, goes_on })
 }
 
-/// Consumer of samples.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reader {
-    /// SQL: the columns are those of [`schema`], and skipped members are reported once the file has been read.
-    Sql,
-    /// A job: [`count`] has reported the skipped members. The extra column [`PROBLEM`] says why a row has no image; an
-    /// image of more than `most_image_bytes` is not read.
-    Job { most_image_bytes: u64 },
-}
-
 /// Reads the samples of `ranges` (first sample and number of samples, sorted) on a thread of its own, in batches of at
 /// most `most`. If a sample has a part twice, the first one counts. Warnings name `file`.
+///
+/// For SQL the columns are those of [`schema`]. For a job the extra column [`PROBLEM`] says why a row has no image.
 pub(crate) fn samples(
     file: String,
     reader: impl Read + Send + 'static,
@@ -216,8 +210,8 @@ impl Batches {
             }
             match part {
                 Some(Part::Image) => match self.of {
-                    Reader::Job { most_image_bytes } if member.size > most_image_bytes => {
-                        sample.problem = Some(format!("image: {}", too_large(most_image_bytes)));
+                    Reader::Job { max_image_bytes } if member.size > max_image_bytes => {
+                        sample.problem = Some(format!("image: {}", too_large(max_image_bytes)));
                     }
                     // Arrow's views hold no larger value.
                     _ if member.size >= MOST_IMAGE_BYTES => {

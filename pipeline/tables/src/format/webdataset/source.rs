@@ -1,61 +1,81 @@
-//! Rows of a WebDataset shard, one for each sample.
+//! WebDataset shards as a file format: a row for each sample.
 
-use std::io::BufReader;
-use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::io::{self, BufReader};
+use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::record_batch::RecordBatch;
 
 use crate::error::{Error, Result};
-use crate::file::Place;
-use crate::file_record::FileRecord;
+use crate::file::DataFile;
+use crate::format::contract::{FileFormat, FileInfo, FileWriter, Inspection, Scan};
 use crate::format::rows::{Batches, Rows};
-use crate::format::watch::Looking;
-use crate::format::webdataset::read::{self, Counted, Reader};
-use crate::image_names::ImageNames;
+use crate::format::webdataset::read::{self, Counted};
+use crate::format::webdataset::write::{Names, Shard};
 
-/// Record and schema, from the members' headers.
-pub(crate) fn look(root: &Path, place: &Place, looking: &Looking) -> Result<(FileRecord, SchemaRef)> {
-    let unread = |e: std::io::Error| Error::source(place.shown(), e);
-    let (bytes, file) = (place.bytes().map_err(unread)?, place.open().map_err(unread)?);
-    let found = read::count(file, &looking.halt).map_err(|e| place.error(|| e.to_string()))?;
-    let Counted { samples: rows, digest, passed, goes_on } = found;
-    if goes_on {
-        log::warn!(
-            "{}: bytes follow the end of its archive, as in tars joined by cat, and are not read: give each tar as a file",
-            place.shown().display()
-        );
+/// Tar files of samples.
+#[derive(Debug)]
+pub(crate) struct WebDataset;
+
+impl FileFormat for WebDataset {
+    fn name(&self) -> &'static str {
+        "WebDataset"
     }
-    looking.passed.lock().unwrap_or_else(PoisonError::into_inner).add(&place.shown().display().to_string(), passed);
-    let stamp = place.stamp().unwrap_or(digest);
-    Ok((FileRecord { name: place.name(root), bytes, stamp, rows, images: ImageNames::default() }, written()))
+
+    fn extensions(&self) -> &'static [&'static str] {
+        &["tar"]
+    }
+
+    /// Schema without views, for output files.
+    fn schema(&self) -> Option<SchemaRef> {
+        let schema = read::schema();
+        let plain = schema.fields().iter().map(|field| {
+            let to = if field.data_type() == &DataType::BinaryView { DataType::Binary } else { DataType::Utf8 };
+            field.as_ref().clone().with_data_type(to)
+        });
+        Some(Arc::new(Schema::new(plain.collect::<Vec<Field>>())))
+    }
+
+    /// Counts the samples by the members' headers.
+    fn inspect(&self, file: &DataFile, inspection: &Inspection) -> Result<FileInfo> {
+        let unread = |e: io::Error| Error::source(file.shown(), e);
+        let (bytes, input) = (file.bytes().map_err(unread)?, file.open().map_err(unread)?);
+        let found = read::count(input, &inspection.halt).map_err(|e| file.error(|| e.to_string()))?;
+        let Counted { samples: rows, digest, passed, goes_on } = found;
+        if goes_on {
+            log::warn!(
+                "{}: bytes follow the end of its archive, as in tars joined by cat, and are not read: give each tar as a file",
+                file.shown().display()
+            );
+        }
+        inspection.pass(file, passed);
+        let stamp = file.stamp().unwrap_or(digest);
+        Ok(FileInfo { rows, bytes, stamp, schema: self.schema().unwrap_or_else(read::schema) })
+    }
+
+    fn inspects_all(&self) -> bool {
+        false
+    }
+
+    fn read(&self, file: &DataFile, scan: &Scan<'_>) -> Result<Batches, String> {
+        let input = BufReader::new(file.open().map_err(|e| e.to_string())?);
+        let name = file.shown().display().to_string();
+        let batches = read::samples(name, input, scan.ranges.to_vec(), scan.batch_rows, scan.reader);
+        Ok(Box::new(batches.map(|batch| batch.map(Rows::with_problems).map_err(|e| e.to_string()))))
+    }
+
+    fn writer(&self) -> Option<Box<dyn FileWriter>> {
+        Some(Box::new(Shard::new(Vec::new(), Names::Column)))
+    }
 }
 
-/// Whether the store confirms that the object still matches the record.
-pub(crate) fn is_as(place: &Place, record: &FileRecord) -> bool {
-    place.stamp().is_some_and(|stamp| stamp == record.stamp) && place.bytes().is_ok_and(|bytes| bytes == record.bytes)
-}
+impl FileWriter for Shard<Vec<u8>> {
+    fn write(&mut self, batch: &RecordBatch) -> io::Result<Vec<u8>> {
+        Self::write(self, batch)?;
+        Ok(std::mem::take(self.writer()))
+    }
 
-/// Schema for output files, without views.
-pub(crate) fn written() -> SchemaRef {
-    let schema = read::schema();
-    let plain = schema.fields().iter().map(|field| {
-        let to = if field.data_type() == &DataType::BinaryView { DataType::Binary } else { DataType::Utf8 };
-        field.as_ref().clone().with_data_type(to)
-    });
-    Arc::new(Schema::new(plain.collect::<Vec<Field>>()))
-}
-
-/// Samples of `ranges`; see [`crate::kind::Kind::read`].
-pub(crate) fn read(
-    place: &Place,
-    ranges: &[(u64, u64)],
-    most: usize,
-    most_image_bytes: u64,
-) -> Result<Batches, String> {
-    let file = place.open().map_err(|e| e.to_string())?;
-    let (name, file, of) =
-        (place.shown().display().to_string(), BufReader::new(file), Reader::Job { most_image_bytes });
-    let batches = read::samples(name, file, ranges.to_vec(), most, of);
-    Ok(Box::new(batches.map(|batch| batch.map(Rows::with_problems).map_err(|e| e.to_string()))))
+    fn end(self: Box<Self>) -> io::Result<Vec<u8>> {
+        Self::end(*self)
+    }
 }

@@ -188,7 +188,7 @@ mod tests {
         let mut shard = Shard::new(Vec::new(), Names::Column);
         shard.write(&RecordBatch::try_from_iter(columns).unwrap()).unwrap();
         let bytes = shard.end().unwrap();
-        let sql = crate::format::webdataset::read::Reader::Sql;
+        let sql = crate::format::contract::Reader::Sql;
         let read: Vec<_> =
             crate::format::webdataset::read::samples("x.tar".to_owned(), io::Cursor::new(bytes), vec![(0, 9)], 9, sql)
                 .map(Result::unwrap)

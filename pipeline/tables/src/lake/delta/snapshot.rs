@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
+use async_trait::async_trait;
 use datafusion::arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::datatypes::Schema;
 use datafusion::catalog::TableProvider;
 use datafusion::prelude::SessionContext;
 use deltalake_core::kernel::engine::arrow_conversion::TryFromKernel as _;
@@ -20,11 +21,13 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::halt;
+use crate::lake::contract::{LakeFile, Snapshot, TableFormat};
 use crate::lake::delta::open::{Failed, apart};
 use crate::lake::delta::provider::LakeTable;
 use crate::lake::delta::schema::check_readable;
 use crate::lake::location::Lake;
 use crate::layout::DELTA_LOG;
+use crate::store::object::Store;
 
 /// Concurrent reads of commit times.
 const AT_ONCE: usize = 8;
@@ -37,26 +40,6 @@ pub(crate) enum At {
     Version(u64),
     /// Last version at or before a time: RFC 3339, or `YYYY-MM-DD HH:MM:SS` in UTC.
     Time(String),
-}
-
-/// A table at one version.
-#[derive(Debug)]
-pub(crate) struct Snapshot {
-    pub(crate) version: u64,
-    /// Schema including the partition columns, which the files lack.
-    pub(crate) schema: SchemaRef,
-    /// Files, sorted by name.
-    pub(crate) files: Vec<DeltaFile>,
-}
-
-#[derive(Debug)]
-pub(crate) struct DeltaFile {
-    /// Path relative to the table.
-    pub(crate) name: String,
-    /// Partition values as in the log, in the order of the partition columns.
-    pub(crate) partitions: Vec<(String, Option<String>)>,
-    /// Sorted numbers of the rows that a deletion vector removes.
-    pub(crate) deleted: Option<Vec<u64>>,
 }
 
 impl FromStr for At {
@@ -76,26 +59,60 @@ fn parse_time(text: &str) -> Result<i64, String> {
     string_to_timestamp_nanos(text).map(|nanos| nanos.div_euclid(1_000_000)).map_err(wrong)
 }
 
-/// Snapshot of the table at `at`, or at its latest version.
-pub(crate) fn snapshot(lake: &Lake, at: Option<&At>) -> Result<Snapshot> {
-    apart(|| read(lake, at)).and_then(|read| read.map_err(|e| failed(lake, &*e)))
+/// Delta tables.
+#[derive(Debug)]
+pub(crate) struct Delta;
+
+#[async_trait]
+impl TableFormat for Delta {
+    fn name(&self) -> &'static str {
+        "Delta"
+    }
+
+    fn is_here(&self, at: &Lake) -> Result<bool> {
+        at.has_folder(DELTA_LOG)
+    }
+
+    fn snapshot(&self, lake: &Lake, version: Option<&str>) -> Result<Snapshot> {
+        let at = parsed(lake, version)?;
+        apart(|| read(lake, at.as_ref())).and_then(|read| read.map_err(|e| failed(lake, &*e)))
+    }
+
+    async fn in_sql(
+        &self,
+        ctx: &SessionContext,
+        lake: Lake,
+        version: Option<String>,
+    ) -> Result<Arc<dyn TableProvider>> {
+        let at = parsed(&lake, version.as_deref())?;
+        let name = match &lake {
+            Lake::Disk(path) => path.display().to_string(),
+            Lake::Store(location) => location.root().display().to_string(),
+        };
+        let table = halt::aside(move |_| {
+            apart(|| open(&lake, at.as_ref())).and_then(|table| table.map_err(|e| failed(&lake, &*e)))
+        });
+        let table = table.await?.table_provider().with_session(Arc::new(ctx.state())).await?;
+        Ok(Arc::new(LakeTable { table, name }))
+    }
 }
 
-/// Table at `at`, or at its latest version, for SQL.
-pub(crate) async fn table(ctx: &SessionContext, lake: Lake, at: Option<At>) -> Result<Arc<dyn TableProvider>> {
-    let name = lake.name();
-    let table = halt::aside(move |_| {
-        apart(|| open(&lake, at.as_ref())).and_then(|table| table.map_err(|e| failed(&lake, &*e)))
-    });
-    let table = table.await?.table_provider().with_session(Arc::new(ctx.state())).await?;
-    Ok(Arc::new(LakeTable { table, name }))
+fn parsed(lake: &Lake, version: Option<&str>) -> Result<Option<At>> {
+    version.map(str::parse).transpose().map_err(|e: String| lake.error(e))
 }
 
 fn failed(lake: &Lake, error: &(dyn std::error::Error + Send + Sync)) -> Error {
     match lake {
         Lake::Disk(_) => lake.error(error),
-        Lake::Store(location) => lake.error(location.reason(error.to_string())),
+        Lake::Store(location) => lake.error(reason(&location.store, error.to_string())),
     }
+}
+
+/// Reason for the library's `error`: the store's own error if the message contains it, else the message.
+fn reason(store: &Store, error: String) -> String {
+    let problem = store.problem.lock().unwrap_or_else(PoisonError::into_inner).take();
+    // The library may have recovered from the store's error and failed later.
+    problem.map(|problem| problem.to_string()).filter(|problem| error.contains(problem)).unwrap_or(error)
 }
 
 /// Latest version; `None` if there is none yet.
@@ -104,7 +121,7 @@ async fn newest(lake: &Lake) -> Result<Option<DeltaTable>, Failed> {
         Lake::Disk(path) => return Ok(crate::lake::delta::open::load(path).await?),
         Lake::Store(location) => location,
     };
-    let (store, url) = location.folder()?;
+    let (store, url) = location.seen_as("", location.key("")?, None)?;
     let below = PrefixStore::new(Arc::clone(&store), url.path());
     let mut table = DeltaTable::new(default_logstore(Arc::new(below), store, &url, &StorageConfig::default()));
     match table.load().await {
@@ -153,7 +170,7 @@ async fn read(lake: &Lake, at: Option<&At>) -> Result<Snapshot, Failed> {
         // By the protocol an empty text is NULL too.
         let value = |column: &String| values.get(column).cloned().flatten().filter(|value| !value.is_empty());
         let partitions = partition_columns.iter().map(|column| (column.clone(), value(column))).collect();
-        files.push(DeltaFile { name, partitions, deleted });
+        files.push(LakeFile { name, partitions, deleted: deleted.unwrap_or_default() });
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(Snapshot { version: state.version(), schema, files })

@@ -15,6 +15,7 @@ use object_store::{
 };
 
 use crate::store::location::*;
+use crate::store::problem::Advice;
 
 type Answer<T> = Result<T, StoreError>;
 type Named = Result<(PathBuf, Vec<String>), String>;
@@ -96,18 +97,18 @@ impl ObjectStore for Flaky {
 pub(crate) fn put(inner: &Arc<InMemory>, name: &str, bytes: Vec<u8>) {
     let (inner, name) = (Arc::clone(inner), Key::parse(name).unwrap());
     let put = async move { inner.put_opts(&name, bytes.into(), PutOptions::default()).await };
-    wait(async move { put.await.map(drop).map_err(|error| Problem::of(Service::S3, &error)) }).unwrap();
+    wait(async move { put.await.map(drop).map_err(|error| Problem::of(&Advice::UNKNOWN, &error)) }).unwrap();
 }
 
 pub(crate) fn flaky(objects: &[(&str, Vec<u8>)]) -> (Arc<InMemory>, Arc<Store>) {
     let inner = Arc::new(InMemory::new());
     objects.iter().for_each(|(name, bytes)| put(&inner, name, bytes.clone()));
     let flaky = Flaky { inner: Arc::clone(&inner), asked: AtomicUsize::new(0) };
-    (inner, Arc::new(Store::new(Arc::new(flaky), Service::S3)))
+    (inner, Arc::new(Store::new(Arc::new(flaky), &Advice::UNKNOWN)))
 }
 
 fn all_of(store: &Arc<Store>, url: &str) -> Result<(PathBuf, Vec<Remote>), String> {
-    found(store, &Address::parse(url)?).map(|found| (found.root, found.objects))
+    found(store, &Address::parse(url)?, &crate::format::register::ROLES).map(|found| (found.root, found.objects))
 }
 
 #[test]

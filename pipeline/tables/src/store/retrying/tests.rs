@@ -12,16 +12,18 @@ use object_store::ObjectStoreExt as _;
 use object_store::memory::InMemory;
 use serde_json::{Value, json};
 
-use crate::lake::delta::snapshot;
+use crate::lake::contract::TableFormat as _;
+use crate::lake::delta::snapshot::Delta;
 use crate::lake::location::Lake;
 use crate::layout;
 use crate::source::files::Source;
 use crate::source::known::Reading;
 use crate::split::Units;
+use crate::store::address::Address;
 use crate::store::location::tests::{flaky, put};
-use crate::store::problem::Service;
+use crate::store::problem::Advice;
 use crate::store::retrying::*;
-use crate::store::url::{Address, shown};
+use crate::store::url::shown;
 
 /// The key has a space and a percent sign, and must be decoded neither in the URL nor in the log.
 const URL: &str = "s3://bucket/top %41/lake";
@@ -84,7 +86,7 @@ fn files(folder: &Path, below: &str, all: &mut Vec<(String, Vec<u8>)>) {
 
 fn in_store(store: &Arc<Store>, url: &str) -> Lake {
     let location = Location { url: shown(url), address: Address::parse(url).unwrap(), store: Arc::clone(store) };
-    assert!(location.has_log().unwrap());
+    assert!(location.has_folder(layout::DELTA_LOG, &crate::format::register::ROLES).unwrap());
     Lake::Store(location)
 }
 
@@ -108,7 +110,7 @@ fn rows(source: &Source) -> Vec<(String, Vec<u64>, RecordBatch)> {
 #[track_caller]
 fn same(disk: &Lake, store: &Lake, version: Option<&str>) {
     let [disk, store] =
-        [disk, store].map(|lake| Source::delta(lake, Path::new(URL), version, Reading::default()).unwrap());
+        [disk, store].map(|lake| Source::of_lake(&Delta, lake, Path::new(URL), version, Reading::default()).unwrap());
     assert_eq!((disk.version(), disk.records()), (store.version(), store.records()), "{version:?}");
     assert_eq!(rows(&disk), rows(&store), "{version:?}");
 }
@@ -123,12 +125,12 @@ fn a_delta_table_is_read_as_one_on_a_disk() {
     let (inner, unwell) = flaky(&objects);
     let disk = Lake::Disk(folder.path().to_owned());
     same(&disk, &in_store(&unwell, URL), None);
-    let store = Arc::new(Store::new(Arc::clone(&inner) as Arc<dyn ObjectStore>, Service::S3));
+    let store = Arc::new(Store::new(Arc::clone(&inner) as Arc<dyn ObjectStore>, &Advice::UNKNOWN));
     let lake = in_store(&store, "s3://bucket/top %41/lake/");
     for version in ["0", "1", "2", "2200-01-01 00:00:00"] {
         same(&disk, &lake, Some(version));
     }
-    let open = |version: &str| Source::delta(&lake, Path::new(URL), Some(version), Reading::default());
+    let open = |version: &str| Source::of_lake(&Delta, &lake, Path::new(URL), Some(version), Reading::default());
     assert_eq!(open("2").unwrap().rows(), 54);
     for (version, words) in
         [("7", "the latest is 2"), ("1999-01-01", "is younger than"), ("soon", "neither a version nor a time")]
@@ -171,8 +173,8 @@ fn sql_reads_delta_tables_in_stores() {
         for (name, url, at) in
             [("a", "s3://bucket/one", Some("1")), ("b", "s3://bucket/two", Some("1")), ("c", "s3://bucket/one", None)]
         {
-            let at = at.map(|at| at.parse().unwrap());
-            let table = snapshot::table(&ctx, in_store(&store, url), at).await.unwrap();
+            let at = at.map(str::to_owned);
+            let table = Delta.in_sql(&ctx, in_store(&store, url), at).await.unwrap();
             ctx.register_table(name, table).unwrap();
         }
         for (name, rows, sum) in [("a", 60, 1770), ("b", 60, 61_770), ("c", 54, 1698)] {
@@ -189,7 +191,7 @@ fn sql_reads_delta_tables_in_stores() {
 fn nothing_is_written() {
     let (inner, store) = flaky(&[("lake/_delta_log/00000000000000000000.json", vec![1])]);
     let Lake::Store(location) = in_store(&store, "s3://bucket/lake") else { unreachable!() };
-    let (folder, url) = location.folder().unwrap();
+    let (folder, url) = location.seen_as("", location.key("").unwrap(), None).unwrap();
     let at = Key::from(format!("{}x", url.path()));
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let error = runtime.block_on(folder.put(&at, vec![1].into())).unwrap_err().to_string();

@@ -79,7 +79,7 @@ type Row = (String, Option<usize>, Option<String>, Option<String>);
 
 /// Rows as a job reads them.
 fn rows(bytes: &[u8]) -> Vec<Row> {
-    let job = Reader::Job { most_image_bytes: 1000 };
+    let job = Reader::Job { max_image_bytes: 1000 };
     let batches = samples("x.tar".to_owned(), io::Cursor::new(bytes.to_vec()), vec![(0, 99)], 9, job);
     let mut rows = Vec::new();
     for batch in batches.map(Result::unwrap) {

@@ -1,4 +1,5 @@
-use crate::lake::delta::snapshot::snapshot;
+use crate::lake::contract::TableFormat as _;
+use crate::lake::delta::snapshot::Delta;
 use crate::layout::is_delta;
 use std::sync::Arc;
 
@@ -88,7 +89,7 @@ fn files_that_are_there_are_replaced() {
     assert_eq!(names(path, "2").unwrap(), ["a.parquet", "b.parquet", "c.parquet"]);
     assert_eq!(names(path, "3").unwrap(), ["b.parquet", "d.parquet"]);
     lacks(put("e.parquet", 5, Replaces::Files(&["b.parquet", "a.parquet"])), "the job's file a.parquet");
-    assert_eq!(snapshot(&Lake::Disk(path.to_owned()), None).unwrap().version, 3);
+    assert_eq!(Delta.snapshot(&Lake::Disk(path.to_owned()), None).unwrap().version, 3);
 }
 
 #[test]
@@ -124,8 +125,8 @@ fn deleted_rows_are_told() {
     file(path, "split=a%20b/x.parquet");
     fs::write(path.join(DELTA_LOG).join(format!("{:020}.json", 0)), log.map(|line| line.to_string()).join("\n"))
         .unwrap();
-    let found = snapshot(&Lake::Disk(path.to_owned()), None).unwrap();
-    assert_eq!(found.files[0].deleted.as_deref(), Some([3, 4, 7, 11, 18, 29].as_slice()));
+    let found = Delta.snapshot(&Lake::Disk(path.to_owned()), None).unwrap();
+    assert_eq!(found.files[0].deleted, [3, 4, 7, 11, 18, 29]);
     assert_eq!(found.files[0].partitions, [("split".to_owned(), Some("a b".to_owned()))]);
     assert_eq!(found.schema.field(1).data_type(), &DataType::Utf8);
     let error = put(path, "e.parquet", 1, Replaces::None, DataType::Int64).unwrap_err();
@@ -156,7 +157,7 @@ fn a_commit_is_of_the_time_that_it_says() {
     commit(1, &[info(500, &"x".repeat(20_000))]);
     commit(2, &[info(5000, "")]);
     let lake = Lake::Disk(folder.path().to_owned());
-    let at = |time: &str| snapshot(&lake, Some(&time.parse().unwrap())).map(|found| found.version);
+    let at = |time: &str| Delta.snapshot(&lake, Some(time)).map(|found| found.version);
     for (time, version) in [
         ("1970-01-01 00:00:02", 0),
         ("1970-01-01 00:00:02.001", 1),

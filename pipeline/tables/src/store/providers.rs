@@ -1,0 +1,36 @@
+//! The list of all stores. A build without the feature `cloud` knows their URLs, and reaches none.
+
+#[cfg(feature = "cloud")]
+pub(crate) mod aws;
+#[cfg(feature = "cloud")]
+pub(crate) mod azure;
+#[cfg(feature = "cloud")]
+pub(crate) mod connect;
+#[cfg(feature = "cloud")]
+pub(crate) mod google;
+#[cfg(feature = "cloud")]
+pub(crate) mod http;
+#[cfg(not(feature = "cloud"))]
+pub(crate) mod none;
+#[cfg(feature = "cloud")]
+pub(crate) mod s3;
+
+use crate::store::contract::StoreProvider;
+
+#[cfg(feature = "cloud")]
+static STORES: &[&dyn StoreProvider] = &[&s3::S3, &google::Google, &azure::Azure, &http::Http];
+#[cfg(not(feature = "cloud"))]
+static STORES: &[&dyn StoreProvider] = &[&none::NotBuilt];
+
+/// Store of the URLs with this scheme, in upper or lower case.
+///
+/// # Errors
+/// A scheme of no store.
+pub(crate) fn of(scheme: &str) -> Result<&'static dyn StoreProvider, String> {
+    let has = |store: &&&dyn StoreProvider| store.schemes().iter().any(|known| known.eq_ignore_ascii_case(scheme));
+    STORES.iter().find(has).copied().ok_or_else(|| {
+        let known: Vec<&str> = STORES.iter().flat_map(|store| store.schemes()).copied().collect();
+        let (last, others) = known.split_last().unwrap_or((&"none", &[]));
+        format!("{} is not a known kind of store: use {} or {last}", scheme.to_ascii_lowercase(), others.join(", "))
+    })
+}
