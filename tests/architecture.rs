@@ -247,6 +247,33 @@ fn circle(graph: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
     graph.keys().find_map(|module| visit(module, graph, &mut Vec::new(), &mut done))
 }
 
+/// Optional parts of the crates are chosen in registers, and nowhere else.
+#[test]
+fn features_are_asked_for_in_registers_alone() {
+    // Beside the registers: declarations of modules, the command's two optional functions of SQL, and option values.
+    let allowed =
+        ["register.rs", "providers.rs", "mod.rs", "cli/src/session.rs", "cli/src/docs.rs", "job/src/options.rs"];
+    let mut asked = 0;
+    for folder in LAYERED {
+        let mut folders = vec![root().join(folder).join("src")];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|extension| extension == "rs")
+                    && fs::read_to_string(&path).unwrap().contains("feature = \"")
+                {
+                    asked += 1;
+                    let name = path.to_string_lossy();
+                    assert!(allowed.iter().any(|end| name.ends_with(end)), "{name} asks for a feature");
+                }
+            }
+        }
+    }
+    assert!(asked >= 6, "only {asked} files with features were found");
+}
+
 #[test]
 fn circles_are_found() {
     let text = "use crate::a::{self, b::{C, d}, e as f};\nfn g() { crate::h::i(); other_crate::x(); } // crate::no\n";

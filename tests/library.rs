@@ -13,7 +13,7 @@ use capfilt_tables::format::contract::{FileFormat, Scan};
 use capfilt_tables::format::register::register;
 use capfilt_tables::format::rows::{Batches, Rows, select};
 use datafusion::arrow::array::AsArray as _;
-use datafusion::arrow::array::{ArrayRef, AsArray as _, BinaryArray, RecordBatch, StringArray};
+use datafusion::arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::Int64Type;
 use datafusion::prelude::SessionContext;
 use tokio::sync::watch;
