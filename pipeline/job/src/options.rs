@@ -98,6 +98,11 @@ pub enum Parts {
 }
 
 impl Parts {
+    /// Whether the files are Parquet.
+    pub(crate) fn is_parquet(self) -> bool {
+        matches!(self, Self::Parquet | Self::Delta)
+    }
+
     /// File name extension.
     pub(crate) fn extension(self) -> &'static str {
         match self {

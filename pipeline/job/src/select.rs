@@ -28,7 +28,7 @@ use crate::options::{Again, Images, Parts};
 use crate::output::commit::register::committer;
 use crate::output::pair_files::Format;
 use crate::output::split_writer::{End, Pairs, WriterThread, Written};
-use crate::tally::counts::{Summary, Tally};
+use crate::tally::counts::{Summary, Tally, row_numbers};
 use crate::verdicts::Verdicts;
 
 /// Rows judged at a time.
@@ -273,18 +273,13 @@ impl Select {
                 Some(errors.is_null(i) && scores.is_valid(i) && scores.value(i) >= least)
             })
             .collect();
-        let image = match rows.column_by_name("image") {
-            Some(image) if images == Images::Kept => Some(pictures.fill(&rows, image, &kept)?),
-            _ => None,
-        };
-        let columns =
-            rows.schema_ref().fields().iter().zip(rows.columns()).map(|(field, column)| match field.name().as_str() {
-                "kept" => Arc::new(kept.clone()) as ArrayRef,
-                "image" => image.clone().unwrap_or_else(|| Arc::clone(column)),
-                _ => Arc::clone(column),
-            });
         let internal = |e: datafusion::arrow::error::ArrowError| Error::Internal(e.to_string());
-        let pairs = RecordBatch::try_new(rows.schema(), columns.collect()).map_err(internal)?;
+        let (schema, mut columns, _) = rows.clone().into_parts();
+        if let (Images::Kept, Some((image, _))) = (images, schema.column_with_name("image")) {
+            columns[image] = pictures.fill(&rows, &columns[image], &kept)?;
+        }
+        columns[schema.index_of("kept").map_err(|_| wrong("kept"))?] = Arc::new(kept.clone());
+        let pairs = RecordBatch::try_new(schema, columns).map_err(internal)?;
         let webs = sources.iter().filter(|source| *source == Some("web")).count() as u64;
         // A chunk may begin and end within a row, so count a failed row by its web text alone, of which each row has
         // exactly one.
@@ -340,7 +335,7 @@ impl Fill<'_> {
         let wrong = || Error::dest(&self.select.table, "its column provenance is not as capfilt run writes it");
         let from = rows.column_by_name("provenance").and_then(|p| p.as_struct_opt()).ok_or_else(wrong)?;
         let files = strings(from.column_by_name("file").ok_or_else(wrong)?)?;
-        let numbers = from.column_by_name("row").and_then(|n| n.as_primitive_opt::<Int64Type>()).ok_or_else(wrong)?;
+        let numbers = row_numbers(rows).ok_or_else(wrong)?;
         let digests = strings(rows.column_by_name("image_sha256").ok_or_else(wrong)?)?;
         let wanted = missing.iter().map(|i| {
             let row = u64::try_from(numbers.value(*i)).map_err(|_| wrong())?;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::tally::counts::Tally;
+use crate::tally::counts::{Tally, several};
 
 /// Maximum number of listed reasons of failed rows.
 const REASONS: usize = 12;
@@ -36,7 +36,13 @@ pub(crate) struct Sample {
 
 impl fmt::Display for Estimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "source     {} rows in {} ({})", self.rows, several(self.files, "file"), size(self.bytes as f64))?;
+        write!(
+            f,
+            "source     {} rows in {} ({})",
+            self.rows,
+            several(self.files as u64, "file"),
+            size(self.bytes as f64)
+        )?;
         write!(f, "\nleft       {} rows", self.left)?;
         let (shard, shards) = self.shard;
         if shards > 1 {
@@ -50,7 +56,7 @@ impl fmt::Display for Estimate {
         }
         let Some(sample) = &self.sample else { return Ok(()) };
         let Tally { rows, failed, .. } = sample.tally;
-        let (places, files) = (several(sample.places, "place"), several(sample.files, "file"));
+        let (places, files) = (several(sample.places as u64, "place"), several(sample.files as u64, "file"));
         let seconds = sample.elapsed.as_secs_f64().max(1e-3);
         let speed = rows as f64 / seconds;
         write!(f, "\nsample     {rows} rows at {places} in {files}: {seconds:.1} s, {speed:.1} rows/s")?;
@@ -72,10 +78,6 @@ impl fmt::Display for Estimate {
         let whole = size(sample.row_bytes * (self.done + self.left) as f64);
         write!(f, "\nsize       about {whole} for {}", if shards > 1 { "the shard's files" } else { "the table" })
     }
-}
-
-fn several(count: usize, one: &str) -> String {
-    if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }
 }
 
 /// Formats a share with its 95 % confidence interval (Wilson score; rough, since neighbouring rows are correlated).

@@ -14,6 +14,9 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::json::LineDelimitedWriter;
 use datafusion::arrow::record_batch::RecordBatch;
+use datafusion::parquet::arrow::arrow_reader::{
+    ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
 use datafusion::parquet::arrow::arrow_writer::{ArrowWriter, ArrowWriterOptions};
 use datafusion::parquet::arrow::{ARROW_SCHEMA_META_KEY, encode_arrow_schema};
 use datafusion::parquet::basic::{Compression, ZstdLevel};
@@ -23,7 +26,7 @@ use datafusion::parquet::file::properties::{EnabledStatistics, WriterProperties}
 use datafusion::parquet::schema::types::ColumnPath;
 
 use crate::options::{Images, Parts};
-use crate::output::json_lines::Lines;
+use crate::output::json_lines::as_lines;
 
 /// Row group size limit: readers hold a row group's images in memory, and the writer its pages.
 const ROW_GROUP_BYTES: usize = 64 << 20;
@@ -95,7 +98,6 @@ impl Format {
 
     /// Errors on the first column that the file format cannot hold; each is tested with a row of NULL.
     pub(crate) fn check(&self) -> Result<()> {
-        let is_json = matches!(self.parts, Parts::WebDataset | Parts::JsonLines);
         for field in self.schema.fields() {
             let schema = Arc::new(Schema::new(vec![Arc::clone(field)]));
             let row = RecordBatch::try_new(Arc::clone(&schema), vec![new_null_array(field.data_type(), 1)]);
@@ -105,7 +107,7 @@ impl Format {
                 one.writer(io::sink()).and_then(|mut writer| writer.write(&row).and_then(|()| writer.finish()));
             let refused = match parquet {
                 Err(e) => Some(("Parquet", e.to_string())),
-                Ok(_) if is_json && field.name() != "image" => {
+                Ok(_) if !self.parts.is_parquet() && field.name() != "image" => {
                     LineDelimitedWriter::new(io::sink()).write(&row).err().map(|e| ("JSON", e.to_string()))
                 }
                 Ok(_) => None,
@@ -141,50 +143,29 @@ impl Format {
         if self.kept_only { filter_record_batch(&shaped, &kept) } else { Ok(shaped) }
     }
 
-    /// Creates a file of the table at `path`.
-    pub(crate) fn create_part(&self, path: &Path) -> Result<PartFile> {
-        Ok(match self.parts {
-            Parts::Parquet | Parts::Delta => PartFile::Parquet(Box::new(self.create(path)?)),
-            Parts::WebDataset => {
-                let file = File::create(path).map_err(|e| Error::write(path, &e))?;
-                let shard = Shard::new(BufWriter::new(file), Names::Provenance);
-                PartFile::WebDataset { shard: Box::new(shard), path: path.to_owned(), pairs: 0 }
-            }
-            Parts::JsonLines => {
-                let lines = Lines::create(path).map_err(|e| Error::write(path, &e))?;
-                PartFile::JsonLines { lines: Box::new(lines), path: path.to_owned(), pairs: 0 }
-            }
-        })
-    }
-
     /// Creates a Parquet file at `path`.
     pub(crate) fn create(&self, path: &Path) -> Result<PairFile> {
+        self.create_as(Parts::Parquet, path)
+    }
+
+    /// Creates a file of the table at `path`.
+    pub(crate) fn create_part(&self, path: &Path) -> Result<PairFile> {
+        self.create_as(self.parts, path)
+    }
+
+    fn create_as(&self, parts: Parts, path: &Path) -> Result<PairFile> {
         let file = File::create(path).map_err(|e| Error::write(path, &e))?;
-        let writer = self.writer(file).map_err(|e| Error::write_parquet(path, &e))?;
-        Ok(PairFile { writer, path: path.to_owned(), pairs: 0 })
+        let writer = Writer::new(self, parts, BufWriter::new(file)).map_err(|e| Error::write_parquet(path, &e))?;
+        Ok(PairFile { writer, path: Unended(path.to_owned()), pairs: 0 })
     }
 
     /// Size in bytes of a table file with these pairs; nothing is written to disk.
     pub(crate) fn measure(&self, pairs: &[RecordBatch]) -> Result<u64> {
-        let failed = |e: &dyn std::fmt::Display| Error::Internal(format!("measuring pairs: {e}"));
-        match self.parts {
-            Parts::WebDataset => {
-                let mut shard = Shard::new(Counted(0), Names::Provenance);
-                pairs.iter().try_for_each(|batch| shard.write(batch)).map_err(|e| failed(&e))?;
-                Ok(shard.end().map_err(|e| failed(&e))?.0)
-            }
-            Parts::JsonLines => {
-                let mut lines = Lines::new(Counted(0));
-                pairs.iter().try_for_each(|batch| lines.write(batch)).map_err(|e| failed(&e))?;
-                Ok(lines.end().map_err(|e| failed(&e))?.0)
-            }
-            Parts::Parquet | Parts::Delta => {
-                let mut writer = self.writer(io::sink()).map_err(|e| failed(&e))?;
-                pairs.iter().try_for_each(|batch| writer.write(batch)).map_err(|e| failed(&e))?;
-                writer.finish().map_err(|e| failed(&e))?;
-                Ok(writer.bytes_written() as u64)
-            }
-        }
+        let measured = Writer::new(self, self.parts, Counted(0)).and_then(|mut writer| {
+            pairs.iter().try_for_each(|batch| writer.write(batch))?;
+            writer.end()
+        });
+        Ok(measured.map_err(|e| Error::Internal(format!("measuring pairs: {e}")))?.0)
     }
 
     /// Creates a Parquet writer to `to`.
@@ -213,95 +194,110 @@ impl io::Write for Counted {
     }
 }
 
-/// An open file of the table.
-pub(crate) enum PartFile {
-    Parquet(Box<PairFile>),
-    WebDataset { shard: Box<Shard<BufWriter<File>>>, path: PathBuf, pairs: u64 },
-    JsonLines { lines: Box<Lines<BufWriter<File>>>, path: PathBuf, pairs: u64 },
+/// Writes pairs as one kind of file.
+enum Writer<W: io::Write + Send> {
+    Parquet(Box<ArrowWriter<W>>),
+    WebDataset(Box<Shard<W>>),
+    JsonLines(LineDelimitedWriter<W>),
 }
 
-impl PartFile {
-    /// Adds pairs of the format's schema.
-    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        match self {
-            Self::Parquet(file) => file.write(batch),
-            Self::WebDataset { shard, path, pairs } => {
-                *pairs += batch.num_rows() as u64;
-                shard.write(batch).map_err(|e| Error::write(path, &e))
-            }
-            Self::JsonLines { lines, path, pairs } => {
-                *pairs += batch.num_rows() as u64;
-                lines.write(batch).map_err(|e| Error::write(path, &e))
-            }
-        }
+impl<W: io::Write + Send> Writer<W> {
+    fn new(format: &Format, parts: Parts, to: W) -> Result<Self, ParquetError> {
+        Ok(match parts {
+            Parts::Parquet | Parts::Delta => Self::Parquet(Box::new(format.writer(to)?)),
+            Parts::WebDataset => Self::WebDataset(Box::new(Shard::new(to, Names::Provenance))),
+            Parts::JsonLines => Self::JsonLines(LineDelimitedWriter::new(to)),
+        })
     }
 
-    /// Closes and syncs the file. Returns its number of pairs and its size in bytes.
-    pub(crate) fn end(self) -> Result<(u64, u64)> {
+    fn write(&mut self, pairs: &RecordBatch) -> Result<(), ParquetError> {
         match self {
-            Self::Parquet(file) => Ok((file.pairs, file.end()?)),
-            Self::WebDataset { shard, path, pairs } => {
-                let end = || {
-                    let file = shard.end()?.into_inner().map_err(|e| e.into_error())?;
-                    file.sync_all()?;
-                    Ok(file.metadata()?.len())
-                };
-                Ok((pairs, end().map_err(|e| Error::write(&path, &e))?))
-            }
-            Self::JsonLines { lines, path, pairs } => {
-                Ok((pairs, lines.end_file().map_err(|e| Error::write(&path, &e))?))
+            Self::Parquet(writer) => writer.write(pairs)?,
+            Self::WebDataset(shard) => shard.write(pairs)?,
+            Self::JsonLines(lines) => {
+                as_lines(pairs).and_then(|pairs| lines.write(&pairs)).map_err(io::Error::other)?;
             }
         }
+        Ok(())
+    }
+
+    fn end(self) -> Result<W, ParquetError> {
+        Ok(match self {
+            Self::Parquet(writer) => writer.into_inner()?,
+            Self::WebDataset(shard) => shard.end()?,
+            Self::JsonLines(mut lines) => {
+                lines.finish().map_err(io::Error::other)?;
+                lines.into_inner()
+            }
+        })
     }
 }
 
-/// An open Parquet file; removed if dropped before `end`.
+/// An open file of pairs; removed if dropped before `end`.
 pub(crate) struct PairFile {
-    writer: ArrowWriter<File>,
-    path: PathBuf,
-    pub(crate) pairs: u64,
+    writer: Writer<BufWriter<File>>,
+    path: Unended,
+    pairs: u64,
 }
 
 impl PairFile {
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        &self.path.0
     }
 
     /// Adds pairs of the format's schema.
     pub(crate) fn write(&mut self, pairs: &RecordBatch) -> Result<()> {
         self.pairs += pairs.num_rows() as u64;
-        self.writer.write(pairs).map_err(|e| Error::write_parquet(&self.path, &e))
+        self.writer.write(pairs).map_err(|e| Error::write_parquet(&self.path.0, &e))
     }
 
-    /// Adds a key-value pair to the file's metadata.
+    /// Adds a key-value pair to the metadata of a Parquet file.
     pub(crate) fn note(&mut self, key: &str, value: String) {
-        self.writer.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
+        if let Writer::Parquet(writer) = &mut self.writer {
+            writer.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
+        }
     }
 
-    /// Closes and syncs the file, which keeps its name. Returns its size in bytes.
-    pub(crate) fn end(mut self) -> Result<u64> {
-        self.writer.finish().map_err(|e| Error::write_parquet(&self.path, &e))?;
-        self.writer.inner().sync_all().map_err(|e| Error::write(&self.path, &e))?;
-        self.path = PathBuf::new();
-        Ok(self.writer.bytes_written() as u64)
+    /// Closes and syncs the file, which keeps its name. Returns its number of pairs and its size in bytes.
+    pub(crate) fn end(self) -> Result<(u64, u64)> {
+        let Self { writer, mut path, pairs } = self;
+        let end = || {
+            let file = writer.end()?.into_inner().map_err(io::IntoInnerError::into_error)?;
+            file.sync_all()?;
+            Ok(file.metadata()?.len())
+        };
+        let bytes = end().map_err(|e| Error::write_parquet(&path.0, &e))?;
+        path.0.clear();
+        Ok((pairs, bytes))
     }
 }
 
-impl Drop for PairFile {
+/// Path of a file that is removed when this is dropped; empty once the file has ended.
+struct Unended(PathBuf);
+
+impl Drop for Unended {
     fn drop(&mut self) {
-        if self.path.as_os_str().is_empty() {
+        if self.0.as_os_str().is_empty() {
             return;
         }
-        if let Err(e) = std::fs::remove_file(&self.path) {
-            log::warn!("cannot remove {}: {e}", self.path.display());
+        if let Err(e) = std::fs::remove_file(&self.0) {
+            log::warn!("cannot remove {}: {e}", self.0.display());
         }
     }
+}
+
+/// Reads pairs of the in-memory schema `schema`, `rows` at a time.
+pub(crate) fn read(path: &Path, schema: &SchemaRef, rows: usize) -> Result<ParquetRecordBatchReader> {
+    let broken = |e: &dyn std::fmt::Display| Error::dest(path, format!("cannot read: {e}"));
+    let file = File::open(path).map_err(|e| broken(&e))?;
+    let options = ArrowReaderOptions::new().with_schema(Arc::clone(schema));
+    let reader = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options);
+    reader.and_then(|reader| reader.with_batch_size(rows).build()).map_err(|e| broken(&e))
 }
 
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::array::{Array as _, ArrayRef, BinaryViewArray, StringArray};
-    use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
     use super::*;
 
@@ -337,7 +333,7 @@ mod tests {
         for batch in batches {
             file.write(&format.shape(batch.clone()).unwrap()).unwrap();
         }
-        let bytes = file.end().unwrap();
+        let (_, bytes) = file.end().unwrap();
         let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&path).unwrap()).unwrap();
         let schema = reader.schema().as_ref().clone();
         let rows: Vec<_> = reader.build().unwrap().collect::<Result<_, _>>().unwrap();

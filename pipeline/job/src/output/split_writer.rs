@@ -7,26 +7,22 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use capfilt_tables::error::{Error, Result};
 use capfilt_tables::failpoint;
 use capfilt_tables::pair_table::State;
 use capfilt_tables::split::{Position, Units};
 use datafusion::arrow::record_batch::RecordBatch;
-use datafusion::parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
-};
+use datafusion::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::checkpoint::job_folder::Dest;
 use crate::checkpoint::manifest::{Manifest, Part};
-use crate::options::Parts;
 use crate::output::commit::contract::Committer;
 use crate::output::commit::register::committer;
-use crate::output::pair_files::{Format, PairFile, PartFile};
+use crate::output::pair_files::{Format, PairFile, read};
 use crate::tally::counts::Tally;
 
 const UNIT_KEY: &str = "capfilt.unit";
@@ -85,6 +81,17 @@ pub(crate) struct Left {
     /// First position that is not yet done.
     pub(crate) next: Position,
     pub(crate) tally: Tally,
+}
+
+impl Left {
+    fn after(manifest: &Manifest, units: &[Unit]) -> Self {
+        let mut left = Self { next: manifest.done, tally: manifest.tally.clone() };
+        for Unit { record, .. } in units {
+            left.next = record.end;
+            left.tally.merge(&record.tally);
+        }
+        left
+    }
 }
 
 impl WriterThread {
@@ -194,41 +201,18 @@ impl SplitWriter {
         for name in self.dest.waiting_names()?.iter().filter(|name| !known(name)) {
             remove(&self.dest.waiting(name)?)?;
         }
-        let mut units = Vec::new();
-        for name in self.dest.kept_names()? {
-            let path = self.dest.kept(&name);
-            if name.ends_with(".tmp") {
-                remove(&path)?;
-            } else if name.starts_with("unit-") {
-                units.push(path);
+        for name in self.dest.kept_names()?.iter().filter(|name| name.ends_with(".tmp")) {
+            remove(&self.dest.kept(name))?;
+        }
+        let (units, gone) = units(&self.dest, &self.manifest)?;
+        for (path, reason) in gone {
+            if let Some(reason) = reason {
+                log::warn!("{reason}; it and what follows are done anew");
             }
+            remove(&path)?;
         }
-        // Names sort in the source's order.
-        units.sort();
-        let mut broken = false;
-        for path in units {
-            match read_unit(&path) {
-                Ok(unit) if unit.record.unit < self.manifest.done => remove(&path)?,
-                Ok(unit) if !broken && !ends_early(&unit.record, &self.manifest) => self.add(unit),
-                Ok(_) if broken => remove(&path)?,
-                Ok(_) => {
-                    log::warn!("{}: it ends before its unit does; it and what follows are done anew", path.display());
-                    broken = true;
-                    remove(&path)?;
-                }
-                Err(error) => {
-                    // Units are contiguous, so everything after a broken one is repeated too.
-                    log::warn!("{error}; it and what follows are done anew");
-                    broken = true;
-                    remove(&path)?;
-                }
-            }
-        }
-        let mut left = Left { next: self.manifest.done, tally: self.manifest.tally.clone() };
-        for Unit { record, .. } in &self.done {
-            left.next = record.end;
-            left.tally.merge(&record.tally);
-        }
+        let left = Left::after(&self.manifest, &units);
+        units.into_iter().for_each(|unit| self.add(unit));
         // A kill may have come between a part's last unit and the part itself.
         self.end_part_if_large()?;
         Ok(left)
@@ -281,7 +265,7 @@ impl SplitWriter {
         for batch in pairs.batches {
             let batch = self.format.shape(batch)?;
             open.file.write(&batch)?;
-            if matches!(self.format.parts, Parts::WebDataset | Parts::JsonLines) {
+            if !self.format.parts.is_parquet() {
                 *open.record.bytes.get_or_insert(0) += self.format.measure(&[batch])?;
             }
         }
@@ -299,9 +283,9 @@ impl SplitWriter {
         let Some(mut open) = self.open.take() else { return Ok(()) };
         let record = serde_json::to_string(&open.record).map_err(|e| Error::Internal(e.to_string()))?;
         open.file.note(UNIT_KEY, record);
-        let (temp, pairs) = (open.file.path().to_owned(), open.file.pairs);
+        let temp = open.file.path().to_owned();
         failpoint::point("unit");
-        let bytes = open.file.end()?;
+        let (pairs, bytes) = open.file.end()?;
         let is_first = !self.saved;
         self.begin()?;
         let path = temp.with_extension("");
@@ -359,7 +343,7 @@ impl SplitWriter {
         let temp = self.dest.kept(&format!("{name}.tmp"));
         let (pairs, bytes) = match self.done.as_slice() {
             // Hard-link the unit as it is; its own name is removed once the manifest lists the part.
-            [unit] if matches!(self.format.parts, Parts::Parquet | Parts::Delta) => {
+            [unit] if self.format.parts.is_parquet() => {
                 match fs::hard_link(&unit.path, &path) {
                     Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
                         fs::copy(&unit.path, &temp).map_err(|e| Error::write(&temp, &e))?;
@@ -372,8 +356,10 @@ impl SplitWriter {
             }
             units => {
                 let mut part = self.format.create_part(&temp)?;
-                for unit in units {
-                    self.copy(&unit.path, &mut part)?;
+                for Unit { path, .. } in units {
+                    for batch in read(path, &self.format.schema, JOIN_ROWS)? {
+                        part.write(&batch.map_err(|e| Error::dest(path, format!("cannot read: {e}")))?)?;
+                    }
                 }
                 failpoint::point("part");
                 let written = part.end()?;
@@ -394,18 +380,6 @@ impl SplitWriter {
         self.done_bytes = 0;
         self.done.drain(..).try_for_each(|unit| remove(&unit.path))
     }
-
-    fn copy(&self, from: &Path, part: &mut PartFile) -> Result<()> {
-        let broken = |e: &dyn std::fmt::Display| Error::dest(from, format!("cannot read: {e}"));
-        let file = File::open(from).map_err(|e| broken(&e))?;
-        let options = ArrowReaderOptions::new().with_schema(Arc::clone(&self.format.schema));
-        let reader = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)
-            .and_then(|builder| builder.with_batch_size(JOIN_ROWS).build());
-        for batch in reader.map_err(|e| broken(&e))? {
-            part.write(&batch.map_err(|e| broken(&e))?)?;
-        }
-        Ok(())
-    }
 }
 
 pub(crate) fn remove(path: &Path) -> Result<()> {
@@ -417,22 +391,38 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
 
 /// Reads what an earlier run left, like [`WriterThread::open`], but without changing anything.
 pub(crate) fn left(dest: &Dest, manifest: &Manifest) -> Result<Left> {
-    let mut left = Left { next: manifest.done, tally: manifest.tally.clone() };
+    Ok(Left::after(manifest, &units(dest, manifest)?.0))
+}
+
+/// A unit's file that is of no use, and what is wrong with it if it is the first that is broken.
+type Gone = (PathBuf, Option<String>);
+
+/// Finds the finished units that no part has yet, and the files of others.
+fn units(dest: &Dest, manifest: &Manifest) -> Result<(Vec<Unit>, Vec<Gone>)> {
     let mut names = dest.kept_names()?;
     names.retain(|name| name.starts_with("unit-") && !name.ends_with(".tmp"));
+    // Names sort in the source's order.
     names.sort();
-    for name in names {
-        // Everything after a broken unit is repeated.
-        let Ok(Unit { record, .. }) = read_unit(&dest.kept(&name)) else { break };
-        if record.unit >= manifest.done {
-            if ends_early(&record, manifest) {
-                break;
+    let (mut units, mut gone) = (Vec::new(), Vec::new());
+    let mut broken = false;
+    for path in names.iter().map(|name| dest.kept(name)) {
+        let reason = match read_unit(&path) {
+            Ok(unit) if unit.record.unit < manifest.done => None,
+            // Units are contiguous, so everything after a broken one is repeated too.
+            Ok(_) if broken => None,
+            Ok(unit) if ends_early(&unit.record, manifest) => {
+                Some(format!("{}: it ends before its unit does", path.display()))
             }
-            left.next = record.end;
-            left.tally.merge(&record.tally);
-        }
+            Ok(unit) => {
+                units.push(unit);
+                continue;
+            }
+            Err(error) => Some(error.to_string()),
+        };
+        broken |= reason.is_some();
+        gone.push((path, reason));
     }
-    Ok(left)
+    Ok((units, gone))
 }
 
 /// Whether a unit's file lacks rows at its end: it reaches neither the next unit nor the end of the source file.

@@ -23,15 +23,11 @@ pub(crate) struct Report {
     title: String,
     job: Job,
     totals: Totals,
-    sources: Vec<SourceRow>,
     funnel: Vec<Step>,
-    threshold: Option<f32>,
-    histograms: Vec<Histogram>,
-    failures: Vec<Reason>,
-    captions: Vec<Text>,
-    images: Vec<Image>,
-    /// Pairs nearest the threshold: index of the image, index of its pair.
-    near: Vec<(usize, usize)>,
+    #[serde(flatten)]
+    numbers: Numbers,
+    #[serde(flatten)]
+    gallery: Gallery,
     sample: Sample,
 }
 
@@ -53,7 +49,6 @@ struct Totals {
     kept: u64,
     files: usize,
     bytes: u64,
-    seconds: Option<f64>,
 }
 
 /// Counts over the texts of one source.
@@ -139,14 +134,7 @@ impl Report {
                 settings: job.models.settings.iter().map(|(k, v)| (format!("capfilt.{k}"), v.clone())).collect(),
                 state: "finished",
             },
-            totals: Totals {
-                rows,
-                pairs,
-                kept,
-                files: parts().count(),
-                bytes: parts().map(|p| p.bytes).sum(),
-                seconds: None,
-            },
+            totals: Totals { rows, pairs, kept, files: parts().count(), bytes: parts().map(|p| p.bytes).sum() },
             funnel: vec![
                 step("rows read", rows),
                 step("usable rows", rows.saturating_sub(failed)),
@@ -154,20 +142,15 @@ impl Report {
                 step("scored", scored),
                 step("kept", kept),
             ],
-            sources: numbers.sources,
-            threshold: numbers.threshold,
-            histograms: numbers.histograms,
-            failures: numbers.failures,
-            captions: numbers.captions,
             sample: Sample { images: gallery.images.len(), of: numbers.images },
-            images: gallery.images,
-            near: gallery.near,
+            numbers,
+            gallery,
         }
     }
 }
 
 /// Numbers of the page.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub(crate) struct Numbers {
     pub(crate) sources: Vec<SourceRow>,
     pub(crate) histograms: Vec<Histogram>,
@@ -175,11 +158,12 @@ pub(crate) struct Numbers {
     pub(crate) captions: Vec<Text>,
     pub(crate) threshold: Option<f32>,
     /// Number of source rows.
+    #[serde(skip)]
     pub(crate) images: u64,
 }
 
 /// Images of the gallery.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub(crate) struct Gallery {
     pub(crate) images: Vec<Image>,
     /// Pairs nearest the threshold: index of the image, index of its pair.

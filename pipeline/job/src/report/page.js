@@ -11,7 +11,6 @@ const body = id => document.querySelector(`#${id} > .body`);
 const list = value => Array.isArray(value) ? value : [];
 const known = value => typeof value === 'number' && Number.isFinite(value);
 const whole = new Intl.NumberFormat('en-US', { maximumFractionDigits: 0 });
-const short = new Intl.NumberFormat('en-US', { maximumFractionDigits: 1 });
 const count = n => known(n) ? whole.format(n) : '–';
 const percent = (part, all) => known(part) && all > 0 ? `${(100 * part / all).toFixed(1)} %` : '–';
 
@@ -29,12 +28,6 @@ function size(bytes) {
   let n = bytes, unit = 0;
   while (n >= 1000 && unit < units.length - 1) { n /= 1000; unit += 1; }
   return `${unit ? n.toFixed(1) : count(n)} ${units[unit]}`;
-}
-
-function duration(seconds) {
-  if (seconds < 120) return `${seconds.toFixed(1)} s`;
-  const minutes = Math.round(seconds / 60);
-  return minutes < 120 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
 /** A score with as many digits as show on which side of the threshold it is. */
@@ -64,19 +57,13 @@ function bar(part, all, kind = '') {
 }
 
 function drawHeader(data) {
-  const totals = data.totals ?? {}, state = data.job?.state;
+  const totals = data.totals ?? {};
   byId('title').textContent = data.title ?? 'pairs';
   document.title = `${data.title ?? 'pairs'} · CapFilt report`;
   byId('lead').append(`${count(totals.kept)} of ${count(totals.pairs)} pairs kept`);
   if (totals.pairs > 0) byId('lead').append(` (${percent(totals.kept, totals.pairs)})`);
-  if (state && state !== 'finished') {
-    byId('state').hidden = false;
-    byId('state').append('This job is not finished: ', el('bdi', {}, String(state)));
-  }
   const facts = [['rows', count(totals.rows)], ['pairs', count(totals.pairs)], ['kept', count(totals.kept)], ['files', count(totals.files)]];
   if (known(totals.bytes)) facts.push(['size', size(totals.bytes)]);
-  if (known(totals.seconds)) facts.push(['time', duration(totals.seconds)]);
-  if (totals.seconds > 0 && known(totals.rows)) facts.push(['rows a second', short.format(totals.rows / totals.seconds)]);
   byId('totals').append(...facts.map(([name, value]) => el('div', {}, el('dt', {}, name), el('dd', {}, value))));
 }
 

@@ -1,22 +1,19 @@
 //! `capfilt retry`: reuses the good pairs of a finished table.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use capfilt_tables::error::{Error, Result};
 use capfilt_tables::source::chunk::Chunk;
 use capfilt_tables::source::files::Source;
-use datafusion::arrow::array::UInt64Array;
 use datafusion::arrow::array::{Array as _, AsArray as _};
-use datafusion::arrow::compute::take_record_batch;
+use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::{Int64Type, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
-use datafusion::parquet::arrow::arrow_reader::{
-    ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
-};
+use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 
+use crate::output::pair_files::read;
 use crate::rows::contract::RowFilter;
 use crate::tally::counts::DUPLICATE;
 
@@ -50,7 +47,7 @@ impl PreviousPairs {
                 Some(open) => open,
                 none => match self.parts.pop_front() {
                     Some(path) => {
-                        let reader = open(&path, &self.schema)?;
+                        let reader = read(&path, &self.schema, ROWS)?;
                         none.insert((path, reader))
                     }
                     None => return Ok(None),
@@ -86,23 +83,13 @@ impl RowFilter for PreviousPairs {
             }
         }
         let failed = |row: &u64| pairs.get(row).is_none_or(|pairs| pairs.iter().any(may_mend));
-        let places: Vec<usize> = (0..chunk.numbers.len()).filter(|place| failed(&chunk.numbers[*place])).collect();
-        let numbers: Vec<u64> = places.iter().map(|place| chunk.numbers[*place]).collect();
-        let places: UInt64Array = places.iter().map(|place| *place as u64).collect();
-        chunk.rows = take_record_batch(&chunk.rows, &places).map_err(|e| Error::Internal(e.to_string()))?;
-        pairs.retain(|row, _| !numbers.contains(row));
+        let again: Vec<bool> = chunk.numbers.iter().map(failed).collect();
+        chunk.rows = filter_record_batch(&chunk.rows, &again.into()).map_err(|e| Error::Internal(e.to_string()))?;
+        chunk.numbers.retain(failed);
+        pairs.retain(|row, _| !chunk.numbers.contains(row));
         chunk.previous = pairs.into_iter().flat_map(|(row, pairs)| pairs.into_iter().map(move |p| (row, p))).collect();
-        chunk.numbers = numbers;
         Ok(chunk)
     }
-}
-
-fn open(path: &PathBuf, schema: &SchemaRef) -> Result<ParquetRecordBatchReader> {
-    let broken = |e: &dyn std::fmt::Display| Error::dest(path, format!("cannot read: {e}"));
-    let file = File::open(path).map_err(|e| broken(&e))?;
-    let options = ArrowReaderOptions::new().with_schema(Arc::clone(schema));
-    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options);
-    builder.and_then(|builder| builder.with_batch_size(ROWS).build()).map_err(|e| broken(&e))
 }
 
 /// File number and row of each pair.

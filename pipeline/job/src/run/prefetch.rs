@@ -52,10 +52,7 @@ pub(crate) fn prefetch(
             }
             tokio::select! {
                 Some(loaded) = under_way.next() => {
-                    let loaded = match loaded {
-                        Ok(loaded) => loaded,
-                        Err(e) => Err(Error::Internal(format!("a task ended: {e}"))),
-                    };
+                    let loaded = loaded.unwrap_or_else(|e| Err(Error::Internal(format!("a task ended: {e}"))));
                     if let Ok(Loaded { images: Some(images), .. }) = &loaded {
                         let (bytes, rows) = (images.get_array_memory_size() as u64, images.len() as u64);
                         let fit = AHEAD_BYTES / bytes.max(1);

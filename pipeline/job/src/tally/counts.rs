@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use capfilt_tables::error::{Error, Result};
-use datafusion::arrow::array::{Array, AsArray};
+use datafusion::arrow::array::{Array, AsArray, Int64Array};
 use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{DataType, Float32Type, Int64Type};
+use datafusion::arrow::datatypes::{DataType, Float32Type};
 use datafusion::arrow::record_batch::RecordBatch;
 use serde::{Deserialize, Serialize};
 
@@ -95,13 +95,18 @@ pub(crate) fn texts<'a>(batch: &'a RecordBatch, name: &str) -> impl Iterator<Ite
     batch.column_by_name(name).and_then(|c| c.as_string_opt::<i32>()).into_iter().flatten()
 }
 
+/// Row number of each pair in its source file, by its provenance.
+pub(crate) fn row_numbers(batch: &RecordBatch) -> Option<&Int64Array> {
+    batch.column_by_name("provenance")?.as_struct_opt()?.column_by_name("row")?.as_primitive_opt()
+}
+
 /// For each pair, whether it begins a new row. `last` is the row of the previous batch's last pair, and is updated.
 fn begins(batch: &RecordBatch, last: &mut Option<(String, i64)>) -> Result<Vec<bool>> {
     let wrong = || Error::Internal("pairs without provenance".to_owned());
     let provenance = batch.column_by_name("provenance").and_then(|p| p.as_struct_opt()).ok_or_else(wrong)?;
     let files = cast(provenance.column_by_name("file").ok_or_else(wrong)?, &DataType::Utf8View);
     let files = files.map_err(|e| Error::Internal(e.to_string()))?;
-    let rows = provenance.column_by_name("row").and_then(|r| r.as_primitive_opt::<Int64Type>()).ok_or_else(wrong)?;
+    let rows = row_numbers(batch).ok_or_else(wrong)?;
     let pairs = files.as_string_view().iter().map(Option::unwrap_or_default).zip(rows.values());
     Ok(pairs
         .map(|(file, &row)| {
@@ -210,7 +215,7 @@ pub struct Summary {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Tally { rows, web, synthetic, .. } = &self.tally;
-        writeln!(f, "read       {rows} rows in {}", files(self.files_read))?;
+        writeln!(f, "read       {rows} rows in {}", several(self.files_read as u64, "file"))?;
         for (name, count) in [("web", web), ("synthetic", synthetic)] {
             if count.pairs == 0 {
                 continue;
@@ -227,8 +232,7 @@ impl fmt::Display for Summary {
         let reasons = self.tally.reasons();
         if !reasons.is_empty() {
             let all: u64 = reasons.iter().map(|(_, count)| count).sum();
-            let rows = if all == 1 { "row" } else { "rows" };
-            writeln!(f, "unusable   {all} {rows}")?;
+            writeln!(f, "unusable   {}", several(all, "row"))?;
             for (reason, count) in reasons.iter().take(SHOWN_REASONS) {
                 writeln!(f, "  {count:>8} {reason}")?;
             }
@@ -238,7 +242,8 @@ impl fmt::Display for Summary {
             }
         }
         let megabytes = self.bytes as f64 / 1e6;
-        writeln!(f, "wrote      {} pairs in {} ({megabytes:.1} MB)", self.pairs, files(self.files.len()))?;
+        let files = several(self.files.len() as u64, "file");
+        writeln!(f, "wrote      {} pairs in {files} ({megabytes:.1} MB)", self.pairs)?;
         let seconds = self.elapsed.as_secs_f64();
         let now = rows - self.before;
         write!(f, "took       {seconds:.1} s, {:.1} rows/s", now as f64 / seconds.max(1e-3))?;
@@ -249,15 +254,16 @@ impl fmt::Display for Summary {
 /// Number of reasons that the summary lists.
 const SHOWN_REASONS: usize = 12;
 
-fn files(count: usize) -> String {
-    if count == 1 { "1 file".to_owned() } else { format!("{count} files") }
+/// Such as `1 file` or `2 files`.
+pub(crate) fn several(count: u64, one: &str) -> String {
+    if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use datafusion::arrow::array::{ArrayRef, Int64Array, StringArray, StringViewArray, StructArray};
+    use datafusion::arrow::array::{ArrayRef, StringArray, StringViewArray, StructArray};
 
     use super::*;
 

@@ -1,9 +1,8 @@
 //! The rows that repeat an earlier one, found before a job and read in step with its source.
 
-use std::collections::VecDeque;
-use std::fmt;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::iter::Peekable;
+use std::path::Path;
 use std::sync::Arc;
 
 use capfilt_tables::error::{Error, Result};
@@ -17,7 +16,6 @@ use datafusion::arrow::compute::nullif;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
-use datafusion::parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use tokio::sync::watch;
 
 use crate::options::Stop;
@@ -76,9 +74,9 @@ impl Pass<'_> {
                 repeats::near(&sorter, &hashes, bits, &out, self.folder, &near).await?;
                 parts.push(near);
             }
-            let mut sorted = sorter.pairs(&parts, [sorted_files::LEFT, sorted_files::RIGHT]).await?;
-            while let Some(rows) = sorted.pairs().await? {
-                rows.into_iter().try_for_each(|(at, first)| duplicates.push(at, first))?;
+            let mut sorted = sorter.pairs(&parts).await?;
+            while let Some((at, first)) = sorted.pair().await? {
+                duplicates.push(at, first)?;
             }
         }
         failpoint::point("duplicates");
@@ -131,8 +129,11 @@ pub(crate) async fn find(
     }
     let Pass { look, starts, .. } = pass;
     let bytes = (!look.named).then(|| look.image_column.clone());
-    Duplicates::open(folder.join(DUPLICATES), bytes, Arc::clone(source), starts)
+    let pairs: Pairs = Box::new(sorted_files::pairs(&folder.join(DUPLICATES))?);
+    Ok(Duplicates { source: Arc::clone(source), bytes, starts, pairs: pairs.peekable(), asked: 0 })
 }
+
+type Pairs = Box<dyn Iterator<Item = Result<(u64, u64)>> + Send>;
 
 /// The rows that repeat an earlier one, read in step with the source.
 pub(crate) struct Duplicates {
@@ -140,42 +141,22 @@ pub(crate) struct Duplicates {
     /// Image column whose bytes are removed from duplicates; `None` if the source only names its images.
     bytes: Option<String>,
     starts: Vec<u64>,
-    path: PathBuf,
-    reader: ParquetRecordBatchReader,
-    /// Duplicates read ahead: a row, and the earlier row that it repeats.
-    ahead: VecDeque<(u64, u64)>,
+    /// Duplicates that are left: a row, and the earlier row that it repeats.
+    pairs: Peekable<Pairs>,
     /// Row number of the last query; later ones must not be smaller.
     asked: u64,
 }
 
 impl Duplicates {
-    fn open(path: PathBuf, bytes: Option<String>, source: Arc<Source>, starts: Vec<u64>) -> Result<Self> {
-        let broken = |e: &dyn fmt::Display| Error::dest(&path, format!("cannot read: {e}"));
-        let file = File::open(&path).map_err(|e| broken(&e))?;
-        let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|builder| builder.build());
-        let reader = reader.map_err(|e| broken(&e))?;
-        Ok(Self { source, bytes, starts, path, reader, ahead: VecDeque::new(), asked: 0 })
-    }
-
     /// The earlier row that row `at` repeats, if any.
     fn first_of(&mut self, at: u64) -> Result<Option<u64>> {
         if at < self.asked {
             return Err(Error::Internal("rows are asked for in another order than the source's".to_owned()));
         }
         self.asked = at;
-        loop {
-            match self.ahead.front().copied() {
-                Some((row, _)) if row < at => drop(self.ahead.pop_front()),
-                Some((row, first)) => return Ok((row == at).then_some(first)),
-                None => match self.reader.next() {
-                    None => return Ok(None),
-                    Some(batch) => {
-                        let batch = batch.map_err(|e| Error::dest(&self.path, format!("cannot read: {e}")))?;
-                        self.ahead.extend(sorted_files::pairs_of(&batch)?);
-                    }
-                },
-            }
-        }
+        while self.pairs.next_if(|pair| matches!(pair, Ok((row, _)) if *row < at)).is_some() {}
+        let found = self.pairs.next_if(|pair| !matches!(pair, Ok((row, _)) if *row > at));
+        Ok(found.transpose()?.map(|(_, first)| first))
     }
 }
 

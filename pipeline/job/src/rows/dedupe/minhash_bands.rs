@@ -15,7 +15,7 @@ use capfilt_tables::failpoint;
 use datafusion::arrow::array::AsArray as _;
 
 use crate::rows::dedupe::hashes::{AT, BANDS, SET};
-use crate::rows::dedupe::sorted_files::{self, LEFT, PairFile, RIGHT, Sorter, numbers, wrong};
+use crate::rows::dedupe::sorted_files::{self, PairFile, Sorter, numbers, wrong};
 use crate::rows::dedupe::text_sketch::are_similar;
 
 /// Maximum number of texts per band that a new one is compared with; the one unmatched for longest is evicted (LRU).
@@ -36,11 +36,9 @@ pub(crate) async fn alike(
     let alike = folder.join("alike.parquet");
     let mut file = PairFile::create(&alike, None)?;
     let mut met = Met::new(least);
-    let mut rows = sorter.pairs(&bands, [LEFT, RIGHT]).await?;
-    while let Some(pairs) = rows.pairs().await? {
-        for (band, place) in pairs {
-            met.text(band, place, &mut sets, &mut |later, earlier| file.push(later, earlier))?;
-        }
+    let mut rows = sorter.pairs(&bands).await?;
+    while let Some((band, place)) = rows.pair().await? {
+        met.text(band, place, &mut sets, &mut |later, earlier| file.push(later, earlier))?;
     }
     file.end()?;
     // These two files are the largest of all, and the next steps need disk space too.
@@ -53,7 +51,7 @@ pub(crate) async fn alike(
 
 /// Writes each band with the place of its text, and the texts' sets.
 async fn gather(sorter: &Sorter, hashes: &[PathBuf], known: &[PathBuf], to: &Path, sets: PathBuf) -> Result<Sets> {
-    let mut firsts = sorter.pairs(known, [LEFT, RIGHT]).await?;
+    let mut firsts = sorter.pairs(known).await?;
     let mut first = firsts.pair().await?;
     let mut bands = PairFile::create(to, None)?;
     let mut sets = NewSets::create(sets)?;
@@ -232,12 +230,7 @@ mod tests {
         for large in ["bands.parquet", "sets"] {
             assert!(!folder.path().join(large).exists(), "{large}");
         }
-        let mut rows = sorter.pairs(&[to], [LEFT, RIGHT]).await.unwrap();
-        let mut all = Vec::new();
-        while let Some(pair) = rows.pair().await.unwrap() {
-            all.push(pair);
-        }
-        all
+        sorted_files::sorted_pairs(&to)
     }
 
     /// Asserts that every row found repeats an earlier row that stays. Returns how many rows stay that should not.

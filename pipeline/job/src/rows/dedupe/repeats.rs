@@ -11,8 +11,8 @@ use datafusion::common::runtime::SpawnedTask;
 use crate::rows::dedupe::hamming::{self, Hash};
 use crate::rows::dedupe::hashes::{AT, KEY, LOOKS, TEXT, schema};
 use crate::rows::dedupe::minhash_bands;
-use crate::rows::dedupe::representatives::{Kinds, Known};
-use crate::rows::dedupe::sorted_files::{self, LEFT, PairFile, RIGHT, Sorted, Sorter, numbers, wrong};
+use crate::rows::dedupe::representatives::Kinds;
+use crate::rows::dedupe::sorted_files::{self, PairFile, Sorter, numbers, wrong};
 
 /// Writes to `to` each row whose key an earlier row has, with the first row that has it.
 pub(crate) async fn exact(sorter: &Sorter, hashes: &[PathBuf], to: &Path) -> Result<()> {
@@ -39,13 +39,11 @@ pub(crate) async fn exact(sorter: &Sorter, hashes: &[PathBuf], to: &Path) -> Res
 
 /// Writes to `to` each row whose text is similar to that of an earlier representative, with the representative's row.
 pub(crate) async fn texts(sorter: &Sorter, hashes: &[PathBuf], least: f64, folder: &Path, to: &Path) -> Result<()> {
-    let none = Rows::none(0);
-    let known = [folder.join("known.parquet")];
-    let count = know(sorter, hashes, TEXT, &none, &known[0]).await?;
+    let equal = equal(sorter, hashes, TEXT, &Rows::none(0), folder).await?;
     // At similarity 1 texts have equal hashes, so there is nothing to compare.
     let alike =
-        if least < 1.0 { minhash_bands::alike(sorter, hashes, &known, least, folder).await? } else { Vec::new() };
-    spread(sorter, hashes, TEXT, &none, kinds(sorter, &known, count, &alike).await?, to).await
+        if least < 1.0 { minhash_bands::alike(sorter, hashes, &equal.known, least, folder).await? } else { Vec::new() };
+    spread(sorter, &equal, &alike, to).await
 }
 
 /// Writes to `to` each row whose picture looks like an earlier representative, with the representative's row. Rows in
@@ -58,84 +56,69 @@ pub(crate) async fn near(
     folder: &Path,
     to: &Path,
 ) -> Result<()> {
-    let known = [folder.join("known.parquet")];
-    let count = know(sorter, hashes, LOOKS, out, &known[0]).await?;
-    let alike = if bits == 0 { Vec::new() } else { alike(sorter, &known, count, bits, folder).await? };
-    spread(sorter, hashes, LOOKS, out, kinds(sorter, &known, count, &alike).await?, to).await
+    let equal = equal(sorter, hashes, LOOKS, out, folder).await?;
+    let alike = if bits == 0 { Vec::new() } else { alike(sorter, &equal, bits, folder).await? };
+    spread(sorter, &equal, &alike, to).await
 }
 
-/// Writes to `to` the first row of each hash in `column`, with the hash, and returns their number. Of identical items,
-/// such as all blank pictures, only the first is compared with others.
-async fn know(sorter: &Sorter, hashes: &[PathBuf], column: &str, out: &Rows, to: &Path) -> Result<usize> {
-    let mut rows = sorted_by(sorter, hashes, column).await?;
-    let mut file = PairFile::create(to, None)?;
+/// Rows by equal hashes.
+struct Equal {
+    /// The first row of each hash, with the hash. Of identical items, such as all blank pictures, only the first is
+    /// compared with others.
+    known: [PathBuf; 1],
+    /// Number of the hashes.
+    count: usize,
+    /// The other rows, each with the first row of its hash.
+    others: PathBuf,
+}
+
+/// Sorts the rows by their hash in `column`, without those in `out`.
+async fn equal(sorter: &Sorter, hashes: &[PathBuf], column: &str, out: &Rows, folder: &Path) -> Result<Equal> {
+    let mut equal = Equal { known: [folder.join("known.parquet")], count: 0, others: folder.join("others.parquet") };
+    let (mut known, mut others) = (PairFile::create(&equal.known[0], None)?, PairFile::create(&equal.others, None)?);
+    let is_there = sorted_files::column(column).is_not_null();
+    let mut rows = sorter.sorted(hashes, &schema(column == TEXT), Some(is_there), [column, AT]).await?;
     let mut last = None;
-    let mut count = 0;
-    while let Some(pairs) = rows.pairs().await? {
-        for (hash, at) in pairs {
-            if last != Some(hash) && !out.has(at) {
-                file.push(at, hash)?;
-                (last, count) = (Some(hash), count + 1);
+    while let Some((hash, at)) = rows.pair().await? {
+        match last {
+            _ if out.has(at) => {}
+            Some((same, first)) if same == hash => others.push(at, first)?,
+            _ => {
+                known.push(at, hash)?;
+                equal.count += 1;
+                last = Some((hash, at));
             }
         }
     }
-    file.end()?;
-    Ok(count)
+    known.end()?;
+    others.end()?;
+    Ok(equal)
 }
 
-/// Resolves known items to their representatives by the files of similar pairs; sorted by hash.
-async fn kinds(sorter: &Sorter, known: &[PathBuf], count: usize, alike: &[PathBuf]) -> Result<Vec<Known>> {
-    let mut all = Vec::with_capacity(count);
-    let mut rows = sorter.pairs(known, [LEFT, RIGHT]).await?;
-    while let Some(pairs) = rows.pairs().await? {
-        all.extend(pairs.into_iter().map(|(first, hash)| Known { hash, first }));
+/// Writes to `to` each row that has an earlier representative, with the representative's row. `alike` are the files of
+/// similar pairs, by place in the order of first rows.
+async fn spread(sorter: &Sorter, equal: &Equal, alike: &[PathBuf], to: &Path) -> Result<()> {
+    let mut firsts = Vec::with_capacity(equal.count);
+    let mut rows = sorter.pairs(&equal.known).await?;
+    while let Some((first, _)) = rows.pair().await? {
+        firsts.push((first, first));
     }
-    let mut kinds = Kinds::new(all);
+    let mut kinds = Kinds { all: firsts };
     if !alike.is_empty() {
-        let mut rows = sorter.pairs(alike, [LEFT, RIGHT]).await?;
-        while let Some(pairs) = rows.pairs().await? {
-            pairs.into_iter().for_each(|(later, earlier)| kinds.pair(later, earlier));
+        let mut rows = sorter.pairs(alike).await?;
+        while let Some((later, earlier)) = rows.pair().await? {
+            kinds.pair(later, earlier);
         }
     }
-    let mut all = kinds.known;
-    all.sort_unstable_by_key(|known| known.hash);
-    Ok(all)
-}
-
-/// Writes to `to` each row whose hash in `column` has an earlier representative, with the representative's row.
-async fn spread(
-    sorter: &Sorter,
-    hashes: &[PathBuf],
-    column: &str,
-    out: &Rows,
-    kinds: Vec<Known>,
-    to: &Path,
-) -> Result<()> {
-    // Both inputs are sorted by hash: a merge join.
     let mut found = PairFile::create(to, None)?;
-    let mut rows = sorted_by(sorter, hashes, column).await?;
-    let mut kinds = kinds.into_iter();
-    let mut kind = kinds.next();
-    while let Some(pairs) = rows.pairs().await? {
-        for (hash, at) in pairs.into_iter().filter(|(_, at)| !out.has(*at)) {
-            while kind.is_some_and(|kind| kind.hash < hash) {
-                kind = kinds.next();
-            }
-            let Some(Known { first, .. }) = kind.filter(|kind| kind.hash == hash) else {
-                return Err(wrong("a hash is gone"));
-            };
-            if first != at {
-                found.push(at, first)?;
-            }
-        }
+    for (first, of) in kinds.all.iter().filter(|(first, of)| first != of) {
+        found.push(*first, *of)?;
+    }
+    for pair in sorted_files::pairs(&equal.others)? {
+        let (at, first) = pair?;
+        found.push(at, kinds.of(first).ok_or_else(|| wrong("a first row is gone"))?)?;
     }
     found.end()
-}
-
-/// Rows with a hash in `column`, sorted by the hash and then by row number.
-async fn sorted_by(sorter: &Sorter, hashes: &[PathBuf], column: &str) -> Result<Sorted> {
-    let is_there = sorted_files::column(column).is_not_null();
-    sorter.sorted(hashes, &schema(column == TEXT), Some(is_there), [column, AT]).await
 }
 
 /// A bitmap of row numbers.
@@ -152,14 +135,12 @@ impl Rows {
 
     /// Adds the left rows of a pair file.
     pub(crate) fn add(&mut self, path: &Path) -> Result<()> {
-        for pairs in sorted_files::read(path, &[LEFT])? {
-            let pairs = pairs.map_err(|e| Error::dest(path, format!("cannot read: {e}")))?;
-            for at in numbers(&pairs, 0)?.values() {
-                if *at >= self.0.len() as u64 {
-                    return Err(wrong("there is no such row"));
-                }
-                self.0.set_bit(*at as usize, true);
+        for pair in sorted_files::pairs(path)? {
+            let (at, _) = pair?;
+            if at >= self.0.len() as u64 {
+                return Err(wrong("there is no such row"));
             }
+            self.0.set_bit(at as usize, true);
         }
         Ok(())
     }
@@ -169,18 +150,16 @@ impl Rows {
     }
 }
 
-/// Writes the near pairs of the `count` known pictures, by place in the order of first rows, and returns the files.
-async fn alike(sorter: &Sorter, known: &[PathBuf], count: usize, bits: u32, folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut hashes = Vec::with_capacity(count);
-    let mut rows = sorter.pairs(known, [LEFT, RIGHT]).await?;
-    while let Some(pairs) = rows.pairs().await? {
-        for (_, hash) in pairs {
-            let place = u32::try_from(hashes.len()).map_err(|_| {
-                let most = u32::MAX;
-                Error::Option(format!("--dedupe near compares {most} pictures at most: give --dedupe near=0 or exact"))
-            })?;
-            hashes.push(Hash::new(hash, place));
-        }
+/// Writes the near pairs of the known pictures, by place in the order of first rows, and returns the files.
+async fn alike(sorter: &Sorter, equal: &Equal, bits: u32, folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut hashes = Vec::with_capacity(equal.count);
+    let mut rows = sorter.pairs(&equal.known).await?;
+    while let Some((_, hash)) = rows.pair().await? {
+        let place = u32::try_from(hashes.len()).map_err(|_| {
+            let most = u32::MAX;
+            Error::Option(format!("--dedupe near compares {most} pictures at most: give --dedupe near=0 or exact"))
+        })?;
+        hashes.push(Hash::new(hash, place));
     }
     // Dropping this future stops the threads.
     let cancel = Cancel(Arc::default());
@@ -225,15 +204,6 @@ mod tests {
             path
         });
         halves.collect()
-    }
-
-    async fn read(sorter: &Sorter, path: PathBuf) -> Vec<(u64, u64)> {
-        let mut rows = sorter.pairs(&[path], [LEFT, RIGHT]).await.unwrap();
-        let mut all = Vec::new();
-        while let Some(pairs) = rows.pairs().await.unwrap() {
-            all.extend(pairs);
-        }
-        all
     }
 
     /// Reference implementation: compares every row in order with the representatives so far.
@@ -285,13 +255,16 @@ mod tests {
             near(&sorter, &hashes, bits, &out, &folder, &to).await.unwrap();
             let want = one_by_one(&rows, bits, gone);
             assert!(want.len() > 50, "{} of {bits} bits", want.len());
-            assert_eq!(read(&sorter, to).await, want, "{bits} bits, {} out", gone.len());
+            assert_eq!(sorted_files::sorted_pairs(&to), want, "{bits} bits, {} out", gone.len());
         }
         let sorter = Sorter::new(&folder).unwrap();
         let to = folder.join("exact.parquet");
         exact(&sorter, &hashes, &to).await.unwrap();
         let first = |key: &u8| rows.iter().position(|(other, _)| other.as_ref() == Some(key)).unwrap() as u64;
         let keys = (0..).zip(&rows).filter_map(|(at, (key, _))| key.as_ref().map(|key| (at, first(key))));
-        assert_eq!(read(&sorter, to).await, keys.filter(|(at, first)| at != first).collect::<Vec<(u64, u64)>>());
+        assert_eq!(
+            sorted_files::sorted_pairs(&to),
+            keys.filter(|(at, first)| at != first).collect::<Vec<(u64, u64)>>()
+        );
     }
 }

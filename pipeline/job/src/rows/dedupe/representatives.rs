@@ -1,35 +1,26 @@
 //! Representatives among similar items.
 
-/// A picture or a text: its hash, and its first row, or its representative's first row once it is known to repeat
-/// another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Known {
-    pub(crate) hash: u64,
-    pub(crate) first: u64,
-}
-
 /// Selects representatives in order: an item is a duplicate if it is similar to an earlier representative. An item
 /// similar only to a duplicate is not itself a duplicate (similarity is not transitive).
 pub(crate) struct Kinds {
-    /// Items in the order of their first rows.
-    pub(crate) known: Vec<Known>,
-    repeats: Vec<bool>,
+    /// First row of each item, a picture or a text, in order, and that of its representative.
+    pub(crate) all: Vec<(u64, u64)>,
 }
 
 impl Kinds {
-    pub(crate) fn new(known: Vec<Known>) -> Self {
-        let repeats = vec![false; known.len()];
-        Self { known, repeats }
-    }
-
     /// Records that two items, given by place, are alike. Pairs must be sorted by the later place and then the earlier
     /// one, so that the earlier item's status is final.
     pub(crate) fn pair(&mut self, later: u64, earlier: u64) {
-        let (later, earlier) = (later as usize, earlier as usize);
-        if let (Some(false), Some(false)) = (self.repeats.get(later), self.repeats.get(earlier)) {
-            self.repeats[later] = true;
-            self.known[later].first = self.known[earlier].first;
+        let own = |place: u64| self.all.get(place as usize).filter(|(first, of)| first == of).map(|(first, _)| *first);
+        if let (Some(_), Some(earlier)) = (own(later), own(earlier)) {
+            self.all[later as usize].1 = earlier;
         }
+    }
+
+    /// First row of the representative of the item with this first row.
+    pub(crate) fn of(&self, first: u64) -> Option<u64> {
+        let place = self.all.binary_search_by_key(&first, |(first, _)| *first).ok()?;
+        Some(self.all[place].1)
     }
 }
 
@@ -38,9 +29,11 @@ mod tests {
     use super::*;
 
     fn firsts(count: u64, pairs: &[(u64, u64)]) -> Vec<u64> {
-        let mut kinds = Kinds::new((0..count).map(|n| Known { hash: n, first: 10 * n }).collect());
+        let mut kinds = Kinds { all: (0..count).map(|n| (10 * n, 10 * n)).collect() };
         pairs.iter().for_each(|(later, earlier)| kinds.pair(*later, *earlier));
-        kinds.known.iter().map(|known| known.first).collect()
+        let firsts = (0..count).map(|n| kinds.of(10 * n).unwrap()).collect();
+        assert_eq!((kinds.of(5), kinds.of(10 * count)), (None, None));
+        firsts
     }
 
     #[test]

@@ -35,8 +35,8 @@ const READ_ROWS: usize = 64;
 const NOTE: &str = "capfilt.dedupe";
 
 /// Column names of a pair file.
-pub(crate) const LEFT: &str = "left";
-pub(crate) const RIGHT: &str = "right";
+const LEFT: &str = "left";
+const RIGHT: &str = "right";
 
 /// Note of a complete file; `None` if the file is missing or unreadable, or has no note.
 pub(crate) fn note(path: &Path) -> Option<String> {
@@ -142,8 +142,28 @@ pub(crate) fn numbers(rows: &RecordBatch, column: usize) -> Result<&UInt64Array>
     found.filter(|found| found.null_count() == 0).ok_or_else(|| wrong(&format!("column {column} is not a number")))
 }
 
+/// Reads a pair file, in the file's order.
+pub(crate) fn pairs(path: &Path) -> Result<impl Iterator<Item = Result<(u64, u64)>> + Send + use<>> {
+    let (rows, path) = (read(path, &[LEFT, RIGHT])?, path.to_owned());
+    Ok(rows.flat_map(move |rows| {
+        let rows = rows.map_err(|e| Error::dest(&path, format!("cannot read: {e}")));
+        match rows.and_then(|rows| pairs_of(&rows)) {
+            Ok(pairs) => pairs.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error)],
+        }
+    }))
+}
+
+/// All pairs of a pair file, sorted.
+#[cfg(test)]
+pub(crate) fn sorted_pairs(path: &Path) -> Vec<(u64, u64)> {
+    let mut all: Vec<_> = pairs(path).unwrap().map(Result::unwrap).collect();
+    all.sort_unstable();
+    all
+}
+
 /// Values of the first two columns.
-pub(crate) fn pairs_of(rows: &RecordBatch) -> Result<Vec<(u64, u64)>> {
+fn pairs_of(rows: &RecordBatch) -> Result<Vec<(u64, u64)>> {
     let (left, right) = (numbers(rows, 0)?, numbers(rows, 1)?);
     Ok(left.values().iter().copied().zip(right.values().iter().copied()).collect())
 }
@@ -200,8 +220,8 @@ impl Sorter {
     }
 
     /// Like `sorted`, for pair files.
-    pub(crate) async fn pairs(&self, files: &[PathBuf], columns: [&str; 2]) -> Result<Sorted> {
-        self.sorted(files, &pair_schema(), None, columns).await
+    pub(crate) async fn pairs(&self, files: &[PathBuf]) -> Result<Sorted> {
+        self.sorted(files, &pair_schema(), None, [LEFT, RIGHT]).await
     }
 }
 
@@ -218,19 +238,14 @@ impl Sorted {
         self.stream.next().await.transpose().map_err(|e| failed(&self.folder, &e))
     }
 
-    /// Next batch, as pairs.
-    pub(crate) async fn pairs(&mut self) -> Result<Option<Vec<(u64, u64)>>> {
-        self.next().await?.map(|rows| pairs_of(&rows)).transpose()
-    }
-
     /// Next pair.
     pub(crate) async fn pair(&mut self) -> Result<Option<(u64, u64)>> {
         loop {
             if let Some(pair) = self.ahead.next() {
                 return Ok(Some(pair));
             }
-            match self.pairs().await? {
-                Some(pairs) => self.ahead = pairs.into_iter(),
+            match self.next().await? {
+                Some(rows) => self.ahead = pairs_of(&rows)?.into_iter(),
                 None => return Ok(None),
             }
         }
