@@ -19,7 +19,7 @@ use url::Url;
 use crate::address::{self, PublicOnly};
 use crate::answer;
 use crate::problem::Problem;
-use crate::settings::Settings;
+use crate::settings::{Key, Settings};
 
 /// Dedicated I/O runtime: a function that blocks on requests may occupy all of the query's threads.
 static RUNTIME: LazyLock<Result<Runtime, String>> = LazyLock::new(|| {
@@ -83,10 +83,10 @@ enum Answer {
 impl Fetcher {
     pub(crate) fn new(settings: Settings) -> Result<Self, String> {
         let mut builder = Client::builder()
-            .user_agent(settings.user_agent())
-            .connect_timeout(settings.connect_timeout())
-            .read_timeout(settings.read_timeout())
-            .pool_max_idle_per_host(settings.per_host())
+            .user_agent(settings.text(Key::UserAgent).unwrap_or_default())
+            .connect_timeout(settings.seconds(Key::ConnectTimeout))
+            .read_timeout(settings.seconds(Key::ReadTimeout))
+            .pool_max_idle_per_host(settings.count(Key::PerHost))
             // Each redirect is checked here; the client would follow it unchecked.
             .redirect(Policy::none())
             // The client knows only one spelling of gzip; see `answer::gzip_layers`.
@@ -96,13 +96,13 @@ impl Fetcher {
             .http1_allow_spaces_after_header_name_in_responses(true)
             .http1_allow_obsolete_multiline_headers_in_responses(true)
             .no_proxy();
-        match settings.proxy() {
+        match settings.text(Key::Proxy) {
             Some(url) => builder = builder.proxy(Proxy::all(url).map_err(|e| format!("fetch.proxy {url}: {e}"))?),
-            None if !settings.allow_private() => builder = builder.dns_resolver(Arc::new(PublicOnly)),
+            None if !settings.is_on(Key::AllowPrivate) => builder = builder.dns_resolver(Arc::new(PublicOnly)),
             None => {}
         }
         let client = builder.build().map_err(|e| e.to_string())?;
-        let slots = Semaphore::new(settings.concurrency());
+        let slots = Semaphore::new(settings.count(Key::Concurrency));
         Ok(Self { settings, client, slots, hosts: Mutex::default(), memos: Mutex::default() })
     }
 
@@ -112,7 +112,7 @@ impl Fetcher {
 
     /// Maximum number of concurrent fetches.
     pub fn concurrency(&self) -> usize {
-        self.settings.concurrency()
+        self.settings.count(Key::Concurrency)
     }
 
     /// Starts fetching `urls` in the background. What is in the cache of `query` is not fetched again.
@@ -177,9 +177,9 @@ impl Fetcher {
     }
 
     async fn tries(&self, url: &str, seen: &mut Seen) -> Result<Bytes, Problem> {
-        let mut left = self.settings.timeout();
-        let mut pause = self.settings.backoff();
-        for _ in 0..self.settings.retries() {
+        let mut left = self.settings.seconds(Key::Timeout);
+        let mut pause = self.settings.seconds(Key::Backoff);
+        for _ in 0..self.settings.count(Key::Retries) {
             let problem = match self.follow(url, &mut left, seen).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(problem) => problem,
@@ -199,11 +199,11 @@ impl Fetcher {
     /// Makes one attempt, following redirects. `left` is the URL's remaining time; waiting for a permit does not count.
     async fn follow(&self, url: &str, left: &mut Duration, seen: &mut Seen) -> Result<Bytes, Problem> {
         let mut url = Url::parse(url).map_err(|e| Problem::NotAUrl(e.to_string()))?;
-        for _ in 0..=self.settings.max_redirects() {
+        for _ in 0..=self.settings.count(Key::MaxRedirects) {
             if !matches!(url.scheme(), "http" | "https") {
                 return Err(Problem::Scheme(url.scheme().to_owned()));
             }
-            if !self.settings.allow_private() {
+            if !self.settings.is_on(Key::AllowPrivate) {
                 address::check(&url)?;
             }
             // Take the host's permit first: a URL that waits for it must not hold a slot that other hosts could use.
@@ -219,7 +219,7 @@ impl Fetcher {
                 Answer::Elsewhere(next) => url = next,
             }
         }
-        Err(Problem::Redirects(self.settings.max_redirects()))
+        Err(Problem::Redirects(self.settings.count(Key::MaxRedirects)))
     }
 
     async fn ask(&self, url: &Url, seen: &mut Seen) -> Result<Answer, Problem> {
@@ -236,13 +236,13 @@ impl Fetcher {
             let retry_after = retry_after.map(Duration::from_secs);
             return Err(Problem::Status { status: status.as_u16(), reason: status.canonical_reason(), retry_after });
         }
-        if self.settings.honour_noai()
+        if self.settings.is_on(Key::HonourNoai)
             && let Some(words) = refusal(answer.headers())
         {
             return Err(Problem::NoAi(words));
         }
         let layers = answer::gzip_layers(answer.headers())?;
-        let most = self.settings.max_bytes();
+        let most = self.settings.integer(Key::MaxBytes).unwrap_or(u64::MAX);
         if answer.content_length().is_some_and(|length| length > most) {
             return Err(Problem::TooLarge(most));
         }
@@ -271,7 +271,7 @@ impl Fetcher {
         if hosts.len() >= HOSTS {
             hosts.retain(|_, turns| turns.strong_count() > 0);
         }
-        let turns = Arc::new(Semaphore::new(self.settings.per_host()));
+        let turns = Arc::new(Semaphore::new(self.settings.count(Key::PerHost)));
         hosts.insert(host, Arc::downgrade(&turns));
         turns
     }
@@ -357,7 +357,7 @@ impl Drop for Unfinished<'_> {
 
 impl Memo {
     fn new(settings: &Settings) -> Self {
-        Self { most: settings.memo_bytes(), held: Mutex::default() }
+        Self { most: settings.integer(Key::MemoBytes).unwrap_or(0), held: Mutex::default() }
     }
 
     fn cell(&self, url: &str) -> Arc<OnceCell<Arc<Fetched>>> {
