@@ -372,13 +372,13 @@ fn commands_are_printed_for_a_shell() {
         lines[..5],
         [
             run(1, ["HERE/c", "HERE/f"]),
-            "/bin/trainer pretrain --preset base-14m --config HERE/all.toml --set seed=2 --data HERE/h.parquet \
+            "/bin/trainer pretrain --preset base-14m --config HERE/all.toml --set 'seed=2' --data HERE/h.parquet \
              --data HERE/out/round-1/pairs --out HERE/out/round-1/med"
                 .to_owned(),
-            "/bin/trainer finetune-captioner --config HERE/all.toml --set seed=2 --start HERE/out/round-1/med/checkpoint \
+            "/bin/trainer finetune-captioner --config HERE/all.toml --set 'seed=2' --start HERE/out/round-1/med/checkpoint \
              --data HERE/h.parquet --out HERE/out/round-1/captioner"
                 .to_owned(),
-            "/bin/trainer finetune-filter --config HERE/own.toml --set seed=2 --set train.steps=9 \
+            "/bin/trainer finetune-filter --config HERE/own.toml --set 'seed=2' --set 'train.steps=9' \
              --start HERE/out/round-1/med/checkpoint --data HERE/h.parquet --out HERE/out/round-1/filter"
                 .to_owned(),
             run(2, ["HERE/out/round-1/captioner/checkpoint", "HERE/out/round-1/filter/checkpoint"]),

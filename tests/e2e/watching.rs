@@ -176,7 +176,9 @@ fn a_job_tells_its_numbers() {
     let place = Place::new();
     let mut job = watched(&place);
     let page = job.waiting();
-    for (name, wanted) in [("rows_total", 8.0), ("rows_done", 7.0), ("rows_done_before", 0.0), ("failed_rows", 2.0)] {
+    let counts =
+        [("source_rows", 8.0), ("rows_done_total", 7.0), ("rows_done_before", 0.0), ("failed_rows_total", 2.0)];
+    for (name, wanted) in counts {
         assert_eq!(value(&page, &format!("capfilt_{name}")), wanted, "{page}");
     }
     assert_eq!(value(&page, "capfilt_source_bytes"), fs::metadata(place.path("web.jsonl")).unwrap().len() as f64);
@@ -189,7 +191,7 @@ fn a_job_tells_its_numbers() {
     // Five distinct pictures; one came twice.
     assert_eq!(sum(&page, "capfilt_captions_total", "model=\"captioner\""), 5.0, "{page}");
     for model in ["captioner", "matcher"] {
-        let model = format!("model=\"{model}\",device=\"");
+        let model = format!("model=\"{model}\"");
         assert_eq!(sum(&page, "capfilt_images_encoded_total", &model), 5.0, "{page}");
         assert!(sum(&page, "capfilt_memo_hits_total", &model) >= 1.0, "{page}");
         for stage in ["decode", "encode", "generate", "score", "wait"] {

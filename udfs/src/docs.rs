@@ -2,7 +2,8 @@
 
 use std::fmt::{self, Write};
 
-use crate::config::settings::{Kind, SETTINGS};
+use crate::config::Key;
+use crate::config::settings::{Kind, markdown};
 pub use crate::functions::SECTION;
 use crate::functions::{OptionField, Page, pages, stats};
 
@@ -78,17 +79,14 @@ fn settings(out: &mut String) -> fmt::Result {
          this file for BLIP, and its own defaults differ: greedy search of 20 tokens after the prompt, where here max_length counts \
          [DEC] and the prompt, as BLIP's does.\n\n",
     );
-    out.push_str("| setting | default | value | meaning |\n|---|---|---|---|\n");
-    for setting in SETTINGS {
-        let default = setting.default.map_or("unset".into(), |d| format!("`{d}`"));
-        writeln!(out, "| `{}` | {default} | {} | {} |", setting.name, setting.kind.allowed(), setting.description)?;
-    }
+    out.push_str(&markdown::<Key>());
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::settings::SettingKey as _;
 
     #[test]
     fn the_page_is_whole_and_the_same_each_time() {
@@ -99,7 +97,7 @@ mod tests {
             assert!(function.example.contains(function.name), "{} has no example of itself", function.name);
             assert!(function.related.iter().all(|r| pages().iter().any(|p| p.name == *r)), "{}", function.name);
         }
-        for setting in SETTINGS {
+        for setting in Key::ALL {
             assert!(page.contains(&format!("| `{}` |", setting.name)), "{}", setting.name);
         }
         let names: Vec<&str> = pages().iter().map(|p| p.name).collect();

@@ -18,6 +18,7 @@ use crate::args::job::{ContinueArgs, RunArgs, ShowRecipeArgs};
 use crate::console::{Progress, Stats, say};
 use crate::metrics::Metrics;
 use crate::session;
+use crate::signals::Signals;
 use crate::sql::script::script;
 
 /// Grace period after the second signal, then the process exits: the job may be blocked where it cannot react.
@@ -257,7 +258,7 @@ async fn estimate(ctx: &SessionContext, job: &Job, sample: usize) -> Result<()> 
     let mut signals = Signals::listen()?;
     let estimate = tokio::select! {
         estimate = capfilt_job::dry_run(ctx, job, sample) => estimate.map_err(|e| anyhow!(as_options(e.to_string())))?,
-        () = signals.next() => {
+        _ = signals.next() => {
             session::cancel(ctx);
             bail!("interrupted");
         }
@@ -272,40 +273,4 @@ fn as_options(text: String) -> String {
     ["captioner", "filter"].iter().fold(text, |text, role| {
         text.replace(&format!("SET capfilt.{role} = '/path/to/checkpoint'"), &format!("give --{role} DIR"))
     })
-}
-
-/// Ctrl-C and SIGTERM, which batch systems send before a kill. A signal that arrives while another is handled is not
-/// lost.
-struct Signals {
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    #[cfg(unix)]
-    fn listen() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    #[cfg(unix)]
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-
-    #[cfg(not(unix))]
-    #[expect(clippy::unnecessary_wraps, reason = "as with signals")]
-    fn listen() -> io::Result<Self> {
-        Ok(Self {})
-    }
-
-    #[cfg(not(unix))]
-    async fn next(&mut self) {
-        let _ = tokio::signal::ctrl_c().await;
-    }
 }

@@ -7,6 +7,7 @@ mod job;
 mod metrics;
 mod rounds;
 mod session;
+mod signals;
 mod sql;
 
 use std::io::{self, Write as _};

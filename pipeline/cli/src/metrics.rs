@@ -1,6 +1,5 @@
 //! `--metrics-addr`: a job's metrics for Prometheus, at /metrics.
 
-use std::fmt::{Display, Write as _};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 use capfilt_job::{Done, Tally, Waits};
 use capfilt_udfs::engine::ModelStats;
+use prometheus::{CounterVec, Gauge, Opts, Registry, TextEncoder};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -119,7 +119,11 @@ async fn answer(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
             read => request.extend_from_slice(&part[..read]),
         }
     }
-    let (head, body) = if asks_for_metrics(&request) { (FOUND, shared.page()) } else { (NOT_FOUND, String::new()) };
+    let (head, body) = if asks_for_metrics(&request) {
+        (FOUND, shared.page().map_err(io::Error::other)?)
+    } else {
+        (NOT_FOUND, String::new())
+    };
     let answer = format!("{head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
     stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await
@@ -141,49 +145,78 @@ fn asks_for_metrics(request: &[u8]) -> bool {
 }
 
 impl Shared {
-    fn page(&self) -> String {
+    fn page(&self) -> prometheus::Result<String> {
         let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
         page(&told, &(self.stats)(), self.started.elapsed())
     }
 }
 
-fn page(told: &Told, models: &[ModelStats], elapsed: Duration) -> String {
+/// The metrics as a page in Prometheus' text format.
+///
+/// Each page has a registry of its own: its metrics are read when it is asked for, and a series that ended, such as a
+/// reason that is no longer among the commonest, does not stay.
+fn page(told: &Told, models: &[ModelStats], elapsed: Duration) -> prometheus::Result<String> {
     let Told { rows, before, bytes, tally, waits } = told;
-    let mut page = Page::default();
-    page.gauge("source_rows", "Rows of the source that are this job's", rows);
-    page.gauge("rows_done_before", "Rows that an earlier run had done", before);
-    page.gauge("source_bytes", "Bytes of the source's files", bytes);
-    page.gauge("elapsed_seconds", "Seconds since the job began", elapsed.as_secs_f64());
-    page.counter("rows_done", "Rows that are done, those of earlier runs among them", [(vec![], tally.rows)]);
-    page.counter("failed_rows", "Rows whose image or text cannot be used", [(vec![], tally.failed)]);
+    let page = Page(Registry::new_custom(Some("capfilt".to_owned()), None)?);
+    page.gauge("source_rows", "Rows of the source that are this job's", *rows as f64)?;
+    page.gauge("rows_done_before", "Rows that an earlier run had done", *before as f64)?;
+    page.gauge("source_bytes", "Bytes of the source's files", *bytes as f64)?;
+    page.gauge("elapsed_seconds", "Seconds since the job began", elapsed.as_secs_f64())?;
+    let all = |count: u64| [([], count as f64)];
+    page.counter("rows_done", "Rows that are done, those of earlier runs among them", [], all(tally.rows))?;
+    page.counter("failed_rows", "Rows whose image or text cannot be used", [], all(tally.failed))?;
     page.counter(
         "wait_seconds",
         "Seconds without rows under way for want of rows (read or fetched), and with pairs ready that could not be written yet",
-        [("rows", waits.rows), ("table", waits.table)].map(|(what, wait)| (vec![("for", what)], wait.as_secs_f64())),
-    );
+        ["for"],
+        [("rows", waits.rows), ("table", waits.table)].map(|(what, wait)| ([what], wait.as_secs_f64())),
+    )?;
     let verdicts = [("web", tally.web), ("synthetic", tally.synthetic)].into_iter().flat_map(|(source, count)| {
         [("kept", count.kept), ("dropped", count.pairs.saturating_sub(count.kept))]
-            .map(|(verdict, pairs)| (vec![("source", source), ("verdict", verdict)], pairs))
+            .map(|(verdict, pairs)| ([source, verdict], pairs as f64))
     });
-    page.counter("pairs", "Pairs of an image and a text, by the text's source and by verdict", verdicts);
+    let meaning = "Pairs of an image and a text, by the text's source and by verdict";
+    page.counter("pairs", meaning, ["source", "verdict"], verdicts)?;
     let reasons = tally.reasons().into_iter().take(REASONS);
-    let failed = reasons.map(|(reason, rows)| (vec![("reason", reason)], rows));
-    page.counter("failed", "Failed rows by the commonest reasons", failed);
-    let labels: Vec<[String; 3]> = models.iter().map(|model| labels(model, models)).collect();
-    let labels = |model: usize| {
-        let [name, device, precision] = &labels[model];
-        vec![("model", name.as_str()), ("device", device.as_str()), ("precision", precision.as_str())]
-    };
+    let failed = reasons.map(|(reason, rows)| ([reason], rows as f64));
+    page.counter("failed", "Failed rows by the commonest reasons", ["reason"], failed)?;
+    let labelled: Vec<_> = models.iter().map(|model| (labels(model, models), model)).collect();
     for (name, meaning, of) in COUNTS {
-        page.counter(name, meaning, models.iter().enumerate().map(|(n, model)| (labels(n), of(model))));
+        let counts = labelled.iter().map(|(labels, model)| (labels.each_ref().map(String::as_str), of(model) as f64));
+        page.counter(name, meaning, ["model", "device", "precision"], counts)?;
     }
-    let stages = models
-        .iter()
-        .enumerate()
-        .flat_map(|(n, model)| STAGES.map(|(stage, of)| ([labels(n), vec![("stage", stage)]].concat(), of(model))));
-    page.counter("stage_seconds", "Seconds by what they are spent on; decode and wait are summed over threads", stages);
-    page.old_names(*rows);
-    page.text
+    let stages = labelled.iter().flat_map(|([name, device, precision], model)| {
+        STAGES.map(|(stage, of)| ([name.as_str(), device, precision, stage], of(model)))
+    });
+    let meaning = "Seconds by what they are spent on; decode and wait are summed over threads";
+    page.counter("stage_seconds", meaning, ["model", "device", "precision", "stage"], stages)?;
+    TextEncoder::new().encode_to_string(&page.0.gather())
+}
+
+/// Metrics of one page.
+struct Page(Registry);
+
+impl Page {
+    fn gauge(&self, name: &str, meaning: &str, value: f64) -> prometheus::Result<()> {
+        let gauge = Gauge::new(name, meaning)?;
+        gauge.set(value);
+        self.0.register(Box::new(gauge))
+    }
+
+    /// A counter, whose name ends in `_total` by Prometheus' convention.
+    fn counter<'a, const N: usize>(
+        &self,
+        name: &str,
+        meaning: &str,
+        labels: [&str; N],
+        samples: impl IntoIterator<Item = ([&'a str; N], f64)>,
+    ) -> prometheus::Result<()> {
+        let counter = CounterVec::new(Opts::new(format!("{name}_total"), meaning), &labels)?;
+        for (values, value) in samples {
+            counter.with_label_values(&values).inc_by(value);
+        }
+        self.0.register(Box::new(counter))
+    }
 }
 
 /// Labels of a model: its folder's name, device and precision. If two folders share a name, their full paths are used.
@@ -195,61 +228,6 @@ fn labels(model: &ModelStats, all: &[ModelStats]) -> [String; 3] {
         _ => model.checkpoint.display().to_string(),
     };
     [name, model.device.clone(), model.precision.to_string()]
-}
-
-/// A page in Prometheus' text format. Writing to a `String` cannot fail.
-#[derive(Default)]
-struct Page {
-    text: String,
-    /// The counters again under their names before 0.2, without `_total`.
-    old: String,
-}
-
-/// Label names and values of a sample.
-type Labels<'a> = Vec<(&'a str, &'a str)>;
-
-impl Page {
-    fn gauge(&mut self, name: &str, meaning: &str, value: impl Display) {
-        head(&mut self.text, name, "gauge", meaning);
-        sample(&mut self.text, name, &[], value);
-    }
-
-    /// A counter, whose name ends in `_total` by Prometheus' convention.
-    fn counter<'a>(
-        &mut self,
-        name: &str,
-        meaning: &str,
-        samples: impl IntoIterator<Item = (Labels<'a>, impl Display)>,
-    ) {
-        let total = format!("{name}_total");
-        head(&mut self.text, &total, "counter", meaning);
-        head(&mut self.old, name, "counter", &format!("Deprecated: capfilt_{total}"));
-        for (labels, value) in samples {
-            sample(&mut self.text, &total, &labels, &value);
-            sample(&mut self.old, name, &labels, &value);
-        }
-    }
-
-    /// Appends the deprecated names, for one release.
-    fn old_names(&mut self, source_rows: u64) {
-        let old = std::mem::take(&mut self.old);
-        self.text.push_str(&old);
-        self.gauge("rows_total", "Deprecated: capfilt_source_rows", source_rows);
-    }
-}
-
-fn head(page: &mut String, name: &str, kind: &str, meaning: &str) {
-    let _ = writeln!(page, "# HELP capfilt_{name} {meaning}\n# TYPE capfilt_{name} {kind}");
-}
-
-fn sample(page: &mut String, name: &str, labels: &[(&str, &str)], value: impl Display) {
-    let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
-    let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
-    let _ = writeln!(page, "capfilt_{name}{labels} {value}");
-}
-
-fn escaped(label: &str) -> String {
-    label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 #[cfg(test)]
@@ -290,16 +268,12 @@ mod tests {
             tally,
             waits: Waits { rows: Duration::from_millis(2500), ..Waits::default() },
         };
-        let page = page(&told, &[model("/models/a \"b\"\\c\nd/", "cuda:0")], Duration::from_millis(1500));
+        let page = page(&told, &[model("/models/a \"b\"\\c\nd/", "cuda:0")], Duration::from_millis(1500)).unwrap();
         for line in [
             "capfilt_source_rows 40",
             "# TYPE capfilt_source_rows gauge",
             "capfilt_rows_done_total 10",
             "# TYPE capfilt_rows_done_total counter",
-            // Names before 0.2.
-            "capfilt_rows_total 40",
-            "capfilt_rows_done 10",
-            "# TYPE capfilt_failed counter",
             "capfilt_rows_done_before 3",
             "capfilt_failed_rows_total 2",
             "capfilt_source_bytes 1000",
@@ -307,9 +281,8 @@ mod tests {
             "capfilt_wait_seconds_total{for=\"rows\"} 2.5",
             "capfilt_pairs_total{source=\"web\",verdict=\"dropped\"} 6",
             "capfilt_pairs_total{source=\"synthetic\",verdict=\"kept\"} 0",
-            "# TYPE capfilt_failed_total counter",
-            r#"capfilt_images_encoded_total{model="a \"b\"\\c\nd",device="cuda:0",precision="int8"} 12"#,
-            r#"capfilt_stage_seconds_total{model="a \"b\"\\c\nd",device="cuda:0",precision="int8",stage="encode"} 41.5"#,
+            r#"capfilt_images_encoded_total{device="cuda:0",model="a \"b\"\\c\nd",precision="int8"} 12"#,
+            r#"capfilt_stage_seconds_total{device="cuda:0",model="a \"b\"\\c\nd",precision="int8",stage="encode"} 41.5"#,
         ] {
             assert!(page.lines().any(|found| found == line), "{line}:\n{page}");
         }

@@ -1,25 +1,28 @@
 //! HTTP fetcher: turns a URL into its bytes, and fetches each of many URLs once.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use capfilt_udfs::engine::CancelToken;
+use moka::Expiry;
+use moka::future::Cache;
+use moka::policy::EvictionPolicy;
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, HeaderMap, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Proxy};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use url::Url;
 
 use crate::address::{self, PublicOnly};
 use crate::answer;
 use crate::problem::Problem;
-use crate::settings::Settings;
+use crate::settings::{Key, Settings};
 
 /// Dedicated I/O runtime: a function that blocks on requests may occupy all of the query's threads.
 static RUNTIME: LazyLock<Result<Runtime, String>> = LazyLock::new(|| {
@@ -28,7 +31,7 @@ static RUNTIME: LazyLock<Result<Runtime, String>> = LazyLock::new(|| {
 });
 
 /// Approximate memory of a cached response beside its body, bytes.
-const ENTRY_BYTES: u64 = 512;
+const ENTRY_BYTES: usize = 512;
 /// How long a transient failure is cached.
 const FAILED_FOR: Duration = Duration::from_secs(60);
 /// Number of known hosts above which those without a request are forgotten.
@@ -49,8 +52,8 @@ pub struct Fetched {
     pub(crate) sha256: Option<String>,
     /// Final URL, after redirects.
     pub(crate) url: Option<String>,
-    /// Time of a transient failure; `None` otherwise.
-    passing: Option<Instant>,
+    /// Whether the failure is transient.
+    passing: bool,
 }
 
 /// Fetches URLs under one set of settings.
@@ -59,7 +62,7 @@ pub struct Fetcher {
     client: Client,
     slots: Semaphore,
     hosts: Mutex<HashMap<String, Weak<Semaphore>>>,
-    memos: Mutex<Vec<(CancelToken, Arc<Memo>)>>,
+    memos: Mutex<Vec<(CancelToken, Memo)>>,
 }
 
 impl fmt::Debug for Fetcher {
@@ -83,10 +86,10 @@ enum Answer {
 impl Fetcher {
     pub(crate) fn new(settings: Settings) -> Result<Self, String> {
         let mut builder = Client::builder()
-            .user_agent(settings.user_agent())
-            .connect_timeout(settings.connect_timeout())
-            .read_timeout(settings.read_timeout())
-            .pool_max_idle_per_host(settings.per_host())
+            .user_agent(settings.text(Key::UserAgent).unwrap_or_default())
+            .connect_timeout(settings.seconds(Key::ConnectTimeout))
+            .read_timeout(settings.seconds(Key::ReadTimeout))
+            .pool_max_idle_per_host(settings.count(Key::PerHost))
             // Each redirect is checked here; the client would follow it unchecked.
             .redirect(Policy::none())
             // The client knows only one spelling of gzip; see `answer::gzip_layers`.
@@ -96,13 +99,13 @@ impl Fetcher {
             .http1_allow_spaces_after_header_name_in_responses(true)
             .http1_allow_obsolete_multiline_headers_in_responses(true)
             .no_proxy();
-        match settings.proxy() {
+        match settings.text(Key::Proxy) {
             Some(url) => builder = builder.proxy(Proxy::all(url).map_err(|e| format!("fetch.proxy {url}: {e}"))?),
-            None if !settings.allow_private() => builder = builder.dns_resolver(Arc::new(PublicOnly)),
+            None if !settings.is_on(Key::AllowPrivate) => builder = builder.dns_resolver(Arc::new(PublicOnly)),
             None => {}
         }
         let client = builder.build().map_err(|e| e.to_string())?;
-        let slots = Semaphore::new(settings.concurrency());
+        let slots = Semaphore::new(settings.count(Key::Concurrency));
         Ok(Self { settings, client, slots, hosts: Mutex::default(), memos: Mutex::default() })
     }
 
@@ -112,7 +115,7 @@ impl Fetcher {
 
     /// Maximum number of concurrent fetches.
     pub fn concurrency(&self) -> usize {
-        self.settings.concurrency()
+        self.settings.count(Key::Concurrency)
     }
 
     /// Starts fetching `urls` in the background. What is in the cache of `query` is not fetched again.
@@ -122,19 +125,17 @@ impl Fetcher {
         query: Option<&CancelToken>,
     ) -> Result<Vec<Fetching>, String> {
         let runtime = RUNTIME.as_ref().map_err(Clone::clone)?;
-        let memo = query.map_or_else(|| Arc::new(Memo::new(&self.settings)), |query| self.memo(query));
+        let memo = query.map_or_else(|| new_memo(&self.settings), |query| self.memo(query));
         let begin = |url: String| {
-            let (this, memo) = (Arc::clone(self), Arc::clone(&memo));
+            let (this, memo) = (Arc::clone(self), memo.clone());
             Fetching(runtime.spawn(async move {
-                let cell = memo.cell(&url);
-                let fetch = || async {
-                    let unfinished = Unfinished { memo: &memo, url: &url };
-                    let fetched = Arc::new(this.fetch(&url).await);
-                    std::mem::forget(unfinished);
-                    memo.holds(&url, &fetched);
-                    fetched
-                };
-                Arc::clone(cell.get_or_init(fetch).await)
+                let fetch = async { Arc::new(this.fetch(&url).await) };
+                let entry = memo.entry_by_ref(&url).or_insert_with(fetch).await;
+                if entry.is_fresh() {
+                    // Evict now, since the cache itself evicts after some time or many entries only.
+                    memo.run_pending_tasks().await;
+                }
+                entry.into_value()
             }))
         };
         Ok(urls.into_iter().map(begin).collect())
@@ -148,14 +149,14 @@ impl Fetcher {
     }
 
     /// Response cache of a query. Caches of ended queries are dropped.
-    fn memo(&self, query: &CancelToken) -> Arc<Memo> {
+    fn memo(&self, query: &CancelToken) -> Memo {
         let mut memos = self.memos.lock().unwrap_or_else(PoisonError::into_inner);
         memos.retain(|(of, _)| !of.is_cancelled());
         if let Some((_, memo)) = memos.iter().find(|(of, _)| of.is_same(query)) {
-            return Arc::clone(memo);
+            return memo.clone();
         }
-        let memo = Arc::new(Memo::new(&self.settings));
-        memos.push((query.clone(), Arc::clone(&memo)));
+        let memo = new_memo(&self.settings);
+        memos.push((query.clone(), memo.clone()));
         memo
     }
 
@@ -170,16 +171,16 @@ impl Fetcher {
             }
             Err(problem) => {
                 let status = problem.status().or(status);
-                let passing = problem.retry().map(|_| Instant::now());
+                let passing = problem.retry().is_some();
                 Fetched { status, error: Some(problem.to_string()), url, passing, ..Fetched::default() }
             }
         }
     }
 
     async fn tries(&self, url: &str, seen: &mut Seen) -> Result<Bytes, Problem> {
-        let mut left = self.settings.timeout();
-        let mut pause = self.settings.backoff();
-        for _ in 0..self.settings.retries() {
+        let mut left = self.settings.seconds(Key::Timeout);
+        let mut pause = self.settings.seconds(Key::Backoff);
+        for _ in 0..self.settings.count(Key::Retries) {
             let problem = match self.follow(url, &mut left, seen).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(problem) => problem,
@@ -199,11 +200,11 @@ impl Fetcher {
     /// Makes one attempt, following redirects. `left` is the URL's remaining time; waiting for a permit does not count.
     async fn follow(&self, url: &str, left: &mut Duration, seen: &mut Seen) -> Result<Bytes, Problem> {
         let mut url = Url::parse(url).map_err(|e| Problem::NotAUrl(e.to_string()))?;
-        for _ in 0..=self.settings.max_redirects() {
+        for _ in 0..=self.settings.count(Key::MaxRedirects) {
             if !matches!(url.scheme(), "http" | "https") {
                 return Err(Problem::Scheme(url.scheme().to_owned()));
             }
-            if !self.settings.allow_private() {
+            if !self.settings.is_on(Key::AllowPrivate) {
                 address::check(&url)?;
             }
             // Take the host's permit first: a URL that waits for it must not hold a slot that other hosts could use.
@@ -219,7 +220,7 @@ impl Fetcher {
                 Answer::Elsewhere(next) => url = next,
             }
         }
-        Err(Problem::Redirects(self.settings.max_redirects()))
+        Err(Problem::Redirects(self.settings.count(Key::MaxRedirects)))
     }
 
     async fn ask(&self, url: &Url, seen: &mut Seen) -> Result<Answer, Problem> {
@@ -236,13 +237,13 @@ impl Fetcher {
             let retry_after = retry_after.map(Duration::from_secs);
             return Err(Problem::Status { status: status.as_u16(), reason: status.canonical_reason(), retry_after });
         }
-        if self.settings.honour_noai()
+        if self.settings.is_on(Key::HonourNoai)
             && let Some(words) = refusal(answer.headers())
         {
             return Err(Problem::NoAi(words));
         }
         let layers = answer::gzip_layers(answer.headers())?;
-        let most = self.settings.max_bytes();
+        let most = self.settings.integer(Key::MaxBytes).unwrap_or(u64::MAX);
         if answer.content_length().is_some_and(|length| length > most) {
             return Err(Problem::TooLarge(most));
         }
@@ -271,7 +272,7 @@ impl Fetcher {
         if hosts.len() >= HOSTS {
             hosts.retain(|_, turns| turns.strong_count() > 0);
         }
-        let turns = Arc::new(Semaphore::new(self.settings.per_host()));
+        let turns = Arc::new(Semaphore::new(self.settings.count(Key::PerHost)));
         hosts.insert(host, Arc::downgrade(&turns));
         turns
     }
@@ -328,59 +329,36 @@ pub(crate) fn wait(all: Vec<Fetching>, cancelled: impl Fn() -> bool) -> Result<V
     }
 }
 
-/// Bounded response cache of a query; evicts the oldest entries first.
-struct Memo {
-    most: u64,
-    held: Mutex<Held>,
+/// Response cache of a query, by URL.
+type Memo = Cache<String, Arc<Fetched>>;
+
+/// A cache of `fetch.memo_bytes`, which evicts the least recently used responses first.
+fn new_memo(settings: &Settings) -> Memo {
+    let size = |url: &String, fetched: &Arc<Fetched>| {
+        let bytes = ENTRY_BYTES + 2 * url.len() + fetched.bytes.as_ref().map_or(0, Bytes::len);
+        u32::try_from(bytes).unwrap_or(u32::MAX)
+    };
+    let cache = Cache::builder().max_capacity(settings.integer(Key::MemoBytes).unwrap_or(0)).weigher(size);
+    cache.eviction_policy(EvictionPolicy::lru()).expire_after(PassingFailures).build()
 }
 
-#[derive(Default)]
-struct Held {
-    cells: HashMap<String, Arc<OnceCell<Arc<Fetched>>>>,
-    /// URLs with their sizes in bytes, oldest first.
-    order: VecDeque<(String, u64)>,
-    bytes: u64,
-}
+/// Rows that follow soon share a transient failure; later ones fetch again.
+struct PassingFailures;
 
-/// Guard of a running fetch: dropped by a cancelled query, it removes the unfilled cell.
-struct Unfinished<'a> {
-    memo: &'a Memo,
-    url: &'a str,
-}
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        let mut held = self.memo.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.cells.remove(self.url);
-    }
-}
-
-impl Memo {
-    fn new(settings: &Settings) -> Self {
-        Self { most: settings.memo_bytes(), held: Mutex::default() }
+impl Expiry<String, Arc<Fetched>> for PassingFailures {
+    fn expire_after_create(&self, _: &String, fetched: &Arc<Fetched>, _: Instant) -> Option<Duration> {
+        fetched.passing.then_some(FAILED_FOR)
     }
 
-    fn cell(&self, url: &str) -> Arc<OnceCell<Arc<Fetched>>> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let cell = held.cells.entry(url.to_owned()).or_default();
-        // Rows that follow soon share a transient failure; later ones fetch again.
-        if cell.get().is_some_and(|fetched| fetched.passing.is_some_and(|at| at.elapsed() >= FAILED_FOR)) {
-            *cell = Arc::default();
-        }
-        Arc::clone(cell)
-    }
-
-    fn holds(&self, url: &str, fetched: &Fetched) {
-        let bytes = ENTRY_BYTES + 2 * url.len() as u64 + fetched.bytes.as_ref().map_or(0, |b| b.len() as u64);
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.order.push_back((url.to_owned(), bytes));
-        held.bytes += bytes;
-        while held.bytes > self.most
-            && let Some((oldest, bytes)) = held.order.pop_front()
-        {
-            held.cells.remove(&oldest);
-            held.bytes -= bytes;
-        }
+    /// An expired failure that is still held counts as updated.
+    fn expire_after_update(
+        &self,
+        url: &String,
+        fetched: &Arc<Fetched>,
+        at: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        self.expire_after_create(url, fetched, at)
     }
 }
 
@@ -388,37 +366,41 @@ impl Memo {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_memo_is_bounded() {
-        let memo = Memo { most: 3 * ENTRY_BYTES, held: Mutex::default() };
+    fn memo(bytes: usize) -> Memo {
+        let mut settings = Settings::default();
+        settings.set("memo_bytes", &bytes.to_string()).unwrap();
+        new_memo(&settings)
+    }
+
+    #[tokio::test]
+    async fn a_memo_is_bounded() {
+        let memo = memo(3 * ENTRY_BYTES);
         for n in 0..10 {
-            let url = format!("u{n}");
-            let _ = memo.cell(&url);
-            memo.holds(&url, &Fetched::default());
+            memo.entry(format!("u{n}")).or_insert_with(async { Arc::default() }).await;
+            memo.run_pending_tasks().await;
         }
-        let held = memo.held.lock().unwrap();
-        assert!(held.cells.len() == 2 && held.cells.contains_key("u9"), "{:?}", held.order);
+        assert!(memo.entry_count() == 2 && memo.contains_key("u9"), "{memo:?}");
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_is_given_up_is_forgotten() {
+        let memo = memo(1 << 20);
+        let given_up = memo.entry("u".to_owned()).or_insert_with(std::future::pending());
+        let late = tokio::time::timeout(Duration::from_millis(10), given_up).await;
+        assert!(late.is_err() && !memo.contains_key("u"));
+        assert!(memo.entry("u".to_owned()).or_insert_with(async { Arc::default() }).await.is_fresh());
     }
 
     #[test]
-    fn a_fetch_that_is_given_up_is_forgotten() {
-        let memo = Memo { most: 1 << 20, held: Mutex::default() };
-        let cell = memo.cell("u");
-        drop(Unfinished { memo: &memo, url: "u" });
-        assert!(memo.held.lock().unwrap().cells.is_empty());
-        // A caller that waits for the fetch keeps the cell.
-        assert!(cell.get().is_none());
-    }
-
-    #[test]
-    fn a_passing_failure_is_asked_for_again() {
-        let memo = Memo { most: 1 << 20, held: Mutex::default() };
-        let known = |url: &str| memo.cell(url).get().is_some();
-        let long_ago = Instant::now().checked_sub(2 * FAILED_FOR);
-        for (url, passing) in [("gone", None), ("new", Some(Instant::now())), ("old", long_ago)] {
-            assert!(memo.cell(url).set(Arc::new(Fetched { passing, ..Fetched::default() })).is_ok());
-        }
-        assert_eq!((known("gone"), known("new"), known("old")), (true, true, long_ago.is_none()));
+    fn only_a_passing_failure_expires() {
+        let expires = |passing| {
+            let fetched = Arc::new(Fetched { passing, ..Fetched::default() });
+            let (url, now) = (String::new(), Instant::now());
+            let created = PassingFailures.expire_after_create(&url, &fetched, now);
+            let updated = PassingFailures.expire_after_update(&url, &fetched, now, Some(Duration::ZERO));
+            (created == updated).then_some(created)
+        };
+        assert_eq!((expires(true), expires(false)), (Some(Some(FAILED_FOR)), Some(None)));
     }
 
     #[test]

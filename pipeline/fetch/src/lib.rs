@@ -37,7 +37,7 @@ pub fn fetcher(ctx: &SessionContext) -> Result<Arc<Fetcher>, String> {
 /// Settings of the session that affect which images are fetched, not only when.
 pub fn deciding(ctx: &SessionContext) -> BTreeMap<String, String> {
     let options = ctx.copied_config().options().extensions.get::<FetchOptions>().cloned().unwrap_or_default();
-    options.settings.deciding()
+    settings::deciding(&options.settings)
 }
 
 /// Function and settings in Markdown.
@@ -45,7 +45,7 @@ pub fn markdown() -> String {
     let (returns, description, syntax, example) = (udf::RETURNS, udf::DESCRIPTION, udf::SYNTAX, udf::EXAMPLE);
     format!(
         "\n# Fetching\n\n## fetch_url\n\n{description}\n\n    {syntax}\n\nReturns {returns}.\n\n```sql\n{example}\n```\n\n\
-         `SET fetch.name = 'value'`; `default` takes it back.\n\n| setting | default | value | meaning |\n|---|---|---|---|\n{}",
-        settings::markdown()
+         `SET fetch.name = 'value'`; the empty string, or `default`, takes it back.\n\n{}",
+        capfilt_udfs::config::settings::markdown::<settings::Key>()
     )
 }

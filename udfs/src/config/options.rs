@@ -1,38 +1,25 @@
 //! The settings that a session has, and its engine.
 
-use std::any::Any;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use datafusion::common::{Result, config_err};
-use datafusion::config::{ConfigEntry, ConfigExtension, ExtensionOptions};
+use datafusion::common::Result;
 
-use super::settings::{self, Key, SETTINGS, Value, hint};
+use super::keys::Key;
+use super::settings::{Settings, Value};
 use crate::blip::Precision;
 use crate::engine::{Client, Engine};
 use crate::image::Limits;
 
-static DEFAULTS: LazyLock<Vec<Option<Value>>> =
-    LazyLock::new(|| SETTINGS.iter().map(|s| s.default.and_then(|text| s.kind.parse(text))).collect());
-
 /// Settings under `capfilt.`, and the session's engine.
 ///
 /// A function keeps the copy that it was planned with. Two copies are equal if their settings and engines are.
-///
-/// Entries carry the prefix, as SHOW, `information_schema.df_settings` and Ballista require.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct CapfiltOptions {
-    /// Values that were set, by [`Key`].
-    given: Vec<Option<Value>>,
+    settings: Settings<Key>,
     engine: Option<Arc<Engine>>,
     client: Client,
-}
-
-impl Default for CapfiltOptions {
-    fn default() -> Self {
-        Self { given: vec![None; SETTINGS.len()], engine: None, client: Client::new() }
-    }
 }
 
 impl CapfiltOptions {
@@ -55,7 +42,7 @@ impl CapfiltOptions {
 
     /// Applies `SET capfilt.name = 'value'`, with `name` without prefix. Errors are those of SET.
     pub fn with(mut self, name: &str, value: &str) -> Result<Self> {
-        self.set(name, value)?;
+        self.settings.set(name, value)?;
         Ok(self)
     }
 
@@ -71,22 +58,20 @@ impl CapfiltOptions {
 
     /// Value of setting `name` (without prefix) as SHOW prints it; `None` if it is unset or unknown.
     pub fn show(&self, name: &str) -> Option<String> {
-        let setting = SETTINGS.iter().find(|s| s.name == name)?;
-        self.value(setting.key).map(Value::to_string)
+        self.settings.show(name)
     }
 
     /// The value that was set, or else the default.
     pub(crate) fn value(&self, key: Key) -> Option<&Value> {
-        let i = key as usize;
-        self.given[i].as_ref().or(DEFAULTS[i].as_ref())
+        self.settings.value(key)
     }
 
     pub(crate) fn text(&self, key: Key) -> Option<&str> {
-        self.value(key).and_then(Value::text)
+        self.settings.text(key)
     }
 
     pub(crate) fn integer(&self, key: Key) -> Option<u64> {
-        self.value(key).and_then(Value::integer)
+        self.settings.integer(key)
     }
 
     pub(crate) fn device(&self) -> &str {
@@ -98,11 +83,11 @@ impl CapfiltOptions {
     }
 
     pub(crate) fn threads(&self) -> usize {
-        self.integer(Key::Threads).map_or(0, |n| n as usize)
+        self.settings.count(Key::Threads)
     }
 
     pub(crate) fn max_batch_images(&self) -> usize {
-        self.integer(Key::MaxBatchImages).map_or(1, |n| n as usize)
+        self.settings.count(Key::MaxBatchImages)
     }
 
     /// Whether a bad image fails the query.
@@ -123,8 +108,7 @@ impl CapfiltOptions {
 
 impl PartialEq for CapfiltOptions {
     fn eq(&self, other: &Self) -> bool {
-        self.engine_pointer() == other.engine_pointer()
-            && SETTINGS.iter().all(|s| self.value(s.key) == other.value(s.key))
+        self.engine_pointer() == other.engine_pointer() && self.settings == other.settings
     }
 }
 
@@ -133,65 +117,24 @@ impl Eq for CapfiltOptions {}
 impl Hash for CapfiltOptions {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.engine_pointer().hash(state);
-        SETTINGS.iter().for_each(|s| self.value(s.key).hash(state));
+        self.settings.hash(state);
     }
 }
 
 impl fmt::Debug for CapfiltOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let set = SETTINGS.iter().filter_map(|s| self.given[s.key as usize].as_ref().map(|v| (s.name, v.to_string())));
-        f.debug_map().entries(set).finish()
+        self.settings.fmt(f)
     }
 }
 
-impl ConfigExtension for CapfiltOptions {
-    const PREFIX: &'static str = "capfilt";
-}
-
-impl ExtensionOptions for CapfiltOptions {
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-
-    fn as_any_mut(&mut self) -> &mut dyn Any {
-        self
-    }
-
-    fn cloned(&self) -> Box<dyn ExtensionOptions> {
-        Box::new(self.clone())
-    }
-
-    /// The empty string and `default` reset a setting.
-    fn set(&mut self, key: &str, value: &str) -> Result<()> {
-        let Some(setting) = SETTINGS.iter().find(|s| s.name == key) else {
-            let known: Vec<&str> = SETTINGS.iter().map(|s| s.name).collect();
-            return config_err!("capfilt has no setting {key:?}.{}", hint(key, &known));
-        };
-        let slot = &mut self.given[setting.key as usize];
-        if value.is_empty() || value.eq_ignore_ascii_case("default") {
-            *slot = None;
-            return Ok(());
-        }
-        match setting.kind.parse(value) {
-            Some(value) => *slot = Some(value),
-            None => return config_err!("capfilt.{key} must be {}, not {value:?}", setting.kind.allowed()),
-        }
-        Ok(())
-    }
-
-    fn entries(&self) -> Vec<ConfigEntry> {
-        let entry = |s: &settings::Setting| ConfigEntry {
-            key: format!("{}.{}", Self::PREFIX, s.name),
-            value: self.value(s.key).map(Value::to_string),
-            description: s.description,
-        };
-        SETTINGS.iter().map(entry).collect()
-    }
-}
+crate::extension_options!(CapfiltOptions, Key);
 
 #[cfg(test)]
 mod tests {
+    use datafusion::config::ExtensionOptions as _;
+
     use super::*;
+    use crate::config::settings::{Kind, SettingKey as _};
 
     #[test]
     fn set_show_and_unset() -> Result<()> {
@@ -255,7 +198,7 @@ mod tests {
     #[test]
     fn choices_are_what_the_types_parse() {
         let words = |key: Key| match key.setting().kind {
-            settings::Kind::Choice(words) => words,
+            Kind::Choice(words) => words,
             _ => &[],
         };
         assert!(words(Key::Precision).iter().all(|w| w.parse::<Precision>().is_ok()));

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::keys::Key;
 use super::options::CapfiltOptions;
-use super::settings::{Key, SETTINGS};
+use super::settings::SettingKey as _;
 use crate::blip::{Checkpoint, NO_DECODER, NO_ITM_HEAD, Parts, checkpoint_dir, runtime};
 use crate::error::Result;
 
@@ -40,7 +41,7 @@ impl CapfiltOptions {
             (None, None) => None,
             _ => Some(runtime::device(self.device())?.kind().to_owned()),
         };
-        let settings = SETTINGS.iter().filter(|s| s.key.changes_results());
+        let settings = Key::ALL.iter().filter(|s| s.key.changes_results());
         let settings = settings.filter_map(|s| Some((s.name.to_owned(), self.value(s.key)?.to_string()))).collect();
         Ok(Provenance { captioner, filter, device, settings })
     }

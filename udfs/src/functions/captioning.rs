@@ -13,7 +13,7 @@ use super::options_arg::{CallOptions, Layered, OptionField};
 use super::plan::Plan;
 use crate::blip::generate::{GenerationOptions, Strategy};
 use crate::blip::{BlipConfig, TextConfig, generation_defaults};
-use crate::config::settings::Key;
+use crate::config::Key;
 use crate::engine::{ImageSource, Outcome, Task, Work};
 use crate::text::Tokenizer;
 

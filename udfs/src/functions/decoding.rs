@@ -6,7 +6,7 @@ use datafusion::common::{Result, plan_err};
 use super::options_arg::Layered;
 use crate::blip::PartialGeneration;
 use crate::blip::generate::{GenerationOptions, Strategy};
-use crate::config::settings::Key;
+use crate::config::Key;
 
 /// Resolves the options of a caption. `unnamed` is the strategy if neither the call nor SET names one and the call sets
 /// no beams; if it is `None`, the checkpoint decides. The error names the invalid option.

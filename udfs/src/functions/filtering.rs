@@ -15,7 +15,7 @@ use super::image_arg::Digests;
 use super::options_arg::{Layered, OptionField, RowOptions};
 use super::plan::Plan;
 use crate::blip::projection_dim;
-use crate::config::settings::Key;
+use crate::config::Key;
 use crate::engine::{ImageSource, Outcome, Task, Work};
 use crate::image::ImageError;
 use crate::text::{self, ItmToken};

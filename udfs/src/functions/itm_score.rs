@@ -8,7 +8,7 @@ use super::call::{Call, planned_checkpoint};
 use super::filtering::{Filter, MATCH_OPTIONS, scores};
 use super::plan::Plan;
 use super::udf::{Arg, SqlFunction};
-use crate::config::settings::Key;
+use crate::config::Key;
 use crate::cost::Cost;
 use crate::engine::Outcome;
 

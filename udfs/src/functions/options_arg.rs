@@ -7,8 +7,8 @@ use datafusion::arrow::datatypes::DataType;
 use datafusion::common::{Result, ScalarValue, exec_err, internal_err, plan_err};
 use datafusion::logical_expr::ColumnarValue;
 
-use crate::config::CapfiltOptions;
-use crate::config::settings::{Key, Kind, Value, hint};
+use crate::config::settings::{Kind, SettingKey as _, Value, hint};
+use crate::config::{CapfiltOptions, Key};
 
 /// A field of a function's options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

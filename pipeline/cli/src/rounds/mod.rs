@@ -42,13 +42,13 @@ pub(crate) fn main(runtime: &Runtime, args: &RoundsArgs) -> Result<()> {
     plan.make_folder()?;
     let lock = plan.lock()?;
     plan.agree(&stages, &begun)?;
-    let wishes = Wishes::listen(runtime)?;
+    let mut wishes = runtime.block_on(async { Wishes::listen() })?;
     for stage in &stages {
         if stage.is_finished()? {
             say(&format!("{stage}: finished before"));
         } else {
             say(&format!("{stage}: {}", stage.folder.display()));
-            stage.run(&lock, &wishes)?;
+            runtime.block_on(stage.run(&lock, &mut wishes))?;
         }
     }
     let model = |name| plan.folder(args.rounds, name).join(CHECKPOINT);

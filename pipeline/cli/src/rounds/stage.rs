@@ -3,24 +3,23 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::{Command, ExitStatus, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::process::{ExitStatus, Stdio};
 use std::{fmt, io};
 
 use anyhow::{Context as _, Result, bail};
 use capfilt_job::{Images, Parts};
 use clap::Parser as _;
-use tokio::runtime::Runtime;
+use futures::FutureExt as _;
+#[cfg(unix)]
+use tokio::process::Child;
+use tokio::process::Command;
 
 use crate::args::command::{Cli, Command as Verb};
 use crate::args::job::RunArgs;
+use crate::signals::{Signal, Signals};
 
 /// Last file that `capfilt-train` writes.
 const DONE: &str = "done.json";
-/// Polling interval for the end of a program.
-const EVERY: Duration = Duration::from_millis(20);
 
 /// A program to run, and the folder that it makes.
 pub(crate) struct Stage {
@@ -81,19 +80,19 @@ impl Stage {
     }
 
     /// Runs the program to completion.
-    pub(crate) fn run(&self, lock: &File, wishes: &Wishes) -> Result<()> {
+    pub(crate) async fn run(&self, lock: &File, wishes: &mut Wishes) -> Result<()> {
         let goes_on = "the same command goes on from there";
-        if wishes.stop.load(Ordering::Relaxed) {
+        if wishes.is_stopped() {
             bail!("stopped before {self}: {goes_on}");
         }
         let mut command = Command::new(&self.program);
         command.args(&self.args).stdin(lock.try_clone()?).stdout(Stdio::null());
         let cannot = || format!("{self}: cannot run {}", self.program.display());
-        let status = wishes.wait(&mut command).with_context(cannot)?;
+        let status = wishes.wait(&mut command).await.with_context(cannot)?;
         let program = self.program.file_name().unwrap_or_default().display();
         match status.success() {
             true if self.is_finished()? => Ok(()),
-            _ if wishes.stop.load(Ordering::Relaxed) => bail!("{self}: stopped; {goes_on}"),
+            _ if wishes.is_stopped() => bail!("{self}: stopped; {goes_on}"),
             true => bail!("{self}: {program} ended well, but there is no finished {}", self.folder.display()),
             false => bail!("{self}: {program} failed ({status}): what it said is above; {goes_on}"),
         }
@@ -118,63 +117,55 @@ fn unfit(run: &RunArgs) -> Option<&'static str> {
     all.into_iter().find_map(|(is, why)| is.then_some(why))
 }
 
-/// Signals received. Ctrl-C reaches the stage directly, and this process waits until it has stopped cleanly; SIGTERM is
+/// Requests to stop. Ctrl-C reaches the stage directly, and this process waits until it has stopped cleanly; SIGTERM is
 /// forwarded to the stage.
-#[derive(Debug, Clone, Default)]
 pub(crate) struct Wishes {
-    stop: Arc<AtomicBool>,
-    pass_on: Arc<AtomicBool>,
+    signals: Signals,
+    stop: bool,
 }
 
 impl Wishes {
-    #[cfg(unix)]
-    pub(crate) fn listen(runtime: &Runtime) -> Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let _entered = runtime.enter();
-        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        let wishes = Self::default();
-        let told = wishes.clone();
-        runtime.spawn(async move {
-            loop {
-                tokio::select! {
-                    Some(()) = interrupt.recv() => {}
-                    Some(()) = terminate.recv() => told.pass_on.store(true, Ordering::Relaxed),
-                    else => return,
-                }
-                told.stop.store(true, Ordering::Relaxed);
-            }
-        });
-        Ok(wishes)
+    /// Starts listening; must be called within a runtime.
+    pub(crate) fn listen() -> io::Result<Self> {
+        Ok(Self { signals: Signals::listen()?, stop: false })
     }
 
-    #[cfg(not(unix))]
-    pub(crate) fn listen(_: &Runtime) -> Result<Self> {
-        Ok(Self::default())
+    /// Whether a signal has arrived, including one that was not waited for.
+    fn is_stopped(&mut self) -> bool {
+        self.stop |= self.signals.next().now_or_never().is_some();
+        self.stop
     }
 
-    fn wait(&self, command: &mut Command) -> io::Result<ExitStatus> {
+    async fn wait(&mut self, command: &mut Command) -> io::Result<ExitStatus> {
         let mut child = command.spawn()?;
         loop {
-            if let Some(status) = child.try_wait()? {
-                return Ok(status);
+            let signal = tokio::select! {
+                status = child.wait() => return status,
+                signal = self.signals.next() => signal,
+            };
+            self.stop = true;
+            match signal {
+                Signal::Interrupt => {}
+                #[cfg(unix)]
+                Signal::Terminate => terminate(&child),
             }
-            if self.pass_on.swap(false, Ordering::Relaxed) {
-                let _ = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
-            }
-            std::thread::sleep(EVERY);
         }
+    }
+}
+
+#[cfg(unix)]
+fn terminate(child: &Child) {
+    if let Some(id) = child.id().and_then(|id| libc::pid_t::try_from(id).ok()) {
+        // SAFETY: kill has no memory to violate; the child has not been waited for, so no other process has its id.
+        unsafe { libc::kill(id, libc::SIGTERM) };
     }
 }
 
 /// Quotes words for a shell.
 pub(crate) fn quoted<'a>(words: impl IntoIterator<Item = &'a OsString>) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "_-./:=,@%+".contains(c);
-    let quote = |word: &OsString| {
-        let word = word.to_string_lossy();
-        let safe = !word.is_empty() && word.chars().all(plain);
-        if safe { word.into_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
-    };
-    words.into_iter().map(quote).collect::<Vec<_>>().join(" ")
+    let words: Vec<_> = words.into_iter().map(|word| word.to_string_lossy()).collect();
+    // Only NUL cannot be quoted, and no argument of a process has it.
+    shlex::try_join(words.iter().map(AsRef::as_ref)).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -184,7 +175,7 @@ mod tests {
     #[test]
     fn words_are_quoted_for_a_shell() {
         let words = ["a/b", "x y", "it's", ""].map(OsString::from);
-        assert_eq!(quoted(&words), r"a/b 'x y' 'it'\''s' ''");
+        assert_eq!(quoted(&words), r#"a/b 'x y' "it's" ''"#);
     }
 
     #[test]
