@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use capfilt_job::{Done, Tally, Waits};
 use capfilt_udfs::engine::ModelStats;
+use env_logger::Env;
+use env_logger::fmt::Formatter;
 use indicatif::{FormattedDuration, ProgressBar, ProgressStyle};
-use log::{Level, LevelFilter, Log, Metadata, Record};
+use log::{Level, Record};
 
 /// Interval between progress lines without a terminal.
 const EVERY: Duration = Duration::from_secs(10);
@@ -34,32 +36,20 @@ pub(crate) fn say(line: &str) {
     }
 }
 
-/// Logger: this project's crates from level info, all others only errors.
-struct Stderr;
-
-impl Log for Stderr {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= if metadata.target().starts_with("capfilt") { Level::Info } else { Level::Error }
-    }
-
-    fn log(&self, record: &Record<'_>) {
-        if self.enabled(record.metadata()) {
-            match record.level() {
-                Level::Error => say(&format!("error: {}", record.args())),
-                Level::Warn => say(&format!("warning: {}", record.args())),
-                _ => say(&record.args().to_string()),
-            }
-        }
-    }
-
-    fn flush(&self) {}
-}
-
-/// Installs the logger.
+/// Installs the logger: by default this project's crates from level info, all others only errors. RUST_LOG overrides it.
 pub(crate) fn log_to_stderr() {
-    if log::set_logger(&Stderr).is_ok() {
-        log::set_max_level(LevelFilter::Info);
-    }
+    let levels = Env::default().default_filter_or("error,capfilt=info");
+    // Lines go through `say` instead of env_logger's own buffer, to suspend the progress bar.
+    let format = |_: &mut Formatter, record: &Record<'_>| {
+        match record.level() {
+            Level::Error => say(&format!("error: {}", record.args())),
+            Level::Warn => say(&format!("warning: {}", record.args())),
+            _ => say(&record.args().to_string()),
+        }
+        Ok(())
+    };
+    // A logger that is already installed stays.
+    let _ = env_logger::Builder::from_env(levels).format(format).try_init();
 }
 
 /// Progress display of a job.
