@@ -159,7 +159,7 @@ fn a_retry_is_refused_where_it_cannot_be() {
         let run = |more| run(&["--table-format", format, more]);
         place.ok(&run("--overwrite"));
         let said = place.fails(1, &["retry", "pairs"]);
-        assert!(said.contains("Parquet files, and this one has none: give --overwrite"), "{said}");
+        assert!(said.contains("Parquet files, and this one has none: `capfilt run`"), "{said}");
         let said = place.fails(1, &run("--max-failed=99%"));
         assert!(said.contains("is finished") && !said.contains("capfilt retry"), "{said}");
     }

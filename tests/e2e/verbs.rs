@@ -57,13 +57,39 @@ fn a_stopped_job_is_resumed_from_any_folder_without_its_options() {
     // A source that has moved is named.
     fs::rename(place.path("data"), place.path("moved")).unwrap();
     let said = place.fails(1, &["retry", "pairs"]);
-    assert!(said.contains("data"), "{said}");
+    assert!(said.contains("data: the job's source is not there") && said.contains("--source"), "{said}");
     fs::copy(root("tests/fixtures/images/cat_baseline.jpg"), place.path("moved/03.png")).unwrap();
     place.ok(&["retry", "pairs", "--source", "moved"]);
     assert_eq!(counts(&place), (40, 39));
     fs::copy(root("tests/fixtures/images/cat_baseline.jpg"), place.path("moved/40.png")).unwrap();
-    place.ok(&["update", "pairs", "--source", "moved"]);
+    // The new place is recorded.
+    place.ok(&["update", "pairs"]);
     assert_eq!(counts(&place), (41, 40));
+    // A table that has lost a file is not updated.
+    fs::remove_file(place.path("pairs/part-00000.parquet")).unwrap();
+    let said = place.fails(1, &["update", "pairs"]);
+    assert!(said.contains("part-00000.parquet") && said.contains("is lost or was changed"), "{said}");
+
+    // Before the first unit, there is nothing to resume.
+    let other = [&["run", "moved", "other"][..], &JOB[3..7], &["--max-failed", "0"]].concat();
+    fs::write(place.path("recipe.sql"), RECIPE).unwrap();
+    place.command(&other).env("CAPFILT_KILL_AT", "unit:1").output().unwrap();
+    let said = place.fails(1, &["resume", "other"]);
+    assert!(said.contains("no unit of its job is done yet"), "{said}");
+}
+
+/// A job in one shard and one in two do not share a table, although neither has a manifest before its first unit.
+#[test]
+fn jobs_in_other_numbers_of_shards_are_refused_while_one_runs() {
+    let place = place();
+    let lock = place.path("pairs/_capfilt/shard-1-of-2/lock");
+    fs::create_dir_all(lock.parent().unwrap()).unwrap();
+    let file = fs::File::create(lock).unwrap();
+    file.lock().unwrap();
+    let said = place.fails(1, &JOB);
+    assert!(said.contains("another job is writing to it"), "{said}");
+    drop(file);
+    place.ok(&JOB);
 }
 
 #[test]

@@ -114,6 +114,18 @@ fn continued(args: &ContinueArgs, verb: Verb, shard: &Recorded) -> Result<JobFil
         file.source = file.source().0.to_string_lossy().into_owned();
     }
     file = merged(serde_json::to_value(&file)?, args)?;
+    let places = [("source", file.source().0)].into_iter();
+    let models = [("captioner", &file.captioner), ("filter", &file.filter)];
+    let models = models.into_iter().flat_map(|(option, all)| all.iter().map(move |path| (option, path.into())));
+    for (option, place) in places.chain(models) {
+        let is_elsewhere = |text: &str| text.contains("://") || text.contains(['*', '?', '[']);
+        if !is_elsewhere(&place.to_string_lossy()) && !place.exists() {
+            bail!(
+                "{}: the job's {option} is not there: put it back, or name its new place by --{option}",
+                place.display()
+            );
+        }
+    }
     if let (Some(source), Some(version)) = (&args.source, shard.source_version)
         && verb != Verb::Update
         && file.source().1.is_none()

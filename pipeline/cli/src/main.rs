@@ -88,8 +88,9 @@ fn dispatch(cli: Cli, scripts: Vec<command::Script>) -> Result<()> {
         Command::Job { dest } => put(&job::toml(&dest)?, ""),
         Command::Recipe(args) => put(&job::recipe(&args)?, ""),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "capfilt", &mut io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "capfilt", &mut script);
+            put(&String::from_utf8_lossy(&script), "")
         }
         Command::Rounds(args) => rounds::main(&runtime()?, &args),
         Command::Select(args) => {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use capfilt_tables::error::{Error, Result};
-use capfilt_tables::pair_table::State;
+use capfilt_tables::pair_table::{BOOKKEEPING, State};
 
 use crate::checkpoint::manifests::manifests;
 use crate::job_file::JobFile;
@@ -40,6 +40,10 @@ impl Recorded {
 pub fn recorded(dest: &Path) -> Result<Vec<Recorded>> {
     let all = manifests(dest)?;
     let Some(first) = all.first() else {
+        if dest.join(BOOKKEEPING).is_dir() {
+            let reason = "no unit of its job is done yet: the same `capfilt run` begins it anew";
+            return Err(Error::dest(dest, reason));
+        }
         return Err(Error::dest(dest, "there is no pair table: `capfilt run SOURCE DEST` begins one"));
     };
     let shards = first.job.shards;

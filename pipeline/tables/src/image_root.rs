@@ -41,6 +41,9 @@ impl Root {
             return Ok(Self::Store(Arc::new(Location::open(&text)?.check()?)));
         }
         let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
+        if !root.is_dir() {
+            return Err(Error::source(root, "there is no such folder, below which the images' paths would be"));
+        }
         std::path::absolute(root).map(Self::Disk).map_err(|e| Error::source(root, e))
     }
 

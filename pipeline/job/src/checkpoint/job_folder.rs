@@ -112,6 +112,7 @@ impl Dest {
                 return Err(Error::dest(&self.path, reason));
             }
         }
+        self.check_shards()?;
         let retry = again == Again::RetryFailed;
         if retry && let Some(reason) = job.retry_refused() {
             return Err(Error::dest(&self.path, reason));
@@ -204,12 +205,24 @@ impl Dest {
 
     /// Errors if another process is writing a shard of the table to be replaced.
     fn check_alone(&self) -> Result<()> {
+        self.check_unlocked(&|_| true)
+    }
+
+    /// Errors if another process writes the table in another number of shards: before its first unit, it has no manifest
+    /// that would say so.
+    fn check_shards(&self) -> Result<()> {
+        let count = format!("-of-{}", self.shard.1);
+        self.check_unlocked(&|shard| !shard.to_string_lossy().ends_with(&count))
+    }
+
+    fn check_unlocked(&self, is_other: &dyn Fn(&Path) -> bool) -> Result<()> {
         let folder = self.path.join(BOOKKEEPING);
-        for shard in names(&folder)?.iter().map(|name| folder.join(name)).filter(|shard| *shard != self.folder) {
+        let others = names(&folder)?.into_iter().map(|name| folder.join(name));
+        for shard in others.filter(|shard| *shard != self.folder && is_other(shard)) {
             if let Ok(file) = File::open(shard.join(LOCK))
                 && matches!(file.try_lock(), Err(TryLockError::WouldBlock))
             {
-                return Err(Error::dest(&self.path, "a shard of another job is writing to it"));
+                return Err(Error::dest(&self.path, "another job is writing to it"));
             }
         }
         Ok(())
@@ -241,7 +254,8 @@ impl Dest {
 
     /// Errors if other shards belong to another job, or read another source.
     pub(crate) fn agree(&self, manifest: &Manifest) -> Result<()> {
-        for other in manifests::manifests(&self.path)?.iter().filter(|other| other.shard != manifest.shard) {
+        let own = |other: &Manifest| (other.shard, other.job.shards) == (manifest.shard, manifest.job.shards);
+        for other in manifests::manifests(&self.path)?.iter().filter(|other| !own(other)) {
             if let Some(difference) = other.job.difference(&manifest.job) {
                 let reason = format!("shard {} there is of another job: {difference}", other.shard);
                 return Err(Error::dest(&self.path, reason));

@@ -101,8 +101,8 @@ impl Identity {
             }
             "parquet" | "delta" => None,
             _ => Some(
-                "a retry takes good rows from the table's Parquet files, and this one has none: give --overwrite, which \
-                 does all rows anew",
+                "a retry takes good rows from the table's Parquet files, and this one has none: `capfilt run` \
+                 with --overwrite does all rows anew",
             ),
         }
     }

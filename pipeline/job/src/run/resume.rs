@@ -169,14 +169,7 @@ impl Job {
             dest.give_back(old)?;
             return Err(Error::dest(&self.dest, reason));
         }
-        let there = |part: &Part| {
-            let path = dest.part(&part.name);
-            match fs::metadata(&path) {
-                Ok(meta) if meta.len() == part.bytes => Ok(path),
-                _ => Err(Error::dest(path, "this part of the table is lost or was changed: give --overwrite")),
-            }
-        };
-        old.parts.iter().map(there).collect()
+        old.parts.iter().map(|part| there(dest, part)).collect()
     }
 
     /// Returns the manifest to work with, whether to resume from it, and whether it is already saved unchanged.
@@ -225,6 +218,14 @@ impl Job {
             Found::Begun(manifest) => *manifest,
         };
         let mut saved = true;
+        if self.record.is_some() && manifest.file != self.record {
+            manifest.file.clone_from(&self.record);
+            saved = false;
+        }
+        // Other programs may compact a Delta table.
+        if manifest.state == State::Finished && self.parts != Parts::Delta {
+            manifest.parts.iter().try_for_each(|part| there(dest, part).map(drop))?;
+        }
         // The user may have repaired a file that stopped the job. With several shards, another may already have read
         // rows of it.
         if self.shard.1 == 1 && manifest.state == State::Running {
@@ -387,6 +388,15 @@ fn newcomers(source: &Source, manifest: &Manifest) -> Option<String> {
         0 => None,
         1 => Some(source.told(known)),
         new => Some(format!("{} and {} more", source.told(known), new - 1)),
+    }
+}
+
+/// Path of a part, which must be as it was written.
+fn there(dest: &Dest, part: &Part) -> Result<PathBuf> {
+    let path = dest.part(&part.name);
+    match fs::metadata(&path) {
+        Ok(meta) if meta.len() == part.bytes => Ok(path),
+        _ => Err(Error::dest(path, "this part of the table is lost or was changed: give --overwrite")),
     }
 }
 

@@ -40,8 +40,7 @@ impl Source {
             if file.record != *record {
                 return Err(Error::source(
                     file.place.shown(),
-                    "it has changed since the job began: give --overwrite or another folder, or `capfilt retry`, which \
-                     reads the failed rows of a finished table again",
+                    "it has changed since the job began: give --overwrite or another folder",
                 ));
             }
             self.files.push(file);
