@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as STANDARD;
-use capfilt_job::{Again, Images, Job, JobFile, Stop, Summary};
+use capfilt_job::{Images, Job, JobFile, Mode, Stop, Summary};
 use capfilt_tables::file::DataFile;
 use capfilt_tables::format::contract::{FileFormat, Scan};
 use capfilt_tables::format::register::register;
@@ -33,7 +33,7 @@ fn job(dest: PathBuf) -> Job {
         checkpoint_rows: 500,
         ..JobFile::default()
     };
-    file.job(Again::No).unwrap()
+    file.job(Mode::Create).unwrap()
 }
 
 async fn run(ctx: &SessionContext, job: &Job) -> Summary {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use capfilt_job::{Again, Job, JobFile, Recorded, Stop};
+use capfilt_job::{Job, JobFile, Mode, Recorded, Stop};
 use capfilt_udfs::CapfiltOptions;
 use datafusion::prelude::SessionContext;
 use serde::Serialize;
@@ -37,9 +37,9 @@ pub(crate) async fn run(args: &RunArgs) -> Result<()> {
     let mut file = described(args.job.as_deref(), args)?;
     let ctx = session::of_job(&file).await?;
     session::complete(&mut file);
-    let mode = if args.operation.overwrite { Again::Overwrite } else { Again::No };
+    let mode = if args.operation.overwrite { Mode::Overwrite } else { Mode::Create };
     let job = file.job(mode).map_err(|e| anyhow!(e))?;
-    if mode == Again::Overwrite && job.shard.1 > 1 {
+    if mode == Mode::Overwrite && job.shard.1 > 1 {
         bail!(
             "--overwrite replaces a table of one shard: leave one of --overwrite and --shard out, or give another folder"
         );
@@ -82,8 +82,8 @@ pub(crate) async fn go_on(args: &ContinueArgs, verb: Verb) -> Result<()> {
         }
         let mode = match verb {
             Verb::Resume => shard.resume(),
-            Verb::Update => Again::Update,
-            Verb::Retry => Again::RetryFailed,
+            Verb::Update => Mode::Update,
+            Verb::Retry => Mode::Retry,
         };
         let mut job = file.job(mode).map_err(|e| anyhow!(e))?;
         job.moved_root = args.image_root.clone().or_else(|| shard.image_root.clone());

@@ -37,13 +37,13 @@ pub struct JobFile {
     /// `SOURCE=P`: minimum match probabilities of the texts of one source.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub min_itm_of: Vec<String>,
-    /// See [`crate::Compose::candidates`].
+    /// See [`crate::RecipeBuilder::candidates`].
     pub candidates: u64,
-    /// See [`crate::Compose::best`].
+    /// See [`crate::RecipeBuilder::best`].
     pub best: bool,
-    /// See [`crate::Compose::combine`].
+    /// See [`crate::RecipeBuilder::combine`].
     pub combine: Combine,
-    /// `LOW,HIGH`: see [`crate::Compose::agreement`].
+    /// `LOW,HIGH`: see [`crate::RecipeBuilder::agreement`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub itc_gate: Option<String>,
     /// Prompt that captions continue, `$prompt`.
@@ -77,7 +77,7 @@ pub struct JobFile {
     pub target_file_size: String,
     /// `I/N`: see [`crate::Job::shard`].
     pub shard: String,
-    /// See [`crate::Budget`].
+    /// See [`crate::FailureLimit`].
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "optional_text")]
     pub max_failed: Option<String>,
     /// See [`crate::Job::round`].

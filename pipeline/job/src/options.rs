@@ -4,15 +4,15 @@ use serde::{Deserialize, Serialize};
 
 /// What to do if the destination already has a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Again {
+pub enum Mode {
     /// Refuse a finished table; resume an unfinished one.
-    No,
+    Create,
     /// Replace it.
     Overwrite,
     /// Add the rows that the source has gained since.
     Update,
     /// Repeat the rows that failed because their image was unavailable.
-    RetryFailed,
+    Retry,
 }
 
 /// Which pairs carry their image.

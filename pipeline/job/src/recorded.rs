@@ -7,7 +7,7 @@ use capfilt_tables::pair_table::{BOOKKEEPING, State};
 
 use crate::checkpoint::manifests::manifests;
 use crate::job_file::JobFile;
-use crate::options::Again;
+use crate::options::Mode;
 
 /// The job of one shard of a table.
 #[derive(Debug, Clone)]
@@ -28,8 +28,8 @@ pub struct Recorded {
 
 impl Recorded {
     /// What goes on with the shard where it was stopped.
-    pub fn resume(&self) -> Again {
-        if self.is_retry { Again::RetryFailed } else { Again::No }
+    pub fn resume(&self) -> Mode {
+        if self.is_retry { Mode::Retry } else { Mode::Create }
     }
 }
 

@@ -20,11 +20,11 @@ use datafusion::execution::disk_manager::DiskManagerMode;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::checkpoint::apart::check_apart;
-use crate::checkpoint::job_folder::{Dest, Found};
+use crate::checkpoint::job_folder::{Found, JobFolder};
 use crate::checkpoint::manifest::{Identity, Manifest};
 use crate::checkpoint::manifests;
 use crate::images::original::{Pictures, Wanted};
-use crate::options::{Again, Images, Parts};
+use crate::options::{Images, Mode, Parts};
 use crate::output::commit::register::committer;
 use crate::output::pair_files::Format;
 use crate::output::split_writer::{End, Pairs, WriterThread, Written};
@@ -103,9 +103,11 @@ impl Select {
             "none" => Images::None,
             _ => Images::Kept,
         };
-        let dest = Dest::open(&self.dest, 1, 1)?;
+        let dest = JobFolder::open(&self.dest, 1, 1)?;
         let root = whereabouts(&first.source);
-        let (manifest, begun) = match dest.look(&identity, if self.overwrite { Again::Overwrite } else { Again::No })? {
+        let (manifest, begun) = match dest
+            .look(&identity, if self.overwrite { Mode::Overwrite } else { Mode::Create })?
+        {
             Found::Nothing { replaces } => {
                 let verdicts = Verdicts {
                     min_itm: Some(min_itm),

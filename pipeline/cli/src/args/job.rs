@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use capfilt_job::{Agreement, Budget, Combine, Dedupe, ImageIs, Images, Pairs, Parts};
+use capfilt_job::{Combine, Dedupe, FailureLimit, ImageIs, Images, ItcGate, Pairs, Parts};
 use clap::Args;
 use serde::{Serialize, Serializer};
 
@@ -153,7 +153,7 @@ pub(crate) struct RecipeArgs {
 
     /// Use ITC as a cheap first stage: texts below LOW are dropped, texts from HIGH on are kept, and ITM decides
     /// between them
-    #[arg(long, value_name = "LOW,HIGH", allow_hyphen_values = true, value_parser = checked::<Agreement>)]
+    #[arg(long, value_name = "LOW,HIGH", allow_hyphen_values = true, value_parser = checked::<ItcGate>)]
     pub(crate) itc_gate: Option<String>,
 
     /// Prompt that captions continue and do not contain: $prompt (BLIP's COCO captioners expect 'a picture of ')
@@ -194,7 +194,7 @@ pub(crate) struct OutputArgs {
     pub(crate) shard: Option<String>,
 
     /// Stop when more than this many rows fail: a number, or a share such as 1%
-    #[arg(long, value_name = "N|P%", value_parser = checked::<Budget>)]
+    #[arg(long, value_name = "N|P%", value_parser = checked::<FailureLimit>)]
     pub(crate) max_failed: Option<String>,
 
     /// Bootstrapping round of this job, recorded in the table
@@ -252,7 +252,7 @@ pub(crate) struct ContinueArgs {
     pub(crate) shard: Option<String>,
 
     /// Stop when more than this many rows fail: a number, or a share such as 1%; 100% for no limit [default: the job's]
-    #[arg(long, value_name = "N|P%", value_parser = checked::<Budget>)]
+    #[arg(long, value_name = "N|P%", value_parser = checked::<FailureLimit>)]
     pub(crate) max_failed: Option<String>,
 
     /// Serve the job's metrics for Prometheus at http://HOST:PORT/metrics; port 0 picks a free port

@@ -92,6 +92,8 @@ mod tests {
         assert!(parameter("a b=1").is_err());
         assert!(probability("1.5").is_err() && probability("x").is_err() && probability("nan").is_err());
         assert!(source_score("web=1.5").is_err() && source_score("web=0.5").is_ok());
-        assert!(checked::<capfilt_job::Budget>("1%").is_ok() && checked::<capfilt_job::Budget>("x").is_err());
+        assert!(
+            checked::<capfilt_job::FailureLimit>("1%").is_ok() && checked::<capfilt_job::FailureLimit>("x").is_err()
+        );
     }
 }

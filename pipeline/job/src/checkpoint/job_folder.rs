@@ -13,7 +13,7 @@ use capfilt_tables::pair_table::{self, BOOKKEEPING, MANIFEST, State};
 
 use crate::checkpoint::manifest::{Identity, Manifest};
 use crate::checkpoint::manifests;
-use crate::options::Again;
+use crate::options::Mode;
 
 /// Folder of the intermediate files of deduplication, within the shard's folder.
 pub(crate) const DEDUPE_FOLDER: &str = "dedupe";
@@ -24,7 +24,7 @@ const PARTS: &str = "parts";
 
 /// A shard of a destination, locked by this process.
 #[derive(Debug)]
-pub(crate) struct Dest {
+pub(crate) struct JobFolder {
     path: PathBuf,
     /// The job's bookkeeping folder: `_capfilt/shard-1-of-1`.
     folder: PathBuf,
@@ -46,7 +46,7 @@ pub(crate) enum Found {
     Begun(Box<Manifest>),
 }
 
-impl Dest {
+impl JobFolder {
     /// Creates and locks the folder of shard `shard` of `shards`. Dropping it before anything is written removes the
     /// folder.
     pub(crate) fn open(path: &Path, shard: u64, shards: u64) -> Result<Self> {
@@ -81,8 +81,8 @@ impl Dest {
     }
 
     /// Inspects the destination. Errors if this job must not touch what it holds.
-    pub(crate) fn look(&self, job: &Identity, again: Again) -> Result<Found> {
-        let overwrite = again == Again::Overwrite;
+    pub(crate) fn look(&self, job: &Identity, mode: Mode) -> Result<Found> {
+        let overwrite = mode == Mode::Overwrite;
         let all = match manifests::manifests(&self.path) {
             // An unreadable manifest can still be replaced.
             Err(_) if overwrite => Vec::new(),
@@ -113,12 +113,12 @@ impl Dest {
             }
         }
         self.check_shards()?;
-        let retry = again == Again::RetryFailed;
+        let retry = mode == Mode::Retry;
         if retry && let Some(reason) = job.retry_refused() {
             return Err(Error::dest(&self.path, reason));
         }
         match own {
-            Some(own) if own.state == State::Finished && again == Again::No => {
+            Some(own) if own.state == State::Finished && mode == Mode::Create => {
                 let table = self.path.display();
                 // Suggest a retry only if it would be accepted.
                 let retry = match own.job.retry_refused() {
@@ -320,7 +320,7 @@ impl Dest {
     }
 }
 
-impl Drop for Dest {
+impl Drop for JobFolder {
     fn drop(&mut self) {
         let Some(lock) = &self.lock else { return };
         if !self.manifest().exists() {
@@ -368,13 +368,13 @@ mod tests {
     fn one_job_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
         let dest = folder.path().join("a/b");
-        let first = Dest::open(&dest, 1, 1).unwrap();
-        assert!(Dest::open(&dest, 1, 1).unwrap_err().to_string().contains("another job"));
+        let first = JobFolder::open(&dest, 1, 1).unwrap();
+        assert!(JobFolder::open(&dest, 1, 1).unwrap_err().to_string().contains("another job"));
         drop(first);
         assert!(!dest.exists(), "what holds nothing goes");
-        let _one = Dest::open(&dest, 1, 2).unwrap();
-        let _two = Dest::open(&dest, 2, 2).unwrap();
-        assert!(Dest::open(&dest, 2, 2).unwrap_err().to_string().contains("shard 2 of 2"));
+        let _one = JobFolder::open(&dest, 1, 2).unwrap();
+        let _two = JobFolder::open(&dest, 2, 2).unwrap();
+        assert!(JobFolder::open(&dest, 2, 2).unwrap_err().to_string().contains("shard 2 of 2"));
     }
 
     #[test]
@@ -387,7 +387,7 @@ mod tests {
             std::thread::sleep(AGAIN_AFTER / 4);
             held.unlock().unwrap();
         });
-        Dest::open(folder.path(), 1, 2).unwrap();
+        JobFolder::open(folder.path(), 1, 2).unwrap();
         letting_go.join().unwrap();
     }
 }

@@ -9,7 +9,7 @@ use capfilt_tables::layout::is_delta;
 use capfilt_tables::pair_table::{self, State};
 
 use crate::checkpoint::manifest::Manifest;
-use crate::options::Again;
+use crate::options::Mode;
 
 /// Manifests of all shards that have begun, sorted by folder name.
 pub(crate) fn manifests(table: &Path) -> Result<Vec<Manifest>> {
@@ -36,15 +36,15 @@ pub(crate) fn check_parts(table: &Path, manifests: &[Manifest]) -> Result<()> {
 
 /// Version of `source` with which a job at `dest` must continue: the one that its shard, or else another one, began
 /// with.
-pub(crate) fn begun_with(dest: &Path, shard: u64, source: &Path, again: Again) -> Result<Option<String>> {
-    if again == Again::Overwrite {
+pub(crate) fn begun_with(dest: &Path, shard: u64, source: &Path, mode: Mode) -> Result<Option<String>> {
+    if mode == Mode::Overwrite {
         return Ok(None);
     }
     let all = manifests(dest)?;
     let begun = match all.iter().find(|manifest| manifest.shard == shard) {
-        Some(own) if own.state == State::Finished && again != Again::RetryFailed => None,
+        Some(own) if own.state == State::Finished && mode != Mode::Retry => None,
         Some(own) => Some(own),
-        None if again == Again::No => all.first(),
+        None if mode == Mode::Create => all.first(),
         None => None,
     };
     let version = begun.filter(|manifest| manifest.source == source).and_then(|manifest| manifest.source_version);

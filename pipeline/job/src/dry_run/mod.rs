@@ -16,10 +16,10 @@ use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::prelude::SessionContext;
 use tokio::sync::{mpsc, watch};
 
-use crate::checkpoint::job_folder::Dest;
+use crate::checkpoint::job_folder::JobFolder;
 use crate::dry_run::estimate::Sample;
 use crate::images::loader::ImageLoader;
-use crate::options::{Again, Stop};
+use crate::options::{Mode, Stop};
 use crate::output::pair_files::Format;
 use crate::output::split_writer::{self, Left, Pairs};
 use crate::recipe::provenance::Provenance;
@@ -41,12 +41,12 @@ const WARM_UP: u64 = 2;
 ///
 /// Errors like [`run`](crate::run::job()), as far as its errors precede the first write.
 pub async fn dry_run(ctx: &SessionContext, job: &Job, sample: usize) -> Result<Estimate> {
-    if job.again == Again::RetryFailed {
+    if job.mode == Mode::Retry {
         return Err(Error::Option("a dry run does not know which rows a retry would do again".to_owned()));
     }
     let Prepared { mut source, workers, planned, identity, loader } = job.prepare(ctx).await?;
-    let dest = Dest::peek(&job.dest, job.shard.0, job.shard.1);
-    let found = dest.look(&identity, job.again)?;
+    let dest = JobFolder::peek(&job.dest, job.shard.0, job.shard.1);
+    let found = dest.look(&identity, job.mode)?;
     let (mut manifest, begun, _) = job.manifest(&dest, found, identity, &mut source)?;
     let format = job.format(&planned, &source, &mut manifest)?;
     if !manifest.replaces {

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::checkpoint::job_folder::Dest;
+use crate::checkpoint::job_folder::JobFolder;
 use crate::checkpoint::manifest::{Manifest, Part};
 use crate::output::commit::contract::Committer;
 use crate::output::commit::register::committer;
@@ -97,7 +97,7 @@ impl Left {
 impl WriterThread {
     /// Starts the writer on `manifest`, resuming if `begun`. `saved`: the manifest is already on disk unchanged.
     pub(crate) fn open(
-        dest: Dest,
+        dest: JobFolder,
         format: Format,
         units: Units,
         manifest: Manifest,
@@ -171,7 +171,7 @@ struct OpenUnit {
 
 /// The writer of units and parts, on its own thread.
 pub(crate) struct SplitWriter {
-    pub(crate) dest: Dest,
+    pub(crate) dest: JobFolder,
     pub(crate) format: Format,
     pub(crate) committer: Box<dyn Committer>,
     units: Units,
@@ -390,7 +390,7 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
 }
 
 /// Reads what an earlier run left, like [`WriterThread::open`], but without changing anything.
-pub(crate) fn left(dest: &Dest, manifest: &Manifest) -> Result<Left> {
+pub(crate) fn left(dest: &JobFolder, manifest: &Manifest) -> Result<Left> {
     Ok(Left::after(manifest, &units(dest, manifest)?.0))
 }
 
@@ -398,7 +398,7 @@ pub(crate) fn left(dest: &Dest, manifest: &Manifest) -> Result<Left> {
 type Gone = (PathBuf, Option<String>);
 
 /// Finds the finished units that no part has yet, and the files of others.
-fn units(dest: &Dest, manifest: &Manifest) -> Result<(Vec<Unit>, Vec<Gone>)> {
+fn units(dest: &JobFolder, manifest: &Manifest) -> Result<(Vec<Unit>, Vec<Gone>)> {
     let mut names = dest.kept_names()?;
     names.retain(|name| name.starts_with("unit-") && !name.ends_with(".tmp"));
     // Names sort in the source's order.

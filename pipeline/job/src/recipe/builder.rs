@@ -10,14 +10,14 @@ use crate::verdicts::Verdicts;
 
 /// ITC thresholds of the cheap first stage; ITM decides only for texts between them. Both are cosines from -1 to 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Agreement {
+pub struct ItcGate {
     /// A text with a lower ITC score is dropped.
     pub low: f64,
     /// A text with this ITC score or a higher one is kept.
     pub high: f64,
 }
 
-impl FromStr for Agreement {
+impl FromStr for ItcGate {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -31,7 +31,7 @@ impl FromStr for Agreement {
 
 /// Options that determine the recipe.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Compose {
+pub struct RecipeBuilder {
     /// Synthetic texts per image and captioner.
     pub candidates: usize,
     /// Number of captioners; those after the first are the parameters `$captioner_2` and so on.
@@ -43,12 +43,12 @@ pub struct Compose {
     /// Whether to keep only the best of an image's synthetic texts that pass.
     pub best: bool,
     /// ITC thresholds of the cheap first stage, if any.
-    pub agreement: Option<Agreement>,
+    pub agreement: Option<ItcGate>,
     /// Minimum match probabilities by text source, in place of `$min_itm`.
     pub min_itm_of: Vec<(String, f32)>,
 }
 
-impl Default for Compose {
+impl Default for RecipeBuilder {
     fn default() -> Self {
         Self {
             candidates: 1,
@@ -62,7 +62,7 @@ impl Default for Compose {
     }
 }
 
-impl Compose {
+impl RecipeBuilder {
     /// The rule by which the recipe keeps pairs, except for the value of `$min_itm`, which is not known here.
     pub fn verdicts(&self) -> Verdicts {
         let votes = self.filters > 1 && self.combine == Combine::Vote;
@@ -126,7 +126,7 @@ impl Compose {
         writeln!(sql, "            ELSE 'no caption'\n        END AS error\n    FROM candidates\n),")?;
         let score = self.score("text");
         let score = match self.agreement {
-            Some(Agreement { low, high }) => {
+            Some(ItcGate { low, high }) => {
                 format!("CASE WHEN itc_score >= {low:?} AND itc_score < {high:?} THEN {score} END")
             }
             None => score,
@@ -195,12 +195,12 @@ impl Compose {
             passes = format!("{passes} AND (source = 'web' OR __number = __best)");
         }
         match self.agreement {
-            Some(Agreement { low, high }) if self.combine == Combine::Vote && self.filters > 1 => {
+            Some(ItcGate { low, high }) if self.combine == Combine::Vote && self.filters > 1 => {
                 format!(
                     "CASE WHEN itc_score >= {low:?} AND itc_score < {high:?} THEN {passes} ELSE itc_score >= {high:?} END"
                 )
             }
-            Some(Agreement { high, .. }) => format!("itc_score >= {high:?} OR ({passes})"),
+            Some(ItcGate { high, .. }) => format!("itc_score >= {high:?} OR ({passes})"),
             None => passes,
         }
     }
@@ -214,16 +214,16 @@ mod tests {
 
     #[test]
     fn without_options_it_is_the_papers() {
-        assert_eq!(Compose::default().sql(), CAPFILT_SQL);
+        assert_eq!(RecipeBuilder::default().sql(), CAPFILT_SQL);
     }
 
     #[test]
     fn every_combination_is_sql() {
         for combine in [Combine::Mean, Combine::Min, Combine::Max, Combine::Vote] {
-            for agreement in [None, Some(Agreement { low: -0.5, high: 0.5 })] {
+            for agreement in [None, Some(ItcGate { low: -0.5, high: 0.5 })] {
                 for (candidates, captioners, filters, best) in [(2, 1, 1, false), (1, 2, 2, true), (5, 2, 3, true)] {
                     let min_itm_of = vec![("web".to_owned(), 0.25), ("it's".to_owned(), 1.0)];
-                    let made = Compose { candidates, captioners, filters, combine, best, agreement, min_itm_of };
+                    let made = RecipeBuilder { candidates, captioners, filters, combine, best, agreement, min_itm_of };
                     let sql = made.sql();
                     assert_eq!(DFParser::parse_sql(&sql).unwrap_or_else(|e| panic!("{e}:\n{sql}")).len(), 1);
                 }
@@ -233,15 +233,15 @@ mod tests {
 
     #[test]
     fn a_recipe_with_another_rule_than_itm_says_so() {
-        let plain = Compose::default();
+        let plain = RecipeBuilder::default();
         assert_eq!(plain.verdicts().by_itm_alone, Some(true));
-        let agreement = Some(Agreement { low: 0.2, high: 0.4 });
-        let mean = Compose { filters: 2, candidates: 3, ..plain.clone() };
+        let agreement = Some(ItcGate { low: 0.2, high: 0.4 });
+        let mean = RecipeBuilder { filters: 2, candidates: 3, ..plain.clone() };
         assert_eq!(mean.verdicts().by_itm_alone, Some(true));
         for other in [
-            Compose { agreement, ..plain.clone() },
-            Compose { best: true, ..plain.clone() },
-            Compose { filters: 2, combine: Combine::Vote, ..plain },
+            RecipeBuilder { agreement, ..plain.clone() },
+            RecipeBuilder { best: true, ..plain.clone() },
+            RecipeBuilder { filters: 2, combine: Combine::Vote, ..plain },
         ] {
             assert_eq!(other.verdicts().by_itm_alone, Some(false), "{other:?}");
         }
@@ -249,9 +249,9 @@ mod tests {
 
     #[test]
     fn an_agreement_is_two_cosines() {
-        assert_eq!("0.2,0.4".parse(), Ok(Agreement { low: 0.2, high: 0.4 }));
+        assert_eq!("0.2,0.4".parse(), Ok(ItcGate { low: 0.2, high: 0.4 }));
         for wrong in ["", "0.2", "0.4,0.2", "0,2", "nan,1"] {
-            assert!(wrong.parse::<Agreement>().is_err(), "{wrong}");
+            assert!(wrong.parse::<ItcGate>().is_err(), "{wrong}");
         }
     }
 }

@@ -5,8 +5,8 @@ use std::str::FromStr;
 use capfilt_tables::error::{Error, Result};
 
 use crate::job_file::{JobFile, shard};
-use crate::options::{Again, Combine, Images, Pairs, Parts};
-use crate::recipe::builder::Compose;
+use crate::options::{Combine, Images, Mode, Pairs, Parts};
+use crate::recipe::builder::RecipeBuilder;
 use crate::recipe::params::Params;
 use crate::recipe::plan::Recipe;
 use crate::run::resume::Job;
@@ -17,7 +17,7 @@ impl JobFile {
     ///
     /// # Errors
     /// Names an option whose value is not valid, or that does not go with another.
-    pub fn job(&self, mode: Again) -> Result<Job> {
+    pub fn job(&self, mode: Mode) -> Result<Job> {
         if self.source.is_empty() || self.dest.as_os_str().is_empty() {
             let missing = if self.source.is_empty() { "source" } else { "dest" };
             return Err(Error::Option(format!("the job has no {missing}: give SOURCE and DEST")));
@@ -51,7 +51,7 @@ impl JobFile {
             kept_only: self.write_pairs == Pairs::Kept,
             images: self.write_images.unwrap_or(default),
             parts: self.table_format,
-            again: mode,
+            mode: mode,
             unit_rows: self.checkpoint_rows,
             file_bytes: bytes.ok_or_else(wrong)?,
             shard: shard(&self.shard).map_err(|e| Error::Option(format!("--shard {}: {e}", self.shard)))?,
@@ -121,7 +121,7 @@ impl JobFile {
         Ok(Recipe { name, sql, params, verdicts })
     }
 
-    fn compose(&self) -> Result<Compose> {
+    fn compose(&self) -> Result<RecipeBuilder> {
         if self.best && self.combine == Combine::Vote && self.filter.len() > 1 {
             let reason = "--best needs one score to choose by, and --combine vote has several: give mean, min or max";
             return Err(Error::Option(reason.to_owned()));
@@ -142,7 +142,7 @@ impl JobFile {
         };
         let candidates = usize::try_from(self.candidates).ok().filter(|n| *n <= 64);
         let wrong = || Error::Option(format!("--candidates {}: expected 1 to 64", self.candidates));
-        Ok(Compose {
+        Ok(RecipeBuilder {
             candidates: candidates.ok_or_else(wrong)?,
             captioners: self.captioner.len().max(1),
             filters: self.filter.len().max(1),
@@ -185,7 +185,7 @@ mod tests {
         let file: JobFile = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::from_value::<JobFile>(serde_json::to_value(&file).unwrap()).unwrap(), file);
         let one = JobFile { param: BTreeMap::new(), ..file.clone() };
-        let job = one.job(Again::No).unwrap();
+        let job = one.job(Mode::Create).unwrap();
         assert_eq!((job.source.to_str(), job.source_version.as_deref()), (Some("lake"), Some("12")));
         assert_eq!((job.shard, job.file_bytes, job.kept_only), ((2, 3), 1 << 20, true));
         assert_eq!((job.images, job.image_is, job.parts), (Images::None, ImageIs::Url, Parts::JsonLines));
@@ -210,7 +210,7 @@ mod tests {
             (JobFile { param: BTreeMap::from([("x".to_owned(), "1".to_owned())]), ..file() }, "no parameter $x"),
             (JobFile { target_file_size: "0".to_owned(), ..file() }, "--target-file-size 0"),
         ] {
-            let said = wrong.job(Again::No).unwrap_err().to_string();
+            let said = wrong.job(Mode::Create).unwrap_err().to_string();
             assert!(said.contains(words), "{said}");
         }
         let said = serde_json::from_str::<JobFile>(r#"{"unit-rows": 5}"#).unwrap_err().to_string();

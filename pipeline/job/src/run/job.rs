@@ -8,8 +8,8 @@ use capfilt_tables::error::{Error, Result};
 use datafusion::prelude::SessionContext;
 use tokio::sync::watch;
 
-use crate::checkpoint::job_folder::Dest;
-use crate::options::{Again, Stop};
+use crate::checkpoint::job_folder::JobFolder;
+use crate::options::{Mode, Stop};
 use crate::output::split_writer::{End, Pairs, WriterThread, Written};
 use crate::recipe::provenance::Provenance;
 use crate::rows::contract::RowFilter;
@@ -20,7 +20,7 @@ use crate::run::prefetch::prefetch;
 use crate::run::resume::{Job, Prepared};
 use crate::run::runner::{PairSink, Runner as _, asked};
 use crate::tally::counts::{Summary, Tally};
-use crate::tally::failure_limit::Budget;
+use crate::tally::failure_limit::FailureLimit;
 
 /// Progress of a job.
 #[derive(Debug)]
@@ -100,8 +100,8 @@ pub async fn run(
         () = asked(&stop, Stop::AtUnit) => return Err(Error::Halted("its source was looked at").into()),
         prepared = job.prepare(ctx) => prepared?,
     };
-    let dest = Dest::open(&job.dest, job.shard.0, job.shard.1)?;
-    let found = dest.look(&identity, job.again)?;
+    let dest = JobFolder::open(&job.dest, job.shard.0, job.shard.1)?;
+    let found = dest.look(&identity, job.mode)?;
     let (mut manifest, begun, saved) = job.manifest(&dest, found, identity, &mut source)?;
     let replaces = manifest.replaces;
     if !replaces {
@@ -127,7 +127,7 @@ pub async fn run(
             }
         }
     }
-    if job.again == Again::RetryFailed {
+    if job.mode == Mode::Retry {
         filters.push(Box::new(PreviousPairs::new(Arc::clone(&source), pairs, parts)));
     }
     let work = Arc::new(Work { planned, provenance, source: Arc::clone(&source) });
@@ -179,7 +179,7 @@ struct Output<'a> {
     /// Size of the source, computed once: summing over the files for every chunk would be slow if there are as many.
     bytes: u64,
     progress: &'a dyn Fn(&Done<'_>),
-    budget: Option<Budget>,
+    budget: Option<FailureLimit>,
     waits: Waits,
 }
 

@@ -23,13 +23,13 @@ use datafusion::prelude::SessionContext;
 use tokio::sync::watch;
 
 use crate::checkpoint::apart::check_apart;
-use crate::checkpoint::job_folder::{DEDUPE_FOLDER, Dest, Found};
+use crate::checkpoint::job_folder::{DEDUPE_FOLDER, Found, JobFolder};
 use crate::checkpoint::manifest::{Identity, Manifest, PROGRAM, Part, RESULTS};
 use crate::checkpoint::manifests;
 use crate::images::loader::ImageLoader;
 use crate::images::register::image_loader;
 use crate::job_file::JobFile;
-use crate::options::{Again, ImageIs, Images, Parts, Stop};
+use crate::options::{ImageIs, Images, Mode, Parts, Stop};
 use crate::output::commit::register::committer;
 use crate::output::pair_files::Format;
 use crate::output::split_writer;
@@ -37,7 +37,7 @@ use crate::recipe::plan::{Columns, Planned, Recipe};
 use crate::rows::dedupe::duplicates::{self, Duplicates};
 use crate::rows::dedupe::options::Dedupe;
 use crate::rows::dedupe::pass::Look;
-use crate::tally::failure_limit::Budget;
+use crate::tally::failure_limit::FailureLimit;
 
 /// Interval between progress messages of the deduplication pass.
 const TELL_EVERY: Duration = Duration::from_secs(10);
@@ -73,7 +73,7 @@ pub struct Job {
     /// File format of the pair table.
     pub parts: Parts,
     /// What to do if the destination already has a table.
-    pub again: Again,
+    pub mode: Mode,
     /// Rows per unit: the source rows that are written together, and repeated after a kill.
     pub unit_rows: u64,
     /// Size in bytes at which a file of the table is closed.
@@ -81,7 +81,7 @@ pub struct Job {
     /// This process's shard, from 1, and the number of shards.
     pub shard: (u64, u64),
     /// Maximum number or share of failed rows; unlimited if `None`.
-    pub max_failed: Option<Budget>,
+    pub max_failed: Option<FailureLimit>,
     /// Bootstrapping round, from 1.
     pub round: u32,
     /// How to find rows that repeat an earlier one; they are dropped before the models see them.
@@ -160,7 +160,7 @@ impl Job {
     }
 
     /// Parts of the old table whose failed rows are retried, in row order; empty unless this is a retry.
-    pub(crate) fn retried(&self, dest: &Dest, manifest: &Manifest) -> Result<Vec<PathBuf>> {
+    pub(crate) fn retried(&self, dest: &JobFolder, manifest: &Manifest) -> Result<Vec<PathBuf>> {
         let Some(old) = manifest.retried.as_deref().filter(|_| manifest.state == State::Running) else {
             return Ok(Vec::new());
         };
@@ -175,13 +175,13 @@ impl Job {
     /// Returns the manifest to work with, whether to resume from it, and whether it is already saved unchanged.
     pub(crate) fn manifest(
         &self,
-        dest: &Dest,
+        dest: &JobFolder,
         found: Found,
         identity: Identity,
         source: &mut Source,
     ) -> Result<(Manifest, bool, bool)> {
         let root = whereabouts(&self.source);
-        let retry = self.again == Again::RetryFailed;
+        let retry = self.mode == Mode::Retry;
         let new = |source: &Source, replaces| {
             let mut manifest = Manifest::new(self.shard.0, identity, self.recipe.verdicts(), source, root, replaces);
             manifest.path_root = self.image_root().map(whereabouts);
@@ -199,7 +199,7 @@ impl Job {
                 return Ok((manifest, false, false));
             }
             // A stopped replacement starts over if its source has changed since.
-            Found::Begun(begun) if self.again == Again::Overwrite && !source.is_of(&begun.files) => {
+            Found::Begun(begun) if self.mode == Mode::Overwrite && !source.is_of(&begun.files) => {
                 return Ok((new(source, true), false, false));
             }
             Found::Begun(old) if retry && old.state == State::Finished => {
@@ -241,7 +241,7 @@ impl Job {
         let Some(new) = newcomers(source, &manifest) else {
             return Ok((manifest, true, saved));
         };
-        if self.again != Again::Update {
+        if self.mode != Mode::Update {
             let reason = format!("{new} came since the job began: `capfilt update` takes it in");
             return Err(Error::source(whereabouts(&self.source), reason));
         }
@@ -256,7 +256,7 @@ impl Job {
     /// Files in the order this shard's job gave them, followed by further files in the order of another shard: a file's
     /// number determines which shard processes its rows.
     fn known(&self) -> Result<(Vec<FileRecord>, BTreeMap<String, Memo>)> {
-        if self.again == Again::Overwrite {
+        if self.mode == Mode::Overwrite {
             return Ok(Default::default());
         }
         let mut all = manifests::manifests(&self.dest)?;
@@ -266,7 +266,7 @@ impl Job {
         }
         let own = all.iter().position(|manifest| manifest.shard == self.shard.0);
         let mut known = own.map(|own| all.swap_remove(own).files).unwrap_or_default();
-        if own.is_none() || self.again != Again::RetryFailed {
+        if own.is_none() || self.mode != Mode::Retry {
             let most = all.into_iter().map(|manifest| manifest.files).max_by_key(Vec::len).unwrap_or_default();
             known.extend(most.into_iter().skip(known.len()));
         }
@@ -287,7 +287,7 @@ impl Job {
         if self.image_is != ImageIs::Bytes {
             texts.push(self.image_column.clone());
         }
-        let (source, alone) = (self.source.clone(), self.again == Again::RetryFailed);
+        let (source, alone) = (self.source.clone(), self.mode == Mode::Retry);
         let open = move |halt: &halt::Halt| {
             let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
             let reading = Reading { known: &known, memos: Some(&memos), alone, texts: &texts, limit, halt: Some(halt) };
@@ -300,7 +300,7 @@ impl Job {
     pub(crate) async fn prepare(&self, ctx: &SessionContext) -> Result<Prepared> {
         let version = match &self.source_version {
             Some(version) => Some(version.clone()),
-            None => manifests::begun_with(&self.dest, self.shard.0, &whereabouts(&self.source), self.again)?,
+            None => manifests::begun_with(&self.dest, self.shard.0, &whereabouts(&self.source), self.mode)?,
         };
         // If the first picture of a text could not be fetched, all rows that repeat the text would be lost with it.
         if self.image_is != ImageIs::Bytes && self.dedupe.is_some_and(|how| how.near.is_some() || how.texts.is_some()) {
@@ -357,7 +357,7 @@ impl Job {
         match differing {
             // Readers of the table, and jobs that continue it, rely on a single schema.
             Some((_, (name, _))) if !manifest.columns.is_empty() => {
-                let advice = if self.again == Again::Overwrite { "give" } else { "give --overwrite or" };
+                let advice = if self.mode == Mode::Overwrite { "give" } else { "give --overwrite or" };
                 let reason = format!(
                     "what the source has by now, or a setting, changes the table's column {name}: {advice} another folder"
                 );
@@ -392,7 +392,7 @@ fn newcomers(source: &Source, manifest: &Manifest) -> Option<String> {
 }
 
 /// Path of a part, which must be as it was written.
-fn there(dest: &Dest, part: &Part) -> Result<PathBuf> {
+fn there(dest: &JobFolder, part: &Part) -> Result<PathBuf> {
     let path = dest.part(&part.name);
     match fs::metadata(&path) {
         Ok(meta) if meta.len() == part.bytes => Ok(path),

@@ -13,14 +13,14 @@ const REASONS: usize = 5;
 
 /// Maximum number of rows whose image or text may be unusable.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Budget {
+pub enum FailureLimit {
     /// Number of rows.
     Rows(u64),
     /// Per cent of the rows, from 0 to 100; judged after a thousand rows, or at the end.
     Percent(f64),
 }
 
-impl FromStr for Budget {
+impl FromStr for FailureLimit {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -35,7 +35,7 @@ impl FromStr for Budget {
     }
 }
 
-impl Budget {
+impl FailureLimit {
     pub(crate) fn is_spent(self, tally: &Tally, at_end: bool) -> bool {
         match self {
             Self::Rows(most) => tally.failed > most,
@@ -62,18 +62,21 @@ mod tests {
 
     #[test]
     fn a_budget_is_rows_or_a_share() {
-        assert_eq!("100".parse(), Ok(Budget::Rows(100)));
-        assert_eq!("2.5%".parse(), Ok(Budget::Percent(2.5)));
+        assert_eq!("100".parse(), Ok(FailureLimit::Rows(100)));
+        assert_eq!("2.5%".parse(), Ok(FailureLimit::Percent(2.5)));
         for wrong in ["", "-1", "1.5", "x%", "101%", "-1 %"] {
-            assert!(wrong.parse::<Budget>().is_err(), "{wrong}");
+            assert!(wrong.parse::<FailureLimit>().is_err(), "{wrong}");
         }
         let tally = |rows, failed| {
             let mut tally = Tally::default();
             (tally.rows, tally.failed) = (rows, failed);
             tally
         };
-        assert!(Budget::Rows(1).is_spent(&tally(10, 2), false) && !Budget::Rows(2).is_spent(&tally(10, 2), true));
-        let share = Budget::Percent(1.0);
+        assert!(
+            FailureLimit::Rows(1).is_spent(&tally(10, 2), false)
+                && !FailureLimit::Rows(2).is_spent(&tally(10, 2), true)
+        );
+        let share = FailureLimit::Percent(1.0);
         assert!(!share.is_spent(&tally(999, 999), false) && share.is_spent(&tally(999, 999), true));
         assert!(share.is_spent(&tally(1000, 11), false) && !share.is_spent(&tally(1000, 10), false));
         assert!(!share.is_spent(&tally(0, 0), true));
