@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 
 use bytes::{Bytes, BytesMut};
+use datafusion::common::runtime::SpawnedTask;
+use futures::executor::block_on;
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
 use object_store::{Error as StoreError, GetOptions, GetRange, ObjectMeta, ObjectStore};
@@ -19,44 +21,27 @@ static RUNTIME: LazyLock<Result<Runtime, String>> = LazyLock::new(|| {
     builder.worker_threads(2).thread_name("store").enable_all().build().map_err(|e| e.to_string())
 });
 
-/// Spawns `future` on the I/O runtime and returns the receiver of its result. Blocking on it is allowed on every
-/// thread.
+/// The I/O runtime.
+pub(crate) fn runtime() -> Result<&'static Runtime, Problem> {
+    RUNTIME.as_ref().map_err(Problem::new)
+}
+
+/// Starts `future` on the I/O runtime; it ends early if the task is dropped.
 pub(crate) fn begin<T: Send + 'static>(
     future: impl Future<Output = T> + Send + 'static,
-) -> Result<mpsc::Receiver<T>, Problem> {
-    let runtime = RUNTIME.as_ref().map_err(Problem::new)?;
-    let (sender, receiver) = mpsc::channel();
-    runtime.spawn(async move {
-        // The receiver may be gone.
-        let _ = sender.send(future.await);
-    });
-    Ok(receiver)
+) -> Result<SpawnedTask<T>, Problem> {
+    let _inside = runtime()?.enter();
+    Ok(SpawnedTask::spawn(future))
 }
 
-/// Async variant of `begin`: runs on the I/O runtime and is cancelled when the caller drops the future.
+/// Runs `future` on the I/O runtime.
 pub(crate) async fn aside<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
-    let runtime = RUNTIME.as_ref().map_err(Problem::new)?;
-    let (mut sender, receiver) = tokio::sync::oneshot::channel();
-    runtime.spawn(async move {
-        tokio::select! {
-            answer = future => drop(sender.send(answer)),
-            () = sender.closed() => {}
-        }
-    });
-    receiver.await.map_err(|_| Problem::unanswered())
+    begin(future)?.await.map_err(|_| Problem::unanswered())
 }
 
-/// Detached variant of `begin`: its result is discarded.
-pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Result<(), Problem> {
-    RUNTIME.as_ref().map_err(Problem::new)?.spawn(future);
-    Ok(())
-}
-
-/// Blocking variant of `begin`.
-pub(crate) fn wait<T: Send + 'static>(
-    future: impl Future<Output = Result<T, Problem>> + Send + 'static,
-) -> Result<T, Problem> {
-    begin(future)?.recv().map_err(|_| Problem::unanswered())?
+/// Blocking variant of [`aside`], which every thread may call.
+pub(crate) fn wait<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
+    block_on(aside(future))
 }
 
 /// A bucket or an HTTP server.
