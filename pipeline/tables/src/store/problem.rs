@@ -12,6 +12,8 @@ const STATUS: &str = "Server returned non-2xx status code: ";
 const PATIENCE: Duration = Duration::from_secs(180);
 /// Maximum attempts at a store that has not answered yet: it may not exist.
 const FIRST_TRIES: u32 = 3;
+pub(crate) const SHORT: &str = "the answer is shorter than the object";
+pub(crate) const CHANGED: &str = "it has changed while it was read: start again";
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(16);
 /// Maximum length of a store's own message, characters.
@@ -82,11 +84,17 @@ impl Problem {
                 }
                 _ if last.contains("incorrectly configured region") => another_region(bucket),
                 _ if last.contains("scheme is not allowed") => advice.allow_http.to_owned(),
+                _ if last == SHORT => last,
                 _ if io_error(error).is_some() => format!("no connection to the store, or a broken one: {last}"),
                 _ => format!("the store says: {}", short(last.strip_prefix(STATUS).unwrap_or(&last))),
             },
         })
     }
+}
+
+/// Error of a store that is final and says `reason` alone.
+pub(crate) fn odd(reason: &str) -> StoreError {
+    StoreError::Generic { store: "store", source: Problem::new(reason).into() }
 }
 
 /// Problem that was found before, and wrapped for a library.

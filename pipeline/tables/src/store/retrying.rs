@@ -24,7 +24,7 @@ use crate::layout::Role;
 use crate::store::address::Address;
 use crate::store::location::{Found, Location, Roles, is_plain};
 use crate::store::object::{Object, Store, aside, begin, tag, wait};
-use crate::store::problem::{Patience, Problem};
+use crate::store::problem::{CHANGED, Patience, Problem, SHORT, odd};
 use crate::store::remote::Remote;
 use crate::store::url::{MAGIC, shown};
 
@@ -234,7 +234,7 @@ impl Body {
             }
             answer = loop {
                 if !patience.wait(trouble.as_ref(), self.this.store.answered()).await {
-                    return self.fail(trouble.unwrap_or_else(|| odd("the answer is shorter than the object"))).await;
+                    return self.fail(trouble.unwrap_or_else(|| odd(SHORT))).await;
                 }
                 let range = Some(GetRange::Bounded(self.rest.clone()));
                 match self.this.store.inner.get_opts(&self.key, GetOptions { range, ..self.options.clone() }).await {
@@ -243,7 +243,7 @@ impl Body {
                 }
             };
             if answer.meta.size != self.meta.size || tag(&answer.meta) != tag(&self.meta) {
-                return self.fail(odd("it has changed while it was read: start again")).await;
+                return self.fail(odd(CHANGED)).await;
             }
         }
     }
@@ -270,10 +270,6 @@ impl Body {
         // The reader may be gone.
         let _ = self.to.send(Err(error)).await;
     }
-}
-
-fn odd(reason: &str) -> StoreError {
-    StoreError::Generic { store: "store", source: Problem::new(reason).into() }
 }
 
 /// Error of all write operations.
