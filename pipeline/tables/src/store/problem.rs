@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use object_store::Error as StoreError;
 
+use crate::error::causes;
+
 /// Prefix of object_store's message for an HTTP error status.
 const STATUS: &str = "Server returned non-2xx status code: ";
 /// Retry period for a store that has answered before, on top of object_store's own retries.
@@ -118,25 +120,12 @@ pub(crate) fn short(text: &str) -> String {
 }
 
 /// Message of the innermost error: the outer ones repeat it and reveal URLs.
-pub(crate) fn cause(error: &StoreError) -> String {
-    let mut last = error.to_string();
-    let mut inner = error.source();
-    while let Some(error) = inner {
-        last = error.to_string();
-        inner = error.source();
-    }
-    last
+pub(crate) fn cause(error: &(dyn std::error::Error + 'static)) -> String {
+    causes(error).last().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 fn io_error(error: &StoreError) -> Option<&io::Error> {
-    let mut inner = error.source();
-    while let Some(error) = inner {
-        if let Some(io) = error.downcast_ref() {
-            return Some(io);
-        }
-        inner = error.source();
-    }
-    None
+    causes(error).find_map(|cause| cause.downcast_ref())
 }
 
 fn status(last: &str) -> Option<u16> {
