@@ -1,6 +1,6 @@
 //! Errors of a job; their messages name the file, column or option.
 
-use std::error::Error as _;
+use std::error::Error as StdError;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -103,15 +103,16 @@ impl Error {
 
     /// A failed write by the Parquet writer, which wraps the file's I/O error; the user can only act on the latter.
     pub fn write_parquet(path: &Path, error: &ParquetError) -> Self {
-        let mut cause = error.source();
-        while let Some(inner) = cause {
-            if let Some(io) = inner.downcast_ref::<io::Error>() {
-                return Self::write(path, io);
-            }
-            cause = inner.source();
+        match causes(error).find_map(|cause| cause.downcast_ref()) {
+            Some(io) => Self::write(path, io),
+            None => Self::dest(path, format!("cannot write: {error}")),
         }
-        Self::dest(path, format!("cannot write: {error}"))
     }
+}
+
+/// Causes of an error, the innermost last.
+pub(crate) fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(error.source(), |&cause| cause.source())
 }
 
 /// DataFusion's message without its kind and the planner rules that it passed through. If the cause is an error of the

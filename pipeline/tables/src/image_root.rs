@@ -8,7 +8,8 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::error::{Error, Result};
 use crate::limits::too_large;
-use crate::store::location::{Location, waited};
+use crate::store::location::Location;
+use crate::store::object::wait;
 use crate::store::providers;
 use crate::store::url::is_url;
 
@@ -66,7 +67,7 @@ impl Root {
     /// Blocking variant of `read`.
     pub fn read_now(&self, names: Vec<Option<String>>, limit: u64) -> Result<Vec<Option<Read>>> {
         let this = self.clone();
-        waited(async move { this.read(names, limit).await })?
+        wait(async move { this.read(names, limit).await }).map_err(|problem| Error::Internal(problem.to_string()))?
     }
 }
 

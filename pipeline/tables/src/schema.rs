@@ -8,15 +8,16 @@ use crate::adapt::common;
 
 /// Schema with string and binary columns as views, as DataFusion's own reader has them.
 pub(crate) fn as_views(schema: &Schema) -> Schema {
-    let fields: Vec<Field> = schema
-        .fields()
-        .iter()
-        .map(|field| match view_of(field.data_type()) {
-            Some(view) => field.as_ref().clone().with_data_type(view),
-            None => field.as_ref().clone(),
-        })
-        .collect();
-    Schema::new(fields)
+    retyped(schema, |field| view_of(field.data_type()))
+}
+
+/// Schema with the types that `to` returns in place of those of its columns.
+fn retyped(schema: &Schema, to: impl Fn(&Field) -> Option<DataType>) -> Schema {
+    let fields = schema.fields().iter().map(|field| match to(field) {
+        Some(other) => Arc::new(field.as_ref().clone().with_data_type(other)),
+        None => Arc::clone(field),
+    });
+    Schema::new(fields.collect::<Vec<FieldRef>>())
 }
 
 /// With columns that are all nullable: a row of a damaged page has no value in any.
@@ -27,31 +28,31 @@ pub(crate) fn nullable(schema: &Schema) -> Schema {
 /// Schema without dictionaries, whose key width suffices for one file but not for a table of many, and without list
 /// views, which few other readers know.
 pub(crate) fn plain(schema: &Schema) -> Schema {
-    Schema::new(schema.fields().iter().map(|field| with_types(field, &mut plain_type)).collect::<Vec<FieldRef>>())
+    retyped(schema, |field| Some(map_types(field.data_type(), &plain_type)))
 }
 
 fn plain_type(of: &DataType) -> Option<DataType> {
     match of {
-        DataType::Dictionary(_, value) => Some(map_types(value, &mut plain_type)),
-        DataType::ListView(item) => Some(DataType::List(with_types(item, &mut plain_type))),
-        DataType::LargeListView(item) => Some(DataType::LargeList(with_types(item, &mut plain_type))),
+        DataType::Dictionary(_, value) => Some(map_types(value, &plain_type)),
+        DataType::ListView(item) => Some(DataType::List(with_types(item, &plain_type))),
+        DataType::LargeListView(item) => Some(DataType::LargeList(with_types(item, &plain_type))),
         _ => None,
     }
 }
 
 /// Schema with binary in place of string types, at any depth.
 pub(crate) fn as_bytes(schema: &Schema) -> Schema {
-    let mut bytes = |of: &DataType| match of {
+    let bytes = |of: &DataType| match of {
         DataType::Utf8 => Some(DataType::Binary),
         DataType::LargeUtf8 => Some(DataType::LargeBinary),
         DataType::Utf8View => Some(DataType::BinaryView),
         _ => None,
     };
-    Schema::new(schema.fields().iter().map(|field| with_types(field, &mut bytes)).collect::<Vec<FieldRef>>())
+    retyped(schema, |field| Some(map_types(field.data_type(), &bytes)))
 }
 
 /// Replaces the type, or types nested in it, by what `to` returns.
-fn map_types(of: &DataType, to: &mut dyn FnMut(&DataType) -> Option<DataType>) -> DataType {
+fn map_types(of: &DataType, to: &dyn Fn(&DataType) -> Option<DataType>) -> DataType {
     if let Some(other) = to(of) {
         return other;
     }
@@ -67,7 +68,7 @@ fn map_types(of: &DataType, to: &mut dyn FnMut(&DataType) -> Option<DataType>) -
     }
 }
 
-fn with_types(field: &FieldRef, to: &mut dyn FnMut(&DataType) -> Option<DataType>) -> FieldRef {
+fn with_types(field: &FieldRef, to: &dyn Fn(&DataType) -> Option<DataType>) -> FieldRef {
     let mapped = map_types(field.data_type(), to);
     if mapped == *field.data_type() {
         Arc::clone(field)
@@ -84,13 +85,8 @@ pub(crate) fn twice(schema: &Schema) -> Option<&str> {
 
 /// Schema with Utf8 for those of the columns `texts` that have no value in any file.
 pub(crate) fn with_texts(schema: &Schema, texts: &[&str]) -> Schema {
-    let fields = schema.fields().iter().map(|field| match field.data_type() {
-        DataType::Null if texts.contains(&field.name().as_str()) => {
-            field.as_ref().clone().with_data_type(DataType::Utf8)
-        }
-        _ => field.as_ref().clone(),
-    });
-    Schema::new(fields.collect::<Vec<Field>>())
+    let is_text = |field: &Field| field.data_type().is_null() && texts.contains(&field.name().as_str());
+    retyped(schema, |field| is_text(field).then_some(DataType::Utf8))
 }
 
 /// Schema with a file's partition columns.
@@ -180,19 +176,13 @@ fn view_of(of: &DataType) -> Option<DataType> {
 /// Schema recorded in an output file: source columns keep the types in which the source wrote them, and views, which
 /// few other readers know, are replaced.
 pub fn recorded(output: &Schema, source: &Schema) -> Schema {
-    let fields: Vec<Field> = output
-        .fields()
-        .iter()
-        .map(|field| {
-            let before = source.field_with_name(field.name()).ok().map(Field::data_type);
-            let plain = match (before, field.data_type()) {
-                (Some(before), now) if view_of(before).as_ref() == Some(now) => before.clone(),
-                (_, now) => map_types(now, &mut without_view),
-            };
-            field.as_ref().clone().with_data_type(plain)
+    retyped(output, |field| {
+        let before = source.field_with_name(field.name()).ok().map(Field::data_type);
+        Some(match (before, field.data_type()) {
+            (Some(before), now) if view_of(before).as_ref() == Some(now) => before.clone(),
+            (_, now) => map_types(now, &without_view),
         })
-        .collect();
-    Schema::new(fields)
+    })
 }
 
 fn without_view(of: &DataType) -> Option<DataType> {
@@ -200,7 +190,7 @@ fn without_view(of: &DataType) -> Option<DataType> {
         DataType::Utf8View => Some(DataType::Utf8),
         DataType::BinaryView => Some(DataType::Binary),
         // A key width that suffices for one batch may not suffice for a table.
-        DataType::Dictionary(_, value) => Some(map_types(value, &mut without_view)),
+        DataType::Dictionary(_, value) => Some(map_types(value, &without_view)),
         _ => None,
     }
 }

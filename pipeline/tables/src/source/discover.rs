@@ -9,11 +9,12 @@ use crate::format::register;
 use crate::halt::Halt;
 use crate::layout::{HIVE_NULL, Role};
 use crate::pair_table;
+use crate::store::url::MAGIC;
 
 /// Folder that names are relative to, and the files below it, sorted.
 pub(crate) fn find(path: &Path, halt: &Halt) -> Result<(PathBuf, Vec<PathBuf>)> {
     let text = path.to_string_lossy();
-    if !path.exists() && text.contains(['*', '?', '[']) {
+    if !path.exists() && text.contains(MAGIC) {
         return matching(path, &text, halt);
     }
     let meta = fs::metadata(path).map_err(|e| Error::source(path, e))?;
@@ -47,7 +48,7 @@ fn whole(files: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
 }
 
 fn matching(path: &Path, pattern: &str, halt: &Halt) -> Result<(PathBuf, Vec<PathBuf>)> {
-    let magic = |part: &Component<'_>| part.as_os_str().to_string_lossy().contains(['*', '?', '[']);
+    let magic = |part: &Component<'_>| part.as_os_str().to_string_lossy().contains(MAGIC);
     let root: PathBuf = path.components().take_while(|part| !magic(part)).collect();
     let root = if root.as_os_str().is_empty() { PathBuf::from(".") } else { root };
     let found = glob::glob(pattern).map_err(|e| Error::source(path, format!("not a pattern: {e}")))?;

@@ -34,9 +34,8 @@ use crate::source::files::Source;
 use crate::sql::hive;
 use crate::sql::rows_format::RowsFormat;
 use crate::store::location::Location;
-use crate::store::url::{is_url, shown};
+use crate::store::url::{MAGIC, is_url, shown};
 
-const PATTERN: [char; 3] = ['*', '?', '['];
 const NO_MATCH: &str = "nothing matches this pattern (of folders name=value it matches the files' names alone)";
 const BELOW: &str = "its files are in folders whose names are not name=value: name one of these folders, or \
                      SET datafusion.execution.listing_table_ignore_subdirectory = false";
@@ -68,7 +67,7 @@ pub async fn named_table(ctx: &SessionContext, name: &str) -> Result<Option<Arc<
         let mut reason = message(&e);
         // DataFusion's message names a URL, which for a store is an internal alias.
         if reason.starts_with("No files found") {
-            reason = if !is_url(name) && name.contains(PATTERN) { NO_MATCH } else { BELOW }.to_owned();
+            reason = if !is_url(name) && name.contains(MAGIC) { NO_MATCH } else { BELOW }.to_owned();
         }
         Error::source(shown(name), reason)
     })
@@ -101,7 +100,7 @@ fn found(name: &str, halt: &Halt) -> Result<Found> {
         check_finished(path)?;
         return Ok(Found::Files(kind_in(path, halt)?));
     }
-    Ok(if path.exists() || name.contains(PATTERN) { Found::Files(Kind::of(name)) } else { Found::Nothing })
+    Ok(if path.exists() || name.contains(MAGIC) { Found::Files(Kind::of(name)) } else { Found::Nothing })
 }
 
 /// Refuses an unfinished pair table without a file and the working folder of a job; warns if some files of the pair table
@@ -219,7 +218,7 @@ async fn refuse_hidden(
 /// Path in the form that DataFusion takes literally: a URL, if it exists and contains characters of a pattern.
 pub fn literal(path: &Path) -> String {
     let text = path.to_string_lossy();
-    let url = || if text.contains(PATTERN) && path.exists() { file_url(path, path.is_dir()) } else { None };
+    let url = || if text.contains(MAGIC) && path.exists() { file_url(path, path.is_dir()) } else { None };
     url().unwrap_or_else(|| text.into_owned())
 }
 

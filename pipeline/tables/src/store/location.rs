@@ -83,7 +83,7 @@ impl Location {
                 let (inner, folder) = (Arc::clone(&store.inner), folder.clone());
                 async move { inner.list(Some(&folder)).next().await.transpose() }
             };
-            Ok(store.ask(first).await)
+            store.ask(first).await
         });
         first.map_err(|problem| self.error(problem))
     }
@@ -252,18 +252,13 @@ fn key_of(text: &str) -> Result<Key, String> {
     Key::parse(text).map_err(|e| e.to_string())
 }
 
-/// Runs a future on the stores' I/O runtime and blocks until it ends; callable from any thread.
-pub(crate) fn waited<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Result<T> {
-    wait(async move { Ok(future.await) }).map_err(|problem| Error::Internal(problem.to_string()))
-}
-
 /// Blocking variant of `Store::describe`.
 fn describe(store: &Arc<Store>, key: Key, options: GetOptions) -> Result<Result<ObjectMeta, StoreError>, Problem> {
     let store = Arc::clone(store);
-    wait(async move { Ok(store.describe(&key, options).await) })
+    wait(async move { store.describe(&key, options).await })
 }
 
 fn list(store: &Arc<Store>, root: Key) -> Result<Vec<ObjectMeta>, Problem> {
     let store = Arc::clone(store);
-    wait(async move { store.list(&root, None).await.map_err(|error| Problem::of(store.advice, &error)) })
+    wait(async move { store.list(&root, None).await.map_err(|error| Problem::of(store.advice, &error)) }).flatten()
 }

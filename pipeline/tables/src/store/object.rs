@@ -2,16 +2,18 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 
-use bytes::{Bytes, BytesMut};
-use futures::{StreamExt as _, TryStreamExt as _};
+use bytes::Bytes;
+use datafusion::common::runtime::SpawnedTask;
+use futures::TryStreamExt as _;
+use futures::executor::block_on;
 use object_store::path::Path;
 use object_store::{Error as StoreError, GetOptions, GetRange, ObjectMeta, ObjectStore};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
 
-use crate::store::problem::{Advice, Patience, Problem};
+use crate::store::problem::{Advice, CHANGED, Patience, Problem, SHORT, odd};
 
 /// Dedicated I/O runtime: a caller that blocks on a request may occupy one of the job's threads.
 static RUNTIME: LazyLock<Result<Runtime, String>> = LazyLock::new(|| {
@@ -19,44 +21,27 @@ static RUNTIME: LazyLock<Result<Runtime, String>> = LazyLock::new(|| {
     builder.worker_threads(2).thread_name("store").enable_all().build().map_err(|e| e.to_string())
 });
 
-/// Spawns `future` on the I/O runtime and returns the receiver of its result. Blocking on it is allowed on every
-/// thread.
+/// The I/O runtime.
+pub(crate) fn runtime() -> Result<&'static Runtime, Problem> {
+    RUNTIME.as_ref().map_err(Problem::new)
+}
+
+/// Starts `future` on the I/O runtime; it ends early if the task is dropped.
 pub(crate) fn begin<T: Send + 'static>(
     future: impl Future<Output = T> + Send + 'static,
-) -> Result<mpsc::Receiver<T>, Problem> {
-    let runtime = RUNTIME.as_ref().map_err(Problem::new)?;
-    let (sender, receiver) = mpsc::channel();
-    runtime.spawn(async move {
-        // The receiver may be gone.
-        let _ = sender.send(future.await);
-    });
-    Ok(receiver)
+) -> Result<SpawnedTask<T>, Problem> {
+    let _inside = runtime()?.enter();
+    Ok(SpawnedTask::spawn(future))
 }
 
-/// Async variant of `begin`: runs on the I/O runtime and is cancelled when the caller drops the future.
+/// Runs `future` on the I/O runtime.
 pub(crate) async fn aside<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
-    let runtime = RUNTIME.as_ref().map_err(Problem::new)?;
-    let (mut sender, receiver) = tokio::sync::oneshot::channel();
-    runtime.spawn(async move {
-        tokio::select! {
-            answer = future => drop(sender.send(answer)),
-            () = sender.closed() => {}
-        }
-    });
-    receiver.await.map_err(|_| Problem::unanswered())
+    begin(future)?.await.map_err(|_| Problem::unanswered())
 }
 
-/// Detached variant of `begin`: its result is discarded.
-pub(crate) fn spawn(future: impl Future<Output = ()> + Send + 'static) -> Result<(), Problem> {
-    RUNTIME.as_ref().map_err(Problem::new)?.spawn(future);
-    Ok(())
-}
-
-/// Blocking variant of `begin`.
-pub(crate) fn wait<T: Send + 'static>(
-    future: impl Future<Output = Result<T, Problem>> + Send + 'static,
-) -> Result<T, Problem> {
-    begin(future)?.recv().map_err(|_| Problem::unanswered())?
+/// Blocking variant of [`aside`], which every thread may call.
+pub(crate) fn wait<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
+    block_on(aside(future))
 }
 
 /// A bucket or an HTTP server.
@@ -159,13 +144,6 @@ pub(crate) struct Object {
     problem: Mutex<Option<Problem>>,
 }
 
-/// Why a range request failed.
-enum Trouble {
-    Store(StoreError),
-    Changed,
-    TooShort,
-}
-
 impl Object {
     pub(crate) fn new(store: &Arc<Store>, meta: ObjectMeta, name: String, url: String) -> Self {
         let (tag, first, problem) = (tag(&meta), OnceLock::new(), Mutex::default());
@@ -183,61 +161,34 @@ impl Object {
         self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Reads a range completely, resuming after interruptions.
+    /// Reads a range completely. The client resumes a broken answer of an object with an e-tag; all else is asked again.
     pub(crate) async fn fetch(&self, range: Range<u64>) -> Result<Bytes, Problem> {
         // No server serves an empty range.
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        let whole = usize::try_from(range.end - range.start).map_err(|e| Problem::new(e.to_string()))?;
-        let mut got = BytesMut::with_capacity(whole);
-        let mut patience = Patience::new();
-        loop {
-            let before = got.len();
-            let trouble = match self.part(range.start + before as u64..range.end, whole, &mut got).await {
-                Ok(()) if got.len() == whole => return Ok(got.freeze()),
-                Ok(()) => Trouble::TooShort,
-                Err(trouble) => trouble,
-            };
-            if got.len() > before {
-                // Progress renews the retry budget; only the remainder is requested again.
-                patience = Patience::new();
-            }
-            let (error, problem) = match &trouble {
-                Trouble::Store(error) => (Some(error), Problem::of(self.store.advice, error)),
-                Trouble::Changed => {
-                    return Err(self.failed(Problem::new("it has changed while it was read: start again")));
-                }
-                Trouble::TooShort => (None, Problem::new("the answer is shorter than the object")),
-            };
-            if !patience.wait(error, self.store.answered()).await {
-                return Err(self.failed(problem));
-            }
-        }
+        self.store.ask(|| self.part(range.clone())).await.map_err(|error| {
+            let problem = Problem::of(self.store.advice, &error);
+            *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem.clone());
+            problem
+        })
     }
 
-    fn failed(&self, problem: Problem) -> Problem {
-        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem.clone());
-        problem
-    }
-
-    /// Sends one request, which fills `got` up to `whole` bytes. Bytes received before a failure are kept in `got`.
-    async fn part(&self, range: Range<u64>, whole: usize, got: &mut BytesMut) -> Result<(), Trouble> {
+    /// Sends one request.
+    async fn part(&self, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let whole = (range.end - range.start) as usize;
         let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-        let answer = self.store.inner.get_opts(&self.path, options).await.map_err(Trouble::Store)?;
+        let answer = self.store.inner.get_opts(&self.path, options).await?;
         let tag = tag(&answer.meta);
         if answer.meta.size != self.size || *self.first.get_or_init(|| tag.clone()) != tag {
-            return Err(Trouble::Changed);
+            return Err(odd(CHANGED));
         }
         self.store.answered.store(true, Ordering::Relaxed);
-        let mut stream = answer.into_stream();
-        while got.len() < whole
-            && let Some(bytes) = stream.next().await
-        {
-            let bytes = bytes.map_err(Trouble::Store)?;
-            got.extend_from_slice(&bytes[..bytes.len().min(whole - got.len())]);
+        let bytes = answer.bytes().await?;
+        if bytes.len() < whole {
+            return Err(StoreError::Generic { store: "store", source: SHORT.into() });
         }
-        Ok(())
+        Ok(bytes.slice(..whole))
     }
 }
 

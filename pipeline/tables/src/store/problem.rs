@@ -6,12 +6,16 @@ use std::time::{Duration, Instant};
 
 use object_store::Error as StoreError;
 
+use crate::error::causes;
+
 /// Prefix of object_store's message for an HTTP error status.
 const STATUS: &str = "Server returned non-2xx status code: ";
 /// Retry period for a store that has answered before, on top of object_store's own retries.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// Maximum attempts at a store that has not answered yet: it may not exist.
 const FIRST_TRIES: u32 = 3;
+pub(crate) const SHORT: &str = "the answer is shorter than the object";
+pub(crate) const CHANGED: &str = "it has changed while it was read: start again";
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(16);
 /// Maximum length of a store's own message, characters.
@@ -82,11 +86,17 @@ impl Problem {
                 }
                 _ if last.contains("incorrectly configured region") => another_region(bucket),
                 _ if last.contains("scheme is not allowed") => advice.allow_http.to_owned(),
+                _ if last == SHORT => last,
                 _ if io_error(error).is_some() => format!("no connection to the store, or a broken one: {last}"),
                 _ => format!("the store says: {}", short(last.strip_prefix(STATUS).unwrap_or(&last))),
             },
         })
     }
+}
+
+/// Error of a store that is final and says `reason` alone.
+pub(crate) fn odd(reason: &str) -> StoreError {
+    StoreError::Generic { store: "store", source: Problem::new(reason).into() }
 }
 
 /// Problem that was found before, and wrapped for a library.
@@ -110,25 +120,12 @@ pub(crate) fn short(text: &str) -> String {
 }
 
 /// Message of the innermost error: the outer ones repeat it and reveal URLs.
-pub(crate) fn cause(error: &StoreError) -> String {
-    let mut last = error.to_string();
-    let mut inner = error.source();
-    while let Some(error) = inner {
-        last = error.to_string();
-        inner = error.source();
-    }
-    last
+pub(crate) fn cause(error: &(dyn std::error::Error + 'static)) -> String {
+    causes(error).last().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 fn io_error(error: &StoreError) -> Option<&io::Error> {
-    let mut inner = error.source();
-    while let Some(error) = inner {
-        if let Some(io) = error.downcast_ref() {
-            return Some(io);
-        }
-        inner = error.source();
-    }
-    None
+    causes(error).find_map(|cause| cause.downcast_ref())
 }
 
 fn status(last: &str) -> Option<u16> {

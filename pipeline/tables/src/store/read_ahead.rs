@@ -2,11 +2,13 @@
 
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
+use datafusion::common::runtime::SpawnedTask;
 use datafusion::parquet::errors::{ParquetError, Result as ParquetResult};
 use datafusion::parquet::file::reader::{ChunkReader, Length};
+use futures::executor::block_on;
 
 use crate::store::object::{Object, begin};
 use crate::store::problem::Problem;
@@ -35,7 +37,7 @@ struct Window {
 }
 
 enum Content {
-    Coming(mpsc::Receiver<Result<Bytes, Problem>>),
+    Coming(SpawnedTask<Result<Bytes, Problem>>),
     Here(Bytes),
 }
 
@@ -70,8 +72,8 @@ impl Ahead {
             self.begin(end..(end + (2 * bytes).min(LONGEST)).min(self.object.size), true)?;
         }
         let window = &mut self.windows[index];
-        if let Content::Coming(coming) = &window.content {
-            match coming.recv().unwrap_or_else(|_| Err(Problem::unanswered())) {
+        if let Content::Coming(coming) = &mut window.content {
+            match block_on(coming).unwrap_or_else(|_| Err(Problem::unanswered())) {
                 Ok(bytes) => window.content = Content::Here(bytes),
                 Err(problem) => {
                     self.windows.remove(index);

@@ -23,9 +23,8 @@ use crate::error::{Error, Result};
 use crate::layout::Role;
 use crate::store::address::Address;
 use crate::store::location::{Found, Location, Roles, is_plain};
-use crate::store::object::{Object, wait};
-use crate::store::object::{Store, aside, spawn, tag};
-use crate::store::problem::{Patience, Problem};
+use crate::store::object::{Object, Store, aside, begin, tag, wait};
+use crate::store::problem::{CHANGED, Patience, Problem, SHORT, odd};
 use crate::store::remote::Remote;
 use crate::store::url::{MAGIC, shown};
 
@@ -97,7 +96,7 @@ impl Location {
             };
             stream::iter(keys).map(describe).buffered(AT_ONCE).try_collect::<Vec<_>>().await
         });
-        let all = all.map_err(|problem| self.error(problem))?;
+        let all = all.flatten().map_err(|problem| self.error(problem))?;
         let object = |(name, meta): (&&str, Option<ObjectMeta>)| {
             meta.map(|meta| {
                 let url = self.address.url(meta.location.as_ref());
@@ -235,7 +234,7 @@ impl Body {
             }
             answer = loop {
                 if !patience.wait(trouble.as_ref(), self.this.store.answered()).await {
-                    return self.fail(trouble.unwrap_or_else(|| odd("the answer is shorter than the object"))).await;
+                    return self.fail(trouble.unwrap_or_else(|| odd(SHORT))).await;
                 }
                 let range = Some(GetRange::Bounded(self.rest.clone()));
                 match self.this.store.inner.get_opts(&self.key, GetOptions { range, ..self.options.clone() }).await {
@@ -244,7 +243,7 @@ impl Body {
                 }
             };
             if answer.meta.size != self.meta.size || tag(&answer.meta) != tag(&self.meta) {
-                return self.fail(odd("it has changed while it was read: start again")).await;
+                return self.fail(odd(CHANGED)).await;
             }
         }
     }
@@ -273,10 +272,6 @@ impl Body {
     }
 }
 
-fn odd(reason: &str) -> StoreError {
-    StoreError::Generic { store: "store", source: Problem::new(reason).into() }
-}
-
 /// Error of all write operations.
 fn refused() -> StoreError {
     StoreError::NotSupported { source: "tables in stores are read only: give a folder on a disk".into() }
@@ -303,9 +298,13 @@ impl ObjectStore for Steady {
         if !options.head {
             let (to, mut from) = mpsc::channel(AHEAD);
             let body = Body { this: self.clone(), key, options, meta: meta.clone(), rest: range.clone(), to };
-            spawn(body.send(answer))
-                .map_err(|problem| StoreError::Generic { store: "store", source: problem.into() })?;
-            let all = stream::poll_fn(move |context| from.poll_recv(context));
+            let sending =
+                begin(body.send(answer)).map_err(|e| StoreError::Generic { store: "store", source: e.into() })?;
+            let all = stream::poll_fn(move |context| {
+                // The task ends with the stream that owns it.
+                let _ = &sending;
+                from.poll_recv(context)
+            });
             answer = GetResult { payload: GetResultPayload::Stream(all.boxed()), meta, range, attributes };
         }
         answer.meta = self.seen(answer.meta)?;

@@ -1,6 +1,6 @@
 //! Opening a table with the Delta library.
 
-use std::fs::{self};
+use std::fs;
 use std::path::Path;
 
 use deltalake_core::{DeltaTable, DeltaTableBuilder, DeltaTableError};
@@ -8,16 +8,14 @@ use url::Url;
 
 use crate::error::{Error, Result};
 use crate::layout::is_delta;
+use crate::store::object::runtime;
 
 /// Error without the table's name, which callers add.
 pub(crate) type Failed = Box<dyn std::error::Error + Send + Sync>;
 
-/// Runs the library on a thread and runtime of its own, so that callers may be on any thread.
+/// Runs the library on a thread of its own, so that callers may be on any thread.
 pub(crate) fn apart<T: Send, F: Future<Output = T>>(work: impl FnOnce() -> F + Send) -> Result<T> {
-    let run = || {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        Ok(runtime.map_err(|e| Error::Internal(e.to_string()))?.block_on(work()))
-    };
+    let run = || Ok(runtime().map_err(|e| Error::Internal(e.to_string()))?.block_on(work()));
     let ended = std::thread::scope(|scope| scope.spawn(run).join());
     ended.unwrap_or_else(|_| Err(Error::Internal("a thread of the Delta library panicked".to_owned())))
 }

@@ -97,7 +97,7 @@ impl ObjectStore for Flaky {
 pub(crate) fn put(inner: &Arc<InMemory>, name: &str, bytes: Vec<u8>) {
     let (inner, name) = (Arc::clone(inner), Key::parse(name).unwrap());
     let put = async move { inner.put_opts(&name, bytes.into(), PutOptions::default()).await };
-    wait(async move { put.await.map(drop).map_err(|error| Problem::of(&Advice::UNKNOWN, &error)) }).unwrap();
+    wait(async move { put.await.map(drop).map_err(|error| Problem::of(&Advice::UNKNOWN, &error)) }).unwrap().unwrap();
 }
 
 pub(crate) fn flaky(objects: &[(&str, Vec<u8>)]) -> (Arc<InMemory>, Arc<Store>) {

@@ -1,6 +1,5 @@
 //! AWS credentials, region and endpoint, found as AWS's own programs find them, if the environment names no keys.
 
-use std::error::Error as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -20,7 +19,7 @@ use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential};
 use object_store::{CredentialProvider, Error as StoreError};
 use tokio::sync::Mutex;
 
-use crate::store::problem::Problem;
+use crate::store::problem::{Problem, cause};
 
 /// Timeout and attempts for the instance metadata service, which answers within milliseconds where it exists.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
@@ -101,17 +100,11 @@ impl CredentialProvider for Chain {
 
 /// Message of the innermost cause: the outer ones only name the providers of the chain.
 fn reason(error: &CredentialsError) -> String {
-    let mut last = error.to_string();
-    let mut inner = error.source();
-    while let Some(error) = inner {
-        last = error.to_string();
-        inner = error.source();
-    }
     match error {
         CredentialsError::CredentialsNotLoaded(_) => {
             let profile = std::env::var("AWS_PROFILE").unwrap_or_else(|_| "default".to_owned());
             format!("none in the environment, in the profile {profile} or from the machine")
         }
-        _ => last,
+        _ => cause(error),
     }
 }

@@ -86,6 +86,7 @@ where
             Problem::new(format!("there are no credentials ({}): {}", short(&cause(&error)), advice.credentials))
         })
     })
+    .flatten()
 }
 
 #[cfg(test)]

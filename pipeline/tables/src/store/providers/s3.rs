@@ -36,7 +36,7 @@ impl StoreProvider for S3 {
         let unsigned = is_on(value(AmazonS3ConfigKey::SkipSignature));
         let keys = [AmazonS3ConfigKey::AccessKeyId, AmazonS3ConfigKey::SecretAccessKey].map(value);
         if !unsigned && keys == [None, None] {
-            builder = wait(aws::completed(builder))?;
+            builder = wait(aws::completed(builder)).flatten()?;
             check_endpoint("endpoint_url of the profile", builder.get_config_value(&AmazonS3ConfigKey::Endpoint))?;
         }
         if !unsigned {

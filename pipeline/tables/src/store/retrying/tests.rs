@@ -153,7 +153,7 @@ fn a_delta_table_is_read_as_one_on_a_disk() {
 
 fn remove(inner: &Arc<InMemory>, key: &str) {
     let (inner, key) = (Arc::clone(inner), Key::parse(key).unwrap());
-    wait(async move { inner.delete(&key).await.map_err(|e| Problem::new(e.to_string())) }).unwrap();
+    wait(async move { inner.delete(&key).await.map_err(|e| Problem::new(e.to_string())) }).unwrap().unwrap();
 }
 
 /// Tables whose files have the same names and sizes are not taken for one another.
