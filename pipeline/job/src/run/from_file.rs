@@ -51,7 +51,7 @@ impl JobFile {
             kept_only: self.write_pairs == Pairs::Kept,
             images: self.write_images.unwrap_or(default),
             parts: self.table_format,
-            mode: mode,
+            mode,
             unit_rows: self.checkpoint_rows,
             file_bytes: bytes.ok_or_else(wrong)?,
             shard: shard(&self.shard).map_err(|e| Error::Option(format!("--shard {}: {e}", self.shard)))?,
