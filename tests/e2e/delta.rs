@@ -131,7 +131,7 @@ fn each_run_is_a_version() {
     assert!(said.contains("version") && said.contains("7"), "{said}");
     fs::write(place.path("recipe.sql"), RECIPE).unwrap();
     let said = place.fails(1, &run("web@1", "none", &[]));
-    assert!(said.contains("no Delta table"), "{said}");
+    assert!(said.contains("not a Delta table"), "{said}");
     let said = place.fails(1, &run("web", "pairs", &["--overwrite"]));
     assert!(said.contains("it is a Delta table: give --table-format delta"), "{said}");
 }

@@ -2,8 +2,9 @@
 
 use super::settings::Kind;
 use crate::blip::generate::GenerationOptions;
+use crate::config::settings::keys_of;
 
-crate::settings! {
+keys_of! {
     pub(crate) enum Key under "capfilt";
     Captioner "captioner": Kind::Text, default None,
         "Checkpoint of caption and captions: a folder in Hugging Face layout, or a registered name";

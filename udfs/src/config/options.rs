@@ -9,6 +9,7 @@ use datafusion::common::Result;
 use super::keys::Key;
 use super::settings::{Settings, Value};
 use crate::blip::Precision;
+use crate::config::settings::options_of;
 use crate::engine::{Client, Engine};
 use crate::image::Limits;
 
@@ -127,7 +128,7 @@ impl fmt::Debug for CapfiltOptions {
     }
 }
 
-crate::extension_options!(CapfiltOptions, Key);
+options_of!(CapfiltOptions, Key);
 
 #[cfg(test)]
 mod tests {

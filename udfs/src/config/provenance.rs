@@ -100,7 +100,9 @@ mod tests {
     #[test]
     fn a_model_must_have_what_it_is_set_for() {
         let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/models/");
-        for (role, model, words) in [("captioner", "matcher", "no captioner"), ("filter", "captioner", "no filter")] {
+        for (role, model, words) in
+            [("captioner", "matcher", "not a captioner"), ("filter", "captioner", "not a filter")]
+        {
             let options = CapfiltOptions::new().with(role, &format!("{models}{model}")).unwrap();
             let error = options.provenance().unwrap_err().to_string();
             assert!(error.contains(words) && error.contains(model), "{error}");

@@ -83,6 +83,9 @@ macro_rules! extension_options {
     };
 }
 
+// For this crate's own files, which import nothing through its root.
+pub(crate) use {extension_options as options_of, settings as keys_of};
+
 /// Name, allowed values and description of a setting.
 #[derive(Debug)]
 pub struct Setting<K> {
