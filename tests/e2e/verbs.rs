@@ -147,6 +147,7 @@ fn a_job_file_is_a_job() {
         ("candidates = 'many'", &["line 1", "invalid type: string \"many\""]),
         ("source = 'data'", &["the job has no dest"]),
         ("source = ", &["line 1"]),
+        ("[set]\ncapfilt.max_length = 5", &["line 2", "a key with a dot is quoted"]),
         ("source = 'data'\ndest = 'x'\nshard = '3/2'", &["--shard 3/2: expected I/N"]),
     ] {
         fs::write(place.path("wrong.toml"), wrong).unwrap();

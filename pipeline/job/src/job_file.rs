@@ -191,7 +191,10 @@ pub fn shard(text: &str) -> Result<(u64, u64), String> {
 
 /// A value that a file may give as a text, a number or a truth value.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected a text, a number, true or false; a key with a dot is quoted: \"capfilt.max_length\" = 20"
+)]
 enum Scalar {
     Bool(bool),
     Int(i64),
