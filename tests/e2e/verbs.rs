@@ -97,6 +97,8 @@ fn all_shards_are_gone_through_or_one() {
     let place = place();
     let shard = |shard: &'static str| [&JOB[..], &["--shard", shard]].concat();
     place.ok(&shard("2/3"));
+    let said = place.fails(1, &["retry", "pairs"]);
+    assert!(said.contains("shard 1 of 3 of pairs is not finished"), "{said}");
     let said = place.run(&["resume", "pairs"]);
     let words = text(&said.stderr);
     assert!(said.status.success(), "{words}");

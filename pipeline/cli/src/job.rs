@@ -73,6 +73,16 @@ pub(crate) async fn go_on(args: &ContinueArgs, verb: Verb) -> Result<()> {
             );
         }
     }
+    if verb == Verb::Retry
+        && shards.len() > 1
+        && let Some(begun) = shards.iter().find(|shard| !shard.is_finished && !shard.is_retry)
+    {
+        bail!(
+            "shard {} of {} of {table} is not finished: `capfilt resume {table}` ends it",
+            begun.shard.0,
+            begun.shard.1
+        );
+    }
     let mut jobs = Vec::new();
     let mut ctx = None;
     for shard in &shards {
