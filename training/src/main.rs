@@ -173,7 +173,7 @@ fn export_part(args: &ExportArgs) -> anyhow::Result<()> {
     let trainer = &start.trainer;
     let missing: Vec<&str> = start.drawn.iter().map(String::as_str).filter(|name| what.needs(name)).collect();
     if let Some(first) = missing.first() {
-        bail!("{}: it is no {}: it has no {first}", args.checkpoint.display(), args.what);
+        bail!("{}: it is not a {}: it has no {first}", args.checkpoint.display(), args.what);
     }
     export(&args.out, trainer.config(), trainer.params(), what, &start.tokenizer_json, &start.preprocessor, kind)?;
     capfilt_training::run::carry_card(&args.checkpoint, &args.out)?;
