@@ -161,7 +161,7 @@ fn a_job_file_is_a_job() {
     assert!(place.fails(2, &["run"]).contains("SOURCE"));
 }
 
-/// What is set once a machine comes from the environment, and becomes part of the job's record.
+/// Environment variables set models and device, and the job's record includes them.
 #[test]
 fn models_and_device_come_from_the_environment() {
     let place = Place::new();

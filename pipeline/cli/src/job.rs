@@ -120,7 +120,7 @@ fn continued(args: &ContinueArgs, verb: Verb, shard: &Recorded) -> Result<JobFil
         ),
     };
     if verb == Verb::Update {
-        // What is new is in a later version of a Delta source.
+        // New rows of a Delta source are in a later version.
         file.source = file.source().0.to_string_lossy().into_owned();
     }
     file = merged(serde_json::to_value(&file)?, args)?;
@@ -145,7 +145,7 @@ fn continued(args: &ContinueArgs, verb: Verb, shard: &Recorded) -> Result<JobFil
     if args.session.captioner.is_empty() && args.session.filter.is_empty() {
         return Ok(file);
     }
-    // A model that is named by an option replaces one that is named by a setting.
+    // A model given as an option replaces one given as a setting.
     for (name, given) in [("captioner", &args.session.captioner), ("filter", &args.session.filter)] {
         if !given.is_empty() {
             file.set.remove(&format!("capfilt.{name}"));

@@ -16,7 +16,7 @@ pub(crate) fn readable(error: &DataFusionError) -> anyhow::Error {
     anyhow!(message(error))
 }
 
-/// Environment variables for what is set once a machine; an option or a job file comes before.
+/// Environment variables for settings of the machine; options and job files take precedence.
 const ENVIRONMENT: [(&str, &str); 3] =
     [("captioner", "CAPFILT_CAPTIONER"), ("filter", "CAPFILT_FILTER"), ("device", "CAPFILT_DEVICE")];
 

@@ -59,7 +59,7 @@ pub(crate) struct RoundsArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) trainer: Option<PathBuf>,
 
-    /// Finally make another pair table with the last models: the one that the next round would start from
+    /// After the last round, make one more pair table with its models
     #[arg(long)]
     pub(crate) final_pairs: bool,
 

@@ -130,7 +130,7 @@ impl Wishes {
         Ok(Self { signals: Signals::listen()?, stop: false })
     }
 
-    /// Whether a signal has arrived, including one that was not waited for.
+    /// Whether a signal has arrived, even while nothing was waiting for it.
     fn is_stopped(&mut self) -> bool {
         self.stop |= self.signals.next().now_or_never().is_some();
         self.stop
