@@ -49,7 +49,8 @@ pub(super) fn generate(
 pub(super) fn first_logits(med: &OrtMed, images: &[&Embedding], prompt: &[u32]) -> Result<Vec<Vec<f32>>> {
     let kv = med.cross_kv(Part::DecoderKv, images)?;
     let slots = (0..images.len()).map(|image| Slot { image, searches: vec![], starts: vec![] }).collect();
-    let batch = Batch { med, kv, slots, past: vec![], past_tokens: 0, finished: vec![] };
+    let part = Part::Decoder;
+    let batch = Batch { med, part, kv, slots, past: vec![], past_tokens: 0, finished: vec![] };
     let ids = images.iter().flat_map(|_| prompt.iter().map(|&id| i64::from(id))).collect();
     let outputs = batch.decode(ids, (0..images.len()).collect(), images.len(), prompt.len())?;
     let vocab = med.checkpoint.config.text.vocab_size;
@@ -71,6 +72,8 @@ impl Slot {
 
 struct Batch<'a> {
     med: &'a OrtMed,
+    /// The decoder with the scores that the searches read.
+    part: Part,
     kv: CrossKv,
     /// Live images; their keys and values are the first of `kv`, in this order.
     slots: Vec<Slot>,
@@ -100,7 +103,9 @@ impl<'a> Batch<'a> {
             })
             .collect();
         let kv = med.cross_kv(Part::DecoderKv, images)?;
-        let mut batch = Batch { med, kv, slots, past: vec![], past_tokens: 0, finished: vec![vec![]; images.len()] };
+        let part = if options.reads_log_probs() { Part::BeamDecoder } else { Part::Decoder };
+        let finished = vec![vec![]; images.len()];
+        let mut batch = Batch { med, part, kv, slots, past: vec![], past_tokens: 0, finished };
         batch.retire()?;
         let prompts: Vec<&[u32]> = requests.iter().flat_map(|r| r.iter().map(|r| &*r.prompt)).collect();
         let mut first = Some(prompts);
@@ -143,17 +148,17 @@ impl<'a> Batch<'a> {
             reorder = (0..rows).collect();
         }
         let outputs = self.decode(ids, reorder, rows, tokens)?;
-        let (logits, log_probs) = (floats(&outputs[0])?, floats(&outputs[1])?);
+        let scores = floats(&outputs[0])?;
         let vocab = self.med.checkpoint.config.text.vocab_size;
         for slot in &mut self.slots {
             for (search, start) in slot.searches.iter_mut().zip(&slot.starts) {
                 if !search.is_done() {
                     let range = start * vocab..(start + search.rows().len()) * vocab;
-                    search.advance(&logits[range.clone()], &log_probs[range]);
+                    search.advance(&scores[range]);
                 }
             }
         }
-        self.past = outputs.into_iter().skip(2).collect();
+        self.past = outputs.into_iter().skip(1).collect();
         self.past_tokens += tokens;
         Ok(())
     }
@@ -180,7 +185,7 @@ impl<'a> Batch<'a> {
             }
         }
         self.kv.push_inputs(0, images, &mut inputs)?;
-        self.med.run(Part::Decoder, inputs)
+        self.med.run(self.part, inputs)
     }
 
     /// Removes images whose captions are complete from the batch.

@@ -6,6 +6,7 @@ pub(crate) mod checkpoint;
 pub(crate) mod config;
 mod convert;
 mod decoder;
+pub(crate) mod device;
 pub(crate) mod files;
 pub mod generate;
 mod generation_config;

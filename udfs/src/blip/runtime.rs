@@ -2,14 +2,17 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use ort::environment::Environment;
 use ort::ep::{CUDA, ExecutionProvider};
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, PrepackedWeights, SessionBuilder};
+use ort::value::{DynValue, Tensor};
 
-use super::graph::{EXTERNAL_FOLDER, Graph};
+use super::device::{Device, on_device};
+use super::graph::tensors::WeightRef;
+use super::graph::{self, EXTERNAL_FOLDER, Graph};
 use super::weights::Weights;
 use crate::error::{Error, Result};
 
@@ -18,32 +21,6 @@ const WHEEL: &str = ".deps/onnxruntime/onnxruntime/capi";
 
 const HOW_TO_GET: &str = "get it with `make setup`, or install the Python package onnxruntime (onnxruntime-gpu for CUDA), version 1.24 \
      or later, and set ORT_DYLIB_PATH to its capi/libonnxruntime.so.*";
-
-/// Device that a model runs on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Device {
-    Cpu,
-    Cuda(i32),
-}
-
-impl Device {
-    /// Kind of device: results may differ between kinds.
-    pub(crate) fn kind(self) -> &'static str {
-        match self {
-            Self::Cpu => "cpu",
-            Self::Cuda(_) => "cuda",
-        }
-    }
-}
-
-impl std::fmt::Display for Device {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(id) => write!(f, "cuda:{id}"),
-        }
-    }
-}
 
 /// The process's environment, created when the library is loaded on first use.
 pub(crate) fn environment() -> Result<&'static Environment> {
@@ -118,12 +95,20 @@ fn auto() -> Result<Device> {
     CHOICE
         .get_or_init(|| {
             environment()?;
-            let (device, why) = match try_cuda(0) {
-                Ok(()) => (Device::Cuda(0), "a CUDA device is there".to_string()),
-                Err(why) => (Device::Cpu, why),
-            };
-            log::info!("device auto: {device} ({why})");
-            Ok(device)
+            if !CUDA::is_available().map_err(|e| Error::Runtime(e.to_string()))? {
+                log::info!("device auto: cpu ({NO_CUDA})");
+                return Ok(Device::Cpu);
+            }
+            match try_cuda(0) {
+                Ok(()) => {
+                    log::info!("device auto: cuda:0");
+                    Ok(Device::Cuda(0))
+                }
+                Err(why) => {
+                    log::warn!("device auto: the CPU, because cuda:0 cannot be used: {why}");
+                    Ok(Device::Cpu)
+                }
+            }
         })
         .clone()
 }
@@ -138,16 +123,35 @@ fn cuda(id: i32) -> Result<Device> {
     })
 }
 
-/// Tries a session on CUDA device `id`, since a library built with CUDA may still not work here. The error says why.
+const NO_CUDA: &str = "this ONNX Runtime is built without CUDA";
+
+/// Tries what queries need on CUDA device `id`, since a library built with CUDA may still not work here. The error says
+/// why it does not.
 fn try_cuda(id: i32) -> std::result::Result<(), String> {
     if !CUDA::is_available().map_err(|e| e.to_string())? {
-        return Err("this ONNX Runtime is built without CUDA".into());
+        return Err(NO_CUDA.into());
     }
-    let probe = super::graph::probe();
-    builder(Device::Cuda(id), 1)
-        .and_then(|mut b| b.commit_from_memory(&probe).map_err(|e| e.to_string()))
-        .map(drop)
-        .map_err(|e| first_line(&e).to_string())
+    let tried = probe(Device::Cpu).and_then(|here| Ok((here, probe(Device::Cuda(id))?)));
+    let (here, there) = tried.map_err(|e| first_line(&e.to_string()).to_string())?;
+    let is_close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-3;
+    if here.len() != there.len() || !here.iter().zip(&there).all(is_close) {
+        return Err("its results differ from the CPU's".into());
+    }
+    Ok(())
+}
+
+/// Results of a weight's product and of attention on a device.
+fn probe(device: Device) -> Result<Vec<f32>> {
+    let failed = |e: ort::Error| Error::Runtime(e.to_string());
+    let weight: Vec<f32> = (0..graph::PROBE_WIDTH.pow(2)).map(|n| ((n % 7) as f32 - 3.0) / 8.0).collect();
+    let weight = Tensor::from_array(([graph::PROBE_WIDTH; 2], weight)).map_err(failed)?.into_dyn();
+    let weight = Arc::new(on_device(weight, device).map_err(failed)?);
+    let value = |_: &WeightRef| Ok(Arc::clone(&weight));
+    let mut session = assemble(&graph::probe(), value, &PrepackedWeights::new(), device, 1)?;
+    let x: Vec<f32> = (0..3 * graph::PROBE_WIDTH).map(|n| (n % 5) as f32 / 4.0).collect();
+    let x = Tensor::from_array(([1, 3, graph::PROBE_WIDTH], x)).map_err(failed)?;
+    let outputs = session.run(ort::inputs!["x" => x]).map_err(failed)?;
+    Ok(outputs["y"].try_extract_tensor::<f32>().map_err(failed)?.1.to_vec())
 }
 
 fn builder(device: Device, threads: usize) -> std::result::Result<SessionBuilder, String> {
@@ -183,6 +187,16 @@ pub(crate) fn session(
     device: Device,
     threads: usize,
 ) -> Result<Session> {
+    assemble(graph, |weight| weights.value(weight, device), prepacked, device, threads)
+}
+
+fn assemble(
+    graph: &Graph,
+    value: impl Fn(&WeightRef) -> Result<Arc<DynValue>>,
+    prepacked: &PrepackedWeights,
+    device: Device,
+    threads: usize,
+) -> Result<Session> {
     let failed =
         |e: String| memory_or(&e).unwrap_or_else(|| Error::Runtime(format!("a session could not be made: {e}")));
     let mut builder = builder(device, threads)
@@ -190,8 +204,7 @@ pub(crate) fn session(
         .with_prepacked_weights(prepacked)
         .map_err(|e| failed(e.to_string()))?;
     for weight in &graph.weights {
-        let value = weights.value(weight)?;
-        builder = builder.with_initializer(weight.name(), value).map_err(|e| failed(e.to_string()))?;
+        builder = builder.with_initializer(weight.name(), value(weight)?).map_err(|e| failed(e.to_string()))?;
     }
     builder.commit_from_memory(&graph.model).map_err(|e| failed(e.to_string()))
 }
@@ -205,4 +218,26 @@ pub(crate) fn memory_or(message: &str) -> Option<Error> {
 
 fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The results that `auto` compares a CUDA device's with.
+    #[test]
+    fn the_probe_uses_its_weight_and_attends() {
+        let y = probe(Device::Cpu).unwrap();
+        assert_eq!(y.len(), 3 * graph::PROBE_WIDTH);
+        // Attention mixes the three rows of x, whose values differ.
+        assert!(y.iter().all(|y| (0.0..=1.0).contains(y)), "{y:?}");
+        assert!(y.windows(2).any(|pair| pair[0] != pair[1]), "{y:?}");
+    }
+
+    #[test]
+    fn an_initialiser_that_is_not_given_is_not_replaced_by_something_else() {
+        let graph = graph::probe();
+        let model = builder(Device::Cpu, 1).unwrap().commit_from_memory(&graph.model);
+        assert!(model.is_err(), "a session without its weight");
+    }
 }

@@ -8,10 +8,11 @@ use ort::session::builder::PrepackedWeights;
 use ort::value::{DynValue, Tensor, TensorRef};
 
 use super::checkpoint::{Checkpoint, EncoderNames, NO_DECODER, NO_ITM_HEAD};
+use super::device::Device;
 use super::graph::tensors::TextNames;
 use super::graph::{self, Graph};
 use super::med::{Embedding, Precision};
-use super::runtime::{self, Device};
+use super::runtime;
 use super::values::{CrossKv, Inputs, floats, internal, ints, lock, tensor, tensor_i64};
 use crate::error::{Error, Result};
 
@@ -24,7 +25,10 @@ pub(super) enum Part {
     Vision,
     ImageProjection,
     DecoderKv,
+    /// Decoder whose scores are logits.
     Decoder,
+    /// Decoder whose scores are their log-softmax.
+    BeamDecoder,
     EncoderKv,
     Match,
     Text,
@@ -36,7 +40,7 @@ impl Part {
             Self::Vision => "the vision encoder",
             Self::ImageProjection => "the image projection",
             Self::DecoderKv | Self::EncoderKv => "the cross-attention keys and values",
-            Self::Decoder => "the text decoder",
+            Self::Decoder | Self::BeamDecoder => "the text decoder",
             Self::Match => "image-text matching",
             Self::Text => "the text encoder",
         }
@@ -94,7 +98,7 @@ impl OrtMed {
             Part::Vision => graph::vision_encoder(vision, w, p),
             Part::ImageProjection => graph::image_projection(vision, projection, w),
             Part::DecoderKv => graph::cross_kv(text, &decoder, w, p),
-            Part::Decoder => graph::decoder_step(text, &decoder, w, p),
+            Part::Decoder | Part::BeamDecoder => graph::decoder_step(text, &decoder, w, p, part == Part::BeamDecoder),
             Part::EncoderKv => graph::cross_kv(text, &EncoderNames, w, p),
             Part::Match => graph::match_texts(text, &EncoderNames, w, p),
             Part::Text => graph::text_encoder(text, projection, &EncoderNames, w, p),
@@ -106,7 +110,7 @@ impl OrtMed {
         let parts = self.checkpoint.parts;
         let (has, what) = match part {
             Part::Vision => (true, ""),
-            Part::DecoderKv | Part::Decoder => (parts.captioner, NO_DECODER),
+            Part::DecoderKv | Part::Decoder | Part::BeamDecoder => (parts.captioner, NO_DECODER),
             Part::EncoderKv | Part::Match => (parts.matcher, NO_ITM_HEAD),
             Part::ImageProjection | Part::Text => (parts.contrastive, "no projections: it has no ITC score"),
         };

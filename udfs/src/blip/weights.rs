@@ -12,6 +12,7 @@ use ort::memory::{Allocator, MemoryInfo};
 use ort::value::{DynValue, Shape, Tensor, TensorRefMut};
 use safetensors::{Dtype, SafeTensors};
 
+use super::device::{Device, on_device};
 use super::files;
 use super::graph::tensors::{Form, Shapes, WeightRef};
 use crate::error::{Error, Result};
@@ -28,8 +29,9 @@ pub(crate) struct Weights {
     dir: PathBuf,
     files: Vec<(PathBuf, Mmap)>,
     tensors: BTreeMap<String, Stored>,
-    /// Values given to sessions. Dropped before `files`, because float32 values point into the mappings.
-    values: Mutex<HashMap<WeightRef, Arc<DynValue>>>,
+    /// Values given to sessions, by device. Dropped before `files`, because float32 values on the CPU point into the
+    /// mappings.
+    values: Mutex<HashMap<(WeightRef, Device), Arc<DynValue>>>,
 }
 
 // `values` must be dropped first, but Rust drops fields in order of declaration; so clear it explicitly.
@@ -182,18 +184,30 @@ impl Weights {
         }
     }
 
-    /// The tensor as an ONNX value, created once; float32 data that are aligned in the file are not copied.
-    pub(crate) fn value(&self, weight: &WeightRef) -> Result<Arc<DynValue>> {
+    /// The tensor as an ONNX value on a device, created once and shared by all sessions there. On the CPU, float32 data
+    /// that are aligned in the file are not copied.
+    pub(crate) fn value(&self, weight: &WeightRef, device: Device) -> Result<Arc<DynValue>> {
         let mut values = self.values.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(value) = values.get(weight) {
+        if let Some(value) = values.get(&(weight.clone(), device)) {
             return Ok(Arc::clone(value));
         }
+        for (made, value) in self.make(weight)? {
+            let failed = |e: ort::Error| Error::Internal(format!("tensor {}: {e}", weight.tensor));
+            let value = on_device(value, device).map_err(failed)?;
+            values.insert((made, device), Arc::new(value));
+        }
+        let value = values.get(&(weight.clone(), device)).cloned();
+        value.ok_or_else(|| Error::Internal(format!("tensor {} vanished", weight.tensor)))
+    }
+
+    /// The value of a tensor on the CPU; of a quantised one also that of its scales.
+    fn make(&self, weight: &WeightRef) -> Result<Vec<(WeightRef, DynValue)>> {
         let stored = self
             .tensors
             .get(&weight.tensor)
             .ok_or_else(|| Error::checkpoint(&self.dir, format!("tensor {} is missing", weight.tensor)))?;
         let failed = |e: ort::Error| Error::Internal(format!("tensor {}: {e}", weight.tensor));
-        match weight.form {
+        Ok(match weight.form {
             Form::Float => {
                 let bytes = self.bytes(stored);
                 let value = if stored.dtype == Dtype::F32 && (bytes.as_ptr() as usize).is_multiple_of(align_of::<f32>())
@@ -202,7 +216,7 @@ impl Weights {
                 } else {
                     owned(&stored.shape, self.floats(stored)).map_err(failed)?
                 };
-                values.insert(weight.clone(), Arc::new(value));
+                vec![(weight.clone(), value)]
             }
             Form::Int8 | Form::Int8Scale => {
                 let (rows, columns) = (stored.shape[0], stored.shape[1]);
@@ -210,11 +224,9 @@ impl Weights {
                 let bytes = Tensor::from_array((vec![columns as i64, rows as i64], bytes)).map_err(failed)?.into_dyn();
                 let scales = owned(&[rows], scales).map_err(failed)?;
                 let of = |form| WeightRef { tensor: weight.tensor.clone(), form };
-                values.insert(of(Form::Int8), Arc::new(bytes));
-                values.insert(of(Form::Int8Scale), Arc::new(scales));
+                vec![(of(Form::Int8), bytes), (of(Form::Int8Scale), scales)]
             }
-        }
-        values.get(weight).cloned().ok_or_else(|| Error::Internal(format!("tensor {} vanished", weight.tensor)))
+        })
     }
 
     /// Advises the kernel to drop the mapped pages. Sessions have packed the matrices that they multiply; other data

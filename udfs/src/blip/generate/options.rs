@@ -148,6 +148,12 @@ impl GenerationOptions {
         Ok(())
     }
 
+    /// Whether the search reads the log-softmax of the logits: beam search does. transformers runs one beam as greedy
+    /// search, whose processors see logits.
+    pub fn reads_log_probs(&self) -> bool {
+        self.strategy == Strategy::Beam && self.num_beams > 1
+    }
+
     /// Number of token sequences that one search returns.
     pub fn returned(&self) -> usize {
         match self.strategy {

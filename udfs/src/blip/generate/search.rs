@@ -24,8 +24,7 @@ impl Search {
     /// `key` seeds nucleus sampling.
     pub fn new(options: &GenerationOptions, prompt: &[u32], eos: u32, vocab: usize, key: [u8; 32]) -> Self {
         let method = match options.strategy {
-            // transformers runs one beam as greedy search, whose processors see logits, not log-probabilities.
-            Strategy::Beam if options.num_beams > 1 => Method::Beam(Beam::new(options, prompt, eos, vocab)),
+            Strategy::Beam if options.reads_log_probs() => Method::Beam(Beam::new(options, prompt, eos, vocab)),
             Strategy::Beam | Strategy::Greedy => Method::Sample(Sample::greedy(options, prompt, eos, vocab)),
             Strategy::Nucleus => Method::Sample(Sample::nucleus(options, prompt, eos, vocab, key)),
         };
@@ -41,19 +40,13 @@ impl Search {
         }
     }
 
-    /// Takes the scores of [`Self::rows`], row by row: `vocab` logits each, and their log-softmax. Only beam search
-    /// reads `log_probs`, only the other strategies read `logits`; the other slice may be empty. A NaN counts as minus
-    /// infinity. If no score is a number, the search is done.
-    pub fn advance(&mut self, logits: &[f32], log_probs: &[f32]) {
+    /// Takes the scores of [`Self::rows`], row by row: `vocab` logits each, or their log-softmax if
+    /// [`GenerationOptions::reads_log_probs`]. A NaN counts as minus infinity. If no score is a number, the search is done.
+    pub fn advance(&mut self, scores: &[f32]) {
         match &mut self.method {
-            Method::Beam(beam) => beam.advance(log_probs),
-            Method::Sample(sample) => sample.advance(logits),
+            Method::Beam(beam) => beam.advance(scores),
+            Method::Sample(sample) => sample.advance(scores),
         }
-    }
-
-    /// Whether [`Self::advance`] reads `log_probs` rather than `logits`.
-    pub fn reads_log_probs(&self) -> bool {
-        matches!(self.method, Method::Beam(_))
     }
 
     /// Whether the search has ended.

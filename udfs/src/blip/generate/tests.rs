@@ -33,9 +33,11 @@ fn sequences(
             let next = search.rows().iter().map(|row| [&sequences[row.parent][..], &[row.token]].concat());
             sequences = next.collect();
         }
-        let logits: Vec<Vec<f32>> = sequences.iter().map(|sequence| model(sequence)).collect();
-        let log_probs: Vec<Vec<f32>> = logits.iter().map(|logits| log_softmax(logits)).collect();
-        search.advance(&logits.concat(), &log_probs.concat());
+        let scores = |sequence: &Vec<u32>| {
+            let logits = model(sequence);
+            if options.reads_log_probs() { log_softmax(&logits) } else { logits }
+        };
+        search.advance(&sequences.iter().map(scores).collect::<Vec<_>>().concat());
         steps += 1;
         assert!(prompt.len() + steps <= options.max_length);
     }
@@ -167,7 +169,7 @@ fn nucleus_draws_in_proportion() {
         let mut key = [7; 32];
         key[..4].copy_from_slice(&seed.to_le_bytes());
         let mut search = Search::new(&options, &[0], 9, 4, key);
-        search.advance(&logits, &[]);
+        search.advance(&logits);
         assert!(search.is_done());
         drawn[search.into_sequences()[0][0] as usize] += 1.0 / 4000.0;
     }
@@ -187,7 +189,7 @@ fn nucleus_draws_from_the_top_k_and_what_is_as_likely() {
                 let mut key = [7; 32];
                 key[..4].copy_from_slice(&seed.to_le_bytes());
                 let mut search = Search::new(options, &[0], 9, 5, key);
-                search.advance(&logits, &[]);
+                search.advance(&logits);
                 search.into_sequences()[0][0]
             })
             .collect();
@@ -254,7 +256,7 @@ fn a_prompt_that_fills_the_length_gets_no_ids() {
         for prompt in [&[][..], &[5, 6], &[5, 6, 7]] {
             let mut search = Search::new(&options, prompt, EOS, 10, [0; 32]);
             assert!(search.is_done() && search.rows().is_empty());
-            search.advance(&[0.0; 10], &[0.0; 10]);
+            search.advance(&[0.0; 10]);
             assert_eq!(search.into_sequences(), [[0u32; 0]]);
         }
     }
@@ -281,7 +283,7 @@ fn bad_scores_neither_panic_nor_loop() {
             // Some steps get too few scores.
             let count = (search.rows().len() * vocab).saturating_sub(below(&mut rng, 20) / 19);
             let scores: Vec<f32> = (0..count).map(|_| odd[below(&mut rng, of)]).collect();
-            search.advance(&scores, &scores);
+            search.advance(&scores);
             steps += 1;
         }
         assert!(steps <= 18);
@@ -290,7 +292,7 @@ fn bad_scores_neither_panic_nor_loop() {
     for strategy in Strategy::ALL {
         let options = GenerationOptions { strategy, ..Default::default() };
         let mut search = Search::new(&options, &[0], EOS, 5, [0; 32]);
-        search.advance(&[f32::NAN; 5], &[f32::NAN; 5]);
+        search.advance(&[f32::NAN; 5]);
         assert!(search.is_done());
         assert_eq!(search.into_sequences(), [[0u32; 0]]);
     }

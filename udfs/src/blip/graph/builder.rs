@@ -1,6 +1,6 @@
 //! Builder of ONNX graphs: values, nodes and layers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use prost::Message;
 
@@ -35,7 +35,7 @@ pub(super) struct Builder<'a> {
     shapes: &'a dyn Shapes,
     precision: Precision,
     nodes: Vec<NodeProto>,
-    weights: BTreeMap<WeightRef, ()>,
+    weights: BTreeSet<WeightRef>,
     initializers: BTreeMap<String, TensorProto>,
     inputs: Vec<ValueInfo>,
     outputs: Vec<ValueInfo>,
@@ -49,7 +49,7 @@ impl<'a> Builder<'a> {
             shapes,
             precision,
             nodes: vec![],
-            weights: BTreeMap::new(),
+            weights: BTreeSet::new(),
             initializers: BTreeMap::new(),
             inputs: vec![],
             outputs: vec![],
@@ -59,7 +59,7 @@ impl<'a> Builder<'a> {
 
     pub(super) fn finish(self, name: &str) -> Graph {
         let mut initializer: Vec<TensorProto> = self.initializers.into_values().collect();
-        let weights: Vec<WeightRef> = self.weights.into_keys().collect();
+        let weights: Vec<WeightRef> = self.weights.into_iter().collect();
         for weight in &weights {
             let shape = self.shapes.shape(&weight.tensor).unwrap_or_default();
             let (dims, data_type) = match weight.form {
@@ -110,7 +110,7 @@ impl<'a> Builder<'a> {
     fn weight_as(&mut self, tensor: &str, form: Form) -> String {
         let weight = WeightRef { tensor: tensor.into(), form };
         let name = weight.name();
-        self.weights.insert(weight, ());
+        self.weights.insert(weight);
         name
     }
 
@@ -219,11 +219,10 @@ impl<'a> Builder<'a> {
         };
         let w = self.weight_as(weight, Form::Int8);
         let column_scale = self.weight_as(weight, Form::Int8Scale);
-        let zero = self.zero_point();
-        let y = self.op("MatMulInteger", &[&bytes, &w, &zero], vec![]);
-        let y = self.op("Cast", &[&y], vec![attr_int("to", DataType::Float as i64)]);
-        let y = self.op("Mul", &[&y, &row_scale], vec![]);
-        self.op("Mul", &[&y, &column_scale], vec![])
+        let (zero, one) = (self.zero_point(), self.float(1.0));
+        // Takes one scale for all rows only, so a row's own scale comes after.
+        let y = self.ms("MatMulIntegerToFloat", &[&bytes, &w, &one, &column_scale, &zero], vec![]);
+        self.op("Mul", &[&y, &row_scale], vec![])
     }
 
     fn zero_point(&mut self) -> String {
@@ -245,8 +244,16 @@ impl<'a> Builder<'a> {
         (bytes, row_scale)
     }
 
-    pub(super) fn gelu(&mut self, x: &str) -> String {
-        self.ms("Gelu", &[x], vec![])
+    /// GELU of `x W^T + b`, by the error function as in BLIP.
+    pub(super) fn linear_gelu(&mut self, x: &str, layer: &str) -> String {
+        let y = self.linear_product(x, &format!("{layer}.weight"));
+        self.bias_gelu(&y, &format!("{layer}.bias"))
+    }
+
+    /// GELU of `x + bias`.
+    pub(super) fn bias_gelu(&mut self, x: &str, bias: &str) -> String {
+        let bias = self.weight(bias);
+        self.ms("BiasGelu", &[x, &bias], vec![])
     }
 
     pub(super) fn layer_norm(&mut self, x: &str, layer: &str, epsilon: f32) -> String {
@@ -325,18 +332,22 @@ pub(super) fn attr_ints(name: &str, ints: &[i64]) -> AttributeProto {
     AttributeProto { name: name.into(), ints: ints.to_vec(), r#type: 7, ..Default::default() }
 }
 
-/// Trivial graph to check that a device works.
-pub(crate) fn probe() -> Vec<u8> {
-    struct NoShapes;
-    impl Shapes for NoShapes {
+/// Width of the probe's input.
+pub(crate) const PROBE_WIDTH: usize = 8;
+
+/// Small graph with what every model has, to check that a device works: `x` `[1, n, width]`, a weight `[width, width]`
+/// and attention -> `y`, of the shape of `x`.
+pub(crate) fn probe() -> Graph {
+    struct Square;
+    impl Shapes for Square {
         fn shape(&self, _: &str) -> Option<&[usize]> {
-            None
+            Some(&[PROBE_WIDTH; 2])
         }
     }
-    let mut b = Builder::new(&NoShapes, Precision::Fp32);
-    let x = b.input("x", DataType::Float, &[Dim::N(1)]);
-    let one = b.float(1.0);
-    b.push("", "Add", &[&x, &one], &["y".into()], vec![]);
-    b.output("y", DataType::Float, &[Dim::N(1)]);
-    b.finish("probe").model
+    let mut b = Builder::new(&Square, Precision::Fp32);
+    let x = b.input("x", DataType::Float, &[Dim::N(1), Dim::S("n"), Dim::N(PROBE_WIDTH)]);
+    let q = b.product(&x, "weight");
+    b.push(MS, "MultiHeadAttention", &[&q, &q, &x], &["y".into()], vec![attr_int("num_heads", 2)]);
+    b.output("y", DataType::Float, &[Dim::N(1), Dim::S("n"), Dim::N(PROBE_WIDTH)]);
+    b.finish("probe")
 }

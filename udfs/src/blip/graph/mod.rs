@@ -10,6 +10,6 @@ pub(crate) mod tensors;
 mod text;
 mod vision;
 
-pub(crate) use builder::{EXTERNAL_FOLDER, Graph, probe};
+pub(crate) use builder::{EXTERNAL_FOLDER, Graph, PROBE_WIDTH, probe};
 pub(crate) use text::{cross_kv, decoder_step, match_texts, text_encoder};
 pub(crate) use vision::{image_projection, vision_encoder};

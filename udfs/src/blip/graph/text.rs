@@ -29,8 +29,15 @@ pub(crate) fn cross_kv(c: &TextConfig, names: &dyn TextNames, shapes: &dyn Shape
 
 /// One step of the decoder for R rows of B images: ids `[R, t]`, positions `[t]`, `reorder` `[R]` (parent row in the
 /// previous step), `queries` (the shape `[B, R / B * t, width]`), past keys and values `[R', heads, past, head size]`
-/// -> `logits` and `log_probs` `[R, vocabulary]` after the last token, and the keys and values for the next step.
-pub(crate) fn decoder_step(c: &TextConfig, names: &dyn TextNames, shapes: &dyn Shapes, precision: Precision) -> Graph {
+/// -> `scores` `[R, vocabulary]` after the last token, and the keys and values for the next step. The scores are logits
+/// or, as beam search reads them, their log-softmax.
+pub(crate) fn decoder_step(
+    c: &TextConfig,
+    names: &dyn TextNames,
+    shapes: &dyn Shapes,
+    precision: Precision,
+    is_log_softmax: bool,
+) -> Graph {
     let mut b = Builder::new(shapes, precision);
     let ids = b.input("ids", Int64, &[Dim::S("R"), Dim::S("t")]);
     let positions = b.input("positions", Int64, &[Dim::S("t")]);
@@ -43,8 +50,7 @@ pub(crate) fn decoder_step(c: &TextConfig, names: &dyn TextNames, shapes: &dyn S
         b.input(&format!("past_v.{i}"), Float, &past);
     }
     cross_inputs(&mut b, c);
-    b.output("logits", Float, &[Dim::S("R"), Dim::N(c.vocab_size)]);
-    b.output("log_probs", Float, &[Dim::S("R"), Dim::N(c.vocab_size)]);
+    b.output("scores", Float, &[Dim::S("R"), Dim::N(c.vocab_size)]);
     let mut x = embed(&mut b, c, names, &ids, &positions);
     let present = [Dim::S("R"), Dim::N(c.heads), Dim::S("present"), Dim::N(c.head_size())];
     for i in 0..c.layers {
@@ -63,13 +69,16 @@ pub(crate) fn decoder_step(c: &TextConfig, names: &dyn TextNames, shapes: &dyn S
     }
     let last = b.int(-1);
     let x = b.op("Gather", &[&x, &last], vec![attr_int("axis", 1)]);
-    let y = b.linear_float(&x, &names.head("transform.dense"));
-    let y = b.gelu(&y);
+    let y = b.product(&x, &names.head("transform.dense.weight"));
+    let y = b.bias_gelu(&y, &names.head("transform.dense.bias"));
     let y = b.layer_norm(&y, &names.head("transform.LayerNorm"), c.layer_norm_eps);
     let y = b.product(&y, &names.head_weight());
     let bias = b.weight(&names.head_bias());
-    b.push("", "Add", &[&y, &bias], &["logits".into()], vec![]);
-    b.push("", "LogSoftmax", &["logits"], &["log_probs".into()], vec![attr_int("axis", -1)]);
+    let (logits, scores) = (if is_log_softmax { "logits" } else { "scores" }, "scores".into());
+    b.push("", "Add", &[&y, &bias], &[logits.into()], vec![]);
+    if is_log_softmax {
+        b.push("", "LogSoftmax", &[logits], &[scores], vec![attr_int("axis", -1)]);
+    }
     b.finish("decoder_step")
 }
 
@@ -197,8 +206,7 @@ fn after_attention(
 }
 
 fn feed_forward(b: &mut Builder<'_>, c: &TextConfig, names: &dyn TextNames, i: usize, x: &str) -> String {
-    let h = b.linear(x, &names.layer(i, "intermediate.dense"));
-    let h = b.gelu(&h);
+    let h = b.linear_gelu(x, &names.layer(i, "intermediate.dense"));
     let h = b.linear_product(&h, &names.layer(i, "output.dense.weight"));
     let (bias, norm) = (names.layer(i, "output.dense.bias"), names.layer(i, "output.LayerNorm"));
     b.add_and_norm(&h, &bias, x, &norm, c.layer_norm_eps)

@@ -42,8 +42,7 @@ pub(crate) fn vision_encoder(c: &VisionConfig, shapes: &dyn Shapes, precision: P
         let a = b.ms("MultiHeadAttention", &[&q, &k, &val, &qkv_bias], heads);
         let a = b.linear_product(&a, &layer("self_attn.projection.weight"));
         [y, x] = b.add_and_norm_both(&a, &layer("self_attn.projection.bias"), &x, &layer("layer_norm2"), eps);
-        let h = b.linear(&y, &layer("mlp.fc1"));
-        let h = b.gelu(&h);
+        let h = b.linear_gelu(&y, &layer("mlp.fc1"));
         let h = b.linear_product(&h, &layer("mlp.fc2.weight"));
         let next = if i + 1 < c.layers {
             format!("{v}encoder.layers.{}.layer_norm1", i + 1)

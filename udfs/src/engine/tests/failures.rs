@@ -83,7 +83,7 @@ fn a_models_error_fails_its_batch_alone() {
 
 #[test]
 fn a_models_panic_fails_its_batch_alone() {
-    let panicked = |e: &Error| matches!(e, Error::Internal(why) if why.contains("panicked in encode: as told"));
+    let panicked = |e: &Error| matches!(e, Error::Internal(why) if why.contains("panicked in encode: scripted panic"));
     second_batch_fails(|script| script.panic.store(true, SeqCst), panicked);
 }
 

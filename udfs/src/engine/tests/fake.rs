@@ -151,9 +151,9 @@ impl Med for Fake {
         if let Some(gate) = &self.script.gate {
             gate.pass();
         }
-        assert!(!self.script.panic.swap(false, SeqCst), "as told");
+        assert!(!self.script.panic.swap(false, SeqCst), "scripted panic");
         if self.script.fail.swap(false, SeqCst) {
-            return Err(Error::Runtime("as told".into()));
+            return Err(Error::Runtime("scripted failure".into()));
         }
         self.script.memory(images.len())?;
         lock(&self.script.encoded).push(images.len());
