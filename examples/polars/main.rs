@@ -1,7 +1,7 @@
 //! CapFilt on a Polars frame: read with Polars, caption and filter in SQL, continue with Polars, and plot.
 //!
-//! `make example-polars` runs it over examples/web.parquet: pictures, about half of which have a wrong text. The table
-//! includes the truth, so the resulting frame shows how good the filter's scores are.
+//! `make example-polars` runs it over examples/web.parquet, where about half of the texts are wrong. The table says which,
+//! so the resulting frame shows how good the filter's scores are.
 
 use std::fs::{File, create_dir_all};
 use std::io::{Write as _, stdout};

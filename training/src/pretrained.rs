@@ -468,13 +468,13 @@ mod tests {
             began.drawn
         );
 
-        let told = crate::card::began_with(&settings(&changes).model).unwrap();
+        let card = crate::card::began_with(&settings(&changes).model).unwrap();
         for folder in [&vit, &bert] {
             let bytes = std::fs::read(folder.join("model.safetensors")).unwrap();
             let digest = hex::encode(sha2::Sha256::digest(bytes));
             assert!(
-                told.contains(&format!("`{}`, sha256 {digest}.", folder.join("model.safetensors").display())),
-                "{told}"
+                card.contains(&format!("`{}`, sha256 {digest}.", folder.join("model.safetensors").display())),
+                "{card}"
             );
         }
 

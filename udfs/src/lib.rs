@@ -68,8 +68,7 @@ pub fn aggregate_functions() -> Vec<AggregateUDF> {
 /// as few rows as possible (see [`cost`]), Parquet scans become sound as by [`sound_scans`], and DataFusion's
 /// `octet_length`, `bit_length` and `length` also accept binary values and count their bytes.
 pub fn register(ctx: &SessionContext) -> SqlResult<()> {
-    let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned();
-    register_with(ctx, options.unwrap_or_default())
+    register_with(ctx, options(ctx))
 }
 
 /// Registers the functions with these settings, which replace the session's.
@@ -99,6 +98,11 @@ pub fn register_with(ctx: &SessionContext, options: CapfiltOptions) -> SqlResult
     drop(state);
     sound_scans(ctx);
     Ok(())
+}
+
+/// The session's settings; the defaults without [`register`].
+pub fn options(ctx: &SessionContext) -> CapfiltOptions {
+    ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned().unwrap_or_default()
 }
 
 /// The session's engine client, whose `cancel_running` cancels its in-flight work. `None` without [`register`].

@@ -39,7 +39,7 @@ pub(super) fn tell(scene: &Scene, detail: Detail, dice: &mut Dice) -> Meaning {
     meaning.things = groups.into_iter().map(|group| group.thing).collect();
     let things = &meaning.things;
     let places = things.iter().filter(|thing| thing.place.is_some()).count();
-    let told = match things.len() {
+    let chance = match things.len() {
         // Three things with their places are long enough.
         3 if places == 3 => return meaning,
         _ if loose => 0.4,
@@ -47,10 +47,10 @@ pub(super) fn tell(scene: &Scene, detail: Detail, dice: &mut Dice) -> Meaning {
         2 => 0.6,
         _ => 0.4,
     };
-    meaning.background = dice.chance(told).then_some(scene.background);
+    meaning.background = dice.chance(chance).then_some(scene.background);
     // A total is only useful if all things are named.
-    let all_told = things.iter().map(|thing| thing.count).sum::<usize>() == scene.objects.len();
-    meaning.total = (things.len() > 1 && all_told && dice.chance(0.08)).then_some(scene.objects.len());
+    let all_named = things.iter().map(|thing| thing.count).sum::<usize>() == scene.objects.len();
+    meaning.total = (things.len() > 1 && all_named && dice.chance(0.08)).then_some(scene.objects.len());
     meaning
 }
 
@@ -78,22 +78,22 @@ fn describe(thing: &mut Thing, object: &Object, alone: bool, detail: Detail, dic
     const PLAIN: f64 = 0.04;
     let full = detail == Detail::Full;
     thing.colour = (full || thing.count > 1 || dice.chance(0.85)).then_some(object.colour);
-    let told = match (full, alone) {
+    let chance = match (full, alone) {
         (true, true) => 1.0,
         (true, false) => 0.4,
         (false, _) => 0.3,
     };
-    if object.size != Size::Medium && dice.chance(told) {
+    if object.size != Size::Medium && dice.chance(chance) {
         thing.size = Some(object.size);
     }
-    let told = if object.texture == Texture::Plain {
+    let chance = if object.texture == Texture::Plain {
         PLAIN
     } else if full {
         1.0
     } else {
         0.4
     };
-    if dice.chance(told) {
+    if dice.chance(chance) {
         thing.texture = Some(object.texture);
     }
 }
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_that_is_told_is_true() {
+    fn every_statement_is_true() {
         for i in 0..4000 {
             let dice = &mut Dice::new(5, 0, i);
             let scene = Distribution::Even.scene(dice);
@@ -180,8 +180,8 @@ mod tests {
                 let meaning = tell(&scene, detail, dice);
                 assert!(meaning.describes(&scene), "{meaning:?} {scene:?}");
                 if detail == Detail::Full {
-                    let told: usize = meaning.things.iter().map(|thing| thing.count).sum();
-                    assert_eq!(told, scene.objects.len());
+                    let counted: usize = meaning.things.iter().map(|thing| thing.count).sum();
+                    assert_eq!(counted, scene.objects.len());
                     assert!(meaning.things.iter().all(|thing| thing.colour.is_some()));
                 }
             }

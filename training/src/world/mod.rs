@@ -177,8 +177,8 @@ impl World {
             let captions = vec![dice.usual(scene.objects[0].shape.words()).into()];
             return Ok(HumanRow { key: split.key(i), image_png: png(&scene)?, captions, scene });
         }
-        let (scene, told) = self.told(split, i);
-        let captions = told.into_iter().map(|(_, caption)| caption).collect();
+        let (scene, captions) = self.captions(split, i);
+        let captions = captions.into_iter().map(|(_, caption)| caption).collect();
         Ok(HumanRow { key: split.key(i), image_png: png(&scene)?, captions, scene })
     }
 
@@ -187,7 +187,7 @@ impl World {
     }
 
     /// Generates a scene with captions, all different where possible.
-    fn told(&self, split: Split, i: u64) -> (Scene, Vec<(Meaning, String)>) {
+    fn captions(&self, split: Split, i: u64) -> (Scene, Vec<(Meaning, String)>) {
         const TRIES: usize = 20;
         let dice = &mut self.dice(split, i);
         let (distribution, loose) = match split {
@@ -200,18 +200,18 @@ impl World {
             let caption = word(&meaning, dice);
             (meaning, caption)
         };
-        let mut told: Vec<(Meaning, String)> = Vec::new();
+        let mut captions: Vec<(Meaning, String)> = Vec::new();
         for _ in 0..self.config.captions {
             let mut said = say();
             for _ in 0..TRIES {
-                if told.iter().all(|(_, caption)| *caption != said.1) {
+                if captions.iter().all(|(_, caption)| *caption != said.1) {
                     break;
                 }
                 said = say();
             }
-            told.push(said);
+            captions.push(said);
         }
-        (scene, told)
+        (scene, captions)
     }
 
     /// Generates a scene with the web text beside it.

@@ -37,20 +37,20 @@ fn pictures_are_64_by_64_in_colour() {
 
 #[test]
 fn captions_are_true_different_and_short() {
-    let (mut words, mut captions) = (0, 0);
+    let (mut words, mut count) = (0, 0);
     for split in [Split::Human, Split::Validation, Split::Test] {
         for i in 0..1500 {
-            let (scene, told) = world().told(split, i);
-            assert_eq!(told.iter().map(|(_, caption)| caption).collect::<BTreeSet<_>>().len(), 5);
-            for (meaning, caption) in told {
+            let (scene, captions) = world().captions(split, i);
+            assert_eq!(captions.iter().map(|(_, caption)| caption).collect::<BTreeSet<_>>().len(), 5);
+            for (meaning, caption) in captions {
                 assert!(meaning.describes(&scene), "{caption}");
                 let length = caption.split(' ').count();
                 assert!((2..=30).contains(&length), "{caption}");
-                (words, captions) = (words + length, captions + 1);
+                (words, count) = (words + length, count + 1);
             }
         }
     }
-    let mean = words as f64 / captions as f64;
+    let mean = words as f64 / count as f64;
     assert!((8.0..16.0).contains(&mean), "{mean}");
 }
 
@@ -84,7 +84,7 @@ fn every_word_is_in_the_vocabulary() {
     let known = |caption: &str| caption.split([' ', ',']).all(|word| word.is_empty() || tokens.contains(word));
     for i in 0..2000 {
         for split in [Split::Human, Split::Test] {
-            assert!(world().told(split, i).1.iter().all(|(_, caption)| known(caption)));
+            assert!(world().captions(split, i).1.iter().all(|(_, caption)| known(caption)));
         }
         let (_, _, text) = world().found(&mut world().dice(Split::Web, i));
         assert!(text.meaning.is_none() || known(&text.text), "{}", text.text);
@@ -100,13 +100,13 @@ fn people_neither_see_nor_name_what_is_kept_from_them() {
     unseen.extend(["brick", "bricks", "wall", "snow", "snowy", "glow", "light", "lines"]);
     unseen.extend(["butterflies", "umbrellas", "crowns"]);
     for i in 0..3000 {
-        let (scene, told) = world().told(Split::Human, i);
+        let (scene, captions) = world().captions(Split::Human, i);
         assert!(!UNSEEN_BACKGROUNDS.contains(&scene.background));
         for object in &scene.objects {
             assert!(!UNSEEN_SHAPES.contains(&object.shape) && !UNSEEN_TEXTURES.contains(&object.texture));
             assert!(!unseen_together(object.shape, object.colour));
         }
-        for (_, caption) in told {
+        for (_, caption) in captions {
             assert!(caption.split([' ', ',']).all(|word| !unseen.contains(word)), "{caption}");
         }
     }
