@@ -125,7 +125,7 @@ impl Fetcher {
         query: Option<&CancelToken>,
     ) -> Result<Vec<Fetching>, String> {
         let runtime = RUNTIME.as_ref().map_err(Clone::clone)?;
-        let memo = query.map_or_else(|| new_memo(&self.settings), |query| self.memo(query));
+        let memo = query.map_or_else(|| new_memo(&self.settings, FAILED_FOR), |query| self.memo(query));
         let begin = |url: String| {
             let (this, memo) = (Arc::clone(self), memo.clone());
             Fetching(runtime.spawn(async move {
@@ -155,7 +155,7 @@ impl Fetcher {
         if let Some((_, memo)) = memos.iter().find(|(of, _)| of.is_same(query)) {
             return memo.clone();
         }
-        let memo = new_memo(&self.settings);
+        let memo = new_memo(&self.settings, FAILED_FOR);
         memos.push((query.clone(), memo.clone()));
         memo
     }
@@ -192,7 +192,7 @@ impl Fetcher {
             }
             tokio::time::sleep(wait).await;
             left -= wait;
-            pause *= 2;
+            pause = pause.saturating_mul(2);
         }
         self.follow(url, &mut left, seen).await
     }
@@ -332,22 +332,23 @@ pub(crate) fn wait(all: Vec<Fetching>, cancelled: impl Fn() -> bool) -> Result<V
 /// Response cache of a query, by URL.
 type Memo = Cache<String, Arc<Fetched>>;
 
-/// A cache of `fetch.memo_bytes`, which evicts the least recently used responses first.
-fn new_memo(settings: &Settings) -> Memo {
+/// A cache of `fetch.memo_bytes`, which evicts the least recently used responses first, and transient failures after
+/// `failed_for`.
+fn new_memo(settings: &Settings, failed_for: Duration) -> Memo {
     let size = |url: &String, fetched: &Arc<Fetched>| {
         let bytes = ENTRY_BYTES + 2 * url.len() + fetched.bytes.as_ref().map_or(0, Bytes::len);
         u32::try_from(bytes).unwrap_or(u32::MAX)
     };
     let cache = Cache::builder().max_capacity(settings.integer(Key::MemoBytes).unwrap_or(0)).weigher(size);
-    cache.eviction_policy(EvictionPolicy::lru()).expire_after(PassingFailures).build()
+    cache.eviction_policy(EvictionPolicy::lru()).expire_after(PassingFailures(failed_for)).build()
 }
 
 /// Rows that follow soon share a transient failure; later ones fetch again.
-struct PassingFailures;
+struct PassingFailures(Duration);
 
 impl Expiry<String, Arc<Fetched>> for PassingFailures {
     fn expire_after_create(&self, _: &String, fetched: &Arc<Fetched>, _: Instant) -> Option<Duration> {
-        fetched.passing.then_some(FAILED_FOR)
+        fetched.passing.then_some(self.0)
     }
 
     /// An expired failure that is still held counts as updated.
@@ -369,7 +370,7 @@ mod tests {
     fn memo(bytes: usize) -> Memo {
         let mut settings = Settings::default();
         settings.set("memo_bytes", &bytes.to_string()).unwrap();
-        new_memo(&settings)
+        new_memo(&settings, Duration::from_millis(1))
     }
 
     #[tokio::test]
@@ -391,16 +392,16 @@ mod tests {
         assert!(memo.entry("u".to_owned()).or_insert_with(async { Arc::default() }).await.is_fresh());
     }
 
-    #[test]
-    fn only_a_passing_failure_expires() {
-        let expires = |passing| {
-            let fetched = Arc::new(Fetched { passing, ..Fetched::default() });
-            let (url, now) = (String::new(), Instant::now());
-            let created = PassingFailures.expire_after_create(&url, &fetched, now);
-            let updated = PassingFailures.expire_after_update(&url, &fetched, now, Some(Duration::ZERO));
-            (created == updated).then_some(created)
+    #[tokio::test]
+    async fn only_a_passing_failure_is_asked_for_again() {
+        let memo = memo(1 << 20);
+        let ask = |passing: bool| {
+            let failed = async move { Arc::new(Fetched { passing, ..Fetched::default() }) };
+            memo.entry(format!("passing: {passing}")).or_insert_with(failed)
         };
-        assert_eq!((expires(true), expires(false)), (Some(Some(FAILED_FOR)), Some(None)));
+        assert!(ask(true).await.is_fresh() && ask(false).await.is_fresh());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(ask(true).await.is_fresh() && !ask(false).await.is_fresh());
     }
 
     #[test]

@@ -12,8 +12,8 @@ capfilt_udfs::settings! {
     pub(crate) enum Key under "fetch";
     Concurrency "concurrency": CONCURRENCY, default Some("64"), "Most URLs that are fetched at a time";
     PerHost "concurrency_per_host": CONCURRENCY, default Some("4"), "Most of them from one host";
-    ConnectTimeout "connect_timeout": Kind::Seconds, default Some("5"), "Seconds until a connection must stand";
-    ReadTimeout "read_timeout": Kind::Seconds, default Some("10"), "Most seconds without a byte";
+    ConnectTimeout "connect_timeout": Kind::Seconds, default Some("5"), "Time limit for opening a connection";
+    ReadTimeout "read_timeout": Kind::Seconds, default Some("10"), "Longest wait for the next byte";
     Timeout "timeout": Kind::Seconds, default Some("30"),
         "Most seconds for a URL: redirects, tries and pauses together";
     Retries "retries": COUNT, default Some("2"),
@@ -23,7 +23,7 @@ capfilt_udfs::settings! {
     MaxBytes "max_bytes": SIZE, default Some("32MB"), "Largest answer; a larger one is an error";
     MaxRedirects "max_redirects": COUNT, default Some("5"), "Most redirects that are followed";
     UserAgent "user_agent": Kind::Text, default Some(concat!("capfilt/", env!("CARGO_PKG_VERSION"))),
-        "What servers are told";
+        "Value of the User-Agent header";
     HonourNoai "honour_noai": Kind::Flag, default Some("on"),
         "Whether an answer with noai or noimageai in its X-Robots-Tag is refused";
     AllowPrivate "allow_private": Kind::Flag, default Some("off"),
@@ -37,8 +37,27 @@ capfilt_udfs::settings! {
 /// Values of the settings.
 pub(crate) type Settings = settings::Settings<Key>;
 
-/// Settings that affect which images are fetched, with values as SHOW prints them.
+/// Settings that affect which images are fetched. Manifests record them, so their form does not change.
 pub(crate) fn deciding(settings: &Settings) -> BTreeMap<String, String> {
     let keys = [Key::MaxBytes, Key::MaxRedirects, Key::UserAgent, Key::HonourNoai, Key::AllowPrivate];
-    keys.into_iter().filter_map(|key| Some((key.setting().name.to_owned(), settings.value(key)?.to_string()))).collect()
+    let value = |key| match key {
+        // As earlier versions wrote them.
+        Key::HonourNoai | Key::AllowPrivate => Some(settings.is_on(key).to_string()),
+        key => settings.value(key).map(ToString::to_string),
+    };
+    keys.into_iter().filter_map(|key| Some((key.setting().name.to_owned(), value(key)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn manifests_record_settings_as_before() {
+        let recorded = deciding(&Settings::default());
+        let agent = concat!("capfilt/", env!("CARGO_PKG_VERSION"));
+        let before = [("max_bytes", "32MB"), ("max_redirects", "5"), ("user_agent", agent)];
+        let before = before.into_iter().chain([("honour_noai", "true"), ("allow_private", "false")]);
+        assert_eq!(recorded, before.map(|(name, value)| (name.to_owned(), value.to_owned())).collect());
+    }
 }
