@@ -13,6 +13,12 @@ pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
 }
 
+/// Removes the variables of the developer's shell that would change what the command does.
+pub(crate) fn without_settings(command: &mut std::process::Command) -> &mut std::process::Command {
+    let settings = ["CAPFILT_CAPTIONER", "CAPFILT_FILTER", "CAPFILT_DEVICE", "CAPFILT_TRAINER", "RUST_LOG"];
+    settings.into_iter().fold(command, |command, name| command.env_remove(name))
+}
+
 pub(crate) fn fixture(name: &str) -> PathBuf {
     root().join("tests/fixtures").join(name)
 }

@@ -46,6 +46,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::common::without_settings;
+
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 /// All columns of the pair table from the default recipe; the web table's own come first.
 const PAIR_COLUMNS: [&str; 11] = [
@@ -95,7 +97,7 @@ impl Place {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_capfilt"));
-        command.args(args).current_dir(self.folder.path()).stdin(Stdio::null());
+        without_settings(&mut command).args(args).current_dir(self.folder.path()).stdin(Stdio::null());
         command
     }
 

@@ -438,7 +438,7 @@ fn a_file_is_what_its_name_or_its_bytes_say() {
     assert_eq!(column(&place, "kept"), ["true"]);
     fs::write(place.path("web.json"), "\n{\"path\": 1,}\n").unwrap();
     for (name, content, words) in [
-        ("web.txt", Some("cat.png a cat"), "what it is cannot be told"),
+        ("web.txt", Some("cat.png a cat"), "its format is unknown"),
         ("web.csv.gz", Some("cat.png a cat"), "unpack it"),
         ("empty.tar", Some(""), "it is empty"),
         ("web.json", None, "line 2: trailing comma"),

@@ -267,6 +267,13 @@ fn shards_are_one_table_by_the_names_of_their_columns() {
         let said = place.ok(&["sql", "--format", "csv", "-c", &create, "-c", &format!("SELECT {asked} AS n FROM e")]);
         assert_eq!(said.lines().last(), Some(answer), "{create}");
     }
+    // What DataFusion refuses for other reasons than the types is refused.
+    fs::create_dir(place.path("empty")).unwrap();
+    for create in ["LOCATION ('data/', 'empty/')", "WITH ORDER (nothing ASC) LOCATION 'data/'"] {
+        let create = format!("CREATE EXTERNAL TABLE e STORED AS PARQUET {create}");
+        let said = place.fails(1, &["sql", "-c", &create]);
+        assert!(said.contains("empty") || said.contains("nothing"), "{create}: {said}");
+    }
     fs::create_dir(place.path("torn")).unwrap();
     fs::write(place.path("torn/0.parquet"), "PAR1 and no footer").unwrap();
     let said = place.fails(1, &["sql", "-c", "SELECT * FROM 'torn'"]);

@@ -65,13 +65,22 @@ fn a_stopped_job_is_resumed_from_any_folder_without_its_options() {
     // The new place is recorded.
     place.ok(&["update", "pairs"]);
     assert_eq!(counts(&place), (41, 40));
+    fs::rename(place.path("moved"), place.path("again")).unwrap();
+    fs::copy(root("tests/fixtures/images/cat_baseline.jpg"), place.path("again/41.png")).unwrap();
+    place.ok(&["update", "pairs", "--source", "again"]);
+    fs::copy(root("tests/fixtures/images/cat_baseline.jpg"), place.path("again/42.png")).unwrap();
+    // The models of the environment are for new jobs.
+    let mut update = place.command(&["update", "pairs"]);
+    let said = update.env("CAPFILT_CAPTIONER", root("tests/fixtures/models/captioner")).output().unwrap();
+    assert!(said.status.success(), "{}", text(&said.stderr));
+    assert_eq!(counts(&place), (43, 42));
     // A table that has lost a file is not updated.
     fs::remove_file(place.path("pairs/part-00000.parquet")).unwrap();
     let said = place.fails(1, &["update", "pairs"]);
     assert!(said.contains("part-00000.parquet") && said.contains("is lost or was changed"), "{said}");
 
     // Before the first unit, there is nothing to resume.
-    let other = [&["run", "moved", "other"][..], &JOB[3..]].concat();
+    let other = [&["run", "again", "other"][..], &JOB[3..]].concat();
     fs::write(place.path("recipe.sql"), RECIPE).unwrap();
     let output = place.command(&other).env("CAPFILT_KILL_AT", "unit:1").output().unwrap();
     assert_eq!(output.status.signal(), Some(9));
@@ -122,7 +131,7 @@ fn all_shards_are_gone_through_or_one() {
     assert_eq!(counts(&place), (40, 40));
     place.ok(&["report", "pairs", "-o", "report.html"]);
     let said = place.fails(1, &["update", "pairs", "--shard", "1/2"]);
-    assert!(said.contains("the table pairs has 3 shards"), "{said}");
+    assert!(said.contains("the table pairs was begun with --shard I/3"), "{said}");
 }
 
 #[test]
@@ -140,7 +149,7 @@ fn a_job_file_is_a_job() {
     let said = place.fails(1, &["run", "--job", "again.toml"]);
     assert!(said.contains("is finished"), "{said}");
     let said = place.fails(1, &["run", "--job", "again.toml", "--checkpoint-rows", "4"]);
-    assert!(said.contains("unit_rows was 16 and is 4"), "{said}");
+    assert!(said.contains("--checkpoint-rows was 16 and is 4"), "{said}");
     place.ok(&["run", "--job", "again.toml", "data", "other"]);
     let rows = "SELECT id, kept, text, image_sha256, itm_score FROM (SELECT key AS id, * EXCLUDE key FROM t)";
     assert_eq!(place.rows("other", rows), place.rows("pairs", rows));
@@ -198,4 +207,73 @@ fn shells_complete_the_command() {
         let script = place.ok(&["completions", shell]);
         assert!(script.contains("checkpoint-rows") && script.contains("resume"), "{shell}");
     }
+}
+
+/// A source of paths whose root folder moves twice.
+#[test]
+fn the_place_of_an_image_root_is_recorded() {
+    let place = place();
+    let rows: String = (0..40).map(|n| format!("{n:02}.png,text {n}\n")).collect();
+    fs::create_dir(place.path("lists")).unwrap();
+    fs::write(place.path("lists/a.csv"), format!("path,text\n{rows}")).unwrap();
+    let root_at = |root| ["--image-column", "path", "--image-is", "path", "--image-root", root];
+    let run = [&["run", "lists"], &JOB[2..], &root_at("data")].concat();
+    let output = place.command(&run).env("CAPFILT_KILL_AT", "unit-done:2").output().unwrap();
+    assert_eq!(output.status.signal(), Some(9));
+    fs::rename(place.path("data"), place.path("moved")).unwrap();
+    assert!(place.fails(1, &["resume", "pairs"]).contains("there is no such folder"));
+    place.ok(&["resume", "pairs", "--image-root", "moved"]);
+    fs::write(place.path("lists/b.csv"), "path,text\n00.png,more\n").unwrap();
+    place.ok(&["update", "pairs"]);
+    assert_eq!(counts(&place), (41, 39));
+}
+
+/// What another version records is not read, and stops nothing else.
+#[test]
+fn options_of_another_version_do_not_make_a_table_unreadable() {
+    let place = place();
+    let output = place.command(&JOB).env("CAPFILT_KILL_AT", "unit-done:2").output().unwrap();
+    assert_eq!(output.status.signal(), Some(9));
+    let manifest = place.path("pairs/_capfilt/shard-1-of-1/manifest.json");
+    let with =
+        fs::read_to_string(&manifest).unwrap().replacen("\"candidates\":", "\"imagined\": 1, \"candidates\":", 1);
+    fs::write(&manifest, with).unwrap();
+    let said = place.fails(1, &["resume", "pairs"]);
+    assert!(said.contains("does not record its job in a form that this version of capfilt reads"), "{said}");
+    place.ok(&JOB);
+    place.ok(&["update", "pairs"]);
+    assert_eq!(counts(&place), (40, 38));
+}
+
+#[test]
+fn a_selection_is_not_continued_as_a_job() {
+    let place = place();
+    place.ok(&JOB);
+    let select = ["select", "pairs", "best", "--min-itm", "0.5"];
+    place.ok(&select);
+    for verb in ["resume", "update", "retry", "job"] {
+        let said = place.fails(1, &[verb, "best"]);
+        assert!(said.contains("`capfilt select` made this table"), "{verb}: {said}");
+    }
+    let said = place.fails(1, &select);
+    assert!(said.contains("give --overwrite") && !said.contains("capfilt update"), "{said}");
+}
+
+/// The command line takes precedence over a job file, whether it gives a model as an option or as a setting.
+#[test]
+fn a_model_of_the_command_line_overrides_a_setting_of_the_job_file() {
+    let place = place();
+    let matcher = root("tests/fixtures/models/matcher");
+    fs::write(
+        place.path("job.toml"),
+        "recipe = 'recipe.sql'\n[param]\nscore = 1\n[set]\n'capfilt.filter' = '/nowhere'\n",
+    )
+    .unwrap();
+    let run = ["run", "--job", "job.toml", "data", "pairs", "--filter", &matcher];
+    place.ok(&run);
+    fs::write(place.path("job.toml"), "recipe = 'recipe.sql'\nfilter = ['/nowhere']\n[param]\nscore = 1\n").unwrap();
+    let set = format!("capfilt.filter={matcher}");
+    place.ok(&["run", "--job", "job.toml", "data", "other", "--set", &set]);
+    let printed = place.ok(&["job", "other"]);
+    assert!(!printed.contains("nowhere"), "{printed}");
 }

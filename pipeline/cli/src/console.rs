@@ -58,7 +58,7 @@ pub(crate) struct Progress {
     /// Time when the first rows were read; a deduplication pass may precede them.
     started: Cell<Instant>,
     last: RefCell<Instant>,
-    told: Cell<bool>,
+    is_shown: Cell<bool>,
     stats: Stats,
     /// Engine statistics when the job began.
     earlier: Spent,
@@ -75,7 +75,7 @@ impl Progress {
         });
         let now = Instant::now();
         let earlier = Spent::of(&stats());
-        Self { bar, started: Cell::new(now), last: RefCell::new(now), told: Cell::new(false), stats, earlier }
+        Self { bar, started: Cell::new(now), last: RefCell::new(now), is_shown: Cell::new(false), stats, earlier }
     }
 
     pub(crate) fn update(&self, done: &Done<'_>) {
@@ -92,7 +92,7 @@ impl Progress {
             bar.set_message(doing(tally, before, seconds, &spent) + &left);
             bar.set_prefix(spent.shares(&done.waits, seconds));
         } else if tally.rows == before {
-            if !self.told.replace(true) {
+            if !self.is_shown.replace(true) {
                 match before {
                     0 => say(&format!("{rows} rows to read")),
                     _ => say(&format!("going on after {before} of {rows} rows")),

@@ -1,6 +1,5 @@
 //! The verbs on a job: `capfilt run`, `resume`, `update`, `retry`, `job` and `recipe`.
 
-use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,14 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use capfilt_job::{Job, JobFile, Mode, Recorded, Stop};
-use capfilt_udfs::CapfiltOptions;
 use datafusion::prelude::SessionContext;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 use crate::args::job::{ContinueArgs, RunArgs, ShowRecipeArgs};
-use crate::console::{Progress, Stats, say};
+use crate::console::{Progress, Stats, put, say};
 use crate::metrics::Metrics;
 use crate::session;
 use crate::signals::Signals;
@@ -35,8 +33,7 @@ pub(crate) enum Verb {
 /// `capfilt run`.
 pub(crate) async fn run(args: &RunArgs) -> Result<()> {
     let mut file = described(args.job.as_deref(), args)?;
-    let ctx = session::of_job(&file).await?;
-    session::complete(&mut file);
+    let ctx = session::of_new_job(&mut file).await?;
     let mode = if args.operation.overwrite { Mode::Overwrite } else { Mode::Create };
     let job = file.job(mode).map_err(|e| anyhow!(e))?;
     if mode == Mode::Overwrite && job.shard.1 > 1 {
@@ -60,7 +57,7 @@ pub(crate) async fn go_on(args: &ContinueArgs, verb: Verb) -> Result<()> {
     if let Some(shard) = &args.shard {
         let (shard, count) = capfilt_job::shard(shard).map_err(|e| anyhow!("--shard {shard}: {e}"))?;
         if count != shards.len() as u64 {
-            bail!("--shard {shard}/{count}: the table {table} has {} shards", shards.len());
+            bail!("--shard {shard}/{count}: the table {table} was begun with --shard I/{}", shards.len());
         }
         shards.retain(|recorded| recorded.shard.0 == shard);
     }
@@ -78,7 +75,7 @@ pub(crate) async fn go_on(args: &ContinueArgs, verb: Verb) -> Result<()> {
         && let Some(begun) = shards.iter().find(|shard| !shard.is_finished && !shard.is_retry)
     {
         bail!(
-            "shard {} of {} of {table} is not finished: `capfilt resume {table}` ends it",
+            "shard {} of {} of {table} is not finished: finish it first with `capfilt resume {table}`",
             begun.shard.0,
             begun.shard.1
         );
@@ -86,10 +83,12 @@ pub(crate) async fn go_on(args: &ContinueArgs, verb: Verb) -> Result<()> {
     let mut jobs = Vec::new();
     let mut ctx = None;
     for shard in &shards {
-        let file = continued(args, verb, shard)?;
-        if ctx.is_none() {
-            ctx = Some(session::of_job(&file).await?);
-        }
+        let mut file = continued(args, verb, shard)?;
+        // A recorded job is complete.
+        ctx = Some(match args.job {
+            Some(_) => session::of_new_job(&mut file).await?,
+            None => session::of_job(&file).await?,
+        });
         let mode = match verb {
             Verb::Resume => shard.resume(),
             Verb::Update => Mode::Update,
@@ -103,7 +102,7 @@ pub(crate) async fn go_on(args: &ContinueArgs, verb: Verb) -> Result<()> {
     execute(&ctx, &jobs, args.metrics_addr.as_deref()).await
 }
 
-/// The job of a shard, with what the command line says of it.
+/// A shard's recorded job, with the command line's options applied.
 fn continued(args: &ContinueArgs, verb: Verb, shard: &Recorded) -> Result<JobFile> {
     let (number, shards) = shard.shard;
     let mut file = match (&args.job, &shard.file) {
@@ -114,8 +113,8 @@ fn continued(args: &ContinueArgs, verb: Verb, shard: &Recorded) -> Result<JobFil
         },
         (None, Some(file)) => file.clone(),
         (None, None) => bail!(
-            "{} does not record its job, because an earlier version began it: describe it with --job FILE, a file with the options of \
-             the command that began it",
+            "{} does not record its job in a form that this version of capfilt reads: describe it with --job FILE, a file with the \
+             options of the command that began it",
             args.dest.display()
         ),
     };
@@ -142,19 +141,10 @@ fn continued(args: &ContinueArgs, verb: Verb, shard: &Recorded) -> Result<JobFil
     {
         file.source = format!("{source}@{version}");
     }
-    if args.session.captioner.is_empty() && args.session.filter.is_empty() {
-        return Ok(file);
-    }
-    // A model given as an option replaces one given as a setting.
-    for (name, given) in [("captioner", &args.session.captioner), ("filter", &args.session.filter)] {
-        if !given.is_empty() {
-            file.set.remove(&format!("capfilt.{name}"));
-        }
-    }
     Ok(file)
 }
 
-/// A job of a job file, if any, and of the options of the command line, which come before it.
+/// The job that a job file, if any, and the command line describe; the command line takes precedence.
 fn described(path: Option<&Path>, options: &impl Serialize) -> Result<JobFile> {
     let mut base = Value::Object(Map::new());
     if let Some(path) = path {
@@ -162,7 +152,7 @@ fn described(path: Option<&Path>, options: &impl Serialize) -> Result<JobFile> {
         let text = std::fs::read(path).with_context(of)?;
         let text = script(text).map_err(|e| anyhow!(e)).with_context(of)?;
         // Parsed twice, because only the typed form names an unknown key with its line.
-        toml::from_str::<JobFile>(&text).map_err(|e| anyhow!("{}", e.to_string().trim_end())).with_context(of)?;
+        toml::from_str::<JobFile>(&text).map_err(|e| anyhow!(in_words(&e))).with_context(of)?;
         base = toml::from_str::<Value>(&text).with_context(of)?;
     }
     let mut file = merged(base, options)?;
@@ -176,7 +166,17 @@ fn described(path: Option<&Path>, options: &impl Serialize) -> Result<JobFile> {
     Ok(file)
 }
 
-/// Options that are given override those of `base`; a map's entries do one by one.
+/// The message of an error in a job file, with the names of Rust's types replaced.
+fn in_words(error: &toml::de::Error) -> String {
+    let types = [
+        ("expected f64", "expected a number"),
+        ("expected u64", "expected a whole number"),
+        ("expected u32", "expected a whole number"),
+    ];
+    types.iter().fold(error.to_string().trim_end().to_owned(), |text, (of_rust, words)| text.replace(of_rust, words))
+}
+
+/// Overrides `base` with the options that are given; tables such as `set` are merged entry by entry.
 fn merged(mut base: Value, options: &impl Serialize) -> Result<JobFile> {
     let is_given = |value: &Value| match value {
         Value::Null | Value::Bool(false) => false,
@@ -185,6 +185,12 @@ fn merged(mut base: Value, options: &impl Serialize) -> Result<JobFile> {
     };
     let Value::Object(options) = serde_json::to_value(options)? else { return Ok(serde_json::from_value(base)?) };
     let Some(all) = base.as_object_mut() else { bail!("a job is a table of options") };
+    // A setting of the command line overrides the option of the base that sets the same.
+    for name in ["captioner", "filter", "device"] {
+        if options.get("set").is_some_and(|set| set.get(format!("capfilt.{name}")).is_some()) {
+            all.remove(name);
+        }
+    }
     for (name, value) in options.into_iter().filter(|(_, value)| is_given(value)) {
         match (all.get_mut(&name), value) {
             (Some(Value::Object(known)), Value::Object(new)) => known.extend(new),
@@ -202,9 +208,13 @@ fn merged(mut base: Value, options: &impl Serialize) -> Result<JobFile> {
 /// `capfilt job`: the job of a table as a job file.
 pub(crate) fn toml(dest: &Path) -> Result<String> {
     let shards = capfilt_job::recorded(dest).map_err(|e| anyhow!(e))?;
-    let file = shards.into_iter().next().and_then(|shard| shard.file);
+    // Of several shards, the file is about all.
+    let file = shards
+        .into_iter()
+        .next()
+        .and_then(|shard| Some(JobFile { shard: "1/1".to_owned(), image_root: shard.image_root, ..shard.file? }));
     let Some(file) = file else {
-        bail!("{} does not record its job, because an earlier version began it", dest.display());
+        bail!("{} does not record its job in a form that this version of capfilt reads", dest.display());
     };
     Ok(toml::to_string(&file)?)
 }
@@ -215,9 +225,9 @@ pub(crate) fn recipe(args: &ShowRecipeArgs) -> Result<String> {
     Ok(file.recipe().map_err(|e| anyhow!(e))?.annotated())
 }
 
-/// Runs jobs one after another, which signals stop.
+/// Runs the jobs one after another, until a signal stops them.
 async fn execute(ctx: &SessionContext, jobs: &[Job], metrics_addr: Option<&str>) -> Result<()> {
-    let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned().unwrap_or_default();
+    let options = capfilt_udfs::options(ctx);
     let stats: Stats = Arc::new(move || options.engine().stats());
     let metrics = match metrics_addr {
         Some(address) => Some(Metrics::serve(address, Arc::clone(&stats)).await?),
@@ -285,9 +295,7 @@ async fn estimate(ctx: &SessionContext, job: &Job, sample: usize) -> Result<()> 
             bail!("interrupted");
         }
     };
-    let mut out = io::stdout().lock();
-    writeln!(out, "{estimate}")?;
-    Ok(out.flush()?)
+    put(&estimate.to_string(), "\n")
 }
 
 /// Replaces the functions' advice to use SET by the corresponding option.

@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result};
 use capfilt_job::Pairs;
 use capfilt_tables::format::parquet::is_decoding;
 use capfilt_udfs::Converted;
-use clap::{CommandFactory as _, FromArgMatches as _};
+use clap::FromArgMatches as _;
 
 use crate::args::command::{self, Cli, Command, InspectFormat, ModelCommand};
 use crate::console::put;
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
 
 fn run() -> ExitCode {
     // On wrong usage this exits with code 2.
-    let matches = Cli::command().get_matches();
+    let matches = command::cli().get_matches();
     let ended = Cli::from_arg_matches(&matches).map_err(anyhow::Error::from).and_then(|cli| {
         let scripts = matches.subcommand_matches("sql").map(command::scripts).unwrap_or_default();
         dispatch(cli, scripts)
@@ -89,7 +89,7 @@ fn dispatch(cli: Cli, scripts: Vec<command::Script>) -> Result<()> {
         Command::Recipe(args) => put(&job::recipe(&args)?, ""),
         Command::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "capfilt", &mut script);
+            clap_complete::generate(shell, &mut command::cli(), "capfilt", &mut script);
             put(&String::from_utf8_lossy(&script), "")
         }
         Command::Rounds(args) => rounds::main(&runtime()?, &args),

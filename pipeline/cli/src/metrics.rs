@@ -55,13 +55,13 @@ pub(crate) struct Metrics(Arc<Shared>);
 
 struct Shared {
     started: Instant,
-    told: Mutex<Told>,
+    latest: Mutex<Latest>,
     stats: Stats,
 }
 
 /// The job's latest progress report.
 #[derive(Debug, Clone, Default)]
-struct Told {
+struct Latest {
     rows: u64,
     before: u64,
     bytes: u64,
@@ -78,7 +78,7 @@ impl Metrics {
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let bound = listener.local_addr().map_err(failed)?;
         say(&format!("metrics at http://{bound}/metrics"));
-        let shared = Arc::new(Shared { started: Instant::now(), told: Mutex::default(), stats });
+        let shared = Arc::new(Shared { started: Instant::now(), latest: Mutex::default(), stats });
         tokio::spawn(accept(listener, Arc::clone(&shared)));
         Ok(Self(shared))
     }
@@ -86,8 +86,8 @@ impl Metrics {
     /// Stores the job's latest progress.
     pub(crate) fn update(&self, done: &Done<'_>) {
         let &Done { rows, before, bytes, tally, waits } = done;
-        let told = Told { rows, before, bytes, tally: tally.clone(), waits };
-        *self.0.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
+        let latest = Latest { rows, before, bytes, tally: tally.clone(), waits };
+        *self.0.latest.lock().unwrap_or_else(PoisonError::into_inner) = latest;
     }
 }
 
@@ -146,8 +146,8 @@ fn asks_for_metrics(request: &[u8]) -> bool {
 
 impl Shared {
     fn page(&self) -> prometheus::Result<String> {
-        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        page(&told, &(self.stats)(), self.started.elapsed())
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        page(&latest, &(self.stats)(), self.started.elapsed())
     }
 }
 
@@ -155,8 +155,8 @@ impl Shared {
 ///
 /// Each page has a registry of its own: its metrics are read when it is asked for, and a series that ended, such as a
 /// reason that is no longer among the commonest, does not stay.
-fn page(told: &Told, models: &[ModelStats], elapsed: Duration) -> prometheus::Result<String> {
-    let Told { rows, before, bytes, tally, waits } = told;
+fn page(latest: &Latest, models: &[ModelStats], elapsed: Duration) -> prometheus::Result<String> {
+    let Latest { rows, before, bytes, tally, waits } = latest;
     let page = Page(Registry::new_custom(Some("capfilt".to_owned()), None)?);
     page.gauge("source_rows", "Rows of the source that are this job's", *rows as f64)?;
     page.gauge("rows_done_before", "Rows that an earlier run had done", *before as f64)?;
@@ -261,14 +261,14 @@ mod tests {
         let mut tally = Tally::default();
         (tally.rows, tally.failed) = (10, 2);
         (tally.web.pairs, tally.web.kept) = (10, 4);
-        let told = Told {
+        let latest = Latest {
             rows: 40,
             before: 3,
             bytes: 1000,
             tally,
             waits: Waits { rows: Duration::from_millis(2500), ..Waits::default() },
         };
-        let page = page(&told, &[model("/models/a \"b\"\\c\nd/", "cuda:0")], Duration::from_millis(1500)).unwrap();
+        let page = page(&latest, &[model("/models/a \"b\"\\c\nd/", "cuda:0")], Duration::from_millis(1500)).unwrap();
         for line in [
             "capfilt_source_rows 40",
             "# TYPE capfilt_source_rows gauge",

@@ -22,29 +22,50 @@ const ENVIRONMENT: [(&str, &str); 3] =
 
 /// Opens a session with the functions and the settings of the command line.
 pub(crate) async fn open(args: &SessionArgs) -> Result<SessionContext> {
-    let file = JobFile {
-        captioner: args.captioner.clone(),
-        filter: args.filter.clone(),
+    let mut file = JobFile {
+        captioner: args.models.captioner.clone(),
+        filter: args.models.filter.clone(),
         device: args.device.clone(),
         set: args.set.iter().cloned().collect(),
         ..JobFile::default()
     };
-    of_job(&file).await
+    of_new_job(&mut file).await
 }
 
-/// Opens a session with the functions and the settings of a job.
+/// Opens a session with the functions and the settings of a job. The environment gives those that the job does not,
+/// and is recorded in it.
+pub(crate) async fn of_new_job(file: &mut JobFile) -> Result<SessionContext> {
+    let ctx = bare()?;
+    for (name, variable, value) in environment(file) {
+        set(&ctx, &format!("capfilt.{name}"), &value).await.with_context(|| format!("{variable}={value}"))?;
+        match name {
+            "captioner" => file.captioner.push(value),
+            "filter" => file.filter.push(value),
+            _ => file.device = Some(value),
+        }
+    }
+    apply(ctx, file).await
+}
+
+/// Opens a session with the functions and the settings of a recorded job, whatever the environment is.
 pub(crate) async fn of_job(file: &JobFile) -> Result<SessionContext> {
+    apply(bare()?, file).await
+}
+
+async fn apply(ctx: SessionContext, file: &JobFile) -> Result<SessionContext> {
+    for (option, name, value) in file.settings() {
+        set(&ctx, &name, &value).await.context(option)?;
+    }
+    Ok(ctx)
+}
+
+/// A session with the functions.
+fn bare() -> Result<SessionContext> {
     let ctx = capfilt_udfs::session(SessionConfig::new()).map_err(|e| readable(&e))?;
     capfilt_tables::register_formats(&ctx).map_err(|e| readable(&e))?;
     let ctx = capfilt_tables::sql::enable::enable_named_tables(ctx);
     #[cfg(feature = "fetch")]
     capfilt_fetch::register_fetch(&ctx).map_err(|e| readable(&e))?;
-    for (name, variable, value) in environment(file) {
-        set(&ctx, &format!("capfilt.{name}"), &value).await.with_context(|| format!("{variable}={value}"))?;
-    }
-    for (option, name, value) in file.settings() {
-        set(&ctx, &name, &value).await.context(option)?;
-    }
     Ok(ctx)
 }
 
@@ -56,17 +77,6 @@ fn environment(file: &JobFile) -> Vec<(&'static str, &'static str, String)> {
         (!given.contains(&format!("capfilt.{name}"))).then_some((name, variable, value))
     };
     ENVIRONMENT.into_iter().filter_map(value).collect()
-}
-
-/// Adds to a job what it takes from the environment, so that its record is complete.
-pub(crate) fn complete(file: &mut JobFile) {
-    for (name, _, value) in environment(file) {
-        match name {
-            "captioner" => file.captioner.push(value),
-            "filter" => file.filter.push(value),
-            _ => file.device = Some(value),
-        }
-    }
 }
 
 /// Runs SET, which also updates the functions.

@@ -7,9 +7,9 @@ use capfilt_tables::layout::is_delta;
 use capfilt_tables::store::url::whereabouts;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::options::{Combine, ImageIs, Images, Pairs, Parts};
+use crate::options::{Combine, ImageIs, Images, OutputFormat, Pairs};
 
-/// A job with its models and settings, in the words of `capfilt run`: each field is the long option of its name.
+/// A job with its models and settings. Each field is the long option of `capfilt run` with the same name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct JobFile {
@@ -26,7 +26,7 @@ pub struct JobFile {
     /// The setting `capfilt.device`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
-    /// Path of a recipe of one's own.
+    /// Path of a custom recipe.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recipe: Option<PathBuf>,
     /// SQL of the recipe, if it is not the built-in one: the file's contents.
@@ -43,7 +43,7 @@ pub struct JobFile {
     pub best: bool,
     /// See [`crate::RecipeBuilder::combine`].
     pub combine: Combine,
-    /// `LOW,HIGH`: see [`crate::RecipeBuilder::agreement`].
+    /// `LOW,HIGH`: see [`crate::RecipeBuilder::itc_gate`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub itc_gate: Option<String>,
     /// Prompt that captions continue, `$prompt`.
@@ -52,7 +52,7 @@ pub struct JobFile {
     pub image_column: String,
     /// See [`crate::Job::image_is`].
     pub image_is: ImageIs,
-    /// See [`crate::Job::path_root`].
+    /// See [`crate::Job::image_root`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_root: Option<PathBuf>,
     /// See [`crate::Job::text_column`].
@@ -63,8 +63,8 @@ pub struct JobFile {
     /// See [`crate::Dedupe`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dedupe: Option<String>,
-    /// See [`crate::Job::parts`].
-    pub table_format: Parts,
+    /// See [`crate::Job::table_format`].
+    pub table_format: OutputFormat,
     /// See [`crate::Job::images`]; by default `kept`, or `none` for JSON lines, which have no images.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub write_images: Option<Images>,
@@ -113,7 +113,7 @@ impl Default for JobFile {
             text_column: "text".to_owned(),
             rename: Vec::new(),
             dedupe: None,
-            table_format: Parts::Parquet,
+            table_format: OutputFormat::Parquet,
             write_images: None,
             write_pairs: Pairs::All,
             checkpoint_rows: 2048,
@@ -136,7 +136,8 @@ impl JobFile {
         let models =
             models.map(|(name, value)| (format!("--{name} {value}"), format!("capfilt.{name}"), value.clone()));
         let set = self.set.iter().map(|(name, value)| (format!("--set {name}={value}"), name.clone(), value.clone()));
-        models.chain(set).collect()
+        // The models come last, so that they take precedence.
+        set.chain(models).collect()
     }
 
     /// The source's location and the version of it that is asked for.
@@ -144,8 +145,8 @@ impl JobFile {
         split_version(&self.source)
     }
 
-    /// The job as its manifest records it: with absolute paths, so that it can be continued from any folder, and without
-    /// the signature that a URL may have.
+    /// The job as its manifest records it: with absolute paths of the source and the models, so that it can be continued
+    /// from any folder, and without the signature that a URL may have. The manifest has the image root's place.
     pub(crate) fn recorded(&self) -> Self {
         let absolute = |path: &String| whereabouts(Path::new(path)).to_string_lossy().into_owned();
         let is_model = |name: &str| ["capfilt.captioner", "capfilt.filter"].contains(&name);

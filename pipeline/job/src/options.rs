@@ -83,7 +83,7 @@ pub enum ImageIs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
-pub enum Parts {
+pub enum OutputFormat {
     /// Parquet.
     Parquet,
     /// WebDataset: tar files with a sample (image, txt, json) for each pair.
@@ -97,7 +97,7 @@ pub enum Parts {
     JsonLines,
 }
 
-impl Parts {
+impl OutputFormat {
     /// Whether the files are Parquet.
     pub(crate) fn is_parquet(self) -> bool {
         matches!(self, Self::Parquet | Self::Delta)

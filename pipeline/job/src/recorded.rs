@@ -12,7 +12,8 @@ use crate::options::Mode;
 /// The job of one shard of a table.
 #[derive(Debug, Clone)]
 pub struct Recorded {
-    /// The job as it was begun; `None` if the program that began it recorded none, and the shard may not have begun.
+    /// The job as it was begun, by another shard if this one has not begun; `None` if it was not recorded, or with
+    /// options of another version.
     pub file: Option<JobFile>,
     /// Shard, from 1, and number of shards.
     pub shard: (u64, u64),
@@ -27,7 +28,7 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    /// What goes on with the shard where it was stopped.
+    /// The mode that continues the shard.
     pub fn resume(&self) -> Mode {
         if self.is_retry { Mode::Retry } else { Mode::Create }
     }
@@ -46,15 +47,16 @@ pub fn recorded(dest: &Path) -> Result<Vec<Recorded>> {
         }
         return Err(Error::dest(dest, "there is no pair table: `capfilt run SOURCE DEST` begins one"));
     };
+    if first.verdicts.selected {
+        return Err(Error::dest(dest, "`capfilt select` made this table, of another one: run it again"));
+    }
     let shards = first.job.shards;
     let of = |shard: u64| {
         let own = all.iter().find(|manifest| manifest.shard == shard);
         let manifest = own.unwrap_or(first);
-        let file = manifest.file.as_deref().map(|file| JobFile {
-            dest: dest.to_owned(),
-            shard: format!("{shard}/{shards}"),
-            ..file.clone()
-        });
+        let file = manifest.file.clone().and_then(|file| serde_json::from_value::<JobFile>(file).ok());
+        let shard_is = format!("{shard}/{shards}");
+        let file = file.map(|file| JobFile { dest: dest.to_owned(), shard: shard_is, ..file });
         let is_finished = own.is_some_and(|own| own.state == State::Finished);
         Recorded {
             file,

@@ -19,12 +19,13 @@ use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::execution::disk_manager::DiskManagerMode;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use crate::checkpoint::admission::{Admission, admit};
 use crate::checkpoint::apart::check_apart;
-use crate::checkpoint::job_folder::{Found, JobFolder};
 use crate::checkpoint::manifest::{Identity, Manifest};
 use crate::checkpoint::manifests;
+use crate::checkpoint::register;
 use crate::images::original::{Pictures, Wanted};
-use crate::options::{Images, Mode, Parts};
+use crate::options::{Images, Mode, OutputFormat};
 use crate::output::commit::register::committer;
 use crate::output::pair_files::Format;
 use crate::output::split_writer::{End, Pairs, WriterThread, Written};
@@ -103,12 +104,11 @@ impl Select {
             "none" => Images::None,
             _ => Images::Kept,
         };
-        let dest = JobFolder::open(&self.dest, 1, 1)?;
+        let store = register::open(&self.dest, (1, 1))?;
         let root = whereabouts(&first.source);
-        let (manifest, begun) = match dest
-            .look(&identity, if self.overwrite { Mode::Overwrite } else { Mode::Create })?
-        {
-            Found::Nothing { replaces } => {
+        let mode = if self.overwrite { Mode::Overwrite } else { Mode::Create };
+        let (manifest, begun) = match admit(&*store, &identity, mode)? {
+            Admission::Begin { replaces } => {
                 let verdicts = Verdicts {
                     min_itm: Some(min_itm),
                     min_itm_of: self.min_itm_of.clone(),
@@ -117,8 +117,10 @@ impl Select {
                 };
                 (Manifest::new(1, identity, verdicts, &parts, root, replaces), false)
             }
-            Found::Shards(_) => return Err(Error::dest(&self.dest, "shards of a job are there: give another folder")),
-            Found::Begun(manifest) => {
+            Admission::BeginShard(_) => {
+                return Err(Error::dest(&self.dest, "shards of a job are there: give another folder"));
+            }
+            Admission::Continue(manifest) => {
                 parts.reorder(&manifest.files)?;
                 if parts.files() != manifest.files.len() {
                     return Err(Error::dest(&self.table, "it has grown since this selection began: give --overwrite"));
@@ -128,10 +130,11 @@ impl Select {
         };
         let about = serde_json::to_string(&manifest.job).map_err(|e| Error::Internal(e.to_string()))?;
         let schema = parts.schema();
-        let format = Format::new(schema, parts.written_schema(), images, self.kept_only, Parts::Parquet, &about)?;
-        committer(Parts::Parquet, &self.dest)?.check(&format.recorded)?;
+        let format =
+            Format::new(schema, parts.written_schema(), images, self.kept_only, OutputFormat::Parquet, &about)?;
+        committer(OutputFormat::Parquet, &self.dest)?.check(&format.recorded)?;
         let units = Units { rows: manifest.job.unit_rows, shard: 0, shards: 1 };
-        let (writer, left) = WriterThread::open(dest, format, units, manifest, begun, begun)?;
+        let (writer, left) = WriterThread::open(store, format, units, manifest, begun, begun)?;
 
         let rows = parts.rows_of(&units, left.next);
         let mut read = 0;

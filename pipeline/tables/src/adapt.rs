@@ -334,9 +334,9 @@ mod tests {
         let new = structs(vec![("path", Arc::clone(&names)), ("id", Arc::clone(&long)), ("more", names)]);
         let both = common(old.data_type(), new.data_type()).unwrap();
         let DataType::Struct(parts) = &both else { panic!("{both}") };
-        let told: Vec<_> = parts.iter().map(|part| (part.name().as_str(), part.data_type().clone())).collect();
+        let fields: Vec<_> = parts.iter().map(|part| (part.name().as_str(), part.data_type().clone())).collect();
         let text = DataType::Utf8;
-        assert_eq!(told, [("id", DataType::Int64), ("path", text.clone()), ("more", text)]);
+        assert_eq!(fields, [("id", DataType::Int64), ("path", text.clone()), ("more", text)]);
         let adapted = adapt(&old, &both).unwrap();
         assert_eq!(adapted.data_type(), &both);
         assert_eq!(adapted.as_struct().column(0).as_primitive::<Int64Type>().values(), &[1, 2, 3]);

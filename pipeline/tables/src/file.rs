@@ -160,7 +160,7 @@ impl DataFile {
     /// Opens a random-access reader, for Parquet.
     pub(crate) fn chunks(&self) -> io::Result<Chunks> {
         let input = match self {
-            Self::Local(path) => Pieces::Local(File::open(path)?),
+            Self::Local(path) => Pieces::Local(Arc::new(File::open(path)?)),
             Self::Remote(remote) => Pieces::Remote(remote.pages()),
             Self::Folder(_) => return Err(io::ErrorKind::IsADirectory.into()),
         };
@@ -181,14 +181,16 @@ impl DataFile {
     }
 }
 
-/// A file with random access.
+/// A file with random access. Clones share what is open and cached.
+#[derive(Clone)]
 pub(crate) struct Chunks {
     input: Pieces,
     failed: Arc<AtomicBool>,
 }
 
+#[derive(Clone)]
 enum Pieces {
-    Local(File),
+    Local(Arc<File>),
     Remote(Pages),
 }
 
@@ -196,6 +198,13 @@ impl Chunks {
     /// A flag that is set once the disk or the store fails: what a reader reports before is the file's own fault.
     pub(crate) fn failed(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.failed)
+    }
+
+    /// Whether to expect reads of single rows, far apart.
+    pub(crate) fn scatter(&self, is_scattered: bool) {
+        if let Pieces::Remote(pages) = &self.input {
+            pages.scatter(is_scattered);
+        }
     }
 
     /// Sets the flag unless `error` says that the file has fewer bytes than were asked for.
@@ -210,7 +219,7 @@ impl Chunks {
 impl Length for Chunks {
     fn len(&self) -> u64 {
         match &self.input {
-            Pieces::Local(file) => Length::len(file),
+            Pieces::Local(file) => Length::len(file.as_ref()),
             Pieces::Remote(pages) => pages.len(),
         }
     }

@@ -43,7 +43,10 @@ impl Root {
         }
         let root = if root.as_os_str().is_empty() { Path::new(".") } else { root };
         if !root.is_dir() {
-            return Err(Error::source(root, "there is no such folder, below which the images' paths would be"));
+            return Err(Error::source(
+                root,
+                "there is no such folder; the images' paths are relative to it (--image-root)",
+            ));
         }
         std::path::absolute(root).map(Self::Disk).map_err(|e| Error::source(root, e))
     }

@@ -89,7 +89,7 @@ pub fn read_manifest<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         Err(e) => return Err(Error::dest(path, e)),
     };
     let broken = |e: &dyn std::fmt::Display| {
-        Error::dest(path, format!("not a manifest of this version of capfilt ({e}): give another folder"))
+        Error::dest(path, format!("the manifest is damaged ({e}): give --overwrite or another folder"))
     };
     let format = serde_json::from_slice::<Value>(&text).map_err(|e| broken(&e))?["format"].as_u64();
     if format != Some(u64::from(MANIFEST_FORMAT)) {
@@ -126,7 +126,9 @@ pub fn unfinished(table: &Path) -> Result<Option<String>> {
         (_, 1) => "its job has not ended".to_owned(),
         (some, _) => format!("shard {} of {all} has not ended", some.join(", ")),
     };
-    Ok(Some(format!("an unfinished pair table: {why}; run the same capfilt run again, and it goes on")))
+    Ok(Some(format!(
+        "an unfinished pair table: {why}; `capfilt resume`, or the command that began it, goes on with it"
+    )))
 }
 
 /// Whether `name` is the file name of a part.

@@ -135,8 +135,8 @@ impl Merged {
                 let reason = format!(
                     "its column {} is {}, and {} in",
                     field.name(),
-                    told(this.data_type()),
-                    told(field.data_type())
+                    type_name(this.data_type()),
+                    type_name(field.data_type())
                 );
                 return Err(Conflict { file: *file, reason });
             };
@@ -161,7 +161,7 @@ impl Merged {
 }
 
 /// Name of a type in errors, without `View`, which only concerns how it is read.
-fn told(of: &DataType) -> String {
+fn type_name(of: &DataType) -> String {
     of.to_string().replace("View", "")
 }
 

@@ -4,14 +4,14 @@ use serde::{Deserialize, Serialize};
 
 /// A row of the source.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Position {
+pub struct RowPosition {
     /// File number.
     pub file: usize,
     /// Row number in the file, from 0.
     pub row: u64,
 }
 
-impl Position {
+impl RowPosition {
     /// First row of `file` at or after this position; `file` must not precede the position's file.
     pub fn within(self, file: usize) -> u64 {
         if file == self.file { self.row } else { 0 }

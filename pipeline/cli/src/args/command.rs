@@ -1,9 +1,9 @@
-//! The commands, and the arguments of those that are no verbs on a job.
+//! The commands, and the arguments of those that are not verbs on a job.
 
 use std::path::PathBuf;
 
 use capfilt_job::Pairs;
-use clap::{ArgGroup, ArgMatches, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, ArgMatches, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::args::job::{ContinueArgs, ParamArgs, RunArgs, SessionArgs, ShowRecipeArgs};
@@ -73,8 +73,8 @@ pub(crate) enum ModelCommand {
     /// Most BLIP checkpoints are pickles, and loading a pickle can execute arbitrary code. This command parses the
     /// pickle itself, refuses everything but tensors, and writes them as safetensors.
     Convert {
-        /// A folder in Hugging Face layout whose weights are pytorch_model.bin (or its shards), or a .pth file of
-        /// BLIP's own release: a captioner, a retrieval model (filter) or a pretrained MED
+        /// A folder in Hugging Face layout with pytorch_model.bin or its shards; or a .pth file of BLIP's own release: a
+        /// captioner, a retrieval model (filter) or a pretrained MED
         source: PathBuf,
         /// Folder to create; it appears only once it is complete and has been opened as a check
         out: PathBuf,
@@ -189,6 +189,20 @@ pub(crate) enum Script {
     File(PathBuf),
 }
 
+/// The command line. The verbs that go on with a job take its models from the record, not from the environment.
+pub(crate) fn cli() -> clap::Command {
+    let recorded = [
+        ("captioner", "Where the captioner is now, if it has moved; a job takes several"),
+        ("filter", "Where the filter is now, if it has moved; a job takes several"),
+        ("device", "Device that runs the models [default: the job's]"),
+    ];
+    ["resume", "update", "retry"].into_iter().fold(Cli::command(), |cli, verb| {
+        cli.mut_subcommand(verb, |verb| {
+            recorded.into_iter().fold(verb, |verb, (name, help)| verb.mut_arg(name, |arg| arg.help(help)))
+        })
+    })
+}
+
 /// The -c and -f options in command-line order; clap collects them separately.
 pub(crate) fn scripts(matches: &ArgMatches) -> Vec<Script> {
     let of = |id: &str| matches.indices_of(id).into_iter().flatten();
@@ -201,18 +215,16 @@ pub(crate) fn scripts(matches: &ArgMatches) -> Vec<Script> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
     fn arguments_are_consistent() {
-        Cli::command().debug_assert();
+        cli().debug_assert();
     }
 
     #[test]
     fn scripts_keep_their_order() {
-        let matches = Cli::command().get_matches_from(["capfilt", "sql", "-c", "a", "-f", "b", "-c", "c"]);
+        let matches = cli().get_matches_from(["capfilt", "sql", "-c", "a", "-f", "b", "-c", "c"]);
         let got = scripts(matches.subcommand_matches("sql").unwrap());
         assert!(matches!(&got[..], [Script::Text(a), Script::File(b), Script::Text(c)]
             if a == "a" && b.to_str() == Some("b") && c == "c"));

@@ -4,16 +4,18 @@
 
 use std::path::PathBuf;
 
-use capfilt_job::{Combine, Dedupe, FailureLimit, ImageIs, Images, ItcGate, Pairs, Parts};
+use capfilt_job::{Combine, Dedupe, FailureLimit, ImageIs, Images, ItcGate, OutputFormat, Pairs, shard};
 use clap::Args;
 use serde::{Serialize, Serializer};
 
-use crate::args::values::{checked, paired, parameter, probability, setting, shard, size, source_scored};
+use crate::args::values::{
+    at_least_1, candidates, given, pair, parameter, probability, sample, setting, size, source_score,
+};
 
-/// Models and settings, shared by `sql` and the verbs on a job.
+/// Models, which determine the built-in recipe by their number.
 #[derive(Debug, Default, Args, Serialize)]
 #[command(next_help_heading = "Models and settings")]
-pub(crate) struct SessionArgs {
+pub(crate) struct ModelArgs {
     /// Checkpoint folder of the captioner; a job takes several [env: CAPFILT_CAPTIONER]
     #[arg(long, value_name = "DIR")]
     pub(crate) captioner: Vec<String>,
@@ -21,6 +23,15 @@ pub(crate) struct SessionArgs {
     /// Checkpoint folder of the filter; a job takes several [env: CAPFILT_FILTER]
     #[arg(long, value_name = "DIR")]
     pub(crate) filter: Vec<String>,
+}
+
+/// Models and settings, shared by `sql` and the verbs on a job.
+#[derive(Debug, Default, Args, Serialize)]
+#[command(next_help_heading = "Models and settings")]
+pub(crate) struct SessionArgs {
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) models: ModelArgs,
 
     /// Device that runs the models (short for --set capfilt.device=NAME) [env: CAPFILT_DEVICE]
     #[arg(long, value_name = "NAME")]
@@ -59,8 +70,8 @@ pub(crate) struct RunArgs {
     #[arg(required_unless_present = "job")]
     pub(crate) dest: Option<PathBuf>,
 
-    /// Job file in TOML with any of these options as keys, which the command line overrides; `capfilt job DEST` prints
-    /// one
+    /// Job file in TOML: its keys are source, dest and the options below, except those under Operation. The command line
+    /// overrides it; `capfilt job DEST` prints one
     #[arg(long, value_name = "FILE")]
     #[serde(skip)]
     pub(crate) job: Option<PathBuf>,
@@ -108,7 +119,7 @@ pub(crate) struct SourceArgs {
     pub(crate) text_column: Option<String>,
 
     /// Rename a column of the source
-    #[arg(long, value_name = "OLD=NEW", value_parser = paired)]
+    #[arg(long, value_name = "OLD=NEW", value_parser = given(pair))]
     pub(crate) rename: Vec<String>,
 
     /// Find rows that repeat an earlier one first, and skip the models for them: exact (same image and text), near
@@ -116,7 +127,7 @@ pub(crate) struct SourceArgs {
     /// 6), texts (also nearly equal texts, whatever their pictures), texts=SIMILARITY (Jaccard index of words and word
     /// pairs, from 0.5 to 1; texts is 0.8), or near and texts separated by a comma. With --image-is url or path only
     /// exact is possible: the same URL or path is the same image
-    #[arg(long, value_name = "HOW", value_parser = checked::<Dedupe>)]
+    #[arg(long, value_name = "HOW", value_parser = given(str::parse::<Dedupe>))]
     pub(crate) dedupe: Option<String>,
 }
 
@@ -136,11 +147,11 @@ pub(crate) struct RecipeArgs {
     pub(crate) min_itm: Option<f64>,
 
     /// Minimum match probability of the texts of one source: --min-itm-of web=0.6
-    #[arg(long, value_name = "SOURCE=P", value_parser = source_scored)]
+    #[arg(long, value_name = "SOURCE=P", value_parser = given(source_score))]
     pub(crate) min_itm_of: Vec<String>,
 
     /// Synthetic texts per image and captioner; all that pass are kept [default: 1]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=64))]
+    #[arg(long, value_name = "N", value_parser = candidates)]
     pub(crate) candidates: Option<u64>,
 
     /// Keep only the best of an image's synthetic texts that pass
@@ -153,7 +164,7 @@ pub(crate) struct RecipeArgs {
 
     /// Use ITC as a cheap first stage: texts below LOW are dropped, texts from HIGH on are kept, and ITM decides
     /// between them
-    #[arg(long, value_name = "LOW,HIGH", allow_hyphen_values = true, value_parser = checked::<ItcGate>)]
+    #[arg(long, value_name = "LOW,HIGH", allow_hyphen_values = true, value_parser = given(str::parse::<ItcGate>))]
     pub(crate) itc_gate: Option<String>,
 
     /// Prompt that captions continue and do not contain: $prompt (BLIP's COCO captioners expect 'a picture of ')
@@ -171,7 +182,7 @@ pub(crate) struct RecipeArgs {
 pub(crate) struct OutputArgs {
     /// Format of the pair table [default: parquet]
     #[arg(long, value_enum)]
-    pub(crate) table_format: Option<Parts>,
+    pub(crate) table_format: Option<OutputFormat>,
 
     /// Which pairs carry their image [default: kept; with --table-format jsonl none]
     #[arg(long, value_enum)]
@@ -182,23 +193,23 @@ pub(crate) struct OutputArgs {
     pub(crate) write_pairs: Option<Pairs>,
 
     /// Rows per checkpoint: source rows that are written together, and repeated after a kill [default: 2048]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = at_least_1::<u64>)]
     pub(crate) checkpoint_rows: Option<u64>,
 
     /// Size at which a file of the pair table is closed [default: 512MB]
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[arg(long, value_name = "SIZE", value_parser = given(size))]
     pub(crate) target_file_size: Option<String>,
 
     /// Process shard I of N: N processes share SOURCE and DEST [default: 1/1]
-    #[arg(long, value_name = "I/N", value_parser = shard)]
+    #[arg(long, value_name = "I/N", value_parser = given(shard))]
     pub(crate) shard: Option<String>,
 
     /// Stop when more than this many rows fail: a number, or a share such as 1%
-    #[arg(long, value_name = "N|P%", value_parser = checked::<FailureLimit>)]
+    #[arg(long, value_name = "N|P%", value_parser = given(str::parse::<FailureLimit>))]
     pub(crate) max_failed: Option<String>,
 
     /// Bootstrapping round of this job, recorded in the table
-    #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", hide = true, value_parser = at_least_1::<u32>)]
     pub(crate) round: Option<u32>,
 }
 
@@ -212,7 +223,7 @@ pub(crate) struct OperationArgs {
     /// Run the recipe on a sample of N rows [64 without N] and estimate the job's kept share, time and size; writes
     /// nothing
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "64",
-        value_parser = clap::value_parser!(u16).range(8..=4096), conflicts_with_all = ["metrics_addr", "dedupe"])]
+        value_parser = sample, conflicts_with_all = ["metrics_addr", "dedupe"])]
     pub(crate) dry_run: Option<u16>,
 
     /// Serve the job's metrics for Prometheus at http://HOST:PORT/metrics; port 0 picks a free port
@@ -247,12 +258,12 @@ pub(crate) struct ContinueArgs {
     pub(crate) session: SessionArgs,
 
     /// Go on with shard I of N alone [default: all shards, one after another]
-    #[arg(long, value_name = "I/N", value_parser = shard)]
+    #[arg(long, value_name = "I/N", value_parser = given(shard))]
     #[serde(skip)]
     pub(crate) shard: Option<String>,
 
     /// Stop when more than this many rows fail: a number, or a share such as 1%; 100% for no limit [default: the job's]
-    #[arg(long, value_name = "N|P%", value_parser = checked::<FailureLimit>)]
+    #[arg(long, value_name = "N|P%", value_parser = given(str::parse::<FailureLimit>))]
     pub(crate) max_failed: Option<String>,
 
     /// Serve the job's metrics for Prometheus at http://HOST:PORT/metrics; port 0 picks a free port
@@ -270,7 +281,7 @@ pub(crate) struct ShowRecipeArgs {
 
     #[command(flatten)]
     #[serde(flatten)]
-    pub(crate) session: SessionArgs,
+    pub(crate) models: ModelArgs,
 }
 
 #[cfg(test)]

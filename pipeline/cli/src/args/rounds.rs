@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 
+use crate::args::values::at_least_1;
+
 #[derive(Debug, Args)]
 pub(crate) struct RoundsArgs {
     /// Source that each round captions and filters, as for `capfilt run`
@@ -15,7 +17,7 @@ pub(crate) struct RoundsArgs {
     pub(crate) dest: PathBuf,
 
     /// Total number of rounds; a larger number than before adds rounds to the existing ones
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = at_least_1::<u32>)]
     pub(crate) rounds: u32,
 
     /// Checkpoint folder of the first round's captioner

@@ -2,9 +2,11 @@
 
 use std::str::FromStr;
 
-/// Checks that a value can be parsed, and returns it as it was given.
-pub(crate) fn checked<T: FromStr<Err = String>>(text: &str) -> Result<String, String> {
-    text.parse::<T>().map(|_| text.to_owned())
+/// A parser that checks a value by `parse`, and returns it as it was given.
+pub(crate) fn given<T: 'static>(
+    parse: fn(&str) -> Result<T, String>,
+) -> impl Fn(&str) -> Result<String, String> + Clone + Send + Sync + 'static {
+    move |text| parse(text).map(|_| text.to_owned())
 }
 
 /// A setting and its value.
@@ -23,7 +25,7 @@ pub(crate) fn parameter(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
     let name = name.strip_prefix('$').unwrap_or(name);
     if name.is_empty() || !name.chars().all(|c| c.is_alphanumeric() || c == '_') {
-        return Err(format!("{name:?} is not the name of a parameter: it has letters, digits and _"));
+        return Err(format!("{name:?} is not the name of a parameter, which has only letters, digits and _"));
     }
     Ok((name.to_owned(), value.to_owned()))
 }
@@ -36,22 +38,28 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// [`pair`], as it was given.
-pub(crate) fn paired(text: &str) -> Result<String, String> {
-    pair(text).map(|_| text.to_owned())
-}
-
-/// `I/N`, as it was given.
-pub(crate) fn shard(text: &str) -> Result<String, String> {
-    capfilt_job::shard(text).map(|_| text.to_owned())
-}
-
-/// A size, as it was given.
-pub(crate) fn size(text: &str) -> Result<String, String> {
+/// A size in bytes.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
     match capfilt_udfs::config::bytes(text) {
-        Some(bytes) if bytes > 0 => Ok(text.to_owned()),
+        Some(bytes) if bytes > 0 => Ok(bytes),
         _ => Err("expected a size such as 512MB, 2GiB or 1048576 (bytes)".to_owned()),
     }
+}
+
+/// A whole number of at least 1.
+pub(crate) fn at_least_1<T: FromStr + Default + PartialEq>(text: &str) -> Result<T, String> {
+    text.parse().ok().filter(|n| *n != T::default()).ok_or_else(|| "expected a whole number, 1 or more".to_owned())
+}
+
+/// A number of synthetic texts.
+pub(crate) fn candidates(text: &str) -> Result<u64, String> {
+    text.parse().ok().filter(|n| (1..=64).contains(n)).ok_or_else(|| "expected a whole number from 1 to 64".to_owned())
+}
+
+/// A number of rows to sample.
+pub(crate) fn sample(text: &str) -> Result<u16, String> {
+    let rows = text.parse().ok().filter(|n| (8..=4096).contains(n));
+    rows.ok_or_else(|| "expected a whole number from 8 to 4096".to_owned())
 }
 
 /// A number from 0 to 1.
@@ -70,13 +78,8 @@ pub(crate) fn score(text: &str) -> Result<f32, String> {
 
 /// A source of texts and a score.
 pub(crate) fn source_score(text: &str) -> Result<(String, f32), String> {
-    let (source, least) = pair(text)?;
-    Ok((source, score(&least)?))
-}
-
-/// [`source_score`], as it was given.
-pub(crate) fn source_scored(text: &str) -> Result<String, String> {
-    source_score(text).map(|_| text.to_owned())
+    let (source, least) = text.split_once('=').ok_or("expected SOURCE=P, such as web=0.6")?;
+    Ok((source.to_owned(), score(least)?))
 }
 
 #[cfg(test)]
@@ -92,8 +95,10 @@ mod tests {
         assert!(parameter("a b=1").is_err());
         assert!(probability("1.5").is_err() && probability("x").is_err() && probability("nan").is_err());
         assert!(source_score("web=1.5").is_err() && source_score("web=0.5").is_ok());
-        assert!(
-            checked::<capfilt_job::FailureLimit>("1%").is_ok() && checked::<capfilt_job::FailureLimit>("x").is_err()
-        );
+        let limit = given(str::parse::<capfilt_job::FailureLimit>);
+        assert_eq!(limit("1%").unwrap(), "1%");
+        assert!(limit("x").is_err());
+        assert!(at_least_1::<u32>("0").is_err() && at_least_1::<u32>("7") == Ok(7));
+        assert!(candidates("65").is_err() && sample("4").is_err() && sample("8") == Ok(8));
     }
 }

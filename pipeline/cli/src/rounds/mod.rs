@@ -19,12 +19,12 @@ use crate::rounds::plan::{CHECKPOINT, Plan, absolute};
 use crate::rounds::stage::Wishes;
 
 const TRAINER: &str = "capfilt-train";
-const VARIABLE: &str = "CAPFILT_TRAINER";
 
 /// Runs all stages that are not yet finished, and prints where their results are.
 pub(crate) fn main(runtime: &Runtime, args: &RoundsArgs) -> Result<()> {
     let trainer = match trainer(args) {
-        Err(_) if args.print => args.trainer.as_deref().map_or_else(|| TRAINER.into(), absolute),
+        // The commands are for another machine.
+        Err(_) if args.print => given(args).map_or_else(|| TRAINER.into(), |(_, path)| absolute(&path)),
         found => found?,
     };
     let plan = Plan { args, dest: absolute(&args.dest), trainer, capfilt: std::env::current_exe()? };
@@ -57,15 +57,22 @@ pub(crate) fn main(runtime: &Runtime, args: &RoundsArgs) -> Result<()> {
     put(&results.map(|(name, path)| format!("{name:<10} {}\n", path.display())).concat(), "")
 }
 
+/// Path of capfilt-train that an option or the environment gives, and which of them.
+fn given(args: &RoundsArgs) -> Option<(&'static str, PathBuf)> {
+    let variable = || std::env::var_os("CAPFILT_TRAINER").filter(|path| !path.is_empty());
+    match &args.trainer {
+        Some(path) => Some(("--trainer ", path.clone())),
+        None => variable().map(|path| ("CAPFILT_TRAINER=", path.into())),
+    }
+}
+
 /// Path of capfilt-train.
 fn trainer(args: &RoundsArgs) -> Result<PathBuf> {
-    let variable = std::env::var_os(VARIABLE).filter(|given| !given.is_empty()).map(PathBuf::from);
-    for (option, given) in [("--trainer ", &args.trainer), ("CAPFILT_TRAINER=", &variable)] {
-        let Some(given) = given else { continue };
-        if !given.is_file() {
-            bail!("{option}{}: there is no such file: give that of {TRAINER}", given.display());
+    if let Some((option, path)) = given(args) {
+        if !path.is_file() {
+            bail!("{option}{}: there is no such file: give that of {TRAINER}", path.display());
         }
-        return Ok(absolute(given));
+        return Ok(absolute(&path));
     }
     let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name(TRAINER));
     let path = std::env::var_os("PATH").unwrap_or_default();

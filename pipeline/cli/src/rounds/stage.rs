@@ -7,7 +7,7 @@ use std::process::{ExitStatus, Stdio};
 use std::{fmt, io};
 
 use anyhow::{Context as _, Result, bail};
-use capfilt_job::{Images, Parts};
+use capfilt_job::{Images, OutputFormat};
 use clap::Parser as _;
 use futures::FutureExt as _;
 #[cfg(unix)]
@@ -107,7 +107,7 @@ fn unfit(run: &RunArgs) -> Option<&'static str> {
         (run.job.is_some(), "--job: give the options themselves"),
         (run.output.shard.as_deref().is_some_and(|shard| shard != "1/1"), "--shard: here one process makes a table"),
         (
-            matches!(run.output.table_format, Some(Parts::WebDataset | Parts::JsonLines)),
+            matches!(run.output.table_format, Some(OutputFormat::WebDataset | OutputFormat::JsonLines)),
             "--table-format: capfilt-train reads Parquet, and Delta tables of it",
         ),
         (run.operation.dry_run.is_some(), "--dry-run: give it to capfilt run itself"),

@@ -17,7 +17,8 @@ use crate::sql::{prompt, script};
 pub(crate) fn main(runtime: &Runtime, args: &SqlArgs, mut scripts: Vec<Script>) -> Result<()> {
     let params = session::params(&args.params);
     let ctx = runtime.block_on(async {
-        for (option, values) in [("captioner", &args.session.captioner), ("filter", &args.session.filter)] {
+        for (option, values) in [("captioner", &args.session.models.captioner), ("filter", &args.session.models.filter)]
+        {
             if values.len() > 1 {
                 bail!("capfilt sql takes one --{option}: name others in the calls, named_struct('model', DIR)");
             }

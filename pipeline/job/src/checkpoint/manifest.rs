@@ -12,14 +12,13 @@ use capfilt_tables::file_record::{self, FileRecord};
 use capfilt_tables::pair_table::{self, State};
 use capfilt_tables::source::files::Source;
 use capfilt_tables::source::memo::Memo;
-use capfilt_tables::split::Position;
+use capfilt_tables::split::RowPosition;
 use capfilt_udfs::Provenance;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::job_file::JobFile;
-use crate::options::Parts;
+use crate::options::OutputFormat;
 use crate::tally::counts::Tally;
 use crate::verdicts::Verdicts;
 
@@ -125,19 +124,21 @@ impl Identity {
             flat
         });
         let names: std::collections::BTreeSet<_> = before.keys().chain(now.keys()).collect();
-        let differs = names.into_iter().filter(|name| before.get(*name) != now.get(*name)).map(|name| {
+        let differs = names.into_iter().filter(|name| before.get(*name) != now.get(*name)).filter_map(|name| {
             if name == "recipe" {
                 return recipes(&self.recipe, &other.recipe);
             }
             let [b, n] = [&before, &now].map(|of| of.get(name).map_or("nothing", |v| short(v)));
-            format!("{name} was {b} and is {n}")
+            Some(format!("{} was {b} and is {n}", option(name)))
         });
-        Some(differs.collect::<Vec<_>>().join("; "))
+        let differs: Vec<String> = differs.collect();
+        (!differs.is_empty()).then(|| differs.join("; "))
     }
 }
 
 /// Describes how two recipes differ: in parameters, which are leading comments, or at the first differing line of SQL.
-fn recipes(before: &str, now: &str) -> String {
+/// `None` if they do not, as 0.50 does not differ from 0.5.
+fn recipes(before: &str, now: &str) -> Option<String> {
     fn value(line: &str) -> Option<(&str, &str)> {
         line.strip_prefix("-- $")?.split_once(" = ")
     }
@@ -150,7 +151,8 @@ fn recipes(before: &str, now: &str) -> String {
     let mut found: Vec<String> = Vec::new();
     for name in names {
         let [b, n] = [&values, &new_values].map(|of| of.get(*name).copied().unwrap_or("nothing"));
-        if b != n {
+        let is_same_number = b.parse::<f64>().is_ok_and(|b| n.parse() == Ok(b));
+        if b != n && !is_same_number {
             found.push(format!("${name} was {b} and is {n}"));
         }
     }
@@ -160,7 +162,25 @@ fn recipes(before: &str, now: &str) -> String {
         let at = (0..).find(|at| sql.get(*at) != new_sql.get(*at)).unwrap_or_default();
         found.push(format!("the recipe's line {} was {} and is {}", at + 1, line(&sql, at), line(&new_sql, at)));
     }
-    found.join("; ")
+    (!found.is_empty()).then(|| found.join("; "))
+}
+
+/// The option that sets a field of the identity, or the field's own name.
+fn option(field: &str) -> String {
+    let (name, rest) = field.split_once('.').unwrap_or((field, ""));
+    match name {
+        "settings" => format!("capfilt.{rest}"),
+        "renames" => format!("--rename of {rest}"),
+        "path_root" => "--image-root".to_owned(),
+        "kept_only" => "--write-pairs kept".to_owned(),
+        "images" => "--write-images".to_owned(),
+        "format" => "--table-format".to_owned(),
+        "unit_rows" => "--checkpoint-rows".to_owned(),
+        "file_bytes" => "--target-file-size".to_owned(),
+        "shards" => "the number of shards".to_owned(),
+        "image_column" | "image_is" | "text_column" | "dedupe" => format!("--{}", name.replace('_', "-")),
+        _ => field.to_owned(),
+    }
 }
 
 fn flatten(prefix: &str, value: &Value, out: &mut BTreeMap<String, String>) {
@@ -198,9 +218,10 @@ pub(crate) struct Manifest {
     /// Number of this process's shard, from 1.
     pub(crate) shard: u64,
     pub(crate) job: Identity,
-    /// The job as it was given, for a later command to go on with.
+    /// The job's [`crate::JobFile`], for a later command to go on with. Not typed: another version's options do not make
+    /// the manifest unreadable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) file: Option<Box<JobFile>>,
+    pub(crate) file: Option<Value>,
     /// The source's location when the job began.
     pub(crate) source: PathBuf,
     /// The given root folder of the image column's paths, if any.
@@ -234,7 +255,7 @@ pub(crate) struct Manifest {
     #[serde(default)]
     pub(crate) commit: Option<i64>,
     /// First position that is not yet in the parts.
-    pub(crate) done: Position,
+    pub(crate) done: RowPosition,
     /// Counts over the rows in the parts.
     pub(crate) tally: Tally,
 }
@@ -268,15 +289,15 @@ impl Manifest {
             run: format!("{:x}", since.as_micros()),
             committed: 0,
             commit: None,
-            done: Position::default(),
+            done: RowPosition::default(),
             tally: Tally::default(),
         }
     }
 
     /// File name of the next part.
-    pub(crate) fn next_part(&self, parts: Parts) -> String {
-        let run = (parts == Parts::Delta).then_some(self.run.as_str());
-        pair_table::part_name(self.parts.len(), self.shard, self.job.shards, run, parts.extension())
+    pub(crate) fn next_part(&self, format: OutputFormat) -> String {
+        let run = (format == OutputFormat::Delta).then_some(self.run.as_str());
+        pair_table::part_name(self.parts.len(), self.shard, self.job.shards, run, format.extension())
     }
 
     pub(crate) fn part_names(&self) -> Vec<&str> {
@@ -327,40 +348,42 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("."))
 }
 
+/// An identity for tests.
+#[cfg(test)]
+pub(crate) fn identity() -> Identity {
+    let models = Provenance {
+        captioner: Some("a1".repeat(32)),
+        filter: None,
+        device: Some("cpu".to_owned()),
+        settings: BTreeMap::from([("seed".to_owned(), "0".to_owned())]),
+    };
+    Identity {
+        engine: "capfilt 0".to_owned(),
+        results: RESULTS,
+        recipe: "SELECT 1".to_owned(),
+        models,
+        round: 1,
+        captioners: Vec::new(),
+        dedupe: None,
+        filters: Vec::new(),
+        image_column: "image".to_owned(),
+        image_is: bytes(),
+        path_root: None,
+        fetch: BTreeMap::new(),
+        text_column: "text".to_owned(),
+        renames: BTreeMap::new(),
+        kept_only: false,
+        images: "kept".to_owned(),
+        format: "parquet".to_owned(),
+        unit_rows: 10,
+        file_bytes: 1,
+        shards: 1,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn identity() -> Identity {
-        let models = Provenance {
-            captioner: Some("a1".repeat(32)),
-            filter: None,
-            device: Some("cpu".to_owned()),
-            settings: BTreeMap::from([("seed".to_owned(), "0".to_owned())]),
-        };
-        Identity {
-            engine: "capfilt 0".to_owned(),
-            results: RESULTS,
-            recipe: "SELECT 1".to_owned(),
-            models,
-            round: 1,
-            captioners: Vec::new(),
-            dedupe: None,
-            filters: Vec::new(),
-            image_column: "image".to_owned(),
-            image_is: bytes(),
-            path_root: None,
-            fetch: BTreeMap::new(),
-            text_column: "text".to_owned(),
-            renames: BTreeMap::new(),
-            kept_only: false,
-            images: "kept".to_owned(),
-            format: "parquet".to_owned(),
-            unit_rows: 10,
-            file_bytes: 1,
-            shards: 1,
-        }
-    }
 
     #[test]
     fn a_difference_is_named() {
@@ -373,9 +396,12 @@ mod tests {
         let said = first.difference(&other).unwrap();
         assert_eq!(
             said,
-            "captioner was a1a1a1a1a1a1 and is b2b2b2b2b2b2; filter was nothing and is f; settings.seed was 0 and is 7"
+            "captioner was a1a1a1a1a1a1 and is b2b2b2b2b2b2; filter was nothing and is f; capfilt.seed was 0 and is 7"
         );
         assert_ne!(first.digest(), other.digest());
+        let at = |least: &str| Identity { recipe: format!("-- $min_itm = {least}\nSELECT 1"), ..identity() };
+        assert_eq!(at("0.50").difference(&at("0.5")), None);
+        assert_eq!(at("0.50").difference(&at("0.6")).unwrap(), "$min_itm was 0.50 and is 0.6");
     }
 
     #[test]
@@ -411,9 +437,12 @@ mod tests {
         let got = Manifest::read(&path).unwrap().unwrap();
         assert_eq!((got.job, got.parts, got.replaces), (identity(), manifest.parts, true));
         let other = "another version of capfilt";
-        for (broken, words) in
-            [("", "not a manifest"), ("{}", other), ("{\"format\": 2}", "not a manifest"), ("{\"format\": 1}", other)]
-        {
+        for (broken, words) in [
+            ("", "the manifest is damaged"),
+            ("{}", other),
+            ("{\"format\": 2}", "the manifest is damaged"),
+            ("{\"format\": 1}", other),
+        ] {
             fs::write(&path, broken).unwrap();
             let said = Manifest::read(&path).unwrap_err().to_string();
             assert!(said.contains(words) && said.contains("manifest.json"), "{said}");

@@ -10,13 +10,14 @@ use capfilt_tables::file_record::FileRecord;
 use capfilt_tables::halt;
 use capfilt_tables::source::chunk::Chunk;
 use capfilt_tables::source::files::Source;
-use capfilt_tables::split::{Position, Units};
+use capfilt_tables::split::{RowPosition, Units};
 use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::prelude::SessionContext;
 use tokio::sync::{mpsc, watch};
 
-use crate::checkpoint::job_folder::JobFolder;
+use crate::checkpoint::admission::{admit, check_agreement};
+use crate::checkpoint::register;
 use crate::dry_run::estimate::Sample;
 use crate::images::loader::ImageLoader;
 use crate::options::{Mode, Stop};
@@ -45,14 +46,14 @@ pub async fn dry_run(ctx: &SessionContext, job: &Job, sample: usize) -> Result<E
         return Err(Error::Option("a dry run does not know which rows a retry would do again".to_owned()));
     }
     let Prepared { mut source, workers, planned, identity, loader } = job.prepare(ctx).await?;
-    let dest = JobFolder::peek(&job.dest, job.shard.0, job.shard.1);
-    let found = dest.look(&identity, job.mode)?;
-    let (mut manifest, begun, _) = job.manifest(&dest, found, identity, &mut source)?;
+    let store = register::peek(&job.dest, job.shard);
+    let admission = admit(&*store, &identity, job.mode)?;
+    let (mut manifest, begun, _) = job.manifest(&*store, admission, identity, &mut source)?;
     let format = job.format(&planned, &source, &mut manifest)?;
     if !manifest.replaces {
-        dest.agree(&manifest)?;
+        check_agreement(&*store, &manifest)?;
     }
-    let done = if begun { split_writer::left(&dest, &manifest)? } else { Left::default() };
+    let done = if begun { split_writer::left(&*store, &manifest)? } else { Left::default() };
     let units = job.units();
     let mut estimate = Estimate {
         files: source.files(),
@@ -118,7 +119,7 @@ struct Drawn {
 
 /// Reads about `rows` rows for the sample and some for the warm-up, from position `from` on. The two must not share
 /// rows, whose results would be memoised.
-fn draw(source: &Source, units: Units, from: Position, rows: u64, batch: usize) -> Result<Drawn> {
+fn draw(source: &Source, units: Units, from: RowPosition, rows: u64, batch: usize) -> Result<Drawn> {
     let records = source.records();
     let all: u64 = left(&records, units, from).map(|range| range.rows).sum();
     let (warm_up, sample) = set_apart(spread(all, rows + WARM_UP * PLACE));
@@ -127,7 +128,7 @@ fn draw(source: &Source, units: Units, from: Position, rows: u64, batch: usize) 
 }
 
 /// The rows of `units` from `from` on.
-fn left(records: &[FileRecord], units: Units, from: Position) -> impl Iterator<Item = Range> {
+fn left(records: &[FileRecord], units: Units, from: RowPosition) -> impl Iterator<Item = Range> {
     records.iter().enumerate().skip(from.file).flat_map(move |(file, record)| {
         let ranges = units.ranges(from.within(file), record.rows);
         ranges.filter(move |(start, _)| units.mine(file, *start)).map(move |(start, rows)| Range { file, start, rows })
@@ -285,13 +286,13 @@ mod tests {
             |rows| FileRecord { name: String::new(), bytes: 0, stamp: String::new(), rows, images: Default::default() };
         let records = [file(10), file(0), file(5)];
         let units = Units { rows: 4, shard: 0, shards: 1 };
-        let all: Vec<Range> = left(&records, units, Position { file: 0, row: 4 }).collect();
+        let all: Vec<Range> = left(&records, units, RowPosition { file: 0, row: 4 }).collect();
         let range = |file, start, rows| Range { file, start, rows };
         assert_eq!(all, [range(0, 4, 4), range(0, 8, 2), range(2, 0, 4), range(2, 4, 1)]);
         let found = locate(all.iter().copied(), &[(1, 1), (3, 4), (10, 1)]);
         assert_eq!(found, [range(0, 5, 1), range(0, 7, 1), range(0, 8, 2), range(2, 0, 1), range(2, 4, 1)]);
         let shard = Units { shards: 2, ..units };
-        let mine: Vec<Range> = left(&records, shard, Position::default()).collect();
+        let mine: Vec<Range> = left(&records, shard, RowPosition::default()).collect();
         assert_eq!(mine, [range(0, 0, 4), range(0, 8, 2), range(2, 0, 4)]);
     }
 }

@@ -7,7 +7,6 @@ use capfilt_tables::error::Result;
 use capfilt_tables::halt;
 use capfilt_tables::image_root::Root;
 use capfilt_tables::source::chunk::Chunk;
-use capfilt_udfs::CapfiltOptions;
 use datafusion::prelude::SessionContext;
 
 use crate::images::loader::{ImageLoader, LoadedImages, names};
@@ -23,8 +22,7 @@ pub(crate) struct Files {
 impl Files {
     /// Opens the folder `root`, with the session's limit on image sizes.
     pub(crate) async fn open(ctx: &SessionContext, column: &str, root: &Path) -> Result<Self> {
-        let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned();
-        let limit = options.unwrap_or_default().image_limits().max_bytes;
+        let limit = capfilt_udfs::options(ctx).image_limits().max_bytes;
         let root = root.to_owned();
         let root = halt::aside(move |_| Root::open(&root)).await?;
         Ok(Self { root, column: column.to_owned(), limit })

@@ -40,11 +40,11 @@ fn only_paths(chunk: &Chunk, column: &str) -> Result<BTreeMap<u64, String>> {
     let alone = rows.filter(|(row, (number, _))| {
         images.is_valid(*row) && bytes.is_null(*row) && !chunk.problems.contains_key(number)
     });
-    let told = |path: &str| {
+    let reason = |path: &str| {
         format!(
             "no bytes: only a path ({path}), which is not read here: make it a column of its own, {column}['path'], and give \
              that with --image-column and --image-is path"
         )
     };
-    Ok(alone.filter_map(|(_, (number, path))| Some((number, told(path?)))).collect())
+    Ok(alone.filter_map(|(_, (number, path))| Some((number, reason(path?)))).collect())
 }

@@ -1,4 +1,4 @@
-//! What every image loader is to the job.
+//! Contract of image loaders.
 
 use std::collections::BTreeMap;
 

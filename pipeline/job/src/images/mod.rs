@@ -1,4 +1,4 @@
-//! Images that are not in the rows: loaders of those that a source names, and those that a pair table left out.
+//! Loaders of a source's images, and the images that a pair table left out.
 
 pub(crate) mod files;
 pub(crate) mod inline;

@@ -10,7 +10,7 @@ use capfilt_tables::lake::register::find;
 use capfilt_tables::limits::MOST_IMAGE_BYTES;
 use capfilt_tables::source::cursor::Cursor;
 use capfilt_tables::source::files::Source;
-use capfilt_tables::source::known::Reading;
+use capfilt_tables::source::known::OpenOptions;
 use sha2::{Digest as _, Sha256};
 
 use crate::checkpoint::manifest::Manifest;
@@ -60,7 +60,7 @@ impl Pictures {
         };
         let names = [job.job.image_column.as_str()];
         let texts = if by == "path" { &names[..] } else { &[] };
-        let reading = Reading { known: &job.files, memos: Some(&job.memos), texts, ..Reading::default() };
+        let reading = OpenOptions { known: &job.files, memos: Some(&job.memos), texts, ..OpenOptions::default() };
         let source = Source::open_as(path, version.as_deref(), reading)?;
         let root = || match &job.path_root {
             // A root inside the source has moved with it.

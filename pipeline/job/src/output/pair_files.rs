@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use capfilt_tables::error::{Error, Result};
@@ -24,8 +24,9 @@ use datafusion::parquet::errors::ParquetError;
 use datafusion::parquet::file::metadata::KeyValue;
 use datafusion::parquet::file::properties::{EnabledStatistics, WriterProperties};
 use datafusion::parquet::schema::types::ColumnPath;
+use tempfile::TempPath;
 
-use crate::options::{Images, Parts};
+use crate::options::{Images, OutputFormat};
 use crate::output::json_lines::as_lines;
 
 /// Row group size limit: readers hold a row group's images in memory, and the writer its pages.
@@ -48,7 +49,7 @@ pub(crate) struct Format {
     images: Images,
     kept_only: bool,
     /// File format of the table.
-    pub(crate) parts: Parts,
+    pub(crate) output: OutputFormat,
 }
 
 impl Format {
@@ -58,7 +59,7 @@ impl Format {
         source: &Schema,
         images: Images,
         kept_only: bool,
-        parts: Parts,
+        output: OutputFormat,
         job: &str,
     ) -> Result<Self> {
         let drop_image = images == Images::None;
@@ -88,7 +89,7 @@ impl Format {
             // Store Date64 as a Parquet date: other readers would see its milliseconds as a plain number.
             .set_coerce_types(has_date64(&schema))
             .build();
-        Ok(Self { schema: Arc::new(schema), recorded, properties, images, kept_only, parts })
+        Ok(Self { schema: Arc::new(schema), recorded, properties, images, kept_only, output })
     }
 
     /// Names and types of the columns.
@@ -107,7 +108,7 @@ impl Format {
                 one.writer(io::sink()).and_then(|mut writer| writer.write(&row).and_then(|()| writer.finish()));
             let refused = match parquet {
                 Err(e) => Some(("Parquet", e.to_string())),
-                Ok(_) if !self.parts.is_parquet() && field.name() != "image" => {
+                Ok(_) if !self.output.is_parquet() && field.name() != "image" => {
                     LineDelimitedWriter::new(io::sink()).write(&row).err().map(|e| ("JSON", e.to_string()))
                 }
                 Ok(_) => None,
@@ -145,23 +146,24 @@ impl Format {
 
     /// Creates a Parquet file at `path`.
     pub(crate) fn create(&self, path: &Path) -> Result<PairFile> {
-        self.create_as(Parts::Parquet, path)
+        self.create_as(OutputFormat::Parquet, path)
     }
 
     /// Creates a file of the table at `path`.
     pub(crate) fn create_part(&self, path: &Path) -> Result<PairFile> {
-        self.create_as(self.parts, path)
+        self.create_as(self.output, path)
     }
 
-    fn create_as(&self, parts: Parts, path: &Path) -> Result<PairFile> {
+    fn create_as(&self, output: OutputFormat, path: &Path) -> Result<PairFile> {
         let file = File::create(path).map_err(|e| Error::write(path, &e))?;
-        let writer = Writer::new(self, parts, BufWriter::new(file)).map_err(|e| Error::write_parquet(path, &e))?;
-        Ok(PairFile { writer, path: Unended(path.to_owned()), pairs: 0 })
+        let writer = Writer::new(self, output, BufWriter::new(file)).map_err(|e| Error::write_parquet(path, &e))?;
+        let path = TempPath::try_from_path(path).map_err(|e| Error::write(path, &e))?;
+        Ok(PairFile { writer, path, pairs: 0 })
     }
 
     /// Size in bytes of a table file with these pairs; nothing is written to disk.
     pub(crate) fn measure(&self, pairs: &[RecordBatch]) -> Result<u64> {
-        let measured = Writer::new(self, self.parts, Counted(0)).and_then(|mut writer| {
+        let measured = Writer::new(self, self.output, Counted(0)).and_then(|mut writer| {
             pairs.iter().try_for_each(|batch| writer.write(batch))?;
             writer.end()
         });
@@ -202,11 +204,11 @@ enum Writer<W: io::Write + Send> {
 }
 
 impl<W: io::Write + Send> Writer<W> {
-    fn new(format: &Format, parts: Parts, to: W) -> Result<Self, ParquetError> {
-        Ok(match parts {
-            Parts::Parquet | Parts::Delta => Self::Parquet(Box::new(format.writer(to)?)),
-            Parts::WebDataset => Self::WebDataset(Box::new(Shard::new(to, Names::Provenance))),
-            Parts::JsonLines => Self::JsonLines(LineDelimitedWriter::new(to)),
+    fn new(format: &Format, output: OutputFormat, to: W) -> Result<Self, ParquetError> {
+        Ok(match output {
+            OutputFormat::Parquet | OutputFormat::Delta => Self::Parquet(Box::new(format.writer(to)?)),
+            OutputFormat::WebDataset => Self::WebDataset(Box::new(Shard::new(to, Names::Provenance))),
+            OutputFormat::JsonLines => Self::JsonLines(LineDelimitedWriter::new(to)),
         })
     }
 
@@ -215,7 +217,7 @@ impl<W: io::Write + Send> Writer<W> {
             Self::Parquet(writer) => writer.write(pairs)?,
             Self::WebDataset(shard) => shard.write(pairs)?,
             Self::JsonLines(lines) => {
-                as_lines(pairs).and_then(|pairs| lines.write(&pairs)).map_err(io::Error::other)?;
+                as_lines(pairs).and_then(|pairs| lines.write(&pairs))?;
             }
         }
         Ok(())
@@ -226,29 +228,26 @@ impl<W: io::Write + Send> Writer<W> {
             Self::Parquet(writer) => writer.into_inner()?,
             Self::WebDataset(shard) => shard.end()?,
             Self::JsonLines(mut lines) => {
-                lines.finish().map_err(io::Error::other)?;
+                lines.finish()?;
                 lines.into_inner()
             }
         })
     }
 }
 
-/// An open file of pairs; removed if dropped before `end`.
+/// An open file of pairs, removed if dropped before `end`.
 pub(crate) struct PairFile {
     writer: Writer<BufWriter<File>>,
-    path: Unended,
+    /// Removed if dropped.
+    path: TempPath,
     pairs: u64,
 }
 
 impl PairFile {
-    pub(crate) fn path(&self) -> &Path {
-        &self.path.0
-    }
-
     /// Adds pairs of the format's schema.
     pub(crate) fn write(&mut self, pairs: &RecordBatch) -> Result<()> {
         self.pairs += pairs.num_rows() as u64;
-        self.writer.write(pairs).map_err(|e| Error::write_parquet(&self.path.0, &e))
+        self.writer.write(pairs).map_err(|e| Error::write_parquet(&self.path, &e))
     }
 
     /// Adds a key-value pair to the metadata of a Parquet file.
@@ -260,29 +259,15 @@ impl PairFile {
 
     /// Closes and syncs the file, which keeps its name. Returns its number of pairs and its size in bytes.
     pub(crate) fn end(self) -> Result<(u64, u64)> {
-        let Self { writer, mut path, pairs } = self;
+        let Self { writer, path, pairs } = self;
         let end = || {
             let file = writer.end()?.into_inner().map_err(io::IntoInnerError::into_error)?;
             file.sync_all()?;
             Ok(file.metadata()?.len())
         };
-        let bytes = end().map_err(|e| Error::write_parquet(&path.0, &e))?;
-        path.0.clear();
+        let bytes = end().map_err(|e| Error::write_parquet(&path, &e))?;
+        path.keep().map_err(|e| Error::write(&e.path, &e.error))?;
         Ok((pairs, bytes))
-    }
-}
-
-/// Path of a file that is removed when this is dropped; empty once the file has ended.
-struct Unended(PathBuf);
-
-impl Drop for Unended {
-    fn drop(&mut self) {
-        if self.0.as_os_str().is_empty() {
-            return;
-        }
-        if let Err(e) = std::fs::remove_file(&self.0) {
-            log::warn!("cannot remove {}: {e}", self.0.display());
-        }
     }
 }
 
@@ -328,7 +313,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pairs.parquet");
         let source = Schema::new(vec![Field::new("image", DataType::LargeBinary, true)]);
-        let format = Format::new(&batches[0].schema(), &source, images, kept_only, Parts::Parquet, "{}").unwrap();
+        let format =
+            Format::new(&batches[0].schema(), &source, images, kept_only, OutputFormat::Parquet, "{}").unwrap();
         let mut file = format.create(&path).unwrap();
         for batch in batches {
             file.write(&format.shape(batch.clone()).unwrap()).unwrap();
@@ -363,11 +349,36 @@ mod tests {
     }
 
     #[test]
+    fn a_full_disk_is_named_in_every_format() {
+        struct FullDisk;
+        impl io::Write for FullDisk {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let text = |text: &str| Arc::new(StringArray::from(vec![text])) as ArrayRef;
+        let row =
+            [("source", text("web")), ("text", text("a")), ("kept", Arc::new(BooleanArray::from(vec![true])) as _)];
+        let row = RecordBatch::try_from_iter(row).unwrap();
+        for output in [OutputFormat::Parquet, OutputFormat::JsonLines] {
+            let format = Format::new(&row.schema(), &row.schema(), Images::None, false, output, "{}").unwrap();
+            let written = Writer::new(&format, output, FullDisk);
+            let written = written.and_then(|mut writer| writer.write(&row).and_then(|()| writer.end()));
+            let said = Error::write_parquet(Path::new("x"), &written.err().unwrap()).to_string();
+            assert!(said.contains("the disk is full"), "{output:?}: {said}");
+        }
+    }
+
+    #[test]
     fn what_is_not_ended_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pairs.parquet");
         let batch = pairs(&[noise(1, 100)]);
-        let format = Format::new(&batch.schema(), &batch.schema(), Images::All, false, Parts::Parquet, "{}").unwrap();
+        let format =
+            Format::new(&batch.schema(), &batch.schema(), Images::All, false, OutputFormat::Parquet, "{}").unwrap();
         drop(format.create(&path).unwrap());
         assert!(!path.exists());
     }

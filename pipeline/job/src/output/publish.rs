@@ -1,12 +1,10 @@
 //! The final step: moves waiting parts into place, removes the parts that they replace, and commits.
 
-use std::fs;
-
 use capfilt_tables::error::{Error, Result};
 use capfilt_tables::failpoint;
 use capfilt_tables::pair_table::State;
 
-use crate::output::split_writer::{SplitWriter, remove};
+use crate::output::split_writer::SplitWriter;
 
 impl SplitWriter {
     /// Publishes the table once every row is done.
@@ -25,23 +23,16 @@ impl SplitWriter {
         // Parts that are committed may have been compacted since, so skip them.
         for part in &self.manifest.parts[self.manifest.committed..] {
             failpoint::point("place");
-            let (from, to) = (self.dest.waiting(&part.name)?, self.dest.part(&part.name));
-            if from.exists() {
-                fs::rename(&from, &to).map_err(|e| Error::write(&to, &e))?;
-            } else if fs::metadata(&to).map(|meta| meta.len()).ok() != Some(part.bytes) {
-                // Neither this run nor an earlier one has placed the part.
-                return Err(Error::dest(&to, "this part of the table is lost: give --overwrite"));
-            }
+            self.store.publish(part)?;
         }
         failpoint::point("placed");
         for name in self.replaced()? {
-            remove(&self.dest.part(&name))?;
+            self.store.remove_part(&name)?;
         }
-        self.dest.sync()?;
+        self.store.settle()?;
         if let Some(reason) = self.committer.commit(&self.manifest, &self.format.recorded)? {
             return Err(self.give_up(reason));
         }
-        self.dest.end_waiting();
         self.manifest.state = State::Finished;
         self.manifest.replaces = false;
         self.manifest.retried = None;
@@ -54,7 +45,7 @@ impl SplitWriter {
     fn replaced(&self) -> Result<Vec<String>> {
         let mut names = match &self.manifest.retried {
             _ if !self.manifest.replaces => Vec::new(),
-            None => self.dest.parts()?,
+            None => self.store.parts()?,
             Some(_) if self.committer.keeps_replaced() => Vec::new(),
             // Other shards keep their own parts.
             Some(old) => old.part_names().into_iter().map(str::to_owned).collect(),
@@ -68,10 +59,10 @@ impl SplitWriter {
     /// already placed in its folder belong to no version; VACUUM removes them.
     fn give_up(&mut self, reason: String) -> Error {
         let Some(old) = self.manifest.retried.take() else { return Error::Internal(reason) };
-        match self.dest.give_back(&old) {
+        match self.store.save(&old).and_then(|()| self.store.clear()) {
             Ok(()) => {
                 self.given_up = true;
-                Error::dest(self.dest.path(), reason)
+                Error::dest(self.store.table(), reason)
             }
             Err(error) => error,
         }

@@ -11,14 +11,15 @@ use std::path::{Path, PathBuf};
 use capfilt_tables::error::{Error, Result};
 use capfilt_tables::failpoint;
 use capfilt_tables::pair_table::State;
-use capfilt_tables::split::{Position, Units};
+use capfilt_tables::split::{RowPosition, Units};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::checkpoint::job_folder::JobFolder;
+use crate::checkpoint::admission::check_agreement;
+use crate::checkpoint::contract::JobStore;
 use crate::checkpoint::manifest::{Manifest, Part};
 use crate::output::commit::contract::Committer;
 use crate::output::commit::register::committer;
@@ -55,7 +56,7 @@ pub(crate) enum End {
 
 /// Pairs of consecutive rows within a unit.
 pub(crate) struct Pairs {
-    pub(crate) unit: Position,
+    pub(crate) unit: RowPosition,
     /// Number of the first row in its file.
     pub(crate) row: u64,
     /// Number of source rows covered, including rows deleted from a Delta table: the next pairs begin at `row + rows`.
@@ -79,7 +80,7 @@ pub(crate) struct WriterThread {
 #[derive(Debug, Default)]
 pub(crate) struct Left {
     /// First position that is not yet done.
-    pub(crate) next: Position,
+    pub(crate) next: RowPosition,
     pub(crate) tally: Tally,
 }
 
@@ -97,7 +98,7 @@ impl Left {
 impl WriterThread {
     /// Starts the writer on `manifest`, resuming if `begun`. `saved`: the manifest is already on disk unchanged.
     pub(crate) fn open(
-        dest: JobFolder,
+        store: Box<dyn JobStore>,
         format: Format,
         units: Units,
         manifest: Manifest,
@@ -105,8 +106,8 @@ impl WriterThread {
         saved: bool,
     ) -> Result<(Self, Left)> {
         let mut writer = SplitWriter {
-            committer: committer(format.parts, dest.path())?,
-            dest,
+            committer: committer(format.output, store.table())?,
+            store,
             format,
             units,
             manifest,
@@ -146,9 +147,9 @@ impl WriterThread {
 /// Metadata of a unit's file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct UnitRecord {
-    unit: Position,
+    unit: RowPosition,
     /// Position after its last row.
-    end: Position,
+    end: RowPosition,
     tally: Tally,
     /// Bytes the unit takes in a part, if parts are not Parquet.
     #[serde(default)]
@@ -171,7 +172,7 @@ struct OpenUnit {
 
 /// The writer of units and parts, on its own thread.
 pub(crate) struct SplitWriter {
-    pub(crate) dest: JobFolder,
+    pub(crate) store: Box<dyn JobStore>,
     pub(crate) format: Format,
     pub(crate) committer: Box<dyn Committer>,
     units: Units,
@@ -189,22 +190,16 @@ impl SplitWriter {
     /// Collects the finished units of an earlier run, and removes its unfinished files.
     fn restore(&mut self, begun: bool) -> Result<Left> {
         if !begun {
-            let stopped = self.dest.begun().is_some_and(|manifest| manifest.state != State::Finished);
-            self.dest.clear()?;
+            let stopped = self.store.manifest().is_some_and(|manifest| manifest.state != State::Finished);
+            self.store.clear()?;
             if stopped {
                 // Its table may be only half in place, and must not be taken for a complete one.
                 self.begin()?;
             }
             return Ok(Left::default());
         }
-        let known = |name: &String| self.manifest.parts.iter().any(|part| part.name == *name);
-        for name in self.dest.waiting_names()?.iter().filter(|name| !known(name)) {
-            remove(&self.dest.waiting(name)?)?;
-        }
-        for name in self.dest.kept_names()?.iter().filter(|name| name.ends_with(".tmp")) {
-            remove(&self.dest.kept(name))?;
-        }
-        let (units, gone) = units(&self.dest, &self.manifest)?;
+        self.store.remove_unfinished(&self.manifest)?;
+        let (units, gone) = units(&*self.store, &self.manifest)?;
         for (path, reason) in gone {
             if let Some(reason) = reason {
                 log::warn!("{reason}; it and what follows are done anew");
@@ -243,7 +238,8 @@ impl SplitWriter {
         let (pairs, bytes) =
             (self.manifest.parts.iter().map(|p| p.pairs).sum(), self.manifest.parts.iter().map(|p| p.bytes).sum());
         let whole = self.manifest.state == State::Finished;
-        let files = self.manifest.parts.iter().filter(|_| whole).map(|part| self.dest.part(&part.name)).collect();
+        let files =
+            self.manifest.parts.iter().filter(|_| whole).map(|part| self.store.table().join(&part.name)).collect();
         let rows = self.manifest.tally.rows + self.done.iter().map(|unit| unit.record.tally.rows).sum::<u64>();
         let placing = self.manifest.state != State::Running;
         Written { files, bytes, pairs, rows, placing }
@@ -256,8 +252,7 @@ impl SplitWriter {
         let open = match &mut self.open {
             Some(open) => open,
             none => {
-                let Position { file, row } = pairs.unit;
-                let file = self.format.create(&self.dest.kept(&format!("unit-{file:08}-{row:012}.parquet.tmp")))?;
+                let file = self.format.create(&self.store.scratch(&unit_name(pairs.unit)))?;
                 let record = UnitRecord { unit: pairs.unit, end: pairs.unit, tally: Tally::default(), bytes: None };
                 none.insert(OpenUnit { record, file })
             }
@@ -265,7 +260,7 @@ impl SplitWriter {
         for batch in pairs.batches {
             let batch = self.format.shape(batch)?;
             open.file.write(&batch)?;
-            if !self.format.parts.is_parquet() {
+            if !self.format.output.is_parquet() {
                 *open.record.bytes.get_or_insert(0) += self.format.measure(&[batch])?;
             }
         }
@@ -283,18 +278,10 @@ impl SplitWriter {
         let Some(mut open) = self.open.take() else { return Ok(()) };
         let record = serde_json::to_string(&open.record).map_err(|e| Error::Internal(e.to_string()))?;
         open.file.note(UNIT_KEY, record);
-        let temp = open.file.path().to_owned();
         failpoint::point("unit");
         let (pairs, bytes) = open.file.end()?;
-        let is_first = !self.saved;
         self.begin()?;
-        let path = temp.with_extension("");
-        fs::rename(&temp, &path).map_err(|e| Error::write(&path, &e))?;
-        if is_first {
-            self.dest.sync()?
-        } else {
-            self.dest.sync_kept()?
-        }
+        let path = self.store.keep_unit(&unit_name(open.record.unit))?;
         self.add(Unit { record: open.record, path, pairs, bytes });
         failpoint::point("unit-done");
         self.end_part_if_large()
@@ -313,17 +300,16 @@ impl SplitWriter {
     pub(crate) fn begin(&mut self) -> Result<()> {
         if !self.saved {
             if self.manifest.replaces && self.manifest.retried.is_none() {
-                self.dest.clear_other_shards()?;
+                self.store.clear_other_shards()?;
             }
-            let before = self.dest.begun();
+            let before = self.store.manifest();
             self.save()?;
             // Another shard may have begun in the meantime: of two shards that differ, the later one detects it and
             // undoes its manifest.
-            if let Err(error) = self.dest.agree(&self.manifest) {
-                let path = self.dest.manifest();
+            if let Err(error) = check_agreement(&*self.store, &self.manifest) {
                 match before {
-                    Some(before) => before.write(&path)?,
-                    None => fs::remove_file(&path).map_err(|e| Error::write(&path, &e))?,
+                    Some(before) => self.store.save(&before)?,
+                    None => self.store.remove_manifest()?,
                 }
                 return Err(error);
             }
@@ -333,29 +319,20 @@ impl SplitWriter {
     }
 
     pub(crate) fn save(&self) -> Result<()> {
-        self.manifest.write(&self.dest.manifest())
+        self.store.save(&self.manifest)
     }
 
     /// Joins the finished units into a part.
     pub(crate) fn end_part(&mut self) -> Result<()> {
-        let name = self.manifest.next_part(self.format.parts);
-        let path = self.dest.waiting(&name)?;
-        let temp = self.dest.kept(&format!("{name}.tmp"));
+        let name = self.manifest.next_part(self.format.output);
         let (pairs, bytes) = match self.done.as_slice() {
-            // Hard-link the unit as it is; its own name is removed once the manifest lists the part.
-            [unit] if self.format.parts.is_parquet() => {
-                match fs::hard_link(&unit.path, &path) {
-                    Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-                        fs::copy(&unit.path, &temp).map_err(|e| Error::write(&temp, &e))?;
-                        File::open(&temp).and_then(|f| f.sync_all()).map_err(|e| Error::write(&temp, &e))?;
-                        fs::rename(&temp, &path).map_err(|e| Error::write(&path, &e))?;
-                    }
-                    _ => {}
-                }
+            // The unit as it is; its own name is removed once the manifest lists the part.
+            [unit] if self.format.output.is_parquet() => {
+                self.store.stage_unit(&unit.path, &name)?;
                 (unit.pairs, unit.bytes)
             }
             units => {
-                let mut part = self.format.create_part(&temp)?;
+                let mut part = self.format.create_part(&self.store.scratch(&name))?;
                 for Unit { path, .. } in units {
                     for batch in read(path, &self.format.schema, JOIN_ROWS)? {
                         part.write(&batch.map_err(|e| Error::dest(path, format!("cannot read: {e}")))?)?;
@@ -363,11 +340,10 @@ impl SplitWriter {
                 }
                 failpoint::point("part");
                 let written = part.end()?;
-                fs::rename(&temp, &path).map_err(|e| Error::write(&path, &e))?;
+                self.store.stage(&name)?;
                 written
             }
         };
-        self.dest.sync()?;
         failpoint::point("part-done");
         for unit in &self.done {
             self.manifest.tally.merge(&unit.record.tally);
@@ -382,7 +358,12 @@ impl SplitWriter {
     }
 }
 
-pub(crate) fn remove(path: &Path) -> Result<()> {
+/// File name of a unit; names sort in the source's order.
+fn unit_name(RowPosition { file, row }: RowPosition) -> String {
+    format!("unit-{file:08}-{row:012}.parquet")
+}
+
+fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::write(path, &e)),
         _ => Ok(()),
@@ -390,22 +371,18 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
 }
 
 /// Reads what an earlier run left, like [`WriterThread::open`], but without changing anything.
-pub(crate) fn left(dest: &JobFolder, manifest: &Manifest) -> Result<Left> {
-    Ok(Left::after(manifest, &units(dest, manifest)?.0))
+pub(crate) fn left(store: &dyn JobStore, manifest: &Manifest) -> Result<Left> {
+    Ok(Left::after(manifest, &units(store, manifest)?.0))
 }
 
 /// A unit's file that is of no use, and what is wrong with it if it is the first that is broken.
 type Gone = (PathBuf, Option<String>);
 
 /// Finds the finished units that no part has yet, and the files of others.
-fn units(dest: &JobFolder, manifest: &Manifest) -> Result<(Vec<Unit>, Vec<Gone>)> {
-    let mut names = dest.kept_names()?;
-    names.retain(|name| name.starts_with("unit-") && !name.ends_with(".tmp"));
-    // Names sort in the source's order.
-    names.sort();
+fn units(store: &dyn JobStore, manifest: &Manifest) -> Result<(Vec<Unit>, Vec<Gone>)> {
     let (mut units, mut gone) = (Vec::new(), Vec::new());
     let mut broken = false;
-    for path in names.iter().map(|name| dest.kept(name)) {
+    for path in store.units()? {
         let reason = match read_unit(&path) {
             Ok(unit) if unit.record.unit < manifest.done => None,
             // Units are contiguous, so everything after a broken one is repeated too.

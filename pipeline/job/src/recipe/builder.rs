@@ -43,7 +43,7 @@ pub struct RecipeBuilder {
     /// Whether to keep only the best of an image's synthetic texts that pass.
     pub best: bool,
     /// ITC thresholds of the cheap first stage, if any.
-    pub agreement: Option<ItcGate>,
+    pub itc_gate: Option<ItcGate>,
     /// Minimum match probabilities by text source, in place of `$min_itm`.
     pub min_itm_of: Vec<(String, f32)>,
 }
@@ -56,7 +56,7 @@ impl Default for RecipeBuilder {
             filters: 1,
             combine: Combine::Mean,
             best: false,
-            agreement: None,
+            itc_gate: None,
             min_itm_of: Vec::new(),
         }
     }
@@ -68,7 +68,7 @@ impl RecipeBuilder {
         let votes = self.filters > 1 && self.combine == Combine::Vote;
         Verdicts {
             min_itm_of: self.min_itm_of.clone(),
-            by_itm_alone: Some(self.agreement.is_none() && !self.best && !votes),
+            by_itm_alone: Some(self.itc_gate.is_none() && !self.best && !votes),
             ..Verdicts::default()
         }
     }
@@ -117,7 +117,7 @@ impl RecipeBuilder {
         }
         writeln!(sql, "        unnest(__texts) AS text\n    FROM {from}\n),")?;
         writeln!(sql, "judged AS (\n    SELECT\n        *,")?;
-        if self.agreement.is_some() {
+        if self.itc_gate.is_some() {
             writeln!(sql, "        itc_score(image, text) AS itc_score,")?;
         }
         writeln!(sql, "        -- NULL where all is well.\n        CASE")?;
@@ -125,14 +125,14 @@ impl RecipeBuilder {
         writeln!(sql, "            WHEN trim(text) <> '' THEN NULL\n            WHEN source = 'web' THEN 'no text'")?;
         writeln!(sql, "            ELSE 'no caption'\n        END AS error\n    FROM candidates\n),")?;
         let score = self.score("text");
-        let score = match self.agreement {
+        let score = match self.itc_gate {
             Some(ItcGate { low, high }) => {
                 format!("CASE WHEN itc_score >= {low:?} AND itc_score < {high:?} THEN {score} END")
             }
             None => score,
         };
         writeln!(sql, "scored AS (\n    SELECT\n        *,\n        {score} AS itm_score\n    FROM judged\n)")?;
-        let own = if self.agreement.is_some() { ", itc_score" } else { "" };
+        let own = if self.itc_gate.is_some() { ", itc_score" } else { "" };
         let best = if self.best { ", __best, __number" } else { "" };
         writeln!(sql, "SELECT\n    * EXCLUDE (image, source, text, itm_score{own}{best}, error),")?;
         writeln!(
@@ -194,7 +194,7 @@ impl RecipeBuilder {
         if self.best {
             passes = format!("{passes} AND (source = 'web' OR __number = __best)");
         }
-        match self.agreement {
+        match self.itc_gate {
             Some(ItcGate { low, high }) if self.combine == Combine::Vote && self.filters > 1 => {
                 format!(
                     "CASE WHEN itc_score >= {low:?} AND itc_score < {high:?} THEN {passes} ELSE itc_score >= {high:?} END"
@@ -220,10 +220,10 @@ mod tests {
     #[test]
     fn every_combination_is_sql() {
         for combine in [Combine::Mean, Combine::Min, Combine::Max, Combine::Vote] {
-            for agreement in [None, Some(ItcGate { low: -0.5, high: 0.5 })] {
+            for itc_gate in [None, Some(ItcGate { low: -0.5, high: 0.5 })] {
                 for (candidates, captioners, filters, best) in [(2, 1, 1, false), (1, 2, 2, true), (5, 2, 3, true)] {
                     let min_itm_of = vec![("web".to_owned(), 0.25), ("it's".to_owned(), 1.0)];
-                    let made = RecipeBuilder { candidates, captioners, filters, combine, best, agreement, min_itm_of };
+                    let made = RecipeBuilder { candidates, captioners, filters, combine, best, itc_gate, min_itm_of };
                     let sql = made.sql();
                     assert_eq!(DFParser::parse_sql(&sql).unwrap_or_else(|e| panic!("{e}:\n{sql}")).len(), 1);
                 }
@@ -235,11 +235,11 @@ mod tests {
     fn a_recipe_with_another_rule_than_itm_says_so() {
         let plain = RecipeBuilder::default();
         assert_eq!(plain.verdicts().by_itm_alone, Some(true));
-        let agreement = Some(ItcGate { low: 0.2, high: 0.4 });
+        let itc_gate = Some(ItcGate { low: 0.2, high: 0.4 });
         let mean = RecipeBuilder { filters: 2, candidates: 3, ..plain.clone() };
         assert_eq!(mean.verdicts().by_itm_alone, Some(true));
         for other in [
-            RecipeBuilder { agreement, ..plain.clone() },
+            RecipeBuilder { itc_gate, ..plain.clone() },
             RecipeBuilder { best: true, ..plain.clone() },
             RecipeBuilder { filters: 2, combine: Combine::Vote, ..plain },
         ] {
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agreement_is_two_cosines() {
+    fn an_itc_gate_is_two_cosines() {
         assert_eq!("0.2,0.4".parse(), Ok(ItcGate { low: 0.2, high: 0.4 }));
         for wrong in ["", "0.2", "0.4,0.2", "0,2", "nan,1"] {
             assert!(wrong.parse::<ItcGate>().is_err(), "{wrong}");

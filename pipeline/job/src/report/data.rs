@@ -39,7 +39,6 @@ struct Job {
     filter: Option<String>,
     engine: String,
     settings: BTreeMap<String, String>,
-    state: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -132,7 +131,6 @@ impl Report {
                 filter: together(job.models.filter.as_ref(), &job.filters),
                 engine: job.engine.clone(),
                 settings: job.models.settings.iter().map(|(k, v)| (format!("capfilt.{k}"), v.clone())).collect(),
-                state: "finished",
             },
             totals: Totals { rows, pairs, kept, files: parts().count(), bytes: parts().map(|p| p.bytes).sum() },
             funnel: vec![

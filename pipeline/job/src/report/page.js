@@ -278,7 +278,7 @@ function drawProvenance(job) {
     el('dd', {}, job[name] == null ? el('span', { class: 'muted' }, 'not known') : el('bdi', { class: kind }, String(job[name])))];
   const folded = (name, node) => body('provenance').append(el('details', {}, el('summary', {}, name), node));
   body('provenance').append(el('dl', { class: 'facts' }, ...fact('source'), ...fact('captioner', 'hash'), ...fact('filter', 'hash'),
-    ...fact('engine'), ...fact('state')));
+    ...fact('engine')));
   const settings = Object.entries(job.settings ?? {}).map(([name, value]) => [name, String(value)]);
   if (settings.length) folded(`Settings (${count(settings.length)})`, table('Settings', ['setting', 'value'], settings));
   if (job.sql) folded('SQL', el('pre', { dir: 'ltr' }, job.sql));

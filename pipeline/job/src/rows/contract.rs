@@ -1,4 +1,4 @@
-//! What every row filter is to the job.
+//! Contract of row filters.
 
 use capfilt_tables::error::Result;
 use capfilt_tables::source::chunk::Chunk;

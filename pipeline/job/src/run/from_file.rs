@@ -1,11 +1,12 @@
 //! The job that a job file describes.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use capfilt_tables::error::{Error, Result};
 
 use crate::job_file::{JobFile, shard};
-use crate::options::{Combine, Images, Mode, Pairs, Parts};
+use crate::options::{Combine, ImageIs, Images, Mode, OutputFormat, Pairs};
 use crate::recipe::builder::RecipeBuilder;
 use crate::recipe::params::Params;
 use crate::recipe::plan::Recipe;
@@ -13,7 +14,7 @@ use crate::run::resume::Job;
 use crate::verdicts::Verdicts;
 
 impl JobFile {
-    /// The job that `mode` starts.
+    /// The job that this file describes, run in `mode`.
     ///
     /// # Errors
     /// Names an option whose value is not valid, or that does not go with another.
@@ -23,9 +24,13 @@ impl JobFile {
             return Err(Error::Option(format!("the job has no {missing}: give SOURCE and DEST")));
         }
         let (source, source_version) = self.source();
-        let is_jsonl = self.table_format == Parts::JsonLines;
+        let is_jsonl = self.table_format == OutputFormat::JsonLines;
         if is_jsonl && matches!(self.write_images, Some(Images::Kept | Images::All)) {
             let reason = "--table-format jsonl has no images: leave --write-images out, or give another format";
+            return Err(Error::Option(reason.to_owned()));
+        }
+        if self.image_root.is_some() && self.image_is != ImageIs::Path {
+            let reason = "--image-root is the root folder of paths: give --image-is path, or leave it out";
             return Err(Error::Option(reason.to_owned()));
         }
         let own =
@@ -44,13 +49,13 @@ impl JobFile {
             image_column: self.image_column.clone(),
             image_is: self.image_is,
             source_version,
-            path_root: self.image_root.clone(),
+            image_root: self.image_root.clone(),
             moved_root: None,
             text_column: self.text_column.clone(),
             renames: self.rename.iter().map(|text| pair("rename", text)).collect::<Result<_>>()?,
             kept_only: self.write_pairs == Pairs::Kept,
             images: self.write_images.unwrap_or(default),
-            parts: self.table_format,
+            table_format: self.table_format,
             mode,
             unit_rows: self.checkpoint_rows,
             file_bytes: bytes.ok_or_else(wrong)?,
@@ -73,8 +78,8 @@ impl JobFile {
         let (name, sql, verdicts) = match (&self.recipe_sql, &self.recipe) {
             (None, Some(path)) => return option(format!("--recipe {}: its SQL was not read", path.display())),
             (None, None) => {
-                let compose = self.compose()?;
-                ("capfilt.sql".to_owned(), compose.sql(), compose.verdicts())
+                let builder = self.builder()?;
+                ("capfilt.sql".to_owned(), builder.sql(), builder.verdicts())
             }
             (Some(sql), path) => {
                 let built = Self { min_itm: self.min_itm, ..Self::default() };
@@ -107,11 +112,18 @@ impl JobFile {
             let reason = format!("--param {unused}=..: it has no parameter ${unused}; its parameters are: {known}");
             return Err(Error::Recipe { name, reason });
         }
+        self.check_effect(&name, &asked)?;
         let mut params = Params::default();
         for (name, value) in &self.param {
             params.set(name, value);
         }
         params.set_default("min_itm", &self.min_itm.to_string());
+        if self.recipe_sql.is_none()
+            && asked.contains("min_itm")
+            && !params.number_asked(&sql, "min_itm").is_some_and(|least| (0.0..=1.0).contains(&least))
+        {
+            return option("$min_itm is a probability: expected a number from 0 to 1".to_owned());
+        }
         params.set_text_default("prompt", &self.prompt);
         for (role, models) in [("captioner", &self.captioner), ("filter", &self.filter)] {
             for (n, model) in models.iter().enumerate().skip(1) {
@@ -121,7 +133,31 @@ impl JobFile {
         Ok(Recipe { name, sql, params, verdicts })
     }
 
-    fn compose(&self) -> Result<RecipeBuilder> {
+    /// Errors on an option that would have no effect on the recipe `name`, whose parameters are `asked`.
+    fn check_effect(&self, name: &str, asked: &BTreeSet<String>) -> Result<()> {
+        let built = Self::default();
+        let given =
+            [("min-itm", "min_itm", self.min_itm != built.min_itm), ("prompt", "prompt", !self.prompt.is_empty())];
+        if let Some((option, param, _)) = given.into_iter().find(|(_, param, given)| *given && !asked.contains(*param))
+        {
+            let reason =
+                format!("--{option} has no effect, because it has no parameter ${param}: leave the option out");
+            return Err(Error::Recipe { name: name.to_owned(), reason });
+        }
+        let is_built_in = self.recipe_sql.is_none();
+        let reason = if is_built_in && self.set.contains_key("capfilt.prompt") {
+            "--set capfilt.prompt has no effect on the built-in recipe, which prompts with $prompt: give --prompt"
+        } else if self.combine != built.combine && self.filter.len() < 2 {
+            "--combine has no effect on a single filter: give several --filter, or leave it out"
+        } else if self.best && self.candidates == 1 && self.captioner.len() < 2 {
+            "--best has no effect on a single synthetic text: give --candidates or several --captioner, or leave it out"
+        } else {
+            return Ok(());
+        };
+        Err(Error::Option(reason.to_owned()))
+    }
+
+    fn builder(&self) -> Result<RecipeBuilder> {
         if self.best && self.combine == Combine::Vote && self.filter.len() > 1 {
             let reason = "--best needs one score to choose by, and --combine vote has several: give mean, min or max";
             return Err(Error::Option(reason.to_owned()));
@@ -132,13 +168,13 @@ impl JobFile {
             return Err(Error::Option(reason.to_owned()));
         }
         let least = |text: &String| {
-            let (source, least) = pair("min-itm-of", text)?;
-            if !["web", "synthetic"].contains(&source.as_str()) {
-                return Err(Error::Option(format!("--min-itm-of {text}: texts are of web or synthetic")));
+            let (source, least) = text.split_once('=').unwrap_or((text, ""));
+            if !["web", "synthetic"].contains(&source) {
+                return Err(Error::Option(format!("--min-itm-of {text}: expected web=P or synthetic=P")));
             }
             let least = least.parse().ok().filter(|least| (0.0..=1.0).contains(least));
             let wrong = || Error::Option(format!("--min-itm-of {text}: expected a number from 0 to 1"));
-            Ok((source, least.ok_or_else(wrong)?))
+            Ok((source.to_owned(), least.ok_or_else(wrong)?))
         };
         let candidates = usize::try_from(self.candidates).ok().filter(|n| *n <= 64);
         let wrong = || Error::Option(format!("--candidates {}: expected 1 to 64", self.candidates));
@@ -148,7 +184,7 @@ impl JobFile {
             filters: self.filter.len().max(1),
             combine: self.combine,
             best: self.best,
-            agreement: self.itc_gate.as_deref().map(|text| value("itc-gate", text)).transpose()?,
+            itc_gate: self.itc_gate.as_deref().map(|text| value("itc-gate", text)).transpose()?,
             min_itm_of: self.min_itm_of.iter().map(least).collect::<Result<_>>()?,
         })
     }
@@ -188,9 +224,9 @@ mod tests {
         let job = one.job(Mode::Create).unwrap();
         assert_eq!((job.source.to_str(), job.source_version.as_deref()), (Some("lake"), Some("12")));
         assert_eq!((job.shard, job.file_bytes, job.kept_only), ((2, 3), 1 << 20, true));
-        assert_eq!((job.images, job.image_is, job.parts), (Images::None, ImageIs::Url, Parts::JsonLines));
+        assert_eq!((job.images, job.image_is, job.table_format), (Images::None, ImageIs::Url, OutputFormat::JsonLines));
         assert_eq!(job.filters, ["b"]);
-        assert_eq!(file.settings()[1].1, "capfilt.batch_size");
+        assert_eq!(file.settings()[0].1, "capfilt.batch_size");
         let record = job.record.unwrap();
         assert!(Path::new(&record.source).is_absolute() && record.source.ends_with("lake@12"), "{}", record.source);
         assert!(record.filter.iter().all(|path| Path::new(path).is_absolute()));
@@ -200,13 +236,27 @@ mod tests {
     fn wrong_values_are_named() {
         for (wrong, words) in [
             (JobFile { dest: PathBuf::new(), ..file() }, "no dest"),
-            (JobFile { min_itm_of: vec!["human=0.5".to_owned()], ..file() }, "web or synthetic"),
+            (JobFile { min_itm_of: vec!["human=0.5".to_owned()], ..file() }, "web=P or synthetic=P"),
             (JobFile { min_itm_of: vec!["web=2".to_owned()], ..file() }, "from 0 to 1"),
             (JobFile { candidates: 65, ..file() }, "--candidates 65"),
             (JobFile { shard: "3/2".to_owned(), ..file() }, "--shard 3/2"),
             (JobFile { itc_gate: Some("1".to_owned()), ..file() }, "--itc-gate 1: expected LOW,HIGH"),
             (JobFile { best: true, itc_gate: Some("0.1,0.2".to_owned()), ..file() }, "--best"),
             (JobFile { recipe_sql: Some("SELECT 1".to_owned()), best: true, ..file() }, "--best composes"),
+            (
+                JobFile { recipe_sql: Some("SELECT 1".to_owned()), prompt: "a".to_owned(), ..file() },
+                "no parameter $prompt",
+            ),
+            (JobFile { recipe_sql: Some("SELECT 1".to_owned()), min_itm: 0.6, ..file() }, "no parameter $min_itm"),
+            (
+                JobFile { set: BTreeMap::from([("capfilt.prompt".to_owned(), "a".to_owned())]), ..file() },
+                "give --prompt",
+            ),
+            (JobFile { combine: Combine::Vote, ..file() }, "a single filter"),
+            (JobFile { best: true, ..file() }, "a single synthetic text"),
+            (JobFile { image_root: Some("a".into()), ..file() }, "--image-is path"),
+            (JobFile { min_itm: -1.0, ..file() }, "from 0 to 1"),
+            (JobFile { param: BTreeMap::from([("min_itm".to_owned(), "7".to_owned())]), ..file() }, "from 0 to 1"),
             (JobFile { param: BTreeMap::from([("x".to_owned(), "1".to_owned())]), ..file() }, "no parameter $x"),
             (JobFile { target_file_size: "0".to_owned(), ..file() }, "--target-file-size 0"),
         ] {

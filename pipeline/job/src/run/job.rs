@@ -8,7 +8,8 @@ use capfilt_tables::error::{Error, Result};
 use datafusion::prelude::SessionContext;
 use tokio::sync::watch;
 
-use crate::checkpoint::job_folder::JobFolder;
+use crate::checkpoint::admission::{admit, check_agreement};
+use crate::checkpoint::register;
 use crate::options::{Mode, Stop};
 use crate::output::split_writer::{End, Pairs, WriterThread, Written};
 use crate::recipe::provenance::Provenance;
@@ -64,7 +65,7 @@ impl fmt::Display for Failure {
         if done > 0 && matches!(self.error, Error::TooManyFailed { .. }) {
             write!(
                 f,
-                "\n  {done} of {all} rows are done: with a larger --max-failed, or without, the same command goes on from there"
+                "\n  {done} of {all} rows are done: with a larger --max-failed or without it, the same command goes on from there"
             )?;
         } else if done > 0 {
             write!(f, "\n  {done} of {all} rows are done: the same command goes on from there")?;
@@ -100,26 +101,27 @@ pub async fn run(
         () = asked(&stop, Stop::AtUnit) => return Err(Error::Halted("its source was looked at").into()),
         prepared = job.prepare(ctx) => prepared?,
     };
-    let dest = JobFolder::open(&job.dest, job.shard.0, job.shard.1)?;
-    let found = dest.look(&identity, job.mode)?;
-    let (mut manifest, begun, saved) = job.manifest(&dest, found, identity, &mut source)?;
+    let store = register::open(&job.dest, job.shard)?;
+    let admission = admit(&*store, &identity, job.mode)?;
+    let (mut manifest, begun, saved) = job.manifest(&*store, admission, identity, &mut source)?;
     let replaces = manifest.replaces;
     if !replaces {
-        dest.agree(&manifest)?;
+        check_agreement(&*store, &manifest)?;
     }
     let format = job.format(&planned, &source, &mut manifest)?;
-    let parts = job.retried(&dest, &manifest)?;
+    let parts = job.retried(&*store, &manifest)?;
     let provenance = Provenance::new(&manifest.job, planned.decoding());
     let units = job.units();
     let pairs = Arc::clone(&format.schema);
-    let (writer, left) = WriterThread::open(dest, format, units, manifest, begun, saved)?;
+    let dedupe_folder = store.dedupe_folder();
+    let (writer, left) = WriterThread::open(store, format, units, manifest, begun, saved)?;
 
     let source = Arc::new(source);
     let before = left.tally.rows;
     let rows = before + source.rows_of(&units, left.next);
     let mut filters: Vec<Box<dyn RowFilter>> = Vec::new();
     if let Some(how) = job.dedupe {
-        match job.duplicates(ctx, how, &source, &stop).await {
+        match job.duplicates(ctx, how, &source, &dedupe_folder, &stop).await {
             Ok(duplicates) => filters.push(Box::new(duplicates)),
             Err(error) => {
                 let (written, _) = writer.close(End::Broken).await;
@@ -138,7 +140,7 @@ pub async fn run(
         rows,
         bytes: source.bytes(),
         progress,
-        budget: job.max_failed,
+        limit: job.max_failed,
         waits: Waits::default(),
     };
     let batch = ctx.copied_config().batch_size();
@@ -179,7 +181,7 @@ struct Output<'a> {
     /// Size of the source, computed once: summing over the files for every chunk would be slow if there are as many.
     bytes: u64,
     progress: &'a dyn Fn(&Done<'_>),
-    budget: Option<FailureLimit>,
+    limit: Option<FailureLimit>,
     waits: Waits,
 }
 
@@ -187,7 +189,7 @@ impl PairSink for Output<'_> {
     async fn take(&mut self, pairs: Pairs) -> Result<bool> {
         self.tally.merge(&pairs.tally);
         self.tell();
-        self.check_budget(false)?;
+        self.check_limit(false)?;
         let began = Instant::now();
         let taken = self.writer.write(pairs).await;
         self.waits.table += began.elapsed();
@@ -210,12 +212,12 @@ impl Output<'_> {
         if self.tally.rows < self.rows {
             return Err(Error::Internal("the reading thread ended before the source did".to_owned()));
         }
-        self.check_budget(true)
+        self.check_limit(true)
     }
 
-    fn check_budget(&self, at_end: bool) -> Result<()> {
-        match self.budget {
-            Some(budget) if budget.is_spent(&self.tally, at_end) => Err(budget.error(&self.tally)),
+    fn check_limit(&self, at_end: bool) -> Result<()> {
+        match self.limit {
+            Some(limit) if limit.is_spent(&self.tally, at_end) => Err(limit.error(&self.tally)),
             _ => Ok(()),
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use capfilt_tables::error::{Error, Result};
-use capfilt_tables::split::Position;
+use capfilt_tables::split::RowPosition;
 use datafusion::common::runtime::SpawnedTask;
 use futures::StreamExt as _;
 use futures::stream::FuturesOrdered;
@@ -30,7 +30,7 @@ impl Runner for LocalRunner {
         sink: &mut impl PairSink,
     ) -> Result<End> {
         let mut under_way = FuturesOrdered::new();
-        let mut last: Option<Position> = None;
+        let mut last: Option<RowPosition> = None;
         let mut end = None;
         let mut stop_now = std::pin::pin!(asked(stop, Stop::Now));
         let mut stop_at_unit = std::pin::pin!(asked(stop, Stop::AtUnit));

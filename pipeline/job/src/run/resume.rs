@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,9 +9,9 @@ use std::time::{Duration, Instant};
 use capfilt_tables::error::{Error, Result};
 use capfilt_tables::file_record::FileRecord;
 use capfilt_tables::halt;
-use capfilt_tables::pair_table::{self, State};
+use capfilt_tables::pair_table::State;
 use capfilt_tables::source::files::Source;
-use capfilt_tables::source::known::Reading;
+use capfilt_tables::source::known::OpenOptions;
 use capfilt_tables::source::memo::Memo;
 use capfilt_tables::split::Units;
 use capfilt_tables::store::url::{is_url, shown, whereabouts};
@@ -22,14 +21,15 @@ use datafusion::execution::SessionStateBuilder;
 use datafusion::prelude::SessionContext;
 use tokio::sync::watch;
 
+use crate::checkpoint::admission::Admission;
 use crate::checkpoint::apart::check_apart;
-use crate::checkpoint::job_folder::{DEDUPE_FOLDER, Found, JobFolder};
-use crate::checkpoint::manifest::{Identity, Manifest, PROGRAM, Part, RESULTS};
+use crate::checkpoint::contract::JobStore;
+use crate::checkpoint::manifest::{Identity, Manifest, PROGRAM, RESULTS};
 use crate::checkpoint::manifests;
 use crate::images::loader::ImageLoader;
 use crate::images::register::image_loader;
 use crate::job_file::JobFile;
-use crate::options::{ImageIs, Images, Mode, Parts, Stop};
+use crate::options::{ImageIs, Images, Mode, OutputFormat, Stop};
 use crate::output::commit::register::committer;
 use crate::output::pair_files::Format;
 use crate::output::split_writer;
@@ -56,7 +56,7 @@ pub struct Job {
     /// What the image column holds.
     pub image_is: ImageIs,
     /// Root folder of the image column's paths, which must stay inside it; by default the source's.
-    pub path_root: Option<PathBuf>,
+    pub image_root: Option<PathBuf>,
     /// Where that root folder is now, if it has moved since the job began.
     pub moved_root: Option<PathBuf>,
     /// Version of a Delta source: a number or a time. By default the version that an unfinished job began with, or else
@@ -71,7 +71,7 @@ pub struct Job {
     /// Which pairs carry their image.
     pub images: Images,
     /// File format of the pair table.
-    pub parts: Parts,
+    pub table_format: OutputFormat,
     /// What to do if the destination already has a table.
     pub mode: Mode,
     /// Rows per unit: the source rows that are written together, and repeated after a kill.
@@ -102,7 +102,7 @@ impl Job {
     }
 
     fn identity(&self, ctx: &SessionContext, loader: &dyn ImageLoader) -> Result<Identity> {
-        let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned().unwrap_or_default();
+        let options = capfilt_udfs::options(ctx);
         Ok(Identity {
             engine: PROGRAM.to_owned(),
             results: RESULTS,
@@ -115,7 +115,7 @@ impl Job {
             image_column: self.image_column.clone(),
             image_is: format!("{:?}", self.image_is).to_lowercase(),
             // The path as given: another machine may resolve it differently.
-            path_root: self.path_root.as_ref().map(|root| match root.to_string_lossy() {
+            path_root: self.image_root.as_ref().map(|root| match root.to_string_lossy() {
                 url if is_url(&url) => shown(&url),
                 _ => root.components().collect::<PathBuf>().to_string_lossy().into_owned(),
             }),
@@ -124,23 +124,23 @@ impl Job {
             renames: self.renames.iter().cloned().collect(),
             kept_only: self.kept_only,
             images: format!("{:?}", self.images).to_lowercase(),
-            format: format!("{:?}", self.parts).to_lowercase(),
+            format: format!("{:?}", self.table_format).to_lowercase(),
             unit_rows: self.unit_rows,
             file_bytes: self.file_bytes,
             shards: self.shard.1,
         })
     }
 
-    /// Finds the rows that repeat an earlier one. Intermediate files stay beside the table, so that a later run can
-    /// resume.
+    /// Finds the rows that repeat an earlier one. Intermediate files stay in `folder`, so that a later run can resume.
     pub(crate) async fn duplicates(
         &self,
         ctx: &SessionContext,
         how: Dedupe,
         source: &Arc<Source>,
+        folder: &Path,
         stop: &watch::Receiver<Stop>,
     ) -> Result<Duplicates> {
-        let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned().unwrap_or_default();
+        let options = capfilt_udfs::options(ctx);
         let look = Look {
             how,
             image_column: self.image_column.clone(),
@@ -148,7 +148,6 @@ impl Job {
             text_column: self.text_column.clone(),
             limits: options.image_limits(),
         };
-        let folder = pair_table::shard_folder(&self.dest, self.shard.0, self.shard.1).join(DEDUPE_FOLDER);
         let last = Cell::new(Instant::now());
         let tell = |rows: u64| {
             if last.get().elapsed() >= TELL_EVERY {
@@ -156,80 +155,78 @@ impl Job {
                 log::info!("looking for duplicates: {rows} of {} rows", source.rows());
             }
         };
-        duplicates::find(look, source, &folder, stop, &tell).await
+        duplicates::find(look, source, folder, stop, &tell).await
     }
 
     /// Parts of the old table whose failed rows are retried, in row order; empty unless this is a retry.
-    pub(crate) fn retried(&self, dest: &JobFolder, manifest: &Manifest) -> Result<Vec<PathBuf>> {
+    pub(crate) fn retried(&self, store: &dyn JobStore, manifest: &Manifest) -> Result<Vec<PathBuf>> {
         let Some(old) = manifest.retried.as_deref().filter(|_| manifest.state == State::Running) else {
             return Ok(Vec::new());
         };
-        if let Some(reason) = committer(self.parts, &self.dest)?.lacks(old)? {
+        if let Some(reason) = committer(self.table_format, &self.dest)?.lacks(old)? {
             // Parts of the old table are gone, so the retry's results can never replace them.
-            dest.give_back(old)?;
+            store.save(old)?;
+            store.clear()?;
             return Err(Error::dest(&self.dest, reason));
         }
-        old.parts.iter().map(|part| there(dest, part)).collect()
+        old.parts.iter().map(|part| store.part(part)).collect()
     }
 
     /// Returns the manifest to work with, whether to resume from it, and whether it is already saved unchanged.
     pub(crate) fn manifest(
         &self,
-        dest: &JobFolder,
-        found: Found,
+        store: &dyn JobStore,
+        admission: Admission,
         identity: Identity,
         source: &mut Source,
     ) -> Result<(Manifest, bool, bool)> {
-        let root = whereabouts(&self.source);
         let retry = self.mode == Mode::Retry;
         let new = |source: &Source, replaces| {
-            let mut manifest = Manifest::new(self.shard.0, identity, self.recipe.verdicts(), source, root, replaces);
-            manifest.path_root = self.image_root().map(whereabouts);
-            manifest.file.clone_from(&self.record);
-            manifest
+            let verdicts = self.recipe.verdicts();
+            let mut manifest =
+                Manifest::new(self.shard.0, identity, verdicts, source, whereabouts(&self.source), replaces);
+            self.relocate(&mut manifest)?;
+            Ok::<_, Error>(manifest)
         };
-        let mut manifest = match found {
-            Found::Nothing { replaces } => {
-                return Ok((new(source, replaces), false, false));
+        let mut manifest = match admission {
+            Admission::Begin { replaces } => {
+                return Ok((new(source, replaces)?, false, false));
             }
-            Found::Shards(other) => {
+            Admission::BeginShard(other) => {
                 source.reorder(&other.files)?;
-                let mut manifest = new(source, false);
+                let mut manifest = new(source, false)?;
                 manifest.columns.clone_from(&other.columns);
                 return Ok((manifest, false, false));
             }
             // A stopped replacement starts over if its source has changed since.
-            Found::Begun(begun) if self.mode == Mode::Overwrite && !source.is_of(&begun.files) => {
-                return Ok((new(source, true), false, false));
+            Admission::Continue(begun) if self.mode == Mode::Overwrite && !source.is_of(&begun.files) => {
+                return Ok((new(source, true)?, false, false));
             }
-            Found::Begun(old) if retry && old.state == State::Finished => {
+            Admission::Continue(old) if retry && old.state == State::Finished => {
                 let mut files = old.files.clone();
                 source.take_mended(&mut files);
                 source.reorder(&files)?;
-                let mut manifest = new(source, true);
+                let mut manifest = new(source, true)?;
                 manifest.columns.clone_from(&old.columns);
                 manifest.retried = Some(old);
                 return Ok((manifest, false, false));
             }
-            Found::Begun(begun) if retry => {
+            Admission::Continue(mut begun) if retry => {
                 source.reorder(&begun.files)?;
-                return Ok((*begun, true, true));
+                let saved = !self.relocate(&mut begun)?;
+                return Ok((*begun, true, saved));
             }
-            Found::Begun(manifest) => *manifest,
+            Admission::Continue(manifest) => *manifest,
         };
-        let mut saved = true;
-        if self.record.is_some() && manifest.file != self.record {
-            manifest.file.clone_from(&self.record);
-            saved = false;
-        }
+        let mut saved = !self.relocate(&mut manifest)?;
         // Other programs may compact a Delta table.
-        if manifest.state == State::Finished && self.parts != Parts::Delta {
-            manifest.parts.iter().try_for_each(|part| there(dest, part).map(drop))?;
+        if manifest.state == State::Finished && self.table_format != OutputFormat::Delta {
+            manifest.parts.iter().try_for_each(|part| store.part(part).map(drop))?;
         }
         // The user may have repaired a file that stopped the job. With several shards, another may already have read
         // rows of it.
         if self.shard.1 == 1 && manifest.state == State::Running {
-            let begun = split_writer::left(dest, &manifest)?.next;
+            let begun = split_writer::left(store, &manifest)?.next;
             let begun = begun.file + usize::from(begun.row > 0);
             if source.take_over(&mut manifest.files, begun) {
                 manifest.source_version = source.version();
@@ -245,12 +242,22 @@ impl Job {
             let reason = format!("{new} came since the job began: `capfilt update` takes it in");
             return Err(Error::source(whereabouts(&self.source), reason));
         }
-        manifest.file.clone_from(&self.record);
         manifest.files = source.records();
         manifest.source_version = source.version();
         manifest.state = State::Running;
-        committer(self.parts, &self.dest)?.recover(&mut manifest)?;
+        committer(self.table_format, &self.dest)?.recover(&mut manifest)?;
         Ok((manifest, true, false))
+    }
+
+    /// Records the job's description and where its source and its images are now. Returns whether anything changed.
+    fn relocate(&self, manifest: &mut Manifest) -> Result<bool> {
+        let internal = |e: serde_json::Error| Error::Internal(e.to_string());
+        let file = self.record.as_ref().map(serde_json::to_value).transpose().map_err(internal)?;
+        let file = file.or_else(|| manifest.file.clone());
+        let (source, path_root) = (whereabouts(&self.source), self.current_image_root().map(whereabouts));
+        let changed = (&file, &source, &path_root) != (&manifest.file, &manifest.source, &manifest.path_root);
+        (manifest.file, manifest.source, manifest.path_root) = (file, source, path_root);
+        Ok(changed)
     }
 
     /// Files in the order this shard's job gave them, followed by further files in the order of another shard: a file's
@@ -281,7 +288,7 @@ impl Job {
         known: Vec<FileRecord>,
         memos: BTreeMap<String, Memo>,
     ) -> Result<Source> {
-        let options = ctx.copied_config().options().extensions.get::<CapfiltOptions>().cloned().unwrap_or_default();
+        let options = capfilt_udfs::options(ctx);
         let limit = Some(options.image_limits().max_bytes);
         let mut texts = vec![self.text_column.clone()];
         if self.image_is != ImageIs::Bytes {
@@ -290,7 +297,8 @@ impl Job {
         let (source, alone) = (self.source.clone(), self.mode == Mode::Retry);
         let open = move |halt: &halt::Halt| {
             let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-            let reading = Reading { known: &known, memos: Some(&memos), alone, texts: &texts, limit, halt: Some(halt) };
+            let reading =
+                OpenOptions { known: &known, memos: Some(&memos), alone, texts: &texts, limit, halt: Some(halt) };
             Source::open_as(&source, version.as_deref(), reading)
         };
         halt::aside(open).await
@@ -326,13 +334,13 @@ impl Job {
         Ok(Prepared { source, workers: workers.max(2), planned, identity, loader })
     }
 
-    fn image_root(&self) -> Option<&Path> {
-        self.moved_root.as_deref().or(self.path_root.as_deref())
+    fn current_image_root(&self) -> Option<&Path> {
+        self.moved_root.as_deref().or(self.image_root.as_deref())
     }
 
-    /// Returns the loader of the images that the source only names.
+    /// Returns the loader of the source's images.
     pub(crate) async fn loader(&self, ctx: &SessionContext, source: &Source) -> Result<Arc<dyn ImageLoader>> {
-        let root = self.image_root().unwrap_or(source.root());
+        let root = self.current_image_root().unwrap_or(source.root());
         image_loader(ctx, self.image_is, &self.image_column, root).await
     }
 
@@ -341,8 +349,8 @@ impl Job {
     pub(crate) fn format(&self, planned: &Planned, source: &Source, manifest: &mut Manifest) -> Result<Format> {
         let about = serde_json::to_string(&manifest.job).map_err(|e| Error::Internal(e.to_string()))?;
         let written = source.written_schema();
-        let format = Format::new(&planned.schema(), written, self.images, self.kept_only, self.parts, &about)?;
-        if self.parts == Parts::JsonLines && planned.schema().field_with_name("caption").is_ok() {
+        let format = Format::new(&planned.schema(), written, self.images, self.kept_only, self.table_format, &about)?;
+        if self.table_format == OutputFormat::JsonLines && planned.schema().field_with_name("caption").is_ok() {
             let reason = "JSON lines call the text caption, and the source has a column of that name: give --rename caption=caption_before";
             return Err(Error::Column(reason.to_owned()));
         }
@@ -365,7 +373,7 @@ impl Job {
             }
             _ => manifest.columns = columns,
         }
-        committer(self.parts, &self.dest)?.check(&format.recorded)?;
+        committer(self.table_format, &self.dest)?.check(&format.recorded)?;
         Ok(format)
     }
 }
@@ -386,17 +394,8 @@ fn newcomers(source: &Source, manifest: &Manifest) -> Option<String> {
     let known = manifest.files.len();
     match source.files() - known {
         0 => None,
-        1 => Some(source.told(known)),
-        new => Some(format!("{} and {} more", source.told(known), new - 1)),
-    }
-}
-
-/// Path of a part, which must be as it was written.
-fn there(dest: &JobFolder, part: &Part) -> Result<PathBuf> {
-    let path = dest.part(&part.name);
-    match fs::metadata(&path) {
-        Ok(meta) if meta.len() == part.bytes => Ok(path),
-        _ => Err(Error::dest(path, "this part of the table is lost or was changed: give --overwrite")),
+        1 => Some(source.location_of(known)),
+        new => Some(format!("{} and {} more", source.location_of(known), new - 1)),
     }
 }
 

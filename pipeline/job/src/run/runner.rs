@@ -1,4 +1,4 @@
-//! What runs a job's recipe, and what takes the pairs.
+//! Contracts of runners and of sinks for pairs.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -215,6 +215,11 @@ pub struct Summary {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Tally { rows, web, synthetic, .. } = &self.tally;
+        let (megabytes, files) = (self.bytes as f64 / 1e6, several(self.files.len() as u64, "file"));
+        if self.before > 0 && self.before == *rows {
+            writeln!(f, "read       no new rows; {rows} were done before")?;
+            return write!(f, "holds      {} pairs in {files} ({megabytes:.1} MB)", self.pairs);
+        }
         writeln!(f, "read       {rows} rows in {}", several(self.files_read as u64, "file"))?;
         for (name, count) in [("web", web), ("synthetic", synthetic)] {
             if count.pairs == 0 {
@@ -241,8 +246,6 @@ impl fmt::Display for Summary {
                 writeln!(f, "  {rest:>8} for other reasons (SELECT error, count(*) FROM the table)")?;
             }
         }
-        let megabytes = self.bytes as f64 / 1e6;
-        let files = several(self.files.len() as u64, "file");
         writeln!(f, "wrote      {} pairs in {files} ({megabytes:.1} MB)", self.pairs)?;
         let seconds = self.elapsed.as_secs_f64();
         let now = rows - self.before;

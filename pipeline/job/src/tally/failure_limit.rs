@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_budget_is_rows_or_a_share() {
+    fn a_limit_is_rows_or_a_share() {
         assert_eq!("100".parse(), Ok(FailureLimit::Rows(100)));
         assert_eq!("2.5%".parse(), Ok(FailureLimit::Percent(2.5)));
         for wrong in ["", "-1", "1.5", "x%", "101%", "-1 %"] {

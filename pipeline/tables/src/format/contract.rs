@@ -181,9 +181,11 @@ pub struct Unified {
 /// Rows to read of a file.
 #[derive(Debug, Clone, Copy)]
 pub struct Scan<'a> {
-    /// Schema that the file declares, or that its files agree on.
+    /// Schema that the file declares, or to which the values of its files can be converted: that of [`Unified::read`]
+    /// in a job, and of the table in SQL.
     pub schema: &'a SchemaRef,
-    /// First row and number of rows of each range, sorted. Batches may span ranges.
+    /// First row and number of rows of each range, sorted. Batches may span ranges, and the last range may reach past
+    /// the end of the file.
     pub ranges: &'a [(u64, u64)],
     /// Maximum number of rows of a batch.
     pub batch_rows: usize,

@@ -182,7 +182,8 @@ fn nfc(name: &str) -> String {
     ComposingNormalizer::new_nfc().normalize(name).into_owned()
 }
 
-/// Inspects a folder; its fingerprint is a digest of the names, sizes and times of images and texts; in a store, of its stamps instead of times.
+/// Inspects a folder. Its fingerprint is a digest of the names, sizes and modification times of its images and texts; in
+/// a store, the objects' stamps replace the times.
 fn inspect(folder: &Folder, halt: &Halt) -> Result<FileInfo> {
     let (mut bytes, mut digest) = (0, Sha256::new());
     for picture in folder.pictures.iter().filter(|picture| picture.image.is_none()) {

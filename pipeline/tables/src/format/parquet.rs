@@ -24,7 +24,7 @@ use datafusion::parquet::schema::types::{SchemaDescriptor, Type};
 
 use crate::adapt::{adapt, with_lossy_texts};
 use crate::error::{Error, Result};
-use crate::file::DataFile;
+use crate::file::{Chunks, DataFile};
 use crate::format::contract::{FileFormat, FileInfo, InSql, Inspection, Scan};
 use crate::format::footer;
 use crate::format::rows::{Batches, Problem, Rows};
@@ -96,9 +96,10 @@ fn inspect(place: &DataFile) -> Result<FileInfo> {
 
 /// Reads rows. Invalid UTF-8 becomes U+FFFD and a problem of its row. A row that cannot be decoded is NULL and has a problem.
 fn read(place: &DataFile, ranges: &[(u64, u64)], most: usize) -> Result<Batches, String> {
-    let file = Footer::load(place, most, |_| true).map_err(|e| e.to_string())?;
+    let chunks = place.chunks().map_err(|e| e.to_string())?;
+    let file = Footer::load(&chunks, most, |_| true).map_err(|e| e.to_string())?;
     let left = ranges.to_vec().into();
-    Ok(Box::new(Reader { place: place.clone(), file, left, open: None, alone: 0, last_failed: None }))
+    Ok(Box::new(Reader { place: place.clone(), chunks, file, left, open: None, alone: 0, last_failed: None }))
 }
 
 /// Reads rows of a file and goes on behind a page that cannot be decoded.
@@ -107,6 +108,7 @@ fn read(place: &DataFile, ranges: &[(u64, u64)], most: usize) -> Result<Batches,
 /// would not do, since its rows depend on units, shards and kills.
 struct Reader {
     place: DataFile,
+    chunks: Chunks,
     file: Footer,
     /// First row and number of rows of what has not been read yet.
     left: VecDeque<(u64, u64)>,
@@ -125,10 +127,11 @@ impl Iterator for Reader {
         loop {
             let (row, _) = *self.left.front()?;
             let is_alone = self.alone > 0;
+            self.chunks.scatter(is_alone);
             let opened = match self.open.take() {
                 Some(opened) => Ok(opened),
-                None if is_alone => self.file.open(&self.place, &[(row, 1)]),
-                None => self.file.open(&self.place, self.left.make_contiguous()),
+                None if is_alone => self.file.open(&self.chunks, &[(row, 1)]),
+                None => self.file.open(&self.chunks, self.left.make_contiguous()),
             };
             let mut opened = match opened {
                 Ok(opened) => opened,
@@ -208,8 +211,9 @@ impl Reader {
 /// Row and reason of the first text that is not UTF-8.
 fn bad_text(place: &DataFile, rows: u64) -> Result<Option<(u64, String)>, String> {
     let has_text = |column: &Field| schema::as_bytes(&Schema::new(vec![column.clone()])).field(0) != column;
-    let file = Footer::load(place, LOOKED_AT, has_text).map_err(|e| e.to_string())?;
-    let opened = file.open(place, &[(0, rows)]).map_err(|e| e.to_string())?;
+    let chunks = place.chunks().map_err(|e| e.to_string())?;
+    let file = Footer::load(&chunks, LOOKED_AT, has_text).map_err(|e| e.to_string())?;
+    let opened = file.open(&chunks, &[(0, rows)]).map_err(|e| e.to_string())?;
     let mut row = 0;
     for batch in opened.reader {
         let Rows { batch, problems } =
@@ -241,8 +245,8 @@ struct Opened {
 
 impl Footer {
     /// For columns that `is_asked` accepts, in batches of at most `most` rows.
-    fn load(place: &DataFile, most: usize, is_asked: impl Fn(&Field) -> bool) -> Result<Self, ParquetError> {
-        let footer = ArrowReaderMetadata::load(&place.chunks()?, ArrowReaderOptions::new())?;
+    fn load(chunks: &Chunks, most: usize, is_asked: impl Fn(&Field) -> bool) -> Result<Self, ParquetError> {
+        let footer = ArrowReaderMetadata::load(chunks, ArrowReaderOptions::new())?;
         let groups = footer.metadata().row_groups();
         let bytes: i64 = groups.iter().map(|group| group.total_byte_size()).sum();
         let ends = groups.iter().scan(0, |end, group| {
@@ -261,8 +265,8 @@ impl Footer {
         Ok(Self { bare, mask, wanted, batch_rows, group_ends })
     }
 
-    fn open(&self, place: &DataFile, ranges: &[(u64, u64)]) -> Result<Opened, ParquetError> {
-        let file = place.chunks()?;
+    fn open(&self, chunks: &Chunks, ranges: &[(u64, u64)]) -> Result<Opened, ParquetError> {
+        let file = chunks.clone();
         let failed = file.failed();
         let (groups, rows) = selection(&self.group_ends, ranges);
         let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.bare.clone())
@@ -280,10 +284,11 @@ impl Footer {
 fn without_texts(metadata: &ParquetMetaData, read_as: &Schema) -> Result<ParquetMetaData, ParquetError> {
     let file = metadata.file_metadata();
     let schema = SchemaDescriptor::new(Arc::new(without_text(file.schema())?));
-    let told = file.key_value_metadata().into_iter().flatten().filter(|note| note.key != ARROW_SCHEMA_META_KEY);
+    let notes_of_file =
+        file.key_value_metadata().into_iter().flatten().filter(|note| note.key != ARROW_SCHEMA_META_KEY);
     let own = KeyValue::new(ARROW_SCHEMA_META_KEY.to_owned(), encode_arrow_schema(read_as));
     let (created_by, orders) = (file.created_by().map(str::to_owned), file.column_orders().cloned());
-    let notes = Some(told.cloned().chain([own]).collect());
+    let notes = Some(notes_of_file.cloned().chain([own]).collect());
     let file = FileMetaData::new(file.version(), file.num_rows(), created_by, notes, Arc::new(schema), orders);
     Ok(ParquetMetaData::new(file, metadata.row_groups().to_vec()))
 }

@@ -108,7 +108,7 @@ pub(crate) fn of_file(root: &Path, file: &DataFile) -> Result<&'static dyn FileF
         None if is_packed => {
             "it is compressed by its name, and a job goes on in the middle of a file: unpack it".to_owned()
         }
-        None => format!("what it is cannot be told: name it {}; of images give their folder", endings(true)),
+        None => format!("its format is unknown: name it {}; of images give their folder", endings(true)),
     }))
 }
 

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::lake::contract::TableFormat;
 #[cfg(feature = "delta")]
 use crate::lake::delta::snapshot::Delta;
 use crate::lake::location::Lake;
 #[cfg(not(feature = "delta"))]
 use crate::lake::not_built::Delta;
+use crate::store::url::{is_url, whereabouts};
 
 static TABLE_FORMATS: &[&dyn TableFormat] = &[&Delta];
 
@@ -23,6 +24,16 @@ pub fn of(at: &Lake) -> Result<Option<&'static dyn TableFormat>> {
         }
     }
     Ok(None)
+}
+
+/// The error of asking for a version of a path that is not a lakehouse table.
+pub(crate) fn no_versions(path: &Path) -> Error {
+    let reason = if path.exists() || is_url(&path.to_string_lossy()) {
+        "it is not a Delta table, and only those have versions: leave @ and the version out"
+    } else {
+        "there is no such file or folder (what follows @ is the version of a Delta table)"
+    };
+    Error::source(whereabouts(path), reason)
 }
 
 /// Lakehouse table that a path or URL names; `None` if it names something else or nothing.

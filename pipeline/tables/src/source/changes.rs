@@ -29,8 +29,7 @@ impl Source {
         for record in known {
             let found = numbers.get(&record.name).and_then(|number| files.get_mut(*number));
             let gone = |path: PathBuf| {
-                let reason =
-                    "it was part of the source, and is gone: put it back, or give --overwrite or another folder";
+                let reason = "it was part of the source, and is gone: put it back, or write the table anew with `capfilt run --overwrite`";
                 Err(Error::source(path, reason))
             };
             let Some(file) = found.and_then(Option::take) else { return gone(self.root.join(&record.name)) };
@@ -40,7 +39,7 @@ impl Source {
             if file.record != *record {
                 return Err(Error::source(
                     file.place.shown(),
-                    "it has changed since the job began: give --overwrite or another folder",
+                    "it has changed since the job began: put the old file back, or write the table anew with `capfilt run --overwrite`",
                 ));
             }
             self.files.push(file);

@@ -17,12 +17,12 @@ use crate::format::rows::{Problem, Rows};
 use crate::format::text::{infer, message};
 use crate::format::watch::Watch;
 use crate::source::files::{Source, SourceFile};
-use crate::split::{Position, Units};
+use crate::split::{RowPosition, Units};
 
 /// Some rows of one unit, in the order of the source.
 pub struct Chunk {
     /// Start of the unit.
-    pub unit: Position,
+    pub unit: RowPosition,
     /// First row of the file that the chunk covers, and the number of rows covered, including those not in `rows`.
     pub row: u64,
     /// Rows of the file that the chunk stands for, deleted ones included.
@@ -66,7 +66,7 @@ impl Chunk {
 impl Source {
     /// Reads the rows of `units` from `from` in order, on a blocking thread and in chunks of at most `rows` rows. A
     /// bounded channel limits how many chunks it reads ahead.
-    pub fn read(self: &Arc<Self>, units: Units, from: Position, rows: usize) -> mpsc::Receiver<Result<Chunk>> {
+    pub fn read(self: &Arc<Self>, units: Units, from: RowPosition, rows: usize) -> mpsc::Receiver<Result<Chunk>> {
         let (sender, receiver) = mpsc::channel(2);
         let this = Arc::clone(self);
         tokio::task::spawn_blocking(move || {
@@ -116,7 +116,7 @@ impl Source {
         let mut rest: Option<Rows> = None;
         let mut replaced = Replaced::default();
         for &(start, rows) in ranges {
-            let unit = Position { file, row: units.start_of(start) };
+            let unit = RowPosition { file, row: units.start_of(start) };
             let mut row = start;
             while row < start + rows {
                 let batch = match rest.take() {
@@ -168,8 +168,8 @@ impl Source {
     fn shape(&self, batch: RecordBatch, file: &SourceFile) -> Result<RecordBatch, ArrowError> {
         let rows = batch.num_rows();
         let column = |field: &Arc<Field>| -> Result<ArrayRef, ArrowError> {
-            let told = file.partitions.iter().find(|(name, _)| name == field.name());
-            let column: ArrayRef = match (told, batch.column_by_name(field.name())) {
+            let partition = file.partitions.iter().find(|(name, _)| name == field.name());
+            let column: ArrayRef = match (partition, batch.column_by_name(field.name())) {
                 (Some((_, Some(value))), _) => {
                     Arc::new(std::iter::repeat_n(Some(value.as_str()), rows).collect::<StringViewArray>())
                 }
@@ -236,7 +236,7 @@ mod tests {
         // Rows 10 to 19: 12 and 16 have pairs already, and 19 is deleted.
         let numbers = vec![10, 11, 13, 14, 15, 17, 18];
         let chunk = Chunk {
-            unit: Position { file: 3, row: 8 },
+            unit: RowPosition { file: 3, row: 8 },
             row: 10,
             count: 10,
             rows: batch(numbers.iter().map(|n| *n as i64).collect()),

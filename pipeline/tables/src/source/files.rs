@@ -18,9 +18,9 @@ use crate::lake::location::Lake;
 use crate::lake::register as lakes;
 use crate::schema;
 use crate::source::discover;
-use crate::source::known::{Reading, order};
+use crate::source::known::{OpenOptions, order};
 use crate::source::memo::{self, Memo};
-use crate::split::{Position, Units};
+use crate::split::{RowPosition, Units};
 use crate::store::location::Found;
 use crate::store::url::whereabouts;
 
@@ -72,12 +72,12 @@ impl Source {
 
     /// Variant of [`Self::open`] for a version of a Delta table, given as a number or a time.
     pub fn open_at(path: &Path, version: Option<&str>) -> Result<Self> {
-        Self::open_as(path, version, Reading::default())
+        Self::open_as(path, version, OpenOptions::default())
     }
 
     /// Opens a source as [`Self::open_at`] does, with what a job knows of it.
-    pub fn open_as(path: &Path, version: Option<&str>, reading: Reading<'_>) -> Result<Self> {
-        let Reading { known, alone, texts, halt, .. } = reading;
+    pub fn open_as(path: &Path, version: Option<&str>, reading: OpenOptions<'_>) -> Result<Self> {
+        let OpenOptions { known, alone, texts, halt, .. } = reading;
         let inspection = Inspection::until(halt);
         let place = Lake::open(path)?;
         if let Some(table) = lakes::of(&place)? {
@@ -87,10 +87,7 @@ impl Source {
             return Ok(source);
         }
         if version.is_some() {
-            return Err(Error::source(
-                whereabouts(path),
-                "it is not a Delta table, and only those have versions: leave @ and the version out",
-            ));
+            return Err(lakes::no_versions(path));
         }
         let local = |paths: Vec<PathBuf>| paths.into_iter().map(DataFile::Local).collect::<Vec<_>>();
         let (root, mut places, pictures) = if let Lake::Store(location) = place {
@@ -118,7 +115,7 @@ impl Source {
         root: PathBuf,
         places: Vec<DataFile>,
         format: &'static dyn FileFormat,
-        reading: Reading<'_>,
+        reading: OpenOptions<'_>,
         inspection: &Inspection,
     ) -> Result<Self> {
         let is_other = |place: &&DataFile| {
@@ -247,7 +244,7 @@ impl Source {
     }
 
     /// Display name of file number `file`; for a folder of images its first one.
-    pub fn told(&self, file: usize) -> String {
+    pub fn location_of(&self, file: usize) -> String {
         let SourceFile { place, record, .. } = &self.files[file];
         match record.images.as_slice() {
             [] => record.name.clone(),
@@ -273,7 +270,7 @@ impl Source {
     }
 
     /// Number of rows in `units` from `from` on.
-    pub fn rows_of(&self, units: &Units, from: Position) -> u64 {
+    pub fn rows_of(&self, units: &Units, from: RowPosition) -> u64 {
         (from.file..self.files.len())
             .map(|file| {
                 let all = self.files[file].record.rows;

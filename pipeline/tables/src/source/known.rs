@@ -9,7 +9,7 @@ use crate::source::memo::Memo;
 
 /// Options for opening a source.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Reading<'a> {
+pub struct OpenOptions<'a> {
     /// Files that a job began with: they come first and determine the types.
     pub known: &'a [FileRecord],
     /// Cached inspections, by file name.
@@ -24,7 +24,7 @@ pub struct Reading<'a> {
     pub halt: Option<&'a Halt>,
 }
 
-impl Reading<'_> {
+impl OpenOptions<'_> {
     pub(crate) fn most_image_bytes(&self) -> u64 {
         self.limit.unwrap_or(MOST_IMAGE_BYTES)
     }

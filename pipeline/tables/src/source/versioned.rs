@@ -13,7 +13,7 @@ use crate::format::register::PARQUET;
 use crate::lake::contract::TableFormat;
 use crate::lake::location::Lake;
 use crate::source::files::{Source, SourceFile};
-use crate::source::known::Reading;
+use crate::source::known::OpenOptions;
 use crate::store::url::whereabouts;
 use crate::{pair_table, schema};
 
@@ -57,7 +57,7 @@ impl Source {
         lake: &Lake,
         given: &Path,
         version: Option<&str>,
-        reading: Reading<'_>,
+        reading: OpenOptions<'_>,
     ) -> Result<Self> {
         if let Some(reason) = lake.unfinished()? {
             return Err(lake.error(reason));
@@ -76,8 +76,8 @@ impl Source {
             let Inspected { mut record, written, seen } = looked;
             // The log's deleted rows and partition values are part of the fingerprint.
             if !file.deleted.is_empty() || !file.partitions.is_empty() {
-                let told = format!("{:?} {:?}", file.deleted, file.partitions);
-                record.stamp = format!("{}-{}", record.stamp, hex::encode(&Sha256::digest(told)[..8]));
+                let description = format!("{:?} {:?}", file.deleted, file.partitions);
+                record.stamp = format!("{}-{}", record.stamp, hex::encode(&Sha256::digest(description)[..8]));
             }
             SourceFile {
                 place,

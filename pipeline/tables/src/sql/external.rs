@@ -6,11 +6,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
-use datafusion::common::{Result, internal_datafusion_err, plan_err};
+use datafusion::common::{Column, Result, internal_datafusion_err, plan_err};
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::CreateExternalTable;
+use futures::TryStreamExt as _;
 
 use crate::format::contract::{FileFormat, InSql};
 use crate::format::register;
@@ -62,12 +63,12 @@ impl TableProviderFactory for ExternalTables {
             }
         }
         let table = match self.0.create(state, &cmd).await {
-            // DataFusion takes files of the same types alone; those of a named table have common ones.
-            Err(_)
+            // DataFusion accepts only files with the same types; a named table merges their types.
+            Err(error)
                 if cmd.schema.fields().is_empty()
                     && let Some(format) = typed(&cmd.file_type) =>
             {
-                common(state, &cmd, format).await?
+                common(state, &cmd, format).await?.ok_or(error)?
             }
             table => table?,
         };
@@ -88,12 +89,12 @@ fn typed(name: &str) -> Option<&'static dyn FileFormat> {
 }
 
 /// Table over files whose types differ, with the types that a named table of them would have, and with the order
-/// and partition columns of the statement.
+/// and partition columns of the statement; `None` if their types are not what DataFusion refuses.
 async fn common(
     state: &dyn Session,
     cmd: &CreateExternalTable,
     format: &dyn FileFormat,
-) -> Result<Arc<dyn TableProvider>> {
+) -> Result<Option<Arc<dyn TableProvider>>> {
     let state: &SessionState =
         state.as_any().downcast_ref().ok_or_else(|| internal_datafusion_err!("no SessionState"))?;
     let factory = state.get_file_format_factory(&cmd.file_type.to_ascii_lowercase());
@@ -101,20 +102,37 @@ async fn common(
     // The type that DataFusion gives such columns.
     let text = DataType::Dictionary(Box::new(DataType::UInt16), Box::new(DataType::Utf8));
     let partitions = cmd.table_partition_cols.iter().map(|column| (column.clone(), text.clone())).collect();
+    // As DataFusion does: several locations may be files of any name.
+    let extension = match cmd.locations.as_slice() {
+        [_] => format!(".{}", format.extensions().first().unwrap_or(&"")),
+        _ => String::new(),
+    };
     let options = ListingOptions::new(factory.create(state, &cmd.options)?)
-        .with_file_extension(format!(".{}", format.extensions().first().unwrap_or(&"")))
+        .with_file_extension(extension)
         .with_file_sort_order(cmd.order_exprs.clone())
         .with_table_partition_cols(partitions);
     let mut locations = Vec::with_capacity(cmd.locations.len());
     for location in &cmd.locations {
         let location = ListingTableUrl::parse(location)?;
         options.validate_partitions(state, &location).await?;
+        let store = state.runtime_env().object_store(&location)?;
+        let mut files = location.list_all_files(state, store.as_ref(), &options.file_extension).await?;
+        let is_elsewhere =
+            locations.first().is_some_and(|first: &ListingTableUrl| first.object_store() != location.object_store());
+        if is_elsewhere || files.try_next().await?.is_none() {
+            return Ok(None);
+        }
+        drop(files);
         locations.push(location);
     }
     let schema = one_schema(state, &options, &locations).await?;
-    let Some(schema) = schema else {
-        return plan_err!("{}: there are no {} files", cmd.locations.join(", "), format.name());
+    let Some(schema) = schema else { return Ok(None) };
+    let is_known = |column: &Column| {
+        schema.column_with_name(&column.name).is_some() || cmd.table_partition_cols.contains(&column.name)
     };
+    if !cmd.order_exprs.iter().flatten().all(|order| order.expr.column_refs().into_iter().all(is_known)) {
+        return Ok(None);
+    }
     let mut config = ListingTableConfig::new_with_multi_paths(locations).with_listing_options(options);
     if cmd.table_partition_cols.is_empty() {
         config = config.infer_partitions_from_path(state).await?;
@@ -123,5 +141,5 @@ async fn common(
         .with_definition(cmd.definition.clone())
         .with_constraints(cmd.constraints.clone())
         .with_column_defaults(cmd.column_defaults.clone());
-    Ok(Arc::new(table))
+    Ok(Some(Arc::new(table)))
 }

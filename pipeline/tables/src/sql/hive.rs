@@ -70,7 +70,7 @@ impl HiveTable {
     }
 
     /// File with its partition values; `None` if it is not in partition folders.
-    fn told(&self, meta: ObjectMeta, table: &ListingTableUrl) -> Result<Option<PartitionedFile>> {
+    fn partitioned_file(&self, meta: ObjectMeta, table: &ListingTableUrl) -> Result<Option<PartitionedFile>> {
         let values = match parse_partitions_for_path(table, &meta.location, self.folder_names()) {
             Some(values) if values.len() == self.folders.len() => values,
             _ => return Ok(None),
@@ -99,7 +99,7 @@ impl HiveTable {
             let mut all = table.list_all_files(state, store, ending).await?;
             while let Some(meta) = all.try_next().await? {
                 if meta.size > 0 && seen.insert(meta.location.clone()) {
-                    files.extend(self.told(meta, table)?);
+                    files.extend(self.partitioned_file(meta, table)?);
                 }
             }
         }

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use datafusion::prelude::SessionContext;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::halt;
-use crate::lake::register::find;
+use crate::lake::register::{find, no_versions};
 use crate::source::files::Source;
 use crate::sql::named::literal;
 
@@ -20,13 +20,13 @@ pub async fn register_pairs(ctx: &SessionContext, name: &str, path: &Path, versi
         return Ok(());
     }
     if version.is_some() {
-        return Err(Error::source(path, "it is not a Delta table, and only those have versions"));
+        return Err(no_versions(path));
     }
     ctx.register_parquet(name, literal(path), Default::default()).await?;
     Ok(())
 }
 
-/// Opens a Delta table at a version or time, or its latest version; `None` if `path` is no Delta table and no version
+/// Opens a Delta table at a version or time, or its latest version; `None` if `path` is not a Delta table and no version
 /// is given.
 pub fn delta_source(path: &Path, version: Option<&str>) -> Result<Option<Source>> {
     let is_delta = find(path)?.is_some();
@@ -34,10 +34,7 @@ pub fn delta_source(path: &Path, version: Option<&str>) -> Result<Option<Source>
         return Ok(None);
     }
     if !is_delta {
-        return Err(Error::source(
-            path,
-            "it is not a Delta table, and only those have versions: leave the version out",
-        ));
+        return Err(no_versions(path));
     }
     Source::open_at(path, version).map(Some)
 }

@@ -11,7 +11,7 @@ use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{GetExt, Result, Statistics, not_impl_err};
+use datafusion::common::{GetExt, Result, Statistics, not_impl_err, plan_err};
 use datafusion::datasource::file_format as datafusion_format;
 use datafusion::datasource::file_format::FileFormatFactory;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
@@ -52,7 +52,7 @@ use crate::store::remote::Remote;
 /// a writer, as in `COPY .. TO 'x.tar'`.
 ///
 /// # Errors
-/// A format whose extension is DataFusion's.
+/// A format with a name or an extension that DataFusion has.
 pub fn register_formats(ctx: &SessionContext) -> Result<()> {
     let state = ctx.state_ref();
     let mut state = state.write();
@@ -60,6 +60,9 @@ pub fn register_formats(ctx: &SessionContext) -> Result<()> {
         let Some(first) = format.extensions().first() else { continue };
         let extensions = format.extensions().iter().map(|extension| (extension.to_string(), *extension));
         for (name, extension) in extensions.chain([(format.name().to_ascii_lowercase(), *first)]) {
+            if state.get_file_format_factory(&name).is_some_and(|known| known.downcast_ref::<RowsFactory>().is_none()) {
+                return plan_err!("the format {} has the name {name}, which is one of DataFusion's", format.name());
+            }
             state.table_factories_mut().insert(name.to_ascii_uppercase(), Arc::new(RowsTables { extension }));
             state.register_file_format(Arc::new(RowsFactory { format, name }), true)?;
         }
@@ -112,7 +115,7 @@ impl TableProviderFactory for RowsTables {
     }
 }
 
-/// A format as DataFusion has them.
+/// Implements DataFusion's trait for a format of this crate.
 #[derive(Debug)]
 pub(crate) struct RowsFormat(pub(crate) &'static dyn FileFormat);
 
@@ -124,7 +127,7 @@ impl datafusion_format::FileFormat for RowsFormat {
 
     fn get_ext_with_compression(&self, compression: &FileCompressionType) -> Result<String> {
         if compression.is_compressed() {
-            return not_impl_err!("{} files are not compressed: their images are", self.0.name());
+            return not_impl_err!("{} files are written without compression", self.0.name());
         }
         Ok(self.get_ext())
     }

@@ -36,7 +36,7 @@ pub(crate) struct Found {
 pub(crate) struct Roles {
     /// Role of an object; `None` if it is passed over.
     pub(crate) of: fn(&Path) -> Option<Role>,
-    /// Text such as `.parquet or .csv`, with what names of tables end in.
+    /// The extensions of tables as text, such as `.parquet or .csv`.
     pub(crate) endings: fn() -> String,
 }
 
@@ -110,14 +110,14 @@ impl Location {
         };
         let this = Arc::clone(self);
         let loaded = object::aside(async move {
-            let told = |error: StoreError| {
+            let problem = |error: StoreError| {
                 // Without permission to list, some stores answer 403 for a missing key.
                 let is_missing = matches!(error, StoreError::NotFound { .. });
                 let is_this_alone = is_missing || is_denied(&error) && this.store.answered();
                 (is_this_alone, Problem::of(this.store.advice, &error))
             };
             let head = GetOptions { head: true, ..GetOptions::default() };
-            let meta = this.store.describe(&key, head).await.map_err(told)?;
+            let meta = this.store.describe(&key, head).await.map_err(problem)?;
             if meta.size > limit {
                 return Err((true, Problem::new(too_large(limit))));
             }
@@ -172,11 +172,11 @@ fn found(store: &Arc<Store>, address: &Address, roles: &Roles) -> Result<Found, 
         Found { root: PathBuf::from(address.url(root)), objects: vec![Remote(Arc::new(object))], pictures: false }
     };
     let words = |problem: Problem| problem.to_string();
-    let told = |error: StoreError| Problem::of(store.advice, &error).to_string();
+    let problem = |error: StoreError| Problem::of(store.advice, &error).to_string();
     if !address.provider.has_folders() {
         // Probe with a one-byte range request: not every server answers HEAD, and later reads use ranges anyway.
         let byte = GetOptions { range: Some(GetRange::Bounded(0..1)), ..GetOptions::default() };
-        let meta = describe(store, Key::default(), byte).map_err(words)?.map_err(told)?;
+        let meta = describe(store, Key::default(), byte).map_err(words)?.map_err(problem)?;
         return Ok(one("", meta));
     }
     let key = address.key.trim_end_matches('/');
@@ -194,8 +194,8 @@ fn found(store: &Arc<Store>, address: &Address, roles: &Roles) -> Result<Found, 
             Ok(meta) => empty = Some(meta),
             Err(StoreError::NotFound { .. }) => {}
             // Some stores answer 403 for a missing key.
-            Err(error @ StoreError::PermissionDenied { .. }) => denied = Some(told(error)),
-            Err(error) => return Err(told(error)),
+            Err(error @ StoreError::PermissionDenied { .. }) => denied = Some(problem(error)),
+            Err(error) => return Err(problem(error)),
         }
     }
     let listed = match list(store, key_of(&root)?) {

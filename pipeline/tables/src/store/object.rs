@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use datafusion::common::runtime::SpawnedTask;
 use futures::TryStreamExt as _;
 use futures::executor::block_on;
@@ -12,6 +12,7 @@ use object_store::path::Path;
 use object_store::{Error as StoreError, GetOptions, GetRange, ObjectMeta, ObjectStore};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
+use tokio::task::unconstrained;
 
 use crate::store::problem::{Advice, CHANGED, Patience, Problem, SHORT, odd};
 
@@ -41,7 +42,8 @@ pub(crate) async fn aside<T: Send + 'static>(future: impl Future<Output = T> + S
 
 /// Blocking variant of [`aside`], which every thread may call.
 pub(crate) fn wait<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
-    block_on(aside(future))
+    // In a thread that polls a task, the task's budget would be spent by then and never be renewed.
+    block_on(unconstrained(aside(future)))
 }
 
 /// A bucket or an HTTP server.
@@ -161,22 +163,33 @@ impl Object {
         self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Reads a range completely. The client resumes a broken answer of an object with an e-tag; all else is asked again.
+    /// Reads a range completely. What a broken answer has brought is kept.
     pub(crate) async fn fetch(&self, range: Range<u64>) -> Result<Bytes, Problem> {
         // No server serves an empty range.
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        self.store.ask(|| self.part(range.clone())).await.map_err(|error| {
-            let problem = Problem::of(self.store.advice, &error);
-            *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem.clone());
-            problem
-        })
+        let whole = (range.end - range.start) as usize;
+        let (mut got, mut patience) = (BytesMut::with_capacity(whole), Patience::new());
+        while got.len() < whole {
+            let before = got.len();
+            let Err(error) = self.part(range.start + before as u64..range.end, &mut got).await else { continue };
+            if got.len() > before {
+                patience = Patience::new();
+            }
+            if !patience.wait(Some(&error), self.store.answered()).await {
+                let problem = Problem::of(self.store.advice, &error);
+                *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem.clone());
+                return Err(problem);
+            }
+        }
+        got.truncate(whole);
+        Ok(got.freeze())
     }
 
-    /// Sends one request.
-    async fn part(&self, range: Range<u64>) -> Result<Bytes, StoreError> {
-        let whole = (range.end - range.start) as usize;
+    /// Sends one request, and appends the answer to `got`.
+    async fn part(&self, range: Range<u64>, got: &mut BytesMut) -> Result<(), StoreError> {
+        let whole = got.len() + (range.end - range.start) as usize;
         let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
         let answer = self.store.inner.get_opts(&self.path, options).await?;
         let tag = tag(&answer.meta);
@@ -184,11 +197,14 @@ impl Object {
             return Err(odd(CHANGED));
         }
         self.store.answered.store(true, Ordering::Relaxed);
-        let bytes = answer.bytes().await?;
-        if bytes.len() < whole {
+        let mut body = answer.into_stream();
+        while let Some(bytes) = body.try_next().await? {
+            got.extend_from_slice(&bytes);
+        }
+        if got.len() < whole {
             return Err(StoreError::Generic { store: "store", source: SHORT.into() });
         }
-        Ok(bytes.slice(..whole))
+        Ok(())
     }
 }
 
@@ -199,5 +215,17 @@ pub(crate) fn tag(meta: &ObjectMeta) -> String {
         // A store that reports no time has 1970 here.
         None if meta.last_modified.timestamp_millis() == 0 => String::new(),
         None => meta.last_modified.timestamp_millis().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// tokio lets a task poll a limited number of futures before it yields.
+    #[tokio::test]
+    async fn a_task_may_wait_as_often_as_it_likes() {
+        let sum: u64 = (0..300).map(|n| wait(async move { n }).unwrap()).sum();
+        assert_eq!(sum, 299 * 150);
     }
 }

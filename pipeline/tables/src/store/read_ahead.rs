@@ -1,5 +1,6 @@
 //! Prefetch of an object's bytes for sequential readers, like an operating system's read-ahead for files.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,12 +10,16 @@ use datafusion::common::runtime::SpawnedTask;
 use datafusion::parquet::errors::{ParquetError, Result as ParquetResult};
 use datafusion::parquet::file::reader::{ChunkReader, Length};
 use futures::executor::block_on;
+use tokio::task::unconstrained;
 
 use crate::store::object::{Object, begin};
 use crate::store::problem::Problem;
 
 /// First window at a position that was not prefetched, bytes. Most Parquet footers fit.
 const FIRST: u64 = 512 << 10;
+/// The same for a reader that takes single rows, which skips from page header to page header. All headers fit in the
+/// cache.
+const SCATTERED: u64 = 8 << 10;
 /// Maximum window, bytes; each prefetched window is twice as long as the one before.
 const LONGEST: u64 = 8 << 20;
 /// Maximum size of the window cache, bytes. Parquet columns are read in turn, each from a window of its own.
@@ -23,7 +28,10 @@ const KEPT: u64 = 64 << 20;
 /// Windows of an object, received or in flight.
 struct Ahead {
     object: Arc<Object>,
-    windows: Vec<Window>,
+    /// By their first byte.
+    windows: BTreeMap<u64, Window>,
+    /// Minimum window at a position that was not prefetched, bytes.
+    shortest: u64,
     /// Number of reads so far, for least-recently-used eviction.
     clock: u64,
 }
@@ -49,69 +57,75 @@ impl Window {
 
 impl Ahead {
     fn new(object: &Arc<Object>) -> Self {
-        Self { object: Arc::clone(object), windows: Vec::new(), clock: 0 }
+        Self { object: Arc::clone(object), windows: BTreeMap::new(), shortest: FIRST, clock: 0 }
     }
 
     /// Returns at least one of the `wanted` bytes from `at`, which must lie within the object.
     fn get(&mut self, at: u64, wanted: u64) -> io::Result<Bytes> {
         self.clock += 1;
-        let index = match self.windows.iter().position(|window| window.range.contains(&at)) {
-            Some(index) => index,
-            None => {
-                let range = self.unforeseen(at, wanted);
-                self.begin(range, false)?;
-                self.windows.len() - 1
-            }
+        let key = match self.window_at(at) {
+            Some(key) => key,
+            None => self.begin(self.unforeseen(at, wanted), false)?,
         };
-        let window = &mut self.windows[index];
+        let lost = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        let window = self.windows.get_mut(&key).ok_or_else(lost)?;
         window.used = self.clock;
         let (start, end, bytes) = (window.range.start, window.range.end, window.bytes());
         // Sequential reads keep a second request in flight.
-        let ahead = window.foreseen || at + wanted > start + bytes / 2;
-        if ahead && end < self.object.size && !self.windows.iter().any(|window| window.range.contains(&end)) {
+        let ahead = self.shortest == FIRST && (window.foreseen || at + wanted > start + bytes / 2);
+        if ahead && end < self.object.size && self.window_at(end).is_none() {
             self.begin(end..(end + (2 * bytes).min(LONGEST)).min(self.object.size), true)?;
         }
-        let window = &mut self.windows[index];
+        let window = self.windows.get_mut(&key).ok_or_else(lost)?;
         if let Content::Coming(coming) = &mut window.content {
-            match block_on(coming).unwrap_or_else(|_| Err(Problem::unanswered())) {
+            match block_on(unconstrained(coming)).unwrap_or_else(|_| Err(Problem::unanswered())) {
                 Ok(bytes) => window.content = Content::Here(bytes),
                 Err(problem) => {
-                    self.windows.remove(index);
+                    self.windows.remove(&key);
                     return Err(io::Error::other(problem));
                 }
             }
         }
-        let Content::Here(bytes) = &window.content else { return Err(io::ErrorKind::UnexpectedEof.into()) };
+        let Content::Here(bytes) = &window.content else { return Err(lost()) };
         let offset = usize::try_from(at - start).map_err(io::Error::other)?;
         let bytes = bytes.slice(offset..);
         self.shrink();
         Ok(bytes)
     }
 
+    /// Key of the window that covers a position.
+    fn window_at(&self, at: u64) -> Option<u64> {
+        let (key, window) = self.windows.range(..=at).next_back()?;
+        window.range.contains(&at).then_some(*key)
+    }
+
     /// Window to request at a position that no window covers.
     fn unforeseen(&self, at: u64, wanted: u64) -> Range<u64> {
         let size = self.object.size;
         // Parquet readers read the end of a file backwards in small pieces.
-        let start = if at + FIRST >= size { size.saturating_sub(FIRST) } else { at };
-        let end = (at + wanted.clamp(FIRST, LONGEST)).min(size);
-        let next = self.windows.iter().map(|window| window.range.start).filter(|start| *start > at).min();
+        let start = if at + self.shortest >= size { size.saturating_sub(self.shortest) } else { at };
+        let end = (at + wanted.clamp(self.shortest, LONGEST)).min(size);
+        let next = self.windows.range(at + 1..).next().map(|(start, _)| *start);
         start..end.min(next.unwrap_or(end))
     }
 
-    fn begin(&mut self, range: Range<u64>, foreseen: bool) -> io::Result<()> {
+    /// Requests a window. Returns its key.
+    fn begin(&mut self, range: Range<u64>, foreseen: bool) -> io::Result<u64> {
         let (object, asked) = (Arc::clone(&self.object), range.clone());
         let coming = begin(async move { object.fetch(asked).await }).map_err(io::Error::other)?;
-        self.windows.push(Window { range, content: Content::Coming(coming), foreseen, used: self.clock });
-        Ok(())
+        let key = range.start;
+        self.windows.insert(key, Window { range, content: Content::Coming(coming), foreseen, used: self.clock });
+        Ok(key)
     }
 
     /// Evicts the least recently used windows above the cache size.
     fn shrink(&mut self) {
-        let mut kept: u64 = self.windows.iter().map(Window::bytes).sum();
+        let mut kept: u64 = self.windows.values().map(Window::bytes).sum();
         while kept > KEPT {
-            let old = self.windows.iter().enumerate().filter(|(_, window)| window.used < self.clock);
-            let Some((index, _)) = old.min_by_key(|(_, window)| window.used) else { return };
-            kept -= self.windows.remove(index).bytes();
+            let old = self.windows.iter().filter(|(_, window)| window.used < self.clock);
+            let Some((key, _)) = old.min_by_key(|(_, window)| window.used) else { return };
+            let key = *key;
+            kept -= self.windows.remove(&key).map_or(0, |window| window.bytes());
         }
     }
 
@@ -141,7 +155,7 @@ impl Cursor {
 impl Read for Cursor {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let at = self.at;
-        self.ahead.windows.retain(|window| window.range.end > at);
+        self.ahead.windows.retain(|_, window| window.range.end > at);
         let read = self.ahead.read(at, into)?;
         self.at += read as u64;
         Ok(read)
@@ -160,7 +174,8 @@ impl Seek for Cursor {
     }
 }
 
-/// Random-access reader for Parquet columns.
+/// Random-access reader for Parquet columns. Clones share their windows.
+#[derive(Clone)]
 pub(crate) struct Pages {
     ahead: Arc<Mutex<Ahead>>,
     size: u64,
@@ -169,6 +184,12 @@ pub(crate) struct Pages {
 impl Pages {
     pub(crate) fn new(object: &Arc<Object>) -> Self {
         Self { ahead: Arc::new(Mutex::new(Ahead::new(object))), size: object.size }
+    }
+
+    /// Whether to expect reads of single rows, far apart.
+    pub(crate) fn scatter(&self, is_scattered: bool) {
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        ahead.shortest = if is_scattered { SCATTERED } else { FIRST };
     }
 }
 

@@ -149,8 +149,8 @@ impl Steady {
             |meta: &ObjectMeta| meta.location.prefix_match(&self.root).map(|rest| rest.collect::<Key>().to_string());
         let is_listed =
             |name: String| self.role.is_none_or(|role| is_plain(&name) && role(Path::new(&name)) == Some(Role::Table));
-        let told = |meta: &ObjectMeta| name(meta).is_none_or(is_listed);
-        all.into_iter().filter(told).map(|meta| self.seen(meta)).collect()
+        let is_wanted = |meta: &ObjectMeta| name(meta).is_none_or(is_listed);
+        all.into_iter().filter(is_wanted).map(|meta| self.seen(meta)).collect()
     }
 
     fn seen(&self, mut meta: ObjectMeta) -> Answer<ObjectMeta> {
@@ -170,14 +170,14 @@ impl Steady {
         F: Future<Output = Answer<T>> + Send + 'static,
     {
         match aside(request(Arc::clone(&self.store), key.clone())).await {
-            Ok(answer) => answer.map_err(|error| self.told(key, &error)),
+            Ok(answer) => answer.map_err(|error| self.described(key, &error)),
             Err(problem) => Err(StoreError::Generic { store: "store", source: problem.into() }),
         }
     }
 
     /// Error without credentials in its message. It is recorded in the store unless it is `NotFound`: the
     /// library probes for optional files.
-    fn told(&self, key: &Key, error: &StoreError) -> StoreError {
+    fn described(&self, key: &Key, error: &StoreError) -> StoreError {
         let url = if key.as_ref().is_empty() { self.base.clone() } else { format!("{}/{key}", self.base) };
         let problem = Problem::of(self.store.advice, error);
         if let StoreError::NotFound { .. } = error {
@@ -266,7 +266,7 @@ impl Body {
     }
 
     async fn fail(self, error: StoreError) {
-        let error = self.this.told(&self.key, &error);
+        let error = self.this.described(&self.key, &error);
         // The reader may be gone.
         let _ = self.to.send(Err(error)).await;
     }

@@ -1,4 +1,4 @@
-//! URLs of stores: how they are told from paths and shown.
+//! URLs of stores: how they are distinguished from paths, and how they are displayed.
 
 use std::path::{Path, PathBuf};
 

@@ -1,11 +1,11 @@
-//! What every kind of table is to the job that writes it.
+//! Contract of committers.
 
 use capfilt_tables::error::Result;
 use datafusion::arrow::datatypes::Schema;
 
 use crate::checkpoint::manifest::Manifest;
 
-/// Makes the parts in a table's folder the table. The default methods are those of a table that is all files in its
+/// Publishes the parts in a table's folder as the table. The default methods are those of a table that is all files in its
 /// folder.
 ///
 /// A job calls `check` before its first row. When all rows are done, it calls `announce`, moves the new parts into the

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use capfilt_tables::error::{Error, Result};
 use capfilt_tables::failpoint;
 use capfilt_tables::source::chunk::Chunk;
-use capfilt_tables::split::{Position, Units};
+use capfilt_tables::split::{RowPosition, Units};
 use capfilt_udfs::engine::blocking;
 use capfilt_udfs::image::phash;
 use datafusion::arrow::array::{
@@ -93,7 +93,7 @@ impl Pass<'_> {
             records[*file].rows == 0 || sorted_files::note(&self.path(*file)).as_ref() == Some(&notes[*file])
         };
         let first = (0..records.len()).find(|file| !is_whole(file)).unwrap_or(records.len());
-        self.hash_from(Position { file: first, row: 0 }, &notes, tell).await?;
+        self.hash_from(RowPosition { file: first, row: 0 }, &notes, tell).await?;
         Ok((0..records.len()).filter(|file| records[*file].rows > 0).map(|file| self.path(file)).collect())
     }
 
@@ -101,7 +101,7 @@ impl Pass<'_> {
         self.folder.join(format!("{PREFIX}{file:08}.parquet"))
     }
 
-    async fn hash_from(&self, from: Position, notes: &[String], tell: &dyn Fn(u64)) -> Result<()> {
+    async fn hash_from(&self, from: RowPosition, notes: &[String], tell: &dyn Fn(u64)) -> Result<()> {
         let mut done = self.source.rows() - self.source.rows_of(&ALL, from);
         tell(done);
         let workers = std::thread::available_parallelism().map_or(2, usize::from);
@@ -288,7 +288,7 @@ mod tests {
         let text: ArrayRef = Arc::new(rows.iter().map(|(_, text)| *text).collect::<StringArray>());
         let rows = RecordBatch::try_from_iter_with_nullable([("image", image, true), ("text", text, true)]).unwrap();
         let chunk = Chunk {
-            unit: Position { file: 3, row: 0 },
+            unit: RowPosition { file: 3, row: 0 },
             row: 10,
             count: 9,
             rows,

@@ -23,12 +23,12 @@ impl Sparse {
     pub(crate) fn of<R: Read>(entry: &mut Entry<'_, R>) -> io::Result<Option<Self>> {
         // The tar crate may consider other programs' keywords malformed; such keywords are ignored.
         match entry.pax_extensions()? {
-            Some(keywords) => Self::told(keywords.flatten().map(|one| (one.key_bytes(), one.value_bytes()))),
+            Some(keywords) => Self::from_keywords(keywords.flatten().map(|one| (one.key_bytes(), one.value_bytes()))),
             None => Ok(None),
         }
     }
 
-    fn told<'a>(keywords: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> io::Result<Option<Self>> {
+    fn from_keywords<'a>(keywords: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> io::Result<Option<Self>> {
         let (mut name, mut size, mut before) = (None, None, false);
         let mut map: Vec<(u64, u64)> = Vec::new();
         let mut offset = None;
@@ -119,8 +119,8 @@ fn wrong() -> io::Error {
 mod tests {
     use super::*;
 
-    fn told(keywords: &[(&str, &str)]) -> io::Result<Option<Sparse>> {
-        Sparse::told(keywords.iter().map(|(key, value)| (key.as_bytes(), value.as_bytes())))
+    fn from_keywords(keywords: &[(&str, &str)]) -> io::Result<Option<Sparse>> {
+        Sparse::from_keywords(keywords.iter().map(|(key, value)| (key.as_bytes(), value.as_bytes())))
     }
 
     #[test]
@@ -136,21 +136,22 @@ mod tests {
         ];
         let second = [("GNU.sparse.size", "9"), ("GNU.sparse.name", "d/a.bmp"), ("GNU.sparse.map", "2,2,7,1,9,0")];
         for keywords in [&first[..], &second[..]] {
-            let sparse = told(keywords).unwrap().unwrap();
+            let sparse = from_keywords(keywords).unwrap().unwrap();
             assert_eq!(sparse.read(&mut &b"abc"[..]).unwrap(), wanted);
         }
-        assert_eq!(told(&second).unwrap().unwrap().name.unwrap(), b"d/a.bmp");
-        let third = told(&[("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", "9")]);
+        assert_eq!(from_keywords(&second).unwrap().unwrap().name.unwrap(), b"d/a.bmp");
+        let third =
+            from_keywords(&[("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.realsize", "9")]);
         let mut stored = b"3\n2\n2\n7\n1\n9\n0\n".to_vec();
         stored.resize(BLOCK, 0);
         stored.extend(b"abc");
         assert_eq!(third.unwrap().unwrap().read(&mut stored.as_slice()).unwrap(), wanted);
-        assert_eq!(told(&[("path", "a.jpg"), ("mtime", "1")]).unwrap(), None);
+        assert_eq!(from_keywords(&[("path", "a.jpg"), ("mtime", "1")]).unwrap(), None);
     }
 
     #[test]
     fn a_damaged_map_is_an_error() {
-        let map = |map: &str| told(&[("GNU.sparse.size", "9"), ("GNU.sparse.map", map)]);
+        let map = |map: &str| from_keywords(&[("GNU.sparse.size", "9"), ("GNU.sparse.map", map)]);
         for odd in ["1", "a,b", "1,2,3"] {
             assert!(map(odd).is_err(), "{odd}");
         }

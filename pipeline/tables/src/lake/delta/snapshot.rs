@@ -181,7 +181,7 @@ async fn version_at(table: &DeltaTable, time: &str) -> Result<u64, Failed> {
     let wanted = parse_time(time)?;
     let store = table.object_store();
     let features = table.snapshot()?.protocol().writer_features().unwrap_or_default();
-    let told = features.iter().any(|feature| feature.to_string() == "inCommitTimestamp");
+    let has_commit_times = features.iter().any(|feature| feature.to_string() == "inCommitTimestamp");
     let listed = store.list_with_delimiter(Some(&Key::from(DELTA_LOG))).await?;
     let commits = listed.objects.into_iter().filter_map(|meta| {
         let number = meta.location.filename()?.strip_suffix(".json").filter(|number| number.len() == 20)?;
@@ -190,7 +190,7 @@ async fn version_at(table: &DeltaTable, time: &str) -> Result<u64, Failed> {
     let dated = |(version, meta): (u64, ObjectMeta)| {
         let store = Arc::clone(&store);
         async move {
-            let own = if told { commit_time(store.as_ref(), &meta).await? } else { None };
+            let own = if has_commit_times { commit_time(store.as_ref(), &meta).await? } else { None };
             Ok::<_, Failed>((version, own.unwrap_or_else(|| meta.last_modified.timestamp_millis())))
         }
     };
