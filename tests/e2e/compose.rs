@@ -81,7 +81,12 @@ fn several_filters_judge_together() {
     place.slice();
     let other = other(&place, "matcher");
     run(&place, "one", &[]);
-    run(&place, "other", &["--set", &format!("capfilt.filter={other}")]);
+    let (captioner, matcher) = (model("captioner"), model("matcher"));
+    place.ok(&["run", "slice.parquet", "other", "--captioner", &captioner, "--filter", &other]);
+    let twice = ["recipe", "--filter", &matcher, "--set", "capfilt.filter=x"];
+    assert!(place.fails(2, &twice).contains("--set"), "a recipe does not depend on settings");
+    let twice = ["run", "slice.parquet", "twice", "--filter", &matcher, "--set", "capfilt.filter=x"];
+    assert!(place.fails(1, &twice).contains("--filter and --set capfilt.filter set the same"));
     let both = "FROM t JOIN 'one/part-00000.parquet' AS a ON t.id = a.id AND t.source = a.source \
                 JOIN 'other/part-00000.parquet' AS b ON t.id = b.id AND t.source = b.source";
     let all = place.number("one", "SELECT count(*) FROM t");
@@ -120,7 +125,7 @@ fn thresholds_and_a_first_stage() {
     let said = place.fails(1, &["select", "staged", "other", "--min-itm", "0"]);
     assert!(said.contains("--itc-gate"), "{said}");
     let said = place.fails(1, &["recipe", "--min-itm-of", "webb=1"]);
-    assert!(said.contains("web or synthetic"), "{said}");
+    assert!(said.contains("web=P or synthetic=P"), "{said}");
     let said = place.fails(2, &["run", "x", "y", "--itc-gate", "0.5,0.1"]);
     assert!(said.contains("LOW,HIGH"), "{said}");
     let said = place.fails(1, &["sql", "--captioner", "a", "--captioner", "b", "-c", "SELECT 1"]);

@@ -273,7 +273,7 @@ fn a_broken_manifest_is_named() {
     let whole = fs::read_to_string(&manifest).unwrap();
     fs::write(&manifest, &whole[..whole.len() / 2]).unwrap();
     let message = place.fails(1, &["update", "pairs"]);
-    assert!(message.contains("manifest.json") && message.contains("not a manifest"), "{message}");
+    assert!(message.contains("manifest.json: the manifest is damaged"), "{message}");
 }
 
 #[test]

@@ -188,6 +188,9 @@ fn merged(mut base: Value, options: &impl Serialize) -> Result<JobFile> {
     // A setting of the command line overrides the option of the base that sets the same.
     for name in ["captioner", "filter", "device"] {
         if options.get("set").is_some_and(|set| set.get(format!("capfilt.{name}")).is_some()) {
+            if options.get(name).is_some_and(is_given) {
+                bail!("--{name} and --set capfilt.{name} set the same: leave one of them out");
+            }
             all.remove(name);
         }
     }
