@@ -47,6 +47,36 @@ async fn the_textbook_query_encodes_each_image_once() {
     }
 }
 
+/// EXPLAIN ANALYZE has the work of each operator that calls a model, and plain EXPLAIN runs no model.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn explain_analyze_shows_the_work_of_each_operator() {
+    let ctx = session().await;
+    let sql =
+        "SELECT id, caption(image) AS c FROM web WHERE itm_score(image, 'a photo of a cat') >= 0 ORDER BY id LIMIT 4";
+    run(&ctx, &format!("EXPLAIN {sql}")).await;
+    assert_eq!(counts(&ctx).await, Vec::<Vec<String>>::new());
+    let plan = run(&ctx, &format!("EXPLAIN ANALYZE {sql}")).await.concat().concat();
+    let scopes: Vec<&str> = plan.lines().filter(|line| line.contains("calls=[")).collect();
+    let &[above, below] = &scopes[..] else { panic!("{plan}") };
+    let number = |line: &str, name: &str| -> u64 {
+        let found = line.split_once(&format!("{name}=")).map(|(_, rest)| rest.split([',', ']']).next().unwrap());
+        found.map_or(0, |n| n.trim().parse().unwrap())
+    };
+    assert!(above.contains("calls=[caption(") && below.contains("calls=[itm_score("), "{plan}");
+    assert!((1..=4).contains(&number(above, "captions")) && number(above, "tokens_decoded") > 0, "{above}");
+    assert!(above.contains("generate_time=") && !above.contains("score_time="), "{above}");
+    for name in ["images_decoded", "images_encoded", "texts_scored"] {
+        assert!(number(below, name) > 0, "{name}: {below}");
+    }
+    let times = ["decode_time=", "encode_time=", "score_time=", "wait_time="];
+    assert!(times.iter().all(|time| below.contains(time)), "{below}");
+    let all = run(&ctx, "SELECT sum(captions), sum(texts_scored), sum(images_encoded) FROM capfilt_stats()").await;
+    for (name, sum) in ["captions", "texts_scored", "images_encoded"].iter().zip(&all[0]) {
+        let counted: u64 = scopes.iter().map(|line| number(line, name)).sum();
+        assert_eq!(counted.to_string(), *sum, "{name}: {plan}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn results_do_not_depend_on_how_the_work_is_cut() {
     const QUERY: &str = "

@@ -6,6 +6,8 @@
 //! While such an operator is polled, the thread's current token is its query's, where a call finds it. When the root's
 //! last stream is dropped or the session's client cancels its running work, the token is cancelled: waiting calls end
 //! within one slice, and operators at their next batch.
+//!
+//! The same scope counts the work that the engine does for its operator, as metrics for EXPLAIN ANALYZE.
 
 mod current;
 mod point;
@@ -25,6 +27,7 @@ use datafusion::error::Result;
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::metrics::{Count, Metric, MetricValue, MetricsSet, Time};
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{
@@ -33,12 +36,12 @@ use datafusion::physical_plan::{
 use futures::{Stream, StreamExt};
 
 use crate::config::CapfiltOptions;
-use crate::engine::{CancelToken, Client};
+use crate::engine::{CancelToken, Client, Meter};
 use crate::functions::section::is_ours;
 use current::{CURRENT, alive};
 
-pub(crate) use current::check_cancelled;
 pub use current::current_query;
+pub(crate) use current::{check_cancelled, current_scope};
 
 /// One execution of a plan. Its streams hold it; dropping the last one cancels the token.
 #[derive(Debug)]
@@ -86,14 +89,15 @@ impl PhysicalOptimizerRule for QueryScopeRule {
             use datafusion::common::tree_node::Transformed;
             // A join, or another operator with several inputs.
             let makes_rows = node.children().len() > 1 || node.downcast_ref::<UnnestExec>().is_some();
-            if node.downcast_ref::<QueryScopeExec>().is_some() || !(makes_rows || calls_us(&node)?) {
+            let calls = calls(&node)?;
+            if node.downcast_ref::<QueryScopeExec>().is_some() || !(makes_rows || !calls.is_empty()) {
                 return Ok(Transformed::no(node));
             }
             found = true;
             let node = point::in_condition(node)?;
-            Ok(Transformed::yes(QueryScopeExec::wrap(node, &query, false)))
+            Ok(Transformed::yes(QueryScopeExec::wrap(node, &query, calls, false)))
         })?;
-        Ok(if found { QueryScopeExec::wrap(plan.data, &query, true) } else { plan.data })
+        Ok(if found { QueryScopeExec::wrap(plan.data, &query, vec![], true) } else { plan.data })
     }
 
     fn name(&self) -> &str {
@@ -105,14 +109,18 @@ impl PhysicalOptimizerRule for QueryScopeRule {
     }
 }
 
-/// Whether an operator's own expressions call this crate's functions.
-fn calls_us(node: &Arc<dyn ExecutionPlan>) -> Result<bool> {
-    let mut found = false;
+/// Calls of this crate's functions in an operator's own expressions.
+fn calls(node: &Arc<dyn ExecutionPlan>) -> Result<Vec<String>> {
+    let mut found = vec![];
     node.apply_expressions(&mut |expr: &Arc<dyn PhysicalExpr>| {
         expr.apply(|e| {
-            let ours = e.downcast_ref::<ScalarFunctionExpr>().is_some_and(|f| is_ours(f.fun()));
-            found |= ours;
-            Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+            if e.downcast_ref::<ScalarFunctionExpr>().is_some_and(|f| is_ours(f.fun())) {
+                let call = e.to_string();
+                if !found.contains(&call) {
+                    found.push(call);
+                }
+            }
+            Ok(TreeNodeRecursion::Continue)
         })
     })?;
     Ok(found)
@@ -123,19 +131,29 @@ fn calls_us(node: &Arc<dyn ExecutionPlan>) -> Result<bool> {
 struct QueryScopeExec {
     input: Arc<dyn ExecutionPlan>,
     query: Arc<Query>,
+    /// Calls that the input evaluates.
+    calls: Vec<String>,
+    /// Work that these calls gave the engine, over all executions.
+    meter: Meter,
     /// Whether this is the plan's root, whose streams define the query's lifetime.
     root: bool,
 }
 
 impl QueryScopeExec {
-    fn wrap(input: Arc<dyn ExecutionPlan>, query: &Arc<Query>, root: bool) -> Arc<dyn ExecutionPlan> {
-        Arc::new(Self { input, query: Arc::clone(query), root })
+    fn wrap(
+        input: Arc<dyn ExecutionPlan>,
+        query: &Arc<Query>,
+        calls: Vec<String>,
+        root: bool,
+    ) -> Arc<dyn ExecutionPlan> {
+        Arc::new(Self { input, query: Arc::clone(query), calls, meter: Meter::default(), root })
     }
 }
 
 impl DisplayAs for QueryScopeExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("QueryScopeExec")
+        f.write_str("QueryScopeExec")?;
+        if self.calls.is_empty() { Ok(()) } else { write!(f, ": calls=[{}]", self.calls.join(", ")) }
     }
 }
 
@@ -173,7 +191,7 @@ impl ExecutionPlan for QueryScopeExec {
         _: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         match (children.pop(), children.is_empty()) {
-            (Some(input), true) => Ok(Self::wrap(input, &self.query, self.root)),
+            (Some(input), true) => Ok(Self::wrap(input, &self.query, self.calls.clone(), self.root)),
             _ => datafusion::common::internal_err!("QueryScopeExec has one child"),
         }
     }
@@ -182,13 +200,33 @@ impl ExecutionPlan for QueryScopeExec {
         self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
     }
 
+    /// Metrics that are not zero, of the calls.
+    fn metrics(&self) -> Option<MetricsSet> {
+        if self.calls.is_empty() {
+            return None;
+        }
+        let mut metrics = MetricsSet::new();
+        for (name, n) in self.meter.counts().into_iter().filter(|(_, n)| *n > 0) {
+            let count = Count::new();
+            count.add(usize::try_from(n).unwrap_or(usize::MAX));
+            metrics.push(Arc::new(Metric::new(MetricValue::Count { name: name.into(), count }, None)));
+        }
+        for (name, spent) in self.meter.times().into_iter().filter(|(_, spent)| !spent.is_zero()) {
+            let time = Time::new();
+            time.add_duration(spent);
+            metrics.push(Arc::new(Metric::new(MetricValue::Time { name: name.into(), time }, None)));
+        }
+        Some(metrics)
+    }
+
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         // Must precede the creation of the input's streams, so that they belong to the same execution.
         let execution = self.query.begin();
         let token = execution.0.clone();
         if !self.root {
             let inner = self.input.execute(partition, context)?;
-            return Ok(Box::pin(QueryScopeStream { inner, token, _execution: None }));
+            let scope = (token, self.meter.clone());
+            return Ok(Box::pin(QueryScopeStream { inner, scope, _execution: None }));
         }
         // A separate task drives the input: a caller that polled it would itself block in a function's call and could
         // drop nothing.
@@ -204,14 +242,15 @@ impl ExecutionPlan for QueryScopeExec {
             }
             Ok(())
         });
-        Ok(Box::pin(QueryScopeStream { inner: task.build(), token, _execution: Some(execution) }))
+        let scope = (token, self.meter.clone());
+        Ok(Box::pin(QueryScopeStream { inner: task.build(), scope, _execution: Some(execution) }))
     }
 }
 
 struct QueryScopeStream {
     // Dropped first: operators below see the cancelled token only if the root is gone.
     _execution: Option<Arc<Execution>>,
-    token: CancelToken,
+    scope: (CancelToken, Meter),
     inner: SendableRecordBatchStream,
 }
 
@@ -219,17 +258,17 @@ impl Stream for QueryScopeStream {
     type Item = Result<RecordBatch>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        /// Restores the thread's previous token, even if the poll panics.
-        struct Restore(Option<CancelToken>);
+        /// Restores the thread's previous scope, even if the poll panics.
+        struct Restore(Option<(CancelToken, Meter)>);
         impl Drop for Restore {
             fn drop(&mut self) {
                 CURRENT.set(self.0.take());
             }
         }
-        if let Err(cancelled) = alive(&self.token) {
+        if let Err(cancelled) = alive(&self.scope.0) {
             return Poll::Ready(Some(Err(cancelled)));
         }
-        let _restore = Restore(CURRENT.replace(Some(self.token.clone())));
+        let _restore = Restore(CURRENT.replace(Some(self.scope.clone())));
         self.inner.poll_next_unpin(cx)
     }
 

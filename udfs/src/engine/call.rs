@@ -11,6 +11,7 @@ use super::job::{Call, Job};
 use super::memory::{Loaded, ModelHandle};
 use super::queue::{Fill, Queue};
 use super::shared::{Inner, QUEUE_JOBS, pixel_bytes};
+use super::stats::Counters;
 use super::sync::{lock, wait};
 use super::task::{ImageSource, Key, Outcome, Task, Work, bad_image_key, image_key, work_key};
 use crate::error::{Error, Result};
@@ -58,6 +59,12 @@ impl<'e> Run<'e> {
         self.collect()
     }
 
+    /// Counts for the model, and for the operator that calls.
+    fn count(&self, add: impl Fn(&Counters)) {
+        add(&self.model.counters);
+        add(&self.call.ticket.client().meter().0);
+    }
+
     fn groups<'a>(&self, tasks: Vec<Task<'a>>) -> Result<Vec<Group<'a>>> {
         let (mut groups, mut at): (Vec<Group<'a>>, HashMap<_, usize>) = (vec![], HashMap::new());
         let mut units: HashMap<Key, (usize, usize)> = HashMap::new();
@@ -71,7 +78,7 @@ impl<'e> Run<'e> {
             let key = work_key(&base, &work);
             if let Some(&(group, unit)) = units.get(&key) {
                 groups[group].units[unit].2.push(i);
-                self.model.counters.memo_hits.add(1);
+                self.count(|counters| counters.memo_hits.add(1));
                 continue;
             }
             let group = *at.entry(image.map(|i| i.sha256)).or_insert_with(|| {
@@ -92,7 +99,7 @@ impl<'e> Run<'e> {
         for (key, work, tasks) in group.units {
             match known_bad.clone().or_else(|| self.inner.remembered(&key)) {
                 Some(outcome) => {
-                    self.model.counters.memo_hits.add(1);
+                    self.count(|counters| counters.memo_hits.add(1));
                     self.answer(&tasks, &outcome);
                 }
                 None => open.push((key, work, tasks)),
@@ -161,8 +168,14 @@ impl<'e> Run<'e> {
         let key = image_key(&self.model.identity, &source.sha256, self.limits);
         let image = inner.inputs.image(key, source.sha256, claim, || lock(&inner.embeddings).get(&key));
         let decoded = image.fill(|| {
-            let decode = || image::load(source.bytes, self.limits, preprocessor);
-            self.model.counters.decode.time(decode)
+            let start = Instant::now();
+            let pixels = image::load(source.bytes, self.limits, preprocessor);
+            let time = start.elapsed();
+            self.count(|counters| {
+                counters.images_decoded.add(1);
+                counters.decode.add(time);
+            });
+            pixels
         });
         Ok(decoded.map(|()| image))
     }
@@ -189,7 +202,8 @@ impl<'e> Run<'e> {
                 check = self.call.check();
             }
             queue.waited(session.id);
-            self.model.counters.wait.since(start);
+            let time = start.elapsed();
+            self.count(|counters| counters.wait.add(time));
             check?;
         }
         // Claimed while the queue is still locked, so that the next caller sees these bytes.
@@ -206,7 +220,8 @@ impl<'e> Run<'e> {
         let (pending, error) = (progress.pending, progress.error.take());
         let outcomes = std::mem::take(&mut progress.outcomes);
         drop(progress);
-        self.model.counters.wait.since(start);
+        let time = start.elapsed();
+        self.count(|counters| counters.wait.add(time));
         if let Some(error) = error {
             return Err(error);
         }

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
+use super::stats::Meter;
+
 /// Permanently cancels the calls that carry it; each query has its own.
 #[derive(Debug, Clone, Default)]
 pub struct CancelToken(Arc<AtomicBool>);
@@ -36,6 +38,7 @@ impl CancelToken {
 pub struct Client {
     session: Arc<Session>,
     tokens: Vec<CancelToken>,
+    meter: Meter,
 }
 
 /// State shared by the clones of a client.
@@ -63,6 +66,7 @@ impl Client {
                 held: AtomicUsize::new(0),
             }),
             tokens: vec![],
+            meter: Meter::default(),
         }
     }
 
@@ -71,6 +75,15 @@ impl Client {
         let mut client = self.clone();
         client.tokens.push(token);
         client
+    }
+
+    /// The same client, with calls whose work `meter` counts.
+    pub fn with_meter(&self, meter: Meter) -> Self {
+        Self { meter, ..self.clone() }
+    }
+
+    pub(super) fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     /// Ends all running calls of this client, and its queries that join tables or call our functions, with

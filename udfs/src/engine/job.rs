@@ -6,6 +6,7 @@ use super::client::Ticket;
 use super::inputs::Image;
 use super::memory::Loaded;
 use super::queue::Item;
+use super::stats::Counters;
 use super::sync::lock;
 use super::task::{Key, Outcome, Work};
 use crate::error::{Error, Result};
@@ -73,6 +74,12 @@ impl Job {
     /// Whether its call no longer needs it.
     pub(super) fn is_cancelled(&self) -> bool {
         self.call.ticket.is_cancelled()
+    }
+
+    /// Counts for the model, and for the operator that called.
+    pub(super) fn count(&self, add: impl Fn(&Counters)) {
+        add(&self.model.counters);
+        add(&self.call.ticket.client().meter().0);
     }
 
     /// Sends the result to the call; later answers are ignored.

@@ -28,7 +28,7 @@ mod worker;
 pub use crate::blip::med::ModelKey;
 pub use client::{CancelToken, Client};
 pub use memory::{Loader, ModelHandle};
-pub use stats::ModelStats;
+pub use stats::{Meter, ModelStats};
 pub use sync::blocking;
 pub use task::{ImageSource, Outcome, Task, Work};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::sync::lock;
 use crate::blip::Precision;
@@ -67,28 +67,25 @@ impl Counter {
 pub(super) struct Clock(AtomicU64);
 
 impl Clock {
-    /// Adds the time that `f` takes.
-    pub(super) fn time<T>(&self, f: impl FnOnce() -> T) -> T {
-        let start = Instant::now();
-        let out = f();
-        self.since(start);
-        out
-    }
-
-    /// Adds the time since `start`.
-    pub(super) fn since(&self, start: Instant) {
-        let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    pub(super) fn add(&self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.0.fetch_add(nanos, Ordering::Relaxed);
     }
 
+    fn get(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+    }
+
     fn seconds(&self) -> f64 {
-        Duration::from_nanos(self.0.load(Ordering::Relaxed)).as_secs_f64()
+        self.get().as_secs_f64()
     }
 }
 
-/// The counters of one model.
+/// The counters of one model, or of one operator of a query.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
+    /// Only of operators.
+    pub(super) images_decoded: Counter,
     pub(super) images_encoded: Counter,
     pub(super) captions: Counter,
     pub(super) tokens_decoded: Counter,
@@ -101,6 +98,41 @@ pub(super) struct Counters {
     pub(super) score: Clock,
     pub(super) wait: Clock,
     pub(super) weight_bytes: Counter,
+}
+
+/// Work that the engine does for one operator of a query. Clones are the same meter.
+///
+/// Work that several operators asked for counts for the first of them, so that the sum over all operators is the work
+/// that was done.
+#[derive(Debug, Clone, Default)]
+pub struct Meter(pub(super) Arc<Counters>);
+
+impl Meter {
+    /// Names and values of the counts.
+    pub fn counts(&self) -> [(&'static str, u64); 7] {
+        let c = &self.0;
+        [
+            ("images_decoded", c.images_decoded.get()),
+            ("images_encoded", c.images_encoded.get()),
+            ("captions", c.captions.get()),
+            ("tokens_decoded", c.tokens_decoded.get()),
+            ("texts_scored", c.texts_scored.get()),
+            ("texts_encoded", c.texts_encoded.get()),
+            ("memo_hits", c.memo_hits.get()),
+        ]
+    }
+
+    /// Names and values of the times. Times of callers are summed over threads; of a batch, an operator's is its share.
+    pub fn times(&self) -> [(&'static str, Duration); 5] {
+        let c = &self.0;
+        [
+            ("wait_time", c.wait.get()),
+            ("decode_time", c.decode.get()),
+            ("encode_time", c.encode.get()),
+            ("generate_time", c.generate.get()),
+            ("score_time", c.score.get()),
+        ]
+    }
 }
 
 /// The counters of all models ever loaded. Model keys that differ only in `threads` share counters.

@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::inputs::Image;
 use super::job::Job;
 use super::memory::Loaded;
 use super::shared::{Inner, work_bytes};
 use super::stage::Stage;
+use super::stats::Counters;
 use super::sync::{lock, panic_message};
 use super::task::{Outcome, Work, sample_key};
 use crate::blip::generate::Strategy;
@@ -82,7 +84,7 @@ impl Unit {
 
 fn execute(inner: &Inner, jobs: Vec<Job>) {
     let Some(model) = jobs.first().map(|job| Arc::clone(&job.model)) else { return };
-    let mut units = units(inner, &model, jobs);
+    let mut units = units(inner, jobs);
     let failed = encode(inner, &model, &mut units).and_then(|()| {
         units.retain(|unit| !unit.is_cancelled());
         Compute { inner, model: &model }.run(inner, &mut units)
@@ -96,15 +98,15 @@ fn execute(inner: &Inner, jobs: Vec<Job>) {
 
 /// Deduplicates a batch's jobs and groups them by image. Jobs whose result was computed since they were queued are
 /// answered here.
-fn units(inner: &Inner, model: &Loaded, jobs: Vec<Job>) -> Vec<Unit> {
+fn units(inner: &Inner, jobs: Vec<Job>) -> Vec<Unit> {
     let (mut units, mut at): (Vec<Unit>, HashMap<_, usize>) = (vec![], HashMap::new());
     for mut job in jobs {
         if let Some(outcome) = inner.remembered(&job.key) {
-            model.counters.memo_hits.add(1);
+            job.count(|counters| counters.memo_hits.add(1));
             job.image = None;
             job.answer(Ok(outcome));
         } else if let Some(&unit) = at.get(&job.key) {
-            model.counters.memo_hits.add(1);
+            job.count(|counters| counters.memo_hits.add(1));
             units[unit].jobs.push(job);
         } else {
             at.insert(job.key, units.len());
@@ -172,11 +174,18 @@ impl Stage<Arc<Image>> for Encode<'_> {
         let pixels: Option<Vec<Arc<[u8]>>> = images.iter().map(|image| image.pixels()).collect();
         let pixels = pixels.ok_or_else(|| Error::Internal("an image came to the encoder without pixels".into()))?;
         let pixels: Vec<&[u8]> = pixels.iter().map(|pixels| &**pixels).collect();
-        let counters = &self.model.counters;
-        let encoded = counters.encode.time(|| guarded(self.model, "encode", || self.model.med.encode(&pixels)))?;
+        let start = Instant::now();
+        let encoded = guarded(self.model, "encode", || self.model.med.encode(&pixels))?;
         let encoded = expect(self.model, "encode", encoded, images.len())?;
-        counters.images_encoded.add(images.len());
+        let each = share(start, images.len());
         for (image, embedding) in images.iter().zip(encoded) {
+            let unit = self.units.iter().find(|unit| unit.image_id() == Some(Arc::as_ptr(image)));
+            if let Some(job) = unit.and_then(|unit| unit.jobs.first()) {
+                job.count(|counters| {
+                    counters.images_encoded.add(1);
+                    counters.encode.add(each);
+                });
+            }
             let bytes = embedding.bytes();
             lock(&self.inner.embeddings).insert(*image.key(), embedding.clone(), bytes);
             image.encoded(embedding);
@@ -217,6 +226,7 @@ impl Stage<Unit> for Compute<'_> {
     }
 
     fn call(&mut self, units: &mut [Unit]) -> Result<()> {
+        let start = Instant::now();
         let outcomes = match self.compute(units) {
             // These units are dropped, which answers their jobs.
             Err(Error::Cancelled) if self.is_cancelled(units) => return Ok(()),
@@ -224,8 +234,10 @@ impl Stage<Unit> for Compute<'_> {
             other => other,
         }?;
         let outcomes = expect(self.model, "compute", outcomes, units.len())?;
+        let each = share(start, units.len());
         for (unit, outcome) in units.iter_mut().zip(outcomes) {
             if let Some(job) = unit.jobs.first() {
+                job.count(|counters| count(counters, &unit.work, &outcome, each));
                 self.inner.remember(job.key, &outcome);
             }
             unit.answer(&Ok(outcome));
@@ -242,13 +254,12 @@ impl Stage<Unit> for Compute<'_> {
 
 impl Compute<'_> {
     fn compute(&self, units: &[Unit]) -> Result<Vec<Outcome>> {
-        let counters = &self.model.counters;
         match units.first().map(|unit| &unit.work) {
             None => Ok(vec![]),
-            Some(Work::Caption { .. }) => counters.generate.time(|| self.generate(units)),
-            Some(Work::Match { .. }) => counters.score.time(|| self.match_texts(units)),
-            Some(Work::EmbedImage) => counters.score.time(|| self.project(units)),
-            Some(Work::EmbedText { .. }) => counters.score.time(|| self.encode_texts(units)),
+            Some(Work::Caption { .. }) => self.generate(units),
+            Some(Work::Match { .. }) => self.match_texts(units),
+            Some(Work::EmbedImage) => self.project(units),
+            Some(Work::EmbedText { .. }) => self.encode_texts(units),
         }
     }
 
@@ -271,8 +282,6 @@ impl Compute<'_> {
         let captions =
             guarded(self.model, "generate", || self.model.med.generate(&embeddings, &requests, options, &cancelled))?;
         let captions: Vec<Vec<u32>> = per_image(self.model, "generate", captions, &by_image, options.returned())?;
-        self.model.counters.captions.add(captions.len());
-        self.model.counters.tokens_decoded.add(captions.iter().map(Vec::len).sum());
         let captions: Vec<Arc<[u32]>> = captions.into_iter().map(Arc::from).collect();
         Ok(captions.chunks(options.returned()).map(|sequences| Outcome::Ids(sequences.into())).collect())
     }
@@ -283,7 +292,6 @@ impl Compute<'_> {
             by_image.iter().map(|(embedding, units)| (embedding, units.iter().filter_map(ids).collect())).unzip();
         let scores = guarded(self.model, "match_texts", || self.model.med.match_texts(&embeddings, &texts))?;
         let scores = per_image(self.model, "match_texts", scores, &by_image, 1)?;
-        self.model.counters.texts_scored.add(scores.len());
         Ok(scores.into_iter().map(Outcome::Score).collect())
     }
 
@@ -297,8 +305,32 @@ impl Compute<'_> {
     fn encode_texts(&self, units: &[Unit]) -> Result<Vec<Outcome>> {
         let texts: Vec<&[u32]> = units.iter().filter_map(ids).collect();
         let vectors = guarded(self.model, "encode_texts", || self.model.med.encode_texts(&texts))?;
-        self.model.counters.texts_encoded.add(vectors.len());
         Ok(vectors.into_iter().map(Outcome::Vector).collect())
+    }
+}
+
+/// Each one's share of the time since `start`.
+fn share(start: Instant, of: usize) -> Duration {
+    start.elapsed() / u32::try_from(of.max(1)).unwrap_or(u32::MAX)
+}
+
+/// Counts one result, and the time that it took.
+fn count(counters: &Counters, work: &Work, outcome: &Outcome, time: Duration) {
+    match (work, outcome) {
+        (Work::Caption { .. }, Outcome::Ids(sequences)) => {
+            counters.captions.add(sequences.len());
+            counters.tokens_decoded.add(sequences.iter().map(|ids| ids.len()).sum());
+            counters.generate.add(time);
+        }
+        (Work::Match { .. }, _) => {
+            counters.texts_scored.add(1);
+            counters.score.add(time);
+        }
+        (Work::EmbedText { .. }, _) => {
+            counters.texts_encoded.add(1);
+            counters.score.add(time);
+        }
+        (Work::EmbedImage | Work::Caption { .. }, _) => counters.score.add(time),
     }
 }
 

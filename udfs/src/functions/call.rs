@@ -176,8 +176,8 @@ impl<'a> Tasks<'a> {
     pub(crate) fn run(&mut self) -> Result<Vec<Outcome>> {
         let (call, session) = (self.call, self.call.session);
         // Planning evaluates constants outside any query.
-        let client = match query::current_query() {
-            Some(token) => session.client().with_token(token),
+        let client = match query::current_scope() {
+            Some((token, meter)) => session.client().with_token(token).with_meter(meter),
             None => session.client().clone(),
         };
         let mut outcomes: Vec<Option<Outcome>> = vec![None; self.len];
