@@ -13,7 +13,7 @@ use capfilt_udfs::{Error, Result};
 use datafusion::prelude::SessionContext;
 use futures::StreamExt;
 
-use crate::common::{engine, run, session_on, try_rows};
+use crate::common::{engine, run, session, session_on, try_rows};
 
 /// Bytes of one image's embedding in the example models: 65 tokens of width 128.
 const EMBEDDING: usize = 65 * 128 * 4;
@@ -75,6 +75,38 @@ async fn explain_analyze_shows_the_work_of_each_operator() {
         let counted: u64 = scopes.iter().map(|line| number(line, name)).sum();
         assert_eq!(counted.to_string(), *sum, "{name}: {plan}");
     }
+}
+
+/// With a gate, ITM is asked only where ITC is not sure, and the verdicts are those of the two scores.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_gate_asks_itm_where_itc_is_not_sure() {
+    let plain = session().await;
+    let scores =
+        "SELECT id, image, text, itc_score(image, text) AS itc, itm_score(image, text) AS itm FROM web WHERE id < 400";
+    run(&plain, &format!("CREATE TABLE scored AS {scores}")).await;
+    let bounds = "SELECT approx_percentile_cont(itc, 0.4), approx_percentile_cont(itc, 0.9) FROM scored";
+    let bounds = run(&plain, bounds).await.concat();
+    let [low, high] = &bounds[..] else { panic!("{bounds:?}") };
+    let between = format!("itc >= {low} AND itc < {high}");
+    let expected = format!("SELECT id FROM scored WHERE itc >= {high} OR ({between} AND itm >= 0.5) ORDER BY id");
+    let expected = run(&plain, &expected).await;
+    let unsure = format!("SELECT count(*) FROM (SELECT DISTINCT image, text FROM scored WHERE {between})");
+    let unsure = run(&plain, &unsure).await.concat().concat();
+
+    let gated = session().await;
+    run(&gated, &format!("SET capfilt.itc_gate = '{low},{high}'")).await;
+    let sql = "SELECT id FROM web WHERE id < 400 AND itm_score(image, text) >= 0.5 ORDER BY id";
+    let plan = run(&gated, &format!("EXPLAIN {sql}")).await.concat().concat();
+    assert!(plan.contains("itc_score("), "{plan}");
+    assert_eq!(run(&gated, sql).await, expected);
+    assert_eq!(counts(&gated).await[0][2], unsure, "of {} pairs", expected.len());
+    // The constant may stand on either side, and a low score may be what is asked for.
+    let other = "SELECT id FROM web WHERE id < 400 AND NOT (0.5 > itm_score(image, text)) ORDER BY id";
+    assert_eq!(run(&gated, other).await, expected);
+    run(&gated, "SET capfilt.itc_gate = off").await;
+    assert_eq!(run(&gated, sql).await, run(&plain, "SELECT id FROM scored WHERE itm >= 0.5 ORDER BY id").await);
+    let error = try_rows(&gated, "SET capfilt.itc_gate = '0.5,0.2'").await.unwrap_err().to_string();
+    assert!(error.contains("must be off, or LOW,HIGH"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -24,6 +24,7 @@ pub mod docs;
 pub mod engine;
 pub mod error;
 mod functions;
+mod gate;
 pub mod image;
 mod json;
 mod late;
@@ -45,7 +46,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use engine::Client;
 
 pub use blip::{Converted, Inspection, convert, inspect};
-pub use config::{CapfiltOptions, Provenance};
+pub use config::{CapfiltOptions, ItcGate, Provenance};
 pub use error::{Error, Result};
 pub use query::current_query;
 pub use scan::sound_scans;
@@ -93,6 +94,7 @@ pub fn register_with(ctx: &SessionContext, options: CapfiltOptions) -> SqlResult
     if !state.physical_optimizers().iter().any(|rule| rule.name() == query::QueryScopeRule.name()) {
         let builder = late::install(state.clone());
         *state = builder.with_physical_optimizer_rule(Arc::new(query::QueryScopeRule)).build();
+        state.register_function_rewrite(Arc::new(gate::ItcGateRewrite))?;
         state.register_relation_planner(Arc::new(refuse::RefuseIgnored))?;
     }
     drop(state);

@@ -20,10 +20,11 @@ mod tally;
 mod verdicts;
 
 pub use capfilt_tables::{Error, Result};
+pub use capfilt_udfs::ItcGate;
 pub use dry_run::{Estimate, dry_run};
 pub use job_file::{JobFile, shard};
 pub use options::{Combine, ImageIs, Images, Mode, OutputFormat, Pairs, Stop};
-pub use recipe::builder::{ItcGate, RecipeBuilder};
+pub use recipe::builder::RecipeBuilder;
 pub use recipe::params::Params;
 pub use recipe::plan::{CAPFILT_SQL, PairColumn, Recipe};
 pub use recorded::{Recorded, recorded};

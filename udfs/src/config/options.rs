@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use datafusion::common::Result;
 
+use super::itc_gate::ItcGate;
 use super::keys::Key;
 use super::settings::{Settings, Value};
 use crate::blip::Precision;
@@ -81,6 +82,11 @@ impl CapfiltOptions {
 
     pub(crate) fn precision(&self) -> Precision {
         self.text(Key::Precision).and_then(|p| p.parse().ok()).unwrap_or_default()
+    }
+
+    /// The thresholds of `itc_gate`; `None` if it is off.
+    pub(crate) fn itc_gate(&self) -> Option<ItcGate> {
+        self.text(Key::ItcGate)?.parse().ok()
     }
 
     pub(crate) fn threads(&self) -> usize {

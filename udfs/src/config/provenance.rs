@@ -41,7 +41,9 @@ impl CapfiltOptions {
             (None, None) => None,
             _ => Some(runtime::device(self.device())?.kind().to_owned()),
         };
-        let settings = Key::ALL.iter().filter(|s| s.key.changes_results());
+        // A gate that is off is one that was never set.
+        let is_off = |key| key == Key::ItcGate && self.itc_gate().is_none();
+        let settings = Key::ALL.iter().filter(|s| s.key.changes_results() && !is_off(s.key));
         let settings = settings.filter_map(|s| Some((s.name.to_owned(), self.value(s.key)?.to_string()))).collect();
         Ok(Provenance { captioner, filter, device, settings })
     }

@@ -8,6 +8,8 @@ use datafusion::arrow::datatypes::DataType;
 use datafusion::common::{Result, ScalarValue, config_err};
 use datafusion::config::ConfigEntry;
 
+use super::itc_gate::ItcGate;
+
 /// Declares the settings under a prefix: an enum of their keys, which implements
 /// [`SettingKey`](crate::config::settings::SettingKey).
 ///
@@ -230,6 +232,8 @@ pub enum Kind {
     Choice(&'static [&'static str]),
     /// Device that a model runs on.
     Device,
+    /// Thresholds of an [`ItcGate`], or off.
+    Gate,
     /// Integer in an inclusive range.
     Integer {
         /// Least value.
@@ -312,6 +316,7 @@ impl Kind {
             Self::Text => "a string".into(),
             Self::Choice(words) => words.join(" or "),
             Self::Device => "auto, cpu, cuda or cuda:N".into(),
+            Self::Gate => "off, or LOW,HIGH: two cosines from -1 to 1, such as 0.2,0.4".into(),
             Self::Integer { min, max: u64::MAX } => format!("a whole number of at least {min}"),
             Self::Integer { min, max } => format!("a whole number from {min} to {max}"),
             Self::Float { above_zero: true, max: f32::MAX } => "a number above 0".into(),
@@ -338,6 +343,8 @@ impl Kind {
                     || text.strip_prefix("cuda:").is_some_and(|n| n.parse::<u16>().is_ok());
                 known.then_some(Value::Text(text))
             }
+            Self::Gate if text.eq_ignore_ascii_case("off") => Some(Value::Text("off".into())),
+            Self::Gate => text.parse::<ItcGate>().is_ok().then(|| Value::Text(text.into())),
             Self::Integer { .. } => self.integer(text.parse().ok()?),
             Self::Float { .. } => self.float(text.parse().ok()?),
             Self::Flag => match text.to_ascii_lowercase().as_str() {
@@ -356,7 +363,9 @@ impl Kind {
     /// An example type for an option of a call.
     pub(crate) fn example(self) -> DataType {
         match self {
-            Self::Text | Self::Choice(_) | Self::Device | Self::Size { .. } | Self::Seconds => DataType::Utf8,
+            Self::Text | Self::Choice(_) | Self::Device | Self::Gate | Self::Size { .. } | Self::Seconds => {
+                DataType::Utf8
+            }
             Self::Integer { .. } => DataType::Int64,
             Self::Float { .. } => DataType::Float64,
             Self::Flag => DataType::Boolean,
@@ -371,7 +380,7 @@ impl Kind {
             (Self::Integer { .. } | Self::Float { .. }, t) => t.is_numeric(),
             (Self::Flag, t) => *t == DataType::Boolean || is_string(t),
             (Self::Size { .. }, t) => t.is_integer() || is_string(t),
-            (Self::Text | Self::Choice(_) | Self::Device | Self::Seconds, t) => is_string(t),
+            (Self::Text | Self::Choice(_) | Self::Device | Self::Gate | Self::Seconds, t) => is_string(t),
         }
     }
 

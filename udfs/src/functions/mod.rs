@@ -41,6 +41,10 @@ pub(crate) use page::Page;
 pub use section::SECTION;
 use udf::Udf;
 
+/// Names of the functions that the ITC gate knows.
+pub(crate) const ITC_SCORE: &str = <itc_score::ItcScore as udf::SqlFunction>::NAME;
+pub(crate) const ITM_SCORE: &str = <itm_score::ItmScore as udf::SqlFunction>::NAME;
+
 /// All documentation pages, sorted by name.
 pub(crate) fn pages() -> Vec<Page> {
     let mut pages = scalar_pages();

@@ -2,32 +2,12 @@
 //! and a cheap first stage. Without any of these options it is sql/capfilt.sql.
 
 use std::fmt::Write as _;
-use std::str::FromStr;
+
+use capfilt_udfs::ItcGate;
 
 use crate::options::Combine;
 use crate::recipe::plan::CAPFILT_SQL;
 use crate::verdicts::Verdicts;
-
-/// ITC thresholds of the cheap first stage; ITM decides only for texts between them. Both are cosines from -1 to 1.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ItcGate {
-    /// A text with a lower ITC score is dropped.
-    pub low: f64,
-    /// A text with this ITC score or a higher one is kept.
-    pub high: f64,
-}
-
-impl FromStr for ItcGate {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parts = text.split_once(',').and_then(|(low, high)| Some((low.parse().ok()?, high.parse().ok()?)));
-        match parts {
-            Some((low, high)) if (-1.0..=high).contains(&low) && high <= 1.0 => Ok(Self { low, high }),
-            _ => Err("expected LOW,HIGH: two cosines from -1 to 1, such as 0.2,0.4".to_owned()),
-        }
-    }
-}
 
 /// Options that determine the recipe.
 #[derive(Debug, Clone, PartialEq)]
@@ -244,14 +224,6 @@ mod tests {
             RecipeBuilder { filters: 2, combine: Combine::Vote, ..plain },
         ] {
             assert_eq!(other.verdicts().by_itm_alone, Some(false), "{other:?}");
-        }
-    }
-
-    #[test]
-    fn an_itc_gate_is_two_cosines() {
-        assert_eq!("0.2,0.4".parse(), Ok(ItcGate { low: 0.2, high: 0.4 }));
-        for wrong in ["", "0.2", "0.4,0.2", "0,2", "nan,1"] {
-            assert!(wrong.parse::<ItcGate>().is_err(), "{wrong}");
         }
     }
 }
