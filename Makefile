@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
 ORT_VERSION := 1.32.0
+# The newest for GPUs is older than the CPU's.
+ORT_GPU_VERSION := 1.31.1
 ORT := .deps/onnxruntime/.version-$(ORT_VERSION)
 TORCH_VERSION := 2.13.0
 TORCH := .deps/libtorch/.version-$(TORCH_VERSION)
@@ -28,6 +30,10 @@ $(TORCH):
 	@touch $@
 
 setup: $(ORT) ## ONNX Runtime into .deps
+
+setup-gpu: ## ONNX Runtime for CUDA 13, with NVIDIA's libraries, into .deps (2 GB); it is used from then on
+	@rm -rf .deps/onnxruntime-gpu
+	@python3 -m pip install --quiet --disable-pip-version-check --target .deps/onnxruntime-gpu 'onnxruntime-gpu[cuda,cudnn]==$(ORT_GPU_VERSION)'
 
 setup-training: $(TORCH) ## libtorch into .deps, for the training crate
 
@@ -133,4 +139,4 @@ bench-training: setup setup-training ## a training step beside PyTorch's
 clean: ## everything that was built or installed
 	rm -rf target .deps $(DEMO) reproduce-out default-model-out
 
-.PHONY: help setup setup-training build build-training reproduce reproduce-more reproduce-why default-model demo example-lakehouse example-web example-emoji example-polars setup-stores setup-readers test test-readers check docs bench bench-job bench-training clean
+.PHONY: help setup setup-gpu setup-training build build-training reproduce reproduce-more reproduce-why default-model demo example-lakehouse example-web example-emoji example-polars setup-stores setup-readers test test-readers check docs bench bench-job bench-training clean

@@ -16,11 +16,23 @@ use super::graph::{self, EXTERNAL_FOLDER, Graph};
 use super::weights::Weights;
 use crate::error::{Error, Result};
 
-/// Folder of the library in the Python wheel, and the project folder that the set-up installs the wheel into.
-const WHEEL: &str = ".deps/onnxruntime/onnxruntime/capi";
+/// Folders of the library in the Python wheels that the set-up installs: the one for GPUs, if there is one, else the CPU's.
+const WHEELS: [&str; 2] = [".deps/onnxruntime-gpu/onnxruntime/capi", ".deps/onnxruntime/onnxruntime/capi"];
 
-const HOW_TO_GET: &str = "get it with `make setup`, or install the Python package onnxruntime (onnxruntime-gpu for CUDA), version 1.24 \
-     or later, and set ORT_DYLIB_PATH to its capi/libonnxruntime.so.*";
+/// CUDA's libraries that the CUDA provider needs, each after those that it needs itself.
+const CUDA_LIBRARIES: [&str; 8] = [
+    "libcudart.so",
+    "libnvrtc.so",
+    "libnvJitLink.so",
+    "libcublasLt.so",
+    "libcublas.so",
+    "libcurand.so",
+    "libcufft.so",
+    "libcudnn.so",
+];
+
+const HOW_TO_GET: &str = "get it with `make setup` (`make setup-gpu` for CUDA), or install the Python package onnxruntime, version 1.24 \
+     or later, or onnxruntime-gpu[cuda,cudnn], and set ORT_DYLIB_PATH to its capi/libonnxruntime.so.*";
 
 /// The process's environment, created when the library is loaded on first use.
 pub(crate) fn environment() -> Result<&'static Environment> {
@@ -28,6 +40,12 @@ pub(crate) fn environment() -> Result<&'static Environment> {
     ENVIRONMENT
         .get_or_init(|| {
             let path = find_library()?;
+            for library in cuda_libraries(&path) {
+                // What cannot be loaded is named by the provider, which needs it.
+                if let Err(e) = ort::util::preload_dylib(&library) {
+                    log::debug!("{}: {e}", library.display());
+                }
+            }
             let builder = ort::init_from(&path).map_err(|e| Error::Runtime(format!("{e}; {HOW_TO_GET}")))?;
             let env = builder.with_name("capfilt").build().map_err(|e| Error::Runtime(e.to_string()))?;
             env.set_log_level(ort::logging::LogLevel::Error);
@@ -52,13 +70,35 @@ fn find_library() -> Result<PathBuf> {
     }
     let exe = env::current_exe().ok();
     let beside = exe.as_deref().and_then(Path::parent);
-    let above = exe.iter().flat_map(|e| e.ancestors().skip(1)).map(|d| d.join(WHEEL));
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(WHEEL);
-    let folders: Vec<PathBuf> = beside.into_iter().map(Into::into).chain(above).chain([source]).collect();
+    let above =
+        exe.iter().flat_map(|e| e.ancestors().skip(1)).flat_map(|folder| WHEELS.map(|wheel| folder.join(wheel)));
+    let source = WHEELS.map(|wheel| Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(wheel));
+    let folders: Vec<PathBuf> = beside.into_iter().map(Into::into).chain(above).chain(source).collect();
     folders
         .iter()
         .find_map(|folder| library_in(folder))
         .ok_or_else(|| Error::Runtime(format!("its library libonnxruntime.so was not found; {HOW_TO_GET}")))
+}
+
+/// NVIDIA's libraries beside the ONNX Runtime library `onnxruntime`, as pip installs both, in the order in which they can
+/// be loaded: the system's loader does not look there. None for a build for the CPU.
+fn cuda_libraries(onnxruntime: &Path) -> Vec<PathBuf> {
+    let capi = onnxruntime.parent().unwrap_or(Path::new(""));
+    let names = |folder: &Path| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        paths.sort();
+        paths
+    };
+    if !names(capi).iter().any(|path| path.to_string_lossy().contains("providers_cuda")) {
+        return vec![];
+    }
+    let packages = capi.parent().and_then(Path::parent).map(|site| site.join("nvidia"));
+    let packages = packages.iter().flat_map(|nvidia| names(nvidia));
+    let libraries: Vec<PathBuf> = packages.flat_map(|package| names(&package.join("lib"))).collect();
+    let file_name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let find = |name: &str| libraries.iter().find(|path| file_name(path).starts_with(name)).cloned();
+    CUDA_LIBRARIES.iter().filter_map(|name| find(name)).collect()
 }
 
 fn library_in(folder: &Path) -> Option<PathBuf> {
@@ -232,6 +272,24 @@ mod tests {
         // Attention mixes the three rows of x, whose values differ.
         assert!(y.iter().all(|y| (0.0..=1.0).contains(y)), "{y:?}");
         assert!(y.windows(2).any(|pair| pair[0] != pair[1]), "{y:?}");
+    }
+
+    #[test]
+    fn cuda_comes_from_beside_onnxruntime() {
+        let site = tempfile::tempdir().unwrap();
+        let make = |name: &str| {
+            let path = site.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, "").unwrap();
+            path
+        };
+        let library = make("onnxruntime/capi/libonnxruntime.so.1.31.1");
+        let cudnn = make("nvidia/cudnn/lib/libcudnn.so.9");
+        let [blas, lt] = ["libcublas.so.13", "libcublasLt.so.13"].map(|name| make(&format!("nvidia/cu13/lib/{name}")));
+        make("nvidia/cu13/lib/libcusolver.so.12");
+        assert_eq!(cuda_libraries(&library), Vec::<PathBuf>::new(), "a build for the CPU");
+        make("onnxruntime/capi/libonnxruntime_providers_cuda.so");
+        assert_eq!(cuda_libraries(&library), [lt, blas, cudnn]);
     }
 
     #[test]
