@@ -272,3 +272,61 @@ impl OrtMed {
         Ok(floats(value)?.chunks_exact(self.checkpoint.config.projection).map(unit).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeSet, HashMap};
+    use std::path::Path;
+
+    use prost::Message as _;
+
+    use super::super::graph::proto::{DataType, ModelProto};
+    use super::*;
+
+    /// An operator without a kernel for CUDA would run on the CPU, without a word, in the middle of each step.
+    #[test]
+    fn every_operator_has_a_cuda_kernel() {
+        let lines = include_str!("graph/cuda_kernels.txt").lines().filter(|line| !line.starts_with('#'));
+        let kernels: BTreeMap<(&str, &str), &str> = lines
+            .map(|line| {
+                let (domain, rest) = line.split_once(' ').unwrap();
+                let (operator, types) = rest.split_once(' ').unwrap();
+                ((domain, operator), types)
+            })
+            .collect();
+        let mut used = BTreeSet::new();
+        let (captioner, matcher) = (
+            [Part::Vision, Part::DecoderKv, Part::Decoder, Part::BeamDecoder].as_slice(),
+            [Part::Vision, Part::ImageProjection, Part::EncoderKv, Part::Match, Part::Text].as_slice(),
+        );
+        for (model, parts) in [("captioner", captioner), ("matcher", matcher)] {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/models").join(model);
+            let med = OrtMed::new(Arc::new(Checkpoint::open(&folder).unwrap()), "cpu", Precision::Fp32, 1).unwrap();
+            for part in parts {
+                let graph = ModelProto::decode(&*med.graph(*part).model).unwrap().graph.unwrap();
+                let inputs = graph.input.iter().map(|input| {
+                    let tensor = input.r#type.as_ref().unwrap().tensor_type.as_ref().unwrap();
+                    (input.name.clone(), tensor.elem_type)
+                });
+                let constants = graph.initializer.iter().map(|constant| (constant.name.clone(), constant.data_type));
+                let mut types: HashMap<String, i32> = inputs.chain(constants).collect();
+                for node in &graph.node {
+                    let domain = if node.domain.is_empty() { "ai.onnx" } else { &node.domain };
+                    let data = types[&node.input[0]];
+                    let name = [(DataType::Float, "float"), (DataType::Int32, "int32"), (DataType::Int64, "int64")];
+                    let name = name.into_iter().find(|(known, _)| *known as i32 == data).unwrap().1;
+                    let is_it =
+                        |((of, operator), _): &(&(&str, &str), &&str)| *of == domain && *operator == node.op_type;
+                    let Some((key, known)) = kernels.iter().find(is_it) else {
+                        panic!("{part:?}: {domain} {} is not in cuda_kernels.txt", node.op_type);
+                    };
+                    assert!(known.split(' ').any(|known| known == name), "{part:?}: {} of {name}", node.op_type);
+                    used.insert(key);
+                    types.extend(node.output.iter().map(|output| (output.clone(), data)));
+                }
+            }
+        }
+        let unused: Vec<_> = kernels.keys().filter(|key| !used.contains(key)).collect();
+        assert_eq!(unused, Vec::<&(&str, &str)>::new());
+    }
+}
