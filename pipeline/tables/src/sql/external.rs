@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
-use datafusion::common::{Column, Result, internal_datafusion_err, plan_err};
+use datafusion::common::{Result, internal_datafusion_err, plan_err};
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
@@ -89,7 +89,7 @@ fn typed(name: &str) -> Option<&'static dyn FileFormat> {
 }
 
 /// Table over files whose types differ, with the types that a named table of them would have, and with the order
-/// and partition columns of the statement; `None` if their types are not what DataFusion refuses.
+/// and partition columns of the statement; `None` for locations in several stores, which DataFusion refuses.
 async fn common(
     state: &dyn Session,
     cmd: &CreateExternalTable,
@@ -117,21 +117,21 @@ async fn common(
         options.validate_partitions(state, &location).await?;
         let store = state.runtime_env().object_store(&location)?;
         let mut files = location.list_all_files(state, store.as_ref(), &options.file_extension).await?;
-        let is_elsewhere =
-            locations.first().is_some_and(|first: &ListingTableUrl| first.object_store() != location.object_store());
-        if is_elsewhere || files.try_next().await?.is_none() {
+        if locations.first().is_some_and(|first: &ListingTableUrl| first.object_store() != location.object_store()) {
             return Ok(None);
+        }
+        if files.try_next().await?.is_none() {
+            return plan_err!("{location}: there are no {} files", format.name());
         }
         drop(files);
         locations.push(location);
     }
     let schema = one_schema(state, &options, &locations).await?;
     let Some(schema) = schema else { return Ok(None) };
-    let is_known = |column: &Column| {
-        schema.column_with_name(&column.name).is_some() || cmd.table_partition_cols.contains(&column.name)
-    };
-    if !cmd.order_exprs.iter().flatten().all(|order| order.expr.column_refs().into_iter().all(is_known)) {
-        return Ok(None);
+    let is_known = |name: &String| schema.column_with_name(name).is_some() || cmd.table_partition_cols.contains(name);
+    let ordered = cmd.order_exprs.iter().flatten().flat_map(|order| order.expr.column_refs());
+    if let Some(unknown) = ordered.map(|column| &column.name).find(|name| !is_known(name)) {
+        return plan_err!("WITH ORDER: the files have no column {unknown}");
     }
     let mut config = ListingTableConfig::new_with_multi_paths(locations).with_listing_options(options);
     if cmd.table_partition_cols.is_empty() {
