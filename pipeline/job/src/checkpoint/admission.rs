@@ -184,7 +184,12 @@ mod tests {
                 ["continue 1", "replace", "continue 1", "its table is not finished"],
             ),
             ("placing", &[placing], 2, ["continue 1", "replace", "continue 1", "its table is not finished"]),
-            ("finished", &[finished, other], 2, ["its table is finished", "replace", "continue 1", "continue 1"]),
+            (
+                "finished",
+                &[finished, other.clone()],
+                2,
+                ["its table is finished", "replace", "continue 1", "continue 1"],
+            ),
             ("a retry", &[retry], 2, ["a retry was stopped", "replace", "a retry was stopped", "continue 1"]),
         ];
         for (state, all, files, expected) in states {
