@@ -42,9 +42,7 @@ pub async fn report(path: &Path, options: &ReportOptions) -> Result<String> {
     let numbers = queries::numbers(&counting, &manifests).await?;
     let gallery = gallery::gallery(&ctx, first, options, numbers.threshold, numbers.images).await?;
     let title = path.file_name().map_or_else(|| "pairs".to_owned(), |name| name.to_string_lossy().into_owned());
-    let data = data::Report::new(title, &manifests, numbers, gallery);
-    let json = serde_json::to_string(&data).map_err(|e| Error::Internal(e.to_string()))?;
-    Ok(page(&json))
+    Ok(page(&data::data(&title, &manifests, &numbers, &gallery).to_string()))
 }
 
 /// Fills in the template. The data come last and are replaced once, as a text may contain a placeholder.
