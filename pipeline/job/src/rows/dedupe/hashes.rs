@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 
+use capfilt_tables::adapt::image_bytes;
 use capfilt_tables::error::{Error, Result};
 use capfilt_tables::failpoint;
 use capfilt_tables::halt;
@@ -87,8 +88,8 @@ impl Pass<'_> {
             how = format!("{how}, {}", text_sketch::way(least));
         }
         let notes = records.iter().zip(&self.starts);
-        let notes = notes.map(|(record, start)| self.note(how.clone(), std::slice::from_ref(record), *start));
-        let notes = notes.collect::<Result<Vec<String>>>()?;
+        let notes: Vec<String> =
+            notes.map(|(record, start)| self.note(&how, std::slice::from_ref(record), *start)).collect();
         let is_whole = |file: &usize| {
             records[*file].rows == 0 || sorted_files::note(&self.path(*file)).as_ref() == Some(&notes[*file])
         };
@@ -229,24 +230,13 @@ fn names_of(rows: &RecordBatch, column: &str) -> Result<BinaryViewArray> {
 
 /// Image bytes.
 fn bytes_of(rows: &RecordBatch, column: &str) -> Result<BinaryViewArray> {
-    let found = find(rows, column)?;
-    let bytes = match found.as_struct_opt() {
-        Some(parts) => parts.column_by_name("bytes").unwrap_or(found),
-        None => found,
-    };
     let wrong = |e: &dyn std::fmt::Display| {
         Error::Column(format!("column {column}: --dedupe takes images as bytes or a struct {{bytes, path}}: {e}"))
     };
-    let plain = match bytes.data_type() {
-        DataType::BinaryView | DataType::Binary | DataType::LargeBinary => Arc::clone(bytes),
-        // These cast to views only by way of Binary.
-        DataType::FixedSizeBinary(_) | DataType::Dictionary(..) => {
-            cast(bytes, &DataType::Binary).map_err(|e| wrong(&e))?
-        }
-        other => return Err(wrong(&format!("it is {other}"))),
-    };
-    let views = cast(&plain, &DataType::BinaryView).map_err(|e| wrong(&e))?;
-    Ok(views.as_binary_view().clone())
+    match find(rows, column)? {
+        texts if texts.data_type().is_string() => Err(wrong(&format!("it is {}", texts.data_type()))),
+        images => image_bytes(images).map_err(|e| wrong(&e)),
+    }
 }
 
 #[cfg(test)]
