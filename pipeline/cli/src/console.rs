@@ -78,8 +78,8 @@ impl Progress {
         Self { bar, started: Cell::new(now), last: RefCell::new(now), is_shown: Cell::new(false), stats, earlier }
     }
 
-    pub(crate) fn update(&self, done: &Done<'_>) {
-        let Done { rows, before, tally, .. } = *done;
+    pub(crate) fn update(&self, done: &Done) {
+        let &Done { rows, before, ref tally, .. } = done;
         if tally.rows == before {
             self.started.set(Instant::now());
         }
@@ -150,8 +150,8 @@ impl Bytes {
 }
 
 /// Progress without a terminal: a status line, and below it the shares of time.
-fn lines(done: &Done<'_>, seconds: f64, spent: &Spent) -> String {
-    let Done { rows, before, tally, .. } = *done;
+fn lines(done: &Done, seconds: f64, spent: &Spent) -> String {
+    let &Done { rows, before, ref tally, .. } = done;
     let left = left(done, seconds).map(|left| format!(", {left} to go")).unwrap_or_default();
     let line = format!("{} of {rows} rows, {}{left}", tally.rows, doing(tally, before, seconds, spent));
     let shares = spent.shares(&done.waits, seconds);
@@ -160,7 +160,7 @@ fn lines(done: &Done<'_>, seconds: f64, spent: &Spent) -> String {
 
 /// Remaining time at this run's mean rate. A single chunk may take minutes, and rows of earlier runs say nothing about
 /// the rate.
-fn left(done: &Done<'_>, seconds: f64) -> Option<FormattedDuration> {
+fn left(done: &Done, seconds: f64) -> Option<FormattedDuration> {
     let now = done.tally.rows.saturating_sub(done.before);
     let left = done.rows.saturating_sub(done.tally.rows) as f64 / rate(now, seconds);
     (now > 0).then(|| FormattedDuration(Duration::from_secs_f64(left.min(1e9))))
@@ -290,7 +290,7 @@ mod tests {
     fn lines_are_short() {
         let said = |tally: &Tally, spent: &Spent| {
             let (rows, before) = (12_000_000, 1_000_000);
-            lines(&Done { rows, before, bytes: 1, tally, waits: Waits::default() }, 100_000.0, spent)
+            lines(&Done { rows, before, bytes: 1, tally: tally.clone(), waits: Waits::default() }, 100_000.0, spent)
         };
         let few = said(&tally(1_100_000, 0), &Spent::default());
         assert_eq!(few, "1100000 of 12000000 rows, 1.0 rows/s, 50.0 % kept, 126d 03:46:40 to go");

@@ -266,7 +266,7 @@ async fn execute(ctx: &SessionContext, jobs: &[Job], metrics_addr: Option<&str>)
             say(&format!("shard {} of {}", job.shard.0, job.shard.1));
         }
         let progress = Progress::new(Arc::clone(&stats));
-        let update = |done: &capfilt_job::Done<'_>| {
+        let update = |done: &capfilt_job::Done| {
             begun.store(true, Ordering::Relaxed);
             progress.update(done);
             if let Some(metrics) = &metrics {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
-use capfilt_job::{Done, Tally, Waits};
+use capfilt_job::Done;
 use capfilt_udfs::engine::ModelStats;
 use prometheus::{CounterVec, Gauge, Opts, Registry, TextEncoder};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -55,18 +55,9 @@ pub(crate) struct Metrics(Arc<Shared>);
 
 struct Shared {
     started: Instant,
-    latest: Mutex<Latest>,
+    /// The job's latest progress report.
+    latest: Mutex<Done>,
     stats: Stats,
-}
-
-/// The job's latest progress report.
-#[derive(Debug, Clone, Default)]
-struct Latest {
-    rows: u64,
-    before: u64,
-    bytes: u64,
-    tally: Tally,
-    waits: Waits,
 }
 
 impl Metrics {
@@ -84,10 +75,8 @@ impl Metrics {
     }
 
     /// Stores the job's latest progress.
-    pub(crate) fn update(&self, done: &Done<'_>) {
-        let &Done { rows, before, bytes, tally, waits } = done;
-        let latest = Latest { rows, before, bytes, tally: tally.clone(), waits };
-        *self.0.latest.lock().unwrap_or_else(PoisonError::into_inner) = latest;
+    pub(crate) fn update(&self, done: &Done) {
+        done.clone_into(&mut self.0.latest.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
@@ -155,8 +144,8 @@ impl Shared {
 ///
 /// Each page has a registry of its own: its metrics are read when it is asked for, and a series that ended, such as a
 /// reason that is no longer among the commonest, does not stay.
-fn page(latest: &Latest, models: &[ModelStats], elapsed: Duration) -> prometheus::Result<String> {
-    let Latest { rows, before, bytes, tally, waits } = latest;
+fn page(latest: &Done, models: &[ModelStats], elapsed: Duration) -> prometheus::Result<String> {
+    let Done { rows, before, bytes, tally, waits } = latest;
     let page = Page(Registry::new_custom(Some("capfilt".to_owned()), None)?);
     page.gauge("source_rows", "Rows of the source that are this job's", *rows as f64)?;
     page.gauge("rows_done_before", "Rows that an earlier run had done", *before as f64)?;
@@ -232,6 +221,7 @@ fn labels(model: &ModelStats, all: &[ModelStats]) -> [String; 3] {
 
 #[cfg(test)]
 mod tests {
+    use capfilt_job::{Tally, Waits};
     use capfilt_udfs::blip::Precision;
 
     use super::*;
@@ -261,7 +251,7 @@ mod tests {
         let mut tally = Tally::default();
         (tally.rows, tally.failed) = (10, 2);
         (tally.web.pairs, tally.web.kept) = (10, 4);
-        let latest = Latest {
+        let latest = Done {
             rows: 40,
             before: 3,
             bytes: 1000,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use capfilt_udfs::engine::CancelToken;
+use datafusion::common::runtime::SpawnedTask;
 use moka::Expiry;
 use moka::future::Cache;
 use moka::policy::EvictionPolicy;
@@ -16,7 +17,6 @@ use reqwest::{Client, Proxy};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
-use tokio::task::JoinHandle;
 use url::Url;
 
 use crate::address::{self, PublicOnly};
@@ -124,11 +124,11 @@ impl Fetcher {
         urls: impl IntoIterator<Item = String>,
         query: Option<&CancelToken>,
     ) -> Result<Vec<Fetching>, String> {
-        let runtime = RUNTIME.as_ref().map_err(Clone::clone)?;
+        let _inside = RUNTIME.as_ref().map_err(Clone::clone)?.enter();
         let memo = query.map_or_else(|| new_memo(&self.settings, FAILED_FOR), |query| self.memo(query));
         let begin = |url: String| {
             let (this, memo) = (Arc::clone(self), memo.clone());
-            Fetching(runtime.spawn(async move {
+            Fetching(SpawnedTask::spawn(async move {
                 let fetch = async { Arc::new(this.fetch(&url).await) };
                 let entry = memo.entry_by_ref(&url).or_insert_with(fetch).await;
                 if entry.is_fresh() {
@@ -287,29 +287,21 @@ fn refusal(headers: &HeaderMap) -> Option<String> {
 
 /// Fetch in flight; dropping it cancels it.
 #[derive(Debug)]
-pub struct Fetching(JoinHandle<Arc<Fetched>>);
+pub struct Fetching(SpawnedTask<Arc<Fetched>>);
 
 impl Fetching {
     /// Waits for the result.
-    pub async fn end(mut self) -> Arc<Fetched> {
-        match (&mut self.0).await {
-            Ok(fetched) => fetched,
-            Err(e) => Arc::new(Fetched { error: Some(format!("a task ended: {e}")), ..Fetched::default() }),
-        }
-    }
-}
-
-impl Drop for Fetching {
-    fn drop(&mut self) {
-        self.0.abort();
+    pub async fn end(self) -> Arc<Fetched> {
+        let failed = |e| Arc::new(Fetched { error: Some(format!("a task ended: {e}")), ..Fetched::default() });
+        self.0.await.unwrap_or_else(failed)
     }
 }
 
 /// Blocks until all fetches end, polling `cancelled` every 50 ms.
 pub(crate) fn wait(all: Vec<Fetching>, cancelled: impl Fn() -> bool) -> Result<Vec<Arc<Fetched>>, String> {
-    let runtime = RUNTIME.as_ref().map_err(Clone::clone)?;
+    let _inside = RUNTIME.as_ref().map_err(Clone::clone)?.enter();
     let (sender, receiver) = std::sync::mpsc::channel();
-    let task = runtime.spawn(async move {
+    let _task = SpawnedTask::spawn(async move {
         let mut fetched = Vec::with_capacity(all.len());
         for one in all {
             fetched.push(one.end().await);
@@ -321,10 +313,7 @@ pub(crate) fn wait(all: Vec<Fetching>, cancelled: impl Fn() -> bool) -> Result<V
         match receiver.recv_timeout(Duration::from_millis(50)) {
             Ok(fetched) => return Ok(fetched),
             Err(std::sync::mpsc::RecvTimeoutError::Timeout) if !cancelled() => {}
-            Err(e) => {
-                task.abort();
-                return Err(format!("cancelled ({e})"));
-            }
+            Err(e) => return Err(format!("cancelled ({e})")),
         }
     }
 }

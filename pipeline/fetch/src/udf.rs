@@ -3,7 +3,6 @@
 //! FETCH is an SQL keyword: after a comma in a SELECT list the parser takes it for the end of the list, so `fetch` is
 //! only an alias.
 
-use std::hash::{Hash, Hasher};
 use std::sync::{Arc, LazyLock};
 
 use capfilt_udfs::cost::{self, Cost};
@@ -40,7 +39,7 @@ static FIELDS: LazyLock<Fields> = LazyLock::new(|| {
 });
 
 /// The function, with the settings at planning time.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Fetch {
     options: FetchOptions,
     signature: Signature,
@@ -62,20 +61,6 @@ impl Fetch {
         let signature = Signature::one_of(open, Volatility::Volatile);
         cost::declare::<Self>(Cost::NETWORK);
         Self { options, signature, aliases: vec!["fetch".to_owned()], documentation }
-    }
-}
-
-impl PartialEq for Fetch {
-    fn eq(&self, other: &Self) -> bool {
-        self.options == other.options
-    }
-}
-
-impl Eq for Fetch {}
-
-impl Hash for Fetch {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.options.hash(state);
     }
 }
 

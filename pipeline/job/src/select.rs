@@ -64,16 +64,8 @@ impl Select {
     /// Errors if the table is unfinished or not of Parquet, or if a missing image is no longer in the source.
     pub async fn run(&self) -> Result<Summary> {
         let started = Instant::now();
-        let manifests = manifests::manifests(&self.table)?;
-        let Some(first) = manifests.first() else {
-            return Err(Error::dest(&self.table, "there is no pair table of capfilt run: give the DEST of one"));
-        };
-        if !matches!(first.job.format.as_str(), "parquet" | "delta") {
-            return Err(Error::dest(
-                &self.table,
-                "its files are not Parquet: write the table with --table-format parquet or delta",
-            ));
-        }
+        let manifests = manifests::of_parquet(&self.table, "pairs are selected from Parquet")?;
+        let first = &manifests[0];
         match first.verdicts.by_itm_alone {
             Some(true) => {}
             Some(false) => {
@@ -87,9 +79,7 @@ impl Select {
                 self.table.display()
             ),
         }
-        // This errors on an unfinished table.
         let mut parts = Source::open(&self.table)?;
-        manifests::check_parts(&self.table, &manifests)?;
         check_apart(&parts, &self.dest)?;
         let min_itm = self.min_itm(&first.verdicts)?;
         self.check_stored(first, min_itm)?;

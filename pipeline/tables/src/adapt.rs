@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    Array as _, ArrayRef, AsArray as _, FixedSizeListArray, GenericListArray, MapArray, OffsetSizeTrait,
-    StringViewArray, StructArray, new_null_array,
+    Array as _, ArrayRef, AsArray as _, BinaryViewArray, FixedSizeListArray, GenericListArray, MapArray,
+    OffsetSizeTrait, StringViewArray, StructArray, new_null_array,
 };
 use datafusion::arrow::buffer::OffsetBuffer;
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
@@ -21,6 +21,15 @@ use datafusion::arrow::error::ArrowError;
 /// Names the value that does not fit, or the two types if no value would.
 pub(crate) fn adapt(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
     nested(array, to, &exact_cast)
+}
+
+/// Bytes of an image column, which are its values or the field `bytes` of them.
+///
+/// # Errors
+/// Names the column's type if it has no bytes.
+pub fn image_bytes(column: &ArrayRef) -> Result<BinaryViewArray, ArrowError> {
+    let bytes = column.as_struct_opt().and_then(|parts| parts.column_by_name("bytes")).unwrap_or(column);
+    Ok(adapt(bytes, &DataType::BinaryView)?.as_binary_view().clone())
 }
 
 /// Variant of [`adapt`] for an `array` with bytes in place of texts; U+FFFD replaces invalid UTF-8.

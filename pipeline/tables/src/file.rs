@@ -16,8 +16,8 @@ use crate::error::{Error, Result};
 use crate::file_record::FileRecord;
 use crate::halt::Halt;
 use crate::image_names::ImageNames;
-use crate::store::read_ahead::Pages;
-use crate::store::remote::Remote;
+use crate::store::object::Object;
+use crate::store::read_ahead::{Cursor, Pages};
 
 /// Files inspected concurrently: each one in a store takes several requests.
 const AT_ONCE: usize = 8;
@@ -28,7 +28,7 @@ pub enum DataFile {
     /// A path.
     Local(PathBuf),
     /// An object.
-    Remote(Remote),
+    Remote(Arc<Object>),
     /// A folder of images.
     Folder(Arc<Folder>),
 }
@@ -49,7 +49,7 @@ impl DataFile {
     pub fn shown(&self) -> PathBuf {
         match self {
             Self::Local(path) => path.clone(),
-            Self::Remote(remote) => PathBuf::from(remote.url()),
+            Self::Remote(remote) => PathBuf::from(&remote.url),
             Self::Folder(folder) => folder.shown.clone(),
         }
     }
@@ -58,7 +58,7 @@ impl DataFile {
     pub(crate) fn below<'a>(&'a self, root: &Path) -> &'a Path {
         match self {
             Self::Local(path) => path.strip_prefix(root).unwrap_or(path),
-            Self::Remote(remote) => Path::new(remote.name()),
+            Self::Remote(remote) => Path::new(&remote.name),
             Self::Folder(folder) => &folder.below,
         }
     }
@@ -86,7 +86,7 @@ impl DataFile {
     pub fn bytes(&self) -> io::Result<u64> {
         match self {
             Self::Local(path) => fs::metadata(path).map(|meta| meta.len()),
-            Self::Remote(remote) => Ok(remote.size()),
+            Self::Remote(remote) => Ok(remote.size),
             Self::Folder(_) => Err(io::ErrorKind::IsADirectory.into()),
         }
     }
@@ -151,7 +151,7 @@ impl DataFile {
     pub fn open(&self) -> io::Result<Box<dyn Input>> {
         let input: Box<dyn Input> = match self {
             Self::Local(path) => Box::new(File::open(path)?),
-            Self::Remote(remote) => Box::new(remote.open()),
+            Self::Remote(remote) => Box::new(Cursor::new(remote)),
             Self::Folder(_) => return Err(io::ErrorKind::IsADirectory.into()),
         };
         Ok(input)
@@ -161,7 +161,7 @@ impl DataFile {
     pub(crate) fn chunks(&self) -> io::Result<Chunks> {
         let input = match self {
             Self::Local(path) => Pieces::Local(Arc::new(File::open(path)?)),
-            Self::Remote(remote) => Pieces::Remote(remote.pages()),
+            Self::Remote(remote) => Pieces::Remote(Pages::new(remote)),
             Self::Folder(_) => return Err(io::ErrorKind::IsADirectory.into()),
         };
         Ok(Chunks { input, failed: Arc::default() })
@@ -170,7 +170,7 @@ impl DataFile {
     /// Reason for a failure: the store's error if there was one, else `other`, the reader's message.
     pub(crate) fn reason(&self, other: impl FnOnce() -> String) -> String {
         match self {
-            Self::Remote(remote) => remote.problem().unwrap_or_else(other),
+            Self::Remote(remote) => remote.problem().map_or_else(other, |problem| problem.to_string()),
             Self::Local(_) | Self::Folder(_) => other(),
         }
     }

@@ -15,6 +15,11 @@ impl Halt {
         self.0.load(Ordering::Relaxed)
     }
 
+    /// Cancels the work.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
     /// Fails if the work has been cancelled.
     ///
     /// # Errors
@@ -30,7 +35,7 @@ pub async fn aside<T: Send + 'static>(work: impl FnOnce(&Halt) -> Result<T> + Se
     struct Dropped(Halt);
     impl Drop for Dropped {
         fn drop(&mut self) {
-            self.0.0.store(true, Ordering::Relaxed);
+            self.0.set();
         }
     }
     let dropped = Dropped(Halt::default());

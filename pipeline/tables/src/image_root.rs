@@ -35,7 +35,7 @@ impl Root {
         let text = root.to_string_lossy();
         if is_url(&text) {
             let scheme = text.split("://").next().unwrap_or_default();
-            if providers::of(scheme).is_ok_and(|store| !store.has_folders()) {
+            if providers::of(scheme).is_ok_and(|store| !store.has_folders) {
                 let reason = "a server on the web has no folders: say with --image-root where the files are, or give --image-is url";
                 return Err(Error::source(root, reason));
             }

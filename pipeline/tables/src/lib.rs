@@ -3,7 +3,7 @@
 //! The crate knows nothing of jobs, recipes or destinations. A pair table is a table like others, whose folder also
 //! says whether it is complete ([`unfinished`]).
 
-mod adapt;
+pub mod adapt;
 pub mod error;
 pub mod failpoint;
 pub mod file;

@@ -16,9 +16,28 @@ pub(crate) fn manifests(table: &Path) -> Result<Vec<Manifest>> {
     pair_table::manifest_paths(table)?.iter().filter_map(|path| Manifest::read(path).transpose()).collect()
 }
 
+/// Manifests, at least one, of a finished table of Parquet files.
+///
+/// # Errors
+/// Another table; `wanted` says what is made of which files.
+pub(crate) fn of_parquet(table: &Path, wanted: &str) -> Result<Vec<Manifest>> {
+    let manifests = manifests(table)?;
+    let Some(first) = manifests.first() else {
+        return Err(Error::dest(table, "there is no pair table of capfilt run: give the DEST of one"));
+    };
+    if let Some(reason) = pair_table::unfinished(table)? {
+        return Err(Error::dest(table, reason));
+    }
+    if !matches!(first.job.format.as_str(), "parquet" | "delta") {
+        return Err(Error::dest(table, format!("{wanted}, and this table is {}", first.job.format)));
+    }
+    check_parts(table, &manifests)?;
+    Ok(manifests)
+}
+
 /// Refuses a table that is read by its folder if parts are missing, or if other Parquet files lie beside them, which
 /// would count as pairs.
-pub(crate) fn check_parts(table: &Path, manifests: &[Manifest]) -> Result<()> {
+fn check_parts(table: &Path, manifests: &[Manifest]) -> Result<()> {
     if is_delta(table) {
         return Ok(());
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
+use serde_json::{Map, Value, json};
 
 use crate::checkpoint::manifest::Manifest;
 use crate::recipe::provenance::together;
@@ -17,74 +18,6 @@ pub struct ReportOptions {
     pub source: Option<PathBuf>,
 }
 
-/// All data of the page, whose script uses these field names.
-#[derive(Debug, Serialize)]
-pub(crate) struct Report {
-    title: String,
-    job: Job,
-    totals: Totals,
-    funnel: Vec<Step>,
-    #[serde(flatten)]
-    numbers: Numbers,
-    #[serde(flatten)]
-    gallery: Gallery,
-    sample: Sample,
-}
-
-#[derive(Debug, Serialize)]
-struct Job {
-    source: String,
-    sql: String,
-    captioner: Option<String>,
-    filter: Option<String>,
-    engine: String,
-    settings: BTreeMap<String, String>,
-}
-
-#[derive(Debug, Serialize)]
-struct Totals {
-    rows: u64,
-    pairs: u64,
-    kept: u64,
-    files: usize,
-    bytes: u64,
-}
-
-/// Counts over the texts of one source.
-#[derive(Debug, Serialize)]
-pub(crate) struct SourceRow {
-    pub(crate) source: String,
-    pub(crate) pairs: u64,
-    pub(crate) kept: u64,
-    pub(crate) scored: u64,
-    pub(crate) mean_itm: Option<f32>,
-}
-
-#[derive(Debug, Serialize)]
-struct Step {
-    label: &'static str,
-    count: u64,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct Histogram {
-    pub(crate) source: String,
-    /// Pairs by score, in bins of equal width from 0 to 1.
-    pub(crate) counts: Vec<u64>,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct Reason {
-    pub(crate) reason: String,
-    pub(crate) count: u64,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct Text {
-    pub(crate) text: String,
-    pub(crate) count: u64,
-}
-
 /// An image of the gallery and its texts.
 #[derive(Debug, Serialize)]
 pub(crate) struct Image {
@@ -95,75 +28,72 @@ pub(crate) struct Image {
     pub(crate) pairs: Vec<Pair>,
 }
 
-#[derive(Debug, Serialize)]
-pub(crate) struct Pair {
-    pub(crate) source: String,
-    pub(crate) text: Option<String>,
-    pub(crate) itm: Option<f32>,
-    pub(crate) itc: Option<f32>,
-    pub(crate) kept: bool,
-    pub(crate) error: Option<String>,
-    /// Number of the captioner that wrote the text, from 1, if there are several.
-    pub(crate) captioner: Option<i64>,
-}
-
-#[derive(Debug, Serialize)]
-struct Sample {
-    images: usize,
-    of: u64,
-}
-
-impl Report {
-    pub(crate) fn new(title: String, manifests: &[Manifest], numbers: Numbers, gallery: Gallery) -> Self {
-        let (job, source) = (&manifests[0].job, manifests[0].source.display().to_string());
-        let all = |of: fn(&SourceRow) -> u64| numbers.sources.iter().map(of).sum::<u64>();
-        let (pairs, kept, scored) = (all(|s| s.pairs), all(|s| s.kept), all(|s| s.scored));
-        let rows: u64 = manifests.iter().map(|m| m.tally.rows).sum();
-        let failed: u64 = manifests.iter().map(|m| m.tally.failed).sum();
-        let parts = || manifests.iter().flat_map(|m| &m.parts);
-        let step = |label, count| Step { label, count };
-        Self {
-            title,
-            job: Job {
-                source,
-                sql: job.recipe.clone(),
-                captioner: together(job.models.captioner.as_ref(), &job.captioners),
-                filter: together(job.models.filter.as_ref(), &job.filters),
-                engine: job.engine.clone(),
-                settings: job.models.settings.iter().map(|(k, v)| (format!("capfilt.{k}"), v.clone())).collect(),
-            },
-            totals: Totals { rows, pairs, kept, files: parts().count(), bytes: parts().map(|p| p.bytes).sum() },
-            funnel: vec![
-                step("rows read", rows),
-                step("usable rows", rows.saturating_sub(failed)),
-                step("pairs", pairs),
-                step("scored", scored),
-                step("kept", kept),
-            ],
-            sample: Sample { images: gallery.images.len(), of: numbers.images },
-            numbers,
-            gallery,
-        }
-    }
-}
+/// A pair by the names of its columns. Its `captioner` is the number of the captioner that wrote the text, from 1, if
+/// there are several.
+pub(crate) type Pair = Map<String, Value>;
 
 /// Numbers of the page.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(crate) struct Numbers {
-    pub(crate) sources: Vec<SourceRow>,
-    pub(crate) histograms: Vec<Histogram>,
-    pub(crate) failures: Vec<Reason>,
-    pub(crate) captions: Vec<Text>,
+    /// Counts over the texts of each source.
+    pub(crate) sources: Vec<Value>,
+    /// Pairs of each source by score, in bins of equal width from 0 to 1.
+    pub(crate) histograms: Vec<Value>,
+    pub(crate) failures: Vec<Value>,
+    pub(crate) captions: Vec<Value>,
     pub(crate) threshold: Option<f32>,
     /// Number of source rows.
-    #[serde(skip)]
     pub(crate) images: u64,
 }
 
 /// Images of the gallery.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(crate) struct Gallery {
     pub(crate) images: Vec<Image>,
     /// Pairs nearest the threshold: index of the image, index of its pair.
     pub(crate) near: Vec<(usize, usize)>,
+}
+
+/// All data of the page, whose script uses these names.
+pub(crate) fn data(title: &str, manifests: &[Manifest], numbers: &Numbers, gallery: &Gallery) -> Value {
+    let job = &manifests[0].job;
+    let all = |name: &str| numbers.sources.iter().filter_map(|source| source[name].as_u64()).sum::<u64>();
+    let rows: u64 = manifests.iter().map(|m| m.tally.rows).sum();
+    let failed: u64 = manifests.iter().map(|m| m.tally.failed).sum();
+    let parts = || manifests.iter().flat_map(|m| &m.parts);
+    let settings = job.models.settings.iter().map(|(name, value)| (format!("capfilt.{name}"), value));
+    json!({
+        "title": title,
+        "job": {
+            "source": manifests[0].source.display().to_string(),
+            "sql": job.recipe,
+            "captioner": together(job.models.captioner.as_ref(), &job.captioners),
+            "filter": together(job.models.filter.as_ref(), &job.filters),
+            "engine": job.engine,
+            "settings": settings.collect::<BTreeMap<_, _>>(),
+        },
+        "totals": {
+            "rows": rows,
+            "pairs": all("pairs"),
+            "kept": all("kept"),
+            "files": parts().count(),
+            "bytes": parts().map(|part| part.bytes).sum::<u64>(),
+        },
+        "funnel": [
+            {"label": "rows read", "count": rows},
+            {"label": "usable rows", "count": rows.saturating_sub(failed)},
+            {"label": "pairs", "count": all("pairs")},
+            {"label": "scored", "count": all("scored")},
+            {"label": "kept", "count": all("kept")},
+        ],
+        "sources": numbers.sources,
+        "histograms": numbers.histograms,
+        "failures": numbers.failures,
+        "captions": numbers.captions,
+        // As its digits say, which are compared with those of scores.
+        "threshold": numbers.threshold.and_then(|least| least.to_string().parse::<f64>().ok()),
+        "images": gallery.images,
+        "near": gallery.near,
+        "sample": {"images": gallery.images.len(), "of": numbers.images},
+    })
 }

@@ -1,17 +1,16 @@
 //! The page's gallery of images and their texts.
 
 use capfilt_tables::error::Result;
-use datafusion::arrow::array::{Array, AsArray, GenericStringArray};
-use datafusion::arrow::datatypes::{Float32Type, Int64Type};
+use datafusion::arrow::array::AsArray as _;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::prelude::SessionContext;
 use futures::StreamExt as _;
+use serde::Deserialize;
 
 use crate::checkpoint::manifest::Manifest;
 use crate::images::original::{Pictures, Wanted};
-use crate::report::data::ReportOptions;
-use crate::report::data::{Gallery, Image, Pair};
-use crate::report::queries::PAIRS;
+use crate::report::data::{Gallery, Image, Pair, ReportOptions};
+use crate::report::queries::{self, PAIRS};
 use crate::report::thumbnail;
 
 /// Number of pairs nearest the threshold.
@@ -19,8 +18,26 @@ const NEAR: usize = 60;
 /// Columns that may identify a row to a reader, best first.
 const NAMES: [&str; 7] = ["id", "key", "__key__", "uid", "sample_id", "url", "image_path"];
 
-/// A row of the source: file and row number.
-type Key = (String, i64);
+/// Columns of a [`Key`].
+const KEY: &str = "provenance['file'] AS \"file\", provenance['row'] AS \"row\"";
+
+/// A row of the source.
+#[derive(PartialEq, Deserialize)]
+struct Key {
+    file: String,
+    row: i64,
+}
+
+/// A pair as it is queried, beside its image.
+#[derive(Deserialize)]
+struct Row {
+    #[serde(flatten)]
+    key: Key,
+    name: String,
+    sha256: Option<String>,
+    #[serde(flatten)]
+    pair: Pair,
+}
 
 /// Selects about `options.images` of the `all` images, evenly and deterministically, and those nearest the threshold.
 pub(crate) async fn gallery(
@@ -36,27 +53,26 @@ pub(crate) async fn gallery(
         || "concat(provenance['file'], ' row ', provenance['row'])".to_owned(),
         |name| format!("concat('{name}=', \"{name}\")"),
     );
-    let itc = if has("itc_score") { "itc_score" } else { "CAST(NULL AS REAL)" };
+    let itc = if has("itc_score") { "itc_score" } else { "NULL" };
     // Use `captioner` only if the recipe made it: the source may have a column of that name.
     let captioner = if has("captioner") && !job.job.captioners.is_empty() {
         "CASE WHEN source = 'synthetic' THEN TRY_CAST(captioner AS BIGINT) END"
     } else {
-        "CAST(NULL AS BIGINT)"
+        "NULL"
     };
-    let image = if has("image") { "arrow_cast(image, 'Binary')" } else { "arrow_cast(NULL, 'Binary')" };
+    let image = if has("image") { "image" } else { "NULL" };
     let mut chosen = sampled(options.images, all);
     if let Some(threshold) = threshold {
         chosen += &nearest_rows(ctx, threshold).await?;
     }
     let sql = format!(
-        "SELECT arrow_cast(provenance['file'], 'Utf8'), provenance['row'], arrow_cast({name}, 'Utf8'), \
-         arrow_cast(image_sha256, 'Utf8'), arrow_cast(source, 'Utf8'), arrow_cast(text, 'Utf8'), itm_score, {itc}, kept, \
-         arrow_cast(error, 'Utf8'), {image}, {captioner} AS captioner_number FROM {PAIRS} WHERE {chosen}"
+        "SELECT arrow_cast({image}, 'Binary'), {KEY}, {name} AS name, image_sha256 AS sha256, source, text, itm_score AS itm, \
+         {itc} AS itc, coalesce(kept, false) AS kept, error, {captioner} AS captioner FROM {PAIRS} WHERE {chosen}"
     );
     let mut found = Found::default();
     let mut batches = ctx.sql(&sql).await?.execute_stream().await?;
     while let Some(batch) = batches.next().await {
-        found.add(&batch?);
+        found.add(batch?)?;
     }
     if let Err(error) = found.fill(job, options) {
         log::warn!("pictures that the table left out cannot be shown: {error}");
@@ -79,32 +95,22 @@ fn sampled(images: usize, all: u64) -> String {
 /// A further condition that selects the rows of the pairs nearest the threshold.
 async fn nearest_rows(ctx: &SessionContext, threshold: f32) -> Result<String> {
     let sql = format!(
-        "SELECT arrow_cast(provenance['file'], 'Utf8'), provenance['row'] FROM {PAIRS} WHERE itm_score IS NOT NULL \
-         ORDER BY abs(itm_score - {threshold}) LIMIT {NEAR}"
+        "SELECT {KEY} FROM {PAIRS} WHERE itm_score IS NOT NULL ORDER BY abs(itm_score - {threshold}) LIMIT {NEAR}"
     );
-    let mut condition = String::new();
-    for batch in ctx.sql(&sql).await?.collect().await? {
-        let (files, numbers) = (texts(&batch, 0), batch.column(1).as_primitive::<Int64Type>());
-        for (file, number) in files.iter().zip(numbers) {
-            let (file, number) = (file.unwrap_or_default().replace('\'', "''"), number.unwrap_or_default());
-            condition += &format!(" OR (provenance['row'] = {number} AND provenance['file'] = '{file}')");
-        }
-    }
-    Ok(condition)
+    let condition = |Key { file, row }: Key| {
+        format!(" OR (provenance['row'] = {row} AND provenance['file'] = '{}')", file.replace('\'', "''"))
+    };
+    Ok(queries::rows(ctx, &sql).await?.into_iter().map(condition).collect())
 }
 
 fn nearest(images: &[Image], threshold: f32) -> Vec<(usize, usize)> {
     let pairs = images.iter().enumerate().flat_map(|(i, image)| {
         let scored = image.pairs.iter().enumerate();
-        scored.filter_map(move |(p, pair)| Some(((pair.itm? - threshold).abs(), (i, p))))
+        scored.filter_map(move |(p, pair)| Some(((pair.get("itm")?.as_f64()? as f32 - threshold).abs(), (i, p))))
     });
     let mut pairs: Vec<(f32, (usize, usize))> = pairs.collect();
     pairs.sort_by(|a, b| a.0.total_cmp(&b.0));
     pairs.into_iter().take(NEAR).map(|(_, place)| place).collect()
-}
-
-fn texts(batch: &RecordBatch, column: usize) -> &GenericStringArray<i32> {
-    batch.column(column).as_string()
 }
 
 /// Images in table order.
@@ -115,46 +121,27 @@ struct Found {
 }
 
 impl Found {
-    /// Adds pairs; the pairs of an image must be contiguous.
-    fn add(&mut self, batch: &RecordBatch) {
-        let text = |column: usize, row: usize| {
-            let column = texts(batch, column);
-            column.is_valid(row).then(|| column.value(row).to_owned())
-        };
-        let score = |column: usize, row: usize| {
-            let column = batch.column(column).as_primitive::<Float32Type>();
-            (column.is_valid(row) && column.value(row).is_finite()).then(|| column.value(row))
-        };
-        let numbers = batch.column(1).as_primitive::<Int64Type>();
-        let captioners = batch.column(11).as_primitive::<Int64Type>();
-        let (kept, bytes) = (batch.column(8).as_boolean(), batch.column(10).as_binary::<i32>());
-        for row in 0..batch.num_rows() {
-            let key = (text(0, row).unwrap_or_default(), numbers.value(row));
-            if self.keys.last() != Some(&key) {
-                self.keys.push(key);
-                let name = text(2, row).unwrap_or_default();
-                self.images.push(Image { src: None, key: name, sha256: text(3, row), pairs: Vec::new() });
+    /// Adds pairs, with the image in the first column; the pairs of an image must be contiguous.
+    fn add(&mut self, mut batch: RecordBatch) -> Result<()> {
+        let images = batch.remove_column(0);
+        for (row, bytes) in queries::objects::<Row>(&[batch])?.into_iter().zip(images.as_binary::<i32>()) {
+            if self.keys.last() != Some(&row.key) {
+                self.keys.push(row.key);
+                self.images.push(Image { src: None, key: row.name, sha256: row.sha256, pairs: Vec::new() });
             }
-            let Some(image) = self.images.last_mut() else { return };
-            if image.src.is_none() && bytes.is_valid(row) {
-                image.src = thumbnail::data_uri(bytes.value(row));
+            let Some(image) = self.images.last_mut() else { break };
+            if image.src.is_none() {
+                image.src = bytes.and_then(thumbnail::data_uri);
             }
-            image.pairs.push(Pair {
-                source: text(4, row).unwrap_or_default(),
-                text: text(5, row),
-                itm: score(6, row),
-                itc: score(7, row),
-                kept: kept.is_valid(row) && kept.value(row),
-                error: text(9, row),
-                captioner: captioners.is_valid(row).then(|| captioners.value(row)),
-            });
+            image.pairs.push(row.pair);
         }
+        Ok(())
     }
 
     /// Reads the images that the table left out (those of dropped pairs) from the source.
     fn fill(&mut self, job: &Manifest, options: &ReportOptions) -> Result<()> {
         let rows = self.images.iter().zip(&self.keys).enumerate();
-        let missing = rows.filter_map(|(place, (image, (file, row)))| {
+        let missing = rows.filter_map(|(place, (image, Key { file, row }))| {
             let (None, Ok(row), Some(sha256)) = (&image.src, u64::try_from(*row), &image.sha256) else { return None };
             Some((place, Wanted { file, row, sha256 }))
         });
@@ -184,8 +171,7 @@ mod tests {
 
     #[test]
     fn the_nearest_come_first() {
-        let pair =
-            |itm| Pair { source: String::new(), text: None, itm, itc: None, kept: false, error: None, captioner: None };
+        let pair = |itm: Option<f32>| Pair::from_iter([("itm".to_owned(), itm.into())]);
         let image = |itm: [Option<f32>; 2]| {
             let pairs = itm.map(pair).into();
             Image { src: None, key: String::new(), sha256: None, pairs }

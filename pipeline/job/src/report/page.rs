@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use capfilt_tables::error::{Error, Result};
-use capfilt_tables::pair_table;
+use capfilt_tables::error::Result;
 use capfilt_tables::sql::spilling_session::bounded;
 use datafusion::execution::disk_manager::DiskManagerMode;
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -22,17 +21,7 @@ const SCRIPT: &str = include_str!("page.js");
 /// # Errors
 /// Errors if the folder is not a finished pair table of `capfilt run` in Parquet.
 pub async fn report(path: &Path, options: &ReportOptions) -> Result<String> {
-    let manifests = manifests::manifests(path)?;
-    let Some(first) = manifests.first() else {
-        return Err(Error::dest(path, "there is no pair table of capfilt run: give the DEST of one"));
-    };
-    if let Some(reason) = pair_table::unfinished(path)? {
-        return Err(Error::dest(path, reason));
-    }
-    if !matches!(first.job.format.as_str(), "parquet" | "delta") {
-        return Err(Error::dest(path, format!("a report is made of Parquet, and this table is {}", first.job.format)));
-    }
-    manifests::check_parts(path, &manifests)?;
+    let manifests = manifests::of_parquet(path, "a report is made of Parquet")?;
     let config = SessionConfig::new().with_target_partitions(1).with_batch_size(64);
     let ctx = SessionContext::new_with_config(config);
     capfilt_tables::sql::open::register_pairs(&ctx, queries::PAIRS, path, None).await?;
@@ -40,11 +29,9 @@ pub async fn report(path: &Path, options: &ReportOptions) -> Result<String> {
     let counting = bounded(DiskManagerMode::OsTmpDirectory)?;
     capfilt_tables::sql::open::register_pairs(&counting, queries::PAIRS, path, None).await?;
     let numbers = queries::numbers(&counting, &manifests).await?;
-    let gallery = gallery::gallery(&ctx, first, options, numbers.threshold, numbers.images).await?;
+    let gallery = gallery::gallery(&ctx, &manifests[0], options, numbers.threshold, numbers.images).await?;
     let title = path.file_name().map_or_else(|| "pairs".to_owned(), |name| name.to_string_lossy().into_owned());
-    let data = data::Report::new(title, &manifests, numbers, gallery);
-    let json = serde_json::to_string(&data).map_err(|e| Error::Internal(e.to_string()))?;
-    Ok(page(&json))
+    Ok(page(&data::data(&title, &manifests, &numbers, &gallery).to_string()))
 }
 
 /// Fills in the template. The data come last and are replaced once, as a text may contain a placeholder.

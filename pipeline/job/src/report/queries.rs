@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use capfilt_tables::error::Result;
-use datafusion::arrow::array::{Array, AsArray};
-use datafusion::arrow::datatypes::{Float64Type, Int64Type};
+use capfilt_tables::error::{Error, Result};
+use datafusion::arrow::json::ArrayWriter;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::prelude::SessionContext;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 use crate::checkpoint::manifest::Manifest;
-use crate::report::data::{Histogram, Numbers, Reason, SourceRow, Text};
+use crate::report::data::Numbers;
 use crate::tally::counts::Tally;
 
 /// Table name of the pair table.
@@ -22,11 +24,9 @@ const CAPTIONS: usize = 100;
 pub(crate) async fn numbers(ctx: &SessionContext, manifests: &[Manifest]) -> Result<Numbers> {
     let mut tally = Tally::default();
     manifests.iter().for_each(|manifest| tally.merge(&manifest.tally));
-    let mut failures: Vec<Reason> =
-        tally.reasons().into_iter().map(|(reason, count)| Reason { reason: reason.to_owned(), count }).collect();
-    if tally.duplicates > 0 {
-        failures.push(Reason { reason: "duplicate of an earlier row".to_owned(), count: tally.duplicates });
-    }
+    let duplicates = (tally.duplicates > 0).then_some(("duplicate of an earlier row", tally.duplicates));
+    let failures = tally.reasons().into_iter().chain(duplicates);
+    let failures = failures.map(|(reason, count)| json!({"reason": reason, "count": count})).collect();
     Ok(Numbers {
         sources: sources(ctx).await?,
         histograms: histograms(ctx).await?,
@@ -37,65 +37,51 @@ pub(crate) async fn numbers(ctx: &SessionContext, manifests: &[Manifest]) -> Res
     })
 }
 
-async fn rows(ctx: &SessionContext, sql: &str) -> Result<Vec<RecordBatch>> {
-    Ok(ctx.sql(sql).await?.collect().await?)
+/// Rows of a query, whose columns have the names of the fields of `T`.
+pub(crate) async fn rows<T: DeserializeOwned>(ctx: &SessionContext, sql: &str) -> Result<Vec<T>> {
+    objects(&ctx.sql(sql).await?.collect().await?)
 }
 
-fn count(batch: &RecordBatch, column: usize, row: usize) -> u64 {
-    u64::try_from(batch.column(column).as_primitive::<Int64Type>().value(row)).unwrap_or(0)
+/// Rows as objects. A NULL is left out.
+pub(crate) fn objects<T: DeserializeOwned>(batches: &[RecordBatch]) -> Result<Vec<T>> {
+    let mut json = ArrayWriter::new(Vec::new());
+    let written = json.write_batches(&batches.iter().collect::<Vec<_>>()).and_then(|()| json.finish());
+    written.map_err(|e| Error::Internal(e.to_string()))?;
+    serde_json::from_slice(&json.into_inner()).map_err(|e| Error::Internal(e.to_string()))
 }
 
-fn word(batch: &RecordBatch, row: usize) -> String {
-    batch.column(0).as_string::<i32>().value(row).to_owned()
-}
-
-async fn sources(ctx: &SessionContext) -> Result<Vec<SourceRow>> {
+async fn sources(ctx: &SessionContext) -> Result<Vec<Value>> {
     let sql = format!(
-        "SELECT arrow_cast(source, 'Utf8'), count(*), count(*) FILTER (WHERE kept), count(itm_score), avg(itm_score) FROM {PAIRS} \
-         GROUP BY source ORDER BY source DESC"
+        "SELECT source, count(*) AS pairs, count(*) FILTER (WHERE kept) AS kept, count(itm_score) AS scored, \
+         CAST(avg(itm_score) AS REAL) AS mean_itm FROM {PAIRS} GROUP BY source ORDER BY source DESC"
     );
-    let mut found = Vec::new();
-    for batch in rows(ctx, &sql).await? {
-        let means = batch.column(4).as_primitive::<Float64Type>();
-        for row in 0..batch.num_rows() {
-            found.push(SourceRow {
-                source: word(&batch, row),
-                pairs: count(&batch, 1, row),
-                kept: count(&batch, 2, row),
-                scored: count(&batch, 3, row),
-                mean_itm: means.is_valid(row).then(|| means.value(row) as f32),
-            });
-        }
-    }
-    Ok(found)
+    rows(ctx, &sql).await
 }
 
-async fn histograms(ctx: &SessionContext) -> Result<Vec<Histogram>> {
+async fn histograms(ctx: &SessionContext) -> Result<Vec<Value>> {
+    #[derive(Deserialize)]
+    struct Bin {
+        source: String,
+        bin: usize,
+        pairs: u64,
+    }
     let last = BINS - 1;
     let sql = format!(
-        "SELECT arrow_cast(source, 'Utf8'), CAST(least(greatest(floor(itm_score * {BINS}), 0), {last}) AS BIGINT) AS bin, count(*) \
+        "SELECT source, CAST(least(greatest(floor(itm_score * {BINS}), 0), {last}) AS BIGINT) AS bin, count(*) AS pairs \
          FROM {PAIRS} WHERE itm_score IS NOT NULL GROUP BY 1, 2"
     );
     let mut found: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-    for batch in rows(ctx, &sql).await? {
-        for row in 0..batch.num_rows() {
-            let counts = found.entry(word(&batch, row)).or_insert_with(|| vec![0; BINS]);
-            let bin = usize::try_from(count(&batch, 1, row)).unwrap_or(last).min(last);
-            counts[bin] += count(&batch, 2, row);
-        }
+    for Bin { source, bin, pairs } in rows(ctx, &sql).await? {
+        found.entry(source).or_insert_with(|| vec![0; BINS])[bin.min(last)] += pairs;
     }
     // Web texts first.
-    Ok(found.into_iter().rev().map(|(source, counts)| Histogram { source, counts }).collect())
+    Ok(found.into_iter().rev().map(|(source, counts)| json!({"source": source, "counts": counts})).collect())
 }
 
-async fn captions(ctx: &SessionContext) -> Result<Vec<Text>> {
+async fn captions(ctx: &SessionContext) -> Result<Vec<Value>> {
     let sql = format!(
-        "SELECT arrow_cast(text, 'Utf8'), count(*) AS n FROM {PAIRS} WHERE source = 'synthetic' AND text IS NOT NULL GROUP BY text \
-         ORDER BY n DESC, text LIMIT {CAPTIONS}"
+        "SELECT text, count(*) AS \"count\" FROM {PAIRS} WHERE source = 'synthetic' AND text IS NOT NULL GROUP BY text \
+         ORDER BY \"count\" DESC, text LIMIT {CAPTIONS}"
     );
-    let mut found = Vec::new();
-    for batch in rows(ctx, &sql).await? {
-        found.extend((0..batch.num_rows()).map(|row| Text { text: word(&batch, row), count: count(&batch, 1, row) }));
-    }
-    Ok(found)
+    rows(ctx, &sql).await
 }

@@ -24,8 +24,8 @@ use crate::tally::counts::{Summary, Tally};
 use crate::tally::failure_limit::FailureLimit;
 
 /// Progress of a job.
-#[derive(Debug)]
-pub struct Done<'a> {
+#[derive(Debug, Clone, Default)]
+pub struct Done {
     /// Source rows that this job processes.
     pub rows: u64,
     /// Rows among them that an earlier run has done.
@@ -33,7 +33,7 @@ pub struct Done<'a> {
     /// Size of the source in bytes.
     pub bytes: u64,
     /// Counts over all rows done.
-    pub tally: &'a Tally,
+    pub tally: Tally,
     /// Time this run has spent waiting.
     pub waits: Waits,
 }
@@ -93,7 +93,7 @@ pub async fn run(
     ctx: &SessionContext,
     job: &Job,
     stop: watch::Receiver<Stop>,
-    progress: &dyn Fn(&Done<'_>),
+    progress: &dyn Fn(&Done),
 ) -> Result<Summary, Failure> {
     let started = Instant::now();
     let Prepared { mut source, workers, planned, identity, loader } = tokio::select! {
@@ -135,22 +135,18 @@ pub async fn run(
     let work = Arc::new(Work { planned, provenance, source: Arc::clone(&source) });
     let mut output = Output {
         writer: &writer,
-        tally: left.tally,
-        before,
-        rows,
-        bytes: source.bytes(),
+        done: Done { rows, before, bytes: source.bytes(), tally: left.tally, waits: Waits::default() },
         progress,
         limit: job.max_failed,
-        waits: Waits::default(),
     };
     let batch = ctx.copied_config().batch_size();
-    output.tell();
+    progress(&output.done);
     let chunks = prefetch(source.read(units, left.next, batch), filters, loader);
     let mut ran = LocalRunner { workers }.run(&work, chunks, &stop, &mut output).await;
     if let Ok(End::Whole) = ran {
         ran = output.check_whole().map(|()| End::Whole);
     }
-    let tally = std::mem::take(&mut output.tally);
+    let tally = std::mem::take(&mut output.done.tally);
     let end = match &ran {
         Ok(end) => *end,
         Err(_) => End::Broken,
@@ -175,41 +171,31 @@ pub async fn run(
 /// Counts pairs, reports progress and passes the pairs to the writer.
 struct Output<'a> {
     writer: &'a WriterThread,
-    tally: Tally,
-    before: u64,
-    rows: u64,
-    /// Size of the source, computed once: summing over the files for every chunk would be slow if there are as many.
-    bytes: u64,
-    progress: &'a dyn Fn(&Done<'_>),
+    done: Done,
+    progress: &'a dyn Fn(&Done),
     limit: Option<FailureLimit>,
-    waits: Waits,
 }
 
 impl PairSink for Output<'_> {
     async fn take(&mut self, pairs: Pairs) -> Result<bool> {
-        self.tally.merge(&pairs.tally);
-        self.tell();
+        self.done.tally.merge(&pairs.tally);
+        (self.progress)(&self.done);
         self.check_limit(false)?;
         let began = Instant::now();
         let taken = self.writer.write(pairs).await;
-        self.waits.table += began.elapsed();
+        self.done.waits.table += began.elapsed();
         Ok(taken)
     }
 
     fn idle(&mut self, time: Duration) {
-        self.waits.rows += time;
+        self.done.waits.rows += time;
     }
 }
 
 impl Output<'_> {
-    fn tell(&self) {
-        let Self { rows, before, bytes, waits, .. } = *self;
-        (self.progress)(&Done { rows, before, bytes, tally: &self.tally, waits });
-    }
-
     fn check_whole(&self) -> Result<()> {
         // The reader may have ended early without an error.
-        if self.tally.rows < self.rows {
+        if self.done.tally.rows < self.done.rows {
             return Err(Error::Internal("the reading thread ended before the source did".to_owned()));
         }
         self.check_limit(true)
@@ -217,7 +203,7 @@ impl Output<'_> {
 
     fn check_limit(&self, at_end: bool) -> Result<()> {
         match self.limit {
-            Some(limit) if limit.is_spent(&self.tally, at_end) => Err(limit.error(&self.tally)),
+            Some(limit) if limit.is_spent(&self.done.tally, at_end) => Err(limit.error(&self.done.tally)),
             _ => Ok(()),
         }
     }

@@ -19,7 +19,6 @@ use crate::format::contract::{FileFormat, FileInfo, InSql, Inspection, Reader, S
 use crate::format::rows::{Batches, Rows};
 use crate::format::sidecar::{self, MOST_TEXT_BYTES, PROBLEM, is_text};
 use crate::format::watch::Watch;
-use crate::halt::Halt;
 use crate::limits::{MOST_IMAGE_BYTES, too_large};
 
 /// Size at which a batch ends however few rows it has, bytes.
@@ -41,11 +40,39 @@ impl FileFormat for ImageFolder {
         &[]
     }
 
+    /// Digests, for the fingerprint, the names, sizes and modification times of the images and texts; in a store, the
+    /// objects' stamps replace the times.
     fn inspect(&self, file: &DataFile, inspection: &Inspection) -> Result<FileInfo> {
-        match file {
-            DataFile::Folder(folder) => inspect(folder, &inspection.halt),
-            _ => Err(file.error(|| ALONE.to_owned())),
+        let DataFile::Folder(folder) = file else { return Err(file.error(|| ALONE.to_owned())) };
+        let (mut bytes, mut digest) = (0, Sha256::new());
+        for picture in folder.pictures.iter().filter(|picture| picture.image.is_none()) {
+            digest.update(format!("{} is gone", picture.name));
         }
+        for beside in folder.besides() {
+            inspection.halt.check()?;
+            let file = &beside.place;
+            let unread = |e: io::Error| file.error(|| e.to_string());
+            let seen = file.seen().map_err(unread)?;
+            let size = seen.map_or_else(|| file.bytes(), |seen| Ok(seen.bytes)).map_err(unread)?;
+            bytes += size;
+            digest.update(file.shown().file_name().unwrap_or_default().as_encoded_bytes());
+            digest.update(size.to_le_bytes());
+            match seen {
+                Some(seen) => {
+                    let since = seen.modified.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+                    digest.update(since.unwrap_or_default().as_nanos().to_le_bytes());
+                    beside.seen.get_or_init(|| seen);
+                }
+                None => digest.update(file.stamp().unwrap_or_default()),
+            }
+        }
+        let schema = Schema::new(vec![
+            Field::new("key", DataType::Utf8, false),
+            Field::new("image", DataType::Binary, true),
+            Field::new("text", DataType::Utf8, true),
+        ]);
+        let (stamp, rows) = (hex::encode(&digest.finalize()[..8]), folder.pictures.len() as u64);
+        Ok(FileInfo { rows, bytes, stamp, schema: Arc::new(schema) })
     }
 
     fn inspects_all(&self) -> bool {
@@ -53,14 +80,29 @@ impl FileFormat for ImageFolder {
     }
 
     fn read(&self, file: &DataFile, scan: &Scan<'_>) -> Result<Batches, String> {
-        let max_image_bytes = match scan.reader {
+        let most_image_bytes = match scan.reader {
             Reader::Job { max_image_bytes } => max_image_bytes,
             Reader::Sql => MOST_IMAGE_BYTES,
         };
-        match file {
-            DataFile::Folder(folder) => Ok(read(folder, scan.ranges, scan.batch_rows, max_image_bytes)),
-            _ => Err(ALONE.to_owned()),
-        }
+        let DataFile::Folder(folder) = file else { return Err(ALONE.to_owned()) };
+        let folder = Arc::clone(folder);
+        let numbers: Vec<u64> = scan.ranges.iter().flat_map(|(start, rows)| *start..start + rows).collect();
+        let (mut left, most) = (0..numbers.len(), scan.batch_rows);
+        Ok(Box::new(std::iter::from_fn(move || {
+            let (mut pictures, mut bytes) = (Vec::new(), 0);
+            while pictures.len() < most && bytes < BATCH_BYTES {
+                let Some(next) = left.next() else { break };
+                let picture = usize::try_from(numbers[next]).ok().and_then(|number| folder.pictures.get(number));
+                let Some(picture) = picture else {
+                    return Some(Err("it has fewer images than when the job began".to_owned()));
+                };
+                // A failed size query is reported when the file is read; a file that is too large is not read.
+                let sizes = picture.image.iter().chain(&picture.text).map(|file| file.bytes().unwrap_or_default());
+                bytes += sizes.map(|size| size.min(most_image_bytes)).sum::<u64>();
+                pictures.push(picture);
+            }
+            (!pictures.is_empty()).then(|| batch(&pictures, most_image_bytes).map(Rows::with_problems).map_err(reason))
+        })))
     }
 
     fn seeks(&self) -> bool {
@@ -180,61 +222,6 @@ pub(crate) fn folders(root: &Path, files: Vec<DataFile>, known: &[FileRecord]) -
 /// The name with composed characters, Unicode's normalization form C.
 fn nfc(name: &str) -> String {
     ComposingNormalizer::new_nfc().normalize(name).into_owned()
-}
-
-/// Inspects a folder. Its fingerprint is a digest of the names, sizes and modification times of its images and texts; in
-/// a store, the objects' stamps replace the times.
-fn inspect(folder: &Folder, halt: &Halt) -> Result<FileInfo> {
-    let (mut bytes, mut digest) = (0, Sha256::new());
-    for picture in folder.pictures.iter().filter(|picture| picture.image.is_none()) {
-        digest.update(format!("{} is gone", picture.name));
-    }
-    for beside in folder.besides() {
-        halt.check()?;
-        let file = &beside.place;
-        let unread = |e: io::Error| file.error(|| e.to_string());
-        let seen = file.seen().map_err(unread)?;
-        let size = seen.map_or_else(|| file.bytes(), |seen| Ok(seen.bytes)).map_err(unread)?;
-        bytes += size;
-        digest.update(file.shown().file_name().unwrap_or_default().as_encoded_bytes());
-        digest.update(size.to_le_bytes());
-        match seen {
-            Some(seen) => {
-                let since = seen.modified.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
-                digest.update(since.unwrap_or_default().as_nanos().to_le_bytes());
-                beside.seen.get_or_init(|| seen);
-            }
-            None => digest.update(file.stamp().unwrap_or_default()),
-        }
-    }
-    let schema = Schema::new(vec![
-        Field::new("key", DataType::Utf8, false),
-        Field::new("image", DataType::Binary, true),
-        Field::new("text", DataType::Utf8, true),
-    ]);
-    let (stamp, rows) = (hex::encode(&digest.finalize()[..8]), folder.pictures.len() as u64);
-    Ok(FileInfo { rows, bytes, stamp, schema: Arc::new(schema) })
-}
-
-fn read(folder: &Arc<Folder>, ranges: &[(u64, u64)], most: usize, most_image_bytes: u64) -> Batches {
-    let folder = Arc::clone(folder);
-    let numbers: Vec<u64> = ranges.iter().flat_map(|(start, rows)| *start..start + rows).collect();
-    let mut left = 0..numbers.len();
-    Box::new(std::iter::from_fn(move || {
-        let (mut pictures, mut bytes) = (Vec::new(), 0);
-        while pictures.len() < most && bytes < BATCH_BYTES {
-            let Some(next) = left.next() else { break };
-            let picture = usize::try_from(numbers[next]).ok().and_then(|number| folder.pictures.get(number));
-            let Some(picture) = picture else {
-                return Some(Err("it has fewer images than when the job began".to_owned()));
-            };
-            // A failed size query is reported when the file is read; a file that is too large is not read.
-            let sizes = picture.image.iter().chain(&picture.text).map(|file| file.bytes().unwrap_or_default());
-            bytes += sizes.map(|size| size.min(most_image_bytes)).sum::<u64>();
-            pictures.push(picture);
-        }
-        (!pictures.is_empty()).then(|| batch(&pictures, most_image_bytes).map(Rows::with_problems).map_err(reason))
-    }))
 }
 
 /// Reason for an error, without the folder, which the caller names.

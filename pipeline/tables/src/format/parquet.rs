@@ -13,7 +13,6 @@ use datafusion::arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::arrow::util::display::array_value_to_string;
 use datafusion::parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
-    RowSelector,
 };
 use datafusion::parquet::arrow::{ARROW_SCHEMA_META_KEY, ProjectionMask, encode_arrow_schema};
 use datafusion::parquet::basic::{ConvertedType, LogicalType, Type as Physical};
@@ -52,54 +51,59 @@ impl FileFormat for Parquet {
         b"PAR1"
     }
 
-    fn inspect(&self, file: &DataFile, _: &Inspection) -> Result<FileInfo> {
-        inspect(file)
+    /// Reads the footer.
+    fn inspect(&self, place: &DataFile, _: &Inspection) -> Result<FileInfo> {
+        let file = place.chunks().map_err(|e| Error::source(place.shown(), e))?;
+        // With a plaintext footer, reading would fail only at the first encrypted column.
+        if footer::is_encrypted(&file) {
+            return Err(place.error(|| "it is encrypted: write it anew without".to_owned()));
+        }
+        let broken = |e: &dyn std::fmt::Display| place.error(|| format!("not a Parquet file, or a broken one: {e}"));
+        let footer = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| broken(&e))?;
+        if let Some(name) = schema::twice(footer.schema()) {
+            return Err(place.error(|| format!("it has two columns {name:?}: rename one")));
+        }
+        let rows = u64::try_from(footer.metadata().file_metadata().num_rows()).unwrap_or(0);
+        let stamp = footer::digest(&file).map_err(|e| broken(&e))?;
+        Ok(FileInfo { rows, bytes: file.len(), stamp, schema: Arc::new(schema::plain(footer.schema())) })
     }
 
     fn inspects_all(&self) -> bool {
         false
     }
 
-    fn read(&self, file: &DataFile, scan: &Scan<'_>) -> Result<Batches, String> {
-        read(file, scan.ranges, scan.batch_rows)
+    /// Makes U+FFFD of invalid UTF-8, which is a problem of its row. A row that cannot be decoded is NULL and has a problem.
+    fn read(&self, place: &DataFile, scan: &Scan<'_>) -> Result<Batches, String> {
+        let chunks = place.chunks().map_err(|e| e.to_string())?;
+        let file = Footer::load(&chunks, scan.batch_rows, |_| true).map_err(|e| e.to_string())?;
+        let left = scan.ranges.to_vec().into();
+        Ok(Box::new(Reader { place: place.clone(), chunks, file, left, open: None, alone: 0, last_failed: None }))
     }
 
     fn seeks(&self) -> bool {
         true
     }
 
-    fn bad_text(&self, file: &DataFile, rows: u64) -> Result<Option<(u64, String)>, String> {
-        bad_text(file, rows)
+    fn bad_text(&self, place: &DataFile, rows: u64) -> Result<Option<(u64, String)>, String> {
+        let has_text = |column: &Field| schema::as_bytes(&Schema::new(vec![column.clone()])).field(0) != column;
+        let chunks = place.chunks().map_err(|e| e.to_string())?;
+        let file = Footer::load(&chunks, LOOKED_AT, has_text).map_err(|e| e.to_string())?;
+        let opened = file.open(&chunks, &[(0, rows)]).map_err(|e| e.to_string())?;
+        let mut row = 0;
+        for batch in opened.reader {
+            let Rows { batch, problems } =
+                texts(&batch.map_err(|e| e.to_string())?, &file.wanted).map_err(|e| e.to_string())?;
+            if let Some(Problem { row: at, reason, .. }) = problems.into_iter().next() {
+                return Ok(Some((row + at as u64, reason)));
+            }
+            row += batch.num_rows() as u64;
+        }
+        Ok(None)
     }
 
     fn in_sql(&self) -> InSql {
         InSql::DataFusion { format: "parquet", is_compressed: false, is_typed: true }
     }
-}
-
-/// Inspects a file by its footer.
-fn inspect(place: &DataFile) -> Result<FileInfo> {
-    let file = place.chunks().map_err(|e| Error::source(place.shown(), e))?;
-    // With a plaintext footer, reading would fail only at the first encrypted column.
-    if footer::is_encrypted(&file) {
-        return Err(place.error(|| "it is encrypted: write it anew without".to_owned()));
-    }
-    let broken = |e: &dyn std::fmt::Display| place.error(|| format!("not a Parquet file, or a broken one: {e}"));
-    let footer = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|e| broken(&e))?;
-    if let Some(name) = schema::twice(footer.schema()) {
-        return Err(place.error(|| format!("it has two columns {name:?}: rename one")));
-    }
-    let rows = u64::try_from(footer.metadata().file_metadata().num_rows()).unwrap_or(0);
-    let stamp = footer::digest(&file).map_err(|e| broken(&e))?;
-    Ok(FileInfo { rows, bytes: file.len(), stamp, schema: Arc::new(schema::plain(footer.schema())) })
-}
-
-/// Reads rows. Invalid UTF-8 becomes U+FFFD and a problem of its row. A row that cannot be decoded is NULL and has a problem.
-fn read(place: &DataFile, ranges: &[(u64, u64)], most: usize) -> Result<Batches, String> {
-    let chunks = place.chunks().map_err(|e| e.to_string())?;
-    let file = Footer::load(&chunks, most, |_| true).map_err(|e| e.to_string())?;
-    let left = ranges.to_vec().into();
-    Ok(Box::new(Reader { place: place.clone(), chunks, file, left, open: None, alone: 0, last_failed: None }))
 }
 
 /// Reads rows of a file and goes on behind a page that cannot be decoded.
@@ -206,24 +210,6 @@ impl Reader {
         let problems = vec![Problem { row: 0, column: None, reason }];
         Ok(Rows { batch: batch.map_err(|e| e.to_string())?, problems })
     }
-}
-
-/// Row and reason of the first text that is not UTF-8.
-fn bad_text(place: &DataFile, rows: u64) -> Result<Option<(u64, String)>, String> {
-    let has_text = |column: &Field| schema::as_bytes(&Schema::new(vec![column.clone()])).field(0) != column;
-    let chunks = place.chunks().map_err(|e| e.to_string())?;
-    let file = Footer::load(&chunks, LOOKED_AT, has_text).map_err(|e| e.to_string())?;
-    let opened = file.open(&chunks, &[(0, rows)]).map_err(|e| e.to_string())?;
-    let mut row = 0;
-    for batch in opened.reader {
-        let Rows { batch, problems } =
-            texts(&batch.map_err(|e| e.to_string())?, &file.wanted).map_err(|e| e.to_string())?;
-        if let Some(Problem { row: at, reason, .. }) = problems.into_iter().next() {
-            return Ok(Some((row + at as u64, reason)));
-        }
-        row += batch.num_rows() as u64;
-    }
-    Ok(None)
 }
 
 /// What is known of a file before its rows are read, with bytes in the place of texts.
@@ -353,32 +339,24 @@ fn batch_rows(bytes: u64, rows: u64, most: usize) -> usize {
 /// for rows to skip in the others too, and fail in one that is damaged.
 fn selection(group_ends: &[u64], ranges: &[(u64, u64)]) -> (Vec<usize>, RowSelection) {
     let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-    let (mut groups, mut selectors) = (Vec::new(), Vec::new());
+    let all = group_ends.last().copied().unwrap_or_default();
+    let within = ranges.iter().map(|(start, rows)| count(*start)..count((start + rows).min(all)));
+    let mut left = RowSelection::from_consecutive_ranges(within.filter(|range| !range.is_empty()), count(all));
     let mut at = 0;
-    for (group, end) in group_ends.iter().enumerate() {
-        let first = ranges.partition_point(|(start, rows)| start + rows <= at);
-        let these = ranges[first..].iter().take_while(|(start, _)| start < end);
-        let these: Vec<(u64, u64)> =
-            these.map(|(start, rows)| (*start.max(&at), (start + rows).min(*end))).filter(|(a, b)| a < b).collect();
-        if these.is_empty() {
-            at = *end;
-            continue;
-        }
-        groups.push(group);
-        for (start, behind) in these {
-            selectors.push(RowSelector::skip(count(start - at)));
-            selectors.push(RowSelector::select(count(behind - start)));
-            at = behind;
-        }
-        selectors.push(RowSelector::skip(count(end - at)));
+    let groups = group_ends.iter().enumerate().filter_map(|(group, end)| {
+        let rows = left.split_off(count(end - at));
         at = *end;
-    }
-    (groups, RowSelection::from(selectors))
+        rows.selects_any().then_some((group, rows))
+    });
+    let (groups, rows): (Vec<usize>, Vec<RowSelection>) = groups.unzip();
+    (groups, rows.into_iter().collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::contract;
+    use datafusion::parquet::arrow::arrow_reader::RowSelector;
 
     #[test]
     fn row_groups_without_a_wanted_row_are_not_read() {
@@ -422,7 +400,9 @@ mod tests {
                 let failing = |ranges: &[(u64, u64)], most: usize| -> Vec<u64> {
                     let numbers: Vec<u64> = ranges.iter().flat_map(|(start, rows)| *start..start + rows).collect();
                     let (mut rows, mut failing) = (0, Vec::new());
-                    for read in read(&DataFile::Local(path.clone()), ranges, most).unwrap() {
+                    let (schema, reader) = (Arc::new(Schema::empty()), contract::Reader::Sql);
+                    let scan = Scan { schema: &schema, ranges, batch_rows: most, reader };
+                    for read in Parquet.read(&DataFile::Local(path.clone()), &scan).unwrap() {
                         let Rows { batch, problems } = read.unwrap_or_else(|e| panic!("byte {place}: {e}"));
                         failing.extend(problems.iter().map(|problem| numbers[rows + problem.row]));
                         rows += batch.num_rows();

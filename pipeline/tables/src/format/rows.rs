@@ -1,7 +1,5 @@
 //! Rows returned by file readers.
 
-use std::collections::VecDeque;
-
 use datafusion::arrow::array::AsArray as _;
 use datafusion::arrow::record_batch::RecordBatch;
 
@@ -71,53 +69,26 @@ impl Rows {
 pub type Batches = Box<dyn Iterator<Item = Result<Rows, String>> + Send>;
 
 /// Rows of `ranges` (first row and number of rows, sorted) of a file that is read from its beginning.
-pub fn select(batches: impl Iterator<Item = Result<Rows, String>> + Send + 'static, ranges: &[(u64, u64)]) -> Batches {
-    Box::new(Selected { batches, at: 0, ranges: ranges.to_vec().into(), rest: None })
-}
-
-/// Selects ranges of rows from consecutive batches.
-struct Selected<B> {
-    batches: B,
-    /// Number of the next batch's first row.
-    at: u64,
-    ranges: VecDeque<(u64, u64)>,
-    rest: Option<(u64, Rows)>,
-}
-
-impl<B: Iterator<Item = Result<Rows, String>>> Iterator for Selected<B> {
-    type Item = Result<Rows, String>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let &(start, rows) = self.ranges.front()?;
-        loop {
-            let (at, batch) = match self.rest.take() {
-                Some(rest) => rest,
-                None => match self.batches.next()? {
-                    Ok(batch) => {
-                        let at = self.at;
-                        self.at += batch.batch.num_rows() as u64;
-                        (at, batch)
-                    }
-                    Err(e) => return Some(Err(e)),
-                },
-            };
-            let end = at + batch.batch.num_rows() as u64;
-            if end <= start {
-                continue;
-            }
-            // Both lie within the batch.
-            let from = start.max(at);
-            let to = end.min(start + rows);
-            let part = batch.slice((from - at) as usize, (to - from) as usize);
-            if to < start + rows {
-                self.ranges[0] = (to, start + rows - to);
-            } else {
-                self.ranges.pop_front();
-                if end > to {
-                    self.rest = Some((to, batch.slice((to - at) as usize, (end - to) as usize)));
-                }
-            }
-            return Some(Ok(part));
-        }
-    }
+pub fn select(
+    mut batches: impl Iterator<Item = Result<Rows, String>> + Send + 'static,
+    ranges: &[(u64, u64)],
+) -> Batches {
+    let (mut at, ranges) = (0, ranges.to_vec());
+    let parts = std::iter::from_fn(move || {
+        // Nothing is read behind the last range.
+        ranges.last().filter(|(start, rows)| at < start + rows)?;
+        let batch = match batches.next()? {
+            Ok(batch) => batch,
+            Err(e) => return Some(vec![Err(e)]),
+        };
+        let first = at;
+        at += batch.batch.num_rows() as u64;
+        let begun = ranges.partition_point(|(start, rows)| start + rows <= first);
+        let within = ranges[begun..].iter().take_while(|(start, _)| *start < at).map(|(start, rows)| {
+            let (from, to) = (first.max(*start), at.min(start + rows));
+            Ok(batch.slice((from - first) as usize, (to - from) as usize))
+        });
+        Some(within.collect())
+    });
+    Box::new(parts.flatten())
 }

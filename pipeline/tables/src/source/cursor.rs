@@ -1,12 +1,10 @@
 //! Images of single rows.
 
 use std::fmt::Display;
-use std::sync::Arc;
 
-use datafusion::arrow::array::{Array as _, AsArray as _, BinaryViewArray};
-use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::array::{Array as _, BinaryViewArray};
 
+use crate::adapt::image_bytes;
 use crate::error::{Error, Result};
 use crate::format::rows::{Batches, Rows};
 use crate::source::files::{Source, SourceFile};
@@ -76,16 +74,7 @@ impl Source {
 fn images_of(source: &SourceFile, rows: Result<Rows, String>, column: &str) -> Result<BinaryViewArray> {
     let Rows { batch, .. } = rows.map_err(|e| broken(source, &e))?;
     let found = batch.column_by_name(column).ok_or_else(|| broken(source, &format!("there is no column {column}")))?;
-    let bytes = match found.as_struct_opt() {
-        Some(parts) => parts.column_by_name("bytes").unwrap_or(found),
-        None => found,
-    };
-    // Arrow casts FixedSizeBinary to a view only via Binary.
-    let bytes = match bytes.data_type() {
-        DataType::FixedSizeBinary(_) => cast(bytes, &DataType::Binary).map_err(|e| broken(source, &e))?,
-        _ => Arc::clone(bytes),
-    };
-    Ok(cast(&bytes, &DataType::BinaryView).map_err(|e| broken(source, &e))?.as_binary_view().clone())
+    image_bytes(found).map_err(|e| broken(source, &e))
 }
 
 fn broken(source: &SourceFile, e: &dyn Display) -> Error {

@@ -6,17 +6,21 @@ use std::sync::Arc;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode as _};
 use datafusion::common::{Column, Result, plan_err};
+#[cfg(feature = "delta")]
+use datafusion::datasource::source_as_provider;
 use datafusion::logical_expr::dml::CopyTo;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::optimizer::AnalyzerRule;
 
+#[cfg(feature = "delta")]
+use crate::lake::delta::provider::LakeTable;
 use crate::lake::location::Lake;
 use crate::lake::register;
 use crate::sql::hive;
 use crate::sql::named::file_url;
 use crate::store::url::{is_url, shown};
 
-/// Analyzer rule that checks and rewrites each COPY before it runs.
+/// Analyzer rule that checks and rewrites each COPY before it runs, and refuses changes of Delta tables.
 #[derive(Debug)]
 pub(crate) struct CheckedCopy;
 
@@ -24,6 +28,13 @@ impl AnalyzerRule for CheckedCopy {
     fn analyze(&self, plan: LogicalPlan, config: &ConfigOptions) -> Result<LogicalPlan> {
         let plan = plan.transform_down(|node| match node {
             LogicalPlan::Copy(copy) => Ok(Transformed::yes(LogicalPlan::Copy(checked(copy, config)?))),
+            #[cfg(feature = "delta")]
+            LogicalPlan::Dml(write)
+                if let Ok(table) = source_as_provider(&write.target)
+                    && let Some(table) = table.downcast_ref::<LakeTable>() =>
+            {
+                table.refuse(&write.op)
+            }
             other => Ok(Transformed::no(other)),
         })?;
         Ok(plan.data)

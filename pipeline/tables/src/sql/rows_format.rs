@@ -46,7 +46,7 @@ use crate::format::register::formats;
 use crate::format::rows::{Problem, Rows};
 use crate::halt;
 use crate::schema::{Merged, as_views};
-use crate::store::remote::Remote;
+use crate::store::object::Object;
 
 /// Lets SQL create tables of the formats that DataFusion lacks, such as `STORED AS WEBDATASET`, and write those that have
 /// a writer, as in `COPY .. TO 'x.tar'`.
@@ -322,7 +322,7 @@ async fn data_file(store: &Arc<dyn ObjectStore>, object: ObjectMeta) -> Result<D
     let byte = GetOptions { range: Some(GetRange::Bounded(0..1)), ..GetOptions::default() };
     Ok(match store.get_opts(&object.location, byte).await?.payload {
         GetResultPayload::File(_, path) => DataFile::Local(path),
-        GetResultPayload::Stream(_) => DataFile::Remote(Remote::of(store, object)),
+        GetResultPayload::Stream(_) => DataFile::Remote(Object::of(store, object)),
     })
 }
 

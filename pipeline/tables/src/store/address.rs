@@ -7,7 +7,7 @@ use crate::store::url::shown;
 /// A parsed URL.
 #[derive(Debug)]
 pub(crate) struct Address {
-    pub(crate) provider: &'static dyn StoreProvider,
+    pub(crate) provider: &'static StoreProvider,
     /// Scheme and bucket; the whole URL of a single file.
     pub(crate) base: String,
     /// Key exactly as the store spells it, without percent-decoding; the name of a single file.
@@ -21,11 +21,11 @@ impl Address {
             return Err("give the path without file://".to_owned());
         }
         let provider = providers::of(scheme)?;
-        let (base, key) = provider.parse(text)?;
+        let (base, key) = (provider.parse)(text)?;
         Ok(Self { provider, base, key })
     }
 
     pub(crate) fn url(&self, key: &str) -> String {
-        if self.provider.has_folders() { format!("{}/{key}", self.base) } else { shown(&self.base) }
+        if self.provider.has_folders { format!("{}/{key}", self.base) } else { shown(&self.base) }
     }
 }

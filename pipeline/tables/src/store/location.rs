@@ -18,7 +18,6 @@ use crate::limits::too_large;
 use crate::store::address::Address;
 use crate::store::object::{self, Object, Store, wait};
 use crate::store::problem::{Problem, is_denied};
-use crate::store::remote::Remote;
 use crate::store::url::{MAGIC, is_url, shown};
 
 /// Result of listing a URL.
@@ -26,7 +25,7 @@ pub(crate) struct Found {
     /// URL that object names are relative to.
     pub(crate) root: PathBuf,
     /// Objects, sorted by name.
-    pub(crate) objects: Vec<Remote>,
+    pub(crate) objects: Vec<Arc<Object>>,
     /// Whether the objects are images and their texts.
     pub(crate) pictures: bool,
 }
@@ -52,8 +51,8 @@ impl Location {
     pub(crate) fn open(url: &str) -> Result<Self> {
         let failed = |reason: String| Error::source(shown(url), reason);
         let address = Address::parse(url).map_err(failed)?;
-        let inner = address.provider.connect(&address.base).map_err(|problem| failed(problem.to_string()))?;
-        let store = Arc::new(Store::new(inner, address.provider.advice()));
+        let inner = (address.provider.connect)(&address.base).map_err(|problem| failed(problem.to_string()))?;
+        let store = Arc::new(Store::new(inner, &address.provider.advice));
         Ok(Self { url: shown(url), address, store })
     }
 
@@ -64,7 +63,7 @@ impl Location {
 
     /// Whether a folder `name` lies in this one.
     pub(crate) fn has_folder(&self, name: &str, roles: &Roles) -> Result<bool> {
-        if !self.address.provider.has_folders() || self.address.key.contains(MAGIC) {
+        if !self.address.provider.has_folders || self.address.key.contains(MAGIC) {
             return Ok(false);
         }
         match self.first(self.key(name)?)? {
@@ -169,11 +168,11 @@ fn found(store: &Arc<Store>, address: &Address, roles: &Roles) -> Result<Found, 
     let one = |root: &str, meta: ObjectMeta| {
         let (name, key) = (address.key.rsplit('/').next().unwrap_or_default().to_owned(), meta.location.to_string());
         let object = Object::new(store, meta, name, address.url(&key));
-        Found { root: PathBuf::from(address.url(root)), objects: vec![Remote(Arc::new(object))], pictures: false }
+        Found { root: PathBuf::from(address.url(root)), objects: vec![object], pictures: false }
     };
     let words = |problem: Problem| problem.to_string();
     let problem = |error: StoreError| Problem::of(store.advice, &error).to_string();
-    if !address.provider.has_folders() {
+    if !address.provider.has_folders {
         // Probe with a one-byte range request: not every server answers HEAD, and later reads use ranges anyway.
         let byte = GetOptions { range: Some(GetRange::Bounded(0..1)), ..GetOptions::default() };
         let meta = describe(store, Key::default(), byte).map_err(words)?.map_err(problem)?;
@@ -216,7 +215,7 @@ fn found(store: &Arc<Store>, address: &Address, roles: &Roles) -> Result<Found, 
             Some(Role::Text) => &mut texts,
             None => continue,
         };
-        list.push(Remote(Arc::new(Object::new(store, meta, name, address.url(&key)))));
+        list.push(Object::new(store, meta, name, address.url(&key)));
     }
     let pictures = objects.is_empty() && pattern.is_none() && !images.is_empty();
     if pictures {
@@ -224,7 +223,7 @@ fn found(store: &Arc<Store>, address: &Address, roles: &Roles) -> Result<Found, 
         objects.append(&mut texts);
     }
     // Sort like paths, component by component.
-    objects.sort_by(|a, b| a.name().split('/').cmp(b.name().split('/')));
+    objects.sort_by(|a, b| a.name.split('/').cmp(b.name.split('/')));
     match (denied, empty) {
         _ if !objects.is_empty() => Ok(Found { root: PathBuf::from(address.url(&root)), objects, pictures }),
         (Some(denied), _) => Err(denied),

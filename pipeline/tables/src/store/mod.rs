@@ -3,10 +3,9 @@
 pub(crate) mod address;
 pub(crate) mod contract;
 pub mod location;
-pub(crate) mod object;
+pub mod object;
 pub(crate) mod problem;
 pub(crate) mod providers;
 pub(crate) mod read_ahead;
-pub mod remote;
 pub(crate) mod retrying;
 pub mod url;

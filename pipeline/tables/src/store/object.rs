@@ -1,5 +1,6 @@
 //! Requests to a store: metadata, listings and ranged reads, with retries on an I/O runtime of their own.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
@@ -130,7 +131,7 @@ impl Store {
 }
 
 /// An object; all parts read must belong to the same version of it.
-pub(crate) struct Object {
+pub struct Object {
     store: Arc<Store>,
     path: Path,
     /// Key relative to the source's root.
@@ -146,10 +147,23 @@ pub(crate) struct Object {
     problem: Mutex<Option<Problem>>,
 }
 
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Object").field(&self.url).finish()
+    }
+}
+
 impl Object {
-    pub(crate) fn new(store: &Arc<Store>, meta: ObjectMeta, name: String, url: String) -> Self {
-        let (tag, first, problem) = (tag(&meta), OnceLock::new(), Mutex::default());
-        Self { store: Arc::clone(store), path: meta.location, name, url, size: meta.size, tag, first, problem }
+    pub(crate) fn new(store: &Arc<Store>, meta: ObjectMeta, name: String, url: String) -> Arc<Self> {
+        let (store, size, tag) = (Arc::clone(store), meta.size, tag(&meta));
+        let (first, problem) = (OnceLock::new(), Mutex::default());
+        Arc::new(Self { store, path: meta.location, name, url, size, tag, first, problem })
+    }
+
+    /// Object of a store that a session has; its key is its name.
+    pub(crate) fn of(store: &Arc<dyn ObjectStore>, meta: ObjectMeta) -> Arc<Self> {
+        let key = meta.location.to_string();
+        Self::new(&Arc::new(Store::new(Arc::clone(store), &Advice::UNKNOWN)), meta, key.clone(), key)
     }
 
     /// Fingerprint (16 hex digits) that changes with the object; `None` if the store reports neither e-tag nor time.

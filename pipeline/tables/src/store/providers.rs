@@ -10,26 +10,27 @@ pub(crate) mod connect;
 pub(crate) mod google;
 #[cfg(feature = "cloud")]
 pub(crate) mod http;
-#[cfg(not(feature = "cloud"))]
-pub(crate) mod none;
 #[cfg(feature = "cloud")]
 pub(crate) mod s3;
 
 use crate::store::contract::StoreProvider;
 
 #[cfg(feature = "cloud")]
-static STORES: &[&dyn StoreProvider] = &[&s3::S3, &google::Google, &azure::Azure, &http::Http];
+static STORES: &[&StoreProvider] = &[&s3::S3, &google::GOOGLE, &azure::AZURE, &http::HTTP];
 #[cfg(not(feature = "cloud"))]
-static STORES: &[&dyn StoreProvider] = &[&none::NotBuilt];
+static STORES: &[&StoreProvider] = &[&StoreProvider {
+    schemes: &["s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss", "http", "https"],
+    ..StoreProvider::DEFAULT
+}];
 
 /// Store of the URLs with this scheme, in upper or lower case.
 ///
 /// # Errors
 /// A scheme of no store.
-pub(crate) fn of(scheme: &str) -> Result<&'static dyn StoreProvider, String> {
-    let has = |store: &&&dyn StoreProvider| store.schemes().iter().any(|known| known.eq_ignore_ascii_case(scheme));
+pub(crate) fn of(scheme: &str) -> Result<&'static StoreProvider, String> {
+    let has = |store: &&&StoreProvider| store.schemes.iter().any(|known| known.eq_ignore_ascii_case(scheme));
     STORES.iter().find(has).copied().ok_or_else(|| {
-        let known: Vec<&str> = STORES.iter().flat_map(|store| store.schemes()).copied().collect();
+        let known: Vec<&str> = STORES.iter().flat_map(|store| store.schemes).copied().collect();
         let (last, others) = known.split_last().unwrap_or((&"none", &[]));
         format!("{} is not a known kind of store: use {} or {last}", scheme.to_ascii_lowercase(), others.join(", "))
     })

@@ -25,7 +25,6 @@ use crate::store::address::Address;
 use crate::store::location::{Found, Location, Roles, is_plain};
 use crate::store::object::{Object, Store, aside, begin, tag, wait};
 use crate::store::problem::{CHANGED, Patience, Problem, SHORT, odd};
-use crate::store::remote::Remote;
 use crate::store::url::{MAGIC, shown};
 
 type Answer<T> = Result<T, StoreError>;
@@ -51,14 +50,14 @@ impl Location {
             return Err(self.error("SQL reads no folder of images, which a job does: capfilt run has one"));
         }
         let first = objects.first().ok_or_else(|| self.error("there is nothing"))?;
-        let (store, url) = if Path::new(first.url()) == self.root() {
-            let root = if self.address.provider.has_folders() { self.key("")? } else { Key::default() };
-            let ending = first.name().rsplit_once('.').map_or("", |(_, ending)| ending);
+        let (store, url) = if Path::new(&first.url) == self.root() {
+            let root = if self.address.provider.has_folders { self.key("")? } else { Key::default() };
+            let ending = first.name.rsplit_once('.').map_or("", |(_, ending)| ending);
             self.seen_as(&format!("file.{ending}"), root, None)?
         } else {
             self.seen_as("", self.key("")?, Some(roles.of))?
         };
-        Ok((store, url, first.name().to_owned()))
+        Ok((store, url, first.name.clone()))
     }
 
     /// Exposes the key `root` and the files below it under a unique URL and unique paths: DataFusion identifies stores
@@ -80,7 +79,7 @@ impl Location {
     }
 
     /// Objects of these names below the folder; `None` for missing ones.
-    pub(crate) fn objects(&self, names: &[&str]) -> Result<Vec<Option<Remote>>> {
+    pub(crate) fn objects(&self, names: &[&str]) -> Result<Vec<Option<Arc<Object>>>> {
         let keys = names.iter().map(|name| self.key(name)).collect::<Result<Vec<_>>>()?;
         let store = Arc::clone(&self.store);
         let all = wait(async move {
@@ -100,7 +99,7 @@ impl Location {
         let object = |(name, meta): (&&str, Option<ObjectMeta>)| {
             meta.map(|meta| {
                 let url = self.address.url(meta.location.as_ref());
-                Remote(Arc::new(Object::new(&self.store, meta, (*name).to_owned(), url)))
+                Object::new(&self.store, meta, (*name).to_owned(), url)
             })
         };
         Ok(names.iter().zip(all).map(object).collect())

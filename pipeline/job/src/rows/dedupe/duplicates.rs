@@ -16,37 +16,35 @@ use datafusion::arrow::compute::nullif;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
+use serde_json::json;
 use tokio::sync::watch;
 
 use crate::options::Stop;
 use crate::rows::contract::RowFilter;
 use crate::rows::dedupe::hashes;
-use crate::rows::dedupe::pass::{Look, Note, Pass, WAY};
+use crate::rows::dedupe::pass::{Look, Pass, WAY};
 use crate::rows::dedupe::repeats::{self, Rows};
 use crate::rows::dedupe::sorted_files::{self, PairFile, Sorter};
 
 const DUPLICATES: &str = "duplicates.parquet";
 
 impl Pass<'_> {
-    /// Note of a file made from `files`, whose first row has the number `start`.
-    pub(crate) fn note(&self, how: String, files: &[FileRecord], start: u64) -> Result<String> {
+    /// Note of a file made from `files`, whose first row has the number `start`: whether it can be reused. For a Delta
+    /// table, whose rows may be deleted, the file stamps identify the remaining rows.
+    pub(crate) fn note(&self, how: &str, files: &[FileRecord], start: u64) -> String {
         let Look { image_column, text_column, limits, .. } = &*self.look;
-        let note = Note {
-            way: WAY,
-            how,
-            image_column,
-            text_column,
-            limits: [limits.max_bytes, limits.max_pixels],
-            start,
-            files,
-        };
-        serde_json::to_string(&note).map_err(|e| Error::Internal(e.to_string()))
+        let limits = [limits.max_bytes, limits.max_pixels];
+        json!({
+            "way": WAY, "how": how, "image_column": image_column, "text_column": text_column, "limits": limits, "start": start,
+            "files": files,
+        })
+        .to_string()
     }
 
     /// Writes the duplicates, sorted by row number, unless an up-to-date file exists.
     async fn run(&self, tell: &dyn Fn(u64)) -> Result<()> {
         let found = self.folder.join(DUPLICATES);
-        let note = self.note(self.look.how.to_string(), &self.source.records(), 0)?;
+        let note = self.note(&self.look.how.to_string(), &self.source.records(), 0);
         if sorted_files::note(&found).as_ref() == Some(&note) {
             tell(self.source.rows());
             return Ok(());

@@ -5,9 +5,10 @@
 //! few hashes, few blocks and thus few choices are fastest; for many, more shared blocks reduce chance matches.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use capfilt_tables::error::{Error, Result};
+use capfilt_tables::halt::Halt;
 
 use crate::rows::dedupe::sorted_files::PairFile;
 
@@ -76,15 +77,13 @@ impl Plan {
         &self,
         hashes: &mut [Hash],
         choice: u64,
-        cancelled: &AtomicBool,
+        halt: &Halt,
         each: &mut dyn FnMut(u32, u32) -> Result<()>,
     ) -> Result<()> {
         hashes.sort_unstable_by_key(|hash| hash.bits() & choice);
         for together in hashes.chunk_by(|a, b| (a.bits() ^ b.bits()) & choice == 0) {
             for (n, one) in together.iter().enumerate() {
-                if cancelled.load(Ordering::Relaxed) {
-                    return Err(Error::Interrupted);
-                }
+                halt.check()?;
                 for other in &together[n + 1..] {
                     let differ = one.bits() ^ other.bits();
                     if differ.count_ones() <= self.bits && self.choice_of(differ) == choice {
@@ -108,7 +107,7 @@ fn cost(count: usize, bits: u32, blocks: u32) -> f64 {
 
 /// Writes each pair of `hashes` within `bits` differing bits once: the later place, then the earlier. All hashes must
 /// be distinct. Returns the files.
-pub(crate) fn write(hashes: Vec<Hash>, bits: u32, folder: &Path, cancelled: &AtomicBool) -> Result<Vec<PathBuf>> {
+pub(crate) fn write(hashes: Vec<Hash>, bits: u32, folder: &Path, halt: &Halt) -> Result<Vec<PathBuf>> {
     let plan = Plan::new(hashes.len(), bits);
     let choices = plan.choices();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -125,7 +124,7 @@ pub(crate) fn write(hashes: Vec<Hash>, bits: u32, folder: &Path, cancelled: &Ato
                 let mut file = PairFile::create(&path, None)?;
                 while let Some(choice) = choices.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let mut push = |later: u32, earlier: u32| file.push(u64::from(later), u64::from(earlier));
-                    plan.scan(&mut hashes, *choice, cancelled, &mut push)?;
+                    plan.scan(&mut hashes, *choice, halt, &mut push)?;
                 }
                 file.end()?;
                 Ok(path)
@@ -194,7 +193,7 @@ mod tests {
                         got.push((later, earlier));
                         Ok(())
                     };
-                    plan.scan(&mut given, choice, &AtomicBool::new(false), &mut each).unwrap();
+                    plan.scan(&mut given, choice, &Halt::default(), &mut each).unwrap();
                 }
                 assert_eq!(got.len(), want.len(), "{bits} bits, {blocks} blocks");
                 assert_eq!(got.into_iter().collect::<BTreeSet<_>>(), want, "{bits} bits, {blocks} blocks");
@@ -212,7 +211,9 @@ mod tests {
     #[test]
     fn a_cancelled_scan_ends() {
         let mut hashes = vec![Hash::new(1, 0), Hash::new(2, 1)];
-        let ended = Plan::of(2, 3).scan(&mut hashes, 0, &AtomicBool::new(true), &mut |_, _| Ok(()));
+        let halt = Halt::default();
+        halt.set();
+        let ended = Plan::of(2, 3).scan(&mut hashes, 0, &halt, &mut |_, _| Ok(()));
         assert!(matches!(ended, Err(Error::Interrupted)));
     }
 }

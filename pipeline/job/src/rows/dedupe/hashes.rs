@@ -1,10 +1,13 @@
 //! The first pass: hashes of each row.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 
+use capfilt_tables::adapt::image_bytes;
 use capfilt_tables::error::{Error, Result};
 use capfilt_tables::failpoint;
+use capfilt_tables::halt;
 use capfilt_tables::source::chunk::Chunk;
 use capfilt_tables::split::{RowPosition, Units};
 use capfilt_udfs::engine::blocking;
@@ -15,9 +18,7 @@ use datafusion::arrow::array::{
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
-use datafusion::common::runtime::SpawnedTask;
-use futures::StreamExt as _;
-use futures::stream::FuturesOrdered;
+use futures::{StreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
 
 use crate::rows::dedupe::pass::{Look, Pass};
@@ -87,8 +88,8 @@ impl Pass<'_> {
             how = format!("{how}, {}", text_sketch::way(least));
         }
         let notes = records.iter().zip(&self.starts);
-        let notes = notes.map(|(record, start)| self.note(how.clone(), std::slice::from_ref(record), *start));
-        let notes = notes.collect::<Result<Vec<String>>>()?;
+        let notes: Vec<String> =
+            notes.map(|(record, start)| self.note(&how, std::slice::from_ref(record), *start)).collect();
         let is_whole = |file: &usize| {
             records[*file].rows == 0 || sorted_files::note(&self.path(*file)).as_ref() == Some(&notes[*file])
         };
@@ -106,42 +107,29 @@ impl Pass<'_> {
         tell(done);
         let workers = std::thread::available_parallelism().map_or(2, usize::from);
         let mut chunks = self.source.read(ALL, from, ROWS);
-        let mut under_way = FuturesOrdered::new();
-        let mut more = true;
+        let hashing = stream::poll_fn(move |context| chunks.poll_recv(context)).map(|chunk| async {
+            let (chunk, look) = (chunk?, Arc::clone(&self.look));
+            let start = self.starts[chunk.unit.file];
+            halt::aside(move |_| hash(&chunk, start, &look)).await
+        });
+        let mut hashing = pin!(hashing.buffered(workers));
         let mut open: Option<Open> = None;
-        loop {
-            tokio::select! {
-                biased;
-                Some(hashed) = under_way.next() => {
-                    let hashed: Result<Hashed> = match hashed {
-                        Ok(hashed) => hashed,
-                        Err(e) => Err(Error::Internal(format!("a task ended: {e}"))),
-                    };
-                    let Hashed { file, count, rows } = hashed?;
-                    if let Some(before) = open.take_if(|open| open.file != file) {
-                        self.end(before)?;
-                    }
-                    let open = match &mut open {
-                        Some(open) => open,
-                        none => {
-                            let new = NewFile::create(&self.path(file), &rows.schema(), Some(&notes[file]))?;
-                            none.insert(Open { file, count: 0, new })
-                        }
-                    };
-                    open.new.write(&rows)?;
-                    open.count += count;
-                    done += rows.num_rows() as u64;
-                    tell(done);
-                }
-                chunk = chunks.recv(), if more && under_way.len() < workers => match chunk.transpose()? {
-                    Some(chunk) => {
-                        let (look, start) = (Arc::clone(&self.look), self.starts[chunk.unit.file]);
-                        under_way.push_back(SpawnedTask::spawn_blocking(move || hash(&chunk, start, &look)).join());
-                    }
-                    None => more = false,
-                },
-                else => break,
+        while let Some(hashed) = hashing.next().await {
+            let Hashed { file, count, rows } = hashed?;
+            if let Some(before) = open.take_if(|open| open.file != file) {
+                self.end(before)?;
             }
+            let open = match &mut open {
+                Some(open) => open,
+                none => {
+                    let new = NewFile::create(&self.path(file), &rows.schema(), Some(&notes[file]))?;
+                    none.insert(Open { file, count: 0, new })
+                }
+            };
+            open.new.write(&rows)?;
+            open.count += count;
+            done += rows.num_rows() as u64;
+            tell(done);
         }
         open.map_or(Ok(()), |last| self.end(last))?;
         if done < self.source.rows() {
@@ -242,24 +230,13 @@ fn names_of(rows: &RecordBatch, column: &str) -> Result<BinaryViewArray> {
 
 /// Image bytes.
 fn bytes_of(rows: &RecordBatch, column: &str) -> Result<BinaryViewArray> {
-    let found = find(rows, column)?;
-    let bytes = match found.as_struct_opt() {
-        Some(parts) => parts.column_by_name("bytes").unwrap_or(found),
-        None => found,
-    };
     let wrong = |e: &dyn std::fmt::Display| {
         Error::Column(format!("column {column}: --dedupe takes images as bytes or a struct {{bytes, path}}: {e}"))
     };
-    let plain = match bytes.data_type() {
-        DataType::BinaryView | DataType::Binary | DataType::LargeBinary => Arc::clone(bytes),
-        // These cast to views only by way of Binary.
-        DataType::FixedSizeBinary(_) | DataType::Dictionary(..) => {
-            cast(bytes, &DataType::Binary).map_err(|e| wrong(&e))?
-        }
-        other => return Err(wrong(&format!("it is {other}"))),
-    };
-    let views = cast(&plain, &DataType::BinaryView).map_err(|e| wrong(&e))?;
-    Ok(views.as_binary_view().clone())
+    match find(rows, column)? {
+        texts if texts.data_type().is_string() => Err(wrong(&format!("it is {}", texts.data_type()))),
+        images => image_bytes(images).map_err(|e| wrong(&e)),
+    }
 }
 
 #[cfg(test)]

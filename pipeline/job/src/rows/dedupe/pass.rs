@@ -3,10 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use capfilt_tables::file_record::FileRecord;
 use capfilt_tables::source::files::Source;
 use capfilt_udfs::image::Limits;
-use serde::Serialize;
 
 use crate::rows::dedupe::options::Dedupe;
 
@@ -34,16 +32,3 @@ pub(crate) struct Pass<'a> {
 
 /// Version of the hashes, raised by each change of what is hashed or of what counts as a picture or a text.
 pub(crate) const WAY: u32 = 3;
-
-/// Metadata that records what an intermediate file was made from, to decide whether it can be reused.
-#[derive(Serialize)]
-pub(crate) struct Note<'a> {
-    pub(crate) way: u32,
-    pub(crate) how: String,
-    pub(crate) image_column: &'a str,
-    pub(crate) text_column: &'a str,
-    pub(crate) limits: [u64; 2],
-    pub(crate) start: u64,
-    /// For a Delta table, whose rows may be deleted, the file stamps identify the remaining rows.
-    pub(crate) files: &'a [FileRecord],
-}

@@ -1,12 +1,10 @@
 //! The second pass: which hashes repeat earlier ones.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use capfilt_tables::error::{Error, Result};
+use capfilt_tables::halt;
 use datafusion::arrow::array::{AsArray as _, BooleanBufferBuilder};
-use datafusion::common::runtime::SpawnedTask;
 
 use crate::rows::dedupe::hamming::{self, Hash};
 use crate::rows::dedupe::hashes::{AT, KEY, LOOKS, TEXT, schema};
@@ -161,24 +159,14 @@ async fn alike(sorter: &Sorter, equal: &Equal, bits: u32, folder: &Path) -> Resu
         })?;
         hashes.push(Hash::new(hash, place));
     }
-    // Dropping this future stops the threads.
-    let cancel = Cancel(Arc::default());
-    let (cancelled, folder) = (Arc::clone(&cancel.0), folder.to_owned());
-    let task = SpawnedTask::spawn_blocking(move || hamming::write(hashes, bits, &folder, &cancelled));
-    task.join().await.unwrap_or_else(|e| Err(Error::Internal(format!("a task ended: {e}"))))
-}
-
-/// Sets the flag when dropped.
-struct Cancel(Arc<AtomicBool>);
-
-impl Drop for Cancel {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
+    let folder = folder.to_owned();
+    halt::aside(move |halt| hamming::write(hashes, bits, &folder, halt)).await
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use datafusion::arrow::array::{ArrayRef, FixedSizeBinaryArray, UInt64Array};
     use datafusion::arrow::record_batch::RecordBatch;
 

@@ -157,61 +157,31 @@ impl Looks {
     }
 }
 
-fn is_digits(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
-}
-
 /// Kind of a number or Boolean, if the value is one. A number with a leading zero is left as text, since it may be an
 /// id or a postal code; so is a number that its type cannot hold.
 fn number(value: &str) -> Option<u16> {
     if value.eq_ignore_ascii_case("true") || value.eq_ignore_ascii_case("false") {
         return Some(Looks::BOOLEAN);
     }
-    let digits = value.strip_prefix('-').unwrap_or(value);
-    let bytes = digits.as_bytes();
-    if bytes.first() == Some(&b'0') && bytes.get(1).is_some_and(u8::is_ascii_digit) {
-        return None;
+    match value.strip_prefix('-').unwrap_or(value).as_bytes() {
+        [b'0', b'0'..=b'9', ..] => None,
+        digits if digits.iter().all(u8::is_ascii_digit) => value.parse::<i64>().is_ok().then_some(Looks::INTEGER),
+        // Not a plus sign, and not a word such as `inf`.
+        [b'0'..=b'9' | b'.', ..] => value.parse().is_ok_and(f64::is_finite).then_some(Looks::FRACTION),
+        _ => None,
     }
-    if is_digits(digits) {
-        return value.parse::<i64>().ok().map(|_| Looks::INTEGER);
-    }
-    let (mantissa, exponent) = match digits.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (mantissa, Some(exponent.strip_prefix(['-', '+']).unwrap_or(exponent))),
-        None => (digits, None),
-    };
-    let is_mantissa = match mantissa.split_once('.') {
-        Some((whole, fraction)) => {
-            let is_part = |part: &str| part.is_empty() || is_digits(part);
-            is_part(whole) && is_part(fraction) && mantissa.len() > 1
-        }
-        None => is_digits(mantissa) && exponent.is_some(),
-    };
-    let is_fraction = is_mantissa && exponent.is_none_or(is_digits);
-    (is_fraction && value.parse::<f64>().is_ok_and(f64::is_finite)).then_some(Looks::FRACTION)
 }
 
 /// Kind of a value in the form of a date or time, whether or not it exists: `2025-01-31`, optionally followed by `T` or
 /// a blank and a time, with up to nine digits of a second and a zone.
 fn time_like(value: &str) -> Option<u16> {
-    let has_form = |text: &[u8], form: &[u8]| {
-        let alike = |(byte, of): (&u8, &u8)| if *of == b'0' { byte.is_ascii_digit() } else { byte == of };
-        text.len() == form.len() && text.iter().zip(form).all(alike)
+    let form = value.replace(|digit: char| digit.is_ascii_digit(), "0");
+    let Some(time) = form.strip_prefix("0000-00-00")?.strip_prefix(['T', ' ']) else {
+        return (form.len() == 10).then_some(Looks::DATE);
     };
-    let bytes = value.as_bytes();
-    if has_form(bytes, b"0000-00-00") {
-        return Some(Looks::DATE);
-    }
-    let (begin, rest) = bytes.split_at_checked(19)?;
-    if !has_form(&begin[..10], b"0000-00-00")
-        || !matches!(begin[10], b'T' | b' ')
-        || !has_form(&begin[11..], b"00:00:00")
-    {
-        return None;
-    }
-    let Some(fraction) = rest.strip_prefix(b".") else {
-        return rest.first().is_none_or(|byte| !byte.is_ascii_digit()).then_some(Looks::SECONDS);
-    };
-    match fraction.iter().take_while(|byte| byte.is_ascii_digit()).count() {
+    let rest = time.strip_prefix("00:00:00")?;
+    let Some(fraction) = rest.strip_prefix('.') else { return (!rest.starts_with('0')).then_some(Looks::SECONDS) };
+    match fraction.bytes().take_while(|byte| *byte == b'0').count() {
         1..=3 => Some(Looks::MILLIS),
         4..=6 => Some(Looks::MICROS),
         7..=9 => Some(Looks::NANOS),

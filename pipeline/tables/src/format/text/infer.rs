@@ -48,11 +48,11 @@ impl FileFormat for Text {
         let broken = |e: &dyn std::fmt::Display| place.error(|| format!("not {}: {e}", self.words()));
         let file = place.open().map_err(|e| Error::source(place.shown(), e))?;
         let mut file = Digested { file, digest: Sha256::new(), bytes: 0, halt: &inspection.halt };
-        let (schema, rows) = match self {
-            Self::Csv => csv::look(&mut file),
-            Self::JsonLines => json::look(after_mark(&mut file)),
-        }
-        .map_err(|e| broken(&e))?;
+        let looked = after_mark(&mut file).and_then(|file| match self {
+            Self::Csv => csv::look(file),
+            Self::JsonLines => json::look(file),
+        });
+        let (schema, rows) = looked.map_err(|e| broken(&e))?;
         if let Some(name) = schema::twice(&schema) {
             return Err(broken(&format!("it has two columns {name:?}: rename one")));
         }
@@ -76,11 +76,11 @@ impl FileFormat for Text {
     }
 
     fn read(&self, place: &DataFile, scan: &Scan<'_>) -> Result<Batches, String> {
-        let file = BufReader::with_capacity(1 << 20, place.open().map_err(|e| e.to_string())?);
+        let file = after_mark(BufReader::with_capacity(1 << 20, place.open().map_err(|e| e.to_string())?))?;
         let schema = Arc::new(schema::as_views(scan.schema));
         let batches = match self {
             Self::Csv => csv::read(file, schema, scan.batch_rows)?,
-            Self::JsonLines => json::read(after_mark(file), schema, scan.batch_rows)?,
+            Self::JsonLines => json::read(file, schema, scan.batch_rows)?,
         };
         Ok(select(batches, scan.ranges))
     }
@@ -176,25 +176,15 @@ pub(crate) fn is_exact(text: &str) -> bool {
     }
 }
 
-/// Reader that skips a byte order mark, which some editors write.
-fn after_mark<R: Read>(mut file: R) -> impl Read + use<R> {
+/// Reader of what follows a byte order mark, which some editors write.
+fn after_mark(mut file: impl Read) -> Result<impl Read, String> {
     const MARK: &[u8] = "\u{feff}".as_bytes();
     let mut begin = Vec::new();
-    // A read error is kept and returned by the new reader.
-    let failed = file.by_ref().take(MARK.len() as u64).read_to_end(&mut begin).err();
+    file.by_ref().take(MARK.len() as u64).read_to_end(&mut begin).map_err(|e| e.to_string())?;
     if begin == MARK {
         begin.clear();
     }
-    Cursor::new(begin).chain(Failed(failed)).chain(file)
-}
-
-/// Reader that returns an error once and then ends.
-struct Failed(Option<io::Error>);
-
-impl Read for Failed {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        self.0.take().map_or(Ok(0), Err)
-    }
+    Ok(Cursor::new(begin).chain(file))
 }
 
 /// Reader that digests a file as it is read.
@@ -228,11 +218,11 @@ mod tests {
     fn ranges_are_cut_from_either_kind() {
         let folder = tempfile::tempdir().unwrap();
         let csv: String = (0..10).map(|n| format!("{n},\"row, {n}\"\n")).collect();
-        let mark = "\u{feff}";
         let lines: String = (0..10).map(|n| format!("{{\"id\": {n}, \"text\": \"row, {n}\"}}\n\n")).collect();
-        for (kind, name, text) in
-            [(Text::Csv, "a.csv", format!("id,text\n{csv}")), (Text::JsonLines, "a.jsonl", mark.to_owned() + &lines)]
-        {
+        for (kind, name, text) in [
+            (Text::Csv, "a.csv", format!("\u{feff}\"id\",text\n{csv}")),
+            (Text::JsonLines, "a.jsonl", format!("\u{feff}{lines}")),
+        ] {
             let path = folder.path().join(name);
             std::fs::write(&path, &text).unwrap();
             let path = DataFile::Local(path);

@@ -1,6 +1,5 @@
 //! Samples of a tar file.
 
-use std::fmt;
 use std::io::{self, Read, Seek};
 use std::sync::{Arc, LazyLock, mpsc};
 
@@ -36,16 +35,9 @@ pub(crate) fn schema() -> SchemaRef {
 }
 
 /// Error in a tar file.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 pub(crate) struct TarError(String);
-
-impl fmt::Display for TarError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for TarError {}
 
 impl From<io::Error> for TarError {
     fn from(error: io::Error) -> Self {

@@ -3,13 +3,15 @@
 use std::io::{self, Write};
 
 use capfilt_udfs::image::Limits;
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, BinaryViewArray, StringViewArray};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, StringViewArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Int64Type};
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::json::LineDelimitedWriter;
 use datafusion::arrow::record_batch::RecordBatch;
 use sha2::{Digest as _, Sha256};
+
+use crate::adapt::image_bytes;
 
 /// Naming scheme of a shard's samples.
 #[derive(Debug)]
@@ -44,7 +46,7 @@ impl<W: Write> Shard<W> {
         // A column `json` is the JSON member itself if there are no other columns; otherwise it is one field of it.
         let alone = batch.num_columns() == 1 + [image, text, key].iter().flatten().count();
         let json = if alone { find(&["json"]) } else { None };
-        let images = image.map(|at| binaries(batch.column(at))).transpose().map_err(wrong)?;
+        let images = image.map(|at| image_bytes(batch.column(at))).transpose().map_err(wrong)?;
         let column = |at: Option<usize>| at.map(|at| strings(batch.column(at))).transpose().map_err(wrong);
         let (texts, jsons, keys) = (column(text)?, column(json)?, column(key)?);
         let rest: Vec<usize> =
@@ -123,14 +125,6 @@ fn file_key(name: &str) -> String {
 fn plain(key: &str) -> String {
     let base = key.rfind('/').map_or(0, |slash| slash + 1);
     format!("{}{}", &key[..base], key[base..].replace('.', "_"))
-}
-
-fn binaries(column: &ArrayRef) -> Result<BinaryViewArray, ArrowError> {
-    let bytes = match column.as_struct_opt() {
-        Some(parts) => parts.column_by_name("bytes").unwrap_or(column),
-        None => column,
-    };
-    Ok(cast(&cast(bytes, &DataType::Binary)?, &DataType::BinaryView)?.as_binary_view().clone())
 }
 
 fn strings(column: &ArrayRef) -> Result<StringViewArray, ArrowError> {

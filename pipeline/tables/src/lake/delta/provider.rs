@@ -5,16 +5,15 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{DFSchemaRef, Result, plan_err};
+use datafusion::common::{Result, plan_err};
 use datafusion::datasource::TableType;
-use datafusion::logical_expr::dml::{InsertOp, MergeIntoClause};
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, WriteOp};
 use datafusion::physical_plan::ExecutionPlan;
 
 /// Read-only wrapper of the library's table provider.
 ///
 /// The library's INSERT ignores the table's rules (CHECK constraints, generated columns, required writer features) and
-/// adds to the latest version even if the table is an earlier one, so writes are refused. Filters on floats are not
+/// adds to the latest version even if the table is an earlier one, so writes are refused (`sql/copy.rs`). Filters on floats are not
 /// pushed down: the library skips files by the minima and maxima in the log, which leave NaN out.
 #[derive(Debug)]
 pub(crate) struct LakeTable {
@@ -23,9 +22,15 @@ pub(crate) struct LakeTable {
 }
 
 impl LakeTable {
-    fn refuse<T>(&self, statement: &str) -> Result<T> {
+    /// Refuses a statement that would change the table.
+    pub(crate) fn refuse<T>(&self, statement: &WriteOp) -> Result<T> {
+        let name = match statement {
+            WriteOp::Insert(_) => "INSERT".to_owned(),
+            WriteOp::MergeInto(_) => "MERGE".to_owned(),
+            other => other.name().to_uppercase(),
+        };
         plan_err!(
-            "{statement}: {} is a Delta table, which SQL reads and does not write: capfilt run --table-format delta writes one, and keeps \
+            "{name}: {} is a Delta table, which SQL reads and does not write: capfilt run --table-format delta writes one, and keeps \
              to its rules",
             self.name
         )
@@ -68,37 +73,5 @@ impl TableProvider for LakeTable {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         self.table.scan(state, projection, filters, limit).await
-    }
-
-    async fn insert_into(
-        &self,
-        _: &dyn Session,
-        _: Arc<dyn ExecutionPlan>,
-        _: InsertOp,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.refuse("INSERT")
-    }
-
-    async fn delete_from(&self, _: &dyn Session, _: Vec<Expr>) -> Result<Arc<dyn ExecutionPlan>> {
-        self.refuse("DELETE")
-    }
-
-    async fn update(&self, _: &dyn Session, _: Vec<(String, Expr)>, _: Vec<Expr>) -> Result<Arc<dyn ExecutionPlan>> {
-        self.refuse("UPDATE")
-    }
-
-    async fn truncate(&self, _: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
-        self.refuse("TRUNCATE")
-    }
-
-    async fn merge_into(
-        &self,
-        _: &dyn Session,
-        _: Arc<dyn ExecutionPlan>,
-        _: DFSchemaRef,
-        _: Expr,
-        _: Vec<MergeIntoClause>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.refuse("MERGE")
     }
 }

@@ -25,6 +25,7 @@ use crate::format::register::PARQUET;
 use crate::format::rows::Rows;
 use crate::store::location::*;
 use crate::store::problem::Advice;
+use crate::store::read_ahead::{Cursor, Pages};
 
 type Answer<T> = Result<T, StoreError>;
 type Named = Result<(PathBuf, Vec<String>), String>;
@@ -121,7 +122,7 @@ pub(crate) fn flaky(objects: &[(&str, Vec<u8>)]) -> (Arc<InMemory>, Arc<Store>) 
     (inner, Arc::new(Store::new(Arc::new(flaky), &Advice::UNKNOWN)))
 }
 
-fn all_of(store: &Arc<Store>, url: &str) -> Result<(PathBuf, Vec<Remote>), String> {
+fn all_of(store: &Arc<Store>, url: &str) -> Result<(PathBuf, Vec<Arc<Object>>), String> {
     found(store, &Address::parse(url)?, &crate::format::register::ROLES).map(|found| (found.root, found.objects))
 }
 
@@ -132,7 +133,7 @@ fn what_breaks_off_is_read_to_its_end() {
     let (_, objects) = all_of(&store, "s3://bucket/a").unwrap();
     let object = &objects[0];
     let mut read = Vec::new();
-    let mut cursor = object.open();
+    let mut cursor = Cursor::new(object);
     cursor.read_to_end(&mut read).unwrap();
     assert!(read == bytes);
     assert_eq!(cursor.seek(SeekFrom::End(-5)).unwrap(), 2_999_995);
@@ -141,7 +142,7 @@ fn what_breaks_off_is_read_to_its_end() {
     assert_eq!(read, bytes[2_999_995..]);
 
     // Access pattern of a Parquet reader: the end, and then two places in turn.
-    let pages = object.pages();
+    let pages = Pages::new(object);
     assert_eq!(pages.len(), 3_000_000);
     let mut tail = [0; 8];
     pages.get_read(2_999_992).unwrap().read_exact(&mut tail).unwrap();
@@ -155,9 +156,9 @@ fn what_breaks_off_is_read_to_its_end() {
     assert!(pages.get_bytes(2_999_999, 2).is_err());
 
     put(&inner, "a/x.tar", vec![0; 3_000_000]);
-    let error = object.open().read_to_end(&mut Vec::new()).unwrap_err().to_string();
+    let error = Cursor::new(object).read_to_end(&mut Vec::new()).unwrap_err().to_string();
     assert!(error.contains("it has changed"), "{error}");
-    assert_eq!(object.problem().as_deref(), Some(error.as_str()));
+    assert_eq!(object.problem().unwrap().to_string(), error);
     assert_ne!(all_of(&store, "s3://bucket/a").unwrap().1[0].stamp(), object.stamp());
 }
 
@@ -178,7 +179,7 @@ fn a_folder_is_listed_as_one_on_a_disk() {
     let (_, store) = flaky(&objects);
     let names = |url: &str| -> Named {
         let (root, objects) = all_of(&store, url)?;
-        Ok((root, objects.iter().map(|object| object.name().to_owned()).collect()))
+        Ok((root, objects.iter().map(|object| object.name.clone()).collect()))
     };
     let of = |root: &str, names: &[&str]| -> Named {
         Ok((PathBuf::from(root), names.iter().map(|name| (*name).to_owned()).collect()))
@@ -253,7 +254,7 @@ fn a_damaged_page_of_an_object_costs_few_requests() {
     let well = Flaky { inner, asked: Arc::clone(&asked), is_well: true };
     let store = Arc::new(Store::new(Arc::new(well), &Advice::UNKNOWN));
     let (_, objects) = all_of(&store, "s3://bucket/a").unwrap();
-    let file = DataFile::Remote(objects[0].clone());
+    let file = DataFile::Remote(Arc::clone(&objects[0]));
     let schema = Arc::new(Schema::empty());
     let scan = Scan { schema: &schema, ranges: &[(0, ROWS)], batch_rows: 64, reader: Reader::Sql };
     let rows: Vec<Rows> = PARQUET.read(&file, &scan).unwrap().collect::<Result<_, _>>().unwrap();

@@ -64,27 +64,23 @@ where
 {
     let base = base.to_owned();
     wait(async move {
-        let mut asked = Box::pin(provider.get_credential());
-        let got = match tokio::time::timeout(SAY_AFTER, &mut asked).await {
-            Ok(got) => got,
-            Err(_) => {
-                log::warn!(
-                    "{base}: waiting for credentials: none are set, and the metadata service of a cloud's machines does not answer"
-                );
-                match tokio::time::timeout(GIVE_UP_AFTER - SAY_AFTER, asked).await {
-                    Ok(got) => got,
-                    Err(_) => {
-                        let (waited, advice) = (GIVE_UP_AFTER.as_secs(), advice.credentials);
-                        return Err(Problem::new(format!(
-                            "there are no credentials (none are set, and the metadata service has not answered within {waited} s): {advice}"
-                        )));
-                    }
-                }
+        let given_up = async {
+            tokio::time::sleep(SAY_AFTER).await;
+            log::warn!(
+                "{base}: waiting for credentials: none are set, and the metadata service of a cloud's machines does not answer"
+            );
+            tokio::time::sleep(GIVE_UP_AFTER - SAY_AFTER).await;
+        };
+        let why = tokio::select! {
+            got = provider.get_credential() => match got {
+                Ok(_) => return Ok(()),
+                Err(error) => short(&cause(&error)),
+            },
+            () = given_up => {
+                format!("none are set, and the metadata service has not answered within {} s", GIVE_UP_AFTER.as_secs())
             }
         };
-        got.map(drop).map_err(|error| {
-            Problem::new(format!("there are no credentials ({}): {}", short(&cause(&error)), advice.credentials))
-        })
+        Err(Problem::new(format!("there are no credentials ({why}): {}", advice.credentials)))
     })
     .flatten()
 }

@@ -10,45 +10,32 @@ use crate::store::problem::{Advice, Problem};
 use crate::store::providers::connect::{retries, setting};
 
 /// `https://host/path/file`.
-#[derive(Debug)]
-pub(crate) struct Http;
-
-static ADVICE: Advice = Advice {
-    credentials: "capfilt sends none over HTTP: download the file, or give a URL that needs none",
-    ..Advice::UNKNOWN
+pub(crate) static HTTP: StoreProvider = StoreProvider {
+    schemes: &["http", "https"],
+    connect,
+    advice: Advice {
+        credentials: "capfilt sends none over HTTP: download the file, or give a URL that needs none",
+        ..Advice::UNKNOWN
+    },
+    has_folders: false,
+    parse,
 };
 
-impl StoreProvider for Http {
-    fn schemes(&self) -> &'static [&'static str] {
-        &["http", "https"]
-    }
+fn connect(base: &str) -> Result<Arc<dyn ObjectStore>, Problem> {
+    let options = ClientOptions::new().with_allow_http(base.starts_with("http:"));
+    let builder = HttpBuilder::new().with_url(base).with_client_options(options).with_retry(retries());
+    Ok(Arc::new(builder.build().map_err(|e| setting(&HTTP.advice, &e))?))
+}
 
-    fn connect(&self, base: &str) -> Result<Arc<dyn ObjectStore>, Problem> {
-        let options = ClientOptions::new().with_allow_http(base.starts_with("http:"));
-        let builder = HttpBuilder::new().with_url(base).with_client_options(options).with_retry(retries());
-        Ok(Arc::new(builder.build().map_err(|e| setting(&ADVICE, &e))?))
+fn parse(url: &str) -> Result<(String, String), String> {
+    let url = url::Url::parse(url).map_err(|e| format!("not a URL: {e}"))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(format!("a user and a password are in the URL: {}", HTTP.advice.credentials));
     }
-
-    fn advice(&self) -> &'static Advice {
-        &ADVICE
+    let file = url.path_segments().and_then(|mut parts| parts.next_back()).unwrap_or_default();
+    let file = percent_encoding::percent_decode_str(file).decode_utf8_lossy().into_owned();
+    if file.is_empty() || file.contains('*') {
+        return Err("over HTTP a single file is read, folders and patterns are not: give the URL of a file".to_owned());
     }
-
-    fn has_folders(&self) -> bool {
-        false
-    }
-
-    fn parse(&self, url: &str) -> Result<(String, String), String> {
-        let url = url::Url::parse(url).map_err(|e| format!("not a URL: {e}"))?;
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(format!("a user and a password are in the URL: {}", ADVICE.credentials));
-        }
-        let file = url.path_segments().and_then(|mut parts| parts.next_back()).unwrap_or_default();
-        let file = percent_encoding::percent_decode_str(file).decode_utf8_lossy().into_owned();
-        if file.is_empty() || file.contains('*') {
-            return Err(
-                "over HTTP a single file is read, folders and patterns are not: give the URL of a file".to_owned()
-            );
-        }
-        Ok((url.to_string(), file))
-    }
+    Ok((url.to_string(), file))
 }
