@@ -23,6 +23,8 @@ pub use capfilt_tables::{Error, Result};
 pub use dry_run::{Estimate, dry_run};
 pub use job_file::{JobFile, shard};
 pub use options::{Combine, ImageIs, Images, Mode, OutputFormat, Pairs, Stop};
+#[cfg(feature = "clap")]
+pub use options::{probability, score, source_score};
 pub use recipe::builder::{ItcGate, RecipeBuilder};
 pub use recipe::params::Params;
 pub use recipe::plan::{CAPFILT_SQL, PairColumn, Recipe};

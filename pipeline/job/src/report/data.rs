@@ -11,10 +11,14 @@ use crate::recipe::provenance::together;
 
 /// Options of a report.
 #[derive(Debug, Clone)]
+#[cfg_attr(feature = "clap", derive(clap::Args))]
 pub struct ReportOptions {
-    /// Maximum number of images in the gallery.
+    /// Maximum number of images in the gallery
+    #[cfg_attr(feature = "clap", arg(long = "max-images", value_name = "N", default_value = "1000"))]
     pub images: usize,
-    /// Location of the source, for images that the table left out; by default where it was.
+
+    /// Location of the source, for pictures that the table left out [default: where it was]
+    #[cfg_attr(feature = "clap", arg(long, value_name = "PATH"))]
     pub source: Option<PathBuf>,
 }
 
