@@ -1,6 +1,7 @@
 //! Options of a job that several of its parts read. With the feature `clap` they are values of command-line options.
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 /// What to do if the destination already has a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +65,15 @@ pub enum Stop {
     AtUnit,
     /// Immediately.
     Now,
+}
+
+/// Resolves once the job is asked to stop in the way `how` or immediately; pends forever if the sender is gone.
+pub(crate) async fn asked(stop: &watch::Receiver<Stop>, how: Stop) {
+    let mut stop = stop.clone();
+    let is_asked = |stop: &Stop| *stop == Stop::Now || *stop == how;
+    if stop.wait_for(is_asked).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// Contents of the source's image column.
