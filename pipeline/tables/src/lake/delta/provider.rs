@@ -13,8 +13,8 @@ use datafusion::physical_plan::ExecutionPlan;
 /// Read-only wrapper of the library's table provider.
 ///
 /// The library's INSERT ignores the table's rules (CHECK constraints, generated columns, required writer features) and
-/// adds to the latest version even if the table is an earlier one, so writes are refused (`sql/copy.rs`). Filters on floats are not
-/// pushed down: the library skips files by the minima and maxima in the log, which leave NaN out.
+/// adds to the latest version even if the table is an earlier one, so `sql/copy.rs` refuses writes. Filters on floats
+/// are not pushed down: the library skips files by the minima and maxima in the log, which leave NaN out.
 #[derive(Debug)]
 pub(crate) struct LakeTable {
     pub(crate) table: Arc<dyn TableProvider>,
