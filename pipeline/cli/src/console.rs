@@ -52,6 +52,15 @@ pub(crate) fn log_to_stderr() {
     let _ = env_logger::Builder::from_env(levels).format(format).try_init();
 }
 
+/// The progress bar, if stderr is a terminal.
+fn bar(template: &str) -> Option<ProgressBar> {
+    io::stderr().is_terminal().then(|| {
+        let bar = BAR.get_or_init(|| ProgressBar::new(0)).clone();
+        bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar
+    })
+}
+
 /// Progress display of a job.
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
@@ -66,13 +75,8 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn new(stats: Stats) -> Self {
-        let bar = io::stderr().is_terminal().then(|| {
-            let bar = BAR.get_or_init(|| ProgressBar::new(0)).clone();
-            let style = ProgressStyle::with_template("{bar:20} {pos}/{len} rows  {msg}\n{prefix}");
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            bar.enable_steady_tick(Duration::from_millis(200));
-            bar
-        });
+        let bar = bar("{bar:20} {pos}/{len} rows  {msg}\n{prefix}");
+        let bar = bar.inspect(|bar| bar.enable_steady_tick(Duration::from_millis(200)));
         let now = Instant::now();
         let earlier = Spent::of(&stats());
         Self { bar, started: Cell::new(now), last: RefCell::new(now), is_shown: Cell::new(false), stats, earlier }
@@ -123,13 +127,7 @@ pub(crate) struct Bytes {
 
 impl Bytes {
     pub(crate) fn new() -> Self {
-        let bar = io::stderr().is_terminal().then(|| {
-            let bar = BAR.get_or_init(|| ProgressBar::new(0)).clone();
-            let style = ProgressStyle::with_template("{bar:20} {bytes}/{total_bytes}  ETA {eta}");
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            bar
-        });
-        Self { bar, last: Cell::new(Instant::now()) }
+        Self { bar: bar("{bar:20} {bytes}/{total_bytes}  ETA {eta}"), last: Cell::new(Instant::now()) }
     }
 
     pub(crate) fn update(&self, done: u64, all: u64) {

@@ -14,7 +14,6 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use capfilt_job::Pairs;
 use capfilt_tables::format::parquet::is_decoding;
 use capfilt_udfs::Converted;
 use clap::FromArgMatches as _;
@@ -93,24 +92,13 @@ fn dispatch(cli: Cli, scripts: Vec<command::Script>) -> Result<()> {
             put(&String::from_utf8_lossy(&script), "")
         }
         Command::Rounds(args) => rounds::main(&runtime()?, &args),
-        Command::Select(args) => {
-            let select = capfilt_job::Select {
-                table: args.table,
-                dest: args.dest,
-                min_itm: args.min_itm,
-                min_itm_of: args.min_itm_of,
-                keep_fraction: args.keep_fraction,
-                kept_only: args.write_pairs == Pairs::Kept,
-                source: args.source,
-                overwrite: args.overwrite,
-            };
+        Command::Select(select) => {
             let summary = runtime()?.block_on(select.run())?;
             console::say(&format!("{summary}\ntable      {}", select.dest.display()));
             Ok(())
         }
         Command::Report(args) => {
-            let options = capfilt_job::ReportOptions { images: args.max_images, source: args.source };
-            let page = runtime()?.block_on(capfilt_job::report(&args.table, &options))?;
+            let page = runtime()?.block_on(capfilt_job::report(&args.table, &args.options))?;
             if args.output.as_os_str() == "-" {
                 return put(&page, "");
             }

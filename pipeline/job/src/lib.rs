@@ -24,6 +24,7 @@ pub use capfilt_udfs::ItcGate;
 pub use dry_run::{Estimate, dry_run};
 pub use job_file::{JobFile, shard};
 pub use options::{Combine, ImageIs, Images, Mode, OutputFormat, Pairs, Stop};
+pub use options::{probability, score, source_score};
 pub use recipe::builder::RecipeBuilder;
 pub use recipe::params::Params;
 pub use recipe::plan::{CAPFILT_SQL, PairColumn, Recipe};

@@ -10,6 +10,7 @@ use capfilt_tables::source::files::Source;
 use capfilt_tables::split::Units;
 use capfilt_tables::sql::spilling_session::bounded;
 use capfilt_tables::store::url::whereabouts;
+use clap::{ArgGroup, Args};
 use datafusion::arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryViewArray, BooleanArray, StringArray, StringViewArray,
 };
@@ -25,7 +26,7 @@ use crate::checkpoint::manifest::{Identity, Manifest};
 use crate::checkpoint::manifests;
 use crate::checkpoint::register;
 use crate::images::original::{Pictures, Wanted};
-use crate::options::{Images, Mode, OutputFormat};
+use crate::options::{self, Images, Mode, OutputFormat};
 use crate::output::commit::register::committer;
 use crate::output::pair_files::Format;
 use crate::output::split_writer::{End, Pairs, WriterThread, Written};
@@ -36,23 +37,38 @@ use crate::verdicts::Verdicts;
 const ROWS: usize = 64;
 
 /// Selection of pairs from a finished table.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Args)]
+#[command(group = ArgGroup::new("what").required(true).multiple(true).args(["min_itm", "min_itm_of", "keep_fraction"]))]
 pub struct Select {
-    /// A finished pair table.
+    /// A finished pair table of `capfilt run`
     pub table: PathBuf,
-    /// Destination folder of the new table.
+
+    /// Destination folder of the new pair table
     pub dest: PathBuf,
-    /// Minimum match probability of a kept pair. Defaults to the job's, or to 0 with `keep_fraction`.
+
+    /// Minimum match probability of a kept pair [default: the table's own; with --keep-fraction 0]
+    #[arg(long, value_name = "P", value_parser = options::score)]
     pub min_itm: Option<f32>,
-    /// Minimum match probabilities by text source, in place of `min_itm`.
+
+    /// Minimum match probability of the texts of one source: --min-itm-of web=0.6
+    #[arg(long, value_name = "SOURCE=P", value_parser = options::source_score)]
     pub min_itm_of: Vec<(String, f32)>,
-    /// Share of all scored pairs to keep, from 0 to 1, best first; ties with the last pair are kept too.
+
+    /// Keep the best share of all scored pairs: 0.3 for the best 30 %
+    // Ties with the last pair are kept too.
+    #[arg(long, value_name = "F", value_parser = options::probability)]
     pub keep_fraction: Option<f64>,
-    /// Whether to leave dropped pairs out.
-    pub kept_only: bool,
-    /// Location of the job's source, for images that the table left out; by default where it was.
+
+    /// Which pairs the new table has
+    #[arg(long, value_enum, default_value = "all")]
+    pub write_pairs: options::Pairs,
+
+    /// Location of the source, for images that the table left out [default: where it was]
+    #[arg(long, value_name = "PATH")]
     pub source: Option<PathBuf>,
-    /// Whether to replace a table at the destination.
+
+    /// Start over, and replace the pair table at DEST once the new one is complete
+    #[arg(long)]
     pub overwrite: bool,
 }
 
@@ -119,9 +135,8 @@ impl Select {
             }
         };
         let about = serde_json::to_string(&manifest.job).map_err(|e| Error::Internal(e.to_string()))?;
-        let schema = parts.schema();
-        let format =
-            Format::new(schema, parts.written_schema(), images, self.kept_only, OutputFormat::Parquet, &about)?;
+        let (schema, kept_only) = (&parts.schema, self.write_pairs == options::Pairs::Kept);
+        let format = Format::new(schema, &parts.written, images, kept_only, OutputFormat::Parquet, &about)?;
         committer(OutputFormat::Parquet, &self.dest)?.check(&format.recorded)?;
         let units = Units { rows: manifest.job.unit_rows, shard: 0, shards: 1 };
         let (writer, left) = WriterThread::open(store, format, units, manifest, begun, begun)?;
@@ -168,7 +183,7 @@ impl Select {
         let recipe = format!("-- selected: {}\n{}", words.join(", "), job.recipe);
         let format = "parquet".to_owned();
         // Pairs that the old table left out are missing here too.
-        let kept_only = self.kept_only || job.kept_only;
+        let kept_only = self.write_pairs == options::Pairs::Kept || job.kept_only;
         Identity { recipe, kept_only, format, shards: 1, ..job.clone() }
     }
 

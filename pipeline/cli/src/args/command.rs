@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use capfilt_job::Pairs;
-use clap::{ArgGroup, ArgMatches, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use capfilt_job::{ReportOptions, Select};
+use clap::{ArgMatches, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::args::job::{ContinueArgs, ParamArgs, RunArgs, SessionArgs, ShowRecipeArgs};
 use crate::args::rounds::RoundsArgs;
-use crate::args::values::{pair, probability, score, source_score};
+use crate::args::values::pair;
 
 /// Caption and filter image-text tables with BLIP, in SQL.
 #[derive(Debug, Parser)]
@@ -42,7 +42,7 @@ pub(crate) enum Command {
     /// Caption, filter and train in rounds, each with the models of the previous round
     Rounds(Box<RoundsArgs>),
     /// Change which pairs a finished table keeps, by its stored scores and without a model
-    Select(SelectArgs),
+    Select(Select),
     /// Make a page about a run: numbers, scores, and a gallery of images and texts
     Report(ReportArgs),
     /// Inspect a checkpoint, or convert one from PyTorch's pickles
@@ -131,40 +131,6 @@ pub(crate) enum Format {
 }
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("what").required(true).multiple(true).args(["min_itm", "min_itm_of", "keep_fraction"]))]
-pub(crate) struct SelectArgs {
-    /// A finished pair table of `capfilt run`
-    pub(crate) table: PathBuf,
-
-    /// Destination folder of the new pair table
-    pub(crate) dest: PathBuf,
-
-    /// Minimum match probability of a kept pair [default: the table's own; with --keep-fraction 0]
-    #[arg(long, value_name = "P", value_parser = score)]
-    pub(crate) min_itm: Option<f32>,
-
-    /// Minimum match probability of the texts of one source: --min-itm-of web=0.6
-    #[arg(long, value_name = "SOURCE=P", value_parser = source_score)]
-    pub(crate) min_itm_of: Vec<(String, f32)>,
-
-    /// Keep the best share of all scored pairs: 0.3 for the best 30 %
-    #[arg(long, value_name = "F", value_parser = probability)]
-    pub(crate) keep_fraction: Option<f64>,
-
-    /// Which pairs the new table has
-    #[arg(long, value_enum, default_value = "all")]
-    pub(crate) write_pairs: Pairs,
-
-    /// Location of the source, for images that the table left out [default: where it was]
-    #[arg(long, value_name = "PATH")]
-    pub(crate) source: Option<PathBuf>,
-
-    /// Start over, and replace the pair table at DEST once the new one is complete
-    #[arg(long)]
-    pub(crate) overwrite: bool,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct ReportArgs {
     /// A finished pair table of `capfilt run`
     pub(crate) table: PathBuf,
@@ -173,13 +139,8 @@ pub(crate) struct ReportArgs {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
 
-    /// Maximum number of images in the gallery
-    #[arg(long, value_name = "N", default_value = "1000")]
-    pub(crate) max_images: usize,
-
-    /// Location of the source, for pictures that the table left out [default: where it was]
-    #[arg(long, value_name = "PATH")]
-    pub(crate) source: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) options: ReportOptions,
 }
 
 /// Source of statements.

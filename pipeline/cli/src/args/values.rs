@@ -62,28 +62,10 @@ pub(crate) fn sample(text: &str) -> Result<u16, String> {
     rows.ok_or_else(|| "expected a whole number from 8 to 4096".to_owned())
 }
 
-/// A number from 0 to 1.
-pub(crate) fn probability(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(p) if (0.0..=1.0).contains(&p) => Ok(p),
-        _ => Err("expected a number from 0 to 1".to_owned()),
-    }
-}
-
-/// A score from 0 to 1.
-pub(crate) fn score(text: &str) -> Result<f32, String> {
-    probability(text)?;
-    text.parse().map_err(|e| format!("{e}"))
-}
-
-/// A source of texts and a score.
-pub(crate) fn source_score(text: &str) -> Result<(String, f32), String> {
-    let (source, least) = text.split_once('=').ok_or("expected SOURCE=P, such as web=0.6")?;
-    Ok((source.to_owned(), score(least)?))
-}
-
 #[cfg(test)]
 mod tests {
+    use capfilt_job::{probability, source_score};
+
     use super::*;
 
     #[test]

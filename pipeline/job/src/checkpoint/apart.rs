@@ -9,7 +9,7 @@ use capfilt_tables::store::url::is_url;
 
 /// Refuses a destination inside the source, or one that contains it.
 pub(crate) fn check_apart(source: &Source, dest: &Path) -> Result<()> {
-    let given = source.given();
+    let given = &source.given;
     if is_url(&given.to_string_lossy()) {
         return check_folder(dest);
     }

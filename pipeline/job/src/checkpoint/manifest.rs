@@ -278,7 +278,7 @@ impl Manifest {
             file: None,
             source: root,
             path_root: None,
-            source_version: source.version(),
+            source_version: source.version,
             files: source.records(),
             memos: source.memos(),
             columns: Vec::new(),

@@ -68,7 +68,7 @@ impl Pictures {
                 Ok(below) => path.join(below),
                 Err(_) => root.clone(),
             },
-            None => source.root().to_owned(),
+            None => source.root.clone(),
         };
         let root = if by == "path" { Some(Root::open(&root())?) } else { None };
         let known = job.files.iter().map(|record| (record.name.clone(), record.clone())).collect();

@@ -137,10 +137,8 @@ impl WriterThread {
     pub(crate) async fn close(self, end: End) -> (Written, Result<()>) {
         let _ = self.sender.send(Message::End(end)).await;
         drop(self.sender);
-        match self.thread.await {
-            Ok(ended) => ended,
-            Err(e) => (Written::default(), Err(Error::Internal(format!("the writing thread ended: {e}")))),
-        }
+        let failed = |e| (Written::default(), Err(Error::Internal(format!("the writing thread ended: {e}"))));
+        self.thread.await.unwrap_or_else(failed)
     }
 }
 

@@ -167,8 +167,8 @@ impl Recipe {
     pub(crate) async fn plan(&self, ctx: &SessionContext, source: &Source, columns: &Columns<'_>) -> Result<Planned> {
         let failed = |e: DataFusionError| self.wrong(message(&e));
         let of = match columns.may_lack {
-            true => with_nulls(source.schema(), columns.image),
-            false => source.schema().as_ref().clone(),
+            true => with_nulls(&source.schema, columns.image),
+            false => source.schema.as_ref().clone(),
         };
         let mut fields: Vec<Field> = of.fields().iter().map(|f| f.as_ref().clone()).collect();
         if columns.image_is != ImageIs::Bytes {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use clap::Args;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -10,11 +11,14 @@ use crate::checkpoint::manifest::Manifest;
 use crate::recipe::provenance::together;
 
 /// Options of a report.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Args)]
 pub struct ReportOptions {
-    /// Maximum number of images in the gallery.
+    /// Maximum number of images in the gallery
+    #[arg(long = "max-images", value_name = "N", default_value = "1000")]
     pub images: usize,
-    /// Location of the source, for images that the table left out; by default where it was.
+
+    /// Location of the source, for pictures that the table left out [default: where it was]
+    #[arg(long, value_name = "PATH")]
     pub source: Option<PathBuf>,
 }
 

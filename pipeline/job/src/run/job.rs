@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::checkpoint::admission::{admit, check_agreement};
 use crate::checkpoint::register;
-use crate::options::{Mode, Stop};
+use crate::options::{Mode, Stop, asked};
 use crate::output::split_writer::{End, Pairs, WriterThread, Written};
 use crate::recipe::provenance::Provenance;
 use crate::rows::contract::RowFilter;
@@ -19,7 +19,7 @@ use crate::run::apply::Work;
 use crate::run::local::LocalRunner;
 use crate::run::prefetch::prefetch;
 use crate::run::resume::{Job, Prepared};
-use crate::run::runner::{PairSink, Runner as _, asked};
+use crate::run::runner::{PairSink, Runner as _};
 use crate::tally::counts::{Summary, Tally};
 use crate::tally::failure_limit::FailureLimit;
 

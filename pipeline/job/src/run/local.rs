@@ -10,11 +10,11 @@ use futures::StreamExt as _;
 use futures::stream::FuturesOrdered;
 use tokio::sync::{mpsc, watch};
 
-use crate::options::Stop;
+use crate::options::{Stop, asked};
 use crate::output::split_writer::End;
 use crate::run::apply::Work;
 use crate::run::prefetch::Loaded;
-use crate::run::runner::{PairSink, Runner, asked};
+use crate::run::runner::{PairSink, Runner};
 
 /// Runs up to `workers` chunks at a time as tasks of the current runtime.
 pub(crate) struct LocalRunner {

@@ -229,7 +229,7 @@ impl Job {
             let begun = split_writer::left(store, &manifest)?.next;
             let begun = begun.file + usize::from(begun.row > 0);
             if source.take_over(&mut manifest.files, begun) {
-                manifest.source_version = source.version();
+                manifest.source_version = source.version;
                 saved = false;
             }
         }
@@ -243,7 +243,7 @@ impl Job {
             return Err(Error::source(whereabouts(&self.source), reason));
         }
         manifest.files = source.records();
-        manifest.source_version = source.version();
+        manifest.source_version = source.version;
         manifest.state = State::Running;
         committer(self.table_format, &self.dest)?.recover(&mut manifest)?;
         Ok((manifest, true, false))
@@ -340,7 +340,7 @@ impl Job {
 
     /// Returns the loader of the source's images.
     pub(crate) async fn loader(&self, ctx: &SessionContext, source: &Source) -> Result<Arc<dyn ImageLoader>> {
-        let root = self.current_image_root().unwrap_or(source.root());
+        let root = self.current_image_root().unwrap_or(&source.root);
         image_loader(ctx, self.image_is, &self.image_column, root).await
     }
 
@@ -348,7 +348,7 @@ impl Job {
     /// columns or change their types.
     pub(crate) fn format(&self, planned: &Planned, source: &Source, manifest: &mut Manifest) -> Result<Format> {
         let about = serde_json::to_string(&manifest.job).map_err(|e| Error::Internal(e.to_string()))?;
-        let written = source.written_schema();
+        let written = &source.written;
         let format = Format::new(&planned.schema(), written, self.images, self.kept_only, self.table_format, &about)?;
         if self.table_format == OutputFormat::JsonLines && planned.schema().field_with_name("caption").is_ok() {
             let reason = "JSON lines call the text caption, and the source has a column of that name: give --rename caption=caption_before";

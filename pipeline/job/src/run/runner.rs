@@ -32,12 +32,3 @@ pub(crate) trait PairSink {
     /// Notes a time in which nothing was in flight for lack of rows.
     fn idle(&mut self, _time: Duration) {}
 }
-
-/// Resolves once the job is asked to stop in the way `how` or immediately; pends forever if the sender is gone.
-pub(crate) async fn asked(stop: &watch::Receiver<Stop>, how: Stop) {
-    let mut stop = stop.clone();
-    let is_asked = |stop: &Stop| *stop == Stop::Now || *stop == how;
-    if stop.wait_for(is_asked).await.is_err() {
-        std::future::pending::<()>().await;
-    }
-}

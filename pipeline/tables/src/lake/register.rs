@@ -11,6 +11,11 @@ use crate::lake::location::Lake;
 use crate::lake::not_built::Delta;
 use crate::store::url::{is_url, whereabouts};
 
+#[cfg(feature = "delta")]
+pub(crate) use crate::lake::delta::provider::check_write;
+#[cfg(not(feature = "delta"))]
+pub(crate) use crate::lake::not_built::check_write;
+
 static TABLE_FORMATS: &[&dyn TableFormat] = &[&Delta];
 
 /// Format of the lakehouse table at a place; `None` if there is none.

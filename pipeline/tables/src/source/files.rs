@@ -27,18 +27,20 @@ use crate::store::url::whereabouts;
 /// Input of a job: files of one format, read under one schema.
 #[derive(Debug)]
 pub struct Source {
-    pub(crate) given: PathBuf,
-    pub(crate) root: PathBuf,
+    /// The path, pattern or URL that was given.
+    pub given: PathBuf,
+    /// Folder that file names are relative to.
+    pub root: PathBuf,
     pub(crate) format: &'static dyn FileFormat,
     pub(crate) files: Vec<SourceFile>,
     /// File numbers by name, built on first use.
     pub(crate) numbers: OnceLock<BTreeMap<String, usize>>,
     /// Version, if the source is a Delta table.
-    pub(crate) version: Option<u64>,
+    pub version: Option<u64>,
     /// Schema of the rows read: texts and images are views, so that a second copy of an image takes 16 bytes.
-    pub(crate) schema: SchemaRef,
+    pub schema: SchemaRef,
     /// Schema as the files declare it; the first file's where the differences do not matter.
-    pub(crate) written: SchemaRef,
+    pub written: SchemaRef,
     /// Columns that must be valid UTF-8; a row with an invalid text in one of them fails.
     pub(crate) texts: Vec<String>,
     /// Maximum size of an image that is a file or tar member, bytes; a larger one is not read.
@@ -172,16 +174,6 @@ impl Source {
         self.format.read(&file.place, &Scan { schema: &file.read, ranges, batch_rows, reader })
     }
 
-    /// Version of a Delta table; `None` for other sources.
-    pub fn version(&self) -> Option<u64> {
-        self.version
-    }
-
-    /// Folder that file names are relative to.
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
     /// Number of files.
     pub fn files(&self) -> usize {
         self.files.len()
@@ -218,24 +210,9 @@ impl Source {
         self.files.iter().map(|file| file.record.bytes).sum()
     }
 
-    /// The path, pattern or URL that was given.
-    pub fn given(&self) -> &Path {
-        &self.given
-    }
-
     /// Paths or URLs of the files.
     pub fn paths(&self) -> impl Iterator<Item = PathBuf> {
         self.files.iter().map(|file| file.place.shown())
-    }
-
-    /// Schema of the rows as they are read: nullable, with texts and images as views.
-    pub fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    /// Schema as the files declare it.
-    pub fn written_schema(&self) -> &SchemaRef {
-        &self.written
     }
 
     /// Name of file number `file`, relative to the source.

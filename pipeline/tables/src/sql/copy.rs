@@ -6,14 +6,10 @@ use std::sync::Arc;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode as _};
 use datafusion::common::{Column, Result, plan_err};
-#[cfg(feature = "delta")]
-use datafusion::datasource::source_as_provider;
 use datafusion::logical_expr::dml::CopyTo;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::optimizer::AnalyzerRule;
 
-#[cfg(feature = "delta")]
-use crate::lake::delta::provider::LakeTable;
 use crate::lake::location::Lake;
 use crate::lake::register;
 use crate::sql::hive;
@@ -28,12 +24,9 @@ impl AnalyzerRule for CheckedCopy {
     fn analyze(&self, plan: LogicalPlan, config: &ConfigOptions) -> Result<LogicalPlan> {
         let plan = plan.transform_down(|node| match node {
             LogicalPlan::Copy(copy) => Ok(Transformed::yes(LogicalPlan::Copy(checked(copy, config)?))),
-            #[cfg(feature = "delta")]
-            LogicalPlan::Dml(write)
-                if let Ok(table) = source_as_provider(&write.target)
-                    && let Some(table) = table.downcast_ref::<LakeTable>() =>
-            {
-                table.refuse(&write.op)
+            LogicalPlan::Dml(write) => {
+                register::check_write(&write)?;
+                Ok(Transformed::no(LogicalPlan::Dml(write)))
             }
             other => Ok(Transformed::no(other)),
         })?;

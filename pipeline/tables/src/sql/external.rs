@@ -72,10 +72,10 @@ impl TableProviderFactory for ExternalTables {
             }
             table => table?,
         };
-        Ok(match table.downcast_ref::<ListingTable>() {
+        match table.downcast_ref::<ListingTable>() {
             Some(listed) => hive::table(listed.clone()),
-            None => table,
-        })
+            None => Ok(table),
+        }
     }
 }
 

@@ -6,6 +6,5 @@ pub(crate) mod external;
 pub(crate) mod hive;
 pub mod named;
 pub mod open;
-pub(crate) mod restamp;
 pub mod rows_format;
 pub mod spilling_session;

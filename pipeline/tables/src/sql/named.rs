@@ -188,7 +188,7 @@ pub(crate) async fn files(
         Some(schema) => config.with_schema(schema),
         None => config.infer_schema(state).await?,
     };
-    Ok(hive::table(ListingTable::try_new(config)?))
+    hive::table(ListingTable::try_new(config)?)
 }
 
 /// Refuses a folder with files that `capfilt run`, pyarrow and Spark skip by name, such as macOS and unfinished writers

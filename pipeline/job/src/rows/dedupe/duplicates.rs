@@ -19,7 +19,7 @@ use datafusion::arrow::record_batch::RecordBatch;
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::options::Stop;
+use crate::options::{Stop, asked};
 use crate::rows::contract::RowFilter;
 use crate::rows::dedupe::hashes;
 use crate::rows::dedupe::pass::{Look, Pass, WAY};
@@ -106,13 +106,6 @@ pub(crate) async fn find(
     stop: &watch::Receiver<Stop>,
     tell: &dyn Fn(u64),
 ) -> Result<Duplicates> {
-    let mut stop = stop.clone();
-    let stopped = async move {
-        if stop.wait_for(|stop| *stop != Stop::No).await.is_err() {
-            // The sender is gone, so no stop can be requested.
-            std::future::pending::<()>().await;
-        }
-    };
     let mut starts = vec![0];
     let mut rows = 0;
     for record in source.records() {
@@ -122,7 +115,7 @@ pub(crate) async fn find(
     let pass = Pass { look: Arc::new(look), source, starts, folder };
     tokio::select! {
         biased;
-        () = stopped => return Err(Error::Interrupted),
+        () = asked(stop, Stop::AtUnit) => return Err(Error::Interrupted),
         ended = pass.run(tell) => ended?,
     }
     let Pass { look, starts, .. } = pass;

@@ -6,36 +6,40 @@ use async_trait::async_trait;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{Result, plan_err};
-use datafusion::datasource::TableType;
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, WriteOp};
+use datafusion::datasource::{TableType, source_as_provider};
+use datafusion::logical_expr::{DmlStatement, Expr, TableProviderFilterPushDown, WriteOp};
 use datafusion::physical_plan::ExecutionPlan;
 
 /// Read-only wrapper of the library's table provider.
 ///
 /// The library's INSERT ignores the table's rules (CHECK constraints, generated columns, required writer features) and
-/// adds to the latest version even if the table is an earlier one, so writes are refused (`sql/copy.rs`). Filters on floats are not
-/// pushed down: the library skips files by the minima and maxima in the log, which leave NaN out.
+/// adds to the latest version even if the table is an earlier one, so `sql/copy.rs` refuses writes. Filters on floats
+/// are not pushed down: the library skips files by the minima and maxima in the log, which leave NaN out.
 #[derive(Debug)]
 pub(crate) struct LakeTable {
     pub(crate) table: Arc<dyn TableProvider>,
     pub(crate) name: String,
 }
 
-impl LakeTable {
-    /// Refuses a statement that would change the table.
-    pub(crate) fn refuse<T>(&self, statement: &WriteOp) -> Result<T> {
-        let name = match statement {
-            WriteOp::Insert(_) => "INSERT".to_owned(),
-            WriteOp::MergeInto(_) => "MERGE".to_owned(),
-            other => other.name().to_uppercase(),
-        };
-        plan_err!(
-            "{name}: {} is a Delta table, which SQL reads and does not write: capfilt run --table-format delta writes one, and keeps \
-             to its rules",
-            self.name
-        )
-    }
+/// Refuses a statement that would change a lakehouse table.
+pub(crate) fn check_write(write: &DmlStatement) -> Result<()> {
+    let provider = source_as_provider(&write.target).ok();
+    let Some(table) = provider.as_ref().and_then(|provider| provider.downcast_ref::<LakeTable>()) else {
+        return Ok(());
+    };
+    let name = match &write.op {
+        WriteOp::Insert(_) => "INSERT".to_owned(),
+        WriteOp::MergeInto(_) => "MERGE".to_owned(),
+        other => other.name().to_uppercase(),
+    };
+    plan_err!(
+        "{name}: {} is a Delta table, which SQL reads and does not write: capfilt run --table-format delta writes one, and keeps \
+         to its rules",
+        table.name
+    )
+}
 
+impl LakeTable {
     fn is_of_floats(&self, filter: &Expr) -> bool {
         let schema = self.table.schema();
         filter.column_refs().iter().any(|column| {
