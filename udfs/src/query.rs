@@ -90,7 +90,7 @@ impl PhysicalOptimizerRule for QueryScopeRule {
             // A join, or another operator with several inputs.
             let makes_rows = node.children().len() > 1 || node.downcast_ref::<UnnestExec>().is_some();
             let calls = calls(&node)?;
-            if node.downcast_ref::<QueryScopeExec>().is_some() || !(makes_rows || !calls.is_empty()) {
+            if node.downcast_ref::<QueryScopeExec>().is_some() || !makes_rows && calls.is_empty() {
                 return Ok(Transformed::no(node));
             }
             found = true;
