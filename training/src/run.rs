@@ -91,7 +91,7 @@ fn pinned(settings: &Settings, out: &Path) -> Result<Settings> {
         let latest = || capfilt_tables::delta_source(&table.path, None).map_err(|e| Error::file(&table.path, e));
         table.version = match version {
             Some(version) => Some(version),
-            None => latest()?.and_then(|found| found.version()).map(|version| version.to_string()),
+            None => latest()?.and_then(|found| found.version).map(|version| version.to_string()),
         };
     }
     Ok(settings)

@@ -70,7 +70,7 @@ impl Table {
         let found =
             capfilt_tables::delta_source(&path, settings.version.as_deref()).map_err(|e| Error::file(&path, e))?;
         let mut table = Self {
-            version: found.and_then(|found| found.version()),
+            version: found.and_then(|found| found.version),
             sql: String::new(),
             weight: settings.weight,
             path,
