@@ -182,6 +182,7 @@ fn try_cuda(id: i32) -> std::result::Result<(), String> {
 
 /// Results of a weight's product and of attention on a device.
 fn probe(device: Device) -> Result<Vec<f32>> {
+    environment()?;
     let failed = |e: ort::Error| Error::Runtime(e.to_string());
     let weight: Vec<f32> = (0..graph::PROBE_WIDTH.pow(2)).map(|n| ((n % 7) as f32 - 3.0) / 8.0).collect();
     let weight = Tensor::from_array(([graph::PROBE_WIDTH; 2], weight)).map_err(failed)?.into_dyn();

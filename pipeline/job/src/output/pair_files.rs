@@ -156,18 +156,21 @@ impl Format {
 
     fn create_as(&self, output: OutputFormat, path: &Path) -> Result<PairFile> {
         let file = File::create(path).map_err(|e| Error::write(path, &e))?;
-        let writer = Writer::new(self, output, BufWriter::new(file)).map_err(|e| Error::write_parquet(path, &e))?;
+        let own = file.try_clone().map_err(|e| Error::write(path, &e))?;
+        let writer = Writer::new(self, output, BufWriter::new(own)).map_err(|e| Error::write_parquet(path, &e))?;
         let path = TempPath::try_from_path(path).map_err(|e| Error::write(path, &e))?;
-        Ok(PairFile { writer, path, pairs: 0 })
+        Ok(PairFile { writer, file, path, pairs: 0 })
     }
 
     /// Size in bytes of a table file with these pairs; nothing is written to disk.
     pub(crate) fn measure(&self, pairs: &[RecordBatch]) -> Result<u64> {
-        let measured = Writer::new(self, self.output, Counted(0)).and_then(|mut writer| {
+        let mut counted = Counted(0);
+        let measured = Writer::new(self, self.output, &mut counted).and_then(|mut writer| {
             pairs.iter().try_for_each(|batch| writer.write(batch))?;
-            writer.end()
+            writer.close()
         });
-        Ok(measured.map_err(|e| Error::Internal(format!("measuring pairs: {e}")))?.0)
+        measured.map_err(|e| Error::Internal(format!("measuring pairs: {e}")))?;
+        Ok(counted.0)
     }
 
     /// Creates a Parquet writer to `to`.
@@ -223,21 +226,24 @@ impl<W: io::Write + Send> Writer<W> {
         Ok(())
     }
 
-    fn end(self) -> Result<W, ParquetError> {
-        Ok(match self {
-            Self::Parquet(writer) => writer.into_inner()?,
-            Self::WebDataset(shard) => shard.end()?,
+    /// Ends and flushes the file. The Parquet writer's `into_inner` would hide the cause of a failed write.
+    fn close(self) -> Result<(), ParquetError> {
+        match self {
+            Self::Parquet(writer) => drop(writer.close()?),
+            Self::WebDataset(shard) => shard.end()?.flush()?,
             Self::JsonLines(mut lines) => {
                 lines.finish()?;
-                lines.into_inner()
+                lines.into_inner().flush()?;
             }
-        })
+        }
+        Ok(())
     }
 }
 
 /// An open file of pairs, removed if dropped before `end`.
 pub(crate) struct PairFile {
     writer: Writer<BufWriter<File>>,
+    file: File,
     /// Removed if dropped.
     path: TempPath,
     pairs: u64,
@@ -259,9 +265,9 @@ impl PairFile {
 
     /// Closes and syncs the file, which keeps its name. Returns its number of pairs and its size in bytes.
     pub(crate) fn end(self) -> Result<(u64, u64)> {
-        let Self { writer, path, pairs } = self;
+        let Self { writer, file, path, pairs } = self;
         let end = || {
-            let file = writer.end()?.into_inner().map_err(io::IntoInnerError::into_error)?;
+            writer.close()?;
             file.sync_all()?;
             Ok(file.metadata()?.len())
         };
@@ -366,7 +372,7 @@ mod tests {
         for output in [OutputFormat::Parquet, OutputFormat::JsonLines] {
             let format = Format::new(&row.schema(), &row.schema(), Images::None, false, output, "{}").unwrap();
             let written = Writer::new(&format, output, FullDisk);
-            let written = written.and_then(|mut writer| writer.write(&row).and_then(|()| writer.end()));
+            let written = written.and_then(|mut writer| writer.write(&row).and_then(|()| writer.close()));
             let said = Error::write_parquet(Path::new("x"), &written.err().unwrap()).to_string();
             assert!(said.contains("the disk is full"), "{output:?}: {said}");
         }
