@@ -8,7 +8,7 @@
 --   capfilt sql --table pairs=pairs --param fraction=0.3 -c "COPY ($(cat sql/top_fraction.sql)) TO 'best.parquet'"
 --
 -- capfilt run leaves the image out of dropped pairs. Where the best share may go beyond what it kept, write the pair table
--- with --image all.
+-- with --write-images all.
 
 WITH ranked AS (
     SELECT itm_score, row_number() OVER (ORDER BY itm_score DESC) AS place, count(*) OVER () AS places

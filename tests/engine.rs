@@ -100,9 +100,15 @@ async fn a_gate_asks_itm_where_itc_is_not_sure() {
     assert!(plan.contains("itc_score("), "{plan}");
     assert_eq!(run(&gated, sql).await, expected);
     assert_eq!(counts(&gated).await[0][2], unsure, "of {} pairs", expected.len());
-    // The constant may stand on either side, and a low score may be what is asked for.
-    let other = "SELECT id FROM web WHERE id < 400 AND NOT (0.5 > itm_score(image, text)) ORDER BY id";
-    assert_eq!(run(&gated, other).await, expected);
+    // The constant may stand on either side, and a range is as its lower end.
+    for other in ["0.5 <= itm_score(image, text)", "itm_score(image, text) >= 0.5 AND itm_score(image, text) <= 1"] {
+        assert_eq!(run(&gated, &format!("SELECT id FROM web WHERE id < 400 AND {other} ORDER BY id")).await, expected);
+    }
+    // What asks for low scores, or for impossible ones, is left to ITM.
+    for other in ["itm_score(image, text) < 0.5", "itm_score(image, text) > 1.5"] {
+        let plan = run(&gated, &format!("EXPLAIN SELECT id FROM web WHERE {other}")).await.concat().concat();
+        assert!(!plan.contains("itc_score("), "{plan}");
+    }
     run(&gated, "SET capfilt.itc_gate = off").await;
     assert_eq!(run(&gated, sql).await, run(&plain, "SELECT id FROM scored WHERE itm >= 0.5 ORDER BY id").await);
     let error = try_rows(&gated, "SET capfilt.itc_gate = '0.5,0.2'").await.unwrap_err().to_string();

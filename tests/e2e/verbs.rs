@@ -161,6 +161,7 @@ fn a_job_file_is_a_job() {
         ("source = ", &["line 1"]),
         ("[set]\ncapfilt.max_length = 5", &["line 2", "a key with a dot is quoted"]),
         ("source = 'data'\ndest = 'x'\nshard = '3/2'", &["--shard 3/2: expected I/N"]),
+        ("recipe = 'recipe.sql'\nrecipe-sql = 'SELECT 1'", &["leave one of them out"]),
     ] {
         fs::write(place.path("wrong.toml"), wrong).unwrap();
         let said = place.fails(1, &["run", "--job", "wrong.toml"]);
@@ -276,4 +277,63 @@ fn a_model_of_the_command_line_overrides_a_setting_of_the_job_file() {
     place.ok(&["run", "--job", "job.toml", "data", "other", "--set", &set]);
     let printed = place.ok(&["job", "other"]);
     assert!(!printed.contains("nowhere"), "{printed}");
+}
+
+/// Whatever of a stopped job is lost or changed is done again or refused, and nothing is left out silently.
+#[test]
+fn what_is_lost_of_a_stopped_job_is_noticed() {
+    let place = place();
+    let shard = |name: &str| place.path(&format!("pairs/_capfilt/shard-1-of-1/{name}"));
+    let stopped = |at: &str| {
+        fs::remove_dir_all(place.path("pairs")).ok();
+        let output =
+            place.command(&[&JOB[..], &["--target-file-size", "40kB"]].concat()).env("CAPFILT_KILL_AT", at).output();
+        assert_eq!(output.unwrap().status.signal(), Some(9));
+    };
+    // A unit: it and what follows are done again.
+    stopped("unit-done:2");
+    let first = shard("unit-00000000-000000000000.parquet");
+    if first.exists() {
+        fs::remove_file(&first).unwrap();
+        let said = text(&place.run(&["resume", "pairs"]).stderr);
+        assert!(said.contains("the unit before it is missing"), "{said}");
+        assert_eq!(counts(&place), (40, 38));
+    }
+    // A staged part.
+    stopped("place:1");
+    let part = shard("parts/part-00000.parquet");
+    let whole = fs::read(&part).unwrap();
+    fs::write(&part, &whole[..whole.len() / 2]).unwrap();
+    let said = place.fails(1, &["resume", "pairs"]);
+    assert!(said.contains("part-00000.parquet: this part was changed"), "{said}");
+    fs::write(&part, &whole).unwrap();
+    place.ok(&["resume", "pairs"]);
+    assert_eq!(counts(&place), (40, 38));
+    // A part of the table, for whoever reads it.
+    let part = place.path("pairs/part-00000.parquet");
+    fs::write(&part, [&whole[..], b"more"].concat()).unwrap();
+    let sql = ["sql", "--table", "t=pairs", "-c", "SELECT count(*) FROM t"];
+    for args in [&sql[..], &["report", "pairs", "-o", "x.html"], &["select", "pairs", "s", "--min-itm", "0.5"]] {
+        let said = place.fails(1, args);
+        assert!(said.contains("its part part-00000.parquet was changed"), "{args:?}: {said}");
+    }
+    fs::remove_file(&part).unwrap();
+    assert!(place.fails(1, &sql).contains("its part part-00000.parquet is missing"));
+}
+
+/// `..` in the place of the source or of the image root is a place like any other; in a name it is refused.
+#[test]
+fn folders_may_be_named_by_their_parents() {
+    let place = place();
+    fs::create_dir_all(place.path("lists/deep")).unwrap();
+    fs::write(place.path("lists/a.csv"), "path,text\n00.png,a\n../data/01.png,b\n").unwrap();
+    let more = ["--recipe", "../../recipe.sql", "--param", "score=1", "--image-column", "path", "--image-is", "path"];
+    let run = |dest: &str, root: &str| {
+        let args = [&["run", "../../lists/a.csv", dest], &more[..], &["--image-root", root]].concat();
+        let output = place.command(&args).current_dir(place.path("lists/deep")).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    };
+    run("../../pairs", "../../data");
+    assert_eq!(counts(&place), (2, 1));
+    assert_eq!(place.number("pairs", "SELECT count(*) FROM t WHERE error LIKE '%it is not below%'"), 1);
 }

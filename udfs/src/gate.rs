@@ -13,9 +13,10 @@
 
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::Transformed;
-use datafusion::common::{DFSchema, Result};
+use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator, lit, when};
@@ -35,33 +36,31 @@ impl FunctionRewrite for ItcGateRewrite {
     fn rewrite(&self, expr: Expr, _: &DFSchema, config: &ConfigOptions) -> Result<Transformed<Expr>> {
         let Some(options) = config.extensions.get::<CapfiltOptions>() else { return Ok(Transformed::no(expr)) };
         match (options.itc_gate(), threshold(&expr)) {
-            (Some(gate), Some((args, keeps))) => Ok(Transformed::yes(gated(expr, args, keeps, gate, options)?)),
+            (Some(gate), Some(args)) => Ok(Transformed::yes(gated(expr, args, gate, options)?)),
             _ => Ok(Transformed::no(expr)),
         }
     }
 }
 
-/// Arguments of `itm_score` in a comparison with a constant, and whether the comparison holds for high scores.
-fn threshold(expr: &Expr) -> Option<(Vec<Expr>, bool)> {
+/// Arguments of `itm_score` in `itm_score(..) >= x`, with x from 0 to 1. What asks for low scores is left to ITM, and so
+/// is a range's upper end.
+fn threshold(expr: &Expr) -> Option<Vec<Expr>> {
     let Expr::BinaryExpr(BinaryExpr { left, op, right }) = expr else { return None };
     let (call, constant, op) = match (&**left, &**right) {
         (Expr::ScalarFunction(call), constant) => (call, constant, *op),
         (constant, Expr::ScalarFunction(call)) => (call, constant, op.swap()?),
         _ => return None,
     };
-    let is_number = matches!(constant, Expr::Literal(value, _) if !value.is_null());
-    let keeps = match op {
-        Operator::GtEq | Operator::Gt => true,
-        Operator::LtEq | Operator::Lt => false,
-        _ => return None,
-    };
-    (is_number && call.name() == ITM_SCORE).then(|| (call.args.clone(), keeps))
+    let Expr::Literal(value, _) = constant else { return None };
+    let Ok(ScalarValue::Float64(Some(value))) = value.cast_to(&DataType::Float64) else { return None };
+    let is_threshold = matches!(op, Operator::GtEq | Operator::Gt) && (0.0..=1.0).contains(&value);
+    (is_threshold && call.name() == ITM_SCORE).then(|| call.args.clone())
 }
 
-fn gated(expr: Expr, args: Vec<Expr>, keeps: bool, gate: ItcGate, options: &CapfiltOptions) -> Result<Expr> {
+fn gated(expr: Expr, args: Vec<Expr>, gate: ItcGate, options: &CapfiltOptions) -> Result<Expr> {
     let functions = with_options(&Arc::new(options.clone()));
     let itc = functions.into_iter().find(|function| function.name() == ITC_SCORE);
     let Some(itc) = itc else { return datafusion::common::internal_err!("{ITC_SCORE} is not among the functions") };
     let itc = Expr::ScalarFunction(ScalarFunction::new_udf(Arc::new(itc), args));
-    when(itc.clone().lt(lit(gate.low)), lit(!keeps)).when(itc.gt_eq(lit(gate.high)), lit(keeps)).otherwise(expr)
+    when(itc.clone().lt(lit(gate.low)), lit(false)).when(itc.gt_eq(lit(gate.high)), lit(true)).otherwise(expr)
 }

@@ -152,7 +152,10 @@ fn described(path: Option<&Path>, options: &impl Serialize) -> Result<JobFile> {
         let text = std::fs::read(path).with_context(of)?;
         let text = script(text).map_err(|e| anyhow!(e)).with_context(of)?;
         // Parsed twice, because only the typed form names an unknown key with its line.
-        toml::from_str::<JobFile>(&text).map_err(|e| anyhow!(in_words(&e))).with_context(of)?;
+        let typed = toml::from_str::<JobFile>(&text).map_err(|e| anyhow!(in_words(&e))).with_context(of)?;
+        if typed.recipe.is_some() && typed.recipe_sql.is_some() {
+            bail!("{}: recipe and recipe-sql are both recipes: leave one of them out", of());
+        }
         base = toml::from_str::<Value>(&text).with_context(of)?;
     }
     let mut file = merged(base, options)?;
@@ -215,7 +218,7 @@ pub(crate) fn toml(dest: &Path) -> Result<String> {
     let file = shards
         .into_iter()
         .next()
-        .and_then(|shard| Some(JobFile { shard: "1/1".to_owned(), image_root: shard.image_root, ..shard.file? }));
+        .and_then(|shard| Some(JobFile { shard: "1/1".to_owned(), recipe: None, ..shard.file? }));
     let Some(file) = file else {
         bail!("{} does not record its job in a form that this version of capfilt reads", dest.display());
     };

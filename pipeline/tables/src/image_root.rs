@@ -48,7 +48,10 @@ impl Root {
                 "there is no such folder; the images' paths are relative to it (--image-root)",
             ));
         }
-        std::path::absolute(root).map(Self::Disk).map_err(|e| Error::source(root, e))
+        // Names are compared with it, and a name with `..` is refused.
+        let has_parent = root.components().any(|part| part == Component::ParentDir);
+        let whole = if has_parent { root.canonicalize() } else { std::path::absolute(root) };
+        whole.map(Self::Disk).map_err(|e| Error::source(root, e))
     }
 
     /// Reads the files of these names, in order and of at most `limit` bytes each; `None` stays `None`.

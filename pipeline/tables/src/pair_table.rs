@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::file_record::FileRecord;
+use crate::layout::is_delta;
 
 /// Folder of a job's bookkeeping beside its table.
 pub const BOOKKEEPING: &str = "_capfilt";
@@ -46,6 +47,15 @@ struct ManifestHead {
     /// Identity of the job; compared, not interpreted.
     job: Map<String, Value>,
     files: Vec<FileRecord>,
+    #[serde(default)]
+    parts: Vec<PartHead>,
+}
+
+/// A part as the manifest records it.
+#[derive(Debug, Deserialize)]
+struct PartHead {
+    name: String,
+    bytes: u64,
 }
 
 impl ManifestHead {
@@ -121,7 +131,7 @@ pub fn unfinished(table: &Path) -> Result<Option<String>> {
         )));
     }
     let why = match (running.as_slice(), all) {
-        ([], _) if begun >= all => return Ok(None),
+        ([], _) if begun >= all => return Ok(changed_part(table, &heads)),
         ([], _) => format!("only {begun} of its {all} shards have begun"),
         (_, 1) => "its job has not ended".to_owned(),
         (some, _) => format!("shard {} of {all} has not ended", some.join(", ")),
@@ -129,6 +139,22 @@ pub fn unfinished(table: &Path) -> Result<Option<String>> {
     Ok(Some(format!(
         "an unfinished pair table: {why}; `capfilt resume`, or the command that began it, goes on with it"
     )))
+}
+
+/// Reason why a complete table must not be read: a part is missing or was changed. A Delta table's log says which parts
+/// there are.
+fn changed_part(table: &Path, heads: &[ManifestHead]) -> Option<String> {
+    if is_delta(table) {
+        return None;
+    }
+    heads.iter().flat_map(|head| &head.parts).find_map(|PartHead { name, bytes }| {
+        let what = match fs::metadata(table.join(name)) {
+            Ok(meta) if meta.len() == *bytes => return None,
+            Ok(_) => "was changed",
+            Err(_) => "is missing",
+        };
+        Some(format!("its part {name} {what}: put it back, or write the table anew"))
+    })
 }
 
 /// Whether `name` is the file name of a part.

@@ -148,7 +148,7 @@ fn a_table_that_capfilt_has_not_finished_is_refused() {
     };
     manifest("running");
     let error = open(dir.path(), "", 0.0).unwrap_err().to_string();
-    assert!(error.contains("unfinished pair table") && error.contains("capfilt run"), "{error}");
+    assert!(error.contains("unfinished pair table") && error.contains("capfilt resume"), "{error}");
     manifest("finished");
     let table = open(dir.path(), "", 0.0).unwrap();
     assert_eq!(table.pairs, 1);

@@ -18,8 +18,8 @@ keys_of! {
     ItmToken "itm_token": Kind::Choice(&["enc", "cls"]), default Some("enc"),
         "First token of a text that is matched with an image: enc as BLIP was trained, cls as transformers does";
     ItcGate "itc_gate": Kind::Gate, default None,
-        "LOW,HIGH: in a comparison of itm_score with a number, a text whose itc_score is below LOW does not match, and \
-         from HIGH on it does; itm_score is computed only between them. off, or unset, for none";
+        "LOW,HIGH: itm_score(..) >= x is false for a text whose itc_score is below LOW, and true from HIGH on; \
+         itm_score is computed only between them. off, or unset, for none";
     MaxTextTokens "max_text_tokens": Kind::Integer { min: 2, max: 512 }, default Some("35"),
         "Longest text of itm_score, itc_score and embed_text in tokens, first and last one counted; longer ones \
          are cut";

@@ -217,10 +217,13 @@ impl JobStore for JobFolder {
 
     fn publish(&self, part: &Part) -> Result<()> {
         let (from, to) = (self.staged(&part.name), self.path.join(&part.name));
-        if from.exists() {
-            return fs::rename(&from, &to).map_err(|e| Error::write(&to, &e));
+        match fs::metadata(&from) {
+            Ok(meta) if meta.len() == part.bytes => fs::rename(&from, &to).map_err(|e| Error::write(&to, &e)),
+            Ok(_) => {
+                Err(Error::dest(from, "this part was changed: write the table anew with `capfilt run --overwrite`"))
+            }
+            Err(_) => self.part(part).map(drop),
         }
-        self.part(part).map(drop)
     }
 
     fn part(&self, part: &Part) -> Result<PathBuf> {

@@ -380,6 +380,7 @@ type Gone = (PathBuf, Option<String>);
 fn units(store: &dyn JobStore, manifest: &Manifest) -> Result<(Vec<Unit>, Vec<Gone>)> {
     let (mut units, mut gone) = (Vec::new(), Vec::new());
     let mut broken = false;
+    let mut next = next_unit(manifest, manifest.done);
     for path in store.units()? {
         let reason = match read_unit(&path) {
             Ok(unit) if unit.record.unit < manifest.done => None,
@@ -388,7 +389,11 @@ fn units(store: &dyn JobStore, manifest: &Manifest) -> Result<(Vec<Unit>, Vec<Go
             Ok(unit) if ends_early(&unit.record, manifest) => {
                 Some(format!("{}: it ends before its unit does", path.display()))
             }
+            Ok(unit) if next != Some(unit.record.unit) => {
+                Some(format!("{}: the unit before it is missing", path.display()))
+            }
             Ok(unit) => {
+                next = next_unit(manifest, unit.record.end);
                 units.push(unit);
                 continue;
             }
@@ -398,6 +403,16 @@ fn units(store: &dyn JobStore, manifest: &Manifest) -> Result<(Vec<Unit>, Vec<Go
         gone.push((path, reason));
     }
     Ok((units, gone))
+}
+
+/// First unit of the shard at or after a position; `None` behind the last one.
+fn next_unit(manifest: &Manifest, from: RowPosition) -> Option<RowPosition> {
+    let job = &manifest.job;
+    let units = Units { rows: job.unit_rows, shard: manifest.shard - 1, shards: job.shards };
+    (from.file..manifest.files.len()).find_map(|file| {
+        let mut starts = units.ranges(from.within(file), manifest.files[file].rows).map(|(start, _)| start);
+        starts.find(|start| units.mine(file, *start)).map(|row| RowPosition { file, row })
+    })
 }
 
 /// Whether a unit's file lacks rows at its end: it reaches neither the next unit nor the end of the source file.

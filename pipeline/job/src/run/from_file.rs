@@ -138,6 +138,12 @@ impl JobFile {
         let built = Self::default();
         let given =
             [("min-itm", "min_itm", self.min_itm != built.min_itm), ("prompt", "prompt", !self.prompt.is_empty())];
+        if let Some((option, param, _)) =
+            given.iter().find(|(_, param, given)| *given && self.param.contains_key(*param))
+        {
+            let reason = format!("--{option} and --param {param} set the same: leave one of them out");
+            return Err(Error::Option(reason));
+        }
         if let Some((option, param, _)) = given.into_iter().find(|(_, param, given)| *given && !asked.contains(*param))
         {
             let reason =
@@ -176,6 +182,10 @@ impl JobFile {
             let wrong = || Error::Option(format!("--min-itm-of {text}: expected a number from 0 to 1"));
             Ok((source.to_owned(), least.ok_or_else(wrong)?))
         };
+        let sources: Vec<&str> = self.min_itm_of.iter().filter_map(|text| Some(text.split_once('=')?.0)).collect();
+        if let Some(twice) = sources.iter().enumerate().find(|(at, source)| sources[..*at].contains(source)) {
+            return Err(Error::Option(format!("--min-itm-of {}=..: it is given twice: leave one out", twice.1)));
+        }
         let candidates = usize::try_from(self.candidates).ok().filter(|n| *n <= 64);
         let wrong = || Error::Option(format!("--candidates {}: expected 1 to 64", self.candidates));
         Ok(RecipeBuilder {
@@ -253,6 +263,11 @@ mod tests {
                 "give --prompt",
             ),
             (JobFile { combine: Combine::Vote, ..file() }, "a single filter"),
+            (JobFile { min_itm_of: vec!["web=0.5".to_owned(), "web=0.6".to_owned()], ..file() }, "given twice"),
+            (
+                JobFile { min_itm: 0.6, param: BTreeMap::from([("min_itm".to_owned(), "0.7".to_owned())]), ..file() },
+                "--min-itm and --param min_itm set the same",
+            ),
             (JobFile { best: true, ..file() }, "a single synthetic text"),
             (JobFile { image_root: Some("a".into()), ..file() }, "--image-is path"),
             (JobFile { min_itm: -1.0, ..file() }, "from 0 to 1"),
