@@ -460,3 +460,17 @@ fn what_others_leave_is_named() {
     }
     assert_eq!(place.number("table", "SELECT count(*) FROM t"), 1);
 }
+
+/// DataFusion reads CSV files by position.
+#[test]
+fn csv_files_with_other_headers_are_not_mixed_up_in_sql() {
+    let place = place();
+    fs::create_dir(place.path("csv")).unwrap();
+    fs::write(place.path("csv/1.csv"), "a,b\n1,2\n").unwrap();
+    fs::write(place.path("csv/2.csv"), "\"a\",\"b\"\r\n10,20\r\n").unwrap();
+    let sql = ["sql", "--format", "csv", "-c", "SELECT a, b FROM 'csv' ORDER BY a"];
+    assert_eq!(place.ok(&sql).lines().collect::<Vec<_>>(), ["a,b", "1,2", "10,20"]);
+    fs::write(place.path("csv/2.csv"), "b,a\n20,10\n").unwrap();
+    let said = place.fails(1, &sql);
+    assert!(said.contains("2.csv: its columns are not those of") && said.contains("by position"), "{said}");
+}

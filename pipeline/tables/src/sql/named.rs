@@ -15,7 +15,7 @@ use datafusion::datasource::source_as_provider;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::object_store::{ObjectMeta, ObjectStore};
+use datafusion::object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _};
 use datafusion::prelude::SessionContext;
 use futures::future::ready;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -181,6 +181,9 @@ pub(crate) async fn files(
     let options = ListingOptions::new(format).with_file_extension(&kind.ending);
     let location = ListingTableUrl::parse(literal(Path::new(location)))?;
     refuse_hidden(state, &options, &location).await?;
+    if kind.format.name() == "CSV" && kind.compression.is_none() {
+        check_headers(state, &options, &location).await?;
+    }
     let schema = if is_typed { one_schema(state, &options, slice::from_ref(&location)).await? } else { None };
     let config = ListingTableConfig::new(location).with_listing_options(options);
     let config = config.infer_partitions_from_path(state).await?;
@@ -215,6 +218,45 @@ async fn refuse_hidden(
     Ok(())
 }
 
+/// Refuses CSV files whose headers differ: DataFusion reads them by position, under the names of one of them.
+async fn check_headers(
+    state: &SessionState,
+    options: &ListingOptions,
+    location: &ListingTableUrl,
+) -> Result<(), DataFusionError> {
+    /// Most bytes of a header that are compared.
+    const HEADER: u64 = 64 << 10;
+    let store = state.runtime_env().object_store(location)?;
+    let files = location.list_all_files(state, store.as_ref(), &options.file_extension).await?;
+    let mut files: Vec<ObjectMeta> = files.try_filter(|file| ready(file.size > 0)).try_collect().await?;
+    files.sort_by(|a, b| a.location.cmp(&b.location));
+    let Some((first, others)) = files.split_first().filter(|(_, others)| !others.is_empty()) else { return Ok(()) };
+    let header = async |file: &ObjectMeta| {
+        let bytes = store.get_range(&file.location, 0..file.size.min(HEADER)).await?;
+        let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+        let line = text.split(|byte| matches!(byte, b'\n' | b'\r')).next().unwrap_or_default();
+        Ok::<_, DataFusionError>(String::from_utf8_lossy(line).replace('"', ""))
+    };
+    let known = header(first).await?;
+    for file in others {
+        if header(file).await? != known {
+            return Err(DataFusionError::Plan(format!(
+                "{}: its columns are not those of {} in the same order, and SQL reads CSV files by position: name the files one by \
+                 one, or convert one of them",
+                shown_of(location, file),
+                shown_of(location, first)
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Path or URL of a listed file, for messages.
+fn shown_of(location: &ListingTableUrl, file: &ObjectMeta) -> String {
+    let on_disk = location.object_store().as_str().starts_with("file:");
+    format!("{}{}", if on_disk { "/" } else { "" }, file.location)
+}
+
 /// Path in the form that DataFusion takes literally: a URL, if it exists and contains characters of a pattern.
 pub fn literal(path: &Path) -> String {
     let text = path.to_string_lossy();
@@ -244,8 +286,7 @@ pub(crate) async fn one_schema(
         listed.sort_by(|a, b| a.location.cmp(&b.location));
         files.append(&mut listed);
     }
-    let on_disk = first.object_store().as_str().starts_with("file:");
-    let shown = |file: &ObjectMeta| format!("{}{}", if on_disk { "/" } else { "" }, file.location);
+    let shown = |file: &ObjectMeta| shown_of(first, file);
     let store = &store;
     let schema = |file: ObjectMeta| async move {
         let schema = options.format.infer_schema(state, store, slice::from_ref(&file)).await;
