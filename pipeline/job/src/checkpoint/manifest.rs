@@ -25,8 +25,9 @@ use crate::verdicts::Verdicts;
 /// The name and version of this program.
 pub(crate) const PROGRAM: &str = concat!("capfilt ", env!("CARGO_PKG_VERSION"));
 
-/// Version of the results, raised by each change that gives some row other pixels, texts, scores or verdicts. Any
-/// version of the program with the same results may continue a table.
+/// Version of the results, raised by each change that gives some row other pixels, texts or verdicts, or scores that
+/// differ by more than those of two processors (1e-5). Any version of the program with the same results may continue a
+/// table.
 pub(crate) const RESULTS: u32 = 2;
 
 /// Everything that determines the table's contents. Jobs that differ in any of it cannot share a table.
