@@ -474,3 +474,20 @@ fn csv_files_with_other_headers_are_not_mixed_up_in_sql() {
     let said = place.fails(1, &sql);
     assert!(said.contains("2.csv: its columns are not those of") && said.contains("by position"), "{said}");
 }
+
+/// A folder of several kinds of files is not read in part silently.
+#[test]
+fn files_of_a_folder_that_are_not_read_are_named() {
+    let place = place();
+    fs::create_dir(place.path("mixed")).unwrap();
+    fs::write(place.path("mixed/1.jsonl"), "{\"text\": \"a\", \"path\": \"x.png\"}\n").unwrap();
+    for other in ["2.json", "3.json"] {
+        fs::write(place.path(&format!("mixed/{other}")), "{\"text\": \"b\", \"path\": \"y.png\"}\n").unwrap();
+    }
+    let output = place.run(&["sql", "-c", "SELECT count(*) FROM 'mixed'"]);
+    let said = super::text(&output.stderr);
+    assert!(output.status.success() && said.contains("2.json: not read") && said.contains("2 in all"), "{said}");
+    let paths = ["--image-column", "path", "--image-is", "path"];
+    let said = super::text(&place.run(&run("mixed", &paths)).stderr);
+    assert!(said.contains("2.json: not read") && said.contains("ends in .jsonl"), "{said}");
+}

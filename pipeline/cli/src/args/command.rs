@@ -28,7 +28,7 @@ pub(crate) enum Command {
     Resume(Box<ContinueArgs>),
     /// Add what the source has gained since the pair table was made
     Update(Box<ContinueArgs>),
-    /// Retry the failed rows of a finished table: those whose image could not be fetched or read
+    /// Retry the rows of a finished table that failed because an image could not be fetched or read
     ///
     /// The table's other rows stay as they are. This is for tables of Parquet files, also Delta tables.
     Retry(Box<ContinueArgs>),

@@ -1,4 +1,4 @@
-//! Runs scripts, or the prompt if there are none.
+//! Runs scripts; without a script, opens the prompt.
 
 use std::io::{self, BufWriter, IsTerminal as _, Read as _, Write};
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::session;
 use crate::sql::statement::{execute, parse};
 use crate::sql::{prompt, script};
 
-/// Runs the scripts; if there are none, the prompt, or standard input if it is not a terminal.
+/// Runs the scripts. Without a script, opens the prompt, or runs standard input if it is not a terminal.
 pub(crate) fn main(runtime: &Runtime, args: &SqlArgs, mut scripts: Vec<Script>) -> Result<()> {
     let params = session::params(&args.params);
     let ctx = runtime.block_on(async {

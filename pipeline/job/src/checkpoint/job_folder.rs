@@ -246,7 +246,7 @@ impl JobStore for JobFolder {
     }
 
     fn settle(&self) -> Result<()> {
-        // It is empty by now.
+        // All staged parts have been moved.
         let _ = fs::remove_dir(self.folder.join(PARTS));
         [&self.folder, &self.path].into_iter().try_for_each(|folder| sync(folder))
     }

@@ -19,7 +19,7 @@ pub(crate) fn manifests(table: &Path) -> Result<Vec<Manifest>> {
 /// Manifests, at least one, of a finished table of Parquet files.
 ///
 /// # Errors
-/// Another table; `wanted` says what is made of which files.
+/// Refuses an unfinished table, and one of other files with the message `wanted`, such as "a report is made of Parquet".
 pub(crate) fn of_parquet(table: &Path, wanted: &str) -> Result<Vec<Manifest>> {
     let manifests = manifests(table)?;
     let Some(first) = manifests.first() else {

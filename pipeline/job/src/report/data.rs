@@ -58,7 +58,7 @@ pub(crate) struct Gallery {
     pub(crate) near: Vec<(usize, usize)>,
 }
 
-/// All data of the page, whose script uses these names.
+/// The data of the page as JSON. The names are those that its script uses.
 pub(crate) fn data(title: &str, manifests: &[Manifest], numbers: &Numbers, gallery: &Gallery) -> Value {
     let job = &manifests[0].job;
     let all = |name: &str| numbers.sources.iter().filter_map(|source| source[name].as_u64()).sum::<u64>();

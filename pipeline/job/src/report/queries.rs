@@ -37,7 +37,7 @@ pub(crate) async fn numbers(ctx: &SessionContext, manifests: &[Manifest]) -> Res
     })
 }
 
-/// Rows of a query, whose columns have the names of the fields of `T`.
+/// Reads the rows of a query as values of `T`, whose fields have the names of the columns.
 pub(crate) async fn rows<T: DeserializeOwned>(ctx: &SessionContext, sql: &str) -> Result<Vec<T>> {
     objects(&ctx.sql(sql).await?.collect().await?)
 }

@@ -23,14 +23,26 @@ pub(crate) fn find(path: &Path, halt: &Halt) -> Result<(PathBuf, Vec<PathBuf>)> 
         return Ok((folder, vec![path.to_owned()]));
     }
     let mut files = Vec::new();
-    collect(path, halt, &mut files)?;
+    let skipped = collect(path, halt, &mut files)?;
     files.sort();
+    warn_of(&files, &skipped);
     if files.is_empty()
         && let Some(reason) = pair_table::unfinished(path)?
     {
         return Err(Error::source(path, reason));
     }
     Ok((path.to_owned(), whole(files)?))
+}
+
+/// Warns of files that are not read beside `files`, which are.
+fn warn_of(files: &[PathBuf], skipped: &[PathBuf]) {
+    if let Some(first) = skipped.iter().min().filter(|_| !files.is_empty()) {
+        log::warn!(
+            "{}: not read, nor are other such files of the folder ({} in all): a file of JSON lines in a folder ends in .jsonl",
+            first.display(),
+            skipped.len()
+        );
+    }
 }
 
 /// Refuses files that are parts of an unfinished pair table.
@@ -52,7 +64,7 @@ fn matching(path: &Path, pattern: &str, halt: &Halt) -> Result<(PathBuf, Vec<Pat
     let root: PathBuf = path.components().take_while(|part| !magic(part)).collect();
     let root = if root.as_os_str().is_empty() { PathBuf::from(".") } else { root };
     let found = glob::glob(pattern).map_err(|e| Error::source(path, format!("not a pattern: {e}")))?;
-    let mut files = Vec::new();
+    let (mut files, mut skipped) = (Vec::new(), Vec::new());
     for entry in found {
         halt.check()?;
         let entry = entry.map_err(|e| Error::source(e.path().to_owned(), e.error()))?;
@@ -61,13 +73,14 @@ fn matching(path: &Path, pattern: &str, halt: &Halt) -> Result<(PathBuf, Vec<Pat
             continue;
         }
         if entry.is_dir() {
-            collect(&entry, halt, &mut files)?;
+            skipped.extend(collect(&entry, halt, &mut files)?);
         } else {
             files.push(entry);
         }
     }
     files.sort();
     files.dedup();
+    warn_of(&files, &skipped);
     if files.is_empty() {
         return Err(Error::source(path, "nothing matches this pattern"));
     }
@@ -79,13 +92,18 @@ fn is_bookkeeping(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(['.', '_']))
 }
 
-/// Collects every file of a known format below `folder` that is not bookkeeping.
-fn collect(folder: &Path, halt: &Halt, files: &mut Vec<PathBuf>) -> Result<()> {
+/// Collects every file of a known format below `folder` that is not bookkeeping. Returns the files whose extension is
+/// that of a format only if they are named themselves.
+fn collect(folder: &Path, halt: &Halt, files: &mut Vec<PathBuf>) -> Result<Vec<PathBuf>> {
+    let mut skipped = Vec::new();
     walk(folder, halt, &mut |path| {
         if register::of_path(&path).is_some() {
             files.push(path);
+        } else if path.extension().is_some_and(|e| register::of_extension(&e.to_string_lossy(), true).is_some()) {
+            skipped.push(path);
         }
-    })
+    })?;
+    Ok(skipped)
 }
 
 /// Calls `each` for everything below `root` that is neither a folder nor bookkeeping.

@@ -1,5 +1,6 @@
 //! Tables by their path or URL: `FROM 'web.parquet'`, and `capfilt sql --table`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -332,12 +333,22 @@ impl Kind {
 
 /// Kind of a folder's files: that of the first file of a known kind, at any depth.
 fn kind_in(folder: &Path, halt: &Halt) -> Result<Option<Kind>> {
-    let mut first: Option<PathBuf> = None;
+    // The first file of each ending, and their number.
+    let mut endings: BTreeMap<String, (PathBuf, u64)> = BTreeMap::new();
+    let kind = |path: &Path| Kind::of(&path.file_name()?.to_string_lossy());
     walk(folder, halt, &mut |path| {
-        let is_known = path.file_name().is_some_and(|name| Kind::of(&name.to_string_lossy()).is_some());
-        if is_known && first.as_ref().is_none_or(|first| path < *first) {
-            first = Some(path);
-        }
+        let Some(Kind { ending, .. }) = kind(&path) else { return };
+        let (first, count) = endings.entry(ending).or_insert_with(|| (path.clone(), 0));
+        *first = path.min(std::mem::take(first));
+        *count += 1;
     })?;
-    Ok(first.and_then(|path| Kind::of(&path.file_name()?.to_string_lossy())))
+    let Some((ending, (first, _))) = endings.iter().min_by_key(|(_, (first, _))| first) else { return Ok(None) };
+    for (other, (path, count)) in endings.iter().filter(|(other, _)| *other != ending) {
+        log::warn!(
+            "{}: not read, nor are other files that end in {other} ({count} in all): SQL reads a folder by the ending of its first \
+             file, {ending}",
+            path.display()
+        );
+    }
+    Ok(kind(first))
 }

@@ -29,8 +29,8 @@ use crate::rows::dedupe::sorted_files::{self, PairFile, Sorter};
 const DUPLICATES: &str = "duplicates.parquet";
 
 impl Pass<'_> {
-    /// Note of a file made from `files`, whose first row has the number `start`: whether it can be reused. For a Delta
-    /// table, whose rows may be deleted, the file stamps identify the remaining rows.
+    /// Describes a file of hashes of `files` that begins at row `start`; a later run reuses it if its own description is
+    /// the same. The stamps of a Delta table's files also identify deleted rows.
     pub(crate) fn note(&self, how: &str, files: &[FileRecord], start: u64) -> String {
         let Look { image_column, text_column, limits, .. } = &*self.look;
         let limits = [limits.max_bytes, limits.max_pixels];
