@@ -77,6 +77,21 @@ fn a_selection_over_deleted_rows_survives_a_kill() {
     super::kills::same_table(&place, "whole", "selected");
 }
 
+/// A first version after a lost log would have the new rows alone.
+#[test]
+fn a_table_that_lost_its_log_is_not_updated() {
+    let place = place();
+    place.ok(&run("web", "pairs", &DELTA));
+    add(&place, "b", 10_000);
+    let (log, elsewhere) = (place.path(&log("pairs", 0)), place.path("0.json"));
+    fs::rename(&log, &elsewhere).unwrap();
+    let said = place.fails(1, &["update", "pairs"]);
+    assert!(said.contains("pairs: its log in _delta_log is gone"), "{said}");
+    fs::rename(&elsewhere, &log).unwrap();
+    place.ok(&["resume", "pairs"]);
+    assert_eq!((versions(&place, "pairs"), place.number("pairs", "SELECT count(*) FROM t")), (2, 80));
+}
+
 #[test]
 fn each_run_is_a_version() {
     let place = place();

@@ -461,18 +461,112 @@ fn what_others_leave_is_named() {
     assert_eq!(place.number("table", "SELECT count(*) FROM t"), 1);
 }
 
-/// DataFusion reads CSV files by position.
+/// Columns of CSV and JSON lines are found by their names, and have the types that a job finds, whatever DataFusion's own
+/// readers make of such files.
 #[test]
-fn csv_files_with_other_headers_are_not_mixed_up_in_sql() {
+fn text_files_are_read_in_sql_as_in_jobs() {
+    let place = place();
+    let rows = |from: &str, sql: &str| {
+        place.ok(&["sql", "--format", "csv", "-c", &sql.replace("FROM t", &format!("FROM '{from}'"))])
+    };
+    fs::create_dir(place.path("csv")).unwrap();
+    fs::write(place.path("csv/1.csv"), "a,b\n1,007\n").unwrap();
+    fs::write(place.path("csv/2.csv"), "\u{feff}\"b\",\"c\",\"a\"\r\n2026-02-30,x,10\r\n").unwrap();
+    assert_eq!(rows("csv", "SELECT a, b, c FROM t ORDER BY a"), "a,b,c\n1,007,\n10,2026-02-30,x\n");
+    fs::create_dir(place.path("whole")).unwrap();
+    fs::write(place.path("whole/1.csv"), "a,b\n1,2\n").unwrap();
+    fs::write(place.path("whole/2.csv"), "b,a\n20,10\n").unwrap();
+    let said = place.fails(1, &["sql", "-c", "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 'whole/'"]);
+    assert!(said.contains("whole/2.csv: its columns are not those of") && said.contains("by position"), "{said}");
+    let declared = "CREATE EXTERNAL TABLE t (a TEXT, b TEXT) STORED AS CSV LOCATION 'whole/' OPTIONS ('format.has_header' 'false')";
+    place.ok(&["sql", "-c", declared]);
+    // Files without a header: the first row of each would pass for names.
+    fs::create_dir(place.path("bare")).unwrap();
+    fs::write(place.path("bare/1.csv"), "1,2\n").unwrap();
+    fs::write(place.path("bare/2.csv"), "3,4\n").unwrap();
+    let said = place.fails(1, &["sql", "-c", "SELECT * FROM 'bare'"]);
+    assert!(said.contains("bare/2.csv: its header has no column in common with"), "{said}");
+
+    for (folder, packed) in [("csv", "packed"), ("whole", "whole-packed")] {
+        fs::create_dir(place.path(packed)).unwrap();
+        for name in ["1.csv", "2.csv"] {
+            let copy = place.path(&format!("{packed}/{name}"));
+            fs::copy(place.path(&format!("{folder}/{name}")), &copy).unwrap();
+            assert!(std::process::Command::new("gzip").arg(copy).status().unwrap().success());
+        }
+    }
+    assert_eq!(rows("packed", "SELECT a, b, c FROM t ORDER BY a"), "a,b,c\n1,007,\n10,2026-02-30,x\n");
+    let said = place.fails(
+        1,
+        &[
+            "sql",
+            "-c",
+            "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION 'whole-packed/' OPTIONS ('format.compression' 'gzip')",
+        ],
+    );
+    assert!(said.contains("whole-packed/2.csv.gz: its columns are not those of"), "{said}");
+
+    // What Python's json module and editors write.
+    fs::write(place.path("a.json"), "\u{feff}[{\"n\": 1, \"x\": NaN},\n {\"n\": 2, \"x\": 0.5}]").unwrap();
+    assert_eq!(rows("a.json", "SELECT n, x FROM t ORDER BY n"), "n,x\n1,\n2,0.5\n");
+    fs::write(place.path("b.jsonl"), "{\"tags\": [\"x\"]}\n{\"tags\": \"y\"}\n{\"tags\": [\"z\"]}\n").unwrap();
+    let output = place.run(&["sql", "--format", "csv", "-c", "SELECT tags FROM 'b.jsonl'"]);
+    assert_eq!(text(&output.stdout), "tags\n[x]\n\"\"\n[z]\n");
+    assert!(text(&output.stderr).contains("b.jsonl, row 1: line 2: "), "{}", text(&output.stderr));
+}
+
+/// A job reads shards of CSV whose columns are in another order.
+#[test]
+fn csv_shards_are_joined_by_name_in_jobs() {
     let place = place();
     fs::create_dir(place.path("csv")).unwrap();
-    fs::write(place.path("csv/1.csv"), "a,b\n1,2\n").unwrap();
-    fs::write(place.path("csv/2.csv"), "\"a\",\"b\"\r\n10,20\r\n").unwrap();
-    let sql = ["sql", "--format", "csv", "-c", "SELECT a, b FROM 'csv' ORDER BY a"];
-    assert_eq!(place.ok(&sql).lines().collect::<Vec<_>>(), ["a,b", "1,2", "10,20"]);
-    fs::write(place.path("csv/2.csv"), "b,a\n20,10\n").unwrap();
-    let said = place.fails(1, &sql);
-    assert!(said.contains("2.csv: its columns are not those of") && said.contains("by position"), "{said}");
+    fs::write(place.path("csv/1.csv"), format!("path,text,n\n{},a cat,1\n", place.path("cat.png").display())).unwrap();
+    fs::write(place.path("csv/2.csv"), format!("n,text,path,more\n2,a dog,{},x\n", place.path("cat.png").display()))
+        .unwrap();
+    place.ok(&run("csv", &["--image-column", "path", "--image-is", "path", "--image-root", "/"]));
+    let both = "SELECT count(*) FROM t WHERE (n = 1 AND text = 'a cat' AND more IS NULL) OR (n = 2 AND text = 'a dog' AND more = 'x')";
+    assert_eq!(place.number("pairs", both), 2);
+}
+
+/// Declared types that would cut values are refused.
+#[test]
+fn declared_types_do_not_cut_values() {
+    let place = place();
+    place.ok(&["sql", "-c", "COPY (SELECT 3.5 AS x, arrow_cast('2026-01-01T00:00:00.123', 'Timestamp(Millisecond, None)') AS t, 7 AS n, 'a' AS s) TO 'a.parquet'"]);
+    let create = |columns: &str| {
+        format!("CREATE EXTERNAL TABLE a ({columns}) STORED AS PARQUET LOCATION 'a.parquet'; SELECT * FROM a")
+    };
+    for (columns, name) in [("x INT", "x"), ("t TIMESTAMP(0)", "t"), ("x REAL", "x")] {
+        let said = place.fails(1, &["sql", "-c", &create(columns)]);
+        assert!(said.contains(&format!("{name} is ")) && said.contains("would cut its values"), "{said}");
+    }
+    place.ok(&["sql", "-c", &create("x DOUBLE, n INT, s TEXT, more TEXT")]);
+}
+
+/// A name that no table has can be given to one, whatever is beside it on the disk.
+#[test]
+fn a_new_table_may_have_the_name_of_a_folder() {
+    let place = place();
+    fs::create_dir(place.path("photos")).unwrap();
+    place.ok(&["sql", "-c", "COPY (SELECT 1 AS n) TO 'photos/0.parquet'"]);
+    for create in [
+        "TABLE photos",
+        "TABLE IF NOT EXISTS photos",
+        "OR REPLACE TABLE photos",
+        "VIEW photos",
+        "OR REPLACE VIEW photos",
+    ] {
+        let sql = format!("CREATE {create} AS SELECT 5 AS n; SELECT n FROM photos");
+        assert_eq!(place.ok(&["sql", "--format", "csv", "-c", &sql]), "n\n5\n", "{create}");
+    }
+    let twice = "CREATE TABLE IF NOT EXISTS photos AS SELECT 5 AS n; CREATE TABLE IF NOT EXISTS photos AS SELECT 6 AS n; SELECT n FROM photos";
+    assert_eq!(place.ok(&["sql", "--format", "csv", "-c", twice]), "n\n5\n");
+    let said =
+        place.fails(1, &["sql", "-c", "CREATE TABLE photos AS SELECT 5 AS n; CREATE TABLE photos AS SELECT 6 AS n"]);
+    assert!(said.contains("already exists"), "{said}");
+    place.ok(&["sql", "-c", "COPY (SELECT 2 AS n) TO 'b.parquet'"]);
+    let external = "CREATE EXTERNAL TABLE photos STORED AS PARQUET LOCATION 'b.parquet'; SELECT n FROM photos";
+    assert_eq!(place.ok(&["sql", "--format", "csv", "-c", external]), "n\n2\n");
 }
 
 /// A folder of several kinds of files is not read in part silently.

@@ -6,6 +6,8 @@ use anyhow::{Result, anyhow};
 use capfilt_job::Params;
 use capfilt_tables::error::NOT_UTF8;
 use capfilt_tables::sql::named::bad_text;
+use datafusion::common::TableReference;
+use datafusion::logical_expr::{CreateMemoryTable, CreateView, DdlStatement, LogicalPlan};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, dialect_from_str};
@@ -34,6 +36,7 @@ pub(crate) async fn execute(
 ) -> Result<usize> {
     params.bind(&mut statement).map_err(|e| anyhow!(e))?;
     let plan = ctx.state().statement_to_plan(statement).await.map_err(|e| readable(&e))?;
+    let plan = creating(ctx, plan);
     let rows = async { ctx.execute_logical_plan(plan.clone()).await?.execute_stream().await };
     let printed = match rows.await {
         Ok(rows) => print(format, rows, out).await,
@@ -43,4 +46,20 @@ pub(crate) async fn execute(
         text if text.contains(NOT_UTF8) => bad_text(&plan).map_or(e, |place| anyhow!("{place} ({text})")),
         _ => e,
     })
+}
+
+/// CREATE TABLE and CREATE VIEW of a name that no table has: DataFusion would take a file or folder of that name for the
+/// table, and refuse the statement or, with IF NOT EXISTS, skip it.
+fn creating(ctx: &SessionContext, plan: LogicalPlan) -> LogicalPlan {
+    let is_new = |name: &TableReference| matches!(ctx.table_exist(name.clone()), Ok(false));
+    match plan {
+        LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(table)) if is_new(&table.name) => {
+            let table = CreateMemoryTable { if_not_exists: false, or_replace: true, ..table };
+            LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(table))
+        }
+        LogicalPlan::Ddl(DdlStatement::CreateView(view)) if is_new(&view.name) => {
+            LogicalPlan::Ddl(DdlStatement::CreateView(CreateView { or_replace: true, ..view }))
+        }
+        other => other,
+    }
 }

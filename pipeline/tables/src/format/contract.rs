@@ -117,17 +117,13 @@ pub trait FileFormat: fmt::Debug + Send + Sync {
 /// Reader of a format in SQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InSql {
-    /// A format of DataFusion.
-    DataFusion {
-        /// DataFusion's name of it.
-        format: &'static str,
-        /// Whether it reads compressed files, such as `.csv.gz`.
-        is_compressed: bool,
-        /// Whether its files declare their types, which are merged as in a job.
-        is_typed: bool,
-    },
-    /// A table over [`FileFormat::read`].
+    /// DataFusion's format of this name, whose files declare their types; these are merged as in a job.
+    DataFusion(&'static str),
+    /// [`FileFormat::read`].
     Rows,
+    /// [`FileFormat::read`] for files that a query names, compressed ones such as `.csv.gz` too: types and columns are
+    /// those that a job finds. `STORED AS`, COPY and INSERT are left to DataFusion's format of the same extension.
+    NamedRows,
     /// None: only jobs read the format.
     None,
 }

@@ -102,7 +102,7 @@ impl FileFormat for Parquet {
     }
 
     fn in_sql(&self) -> InSql {
-        InSql::DataFusion { format: "parquet", is_compressed: false, is_typed: true }
+        InSql::DataFusion("parquet")
     }
 }
 

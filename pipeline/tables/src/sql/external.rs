@@ -1,5 +1,6 @@
 //! CREATE EXTERNAL TABLE.
 
+use std::io::{Cursor, Read as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,12 +8,17 @@ use async_trait::async_trait;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
 use datafusion::common::{Result, internal_datafusion_err, plan_err};
+use datafusion::datasource::file_format::csv::CsvFormat;
+use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::CreateExternalTable;
+use datafusion::object_store::{ObjectMeta, ObjectStoreExt as _};
 use futures::TryStreamExt as _;
+use futures::future::ready;
 
+use crate::adapt;
 use crate::format::contract::{FileFormat, InSql};
 use crate::format::register;
 use crate::halt;
@@ -20,7 +26,7 @@ use crate::lake::contract::TableFormat;
 use crate::lake::location::Lake;
 use crate::lake::register as lakes;
 use crate::sql::hive;
-use crate::sql::named::{check_finished, literal, one_schema};
+use crate::sql::named::{check_finished, literal, one_schema, shown_of};
 use crate::store::url::is_url;
 
 /// The factory behind CREATE EXTERNAL TABLE, which also reads stores. It refuses a Delta table's folder: only the log
@@ -72,30 +78,96 @@ impl TableProviderFactory for ExternalTables {
             }
             table => table?,
         };
-        match table.downcast_ref::<ListingTable>() {
-            Some(listed) => hive::table(listed.clone()),
-            None => Ok(table),
+        let Some(listed) = table.downcast_ref::<ListingTable>() else { return Ok(table) };
+        check_headers(state, listed).await?;
+        if let Some(format) = typed(&cmd.file_type).filter(|_| !cmd.schema.fields().is_empty()) {
+            check_types(state, &cmd, format).await?;
         }
+        hive::table(listed.clone())
     }
 }
 
 /// Format whose files declare their types, by its name after `STORED AS`.
 fn typed(name: &str) -> Option<&'static dyn FileFormat> {
     let is_it = |known: InSql| match known {
-        InSql::DataFusion { format, is_typed, .. } => is_typed && format.eq_ignore_ascii_case(name),
-        InSql::Rows | InSql::None => false,
+        InSql::DataFusion(format) => format.eq_ignore_ascii_case(name),
+        InSql::Rows | InSql::NamedRows | InSql::None => false,
     };
     register::find(|format| is_it(format.in_sql()))
 }
 
-/// Table over files whose types differ, with the types that a named table of them would have, and with the order
-/// and partition columns of the statement; `None` for locations in several stores, which DataFusion refuses.
-async fn common(
-    state: &dyn Session,
+/// Refuses declared types that would cut values of the files, such as INT over fractions.
+async fn check_types(state: &dyn Session, cmd: &CreateExternalTable, format: &dyn FileFormat) -> Result<()> {
+    let Some((state, options, locations)) = located(state, cmd, format).await? else { return Ok(()) };
+    let Some(schema) = one_schema(state, &options, &locations).await? else { return Ok(()) };
+    for declared in cmd.schema.fields() {
+        let (name, wanted) = (declared.name(), declared.data_type());
+        let Some((_, field)) = schema.column_with_name(name) else { continue };
+        let has = field.data_type();
+        // Of whole numbers those that do not fit are refused as they are read.
+        let is_checked = has.is_integer() && wanted.is_integer();
+        let is_cut = adapt::common(has, wanted).is_some_and(|both| !is_checked && !same(&both, wanted));
+        if is_cut {
+            return plan_err!(
+                "{name} is {has} in the files, and {wanted} would cut its values: declare it as it is, or leave the columns out and CAST in \
+                 the query"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Whether two types differ in the encoding of texts or bytes alone.
+fn same(a: &DataType, b: &DataType) -> bool {
+    a == b || (adapt::is_text(a) && adapt::is_text(b)) || (adapt::is_binary(a) && adapt::is_binary(b))
+}
+
+/// Refuses CSV files whose headers differ: DataFusion reads them by position, under the names of one of them.
+async fn check_headers(state: &dyn Session, table: &ListingTable) -> Result<()> {
+    /// Most bytes of a file in which its header is looked for.
+    const HEADER: u64 = 64 << 10;
+    let options = table.options();
+    let Some(csv) = options.format.downcast_ref::<CsvFormat>() else { return Ok(()) };
+    if !csv.has_header().unwrap_or(state.config_options().catalog.has_header) {
+        return Ok(());
+    }
+    let compression = options.format.compression_type().unwrap_or(FileCompressionType::UNCOMPRESSED);
+    let mut known: Option<(String, String)> = None;
+    for location in table.table_paths() {
+        let store = state.runtime_env().object_store(location)?;
+        let files = location.list_all_files(state, store.as_ref(), &options.file_extension).await?;
+        let mut files: Vec<ObjectMeta> = files.try_filter(|file| ready(file.size > 0)).try_collect().await?;
+        files.sort_by(|a, b| a.location.cmp(&b.location));
+        for file in files {
+            let begin = store.get_range(&file.location, 0..file.size.min(HEADER)).await?;
+            let mut text = Vec::new();
+            // What is cut off in the middle of a compressed block is an error after the header.
+            let _ = compression.convert_read(Cursor::new(begin))?.take(HEADER).read_to_end(&mut text);
+            let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+            let line = text.split(|byte| matches!(byte, b'\n' | b'\r')).next().unwrap_or_default();
+            let (header, shown) = (String::from_utf8_lossy(line).replace('"', ""), shown_of(location, &file));
+            match &known {
+                None => known = Some((header, shown)),
+                Some((other, _)) if *other == header => {}
+                Some((_, first)) => {
+                    return plan_err!(
+                        "{shown}: its columns are not those of {first} in the same order, and STORED AS CSV reads them by position: name \
+                         the folder in the query, FROM '..', where columns are found by their names"
+                    );
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Options and locations of the table that a statement declares; `None` for locations in several stores.
+async fn located<'a>(
+    state: &'a dyn Session,
     cmd: &CreateExternalTable,
     format: &dyn FileFormat,
-) -> Result<Option<Arc<dyn TableProvider>>> {
-    let state: &SessionState =
+) -> Result<Option<(&'a SessionState, ListingOptions, Vec<ListingTableUrl>)>> {
+    let state: &'a SessionState =
         state.as_any().downcast_ref().ok_or_else(|| internal_datafusion_err!("no SessionState"))?;
     let factory = state.get_file_format_factory(&cmd.file_type.to_ascii_lowercase());
     let factory = factory.ok_or_else(|| internal_datafusion_err!("no {}", cmd.file_type))?;
@@ -126,6 +198,17 @@ async fn common(
         drop(files);
         locations.push(location);
     }
+    Ok(Some((state, options, locations)))
+}
+
+/// Table over files whose types differ, with the types that a named table of them would have, and with the order
+/// and partition columns of the statement; `None` for locations in several stores, which DataFusion refuses.
+async fn common(
+    state: &dyn Session,
+    cmd: &CreateExternalTable,
+    format: &dyn FileFormat,
+) -> Result<Option<Arc<dyn TableProvider>>> {
+    let Some((state, options, locations)) = located(state, cmd, format).await? else { return Ok(None) };
     let schema = one_schema(state, &options, &locations).await?;
     let Some(schema) = schema else { return Ok(None) };
     let is_known = |name: &String| schema.column_with_name(name).is_some() || cmd.table_partition_cols.contains(name);

@@ -1,6 +1,6 @@
 //! Tables by their path or URL: `FROM 'web.parquet'`, and `capfilt sql --table`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use datafusion::datasource::source_as_provider;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _};
+use datafusion::object_store::{ObjectMeta, ObjectStore};
 use datafusion::prelude::SessionContext;
 use futures::future::ready;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -65,6 +65,13 @@ pub async fn named_table(ctx: &SessionContext, name: &str) -> Result<Option<Arc<
     let Some(kind) = kind else { return Ok(None) };
     let table = files(&ctx.state(), &location, &kind).await;
     table.map(Some).map_err(|e| {
+        let e = match e {
+            DataFusionError::External(inner) => match inner.downcast::<Error>() {
+                Ok(ours) => return *ours,
+                Err(inner) => DataFusionError::External(inner),
+            },
+            other => other,
+        };
         let mut reason = message(&e);
         // DataFusion's message names a URL, which for a store is an internal alias.
         if reason.starts_with("No files found") {
@@ -170,21 +177,17 @@ pub(crate) async fn files(
     kind: &Kind,
 ) -> Result<Arc<dyn TableProvider>, DataFusionError> {
     let (format, is_typed) = match kind.format.in_sql() {
-        InSql::DataFusion { format, is_typed, .. } => {
+        InSql::DataFusion(format) => {
             let factory = state.get_file_format_factory(format);
             let factory =
                 factory.ok_or_else(|| DataFusionError::Plan(format!("this session reads no files of {format}")))?;
-            let compression = kind.compression.iter().map(|how| ("format.compression".to_owned(), how.clone()));
-            (factory.create(state, &compression.collect())?, is_typed)
+            (factory.create(state, &HashMap::new())?, true)
         }
-        InSql::Rows | InSql::None => (Arc::new(RowsFormat(kind.format)) as _, false),
+        InSql::Rows | InSql::NamedRows | InSql::None => (Arc::new(RowsFormat(kind.format)) as _, false),
     };
     let options = ListingOptions::new(format).with_file_extension(&kind.ending);
     let location = ListingTableUrl::parse(literal(Path::new(location)))?;
     refuse_hidden(state, &options, &location).await?;
-    if kind.format.name() == "CSV" && kind.compression.is_none() {
-        check_headers(state, &options, &location).await?;
-    }
     let schema = if is_typed { one_schema(state, &options, slice::from_ref(&location)).await? } else { None };
     let config = ListingTableConfig::new(location).with_listing_options(options);
     let config = config.infer_partitions_from_path(state).await?;
@@ -219,41 +222,8 @@ async fn refuse_hidden(
     Ok(())
 }
 
-/// Refuses CSV files whose headers differ: DataFusion reads them by position, under the names of one of them.
-async fn check_headers(
-    state: &SessionState,
-    options: &ListingOptions,
-    location: &ListingTableUrl,
-) -> Result<(), DataFusionError> {
-    /// Most bytes of a header that are compared.
-    const HEADER: u64 = 64 << 10;
-    let store = state.runtime_env().object_store(location)?;
-    let files = location.list_all_files(state, store.as_ref(), &options.file_extension).await?;
-    let mut files: Vec<ObjectMeta> = files.try_filter(|file| ready(file.size > 0)).try_collect().await?;
-    files.sort_by(|a, b| a.location.cmp(&b.location));
-    let Some((first, others)) = files.split_first().filter(|(_, others)| !others.is_empty()) else { return Ok(()) };
-    let header = async |file: &ObjectMeta| {
-        let bytes = store.get_range(&file.location, 0..file.size.min(HEADER)).await?;
-        let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-        let line = text.split(|byte| matches!(byte, b'\n' | b'\r')).next().unwrap_or_default();
-        Ok::<_, DataFusionError>(String::from_utf8_lossy(line).replace('"', ""))
-    };
-    let known = header(first).await?;
-    for file in others {
-        if header(file).await? != known {
-            return Err(DataFusionError::Plan(format!(
-                "{}: its columns are not those of {} in the same order, and SQL reads CSV files by position: name the files one by \
-                 one, or convert one of them",
-                shown_of(location, file),
-                shown_of(location, first)
-            )));
-        }
-    }
-    Ok(())
-}
-
 /// Path or URL of a listed file, for messages.
-fn shown_of(location: &ListingTableUrl, file: &ObjectMeta) -> String {
+pub(crate) fn shown_of(location: &ListingTableUrl, file: &ObjectMeta) -> String {
     let on_disk = location.object_store().as_str().starts_with("file:");
     format!("{}{}", if on_disk { "/" } else { "" }, file.location)
 }
@@ -309,7 +279,6 @@ pub(crate) async fn one_schema(
 /// Kind of files, by extension.
 pub(crate) struct Kind {
     format: &'static dyn FileFormat,
-    compression: Option<String>,
     /// Extension as written, with its dot.
     ending: String,
 }
@@ -321,13 +290,12 @@ impl Kind {
         let written = if is_compressed { stem.rsplit_once('.')?.1 } else { last };
         let format = of_extension(written, true)?;
         match format.in_sql() {
-            InSql::DataFusion { is_compressed: true, .. } => {}
-            InSql::DataFusion { .. } | InSql::Rows if !is_compressed => {}
+            InSql::NamedRows => {}
+            InSql::DataFusion(_) | InSql::Rows if !is_compressed => {}
             _ => return None,
         }
-        let compression = is_compressed.then(|| last.to_ascii_lowercase());
         let ending = if is_compressed { format!(".{written}.{last}") } else { format!(".{last}") };
-        Some(Self { format, compression, ending })
+        Some(Self { format, ending })
     }
 }
 

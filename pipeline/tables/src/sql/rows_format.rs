@@ -146,9 +146,12 @@ impl datafusion_format::FileFormat for RowsFormat {
         if let Some(schema) = format.schema() {
             return Ok(Arc::new(as_views(&schema)));
         }
+        // A store lists its objects in any order, and the first file has the first columns.
+        let mut objects = objects.to_vec();
+        objects.sort_by(|a, b| a.location.cmp(&b.location));
         let mut files = Vec::with_capacity(objects.len());
         for object in objects {
-            files.push(data_file(store, object.clone()).await?);
+            files.push(data_file(store, object).await?);
         }
         let inferred = halt::aside(move |halt| schema(format, &files, &Inspection::until(Some(halt))));
         inferred.await.map_err(|e| DataFusionError::External(Box::new(e)))

@@ -57,6 +57,11 @@ impl Committer for DeltaCommitter {
         {
             return Ok(Some(reason));
         }
+        if manifest.committed > 0 && !manifest.replaces && !commit::has_versions(&self.table)? {
+            let reason = "its log in _delta_log is gone, so a commit would leave out the rows of earlier ones: restore the log, or give \
+                          --overwrite";
+            return Err(Error::dest(&self.table, reason));
+        }
         manifest.commit = Some(self.last(manifest)?.unwrap_or(0) + 1);
         Ok(None)
     }

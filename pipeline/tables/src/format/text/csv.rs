@@ -40,16 +40,16 @@ pub(crate) fn look(file: impl Read) -> Result<(Schema, u64), String> {
     Ok((Schema::new(fields.collect::<Result<Vec<_>, String>>()?), rows))
 }
 
-/// Reads all rows, in batches of at most `most`. Invalid UTF-8 in a field becomes U+FFFD and a problem of its row.
+/// Reads all rows, in batches of at most `most`. Columns are found by their names in the header; a column that the file
+/// lacks is NULL. Invalid UTF-8 in a field becomes U+FFFD and a problem of its row.
 pub(crate) fn read(file: impl Read + Send + 'static, schema: SchemaRef, most: usize) -> Result<Batches, String> {
     let mut records = ReaderBuilder::new().from_reader(file);
-    let names = records.byte_headers().map_err(|e| said(&e))?.len();
-    if names != schema.fields().len() {
-        return Err(format!("it has {names} columns, and had {} when the job began", schema.fields().len()));
-    }
+    let header = records.byte_headers().map_err(|e| said(&e))?;
+    let place = |name: &String| header.iter().position(|known| known == name.as_bytes());
+    let places: Vec<Option<usize>> = schema.fields().iter().map(|field| place(field.name())).collect();
     let mut record = ByteRecord::new();
     Ok(Box::new(std::iter::from_fn(move || {
-        let mut columns: Vec<StringViewBuilder> = (0..names).map(|_| StringViewBuilder::new()).collect();
+        let mut columns: Vec<StringViewBuilder> = places.iter().map(|_| StringViewBuilder::new()).collect();
         let (mut rows, mut bytes, mut problems) = (0, 0, Vec::new());
         while rows < most && bytes < BATCH_BYTES {
             match records.read_byte_record(&mut record) {
@@ -57,7 +57,8 @@ pub(crate) fn read(file: impl Read + Send + 'static, schema: SchemaRef, most: us
                 Ok(false) => break,
                 Err(e) => return Some(Err(said(&e))),
             }
-            for (at, (column, value)) in columns.iter_mut().zip(&record).enumerate() {
+            for (at, (column, place)) in columns.iter_mut().zip(&places).enumerate() {
+                let value = place.and_then(|place| record.get(place)).unwrap_or_default();
                 match std::str::from_utf8(value) {
                     Ok("") => column.append_null(),
                     Ok(value) => column.append_value(value),

@@ -4,10 +4,11 @@ use std::io::{self, BufReader, Cursor, Read};
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, Result};
-use crate::file::{DataFile, Input};
+use crate::file::DataFile;
 use crate::format::contract::{FileFormat, FileInfo, InSql, Inspection, Scan, Unified};
 use crate::format::rows::{Batches, select};
 use crate::format::text::{csv, json};
@@ -46,7 +47,7 @@ impl FileFormat for Text {
     /// Reads the whole file to count its rows and infer types that hold all values; Null for a column without values.
     fn inspect(&self, place: &DataFile, inspection: &Inspection) -> Result<FileInfo> {
         let broken = |e: &dyn std::fmt::Display| place.error(|| format!("not {}: {e}", self.words()));
-        let file = place.open().map_err(|e| Error::source(place.shown(), e))?;
+        let file = opened(place).map_err(|e| Error::source(place.shown(), e))?;
         let mut file = Digested { file, digest: Sha256::new(), bytes: 0, halt: &inspection.halt };
         let looked = after_mark(&mut file).and_then(|file| match self {
             Self::Csv => csv::look(file),
@@ -76,7 +77,7 @@ impl FileFormat for Text {
     }
 
     fn read(&self, place: &DataFile, scan: &Scan<'_>) -> Result<Batches, String> {
-        let file = after_mark(BufReader::with_capacity(1 << 20, place.open().map_err(|e| e.to_string())?))?;
+        let file = after_mark(BufReader::with_capacity(1 << 20, opened(place).map_err(|e| e.to_string())?))?;
         let schema = Arc::new(schema::as_views(scan.schema));
         let batches = match self {
             Self::Csv => csv::read(file, schema, scan.batch_rows)?,
@@ -86,11 +87,7 @@ impl FileFormat for Text {
     }
 
     fn in_sql(&self) -> InSql {
-        let format = match self {
-            Self::Csv => "csv",
-            Self::JsonLines => "json",
-        };
-        InSql::DataFusion { format, is_compressed: true, is_typed: false }
+        InSql::NamedRows
     }
 }
 
@@ -99,11 +96,10 @@ impl Text {
     fn agree(self, files: &[SchemaRef], texts: &[&str]) -> Result<SchemaRef, (usize, String)> {
         let mut agreed: Vec<Field> = Vec::new();
         for (number, schema) in files.iter().enumerate() {
-            // CSV columns are matched by position, object fields by name.
-            let names = |fields: &mut dyn Iterator<Item = &Field>| fields.map(|f| f.name().clone()).collect::<Vec<_>>();
-            let theirs = names(&mut schema.fields().iter().map(AsRef::as_ref));
-            if self == Self::Csv && number > 0 && names(&mut agreed.iter()) != theirs {
-                return Err((number, "its columns differ from those of".to_owned()));
+            // As of files without a header, whose first rows would pass for names.
+            let is_known = |field: &Arc<Field>| agreed.iter().any(|known| known.name() == field.name());
+            if self == Self::Csv && number > 0 && !schema.fields().iter().any(is_known) {
+                return Err((number, "its header has no column in common with".to_owned()));
             }
             for field in schema.fields() {
                 self.widen(&mut agreed, &in_microseconds(field)).map_err(|reason| (number, reason))?;
@@ -176,6 +172,17 @@ pub(crate) fn is_exact(text: &str) -> bool {
     }
 }
 
+/// Reader of a file, decompressed if its name ends so. Jobs refuse compressed files before.
+fn opened(file: &DataFile) -> io::Result<Box<dyn Read + Send>> {
+    let shown = file.shown();
+    let ending = shown.extension().unwrap_or_default().to_string_lossy();
+    let input = BufReader::new(file.open()?);
+    match ending.parse() {
+        Ok(FileCompressionType::UNCOMPRESSED) | Err(_) => Ok(Box::new(input)),
+        Ok(compression) => compression.convert_read(input).map_err(io::Error::other),
+    }
+}
+
 /// Reader of what follows a byte order mark, which some editors write.
 fn after_mark(mut file: impl Read) -> Result<impl Read, String> {
     const MARK: &[u8] = "\u{feff}".as_bytes();
@@ -189,7 +196,7 @@ fn after_mark(mut file: impl Read) -> Result<impl Read, String> {
 
 /// Reader that digests a file as it is read.
 struct Digested<'a> {
-    file: Box<dyn Input>,
+    file: Box<dyn Read + Send>,
     digest: Sha256,
     bytes: u64,
     halt: &'a Halt,
@@ -276,7 +283,9 @@ mod tests {
         };
         let files = [schema(&["a", "b"]), schema(&["c", "a"])];
         assert_eq!(Text::JsonLines.agree(&files, &[]).unwrap().fields().len(), 3);
-        assert_eq!(Text::Csv.agree(&files, &[]).unwrap_err().0, 1);
+        assert_eq!(Text::Csv.agree(&files, &[]).unwrap().fields().len(), 3);
+        let others = [schema(&["a", "b"]), schema(&["1", "2"])];
+        assert_eq!(Text::Csv.agree(&others, &[]).unwrap_err().0, 1);
     }
 
     #[test]

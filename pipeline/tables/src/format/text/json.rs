@@ -14,19 +14,21 @@ use datafusion::arrow::record_batch::RecordBatch;
 use serde_json::{Map, Value};
 
 use crate::format::rows::{Batches, Problem, Rows};
+use crate::format::text::kinds::Kinds;
 use crate::format::text::message::plain;
 
 /// Size at which a batch ends however few rows it has, bytes.
 const BATCH_BYTES: usize = 16 << 20;
 
-/// Infers types that hold all objects of a file, and counts its rows. A line that is not an object is a row too, which
-/// fails.
+/// Infers the types of a file's objects, and counts its rows. A line that is not an object is a row too, which fails; so
+/// is one in which a field has another kind of value than in most others.
 ///
 /// # Errors
 /// If no line is an object, says what is wrong with the first one.
 pub(crate) fn look(file: impl Read) -> Result<(Schema, u64), String> {
     let mut lines = Lines::of(file)?;
     let (mut rows, mut line, mut wrong, mut some) = (0, Line::default(), None, false);
+    let mut kinds = Kinds::default();
     let values = std::iter::from_fn(|| {
         loop {
             match lines.next(&mut line) {
@@ -38,7 +40,7 @@ pub(crate) fn look(file: impl Read) -> Result<(Schema, u64), String> {
             match object(&line) {
                 Ok(object) => {
                     some = true;
-                    return Some(Ok(Value::Object(object)));
+                    return Some(Ok(kinds.tag(object)));
                 }
                 Err(reason) if wrong.is_none() => wrong = Some(reason),
                 Err(_) => {}
@@ -48,15 +50,15 @@ pub(crate) fn look(file: impl Read) -> Result<(Schema, u64), String> {
     let schema = infer_json_schema_from_iterator(values);
     match (schema, wrong) {
         (Err(e), _) if line.name.is_empty() => Err(plain(&e)),
-        // Its own words begin so where the kinds differ: no type holds an object beside a text.
+        // Its own words begin so where the kinds of a list's items differ.
         (Err(ArrowError::JsonError(e)), _) if e.starts_with("Expected ") => Err(format!(
-            "{}: a column has an object, a list or a single value here, and another of these in a line before ({e}): give it one kind in \
-             all lines, or leave it out",
+            "{}: a list has objects, lists or single values here, and others of these in this or a line before ({e}): give its items \
+             one kind, or leave it out",
             line.name
         )),
         (Err(e), _) => Err(format!("{}: {}", line.name, plain(&e))),
         (Ok(_), Some(reason)) if !some => Err(reason),
-        (Ok(schema), _) => Ok((schema, rows)),
+        (Ok(schema), _) => Ok((kinds.schema(&schema), rows)),
     }
 }
 
@@ -330,18 +332,39 @@ mod tests {
     }
 
     #[test]
-    fn a_column_of_two_kinds_is_refused_by_its_line() {
-        let file: &[u8] = b"{\"meta\": \"x\"}\n{\"meta\": {\"a\": 1}}\n";
+    fn a_list_of_two_kinds_is_refused_by_its_line() {
+        let file: &[u8] = b"{\"tags\": [\"x\"]}\n{\"tags\": [{\"a\": 1}]}\n";
         let said = look(file).unwrap_err();
-        assert!(said.starts_with("line 2: a column has an object, a list or a single value here"), "{said}");
+        assert!(said.starts_with("line 2: a list has objects, lists or single values here"), "{said}");
     }
 
     #[test]
     fn a_value_of_another_kind_fails_with_its_row() {
-        let file = b"{\"n\": 1, \"text\": \"a\", \"tags\": [\"x\"]}\n{\"n\": 2, \"text\": \"b\", \"tags\": \"x\"}\n";
-        let (numbers, _, problems) = read_all(file);
-        assert_eq!(numbers, [Some(1), None]);
-        assert!(problems.len() == 1 && problems[0].1.starts_with("line 2: "), "{problems:?}");
+        for (usual, other) in [
+            (r#""text": "a""#, r#""text": ["a"]"#),
+            (r#""text": "a""#, r#""text": {"en": "a"}"#),
+            (r#""text": "a", "x": 1"#, r#""text": "a", "x": [1]"#),
+            (r#""text": "a", "x": [1]"#, r#""text": "a", "x": 1"#),
+            (r#""text": "a", "x": {"y": [1]}"#, r#""text": "a", "x": {"y": 1}"#),
+            (r#""text": "a", "x": [{"y": 1}]"#, r#""text": "a", "x": [{"y": {}}]"#),
+            (r#""text": "a", "x": {"y": 1}"#, r#""text": "a", "x": [1]"#),
+        ] {
+            for at in 0..3 {
+                let line = |n| format!("{{\"n\": {n}, {}}}\n", if n == at { other } else { usual });
+                let file: &'static str = (0..3).map(line).collect::<String>().leak();
+                let (numbers, texts, problems) = read_all(file.as_bytes());
+                let wanted: Vec<_> = (0..3).map(|n| (n != at).then_some(n)).collect();
+                assert_eq!(numbers, wanted, "{other}");
+                assert_eq!(texts.iter().flatten().count(), 2, "{other}");
+                let said = format!("line {}: ", at + 1);
+                assert!(problems.len() == 1 && problems[0].1.starts_with(&said), "{problems:?}");
+            }
+        }
+        // NULL is of any kind.
+        let file = br#"{"n": null, "text": "a", "x": null}
+{"n": 2, "text": "b", "x": [1]}
+"#;
+        assert_eq!(read_all(file).2, []);
     }
 
     #[test]

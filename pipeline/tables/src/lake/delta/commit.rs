@@ -40,6 +40,11 @@ pub fn transaction_version(table: &Path, app_id: &str) -> Result<Option<i64>> {
     apart(version).and_then(|version| version.map_err(|e| Error::dest(table, e)))
 }
 
+/// Whether a table has a version.
+pub fn has_versions(table: &Path) -> Result<bool> {
+    apart(|| load(table)).and_then(|loaded| loaded.map(|table| table.is_some()).map_err(|e| Error::dest(table, e)))
+}
+
 /// Refuses columns that Delta tables cannot have, and columns that differ from an existing table's.
 pub fn check_table(table: &Path, schema: &Schema) -> Result<()> {
     let check = || async {
