@@ -543,6 +543,22 @@ fn declared_types_do_not_cut_values() {
     place.ok(&["sql", "-c", &create("x DOUBLE, n INT, s TEXT, more TEXT")]);
 }
 
+#[test]
+fn columns_of_folders_have_any_name_and_one_place() {
+    let place = place();
+    fs::create_dir_all(place.path("t/K L=a")).unwrap();
+    fs::create_dir_all(place.path("u/n=5")).unwrap();
+    place.ok(&[
+        "sql",
+        "-c",
+        "COPY (SELECT 1 AS x) TO 't/K L=a/0.parquet'; COPY (SELECT 1 AS x, 2 AS n) TO 'u/n=5/0.parquet'",
+    ]);
+    let declared = "CREATE EXTERNAL TABLE t (x INT, \"K L\" TEXT) STORED AS PARQUET PARTITIONED BY (\"K L\") LOCATION 't/'; SELECT * FROM t";
+    assert_eq!(place.ok(&["sql", "--format", "csv", "-c", declared]), "x,K L\n1,a\n");
+    let said = place.fails(1, &["sql", "-c", "SELECT n FROM 'u'"]);
+    assert!(said.contains("u: its folder n=.. gives it a column n, and it has one of its own"), "{said}");
+}
+
 /// A name that no table has can be given to one, whatever is beside it on the disk.
 #[test]
 fn a_new_table_may_have_the_name_of_a_folder() {

@@ -38,6 +38,12 @@ pub(crate) struct ExternalTables(pub(crate) Arc<dyn TableProviderFactory>);
 impl TableProviderFactory for ExternalTables {
     async fn create(&self, state: &dyn Session, cmd: &CreateExternalTable) -> Result<Arc<dyn TableProvider>> {
         let mut cmd = cmd.clone();
+        // DataFusion leaves the quotes of PARTITIONED BY ("a b") in the name.
+        for column in &mut cmd.table_partition_cols {
+            if let Some(name) = column.strip_prefix('"').and_then(|name| name.strip_suffix('"')) {
+                *column = name.replace("\"\"", "\"");
+            }
+        }
         for location in &mut cmd.locations {
             let path = location.strip_prefix("file://").unwrap_or(location);
             let failed = |e| DataFusionError::External(Box::new(e));

@@ -29,7 +29,7 @@ use crate::lake::contract::TableFormat;
 use crate::lake::location::Lake;
 use crate::lake::register;
 use crate::pair_table::{BOOKKEEPING, is_part, unfinished};
-use crate::schema::{Conflict, Merged, plain};
+use crate::schema::{Conflict, Merged, plain, with_partitions};
 use crate::source::discover::walk;
 use crate::source::files::Source;
 use crate::sql::hive;
@@ -195,6 +195,11 @@ pub(crate) async fn files(
         Some(schema) => config.with_schema(schema),
         None => config.infer_schema(state).await?,
     };
+    let folders = config.options.iter().flat_map(|options| &options.table_partition_cols);
+    let folders: Vec<_> = folders.map(|(name, _)| (name.clone(), None)).collect();
+    if let Some(files) = &config.file_schema {
+        with_partitions(files, &folders).map_err(DataFusionError::Plan)?;
+    }
     hive::table(ListingTable::try_new(config)?)
 }
 
