@@ -13,6 +13,7 @@ mod ends;
 #[cfg(unix)]
 mod examples;
 mod fetch;
+mod files;
 mod jobs;
 #[cfg(unix)]
 mod kills;

@@ -237,7 +237,7 @@ fn tables_are_files_and_folders() {
     std::fs::copy(place.path("a.parquet"), place.path("deep/er/a.parquet")).unwrap();
     let deep = "SELECT n FROM 'deep'";
     let said = place.fails(1, &["sql", "-c", deep]);
-    assert!(said.contains("source deep: its files are in folders"), "{said}");
+    assert!(said.contains("deep/er/a.parquet: it is in a folder whose name is not name=value"), "{said}");
     let all = format!("SET datafusion.execution.listing_table_ignore_subdirectory = false; {deep}");
     assert_eq!(place.ok(&["sql", "--format", "csv", "-c", &all]), "n\n1\n");
     let url = format!("file://{}", place.path("a.parquet").display());

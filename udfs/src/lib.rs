@@ -40,6 +40,7 @@ use std::sync::Arc;
 
 use datafusion::common::Result as SqlResult;
 use datafusion::execution::FunctionRegistry;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -123,7 +124,9 @@ pub fn session(config: SessionConfig) -> SqlResult<SessionContext> {
     if *nulls == default.options().sql_parser.default_null_ordering {
         "nulls_last".clone_into(nulls);
     }
-    let ctx = SessionContext::new_with_config(config.with_information_schema(true));
+    // A cached list would lack the files that came since, those that the session wrote among them.
+    let runtime = RuntimeEnvBuilder::new().with_object_list_cache_limit(0).build_arc()?;
+    let ctx = SessionContext::new_with_config_rt(config.with_information_schema(true), runtime);
     register(&ctx)?;
     Ok(ctx)
 }

@@ -94,6 +94,13 @@ fn exact_cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
             exact(array, from)?;
             plain_cast(array, to)
         }
+        (from, DataType::Float64) if is_text(from) => {
+            let texts = plain_cast(array, &DataType::Utf8View)?;
+            match texts.as_string_view().iter().flatten().find(|text| !is_exact(text)) {
+                Some(number) => Err(would_be_rounded(number)),
+                None => plain_cast(array, to),
+            }
+        }
         // Views are validated value by value. Other casts validate the whole buffer, including the neighbours of a
         // slice.
         (from, to) if is_binary(from) && is_text(to) => {
@@ -162,10 +169,24 @@ fn exact(numbers: &ArrayRef, from: &DataType) -> Result<(), ArrowError> {
     found.map_or(Ok(()), |number| Err(would_be_rounded(number)))
 }
 
+/// Whether a written number converts to Float64 without loss: it is not an integer, or it has an exact Float64.
+fn is_exact(text: &str) -> bool {
+    let text = text.trim();
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    // Every integer up to 2^53 has an exact f64.
+    if digits.len() < 16 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return true;
+    }
+    match (text.parse::<i128>(), text.parse::<f64>()) {
+        (Ok(whole), Ok(fraction)) => fraction as i128 == whole,
+        _ => false,
+    }
+}
+
 /// Error for an integer beside fractions: rounded, an id might become another one.
-pub(crate) fn would_be_rounded(number: impl std::fmt::Display) -> ArrowError {
+fn would_be_rounded(number: impl std::fmt::Display) -> ArrowError {
     ArrowError::CastError(format!(
-        "the whole number {number} would be rounded beside fractions: write the column as text (JSON lines in quotes, or Parquet), and \
+        "the whole number {number} would be rounded as a fraction: write the column as text (JSON lines in quotes, or Parquet), and \
          give --overwrite where the job has begun"
     ))
 }

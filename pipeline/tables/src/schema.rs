@@ -31,6 +31,12 @@ pub(crate) fn plain(schema: &Schema) -> Schema {
     retyped(schema, |field| Some(map_types(field.data_type(), &plain_type)))
 }
 
+/// Schema with texts in place of Float64, at any depth.
+pub(crate) fn with_fractions_as_texts(schema: &Schema) -> Schema {
+    let text = |of: &DataType| (*of == DataType::Float64).then_some(DataType::Utf8);
+    retyped(schema, |field| Some(map_types(field.data_type(), &text)))
+}
+
 fn plain_type(of: &DataType) -> Option<DataType> {
     match of {
         DataType::Dictionary(_, value) => Some(map_types(value, &plain_type)),

@@ -255,6 +255,9 @@ pub(crate) struct Manifest {
     /// Transaction version of the Delta commit that is next or in flight.
     #[serde(default)]
     pub(crate) commit: Option<i64>,
+    /// Transaction version of the last Delta commit that was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) last_commit: Option<i64>,
     /// First position that is not yet in the parts.
     pub(crate) done: RowPosition,
     /// Counts over the rows in the parts.
@@ -290,6 +293,7 @@ impl Manifest {
             run: format!("{:x}", since.as_micros()),
             committed: 0,
             commit: None,
+            last_commit: None,
             done: RowPosition::default(),
             tally: Tally::default(),
         }

@@ -34,6 +34,9 @@ impl SplitWriter {
             return Err(self.give_up(reason));
         }
         self.manifest.state = State::Finished;
+        if self.manifest.replaces || self.manifest.parts.len() > self.manifest.committed {
+            self.manifest.last_commit = self.manifest.commit;
+        }
         self.manifest.replaces = false;
         self.manifest.retried = None;
         self.manifest.commit = None;

@@ -233,6 +233,9 @@ impl Job {
                 saved = false;
             }
         }
+        if let Some(reason) = committer(self.table_format, &self.dest)?.lost(&manifest)? {
+            return Err(Error::dest(&self.dest, reason));
+        }
         source.reorder(&manifest.files)?;
         manifest.memos = source.memos();
         let Some(new) = newcomers(source, &manifest) else {

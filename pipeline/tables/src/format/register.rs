@@ -69,6 +69,12 @@ pub(crate) fn of_extension(extension: &str, is_named: bool) -> Option<&'static d
     find(|format| has(format.extensions()) || is_named && has(format.shared_extensions()))
 }
 
+/// Whether a file is compressed by its extension.
+pub(crate) fn is_packed(path: &Path) -> bool {
+    let ending = path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    ["gz", "bz2", "xz", "zst", "tgz", "tbz2", "txz", "tzst"].contains(&ending.as_str())
+}
+
 /// Format of a file in a folder, by its extension.
 pub(crate) fn of_path(path: &Path) -> Option<&'static dyn FileFormat> {
     of_extension(&path.extension()?.to_string_lossy(), false)
@@ -102,7 +108,7 @@ pub(crate) fn of_file(root: &Path, file: &DataFile) -> Result<&'static dyn FileF
     if let Some(format) = find(|format| !format.magic().is_empty() && begin.starts_with(format.magic())) {
         return Ok(format);
     }
-    let is_packed = ["gz", "bz2", "xz", "zst", "tgz", "tbz2", "txz", "tzst"].contains(&ending.as_str());
+    let is_packed = is_packed(Path::new(&format!("x.{ending}")));
     Err(file.error(|| match member::compressed(&begin) {
         Some(_) => "it is compressed, and a job goes on in the middle of a file: unpack it".to_owned(),
         None if is_packed => {

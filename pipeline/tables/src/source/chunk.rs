@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{ArrayRef, AsArray as _, StringViewArray, new_null_array};
+use datafusion::arrow::array::{ArrayRef, StringViewArray, new_null_array};
 use datafusion::arrow::compute::filter_record_batch;
-use datafusion::arrow::datatypes::{DataType, Field};
+use datafusion::arrow::datatypes::Field;
 use datafusion::arrow::error::ArrowError;
 use datafusion::arrow::record_batch::RecordBatch;
 use tokio::sync::mpsc;
 
-use crate::adapt::{adapt, would_be_rounded};
+use crate::adapt::adapt;
 use crate::error::Result;
 use crate::format::rows::{Problem, Rows};
-use crate::format::text::{infer, message};
+use crate::format::text::message;
 use crate::format::watch::Watch;
 use crate::source::files::{Source, SourceFile};
 use crate::split::{RowPosition, Units};
@@ -178,11 +178,6 @@ impl Source {
             };
             let named =
                 |e: ArrowError| ArrowError::CastError(format!("column {}: {}", field.name(), message::plain(&e)));
-            if let (Some(texts), DataType::Float64) = (column.as_string_view_opt(), field.data_type())
-                && let Some(number) = texts.iter().flatten().find(|text| !infer::is_exact(text))
-            {
-                return Err(named(would_be_rounded(number)));
-            }
             adapt(&column, field.data_type()).map_err(named)
         };
         let columns = self.schema.fields().iter().map(column).collect::<Result<_, _>>()?;
@@ -223,7 +218,7 @@ impl Replaced {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::arrow::array::Int64Array;
+    use datafusion::arrow::array::{AsArray as _, Int64Array};
     use datafusion::arrow::datatypes::Int64Type;
 
     use super::*;

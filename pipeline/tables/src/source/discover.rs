@@ -38,7 +38,8 @@ pub(crate) fn find(path: &Path, halt: &Halt) -> Result<(PathBuf, Vec<PathBuf>)> 
 fn warn_of(files: &[PathBuf], skipped: &[PathBuf]) {
     if let Some(first) = skipped.iter().min().filter(|_| !files.is_empty()) {
         log::warn!(
-            "{}: not read, nor are other such files of the folder ({} in all): a file of JSON lines in a folder ends in .jsonl",
+            "{}: not read, nor are other such files of the folder ({} in all): a file of JSON lines in a folder ends in .jsonl, and \
+             compressed files are to be unpacked",
             first.display(),
             skipped.len()
         );
@@ -99,11 +100,18 @@ fn collect(folder: &Path, halt: &Halt, files: &mut Vec<PathBuf>) -> Result<Vec<P
     walk(folder, halt, &mut |path| {
         if register::of_path(&path).is_some() {
             files.push(path);
-        } else if path.extension().is_some_and(|e| register::of_extension(&e.to_string_lossy(), true).is_some()) {
+        } else if is_skipped(&path) {
             skipped.push(path);
         }
     })?;
     Ok(skipped)
+}
+
+/// Whether a file has the extension of a format that is only read by name, or is compressed.
+fn is_skipped(path: &Path) -> bool {
+    let known =
+        |path: &Path| path.extension().is_some_and(|e| register::of_extension(&e.to_string_lossy(), true).is_some());
+    known(path) || (register::is_packed(path) && known(&path.with_extension("")))
 }
 
 /// Calls `each` for everything below `root` that is neither a folder nor bookkeeping.

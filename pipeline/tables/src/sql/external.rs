@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
-use datafusion::common::{Result, internal_datafusion_err, plan_err};
+use datafusion::common::{DFSchema, Result, internal_datafusion_err, plan_err};
 use datafusion::datasource::file_format::csv::CsvFormat;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
@@ -26,7 +26,8 @@ use crate::lake::contract::TableFormat;
 use crate::lake::location::Lake;
 use crate::lake::register as lakes;
 use crate::sql::hive;
-use crate::sql::named::{check_finished, literal, one_schema, shown_of};
+use crate::sql::named::{check_finished, check_listing, literal, one_schema, shown_of};
+use crate::sql::rows_format::RowsFormat;
 use crate::store::url::is_url;
 
 /// The factory behind CREATE EXTERNAL TABLE, which also reads stores. It refuses a Delta table's folder: only the log
@@ -74,18 +75,27 @@ impl TableProviderFactory for ExternalTables {
                 *location = literal(Path::new(path));
             }
         }
-        let table = match self.0.create(state, &cmd).await {
-            // DataFusion accepts only files with the same types; a named table merges their types.
-            Err(error)
-                if cmd.schema.fields().is_empty()
-                    && let Some(format) = typed(&cmd.file_type) =>
-            {
-                common(state, &cmd, format).await?.ok_or(error)?
-            }
-            table => table?,
+        let is_inferred = cmd.schema.fields().is_empty();
+        let of_rows = as_named(&cmd).filter(|_| is_inferred && state.config_options().catalog.has_header);
+        let by_rows = match of_rows {
+            Some(format) => common(state, &cmd, format).await?,
+            None => None,
+        };
+        let table = match by_rows {
+            Some(table) => table,
+            None => match self.0.create(state, &cmd).await {
+                // DataFusion accepts only files with the same types; a named table merges their types.
+                Err(error) if is_inferred && let Some(format) = typed(&cmd.file_type) => {
+                    common(state, &cmd, format).await?.ok_or(error)?
+                }
+                table => table?,
+            },
         };
         let Some(listed) = table.downcast_ref::<ListingTable>() else { return Ok(table) };
-        check_headers(state, listed).await?;
+        for location in listed.table_paths() {
+            check_listing(state, listed.options(), location).await?;
+        }
+        check_headers(state, listed, &cmd.schema).await?;
         if let Some(format) = typed(&cmd.file_type).filter(|_| !cmd.schema.fields().is_empty()) {
             check_types(state, &cmd, format).await?;
         }
@@ -103,17 +113,27 @@ fn typed(name: &str) -> Option<&'static dyn FileFormat> {
 }
 
 /// Refuses declared types that would cut values of the files, such as INT over fractions.
-async fn check_types(state: &dyn Session, cmd: &CreateExternalTable, format: &dyn FileFormat) -> Result<()> {
+async fn check_types(state: &dyn Session, cmd: &CreateExternalTable, format: &'static dyn FileFormat) -> Result<()> {
     let Some((state, options, locations)) = located(state, cmd, format).await? else { return Ok(()) };
     let Some(schema) = one_schema(state, &options, &locations).await? else { return Ok(()) };
     for declared in cmd.schema.fields() {
         let (name, wanted) = (declared.name(), declared.data_type());
-        let Some((_, field)) = schema.column_with_name(name) else { continue };
+        let Some((_, field)) = schema.column_with_name(name) else {
+            if !cmd.table_partition_cols.contains(name) {
+                log::warn!("{}: no file has the declared column {name}, which is NULL", cmd.name);
+            }
+            continue;
+        };
         let has = field.data_type();
-        // Of whole numbers those that do not fit are refused as they are read.
-        let is_checked = has.is_integer() && wanted.is_integer();
-        let is_cut = adapt::common(has, wanted).is_some_and(|both| !is_checked && !same(&both, wanted));
-        if is_cut {
+        let holds_all = match adapt::common(has, wanted) {
+            // A whole number that does not fit is refused as it is read.
+            _ if has.is_integer() && wanted.is_integer() => true,
+            // Some whole numbers would be rounded.
+            Some(DataType::Float64) if has.is_integer() => has.primitive_width() < Some(8),
+            Some(both) => same(&both, wanted),
+            None => adapt::is_text(wanted) && !has.is_nested() && !adapt::is_binary(has),
+        };
+        if !holds_all {
             return plan_err!(
                 "{name} is {has} in the files, and {wanted} would cut its values: declare it as it is, or leave the columns out and CAST in \
                  the query"
@@ -128,8 +148,9 @@ fn same(a: &DataType, b: &DataType) -> bool {
     a == b || (adapt::is_text(a) && adapt::is_text(b)) || (adapt::is_binary(a) && adapt::is_binary(b))
 }
 
-/// Refuses CSV files whose headers differ: DataFusion reads them by position, under the names of one of them.
-async fn check_headers(state: &dyn Session, table: &ListingTable) -> Result<()> {
+/// Refuses CSV files whose headers differ, or have the `declared` columns in another order: DataFusion reads them by
+/// position.
+async fn check_headers(state: &dyn Session, table: &ListingTable, declared: &DFSchema) -> Result<()> {
     /// Most bytes of a file in which its header is looked for.
     const HEADER: u64 = 64 << 10;
     let options = table.options();
@@ -152,6 +173,18 @@ async fn check_headers(state: &dyn Session, table: &ListingTable) -> Result<()> 
             let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
             let line = text.split(|byte| matches!(byte, b'\n' | b'\r')).next().unwrap_or_default();
             let (header, shown) = (String::from_utf8_lossy(line).replace('"', ""), shown_of(location, &file));
+            let names = header.split(csv.delimiter() as char).map(str::trim);
+            let elsewhere = |(at, name): (usize, &str)| {
+                declared.fields().get(at).is_some_and(|field| field.name() != name)
+                    && declared.fields().iter().any(|field| field.name() == name)
+            };
+            if let Some(name) = names.clone().zip(0..).map(|(name, at)| (at, name)).find(|name| elsewhere(*name)) {
+                return plan_err!(
+                    "{shown}: its column {} is not where the statement declares it, and STORED AS CSV reads columns by position: declare \
+                     them in the order of the file",
+                    name.1
+                );
+            }
             match &known {
                 None => known = Some((header, shown)),
                 Some((other, _)) if *other == header => {}
@@ -167,11 +200,27 @@ async fn check_headers(state: &dyn Session, table: &ListingTable) -> Result<()> 
     Ok(())
 }
 
+/// Schema on which files agree that only suggest their types.
+async fn all_at_once(
+    state: &SessionState,
+    options: &ListingOptions,
+    locations: &[ListingTableUrl],
+) -> Result<Option<SchemaRef>> {
+    let Some(first) = locations.first() else { return Ok(None) };
+    let store = state.runtime_env().object_store(first)?;
+    let mut files = Vec::new();
+    for location in locations {
+        let listed = location.list_all_files(state, store.as_ref(), &options.file_extension).await?;
+        files.append(&mut listed.try_filter(|file| ready(file.size > 0)).try_collect().await?);
+    }
+    options.format.infer_schema(state, &store, &files).await.map(Some)
+}
+
 /// Options and locations of the table that a statement declares; `None` for locations in several stores.
 async fn located<'a>(
     state: &'a dyn Session,
     cmd: &CreateExternalTable,
-    format: &dyn FileFormat,
+    format: &'static dyn FileFormat,
 ) -> Result<Option<(&'a SessionState, ListingOptions, Vec<ListingTableUrl>)>> {
     let state: &'a SessionState =
         state.as_any().downcast_ref().ok_or_else(|| internal_datafusion_err!("no SessionState"))?;
@@ -180,12 +229,19 @@ async fn located<'a>(
     // The type that DataFusion gives such columns.
     let text = DataType::Dictionary(Box::new(DataType::UInt16), Box::new(DataType::Utf8));
     let partitions = cmd.table_partition_cols.iter().map(|column| (column.clone(), text.clone())).collect();
-    // As DataFusion does: several locations may be files of any name.
+    // As DataFusion does: locations may be files of any name, and folders are those of the format's.
     let extension = match cmd.locations.as_slice() {
-        [_] => format!(".{}", format.extensions().first().unwrap_or(&"")),
+        [folder] if ListingTableUrl::parse(folder)?.is_collection() => {
+            format!(".{}", cmd.file_type.to_ascii_lowercase())
+        }
         _ => String::new(),
     };
-    let options = ListingOptions::new(factory.create(state, &cmd.options)?)
+    let written = factory.create(state, &cmd.options)?;
+    let files = match format.in_sql() {
+        InSql::NamedRows => Arc::new(RowsFormat::new(format).written_by(written)),
+        _ => written,
+    };
+    let options = ListingOptions::new(files)
         .with_file_extension(extension)
         .with_file_sort_order(cmd.order_exprs.clone())
         .with_table_partition_cols(partitions);
@@ -207,15 +263,24 @@ async fn located<'a>(
     Ok(Some((state, options, locations)))
 }
 
+/// Format that is read as if a query named its files, if the statement says nothing of how to read them.
+fn as_named(cmd: &CreateExternalTable) -> Option<&'static dyn FileFormat> {
+    let format = register::of_extension(&cmd.file_type, true).filter(|format| format.in_sql() == InSql::NamedRows);
+    format.filter(|_| cmd.options.is_empty())
+}
+
 /// Table over files whose types differ, with the types that a named table of them would have, and with the order
 /// and partition columns of the statement; `None` for locations in several stores, which DataFusion refuses.
 async fn common(
     state: &dyn Session,
     cmd: &CreateExternalTable,
-    format: &dyn FileFormat,
+    format: &'static dyn FileFormat,
 ) -> Result<Option<Arc<dyn TableProvider>>> {
     let Some((state, options, locations)) = located(state, cmd, format).await? else { return Ok(None) };
-    let schema = one_schema(state, &options, &locations).await?;
+    let schema = match format.in_sql() {
+        InSql::NamedRows => all_at_once(state, &options, &locations).await?,
+        _ => one_schema(state, &options, &locations).await?,
+    };
     let Some(schema) = schema else { return Ok(None) };
     let is_known = |name: &String| schema.column_with_name(name).is_some() || cmd.table_partition_cols.contains(name);
     let ordered = cmd.order_exprs.iter().flatten().flat_map(|order| order.expr.column_refs());

@@ -1,6 +1,6 @@
 //! Tables by their path or URL: `FROM 'web.parquet'`, and `capfilt sql --table`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use capfilt_udfs::engine::blocking;
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::catalog::TableProvider;
+use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::datasource::source_as_provider;
@@ -38,7 +38,7 @@ use crate::store::location::Location;
 use crate::store::url::{MAGIC, is_url, shown};
 
 const NO_MATCH: &str = "nothing matches this pattern (of folders name=value it matches the files' names alone)";
-const BELOW: &str = "its files are in folders whose names are not name=value: name one of these folders, or \
+const BELOW: &str = "it is in a folder whose name is not name=value: name that folder, or \
                      SET datafusion.execution.listing_table_ignore_subdirectory = false";
 
 /// Table that a path or URL names; `None` if nothing has that name or it is not a table.
@@ -183,11 +183,11 @@ pub(crate) async fn files(
                 factory.ok_or_else(|| DataFusionError::Plan(format!("this session reads no files of {format}")))?;
             (factory.create(state, &HashMap::new())?, true)
         }
-        InSql::Rows | InSql::NamedRows | InSql::None => (Arc::new(RowsFormat(kind.format)) as _, false),
+        InSql::Rows | InSql::NamedRows | InSql::None => (Arc::new(RowsFormat::new(kind.format)) as _, false),
     };
     let options = ListingOptions::new(format).with_file_extension(&kind.ending);
     let location = ListingTableUrl::parse(literal(Path::new(location)))?;
-    refuse_hidden(state, &options, &location).await?;
+    check_listing(state, &options, &location).await?;
     let schema = if is_typed { one_schema(state, &options, slice::from_ref(&location)).await? } else { None };
     let config = ListingTableConfig::new(location).with_listing_options(options);
     let config = config.infer_partitions_from_path(state).await?;
@@ -203,10 +203,11 @@ pub(crate) async fn files(
     hive::table(ListingTable::try_new(config)?)
 }
 
-/// Refuses a folder with files that `capfilt run`, pyarrow and Spark skip by name, such as macOS and unfinished writers
-/// leave; DataFusion would read them.
-async fn refuse_hidden(
-    state: &SessionState,
+/// Refuses a folder with files that DataFusion reads and `capfilt run`, pyarrow and Spark skip by name, such as macOS and
+/// unfinished writers leave, and one with files that DataFusion leaves out and they read, in folders that are not
+/// `name=value`. Warns of empty files.
+pub(crate) async fn check_listing(
+    state: &dyn Session,
     options: &ListingOptions,
     location: &ListingTableUrl,
 ) -> Result<(), DataFusionError> {
@@ -214,17 +215,36 @@ async fn refuse_hidden(
         return Ok(());
     }
     let store = state.runtime_env().object_store(location)?;
-    let mut files = location.list_all_files(state, store.as_ref(), &options.file_extension).await?;
-    while let Some(file) = files.try_next().await? {
-        if file.location.filename().is_some_and(|name| name.starts_with(['.', '_'])) {
+    let listed = location.list_all_files(state, store.as_ref(), &options.file_extension).await?;
+    let listed: BTreeSet<_> = listed.map_ok(|file| file.location).try_collect().await?;
+    for file in &listed {
+        if is_hidden(file.filename()) {
             return Err(DataFusionError::Plan(format!(
-                "{}: a file whose name begins with . or _ is not part of a table: take it out of the folder, or name the others by a pattern \
-                 such as '[a-z0-9]*{}'",
-                file.location, options.file_extension
+                "{file}: a file whose name begins with . or _ is not part of a table: take it out of the folder, or name the others by a \
+                 pattern such as '[a-z0-9]*{}'",
+                options.file_extension
             )));
         }
     }
+    let mut all = store.list(Some(location.prefix()));
+    while let Some(file) = all.try_next().await? {
+        let Some(mut below) = file.location.prefix_match(location.prefix()) else { continue };
+        let is_of_table =
+            file.location.as_ref().ends_with(&options.file_extension) && location.contains(&file.location, false);
+        if !is_of_table || below.any(|part| is_hidden(Some(part.as_ref()))) {
+            continue;
+        }
+        if file.size == 0 {
+            log::warn!("{}: it is empty, and has no rows", shown_of(location, &file));
+        } else if !listed.contains(&file.location) {
+            return Err(DataFusionError::Plan(format!("{}: {BELOW}", shown_of(location, &file))));
+        }
+    }
     Ok(())
+}
+
+fn is_hidden(name: Option<&str>) -> bool {
+    name.is_some_and(|name| name.starts_with(['.', '_']))
 }
 
 /// Path or URL of a listed file, for messages.

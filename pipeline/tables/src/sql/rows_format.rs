@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::slice;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -96,7 +97,7 @@ impl FileFormatFactory for RowsFactory {
     }
 
     fn default(&self) -> Arc<dyn datafusion_format::FileFormat> {
-        Arc::new(RowsFormat(self.format))
+        Arc::new(RowsFormat::new(self.format))
     }
 }
 
@@ -117,17 +118,34 @@ impl TableProviderFactory for RowsTables {
 
 /// Implements DataFusion's trait for a format of this crate.
 #[derive(Debug)]
-pub(crate) struct RowsFormat(pub(crate) &'static dyn FileFormat);
+pub(crate) struct RowsFormat {
+    format: &'static dyn FileFormat,
+    /// DataFusion's own format, which writes such files in place of this crate's.
+    writer: Option<Arc<dyn datafusion_format::FileFormat>>,
+}
+
+impl RowsFormat {
+    pub(crate) fn new(format: &'static dyn FileFormat) -> Self {
+        Self { format, writer: None }
+    }
+
+    pub(crate) fn written_by(self, writer: Arc<dyn datafusion_format::FileFormat>) -> Self {
+        Self { writer: Some(writer), ..self }
+    }
+}
 
 #[async_trait]
 impl datafusion_format::FileFormat for RowsFormat {
     fn get_ext(&self) -> String {
-        self.0.extensions().first().copied().unwrap_or_default().to_owned()
+        match &self.writer {
+            Some(writer) => writer.get_ext(),
+            None => self.format.extensions().first().copied().unwrap_or_default().to_owned(),
+        }
     }
 
     fn get_ext_with_compression(&self, compression: &FileCompressionType) -> Result<String> {
         if compression.is_compressed() {
-            return not_impl_err!("{} files are written without compression", self.0.name());
+            return not_impl_err!("{} files are written without compression", self.format.name());
         }
         Ok(self.get_ext())
     }
@@ -142,7 +160,7 @@ impl datafusion_format::FileFormat for RowsFormat {
         store: &Arc<dyn ObjectStore>,
         objects: &[ObjectMeta],
     ) -> Result<SchemaRef> {
-        let format = self.0;
+        let format = self.format;
         if let Some(schema) = format.schema() {
             return Ok(Arc::new(as_views(&schema)));
         }
@@ -174,21 +192,24 @@ impl datafusion_format::FileFormat for RowsFormat {
     async fn create_writer_physical_plan(
         &self,
         input: Arc<dyn ExecutionPlan>,
-        _: &dyn Session,
+        state: &dyn Session,
         config: FileSinkConfig,
         order: Option<LexRequirement>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        if let Some(writer) = &self.writer {
+            return writer.create_writer_physical_plan(input, state, config, order).await;
+        }
         if config.insert_op != InsertOp::Append {
-            return not_impl_err!("a {} file cannot be overwritten by INSERT", self.0.name());
+            return not_impl_err!("a {} file cannot be overwritten by INSERT", self.format.name());
         }
-        if self.0.writer().is_none() {
-            return not_impl_err!("SQL reads {} files and does not write them", self.0.name());
+        if self.format.writer().is_none() {
+            return not_impl_err!("SQL reads {} files and does not write them", self.format.name());
         }
-        Ok(Arc::new(DataSinkExec::new(input, Arc::new(RowsSink { format: self.0, config }), order)))
+        Ok(Arc::new(DataSinkExec::new(input, Arc::new(RowsSink { format: self.format, config }), order)))
     }
 
     fn file_source(&self, table: TableSchema) -> Arc<dyn FileSource> {
-        Arc::new(RowsSource::new(self.0, table))
+        Arc::new(RowsSource::new(self.format, table))
     }
 }
 
@@ -283,7 +304,10 @@ struct RowsOpener {
 impl FileOpener for RowsOpener {
     fn open(&self, file: PartitionedFile) -> Result<FileOpenFuture> {
         let (format, store, batch_rows) = (self.format, Arc::clone(&self.store), self.batch_size);
-        let (schema, columns) = (Arc::clone(&self.schema), Arc::clone(&self.columns));
+        let read = format.unify(slice::from_ref(&self.schema), &[]);
+        let read = read.map_err(|(_, reason)| DataFusionError::External(reason.into()))?;
+        let schema = read.map_or_else(|| Arc::clone(&self.schema), |unified| unified.read);
+        let columns = Arc::clone(&self.columns);
         Ok(Box::pin(async move {
             let file = data_file(&store, file.object_meta).await?;
             let failed = move |file: &DataFile, reason: String| {
@@ -300,11 +324,17 @@ impl FileOpener for RowsOpener {
             let batches = futures::stream::unfold(batches, |mut batches| {
                 blocking(move || batches.next().map(|batch| (batch, batches)))
             });
-            let mut row = 0;
+            let (mut row, mut named) = (0, 0);
             let batches = batches.map(move |rows| {
                 let Rows { batch, problems } = rows.map_err(|reason| failed(&file, reason))?;
                 for Problem { row: at, reason, .. } in problems {
-                    log::warn!("{}, row {}: {reason}", file.shown().display(), row + at);
+                    let shown = file.shown();
+                    match named {
+                        0..MOST_NAMED => log::warn!("{}, row {}: {reason}", shown.display(), row + at),
+                        MOST_NAMED => log::warn!("{}: further rows of this kind are not named", shown.display()),
+                        _ => {}
+                    }
+                    named += 1;
                 }
                 row += batch.num_rows();
                 shape(&batch, &columns).map_err(|reason| failed(&file, reason))
@@ -313,6 +343,9 @@ impl FileOpener for RowsOpener {
         }))
     }
 }
+
+/// Damaged rows of a file that warnings name.
+const MOST_NAMED: usize = 5;
 
 /// Runs `work` on a thread that may block.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {

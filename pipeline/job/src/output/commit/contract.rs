@@ -19,6 +19,11 @@ pub(crate) trait Committer: Send {
         Ok(None)
     }
 
+    /// Returns why the table no longer has what the manifest says was committed, if that is so.
+    fn lost(&self, _manifest: &Manifest) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// Resolves in the manifest whether its announced commit was made before a kill, so that further parts can be added.
     fn recover(&self, _manifest: &mut Manifest) -> Result<()> {
         Ok(())

@@ -37,11 +37,26 @@ impl Committer for DeltaCommitter {
         commit::lacks(&self.table, &old.part_names())
     }
 
+    fn lost(&self, manifest: &Manifest) -> Result<Option<String>> {
+        if manifest.committed == 0 || manifest.replaces {
+            return Ok(None);
+        }
+        let lost = match manifest.last_commit {
+            Some(known) => self.last(manifest)?.is_none_or(|last| last < known),
+            // Of an older manifest.
+            None => !commit::has_versions(&self.table)?,
+        };
+        let reason = "its log in _delta_log lacks a commit of this job, whose rows another commit would leave out: restore the log, or give \
+                      --overwrite";
+        Ok(lost.then(|| reason.to_owned()))
+    }
+
     fn recover(&self, manifest: &mut Manifest) -> Result<()> {
         if let Some(number) = manifest.commit.take()
             && self.last(manifest)?.is_some_and(|last| last >= number)
         {
             manifest.committed = manifest.parts.len();
+            manifest.last_commit = Some(number);
             manifest.replaces = false;
         }
         Ok(())
@@ -57,9 +72,7 @@ impl Committer for DeltaCommitter {
         {
             return Ok(Some(reason));
         }
-        if manifest.committed > 0 && !manifest.replaces && !commit::has_versions(&self.table)? {
-            let reason = "its log in _delta_log is gone, so a commit would leave out the rows of earlier ones: restore the log, or give \
-                          --overwrite";
+        if let Some(reason) = self.lost(manifest)? {
             return Err(Error::dest(&self.table, reason));
         }
         manifest.commit = Some(self.last(manifest)?.unwrap_or(0) + 1);

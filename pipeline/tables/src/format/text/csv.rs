@@ -119,6 +119,10 @@ impl Looks {
     const MICROS: u16 = 1 << 6;
     const NANOS: u16 = 1 << 7;
     const TEXT: u16 = 1 << 8;
+    /// A time with a zone.
+    const ZONED: u16 = 1 << 9;
+    /// A time without one, or a date.
+    const ZONELESS: u16 = 1 << 10;
 
     fn add(&mut self, value: &[u8]) {
         if value.is_empty() || self.kinds & Self::TEXT != 0 {
@@ -137,12 +141,21 @@ impl Looks {
             Date32Type::parse(value)?;
         }
         self.is_far |= time.timestamp_nanos_opt().is_none();
-        Some(kind)
+        // A time without a zone is read in the one that is given.
+        let elsewhere: Tz = "+01:00".parse().ok()?;
+        let is_zoned = string_to_datetime(&elsewhere, value).is_ok_and(|other| other == time);
+        Some(kind | if is_zoned { Self::ZONED } else { Self::ZONELESS })
     }
 
     fn data_type(self) -> DataType {
-        let time = |unit| DataType::Timestamp(unit, None);
-        match self.kinds {
+        const BOTH: u16 = Looks::ZONED | Looks::ZONELESS;
+        // Which instant a time without a zone stands for is unknown, so it cannot be beside one that has a zone.
+        if self.kinds & BOTH == BOTH {
+            return DataType::Utf8;
+        }
+        let zone: Option<Arc<str>> = (self.kinds & Self::ZONED != 0).then(|| "UTC".into());
+        let time = |unit| DataType::Timestamp(unit, zone.clone());
+        match self.kinds & !BOTH {
             0 => DataType::Null,
             Self::BOOLEAN => DataType::Boolean,
             Self::INTEGER => DataType::Int64,
@@ -203,6 +216,7 @@ mod tests {
     #[test]
     fn a_type_holds_all_values_of_a_column() {
         use DataType::{Boolean, Date32, Float64, Int64, Null, Utf8};
+        let zoned = |unit| DataType::Timestamp(unit, Some("UTC".into()));
         let time = |unit| DataType::Timestamp(unit, None);
         for (values, wanted) in [
             (&["", ""][..], Null),
@@ -234,10 +248,13 @@ mod tests {
             (&["2020-01-01 10:00:00", "2020-01-01"], time(TimeUnit::Second)),
             (&["2020-01-01 10:00:00", "0000-00-00 00:00:00"], Utf8),
             (&["2020-01-01T10:00:00", "2020-01-01T25:61:61"], Utf8),
-            (&["2020-01-01T10:00:00+02:00"], time(TimeUnit::Second)),
+            (&["2020-01-01T10:00:00+02:00", "2020-01-01T10:00:00Z"], zoned(TimeUnit::Second)),
+            (&["2020-01-01T10:00:00+01:00"], zoned(TimeUnit::Second)),
+            (&["2020-01-01T10:00:00", "2020-01-01T10:00:00+02:00"], Utf8),
+            (&["2020-01-01", "2020-01-01T10:00:00Z"], Utf8),
             (&["2020-01-01T10:00:00+99:00"], Utf8),
             (&["2020-01-01T10:00:00 local"], Utf8),
-            (&["2020-01-01T10:00:00.5Z", "2020-01-01T10:00:00.123456"], time(TimeUnit::Microsecond)),
+            (&["2020-01-01T10:00:00.5Z", "2020-01-01T10:00:00.123456Z"], zoned(TimeUnit::Microsecond)),
             (&["2020-01-01T10:00:00.123456789"], time(TimeUnit::Nanosecond)),
             (&["2020-01-01T10:00:00.1234567890"], Utf8),
             // Outside the range of nanosecond timestamps.

@@ -7,6 +7,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit}
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use sha2::{Digest as _, Sha256};
 
+use crate::adapt::common;
 use crate::error::{Error, Result};
 use crate::file::DataFile;
 use crate::format::contract::{FileFormat, FileInfo, InSql, Inspection, Scan, Unified};
@@ -57,22 +58,19 @@ impl FileFormat for Text {
         if let Some(name) = schema::twice(&schema) {
             return Err(broken(&format!("it has two columns {name:?}: rename one")));
         }
-        if schema.fields().is_empty() {
+        // A writer of JSON lines leaves an empty file where it had no rows.
+        if schema.fields().is_empty() && *self == Self::Csv {
             return Err(broken(&"it has no columns"));
         }
         let stamp = place.stamp().unwrap_or_else(|| hex::encode(&file.digest.finalize()[..8]));
         Ok(FileInfo { rows, bytes: file.bytes, stamp, schema: Arc::new(schema) })
     }
 
-    /// Merges the schemas of separately inspected files. Float64 columns are read as text, so that each number can be
-    /// checked for exactness before it is converted.
+    /// Merges the schemas of separately inspected files. Fractions are read as text, so that each number can be checked
+    /// for exactness before it is converted.
     fn unify(&self, files: &[SchemaRef], texts: &[&str]) -> Result<Option<Unified>, (usize, String)> {
         let written = self.agree(files, texts)?;
-        let fields = written.fields().iter().map(|field| match field.data_type() {
-            DataType::Float64 => field.as_ref().clone().with_data_type(DataType::Utf8),
-            _ => field.as_ref().clone(),
-        });
-        let read = Arc::new(Schema::new(fields.collect::<Vec<Field>>()));
+        let read = Arc::new(schema::with_fractions_as_texts(&written));
         Ok(Some(Unified { written, read }))
     }
 
@@ -102,7 +100,7 @@ impl Text {
                 return Err((number, "its header has no column in common with".to_owned()));
             }
             for field in schema.fields() {
-                self.widen(&mut agreed, &in_microseconds(field)).map_err(|reason| (number, reason))?;
+                widen(&mut agreed, &in_microseconds(field)).map_err(|reason| (number, reason))?;
             }
         }
         let typed = agreed.into_iter().map(|field| {
@@ -117,35 +115,38 @@ impl Text {
         Ok(Arc::new(Schema::new(typed.collect::<Vec<_>>())))
     }
 
-    /// Widens `fields` to hold `field` too.
-    fn widen(self, fields: &mut Vec<Field>, field: &Field) -> Result<(), String> {
-        use DataType::{Float64, Int64, Null, Timestamp, Utf8};
-        use TimeUnit::Nanosecond;
-        let Some(known) = fields.iter_mut().find(|known| known.name() == field.name()) else {
-            fields.push(field.clone());
-            return Ok(());
-        };
-        let both = match (known.data_type(), field.data_type()) {
-            (a, b) if a == b => return Ok(()),
-            (Null, other) | (other, Null) => other.clone(),
-            (Int64, Float64) | (Float64, Int64) => Float64,
-            // Nanoseconds only reach from 1677 to 2262, so they cannot hold every microsecond value.
-            (Timestamp(a, zone), Timestamp(b, other)) if zone == other && (*a == Nanosecond) == (*b == Nanosecond) => {
-                Timestamp(*a.max(b), zone.clone())
-            }
-            (a, b) if self == Self::Csv || !(a.is_nested() || b.is_nested()) => Utf8,
-            (a, b) => return Err(format!("its {} is {b}, not {a} as in", field.name())),
-        };
-        *known = known.clone().with_data_type(both);
-        Ok(())
-    }
-
     fn words(self) -> &'static str {
         match self {
             Self::Csv => "a CSV file with a header",
             Self::JsonLines => "a file with a JSON object on each line",
         }
     }
+}
+
+/// Widens `fields` to hold `field` too.
+fn widen(fields: &mut Vec<Field>, field: &Field) -> Result<(), String> {
+    use DataType::{Float64, Int64, Null, Timestamp, Utf8};
+    use TimeUnit::Nanosecond;
+    let Some(known) = fields.iter_mut().find(|known| known.name() == field.name()) else {
+        fields.push(field.clone());
+        return Ok(());
+    };
+    let both = match (known.data_type(), field.data_type()) {
+        (a, b) if a == b => return Ok(()),
+        (Null, other) | (other, Null) => other.clone(),
+        (Int64, Float64) | (Float64, Int64) => Float64,
+        // Nanoseconds only reach from 1677 to 2262, so they cannot hold every microsecond value.
+        (Timestamp(a, zone), Timestamp(b, other)) if zone == other && (*a == Nanosecond) == (*b == Nanosecond) => {
+            Timestamp(*a.max(b), zone.clone())
+        }
+        (a, b) if !(a.is_nested() || b.is_nested()) => Utf8,
+        (a, b) => {
+            let both = common(a, b);
+            both.ok_or_else(|| format!("its {} is {b}, not {a} as in", field.name()))?
+        }
+    };
+    *known = known.clone().with_data_type(both);
+    Ok(())
 }
 
 /// Converts seconds and milliseconds to microseconds, as neither Parquet nor Delta stores seconds.
@@ -155,20 +156,6 @@ fn in_microseconds(field: &Field) -> Field {
             field.clone().with_data_type(DataType::Timestamp(TimeUnit::Microsecond, zone.clone()))
         }
         _ => field.clone(),
-    }
-}
-
-/// Whether a written number converts to Float64 without loss: it is not an integer, or it has an exact Float64.
-pub(crate) fn is_exact(text: &str) -> bool {
-    let text = text.trim();
-    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
-    // Every integer up to 2^53 has an exact f64.
-    if digits.len() < 16 || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return true;
-    }
-    match (text.parse::<i128>(), text.parse::<f64>()) {
-        (Ok(whole), Ok(fraction)) => fraction as i128 == whole,
-        _ => false,
     }
 }
 
