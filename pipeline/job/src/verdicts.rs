@@ -3,8 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 /// The rule by which a recipe keeps pairs, as far as it is known.
-///
-/// A table written before the rule was recorded has the default: nothing is known.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Verdicts {
     /// Minimum ITM probability of a kept pair, if the recipe uses `$min_itm`.
@@ -13,7 +11,6 @@ pub struct Verdicts {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub min_itm_of: Vec<(String, f32)>,
     /// Whether `capfilt select` wrote the table, from one that may have left pairs out under another rule.
-    #[serde(default)]
     pub selected: bool,
     /// Whether a pair without an error is kept by its own ITM score alone. `None` for a user's recipe, whose SQL is not
     /// analysed.

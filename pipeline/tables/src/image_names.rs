@@ -11,7 +11,7 @@ const PREFIX: &str = "images-";
 
 /// Names in the order of the rows; none for a file that is no folder of images. Equal where their digests are.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(from = "Written", into = "Option<String>")]
+#[serde(from = "Option<String>", into = "Option<String>")]
 pub struct ImageNames {
     /// Empty in a record that was read, until [`Self::load`].
     names: Vec<String>,
@@ -19,20 +19,9 @@ pub struct ImageNames {
     pub(crate) digest: Option<String>,
 }
 
-/// As a manifest has them: earlier ones list the names.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Written {
-    Digest(String),
-    Names(Vec<String>),
-}
-
-impl From<Written> for ImageNames {
-    fn from(written: Written) -> Self {
-        match written {
-            Written::Digest(digest) => Self { names: Vec::new(), digest: Some(digest) },
-            Written::Names(names) => Self::new(names),
-        }
+impl From<Option<String>> for ImageNames {
+    fn from(digest: Option<String>) -> Self {
+        Self { names: Vec::new(), digest }
     }
 }
 

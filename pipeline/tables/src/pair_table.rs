@@ -47,7 +47,6 @@ struct ManifestHead {
     /// Identity of the job; compared, not interpreted.
     job: Map<String, Value>,
     files: Vec<FileRecord>,
-    #[serde(default)]
     parts: Vec<PartHead>,
 }
 

@@ -35,55 +35,34 @@ pub(crate) const RESULTS: u32 = 2;
 pub(crate) struct Identity {
     /// Name and version of the program that began the table; informational, and ignored by the comparison.
     pub(crate) engine: String,
-    /// [`RESULTS`] of the program that began the table. Omitted if 1, as in manifests written before it was recorded,
-    /// to keep their digests.
-    #[serde(default = "first_results", skip_serializing_if = "is_first_results")]
+    /// [`RESULTS`] of the program that began the table.
     pub(crate) results: u32,
     /// The recipe with the values of its parameters.
     pub(crate) recipe: String,
     #[serde(flatten)]
     pub(crate) models: Provenance,
     /// SHA-256 digests of the further captioners and filters.
-    #[serde(default)]
     pub(crate) captioners: Vec<String>,
-    #[serde(default)]
     pub(crate) filters: Vec<String>,
     /// Bootstrapping round, from 1.
     pub(crate) round: u32,
     pub(crate) image_column: String,
     /// `bytes`, `url` or `path`.
-    #[serde(default = "bytes")]
     pub(crate) image_is: String,
-    #[serde(default)]
     pub(crate) path_root: Option<String>,
     /// The `fetch.*` settings that determine which images are fetched.
-    #[serde(default)]
     pub(crate) fetch: BTreeMap<String, String>,
     pub(crate) text_column: String,
     pub(crate) renames: BTreeMap<String, String>,
     pub(crate) kept_only: bool,
     pub(crate) images: String,
     /// The `--dedupe` option, in its canonical form.
-    #[serde(default)]
     pub(crate) dedupe: Option<String>,
     /// File format: `parquet`, `webdataset`, `delta` or `jsonlines`.
     pub(crate) format: String,
     pub(crate) unit_rows: u64,
     pub(crate) file_bytes: u64,
     pub(crate) shards: u64,
-}
-
-fn bytes() -> String {
-    "bytes".to_owned()
-}
-
-fn first_results() -> u32 {
-    1
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
-fn is_first_results(results: &u32) -> bool {
-    *results == first_results()
 }
 
 impl Identity {
@@ -221,15 +200,13 @@ pub(crate) struct Manifest {
     pub(crate) job: Identity,
     /// The job's [`crate::JobFile`], for a later command to go on with. Not typed: another version's options do not make
     /// the manifest unreadable.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) file: Option<Value>,
     /// The source's location when the job began.
     pub(crate) source: PathBuf,
     /// The given root folder of the image column's paths, if any.
-    #[serde(default)]
     pub(crate) path_root: Option<PathBuf>,
     /// The source's version, if it is a Delta table.
-    #[serde(default)]
     pub(crate) source_version: Option<u64>,
     pub(crate) files: Vec<FileRecord>,
     /// Cached scan results, by file, which spare another scan of unchanged text files.
@@ -238,22 +215,17 @@ pub(crate) struct Manifest {
     /// Names and types of the pair table's columns.
     pub(crate) columns: Vec<(String, String)>,
     /// The rule by which pairs are kept.
-    #[serde(default)]
     pub(crate) verdicts: Verdicts,
     /// Whether this table replaces an existing one once it is complete.
     pub(crate) replaces: bool,
     pub(crate) parts: Vec<Part>,
     /// The manifest that a retry replaces (this shard's): good rows are copied from its parts.
-    #[serde(default)]
     pub(crate) retried: Option<Box<Manifest>>,
     /// Run id in the names of a Delta table's parts, where files of earlier runs remain.
-    #[serde(default)]
     pub(crate) run: String,
     /// Number of parts already committed to the Delta log.
-    #[serde(default)]
     pub(crate) committed: usize,
     /// Transaction version of the Delta commit that is next or in flight.
-    #[serde(default)]
     pub(crate) commit: Option<i64>,
     /// Transaction version of the last Delta commit that was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -372,7 +344,7 @@ pub(crate) fn identity() -> Identity {
         dedupe: None,
         filters: Vec::new(),
         image_column: "image".to_owned(),
-        image_is: bytes(),
+        image_is: "bytes".to_owned(),
         path_root: None,
         fetch: BTreeMap::new(),
         text_column: "text".to_owned(),
@@ -417,15 +389,6 @@ mod tests {
         let other = Identity { results: RESULTS + 1, ..newer };
         let said = first.difference(&other).unwrap();
         assert_eq!(said, "it was begun by capfilt 0, whose results differ from those of capfilt 9 for some rows");
-    }
-
-    #[test]
-    fn a_manifest_without_a_version_of_results_keeps_its_digest() {
-        let first = Identity { results: 1, ..identity() };
-        let mut json = serde_json::to_value(&first).unwrap();
-        assert_eq!(json.get("results"), None);
-        let read: Identity = serde_json::from_value(json.take()).unwrap();
-        assert_eq!((read.results, read.digest()), (1, first.digest()));
     }
 
     #[test]

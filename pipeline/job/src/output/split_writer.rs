@@ -150,7 +150,6 @@ struct UnitRecord {
     end: RowPosition,
     tally: Tally,
     /// Bytes the unit takes in a part, if parts are not Parquet.
-    #[serde(default)]
     bytes: Option<u64>,
 }
 

@@ -61,7 +61,6 @@ pub struct Tally {
     /// Rows whose image or text is unusable, or all of whose captions failed.
     pub failed: u64,
     /// Rows that repeat an earlier one.
-    #[serde(default)]
     pub duplicates: u64,
     reasons: HashMap<String, u64>,
 }

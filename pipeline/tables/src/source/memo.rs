@@ -19,7 +19,6 @@ const TICK: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memo {
     /// Modification time, nanoseconds since 1970; `None` for an object, for which the record's stamp says more.
-    #[serde(default)]
     modified: Option<u64>,
     /// Stamp of the record made at the inspection.
     stamp: String,
