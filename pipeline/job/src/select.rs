@@ -22,9 +22,9 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::checkpoint::admission::{Admission, admit};
 use crate::checkpoint::apart::check_apart;
+use crate::checkpoint::job_folder::JobFolder;
 use crate::checkpoint::manifest::{Identity, Manifest};
 use crate::checkpoint::manifests;
-use crate::checkpoint::register;
 use crate::images::original::{Pictures, Wanted};
 use crate::options::{self, Images, Mode, OutputFormat};
 use crate::output::commit::register::committer;
@@ -110,10 +110,10 @@ impl Select {
             "none" => Images::None,
             _ => Images::Kept,
         };
-        let store = register::open(&self.dest, (1, 1))?;
+        let store = JobFolder::open(&self.dest, (1, 1))?;
         let root = whereabouts(&first.source);
         let mode = if self.overwrite { Mode::Overwrite } else { Mode::Create };
-        let (manifest, begun) = match admit(&*store, &identity, mode)? {
+        let (manifest, begun) = match admit(&store, &identity, mode)? {
             Admission::Begin { replaces } => {
                 let verdicts = Verdicts {
                     min_itm: Some(min_itm),

@@ -17,7 +17,7 @@ use datafusion::prelude::SessionContext;
 use tokio::sync::{mpsc, watch};
 
 use crate::checkpoint::admission::{admit, check_agreement};
-use crate::checkpoint::register;
+use crate::checkpoint::job_folder::JobFolder;
 use crate::dry_run::estimate::Sample;
 use crate::images::loader::ImageLoader;
 use crate::options::{Mode, Stop};
@@ -25,10 +25,9 @@ use crate::output::pair_files::Format;
 use crate::output::split_writer::{self, Left, Pairs};
 use crate::recipe::provenance::Provenance;
 use crate::run::apply::Work;
-use crate::run::local::LocalRunner;
 use crate::run::prefetch::prefetch;
 use crate::run::resume::{Job, Prepared};
-use crate::run::runner::{PairSink, Runner as _};
+use crate::run::runner::{PairSink, run_chunks};
 use crate::tally::counts::Tally;
 
 pub use crate::dry_run::estimate::Estimate;
@@ -46,14 +45,14 @@ pub async fn dry_run(ctx: &SessionContext, job: &Job, sample: usize) -> Result<E
         return Err(Error::Option("a dry run does not know which rows a retry would do again".to_owned()));
     }
     let Prepared { mut source, workers, planned, identity, loader } = job.prepare(ctx).await?;
-    let store = register::peek(&job.dest, job.shard);
-    let admission = admit(&*store, &identity, job.mode)?;
-    let (mut manifest, begun, _) = job.manifest(&*store, admission, identity, &mut source)?;
+    let store = JobFolder::peek(&job.dest, job.shard);
+    let admission = admit(&store, &identity, job.mode)?;
+    let (mut manifest, begun, _) = job.manifest(&store, admission, identity, &mut source)?;
     let format = job.format(&planned, &source, &mut manifest)?;
     if !manifest.replaces {
-        check_agreement(&*store, &manifest)?;
+        check_agreement(&store, &manifest)?;
     }
-    let done = if begun { split_writer::left(&*store, &manifest)? } else { Left::default() };
+    let done = if begun { split_writer::left(&store, &manifest)? } else { Left::default() };
     let units = job.units();
     let mut estimate = Estimate {
         files: source.files(),
@@ -230,7 +229,7 @@ async fn pairs(
     // Without its sender no stop can be requested.
     let (_, stop) = watch::channel(Stop::No);
     let mut made = Vec::new();
-    LocalRunner { workers }.run(work, prefetch(receiver, Vec::new(), loader), &stop, &mut made).await?;
+    run_chunks(work, workers, prefetch(receiver, Vec::new(), loader), &stop, &mut made).await?;
     Ok(made)
 }
 
