@@ -105,11 +105,7 @@ impl Select {
             None => None,
         };
         let identity = self.identity(&first.job, min_itm);
-        let images = match first.job.images.as_str() {
-            "all" => Images::All,
-            "none" => Images::None,
-            _ => Images::Kept,
-        };
+        let images = first.job.images;
         let store = JobFolder::open(&self.dest, (1, 1))?;
         let root = whereabouts(&first.source);
         let mode = if self.overwrite { Mode::Overwrite } else { Mode::Create };

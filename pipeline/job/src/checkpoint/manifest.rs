@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::options::OutputFormat;
+use crate::options::{ImageIs, Images, OutputFormat};
 use crate::tally::counts::Tally;
 use crate::verdicts::Verdicts;
 
@@ -47,15 +47,14 @@ pub(crate) struct Identity {
     /// Bootstrapping round, from 1.
     pub(crate) round: u32,
     pub(crate) image_column: String,
-    /// `bytes`, `url` or `path`.
-    pub(crate) image_is: String,
+    pub(crate) image_is: ImageIs,
     pub(crate) path_root: Option<String>,
     /// The `fetch.*` settings that determine which images are fetched.
     pub(crate) fetch: BTreeMap<String, String>,
     pub(crate) text_column: String,
     pub(crate) renames: BTreeMap<String, String>,
     pub(crate) kept_only: bool,
-    pub(crate) images: String,
+    pub(crate) images: Images,
     /// The `--dedupe` option, in its canonical form.
     pub(crate) dedupe: Option<String>,
     /// File format: `parquet`, `webdataset`, `delta` or `jsonlines`.
@@ -344,13 +343,13 @@ pub(crate) fn identity() -> Identity {
         dedupe: None,
         filters: Vec::new(),
         image_column: "image".to_owned(),
-        image_is: "bytes".to_owned(),
+        image_is: ImageIs::Bytes,
         path_root: None,
         fetch: BTreeMap::new(),
         text_column: "text".to_owned(),
         renames: BTreeMap::new(),
         kept_only: false,
-        images: "kept".to_owned(),
+        images: Images::Kept,
         format: "parquet".to_owned(),
         unit_rows: 10,
         file_bytes: 1,

@@ -14,6 +14,7 @@ use capfilt_tables::source::known::OpenOptions;
 use sha2::{Digest as _, Sha256};
 
 use crate::checkpoint::manifest::Manifest;
+use crate::options::ImageIs;
 
 /// Number of image files in memory at a time.
 const FILES: usize = 16;
@@ -50,8 +51,7 @@ impl Pictures {
     /// Errors if the source is gone, or names its images by URL: a second fetch may return another picture.
     pub(crate) fn open(job: &Manifest, source: Option<&Path>) -> Result<Self> {
         let path = source.unwrap_or(&job.source);
-        let by = job.job.image_is.as_str();
-        if by == "url" {
+        if job.job.image_is == ImageIs::Url {
             return Err(Error::source(path, "it has URLs, and nothing is fetched again for this"));
         }
         let version = match job.source_version {
@@ -59,7 +59,8 @@ impl Pictures {
             _ => None,
         };
         let names = [job.job.image_column.as_str()];
-        let texts = if by == "path" { &names[..] } else { &[] };
+        let is_path = job.job.image_is == ImageIs::Path;
+        let texts = if is_path { &names[..] } else { &[] };
         let reading = OpenOptions { known: &job.files, memos: Some(&job.memos), texts, ..OpenOptions::default() };
         let source = Source::open_as(path, version.as_deref(), reading)?;
         let root = || match &job.path_root {
@@ -70,7 +71,7 @@ impl Pictures {
             },
             None => source.root.clone(),
         };
-        let root = if by == "path" { Some(Root::open(&root())?) } else { None };
+        let root = if is_path { Some(Root::open(&root())?) } else { None };
         let known = job.files.iter().map(|record| (record.name.clone(), record.clone())).collect();
         // Of several files with the same stamp, use the first.
         let stamps = source.records().into_iter().enumerate().rev().map(|(number, record)| (record.stamp, number));

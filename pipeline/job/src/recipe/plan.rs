@@ -19,6 +19,7 @@ use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast;
 
+use crate::job_file::JobFile;
 use crate::options::ImageIs;
 use crate::recipe::params::Params;
 use crate::recipe::provenance::{Provenance, decoding};
@@ -86,23 +87,14 @@ impl Kind {
         }
     }
 
-    fn data_type(self) -> DataType {
+    /// Type in the pair table, and what a recipe's column must be, in words.
+    fn wanted(self) -> (DataType, &'static str) {
         match self {
-            Self::Text => DataType::Utf8,
-            Self::Score => DataType::Float32,
-            Self::Verdict => DataType::Boolean,
-            Self::Image => DataType::BinaryView,
-            Self::Provenance => Provenance::data_type(),
-        }
-    }
-
-    fn words(self) -> &'static str {
-        match self {
-            Self::Text => "text",
-            Self::Score => "a number",
-            Self::Verdict => "Boolean",
-            Self::Image => "bytes",
-            Self::Provenance => "as web has it",
+            Self::Text => (DataType::Utf8, "text"),
+            Self::Score => (DataType::Float32, "a number"),
+            Self::Verdict => (DataType::Boolean, "Boolean"),
+            Self::Image => (DataType::BinaryView, "bytes"),
+            Self::Provenance => (Provenance::data_type(), "as web has it"),
         }
     }
 }
@@ -118,16 +110,6 @@ pub struct Recipe {
     pub params: Params,
     /// The rule by which the recipe keeps pairs; the default if the rule is not known.
     pub verdicts: Verdicts,
-}
-
-/// The source's image and text columns, and the renames of others.
-pub(crate) struct Columns<'a> {
-    pub(crate) image: &'a str,
-    pub(crate) image_is: ImageIs,
-    /// Whether any row's image may be NULL because the row repeats another.
-    pub(crate) may_lack: bool,
-    pub(crate) text: &'a str,
-    pub(crate) renames: &'a [(String, String)],
 }
 
 /// A recipe planned over a source.
@@ -163,33 +145,37 @@ impl Recipe {
         Error::Recipe { name: self.name.clone(), reason: reason.into() }
     }
 
-    /// Plans the recipe over `source`. Registers `web` as a view in `ctx`, which is the job's own session.
-    pub(crate) async fn plan(&self, ctx: &SessionContext, source: &Source, columns: &Columns<'_>) -> Result<Planned> {
+    /// Plans the recipe over `source`, whose columns the options name; `may_lack`: any row's image may be NULL because the
+    /// row repeats another. Registers `web` as a view in `ctx`, which is the job's own session.
+    pub(crate) async fn plan(
+        &self,
+        ctx: &SessionContext,
+        source: &Source,
+        options: &JobFile,
+        renames: &[(String, String)],
+        may_lack: bool,
+    ) -> Result<Planned> {
         let failed = |e: DataFusionError| self.wrong(message(&e));
-        let of = match columns.may_lack {
-            true => with_nulls(&source.schema, columns.image),
-            false => source.schema.as_ref().clone(),
-        };
+        let mut of = source.schema.as_ref().clone();
+        if may_lack {
+            of = with_nulls(&of, &options.image_column);
+        }
         let mut fields: Vec<Field> = of.fields().iter().map(|f| f.as_ref().clone()).collect();
-        if columns.image_is != ImageIs::Bytes {
+        if options.image_is != ImageIs::Bytes {
             fields.push(Field::new(LOADED, DataType::BinaryView, true));
         }
         fields.push(Field::new(PROVENANCE, Provenance::data_type(), false));
         let schema = Arc::new(Schema::new(fields));
         let empty = Arc::new(MemTable::try_new(Arc::clone(&schema), vec![vec![]])?);
         let rows = LogicalPlanBuilder::scan(ROWS, provider_as_source(empty), None)?;
-        let view = rows.project(web(&of, columns)?)?.build()?;
+        let view = rows.project(web(&of, options, renames)?)?.build()?;
         ctx.register_table("web", Arc::new(ViewTable::new(view, None)))?;
 
         let mut statements = DFParser::parse_sql(&self.sql).map_err(failed)?;
-        let statement = statements.pop_front().filter(|_| statements.is_empty());
-        let Some(Statement::Statement(query)) = statement else {
-            return Err(self.wrong("a recipe is one SELECT over the table web"));
-        };
-        if !matches!(*query, ast::Statement::Query(_)) {
-            return Err(self.wrong("a recipe is one SELECT over the table web"));
-        }
-        let mut statement = Statement::Statement(query);
+        let is_query =
+            |of: &Statement| matches!(of, Statement::Statement(of) if matches!(**of, ast::Statement::Query(_)));
+        let statement = statements.pop_front().filter(|statement| statements.is_empty() && is_query(statement));
+        let mut statement = statement.ok_or_else(|| self.wrong("a recipe is one SELECT over the table web"))?;
         self.params.bind(&mut statement)?;
         let decoding = decoding(&statement);
         let state = ctx.state();
@@ -260,11 +246,12 @@ impl Recipe {
                 }
                 continue;
             };
+            let (data_type, wanted) = pair.kind.wanted();
             if !pair.kind.accepts(field.data_type()) {
-                let (name, found, wanted) = (pair.name, field.data_type(), pair.kind.words());
+                let (name, found) = (pair.name, field.data_type());
                 return Err(self.wrong(format!("its column {name} is {found}, and must be {wanted}")));
             }
-            let mut expr = cast(Expr::from((qualifier, field)), pair.kind.data_type());
+            let mut expr = cast(Expr::from((qualifier, field)), data_type);
             if pair.kind == Kind::Verdict {
                 // An unknown verdict drops the pair.
                 expr = when(expr, lit(true)).otherwise(lit(false))?;
@@ -325,7 +312,7 @@ impl Planned {
 }
 
 /// Projection of `web`: the source's columns, with the image's bytes as `image` and the text as `text`.
-fn web(schema: &Schema, columns: &Columns<'_>) -> Result<Vec<Expr>> {
+fn web(schema: &Schema, options: &JobFile, renames: &[(String, String)]) -> Result<Vec<Expr>> {
     let find = |name: &str, what: &str, option: &str| {
         schema.field_with_name(name).map_err(|_| {
             let names: Vec<_> = schema.fields().iter().map(|f| f.name().as_str()).collect();
@@ -335,13 +322,14 @@ fn web(schema: &Schema, columns: &Columns<'_>) -> Result<Vec<Expr>> {
             ))
         })
     };
-    let loaded = columns.image_is != ImageIs::Bytes;
-    let image = match columns.image_is {
-        ImageIs::Bytes => find(columns.image, "image", "--image-column")?,
-        ImageIs::Url => find(columns.image, "URL", "--image-column")?,
-        ImageIs::Path => find(columns.image, "path", "--image-column")?,
+    let loaded = options.image_is != ImageIs::Bytes;
+    let what = match options.image_is {
+        ImageIs::Bytes => "image",
+        ImageIs::Url => "URL",
+        ImageIs::Path => "path",
     };
-    let text = find(columns.text, "text", "--text-column")?;
+    let image = find(&options.image_column, what, "--image-column")?;
+    let text = find(&options.text_column, "text", "--text-column")?;
     let (bytes, path) = if loaded {
         if !is_text(image.data_type()) {
             let (name, found) = (image.name(), plain(image.data_type()));
@@ -357,10 +345,10 @@ fn web(schema: &Schema, columns: &Columns<'_>) -> Result<Vec<Expr>> {
             "column {name} is {found}, and a text must be Utf8: name another with --text-column"
         )));
     }
-    for (old, _) in columns.renames {
+    for (old, _) in renames {
         find(old, "other", "--rename OLD=")
             .map_err(|_| Error::Column(format!("--rename {old}=..: the source has no column {old}")))?;
-        if (old == columns.image && !loaded) || old == columns.text {
+        if (*old == options.image_column && !loaded) || *old == options.text_column {
             return Err(Error::Column(format!(
                 "--rename {old}=..: the image and text columns get their names from the pair table"
             )));
@@ -371,12 +359,12 @@ fn web(schema: &Schema, columns: &Columns<'_>) -> Result<Vec<Expr>> {
     for field in schema.fields() {
         let name = field.name().as_str();
         let column = Expr::Column(Column::new_unqualified(name));
-        if name == columns.image && !loaded {
+        if name == options.image_column && !loaded {
             exprs.push(bytes.clone().alias("image"));
-        } else if name == columns.text {
+        } else if name == options.text_column {
             exprs.push(cast(column, DataType::Utf8View).alias("text"));
         } else {
-            let new = columns.renames.iter().find(|(old, _)| old == name).map_or(name, |(_, new)| new);
+            let new = renames.iter().find(|(old, _)| old == name).map_or(name, |(_, new)| new);
             if PairColumn::named(new).is_some() {
                 let hint = format!("--rename {name}={name}_before");
                 return Err(Error::Column(format!(

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use capfilt_tables::error::{Error, Result};
 
 use crate::job_file::{JobFile, shard};
-use crate::options::{Combine, ImageIs, Images, Mode, OutputFormat, Pairs};
+use crate::options::{Combine, ImageIs, Images, Mode, OutputFormat};
 use crate::recipe::builder::RecipeBuilder;
 use crate::recipe::params::Params;
 use crate::recipe::plan::Recipe;
@@ -43,29 +43,19 @@ impl JobFile {
             || Error::Option(format!("--target-file-size {}: expected a size such as 512MB", self.target_file_size));
         let default = if is_jsonl { Images::None } else { Images::Kept };
         Ok(Job {
+            options: self.clone(),
             source,
             dest: self.dest.clone(),
             recipe: self.recipe()?,
-            image_column: self.image_column.clone(),
-            image_is: self.image_is,
             source_version,
-            image_root: self.image_root.clone(),
             moved_root: None,
-            text_column: self.text_column.clone(),
             renames: self.rename.iter().map(|text| pair("rename", text)).collect::<Result<_>>()?,
-            kept_only: self.write_pairs == Pairs::Kept,
             images: self.write_images.unwrap_or(default),
-            table_format: self.table_format,
             mode,
-            unit_rows: self.checkpoint_rows,
             file_bytes: bytes.ok_or_else(wrong)?,
             shard: shard(&self.shard).map_err(|e| Error::Option(format!("--shard {}: {e}", self.shard)))?,
             max_failed: self.max_failed.as_deref().map(|text| value("max-failed", text)).transpose()?,
-            round: self.round,
             dedupe: self.dedupe.as_deref().map(|text| value("dedupe", text)).transpose()?,
-            captioners: self.captioner.iter().skip(1).cloned().collect(),
-            filters: self.filter.iter().skip(1).cloned().collect(),
-            record: Some(Box::new(self.recorded())),
         })
     }
 
@@ -217,7 +207,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::*;
-    use crate::options::ImageIs;
+    use crate::options::Pairs;
 
     fn file() -> JobFile {
         JobFile { source: "web.parquet".to_owned(), dest: "pairs".into(), ..JobFile::default() }
@@ -233,11 +223,15 @@ mod tests {
         let one = JobFile { param: BTreeMap::new(), ..file.clone() };
         let job = one.job(Mode::Create).unwrap();
         assert_eq!((job.source.to_str(), job.source_version.as_deref()), (Some("lake"), Some("12")));
-        assert_eq!((job.shard, job.file_bytes, job.kept_only), ((2, 3), 1 << 20, true));
-        assert_eq!((job.images, job.image_is, job.table_format), (Images::None, ImageIs::Url, OutputFormat::JsonLines));
-        assert_eq!(job.filters, ["b"]);
+        assert_eq!((job.shard, job.file_bytes, job.images), ((2, 3), 1 << 20, Images::None));
+        let options = &job.options;
+        assert_eq!((options.image_is, options.table_format), (ImageIs::Url, OutputFormat::JsonLines));
+        assert_eq!(
+            (options.write_pairs, options.filter.as_slice()),
+            (Pairs::Kept, &["a".to_owned(), "b".to_owned()][..])
+        );
         assert_eq!(file.settings()[0].1, "capfilt.batch_size");
-        let record = job.record.unwrap();
+        let record = options.recorded();
         assert!(Path::new(&record.source).is_absolute() && record.source.ends_with("lake@12"), "{}", record.source);
         assert!(record.filter.iter().all(|path| Path::new(path).is_absolute()));
     }

@@ -29,11 +29,11 @@ use crate::checkpoint::manifests;
 use crate::images::loader::ImageLoader;
 use crate::images::register::image_loader;
 use crate::job_file::JobFile;
-use crate::options::{ImageIs, Images, Mode, OutputFormat, Stop};
+use crate::options::{ImageIs, Images, Mode, OutputFormat, Pairs, Stop};
 use crate::output::commit::register::committer;
 use crate::output::pair_files::Format;
 use crate::output::split_writer;
-use crate::recipe::plan::{Columns, Planned, Recipe};
+use crate::recipe::plan::{Planned, Recipe};
 use crate::rows::dedupe::duplicates::{self, Duplicates};
 use crate::rows::dedupe::options::Dedupe;
 use crate::rows::dedupe::pass::Look;
@@ -42,90 +42,69 @@ use crate::tally::failure_limit::FailureLimit;
 /// Interval between progress messages of the deduplication pass.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// Description of a job.
+/// A job: its options, and what their values stand for.
 #[derive(Debug, Clone)]
 pub struct Job {
+    /// The options.
+    pub options: JobFile,
     /// A Parquet, WebDataset (tar), CSV or JSON lines file, a folder of them or of images, or a glob.
     pub source: PathBuf,
     /// Destination folder.
     pub dest: PathBuf,
     /// The recipe to run.
     pub recipe: Recipe,
-    /// Source column with the images, or with their URLs or paths.
-    pub image_column: String,
-    /// What the image column holds.
-    pub image_is: ImageIs,
-    /// Root folder of the image column's paths, which must stay inside it; by default the source's.
-    pub image_root: Option<PathBuf>,
     /// Where that root folder is now, if it has moved since the job began.
     pub moved_root: Option<PathBuf>,
     /// Version of a Delta source: a number or a time. By default the version that an unfinished job began with, or else
     /// the latest.
     pub source_version: Option<String>,
-    /// The source's text column.
-    pub text_column: String,
     /// Renames of other columns: source name, pair table name.
     pub renames: Vec<(String, String)>,
-    /// Whether to leave dropped pairs out.
-    pub kept_only: bool,
     /// Which pairs carry their image.
     pub images: Images,
-    /// File format of the pair table.
-    pub table_format: OutputFormat,
     /// What to do if the destination already has a table.
     pub mode: Mode,
-    /// Rows per unit: the source rows that are written together, and repeated after a kill.
-    pub unit_rows: u64,
     /// Size in bytes at which a file of the table is closed.
     pub file_bytes: u64,
     /// This process's shard, from 1, and the number of shards.
     pub shard: (u64, u64),
     /// Maximum number or share of failed rows; unlimited if `None`.
     pub max_failed: Option<FailureLimit>,
-    /// Bootstrapping round, from 1.
-    pub round: u32,
     /// How to find rows that repeat an earlier one; they are dropped before the models see them.
     pub dedupe: Option<Dedupe>,
-    /// Additional captioners of the recipe, beside the session's: `$captioner_2` and so on.
-    pub captioners: Vec<String>,
-    /// Additional filters of the recipe, beside the session's: `$filter_2` and so on.
-    pub filters: Vec<String>,
-    /// The description that the manifest records for [`crate::recorded`]; without it, the job can be continued by the
-    /// same description alone.
-    pub record: Option<Box<JobFile>>,
 }
 
 impl Job {
     pub(crate) fn units(&self) -> Units {
         let (shard, shards) = self.shard;
-        Units { rows: self.unit_rows, shard: shard - 1, shards }
+        Units { rows: self.options.checkpoint_rows, shard: shard - 1, shards }
     }
 
     fn identity(&self, ctx: &SessionContext, loader: &dyn ImageLoader) -> Result<Identity> {
-        let options = capfilt_udfs::options(ctx);
+        let (settings, options) = (capfilt_udfs::options(ctx), &self.options);
         Ok(Identity {
             engine: PROGRAM.to_owned(),
             results: RESULTS,
             recipe: self.recipe.identity(),
-            models: options.provenance()?,
-            captioners: digests(&options, "captioner", &self.captioners)?,
-            filters: digests(&options, "filter", &self.filters)?,
-            round: self.round,
+            models: settings.provenance()?,
+            captioners: digests(&settings, "captioner", &options.captioner)?,
+            filters: digests(&settings, "filter", &options.filter)?,
+            round: options.round,
             dedupe: self.dedupe.map(|how| how.to_string()),
-            image_column: self.image_column.clone(),
-            image_is: format!("{:?}", self.image_is).to_lowercase(),
+            image_column: options.image_column.clone(),
+            image_is: options.image_is,
             // The path as given: another machine may resolve it differently.
-            path_root: self.image_root.as_ref().map(|root| match root.to_string_lossy() {
+            path_root: options.image_root.as_ref().map(|root| match root.to_string_lossy() {
                 url if is_url(&url) => shown(&url),
                 _ => root.components().collect::<PathBuf>().to_string_lossy().into_owned(),
             }),
             fetch: loader.settings(),
-            text_column: self.text_column.clone(),
+            text_column: options.text_column.clone(),
             renames: self.renames.iter().cloned().collect(),
-            kept_only: self.kept_only,
-            images: format!("{:?}", self.images).to_lowercase(),
-            format: format!("{:?}", self.table_format).to_lowercase(),
-            unit_rows: self.unit_rows,
+            kept_only: options.write_pairs == Pairs::Kept,
+            images: self.images,
+            format: format!("{:?}", options.table_format).to_lowercase(),
+            unit_rows: options.checkpoint_rows,
             file_bytes: self.file_bytes,
             shards: self.shard.1,
         })
@@ -140,13 +119,12 @@ impl Job {
         folder: &Path,
         stop: &watch::Receiver<Stop>,
     ) -> Result<Duplicates> {
-        let options = capfilt_udfs::options(ctx);
         let look = Look {
             how,
-            image_column: self.image_column.clone(),
-            named: self.image_is != ImageIs::Bytes,
-            text_column: self.text_column.clone(),
-            limits: options.image_limits(),
+            image_column: self.options.image_column.clone(),
+            named: self.options.image_is != ImageIs::Bytes,
+            text_column: self.options.text_column.clone(),
+            limits: capfilt_udfs::options(ctx).image_limits(),
         };
         let last = Cell::new(Instant::now());
         let tell = |rows: u64| {
@@ -163,7 +141,7 @@ impl Job {
         let Some(old) = manifest.retried.as_deref().filter(|_| manifest.state == State::Running) else {
             return Ok(Vec::new());
         };
-        if let Some(reason) = committer(self.table_format, &self.dest)?.lacks(old)? {
+        if let Some(reason) = committer(self.options.table_format, &self.dest)?.lacks(old)? {
             // Parts of the old table are gone, so the retry's results can never replace them.
             store.save(old)?;
             store.clear()?;
@@ -220,7 +198,7 @@ impl Job {
         };
         let mut saved = !self.relocate(&mut manifest)?;
         // Other programs may compact a Delta table.
-        if manifest.state == State::Finished && self.table_format != OutputFormat::Delta {
+        if manifest.state == State::Finished && self.options.table_format != OutputFormat::Delta {
             manifest.parts.iter().try_for_each(|part| store.part(part).map(drop))?;
         }
         // The user may have repaired a file that stopped the job. With several shards, another may already have read
@@ -248,15 +226,14 @@ impl Job {
         manifest.files = source.records();
         manifest.source_version = source.version;
         manifest.state = State::Running;
-        committer(self.table_format, &self.dest)?.recover(&mut manifest)?;
+        committer(self.options.table_format, &self.dest)?.recover(&mut manifest)?;
         Ok((manifest, true, false))
     }
 
     /// Records the job's description and where its source and its images are now. Returns whether anything changed.
     fn relocate(&self, manifest: &mut Manifest) -> Result<bool> {
-        let internal = |e: serde_json::Error| Error::Internal(e.to_string());
-        let file = self.record.as_ref().map(serde_json::to_value).transpose().map_err(internal)?;
-        let file = file.or_else(|| manifest.file.clone());
+        let file =
+            serde_json::to_value(self.options.recorded()).map(Some).map_err(|e| Error::Internal(e.to_string()))?;
         let (source, path_root) = (whereabouts(&self.source), self.current_image_root().map(whereabouts));
         let changed = (&file, &source, &path_root) != (&manifest.file, &manifest.source, &manifest.path_root);
         (manifest.file, manifest.source, manifest.path_root) = (file, source, path_root);
@@ -291,11 +268,10 @@ impl Job {
         known: Vec<FileRecord>,
         memos: BTreeMap<String, Memo>,
     ) -> Result<Source> {
-        let options = capfilt_udfs::options(ctx);
-        let limit = Some(options.image_limits().max_bytes);
-        let mut texts = vec![self.text_column.clone()];
-        if self.image_is != ImageIs::Bytes {
-            texts.push(self.image_column.clone());
+        let limit = Some(capfilt_udfs::options(ctx).image_limits().max_bytes);
+        let mut texts = vec![self.options.text_column.clone()];
+        if self.options.image_is != ImageIs::Bytes {
+            texts.push(self.options.image_column.clone());
         }
         let (source, alone) = (self.source.clone(), self.mode == Mode::Retry);
         let open = move |halt: &halt::Halt| {
@@ -314,7 +290,8 @@ impl Job {
             None => manifests::begun_with(&self.dest, self.shard.0, &whereabouts(&self.source), self.mode)?,
         };
         // If the first picture of a text could not be fetched, all rows that repeat the text would be lost with it.
-        if self.image_is != ImageIs::Bytes && self.dedupe.is_some_and(|how| how.near.is_some() || how.texts.is_some()) {
+        let is_bytes = self.options.image_is == ImageIs::Bytes;
+        if !is_bytes && self.dedupe.is_some_and(|how| how.near.is_some() || how.texts.is_some()) {
             let reason = "--dedupe near and texts look at pictures, and the source has only their names: give exact";
             return Err(Error::Option(reason.to_owned()));
         }
@@ -323,14 +300,8 @@ impl Job {
         check_apart(&source, &self.dest)?;
         // A recipe sees only `web`; the caller's session keeps its own tables and partitioning.
         let (ctx, workers) = (&own_session(ctx), ctx.copied_config().target_partitions());
-        let columns = Columns {
-            image: &self.image_column,
-            image_is: self.image_is,
-            may_lack: self.dedupe.is_some() && self.image_is == ImageIs::Bytes,
-            text: &self.text_column,
-            renames: &self.renames,
-        };
-        let planned = self.recipe.plan(ctx, &source, &columns).await?;
+        let may_lack = self.dedupe.is_some() && is_bytes;
+        let planned = self.recipe.plan(ctx, &source, &self.options, &self.renames, may_lack).await?;
         let loader = self.loader(ctx, &source).await?;
         let identity = self.identity(ctx, &*loader)?;
         // With a single chunk in flight, decoding and inference would take turns instead of overlapping.
@@ -338,13 +309,13 @@ impl Job {
     }
 
     fn current_image_root(&self) -> Option<&Path> {
-        self.moved_root.as_deref().or(self.image_root.as_deref())
+        self.moved_root.as_deref().or(self.options.image_root.as_deref())
     }
 
     /// Returns the loader of the source's images.
     pub(crate) async fn loader(&self, ctx: &SessionContext, source: &Source) -> Result<Arc<dyn ImageLoader>> {
         let root = self.current_image_root().unwrap_or(&source.root);
-        image_loader(ctx, self.image_is, &self.image_column, root).await
+        image_loader(ctx, self.options.image_is, &self.options.image_column, root).await
     }
 
     /// Returns the output format. Errors if the columns differ from those the job began with: new text files may add
@@ -352,8 +323,9 @@ impl Job {
     pub(crate) fn format(&self, planned: &Planned, source: &Source, manifest: &mut Manifest) -> Result<Format> {
         let about = serde_json::to_string(&manifest.job).map_err(|e| Error::Internal(e.to_string()))?;
         let written = &source.written;
-        let format = Format::new(&planned.schema(), written, self.images, self.kept_only, self.table_format, &about)?;
-        if self.table_format == OutputFormat::JsonLines && planned.schema().field_with_name("caption").is_ok() {
+        let (kept_only, output) = (self.options.write_pairs == Pairs::Kept, self.options.table_format);
+        let format = Format::new(&planned.schema(), written, self.images, kept_only, output, &about)?;
+        if self.options.table_format == OutputFormat::JsonLines && planned.schema().field_with_name("caption").is_ok() {
             let reason = "JSON lines call the text caption, and the source has a column of that name: give --rename caption=caption_before";
             return Err(Error::Column(reason.to_owned()));
         }
@@ -376,7 +348,7 @@ impl Job {
             }
             _ => manifest.columns = columns,
         }
-        committer(self.table_format, &self.dest)?.check(&format.recorded)?;
+        committer(self.options.table_format, &self.dest)?.check(&format.recorded)?;
         Ok(format)
     }
 }
@@ -402,13 +374,13 @@ fn newcomers(source: &Source, manifest: &Manifest) -> Option<String> {
     }
 }
 
-/// Digests of the additional models.
+/// Digests of the models beside the session's own, which is the first.
 fn digests(options: &CapfiltOptions, role: &str, models: &[String]) -> Result<Vec<String>> {
     let digest = |model: &String| {
         let of = options.clone().with(role, model)?.provenance()?;
         Ok(if role == "filter" { of.filter } else { of.captioner }.unwrap_or_default())
     };
-    models.iter().map(digest).collect()
+    models.iter().skip(1).map(digest).collect()
 }
 
 /// A session with the functions and settings of `ctx` but none of its tables, and with a single partition, which
