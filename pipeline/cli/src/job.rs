@@ -22,14 +22,6 @@ use crate::sql::script::script;
 /// Grace period after the second signal, then the process exits: the job may be blocked where it cannot react.
 const STOP_AFTER: Duration = Duration::from_secs(2);
 
-/// A verb that goes on with the job that a table records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verb {
-    Resume,
-    Update,
-    Retry,
-}
-
 /// `capfilt run`.
 pub(crate) async fn run(args: &RunArgs) -> Result<()> {
     let mut file = described(args.job.as_deref(), args)?;
@@ -50,8 +42,8 @@ pub(crate) async fn run(args: &RunArgs) -> Result<()> {
     execute(&ctx, &[job], args.operation.metrics_addr.as_deref()).await
 }
 
-/// `capfilt resume`, `update` and `retry`.
-pub(crate) async fn go_on(args: &ContinueArgs, verb: Verb) -> Result<()> {
+/// `capfilt update` and `retry`; without a mode `capfilt resume`.
+pub(crate) async fn go_on(args: &ContinueArgs, mode: Option<Mode>) -> Result<()> {
     let mut shards = capfilt_job::recorded(&args.dest).map_err(|e| anyhow!(e))?;
     let table = args.dest.display();
     if let Some(shard) = &args.shard {
@@ -61,7 +53,7 @@ pub(crate) async fn go_on(args: &ContinueArgs, verb: Verb) -> Result<()> {
         }
         shards.retain(|recorded| recorded.shard.0 == shard);
     }
-    if verb == Verb::Resume {
+    if mode.is_none() {
         shards.retain(|shard| !shard.is_finished);
         if shards.is_empty() {
             bail!(
@@ -70,7 +62,7 @@ pub(crate) async fn go_on(args: &ContinueArgs, verb: Verb) -> Result<()> {
             );
         }
     }
-    if verb == Verb::Retry
+    if mode == Some(Mode::Retry)
         && shards.len() > 1
         && let Some(begun) = shards.iter().find(|shard| !shard.is_finished && !shard.is_retry)
     {
@@ -83,18 +75,13 @@ pub(crate) async fn go_on(args: &ContinueArgs, verb: Verb) -> Result<()> {
     let mut jobs = Vec::new();
     let mut ctx = None;
     for shard in &shards {
-        let mut file = continued(args, verb, shard)?;
+        let mut file = continued(args, mode, shard)?;
         // A recorded job is complete.
         ctx = Some(match args.job {
             Some(_) => session::of_new_job(&mut file).await?,
             None => session::of_job(&file).await?,
         });
-        let mode = match verb {
-            Verb::Resume => shard.resume(),
-            Verb::Update => Mode::Update,
-            Verb::Retry => Mode::Retry,
-        };
-        let mut job = file.job(mode).map_err(|e| anyhow!(e))?;
+        let mut job = file.job(mode.unwrap_or_else(|| shard.resume())).map_err(|e| anyhow!(e))?;
         job.moved_root = args.image_root.clone().or_else(|| shard.image_root.clone());
         jobs.push(job);
     }
@@ -103,7 +90,7 @@ pub(crate) async fn go_on(args: &ContinueArgs, verb: Verb) -> Result<()> {
 }
 
 /// A shard's recorded job, with the command line's options applied.
-fn continued(args: &ContinueArgs, verb: Verb, shard: &Recorded) -> Result<JobFile> {
+fn continued(args: &ContinueArgs, mode: Option<Mode>, shard: &Recorded) -> Result<JobFile> {
     let (number, shards) = shard.shard;
     let mut file = match (&args.job, &shard.file) {
         (Some(path), _) => JobFile {
@@ -118,7 +105,7 @@ fn continued(args: &ContinueArgs, verb: Verb, shard: &Recorded) -> Result<JobFil
             args.dest.display()
         ),
     };
-    if verb == Verb::Update {
+    if mode == Some(Mode::Update) {
         // New rows of a Delta source are in a later version.
         file.source = file.source().0.to_string_lossy().into_owned();
     }
@@ -136,7 +123,7 @@ fn continued(args: &ContinueArgs, verb: Verb, shard: &Recorded) -> Result<JobFil
         }
     }
     if let (Some(source), Some(version)) = (&args.source, shard.source_version)
-        && verb != Verb::Update
+        && mode != Some(Mode::Update)
         && file.source().1.is_none()
     {
         file.source = format!("{source}@{version}");

@@ -14,13 +14,13 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use capfilt_job::Mode;
 use capfilt_tables::format::parquet::is_decoding;
 use capfilt_udfs::Converted;
 use clap::FromArgMatches as _;
 
 use crate::args::command::{self, Cli, Command, InspectFormat, ModelCommand};
 use crate::console::put;
-use crate::job::Verb;
 
 /// Planning recurses deeply, and unoptimised frames are large.
 const STACK: usize = 64 << 20;
@@ -81,9 +81,9 @@ fn dispatch(cli: Cli, scripts: Vec<command::Script>) -> Result<()> {
             ended
         }
         Command::Run(args) => verb(job::run(&args)),
-        Command::Resume(args) => verb(job::go_on(&args, Verb::Resume)),
-        Command::Update(args) => verb(job::go_on(&args, Verb::Update)),
-        Command::Retry(args) => verb(job::go_on(&args, Verb::Retry)),
+        Command::Resume(args) => verb(job::go_on(&args, None)),
+        Command::Update(args) => verb(job::go_on(&args, Some(Mode::Update))),
+        Command::Retry(args) => verb(job::go_on(&args, Some(Mode::Retry))),
         Command::Job { dest } => put(&job::toml(&dest)?, ""),
         Command::Recipe(args) => put(&job::recipe(&args)?, ""),
         Command::Completions { shell } => {
