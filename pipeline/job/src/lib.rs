@@ -5,6 +5,7 @@
 //! row order. A finished unit is never repeated: after any interruption the same job resumes behind it.
 
 mod checkpoint;
+mod differences;
 mod dry_run;
 mod images;
 mod job_file;
@@ -21,6 +22,7 @@ mod verdicts;
 
 pub use capfilt_tables::{Error, Result};
 pub use capfilt_udfs::ItcGate;
+pub use differences::{Options, differing, flatten};
 pub use dry_run::{Estimate, dry_run};
 pub use job_file::{JobFile, shard};
 pub use options::{Combine, ImageIs, Images, Mode, OutputFormat, Pairs, Stop};

@@ -1,12 +1,13 @@
 //! Records the options that rounds were begun with, and refuses to continue with others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
+use capfilt_job::{Options, differing, flatten};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -23,10 +24,8 @@ const FORMAT: u32 = 1;
 /// Settings that do not change results; capfilt-train may resume with other values.
 const SPEED: [&str; 3] = ["data.threads", "train.checkpoint_steps", "train.log_steps"];
 
-/// Options that determine a stage of each round, by name, besides those of the stages before it.
-type Options = BTreeMap<String, String>;
-
-/// rounds.json: the options that the rounds in a folder were begun with, by the names of a round's subfolders.
+/// rounds.json: the options that the rounds in a folder were begun with, by the names of a round's subfolders. Those of a
+/// stage determine it in each round, besides those of the stages before it.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Begun {
     format: u32,
@@ -49,7 +48,7 @@ impl Plan<'_> {
         pairs.extend(table("source", &a.source)?);
 
         let mut med = self.settings_of(Training::Pretrain)?;
-        let unset = |key: &str| med.get(key).is_some_and(|value| value == "\"\"");
+        let unset = |key: &str| med.get(key).is_some_and(String::is_empty);
         if a.start.is_none() && unset("model.start") && unset("model.tokenizer") {
             bail!(
                 "a MED from nothing needs a tokenizer: give --set-train model.tokenizer=FILE, a tokenizer.json, or --start DIR, a \
@@ -90,7 +89,8 @@ impl Plan<'_> {
             let said = said.trim().trim_start_matches("error: ");
             bail!("settings of {name}: {said} ({}: {})", self.trainer.display(), output.status);
         }
-        let mut settings = flat(&String::from_utf8_lossy(&output.stdout));
+        let printed = toml::from_str(&String::from_utf8_lossy(&output.stdout));
+        let mut settings = flatten(&printed.with_context(|| format!("settings of {name}"))?);
         settings.retain(|key, _| !SPEED.contains(&key.as_str()));
         Ok(settings)
     }
@@ -151,7 +151,10 @@ impl Plan<'_> {
             // The list starts with the first round's stages, and each affects those after it.
             for (place, name) in ["pairs", "med", "captioner", "filter"].into_iter().enumerate() {
                 if stages.iter().skip(place).any(Stage::has_begun) {
-                    differences.extend(differing(name, before.stages.get(name), now.stages.get(name)));
+                    let [before, now] = [&before, now].map(|of| of.stages.get(name).cloned().unwrap_or_default());
+                    let differing = differing(&before, &now);
+                    let words = |(option, before, now)| format!("{name}: {option} was {before} and is {now}");
+                    differences.extend(differing.into_iter().map(words));
                 }
             }
             if !differences.is_empty() {
@@ -169,23 +172,6 @@ impl Plan<'_> {
         };
         write().with_context(|| format!("cannot write {}", path.display()))
     }
-}
-
-/// Describes the differences between a stage's options.
-fn differing(stage: &str, before: Option<&Options>, now: Option<&Options>) -> Vec<String> {
-    let none = Options::new();
-    let (before, now) = (before.unwrap_or(&none), now.unwrap_or(&none));
-    let short = |value: Option<&String>| match value.map_or("", String::as_str) {
-        "" => "nothing".to_owned(),
-        digest if digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit()) => digest[..12].to_owned(),
-        value => value.to_owned(),
-    };
-    let names: BTreeSet<_> = before.keys().chain(now.keys()).collect();
-    names
-        .into_iter()
-        .filter(|name| before.get(*name) != now.get(*name))
-        .map(|name| format!("{stage}: {name} was {} and is {}", short(before.get(name)), short(now.get(name))))
-        .collect()
 }
 
 /// Digest of a checkpoint.
@@ -221,52 +207,9 @@ fn size(path: &Path) -> io::Result<Option<(u64, u64)>> {
     Ok(Some((files, bytes)))
 }
 
-/// Values of a TOML file with one value per line, by dotted key.
-fn flat(toml: &str) -> Options {
-    let mut section = String::new();
-    let mut values = Options::new();
-    for line in toml.lines().filter(|line| !line.is_empty()) {
-        if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
-            section = format!("{name}.");
-        } else {
-            // A line without an equals sign continues a multi-line string.
-            let (key, value) = line.split_once(" = ").unwrap_or((line, ""));
-            values.insert(format!("{section}{key}"), value.to_owned());
-        }
-    }
-    values
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn differences_are_named() {
-        let options = |of: &[(&str, &str)]| -> Options {
-            of.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-        };
-        let (a1, b2) = ("a1".repeat(32), "b2".repeat(32));
-        let before = options(&[("filter", &a1), ("recipe", &a1), ("arguments", ""), ("source", "x")]);
-        assert!(differing("pairs", Some(&before), Some(&before)).is_empty());
-        let now = options(&[("filter", &b2), ("arguments", "--min-itm 0.6"), ("source", "x")]);
-        assert_eq!(
-            differing("pairs", Some(&before), Some(&now)),
-            [
-                "pairs: arguments was nothing and is --min-itm 0.6",
-                "pairs: filter was a1a1a1a1a1a1 and is b2b2b2b2b2b2",
-                "pairs: recipe was a1a1a1a1a1a1 and is nothing",
-            ]
-        );
-    }
-
-    #[test]
-    fn settings_are_told_apart() {
-        let values = flat("seed = 1\n\n[train]\nlr = 0.1\n[loss]\nprompt = \"\"\"\na\nb\"\"\"\n");
-        let names: Vec<&str> = values.keys().map(String::as_str).collect();
-        assert_eq!(names, ["loss.a", "loss.b\"\"\"", "loss.prompt", "seed", "train.lr"]);
-        assert_eq!(values["train.lr"], "0.1");
-    }
 
     #[test]
     fn a_table_has_a_size() {

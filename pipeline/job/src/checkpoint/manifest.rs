@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use crate::differences::{Options, differing, flatten};
 use crate::options::{ImageIs, Images, OutputFormat};
 use crate::tally::counts::Tally;
 use crate::verdicts::Verdicts;
@@ -97,18 +98,10 @@ impl Identity {
         if self == other {
             return None;
         }
-        let [before, now] = [self, other].map(|one| {
-            let mut flat = BTreeMap::new();
-            flatten("", &serde_json::to_value(one).unwrap_or_default(), &mut flat);
-            flat
-        });
-        let names: std::collections::BTreeSet<_> = before.keys().chain(now.keys()).collect();
-        let differs = names.into_iter().filter(|name| before.get(*name) != now.get(*name)).filter_map(|name| {
-            if name == "recipe" {
-                return recipes(&self.recipe, &other.recipe);
-            }
-            let [b, n] = [&before, &now].map(|of| of.get(name).map_or("nothing", |v| short(v)));
-            Some(format!("{} was {b} and is {n}", option(name)))
+        let [before, now] = [self, other].map(|one| flatten(&serde_json::to_value(one).unwrap_or_default()));
+        let differs = differing(&before, &now).into_iter().filter_map(|(name, before, now)| match name {
+            "recipe" => recipes(&self.recipe, &other.recipe),
+            _ => Some(format!("{} was {before} and is {now}", option(name))),
         });
         let differs: Vec<String> = differs.collect();
         (!differs.is_empty()).then(|| differs.join("; "))
@@ -121,20 +114,15 @@ fn recipes(before: &str, now: &str) -> Option<String> {
     fn value(line: &str) -> Option<(&str, &str)> {
         line.strip_prefix("-- $")?.split_once(" = ")
     }
-    fn apart(recipe: &str) -> (BTreeMap<&str, &str>, Vec<&str>) {
-        let values = recipe.lines().map_while(value).collect();
-        (values, recipe.lines().skip_while(|line| value(line).is_some()).collect())
+    fn apart(recipe: &str) -> (Options, Vec<&str>) {
+        let values = recipe.lines().map_while(value).map(|(name, value)| (name.to_owned(), value.to_owned()));
+        (values.collect(), recipe.lines().skip_while(|line| value(line).is_some()).collect())
     }
     let ((values, sql), (new_values, new_sql)) = (apart(before), apart(now));
-    let names: std::collections::BTreeSet<_> = values.keys().chain(new_values.keys()).collect();
-    let mut found: Vec<String> = Vec::new();
-    for name in names {
-        let [b, n] = [&values, &new_values].map(|of| of.get(*name).copied().unwrap_or("nothing"));
-        let is_same_number = b.parse::<f64>().is_ok_and(|b| n.parse() == Ok(b));
-        if b != n && !is_same_number {
-            found.push(format!("${name} was {b} and is {n}"));
-        }
-    }
+    let is_same_number = |before: &str, now: &str| before.parse::<f64>().is_ok_and(|b| now.parse() == Ok(b));
+    let differ = differing(&values, &new_values).into_iter().filter(|(_, before, now)| !is_same_number(before, now));
+    let mut found: Vec<String> =
+        differ.map(|(name, before, now)| format!("${name} was {before} and is {now}")).collect();
     if sql != new_sql {
         let line =
             |of: &[&str], at: usize| of.get(at).map_or("its end".to_owned(), |line| format!("{:?}", line.trim()));
@@ -160,26 +148,6 @@ fn option(field: &str) -> String {
         "image_column" | "image_is" | "text_column" | "dedupe" => format!("--{}", name.replace('_', "-")),
         _ => field.to_owned(),
     }
-}
-
-fn flatten(prefix: &str, value: &Value, out: &mut BTreeMap<String, String>) {
-    match value {
-        Value::Object(map) => {
-            for (name, value) in map {
-                let name = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
-                flatten(&name, value, out);
-            }
-        }
-        Value::Null => {}
-        Value::String(text) => drop(out.insert(prefix.to_owned(), text.clone())),
-        other => drop(out.insert(prefix.to_owned(), other.to_string())),
-    }
-}
-
-/// Shortens a SHA-256 to its first 12 digits; other text is unchanged.
-fn short(text: &str) -> &str {
-    let digest = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
-    if digest { &text[..12] } else { text }
 }
 
 /// A file of the table.
