@@ -5,17 +5,22 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use datafusion::common::runtime::SpawnedTask;
-use futures::TryStreamExt as _;
 use futures::executor::block_on;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use object_store::path::Path;
-use object_store::{Error as StoreError, GetOptions, GetRange, ObjectMeta, ObjectStore};
+use object_store::{Error as StoreError, GetOptions, GetRange, GetResult, GetResultPayload, ObjectMeta, ObjectStore};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendError;
 use tokio::task::unconstrained;
 
 use crate::store::problem::{Advice, CHANGED, Patience, Problem, SHORT, odd};
+
+/// Chunks of a response body buffered ahead of the reader.
+const AHEAD: usize = 8;
 
 /// Dedicated I/O runtime: a caller that blocks on a request may occupy one of the job's threads.
 static RUNTIME: LazyLock<Result<Runtime, String>> = LazyLock::new(|| {
@@ -85,6 +90,25 @@ impl Store {
     /// Whether a request has ever succeeded.
     pub(crate) fn answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
+    }
+
+    /// An object's content, or the part that the options ask for. An interrupted answer is resumed where it ended.
+    pub(crate) async fn get(self: &Arc<Self>, key: Path, options: GetOptions) -> Result<GetResult, StoreError> {
+        let mut answer = self.ask(|| self.inner.get_opts(&key, options.clone())).await?;
+        if !options.head {
+            let (meta, range, attributes) = (answer.meta.clone(), answer.range.clone(), answer.attributes.clone());
+            let (to, mut from) = mpsc::channel(AHEAD);
+            let body = Body { store: Arc::clone(self), key, options, meta: meta.clone(), rest: range.clone(), to };
+            let sending =
+                begin(body.send(answer)).map_err(|e| StoreError::Generic { store: "store", source: e.into() })?;
+            let all = stream::poll_fn(move |context| {
+                // The task ends with the stream that owns it.
+                let _ = &sending;
+                from.poll_recv(context)
+            });
+            answer = GetResult { payload: GetResultPayload::Stream(all.boxed()), meta, range, attributes };
+        }
+        Ok(answer)
     }
 
     /// Object metadata, with retries.
@@ -183,42 +207,87 @@ impl Object {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        let whole = (range.end - range.start) as usize;
-        let (mut got, mut patience) = (BytesMut::with_capacity(whole), Patience::new());
-        while got.len() < whole {
-            let before = got.len();
-            let Err(error) = self.part(range.start + before as u64..range.end, &mut got).await else { continue };
-            if got.len() > before {
+        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
+        let fetched = async {
+            let answer = self.store.get(self.path.clone(), options).await?;
+            let tag = tag(&answer.meta);
+            if answer.meta.size != self.size || *self.first.get_or_init(|| tag.clone()) != tag {
+                return Err(odd(CHANGED));
+            }
+            answer.bytes().await
+        };
+        fetched.await.map_err(|error| {
+            let problem = Problem::of(self.store.advice, &error);
+            *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem.clone());
+            problem
+        })
+    }
+}
+
+/// Response body that is resumed after interruptions.
+struct Body {
+    store: Arc<Store>,
+    key: Path,
+    options: GetOptions,
+    meta: ObjectMeta,
+    /// Byte range still to be received.
+    rest: Range<u64>,
+    to: mpsc::Sender<Result<Bytes, StoreError>>,
+}
+
+impl Body {
+    /// Sends the whole range, or an error once the retry budget is exhausted.
+    async fn send(mut self, mut answer: GetResult) {
+        let mut patience = Patience::new();
+        while !self.rest.is_empty() {
+            let before = self.rest.start;
+            let mut trouble = match self.take(answer).await {
+                // The reader is gone.
+                Err(SendError(_)) => return,
+                Ok(trouble) => trouble,
+            };
+            if self.rest.is_empty() {
+                return;
+            }
+            if self.rest.start > before {
                 patience = Patience::new();
             }
-            if !patience.wait(Some(&error), self.store.answered()).await {
-                let problem = Problem::of(self.store.advice, &error);
-                *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem.clone());
-                return Err(problem);
+            answer = loop {
+                if !patience.wait(trouble.as_ref(), self.store.answered()).await {
+                    return self.fail(trouble.unwrap_or_else(|| odd(SHORT))).await;
+                }
+                let range = Some(GetRange::Bounded(self.rest.clone()));
+                match self.store.inner.get_opts(&self.key, GetOptions { range, ..self.options.clone() }).await {
+                    Ok(answer) => break answer,
+                    Err(error) => trouble = Some(error),
+                }
+            };
+            if answer.meta.size != self.meta.size || tag(&answer.meta) != tag(&self.meta) {
+                return self.fail(odd(CHANGED)).await;
             }
         }
-        got.truncate(whole);
-        Ok(got.freeze())
     }
 
-    /// Sends one request, and appends the answer to `got`.
-    async fn part(&self, range: Range<u64>, got: &mut BytesMut) -> Result<(), StoreError> {
-        let whole = got.len() + (range.end - range.start) as usize;
-        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-        let answer = self.store.inner.get_opts(&self.path, options).await?;
-        let tag = tag(&answer.meta);
-        if answer.meta.size != self.size || *self.first.get_or_init(|| tag.clone()) != tag {
-            return Err(odd(CHANGED));
+    /// Forwards one response; returns the error that interrupted it, if there was one.
+    async fn take(&mut self, answer: GetResult) -> Result<Option<StoreError>, SendError<Result<Bytes, StoreError>>> {
+        let mut stream = answer.into_stream();
+        while !self.rest.is_empty()
+            && let Some(bytes) = stream.next().await
+        {
+            let bytes = match bytes {
+                Ok(bytes) => bytes,
+                Err(error) => return Ok(Some(error)),
+            };
+            let bytes = bytes.slice(..bytes.len().min((self.rest.end - self.rest.start) as usize));
+            self.rest.start += bytes.len() as u64;
+            self.to.send(Ok(bytes)).await?;
         }
-        self.store.answered.store(true, Ordering::Relaxed);
-        let mut body = answer.into_stream();
-        while let Some(bytes) = body.try_next().await? {
-            got.extend_from_slice(&bytes);
-        }
-        if got.len() < whole {
-            return Err(StoreError::Generic { store: "store", source: SHORT.into() });
-        }
-        Ok(())
+        Ok(None)
+    }
+
+    async fn fail(self, error: StoreError) {
+        // The reader may be gone.
+        let _ = self.to.send(Err(error)).await;
     }
 }
 

@@ -1,38 +1,32 @@
 //! Read-only `ObjectStore` over a folder, for DataFusion and the Delta library: interrupted reads are resumed.
 
 use std::fmt;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path as Key;
 use object_store::{
-    CopyOptions, Error as StoreError, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload,
-    ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    CopyOptions, Error as StoreError, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult,
 };
 use sha2::{Digest as _, Sha256};
-use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::SendError;
 use url::Url;
 
 use crate::error::{Error, Result};
 use crate::layout::Role;
 use crate::store::address::Address;
 use crate::store::location::{Found, Location, Roles, is_plain};
-use crate::store::object::{Object, Store, aside, begin, tag, wait};
-use crate::store::problem::{CHANGED, Patience, Problem, SHORT, odd};
+use crate::store::object::{Object, Store, aside, wait};
+use crate::store::problem::Problem;
 use crate::store::url::{MAGIC, shown};
 
 type Answer<T> = Result<T, StoreError>;
 
 /// Concurrent metadata requests.
 const AT_ONCE: usize = 8;
-/// Chunks of a response body buffered ahead of the reader.
-const AHEAD: usize = 8;
 
 impl Location {
     /// URL of the folder, which object names are relative to.
@@ -203,74 +197,6 @@ impl Steady {
     }
 }
 
-/// Response body that is resumed after interruptions.
-struct Body {
-    this: Steady,
-    key: Key,
-    options: GetOptions,
-    meta: ObjectMeta,
-    /// Byte range still to be received.
-    rest: Range<u64>,
-    to: mpsc::Sender<Answer<Bytes>>,
-}
-
-impl Body {
-    /// Sends the whole range, or an error once the retry budget is exhausted.
-    async fn send(mut self, mut answer: GetResult) {
-        let mut patience = Patience::new();
-        while !self.rest.is_empty() {
-            let before = self.rest.start;
-            let mut trouble = match self.take(answer).await {
-                // The reader is gone.
-                Err(SendError(_)) => return,
-                Ok(trouble) => trouble,
-            };
-            if self.rest.is_empty() {
-                return;
-            }
-            if self.rest.start > before {
-                patience = Patience::new();
-            }
-            answer = loop {
-                if !patience.wait(trouble.as_ref(), self.this.store.answered()).await {
-                    return self.fail(trouble.unwrap_or_else(|| odd(SHORT))).await;
-                }
-                let range = Some(GetRange::Bounded(self.rest.clone()));
-                match self.this.store.inner.get_opts(&self.key, GetOptions { range, ..self.options.clone() }).await {
-                    Ok(answer) => break answer,
-                    Err(error) => trouble = Some(error),
-                }
-            };
-            if answer.meta.size != self.meta.size || tag(&answer.meta) != tag(&self.meta) {
-                return self.fail(odd(CHANGED)).await;
-            }
-        }
-    }
-
-    /// Forwards one response; returns the error that interrupted it, if there was one.
-    async fn take(&mut self, answer: GetResult) -> Result<Option<StoreError>, SendError<Answer<Bytes>>> {
-        let mut stream = answer.into_stream();
-        while !self.rest.is_empty()
-            && let Some(bytes) = stream.next().await
-        {
-            let bytes = match bytes {
-                Ok(bytes) => bytes,
-                Err(error) => return Ok(Some(error)),
-            };
-            let bytes = bytes.slice(..bytes.len().min((self.rest.end - self.rest.start) as usize));
-            self.rest.start += bytes.len() as u64;
-            self.to.send(Ok(bytes)).await?;
-        }
-        Ok(None)
-    }
-
-    async fn fail(self, error: StoreError) {
-        let error = self.this.described(&self.key, &error);
-        // The reader may be gone.
-        let _ = self.to.send(Err(error)).await;
-    }
-}
-
 /// Error of all write operations.
 fn refused() -> StoreError {
     StoreError::NotSupported { source: "tables in stores are read only: give a folder on a disk".into() }
@@ -288,23 +214,12 @@ impl ObjectStore for Steady {
 
     async fn get_opts(&self, path: &Key, options: GetOptions) -> Answer<GetResult> {
         let key = self.key(path)?;
-        let get = |store: Arc<Store>, key: Key| {
-            let options = options.clone();
-            async move { store.ask(|| async { store.inner.get_opts(&key, options.clone()).await }).await }
-        };
+        let get = |store: Arc<Store>, key: Key| async move { store.get(key, options).await };
         let mut answer = self.asked(&key, get).await?;
-        let (meta, range, attributes) = (answer.meta.clone(), answer.range.clone(), answer.attributes.clone());
-        if !options.head {
-            let (to, mut from) = mpsc::channel(AHEAD);
-            let body = Body { this: self.clone(), key, options, meta: meta.clone(), rest: range.clone(), to };
-            let sending =
-                begin(body.send(answer)).map_err(|e| StoreError::Generic { store: "store", source: e.into() })?;
-            let all = stream::poll_fn(move |context| {
-                // The task ends with the stream that owns it.
-                let _ = &sending;
-                from.poll_recv(context)
-            });
-            answer = GetResult { payload: GetResultPayload::Stream(all.boxed()), meta, range, attributes };
+        if let GetResultPayload::Stream(body) = answer.payload {
+            let this = self.clone();
+            let body = body.map_err(move |error| this.described(&key, &error));
+            answer.payload = GetResultPayload::Stream(body.boxed());
         }
         answer.meta = self.seen(answer.meta)?;
         Ok(answer)
