@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use datafusion::common::runtime::SpawnedTask;
@@ -140,23 +140,31 @@ impl Ahead {
     }
 }
 
-/// Sequential reader; drops the windows already read.
+/// Sequential reader.
 pub(crate) struct Cursor {
-    ahead: Ahead,
+    ahead: Arc<Mutex<Ahead>>,
     at: u64,
+    /// Whether no other reader needs the windows that this one has left behind.
+    is_alone: bool,
 }
 
 impl Cursor {
     pub(crate) fn new(object: &Arc<Object>) -> Self {
-        Self { ahead: Ahead::new(object), at: 0 }
+        Self { ahead: Arc::new(Mutex::new(Ahead::new(object))), at: 0, is_alone: true }
+    }
+
+    fn ahead(&self) -> MutexGuard<'_, Ahead> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Read for Cursor {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let at = self.at;
-        self.ahead.windows.retain(|_, window| window.range.end > at);
-        let read = self.ahead.read(at, into)?;
+        let (at, is_alone) = (self.at, self.is_alone);
+        let mut ahead = self.ahead();
+        ahead.windows.retain(|_, window| !is_alone || window.range.end > at);
+        let read = ahead.read(at, into)?;
+        drop(ahead);
         self.at += read as u64;
         Ok(read)
     }
@@ -166,7 +174,7 @@ impl Seek for Cursor {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let at = match to {
             SeekFrom::Start(at) => Some(at),
-            SeekFrom::End(by) => self.ahead.object.size.checked_add_signed(by),
+            SeekFrom::End(by) => self.ahead().object.size.checked_add_signed(by),
             SeekFrom::Current(by) => self.at.checked_add_signed(by),
         };
         self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
@@ -200,10 +208,10 @@ impl Length for Pages {
 }
 
 impl ChunkReader for Pages {
-    type T = BufReader<Onward>;
+    type T = BufReader<Cursor>;
 
     fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
-        Ok(BufReader::new(Onward { ahead: Arc::clone(&self.ahead), at: start }))
+        Ok(BufReader::new(Cursor { ahead: Arc::clone(&self.ahead), at: start, is_alone: false }))
     }
 
     /// Copies the bytes: a page must not keep its window in memory.
@@ -219,19 +227,5 @@ impl ChunkReader for Pages {
             got.extend_from_slice(&bytes[..bytes.len().min(left)]);
         }
         Ok(got.freeze())
-    }
-}
-
-/// Sequential reader from an offset.
-pub(crate) struct Onward {
-    ahead: Arc<Mutex<Ahead>>,
-    at: u64,
-}
-
-impl Read for Onward {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let read = self.ahead.lock().unwrap_or_else(PoisonError::into_inner).read(self.at, into)?;
-        self.at += read as u64;
-        Ok(read)
     }
 }
