@@ -365,7 +365,7 @@ impl Fill<'_> {
             }
         };
         let mut found: Vec<Option<Vec<u8>>> = vec![None; rows.num_rows()];
-        source.find_next(&wanted, &mut |number, bytes| found[missing[number]] = Some(bytes.to_vec()))?;
+        source.find(&wanted, &mut |number, bytes| found[missing[number]] = Some(bytes.to_vec()))?;
         if let Some(number) = missing.iter().position(|i| found[*i].is_none()) {
             return Err(lost(&wanted[number], "the source has it no more, or another one in its place"));
         }

@@ -29,7 +29,7 @@ pub(crate) struct Pictures {
     known: BTreeMap<String, FileRecord>,
     /// Numbers of the files that exist now, by stamp.
     stamps: BTreeMap<String, usize>,
-    /// Read position of [`Self::find_next`].
+    /// Read position of [`Self::find`].
     cursor: Option<Cursor>,
 }
 
@@ -40,9 +40,6 @@ pub(crate) struct Wanted<'a> {
     pub(crate) row: u64,
     pub(crate) sha256: &'a str,
 }
-
-/// Reads the images of some rows of a file and passes each to the callback.
-type Read<'a> = dyn FnMut(usize, &[u64], &mut dyn FnMut(Option<&[u8]>)) -> Result<()> + 'a;
 
 impl Pictures {
     /// Opens the source of the table written by `job`, at `source` if it has moved.
@@ -90,24 +87,9 @@ impl Pictures {
         self.source.number(name).or_else(renamed)
     }
 
-    /// Reads each file once. Calls `each` with the index in `wanted` and the bytes of each image that is present and
-    /// unchanged.
-    pub(crate) fn find(&self, wanted: &[Wanted<'_>], each: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
-        self.look(wanted, each, &mut |file, rows, each| self.source.images(file, &self.column, rows, each))
-    }
-
-    /// Like [`Self::find`], for repeated calls in source order: a file that must be read from its beginning is read
-    /// once for all calls.
-    pub(crate) fn find_next(&mut self, wanted: &[Wanted<'_>], each: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
-        let mut cursor = self.cursor.take();
-        let found = self.look(wanted, each, &mut |file, rows, each| {
-            self.source.next_images(&mut cursor, file, &self.column, rows, each)
-        });
-        self.cursor = cursor;
-        found
-    }
-
-    fn look(&self, wanted: &[Wanted<'_>], each: &mut dyn FnMut(usize, &[u8]), read: &mut Read<'_>) -> Result<()> {
+    /// Calls `each` with the index in `wanted` and the bytes of each image that is present and unchanged. Calls in the
+    /// source's order read a file but once, also one that must be read from its beginning.
+    pub(crate) fn find(&mut self, wanted: &[Wanted<'_>], each: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
         let mut files: BTreeMap<&str, BTreeMap<u64, Vec<usize>>> = BTreeMap::new();
         for (number, one) in wanted.iter().enumerate() {
             files.entry(one.file).or_default().entry(one.row).or_default().push(number);
@@ -122,7 +104,7 @@ impl Pictures {
             };
             let mut asking = rows.values();
             let Some(root) = &self.root else {
-                read(file, &numbers, &mut |bytes| {
+                self.source.next_images(&mut self.cursor, file, &self.column, &numbers, &mut |bytes| {
                     if let (Some(numbers), Some(bytes)) = (asking.next(), bytes) {
                         found(numbers, bytes);
                     }
@@ -130,7 +112,7 @@ impl Pictures {
                 continue;
             };
             let mut names = Vec::with_capacity(rows.len());
-            read(file, &numbers, &mut |name| {
+            self.source.next_images(&mut self.cursor, file, &self.column, &numbers, &mut |name| {
                 names.push(name.and_then(|name| std::str::from_utf8(name).ok()).map(str::to_owned));
             })?;
             for names in names.chunks(FILES) {

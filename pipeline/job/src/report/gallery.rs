@@ -149,7 +149,7 @@ impl Found {
         if wanted.is_empty() {
             return Ok(());
         }
-        let source = Pictures::open(job, options.source.as_deref())?;
+        let mut source = Pictures::open(job, options.source.as_deref())?;
         let mut pictures = Vec::new();
         source.find(&wanted, &mut |number, bytes| pictures.push((places[number], thumbnail::data_uri(bytes))))?;
         for (place, picture) in pictures {

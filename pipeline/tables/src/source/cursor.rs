@@ -22,16 +22,8 @@ pub struct Cursor {
 }
 
 impl Source {
-    /// Calls `each` with the images of `rows` of a file, sorted numbers; `None` for a row without an image.
-    pub fn images(&self, file: usize, column: &str, rows: &[u64], each: &mut dyn FnMut(Option<&[u8]>)) -> Result<()> {
-        let ranges: Vec<(u64, u64)> = rows.iter().map(|row| (*row, 1)).collect();
-        for batch in self.batches(file, &ranges, rows.len())? {
-            images_of(&self.files[file], batch, column)?.iter().for_each(&mut *each);
-        }
-        Ok(())
-    }
-
-    /// Variant of [`Self::images`] that continues from `cursor` if possible, and leaves it at the last row.
+    /// Calls `each` with the images of `rows` of a file, sorted numbers; `None` for a row without an image. Continues from
+    /// `cursor` if possible, and leaves it at the last row.
     pub fn next_images(
         &self,
         cursor: &mut Option<Cursor>,
@@ -41,10 +33,14 @@ impl Source {
         each: &mut dyn FnMut(Option<&[u8]>),
     ) -> Result<()> {
         let Some(first) = rows.first() else { return Ok(()) };
-        if self.format.seeks() {
-            return self.images(file, column, rows, each);
-        }
         let source = &self.files[file];
+        if self.format.seeks() {
+            let ranges: Vec<(u64, u64)> = rows.iter().map(|row| (*row, 1)).collect();
+            for batch in self.batches(file, &ranges, rows.len())? {
+                images_of(source, batch, column)?.iter().for_each(&mut *each);
+            }
+            return Ok(());
+        }
         let at = match cursor {
             Some(at) if at.file == file && at.row <= *first => at,
             none => {
