@@ -1,18 +1,18 @@
 //! `SET fetch.x = ..`, and the fetcher of a session.
 
-use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex};
+
+use datafusion::logical_expr::ptr_eq::PtrEq;
 
 use crate::client::Fetcher;
 use crate::settings::{Key, Settings};
 
 /// The settings under `fetch.`, and the session's fetcher.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct FetchOptions {
     pub(crate) settings: Settings,
     /// Created at the first use, and again after a setting has changed.
-    fetcher: Arc<Mutex<Option<Arc<Fetcher>>>>,
+    fetcher: PtrEq<Arc<Mutex<Option<Arc<Fetcher>>>>>,
 }
 
 impl FetchOptions {
@@ -25,23 +25,9 @@ impl FetchOptions {
     }
 }
 
-impl PartialEq for FetchOptions {
-    fn eq(&self, other: &Self) -> bool {
-        self.settings == other.settings
-    }
-}
-
-impl Eq for FetchOptions {}
-
-impl Hash for FetchOptions {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.settings.hash(state);
-    }
-}
-
-impl fmt::Debug for FetchOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.settings.fmt(f)
+impl Default for FetchOptions {
+    fn default() -> Self {
+        Self { settings: Settings::default(), fetcher: PtrEq::from(Arc::default()) }
     }
 }
 
