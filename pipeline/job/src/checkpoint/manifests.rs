@@ -35,19 +35,12 @@ pub(crate) fn of_parquet(table: &Path, wanted: &str) -> Result<Vec<Manifest>> {
     Ok(manifests)
 }
 
-/// Refuses a table that is read by its folder if parts are missing, or if other Parquet files lie beside them, which
-/// would count as pairs.
+/// Refuses a table that is read by its folder if other Parquet files lie beside its parts, which would count as pairs.
 fn check_parts(table: &Path, manifests: &[Manifest]) -> Result<()> {
     if is_delta(table) {
         return Ok(());
     }
     let known: HashSet<&str> = manifests.iter().flat_map(Manifest::part_names).collect();
-    if let Some(lost) = known.iter().find(|name| !table.join(name).exists()) {
-        return Err(Error::dest(
-            table.join(lost),
-            "this part of the table is lost: put it back, or write the table anew",
-        ));
-    }
     let read = |e| Error::dest(table, e);
     for entry in fs::read_dir(table).map_err(read)? {
         let name = entry.map_err(read)?.file_name();
