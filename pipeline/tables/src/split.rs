@@ -11,13 +11,6 @@ pub struct RowPosition {
     pub row: u64,
 }
 
-impl RowPosition {
-    /// First row of `file` at or after this position; `file` must not precede the position's file.
-    pub fn within(self, file: usize) -> u64 {
-        if file == self.file { self.row } else { 0 }
-    }
-}
-
 /// Partitioning of a source: every `rows` rows of a file are a unit, and units are dealt to `shards` processes, of
 /// which this is number `shard` (from 0).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,23 +29,19 @@ impl Units {
         row / self.rows * self.rows
     }
 
-    /// Whether the unit that begins at `start` is this shard's. Each file begins with another shard, so that small
-    /// files are shared too.
-    pub fn mine(&self, file: usize, start: u64) -> bool {
-        (start / self.rows + file as u64) % self.shards == self.shard
-    }
-
-    /// Ranges (first row, number of rows) of the units of a file of `all` rows, from row `from`, which may be inside a
-    /// unit.
-    pub fn ranges(&self, from: u64, all: u64) -> impl Iterator<Item = (u64, u64)> + use<> {
-        let Self { rows, .. } = *self;
-        let mut start = from;
-        std::iter::from_fn(move || {
+    /// Ranges (first row, number of rows) of this shard's units of a file of `all` rows, from the position `from`, which may
+    /// be inside a unit, and in this file or one before it. Each file begins with another shard, so that small files are
+    /// shared too.
+    pub fn ranges(self, file: usize, from: RowPosition, all: u64) -> impl Iterator<Item = (u64, u64)> {
+        let Self { rows, shard, shards } = self;
+        let mut start = if file == from.file { from.row } else { 0 };
+        let ranges = std::iter::from_fn(move || {
             let at = start;
             let end = ((at / rows + 1) * rows).min(all);
             start = end;
             (at < all).then_some((at, end - at))
-        })
+        });
+        ranges.filter(move |(start, _)| (start / rows + file as u64) % shards == shard)
     }
 }
 
@@ -63,9 +52,12 @@ mod tests {
     #[test]
     fn a_file_is_cut_from_anywhere() {
         let units = Units { rows: 10, shard: 0, shards: 1 };
-        assert_eq!(units.ranges(0, 25).collect::<Vec<_>>(), [(0, 10), (10, 10), (20, 5)]);
-        assert_eq!(units.ranges(7, 12).collect::<Vec<_>>(), [(7, 3), (10, 2)]);
-        assert!(units.ranges(25, 25).next().is_none() && units.ranges(0, 0).next().is_none());
+        let ranges = |row: u64, all: u64| units.ranges(2, RowPosition { file: 2, row }, all).collect::<Vec<_>>();
+        assert_eq!(ranges(0, 25), [(0, 10), (10, 10), (20, 5)]);
+        assert_eq!(ranges(7, 12), [(7, 3), (10, 2)]);
+        assert!(ranges(25, 25).is_empty() && ranges(0, 0).is_empty());
+        let earlier = RowPosition { file: 1, row: 7 };
+        assert_eq!(units.ranges(2, earlier, 12).collect::<Vec<_>>(), [(0, 10), (10, 2)]);
         assert_eq!(units.start_of(17), 10);
     }
 
@@ -75,7 +67,9 @@ mod tests {
         let mut seen = Vec::new();
         for shard in 0..4 {
             let units = Units { rows: 10, shard, shards: 4 };
-            let mine: Vec<_> = all.iter().copied().filter(|(file, start)| units.mine(*file, *start)).collect();
+            let starts =
+                |file: usize| units.ranges(file, RowPosition::default(), 70).map(move |(start, _)| (file, start));
+            let mine: Vec<_> = (0..3).flat_map(starts).collect();
             assert!((4..=7).contains(&mine.len()), "{mine:?}");
             seen.extend(mine);
         }

@@ -129,8 +129,7 @@ fn draw(source: &Source, units: Units, from: RowPosition, rows: u64, batch: usiz
 /// The rows of `units` from `from` on.
 fn left(records: &[FileRecord], units: Units, from: RowPosition) -> impl Iterator<Item = Range> {
     records.iter().enumerate().skip(from.file).flat_map(move |(file, record)| {
-        let ranges = units.ranges(from.within(file), record.rows);
-        ranges.filter(move |(start, _)| units.mine(file, *start)).map(move |(start, rows)| Range { file, start, rows })
+        units.ranges(file, from, record.rows).map(move |(start, rows)| Range { file, start, rows })
     })
 }
 

@@ -401,8 +401,8 @@ fn next_unit(manifest: &Manifest, from: RowPosition) -> Option<RowPosition> {
     let job = &manifest.job;
     let units = Units { rows: job.unit_rows, shard: manifest.shard - 1, shards: job.shards };
     (from.file..manifest.files.len()).find_map(|file| {
-        let mut starts = units.ranges(from.within(file), manifest.files[file].rows).map(|(start, _)| start);
-        starts.find(|start| units.mine(file, *start)).map(|row| RowPosition { file, row })
+        let (row, _) = units.ranges(file, from, manifest.files[file].rows).next()?;
+        Some(RowPosition { file, row })
     })
 }
 

@@ -72,7 +72,8 @@ impl Source {
         tokio::task::spawn_blocking(move || {
             for file in from.file..this.files.len() {
                 let mut send = |chunk: Result<Chunk>| sender.blocking_send(chunk).is_ok();
-                if let Err(error) = this.read_file(file, &units, from.within(file), rows, &mut send) {
+                let ranges: Vec<(u64, u64)> = units.ranges(file, from, this.files[file].record.rows).collect();
+                if let Err(error) = this.read_ranges(file, &units, &ranges, rows, &mut send) {
                     // The receiver is gone if the job has failed elsewhere.
                     let _ = sender.blocking_send(Err(error));
                     return;
@@ -82,22 +83,8 @@ impl Source {
         receiver
     }
 
-    /// Sends the chunks of a file; stops when `send` returns false because the receiver is gone.
-    fn read_file(
-        &self,
-        file: usize,
-        units: &Units,
-        from: u64,
-        most: usize,
-        send: &mut dyn FnMut(Result<Chunk>) -> bool,
-    ) -> Result<()> {
-        let all = self.files[file].record.rows;
-        let ranges: Vec<(u64, u64)> = units.ranges(from, all).filter(|(start, _)| units.mine(file, *start)).collect();
-        self.read_ranges(file, units, &ranges, most, send)
-    }
-
     /// Sends the rows of `ranges` of a file (first row and number of rows, sorted), in chunks that each lie within one
-    /// range.
+    /// range; stops when `send` returns false because the receiver is gone.
     pub fn read_ranges(
         &self,
         file: usize,

@@ -250,9 +250,9 @@ impl Source {
     pub fn rows_of(&self, units: &Units, from: RowPosition) -> u64 {
         (from.file..self.files.len())
             .map(|file| {
-                let all = self.files[file].record.rows;
-                let mine = units.ranges(from.within(file), all).filter(|(start, _)| units.mine(file, *start));
-                mine.map(|(start, rows)| rows - self.files[file].deleted_in(start, rows)).sum::<u64>()
+                let this = &self.files[file];
+                let ranges = units.ranges(file, from, this.record.rows);
+                ranges.map(|(start, rows)| rows - this.deleted_in(start, rows)).sum::<u64>()
             })
             .sum()
     }
