@@ -61,6 +61,13 @@ fn bar(template: &str) -> Option<ProgressBar> {
     })
 }
 
+/// Removes the progress bar, if there is one.
+pub(crate) fn clear_bar() {
+    if let Some(bar) = BAR.get() {
+        bar.finish_and_clear();
+    }
+}
+
 /// Progress display of a job.
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
@@ -108,12 +115,6 @@ impl Progress {
         }
     }
 
-    pub(crate) fn end(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
-
     fn spent(&self) -> Spent {
         Spent::of(&(self.stats)()).since(&self.earlier)
     }
@@ -137,12 +138,6 @@ impl Bytes {
         } else if self.last.get().elapsed() >= EVERY {
             self.last.set(Instant::now());
             say(&format!("{:.0} of {:.0} MB", done as f64 / 1e6, all as f64 / 1e6));
-        }
-    }
-
-    pub(crate) fn end(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
         }
     }
 }

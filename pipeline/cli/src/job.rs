@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 use crate::args::job::{ContinueArgs, RunArgs, ShowRecipeArgs};
-use crate::console::{Progress, Stats, put, say};
+use crate::console::{Progress, Stats, clear_bar, put, say};
 use crate::metrics::Metrics;
 use crate::session;
 use crate::signals::Signals;
@@ -264,7 +264,7 @@ async fn execute(ctx: &SessionContext, jobs: &[Job], metrics_addr: Option<&str>)
             }
         };
         let result = capfilt_job::run(ctx, job, stopped.clone(), &update).await;
-        progress.end();
+        clear_bar();
         match result {
             Ok(summary) => say(&format!("{summary}\ntable      {}", job.dest.display())),
             Err(failure) => {

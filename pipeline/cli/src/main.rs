@@ -118,7 +118,7 @@ fn dispatch(cli: Cli, scripts: Vec<command::Script>) -> Result<()> {
             let bar = console::Bytes::new();
             let converted =
                 capfilt_udfs::convert(&source, &out, tokenizer.as_deref(), &|done, all| bar.update(done, all));
-            bar.end();
+            console::clear_bar();
             let Converted { tensors, bytes, tied, left_out } = converted?;
             console::say(&format!(
                 "wrote {}: {tensors} tensors, {:.1} MB; left out {tied} that are tied to others and {left_out} that only training needs",
