@@ -11,9 +11,7 @@ use capfilt_tables::split::Units;
 use capfilt_tables::sql::spilling_session::bounded;
 use capfilt_tables::store::url::whereabouts;
 use clap::{ArgGroup, Args};
-use datafusion::arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryViewArray, BooleanArray, StringArray, StringViewArray,
-};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, BinaryViewArray, BooleanArray, StringArray, StringViewArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Float32Type, Int64Type};
 use datafusion::arrow::record_batch::RecordBatch;
@@ -30,7 +28,7 @@ use crate::options::{self, Images, Mode, OutputFormat};
 use crate::output::commit::register::committer;
 use crate::output::pair_files::Format;
 use crate::output::split_writer::{End, Pairs, WriterThread, Written};
-use crate::tally::counts::{Summary, Tally, row_numbers};
+use crate::tally::counts::{Summary, Tally, origins};
 use crate::verdicts::Verdicts;
 
 /// Rows judged at a time.
@@ -101,7 +99,11 @@ impl Select {
         self.check_stored(first, min_itm)?;
         self.check_sources().await?;
         let fraction = match self.keep_fraction {
-            Some(share) => Some(self.score_at(share).await?),
+            Some(share) => {
+                let ctx = bounded(DiskManagerMode::OsTmpDirectory)?;
+                capfilt_tables::sql::open::register_pairs(&ctx, "pairs", &self.table, None).await?;
+                Some(score_at(&ctx, share).await?)
+            }
             None => None,
         };
         let identity = self.identity(&first.job, min_itm);
@@ -235,30 +237,6 @@ impl Select {
         }
     }
 
-    /// Score of the last pair within the best share.
-    async fn score_at(&self, share: f64) -> Result<f32> {
-        let ctx = bounded(DiskManagerMode::OsTmpDirectory)?;
-        capfilt_tables::sql::open::register_pairs(&ctx, "pairs", &self.table, None).await?;
-        // First a histogram of narrow ranges, then exact counts within one range: there may be as many distinct scores
-        // as rows.
-        let scored = "SELECT itm_score, CAST(greatest(least(floor(itm_score * 4096), 9e15), -9e15) AS BIGINT) AS range FROM pairs \
-                      WHERE NOT isnan(itm_score) AND error IS NULL";
-        let sql = format!("SELECT range, count(*) FROM ({scored}) GROUP BY range ORDER BY range DESC");
-        let ranges = ctx.sql(&sql).await?.collect().await?;
-        let ranges: Vec<(i64, i64)> = ranges.iter().flat_map(counted::<Int64Type>).collect();
-        let all: i64 = ranges.iter().map(|(_, count)| count).sum();
-        let Some((range, left)) = place(&ranges, (share * all as f64).ceil() as i64) else {
-            // No pair is scored, or none is to be kept.
-            return Ok(f32::INFINITY);
-        };
-        let sql = format!(
-            "SELECT itm_score, count(*) FROM ({scored}) WHERE range = {range} GROUP BY itm_score ORDER BY itm_score DESC"
-        );
-        let scores = ctx.sql(&sql).await?.collect().await?;
-        let scores: Vec<(f32, i64)> = scores.iter().flat_map(counted::<Float32Type>).collect();
-        Ok(place(&scores, left).map_or(f32::INFINITY, |(score, _)| score))
-    }
-
     fn judge(
         &self,
         chunk: Chunk,
@@ -302,21 +280,17 @@ impl Select {
     }
 }
 
-/// Reads rows of (value, count).
-fn counted<T: ArrowPrimitiveType>(batch: &RecordBatch) -> Vec<(T::Native, i64)> {
-    let (values, counts) = (batch.column(0).as_primitive::<T>(), batch.column(1).as_primitive::<Int64Type>());
-    values.values().iter().copied().zip(counts.values().iter().copied()).collect()
-}
-
-/// The value at rank `number`, from 1, in a list of (value, count), and its rank among equal values; `None` if out of
-/// range.
-fn place<V: Copy>(counts: &[(V, i64)], number: i64) -> Option<(V, i64)> {
-    let mut left = number;
-    counts.iter().find_map(|(value, count)| {
-        let found = (left >= 1 && left <= *count).then_some((*value, left));
-        left -= count;
-        found
-    })
+/// Score of the last of the table `pairs` within the best share of the scored ones; infinity if none is within it.
+async fn score_at(ctx: &SessionContext, share: f64) -> Result<f32> {
+    const SCORED: &str = "FROM pairs WHERE NOT isnan(itm_score) AND error IS NULL";
+    let all = ctx.sql(&format!("SELECT count(*) {SCORED}")).await?.collect().await?;
+    let all: i64 = all.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values()).sum();
+    let last = (share * all as f64).ceil() as i64;
+    let ranked = format!("SELECT itm_score, row_number() OVER (ORDER BY itm_score DESC) AS rank {SCORED}");
+    let sql = format!("SELECT itm_score FROM ({ranked}) WHERE rank = {last}");
+    let found = ctx.sql(&sql).await?.collect().await?;
+    let found = found.iter().flat_map(|batch| batch.column(0).as_primitive::<Float32Type>()).flatten().next();
+    Ok(found.unwrap_or(f32::INFINITY))
 }
 
 fn strings(column: &ArrayRef) -> Result<StringViewArray> {
@@ -339,9 +313,7 @@ impl Fill<'_> {
             return Ok(Arc::clone(image));
         }
         let wrong = || Error::dest(&self.select.table, "its column provenance is not as capfilt run writes it");
-        let from = rows.column_by_name("provenance").and_then(|p| p.as_struct_opt()).ok_or_else(wrong)?;
-        let files = strings(from.column_by_name("file").ok_or_else(wrong)?)?;
-        let numbers = row_numbers(rows).ok_or_else(wrong)?;
+        let (files, numbers) = origins(rows).ok_or_else(wrong)?;
         let digests = strings(rows.column_by_name("image_sha256").ok_or_else(wrong)?)?;
         let wanted = missing.iter().map(|i| {
             let row = u64::try_from(numbers.value(*i)).map_err(|_| wrong())?;
@@ -381,12 +353,20 @@ impl Fill<'_> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_place_is_found_by_counts() {
-        let counts = [(0.9, 2), (0.5, 1), (0.1, 3)];
-        let found: Vec<_> = (0..=7).map(|number| place(&counts, number)).collect();
-        let some = |value, left| Some((value, left));
-        let wanted = [None, some(0.9, 1), some(0.9, 2), some(0.5, 1), some(0.1, 1), some(0.1, 2), some(0.1, 3), None];
-        assert_eq!(found, wanted);
+    #[tokio::test]
+    async fn the_last_score_of_a_share_is_found() {
+        let ctx = SessionContext::new();
+        let pairs = "CREATE TABLE pairs AS SELECT arrow_cast(column1, 'Float32') AS itm_score, column2 AS error FROM VALUES \
+                     (0.1, NULL), (0.9, NULL), (0.1, NULL), (NULL, NULL), ('NaN'::DOUBLE, NULL), (0.95, 'broken image'), \
+                     (0.5, NULL), (0.9, NULL), (0.1, NULL)";
+        ctx.sql(pairs).await.unwrap().collect().await.unwrap();
+        for (count, wanted) in [(0, f32::INFINITY), (1, 0.9), (2, 0.9), (3, 0.5), (4, 0.1), (5, 0.1), (6, 0.1)] {
+            let share = f64::from(count) / 6.0;
+            assert_eq!(score_at(&ctx, share).await.unwrap(), wanted, "{count} of 6");
+        }
+        ctx.sql("DROP TABLE pairs").await.unwrap();
+        let none = pairs.replace("column2 AS error", "'broken image' AS error");
+        ctx.sql(&none).await.unwrap().collect().await.unwrap();
+        assert_eq!(score_at(&ctx, 1.0).await.unwrap(), f32::INFINITY);
     }
 }

@@ -9,13 +9,13 @@ use capfilt_tables::source::chunk::Chunk;
 use capfilt_tables::source::files::Source;
 use datafusion::arrow::array::{Array as _, AsArray as _};
 use datafusion::arrow::compute::filter_record_batch;
-use datafusion::arrow::datatypes::{Int64Type, SchemaRef};
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 
 use crate::output::pair_files::read;
 use crate::rows::contract::RowFilter;
-use crate::tally::counts::DUPLICATE;
+use crate::tally::counts::{DUPLICATE, origins};
 
 /// Pairs read at a time; their images are in memory together.
 const ROWS: usize = 64;
@@ -94,10 +94,7 @@ impl RowFilter for PreviousPairs {
 
 /// File number and row of each pair.
 fn rows(batch: &RecordBatch, source: &Source) -> Result<Vec<(usize, u64)>, String> {
-    let provenance = batch.column_by_name("provenance").and_then(|p| p.as_struct_opt()).ok_or("no provenance")?;
-    let files = provenance.column_by_name("file").and_then(|f| f.as_string_view_opt()).ok_or("no provenance.file")?;
-    let rows = provenance.column_by_name("row").and_then(|r| r.as_primitive_opt::<Int64Type>());
-    let rows = rows.ok_or("no provenance.row")?;
+    let (files, rows) = origins(batch).ok_or("no provenance")?;
     let mut found = Vec::with_capacity(batch.num_rows());
     let mut last: Option<(&str, usize)> = None;
     for (name, row) in files.iter().zip(rows.iter()) {

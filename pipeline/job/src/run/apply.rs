@@ -13,7 +13,7 @@ use crate::output::split_writer::Pairs;
 use crate::recipe::plan::Planned;
 use crate::recipe::provenance::Provenance;
 use crate::run::prefetch::Loaded;
-use crate::tally::counts::{Tally, row_numbers};
+use crate::tally::counts::{Tally, origins};
 
 /// Turns rows into pairs.
 pub(crate) struct Work {
@@ -47,7 +47,7 @@ fn mark(pairs: Vec<RecordBatch>, problems: &BTreeMap<u64, String>) -> Result<Vec
     }
     let broken = |e: &dyn std::fmt::Display| Error::Internal(format!("pairs of a row with a problem: {e}"));
     let mark = |batch: RecordBatch| {
-        let rows = row_numbers(&batch).ok_or_else(|| broken(&"no provenance"))?;
+        let (_, rows) = origins(&batch).ok_or_else(|| broken(&"no provenance"))?;
         let problem = |row: &i64| problems.get(&u64::try_from(*row).ok()?).map(String::as_str);
         let problems: Vec<Option<&str>> = rows.values().iter().map(problem).collect();
         let (schema, mut columns, _) = batch.into_parts();
@@ -71,7 +71,7 @@ fn merge(made: Vec<RecordBatch>, previous: Vec<(u64, RecordBatch)>) -> Result<Ve
     }
     let mut all = previous;
     for batch in made {
-        let rows = row_numbers(&batch).ok_or_else(|| Error::Internal("pairs without provenance".to_owned()))?;
+        let (_, rows) = origins(&batch).ok_or_else(|| Error::Internal("pairs without provenance".to_owned()))?;
         all.extend((0..batch.num_rows()).map(|i| (rows.value(i).unsigned_abs(), batch.slice(i, 1))));
     }
     // The sort is stable, so the pairs of a row keep their order.

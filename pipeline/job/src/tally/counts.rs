@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use capfilt_tables::error::{Error, Result};
-use datafusion::arrow::array::{Array, AsArray, Int64Array};
+use datafusion::arrow::array::{Array, AsArray, Int64Array, StringViewArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Float32Type};
 use datafusion::arrow::record_batch::RecordBatch;
@@ -94,19 +94,17 @@ pub(crate) fn texts<'a>(batch: &'a RecordBatch, name: &str) -> impl Iterator<Ite
     batch.column_by_name(name).and_then(|c| c.as_string_opt::<i32>()).into_iter().flatten()
 }
 
-/// Row number of each pair in its source file, by its provenance.
-pub(crate) fn row_numbers(batch: &RecordBatch) -> Option<&Int64Array> {
-    batch.column_by_name("provenance")?.as_struct_opt()?.column_by_name("row")?.as_primitive_opt()
+/// Source file of each pair and its row there, by the pair's provenance.
+pub(crate) fn origins(pairs: &RecordBatch) -> Option<(StringViewArray, &Int64Array)> {
+    let provenance = pairs.column_by_name("provenance")?.as_struct_opt()?;
+    let files = cast(provenance.column_by_name("file")?, &DataType::Utf8View).ok()?;
+    Some((files.as_string_view().clone(), provenance.column_by_name("row")?.as_primitive_opt()?))
 }
 
 /// For each pair, whether it begins a new row. `last` is the row of the previous batch's last pair, and is updated.
 fn begins(batch: &RecordBatch, last: &mut Option<(String, i64)>) -> Result<Vec<bool>> {
-    let wrong = || Error::Internal("pairs without provenance".to_owned());
-    let provenance = batch.column_by_name("provenance").and_then(|p| p.as_struct_opt()).ok_or_else(wrong)?;
-    let files = cast(provenance.column_by_name("file").ok_or_else(wrong)?, &DataType::Utf8View);
-    let files = files.map_err(|e| Error::Internal(e.to_string()))?;
-    let rows = row_numbers(batch).ok_or_else(wrong)?;
-    let pairs = files.as_string_view().iter().map(Option::unwrap_or_default).zip(rows.values());
+    let (files, rows) = origins(batch).ok_or_else(|| Error::Internal("pairs without provenance".to_owned()))?;
+    let pairs = files.iter().map(Option::unwrap_or_default).zip(rows.values());
     Ok(pairs
         .map(|(file, &row)| {
             let same = last.as_ref().is_some_and(|(known, of)| known == file && *of == row);
