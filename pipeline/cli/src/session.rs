@@ -36,8 +36,14 @@ pub(crate) async fn open(args: &SessionArgs) -> Result<SessionContext> {
 /// and is recorded in it.
 pub(crate) async fn of_new_job(file: &mut JobFile) -> Result<SessionContext> {
     let ctx = bare()?;
-    for (name, variable, value) in environment(file) {
-        set(&ctx, &format!("capfilt.{name}"), &value).await.with_context(|| format!("{variable}={value}"))?;
+    let given: Vec<String> = file.settings().into_iter().map(|(_, setting, _)| setting).collect();
+    for (name, variable) in ENVIRONMENT {
+        let setting = format!("capfilt.{name}");
+        let value = std::env::var(variable).unwrap_or_default();
+        if value.is_empty() || given.contains(&setting) {
+            continue;
+        }
+        set(&ctx, &setting, &value).await.with_context(|| format!("{variable}={value}"))?;
         match name {
             "captioner" => file.captioner.push(value),
             "filter" => file.filter.push(value),
@@ -67,16 +73,6 @@ fn bare() -> Result<SessionContext> {
     #[cfg(feature = "fetch")]
     capfilt_fetch::register_fetch(&ctx).map_err(|e| readable(&e))?;
     Ok(ctx)
-}
-
-/// Names, variables and values of the settings that the environment gives and `file` does not.
-fn environment(file: &JobFile) -> Vec<(&'static str, &'static str, String)> {
-    let given: Vec<String> = file.settings().into_iter().map(|(_, setting, _)| setting).collect();
-    let value = |(name, variable): (&'static str, &'static str)| {
-        let value = std::env::var(variable).ok().filter(|value| !value.is_empty())?;
-        (!given.contains(&format!("capfilt.{name}"))).then_some((name, variable, value))
-    };
-    ENVIRONMENT.into_iter().filter_map(value).collect()
 }
 
 /// Runs SET, which also updates the functions.

@@ -58,7 +58,7 @@ pub struct Fetched {
 
 /// Fetches URLs under one set of settings.
 pub struct Fetcher {
-    settings: Settings,
+    pub(crate) settings: Settings,
     client: Client,
     slots: Semaphore,
     hosts: Mutex<HashMap<String, Weak<Semaphore>>>,
@@ -107,10 +107,6 @@ impl Fetcher {
         let client = builder.build().map_err(|e| e.to_string())?;
         let slots = Semaphore::new(settings.count(Key::Concurrency));
         Ok(Self { settings, client, slots, hosts: Mutex::default(), memos: Mutex::default() })
-    }
-
-    pub(crate) fn settings(&self) -> &Settings {
-        &self.settings
     }
 
     /// Maximum number of concurrent fetches.

@@ -18,7 +18,7 @@ pub struct FetchOptions {
 impl FetchOptions {
     pub(crate) fn fetcher(&self) -> Result<Arc<Fetcher>, String> {
         let mut held = self.fetcher.lock().unwrap_or_else(|e| e.into_inner());
-        match held.as_ref().filter(|fetcher| *fetcher.settings() == self.settings) {
+        match held.as_ref().filter(|fetcher| fetcher.settings == self.settings) {
             Some(fetcher) => Ok(Arc::clone(fetcher)),
             None => Ok(Arc::clone(held.insert(Arc::new(Fetcher::new(self.settings.clone())?)))),
         }

@@ -68,9 +68,6 @@ impl Problem {
 
     /// HTTP status, if that is the failure.
     pub(crate) fn status(&self) -> Option<u16> {
-        match self {
-            Self::Status { status, .. } => Some(*status),
-            _ => None,
-        }
+        if let Self::Status { status, .. } = self { Some(*status) } else { None }
     }
 }

@@ -83,16 +83,11 @@ impl ScalarUDFImpl for Fetch {
 
     fn return_type(&self, given: &[DataType]) -> Result<DataType> {
         let [url] = given else { return plan_err!("{SYNTAX} takes one URL, not {} arguments", given.len()) };
-        let plain = match url {
-            DataType::Dictionary(_, value) => value.as_ref(),
-            other => other,
-        };
-        match plain {
-            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null => {
-                Ok(DataType::Struct(FIELDS.clone()))
-            }
-            other => plan_err!("fetch_url: a URL must be a string, not {other}"),
+        let plain = if let DataType::Dictionary(_, value) = url { value } else { url };
+        if plain.is_string() || plain.is_null() {
+            return Ok(DataType::Struct(FIELDS.clone()));
         }
+        plan_err!("fetch_url: a URL must be a string, not {plain}")
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {

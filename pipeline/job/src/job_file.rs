@@ -140,9 +140,23 @@ impl JobFile {
         set.chain(models).collect()
     }
 
-    /// The source's location and the version of it that is asked for.
+    /// The source's location and the version of it that is asked for, as in `lake@12` or `lake@2026-01-31` of a Delta table.
+    /// A path that exists as it is has no version, and neither has an `@` that is part of a URL's authority or of another
+    /// name.
     pub fn source(&self) -> (PathBuf, Option<String>) {
-        split_version(&self.source)
+        let is_version = |text: &str| {
+            let date = text.split(['T', ' ']).next().unwrap_or_default();
+            let is_date = date.len() == 10 && date.chars().all(|c| c.is_ascii_digit() || c == '-');
+            is_date || !text.is_empty() && text.chars().all(|c| c.is_ascii_digit())
+        };
+        match self.source.rsplit_once('@') {
+            Some((lake, version))
+                if !Path::new(&self.source).exists() && (is_version(version) || is_delta(Path::new(lake))) =>
+            {
+                (lake.into(), Some(version.to_owned()))
+            }
+            _ => (self.source.as_str().into(), None),
+        }
     }
 
     /// The job as its manifest records it: with absolute paths of the source and the models, so that it can be continued
@@ -160,22 +174,6 @@ impl JobFile {
             filter: self.filter.iter().map(absolute).collect(),
             ..self.clone()
         }
-    }
-}
-
-/// Splits `lake@12` or `lake@2026-01-31` into a Delta table's location and version. A path that exists as it is has no
-/// version, and neither has an `@` that is part of a URL's authority or of another name.
-fn split_version(source: &str) -> (PathBuf, Option<String>) {
-    let is_version = |text: &str| {
-        let date = text.split(['T', ' ']).next().unwrap_or_default();
-        let is_date = date.len() == 10 && date.chars().all(|c| c.is_ascii_digit() || c == '-');
-        is_date || !text.is_empty() && text.chars().all(|c| c.is_ascii_digit())
-    };
-    match source.rsplit_once('@') {
-        Some((lake, version)) if !Path::new(source).exists() && (is_version(version) || is_delta(Path::new(lake))) => {
-            (lake.into(), Some(version.to_owned()))
-        }
-        _ => (source.into(), None),
     }
 }
 
@@ -234,7 +232,7 @@ mod tests {
     #[test]
     fn a_version_follows_the_last_at_sign() {
         let split = |text: &str| {
-            let (source, version) = split_version(text);
+            let (source, version) = JobFile { source: text.to_owned(), ..JobFile::default() }.source();
             (source.to_string_lossy().into_owned(), version)
         };
         let some = |source: &str, version: &str| (source.to_owned(), Some(version.to_owned()));

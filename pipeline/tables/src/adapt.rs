@@ -35,7 +35,7 @@ pub fn image_bytes(column: &ArrayRef) -> Result<BinaryViewArray, ArrowError> {
 /// Variant of [`adapt`] for an `array` with bytes in place of texts; U+FFFD replaces invalid UTF-8.
 pub(crate) fn with_lossy_texts(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
     nested(array, to, &|array, to| {
-        if !is_binary(array.data_type()) || !is_text(to) {
+        if !is_binary(array.data_type()) || !to.is_string() {
             return exact_cast(array, to);
         }
         let bytes = plain_cast(array, &DataType::BinaryView)?;
@@ -81,8 +81,8 @@ fn nested(array: &ArrayRef, to: &DataType, leaf: Leaf<'_>) -> Result<ArrayRef, A
             let values = nested(list.values(), item.data_type(), leaf)?;
             Ok(Arc::new(FixedSizeListArray::try_new(Arc::clone(item), *length, values, list.nulls().cloned())?))
         }
-        (from, List(item)) if is_list(from) => items::<i32>(array, item, leaf),
-        (from, LargeList(item)) if is_list(from) => items::<i64>(array, item, leaf),
+        (from, List(item)) if from.is_list() => items::<i32>(array, item, leaf),
+        (from, LargeList(item)) if from.is_list() => items::<i64>(array, item, leaf),
         _ => leaf(array, to),
     }
 }
@@ -103,7 +103,7 @@ fn exact_cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
         }
         // Views are validated value by value. Other casts validate the whole buffer, including the neighbours of a
         // slice.
-        (from, to) if is_binary(from) && is_text(to) => {
+        (from, to) if is_binary(from) && to.is_string() => {
             let texts = plain_cast(&plain_cast(array, &DataType::BinaryView)?, &DataType::Utf8View)?;
             plain_cast(&texts, to)
         }
@@ -116,11 +116,6 @@ fn exact_cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
 /// Arrow's cast, which here fails on a value that does not fit.
 fn plain_cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
     cast_with_options(array, to, &CastOptions { safe: false, ..CastOptions::default() })
-}
-
-fn is_list(of: &DataType) -> bool {
-    use DataType::{FixedSizeList, LargeList, LargeListView, List, ListView};
-    matches!(of, List(_) | LargeList(_) | FixedSizeList(..) | ListView(_) | LargeListView(_))
 }
 
 /// Item field of any kind of list.
@@ -208,7 +203,7 @@ pub(crate) fn common(a: &DataType, b: &DataType) -> Option<DataType> {
             Some(if a.primitive_width() >= b.primitive_width() { a.clone() } else { b.clone() })
         }
         (a, b) if (a.is_integer() && b.is_floating()) || (a.is_floating() && b.is_integer()) => Some(Float64),
-        (a, b) if is_text(a) && is_text(b) => Some(a.clone()),
+        (a, b) if a.is_string() && b.is_string() => Some(a.clone()),
         (FixedSizeBinary(_), FixedSizeBinary(_)) => Some(Binary),
         (FixedSizeBinary(_), other) | (other, FixedSizeBinary(_)) if is_binary(other) => Some(other.clone()),
         (a, b) if is_binary(a) && is_binary(b) => Some(a.clone()),
@@ -264,10 +259,6 @@ fn time(unit: datafusion::arrow::datatypes::TimeUnit) -> DataType {
         Second | Millisecond => DataType::Time32(unit),
         _ => DataType::Time64(unit),
     }
-}
-
-pub(crate) fn is_text(of: &DataType) -> bool {
-    matches!(of, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
 }
 
 pub(crate) fn is_binary(of: &DataType) -> bool {
@@ -348,7 +339,7 @@ mod tests {
             (Utf8, Binary, None),
         ] {
             assert_eq!(common(&a, &b), both, "{a}, {b}");
-            if !is_text(&a) && !is_text(&b) {
+            if !a.is_string() && !b.is_string() {
                 assert_eq!(common(&b, &a), both, "{b}, {a}");
             }
         }

@@ -93,10 +93,7 @@ impl DataFile {
 
     /// Fingerprint (16 hex digits) of an object's version; `None` for local files, or if the store reports no version.
     pub(crate) fn stamp(&self) -> Option<String> {
-        match self {
-            Self::Remote(remote) => remote.stamp(),
-            Self::Local(_) | Self::Folder(_) => None,
-        }
+        if let Self::Remote(remote) = self { remote.stamp() } else { None }
     }
 
     /// Whether the store confirms that the object still matches the record.

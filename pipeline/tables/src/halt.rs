@@ -10,11 +10,6 @@ use crate::error::{Error, Result};
 pub struct Halt(Arc<AtomicBool>);
 
 impl Halt {
-    /// Whether the work has been cancelled.
-    pub(crate) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
     /// Cancels the work.
     pub fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
@@ -25,7 +20,7 @@ impl Halt {
     /// # Errors
     /// [`Error::Interrupted`] if the work has been cancelled.
     pub fn check(&self) -> Result<()> {
-        if self.is_set() { Err(Error::Interrupted) } else { Ok(()) }
+        if self.0.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
     }
 }
 

@@ -167,7 +167,7 @@ impl Merged {
 }
 
 /// Name of a type in errors, without `View`, which only concerns how it is read.
-fn type_name(of: &DataType) -> String {
+pub fn type_name(of: &DataType) -> String {
     of.to_string().replace("View", "")
 }
 

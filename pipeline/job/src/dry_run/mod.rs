@@ -76,7 +76,7 @@ pub async fn dry_run(ctx: &SessionContext, job: &Job, sample: usize) -> Result<E
     let mut files: Vec<usize> = sample.iter().map(|chunk| chunk.unit.file).collect();
     files.dedup();
     let second = job.loader(ctx, &source).await?;
-    let provenance = Provenance::new(&manifest.job, planned.decoding());
+    let provenance = Provenance::new(&manifest.job, planned.decoding.clone());
     let work = Arc::new(Work { planned, provenance, source });
     // As in a job, give each worker several chunks, so that workers seldom idle while the last one finishes.
     let most = sample.iter().map(|chunk| chunk.numbers.len()).sum::<usize>().div_ceil(2 * workers);

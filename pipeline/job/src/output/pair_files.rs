@@ -71,6 +71,7 @@ impl Format {
         let recorded = recorded(&schema, source);
         let level = ZstdLevel::try_new(3).map_err(|e| Error::Internal(e.to_string()))?;
         let image = ColumnPath::from("image");
+        let has_date64 = schema.flattened_fields().iter().any(|field| *field.data_type() == DataType::Date64);
         let properties = WriterProperties::builder()
             .set_created_by(concat!("capfilt ", env!("CARGO_PKG_VERSION")).to_owned())
             .set_compression(Compression::ZSTD(level))
@@ -87,7 +88,7 @@ impl Format {
             .set_column_statistics_enabled(image.clone(), EnabledStatistics::None)
             .set_column_data_page_size_limit(image, IMAGE_PAGE_BYTES)
             // Store Date64 as a Parquet date: other readers would see its milliseconds as a plain number.
-            .set_coerce_types(has_date64(&schema))
+            .set_coerce_types(has_date64)
             .build();
         Ok(Self { schema: Arc::new(schema), recorded, properties, images, kept_only, output })
     }
@@ -144,17 +145,8 @@ impl Format {
         if self.kept_only { filter_record_batch(&shaped, &kept) } else { Ok(shaped) }
     }
 
-    /// Creates a Parquet file at `path`.
-    pub(crate) fn create(&self, path: &Path) -> Result<PairFile> {
-        self.create_as(OutputFormat::Parquet, path)
-    }
-
-    /// Creates a file of the table at `path`.
-    pub(crate) fn create_part(&self, path: &Path) -> Result<PairFile> {
-        self.create_as(self.output, path)
-    }
-
-    fn create_as(&self, output: OutputFormat, path: &Path) -> Result<PairFile> {
+    /// Creates a file of pairs at `path`.
+    pub(crate) fn create(&self, output: OutputFormat, path: &Path) -> Result<PairFile> {
         let file = File::create(path).map_err(|e| Error::write(path, &e))?;
         let own = file.try_clone().map_err(|e| Error::write(path, &e))?;
         let writer = Writer::new(self, output, BufWriter::new(own)).map_err(|e| Error::write_parquet(path, &e))?;
@@ -178,11 +170,6 @@ impl Format {
         let options = ArrowWriterOptions::new().with_properties(self.properties.clone()).with_skip_arrow_metadata(true);
         ArrowWriter::try_new_with_options(to, Arc::clone(&self.schema), options)
     }
-}
-
-/// Whether a column is Date64, at any depth.
-fn has_date64(schema: &Schema) -> bool {
-    schema.flattened_fields().iter().any(|field| *field.data_type() == DataType::Date64)
 }
 
 /// A sink that counts bytes.

@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use crate::checkpoint::admission::check_agreement;
 use crate::checkpoint::job_folder::{JobFolder, remove};
 use crate::checkpoint::manifest::{Manifest, Part};
+use crate::options::OutputFormat;
 use crate::output::commit::contract::Committer;
 use crate::output::commit::register::committer;
 use crate::output::pair_files::{Format, PairFile, read};
@@ -248,7 +249,7 @@ impl SplitWriter {
         let open = match &mut self.open {
             Some(open) => open,
             none => {
-                let file = self.format.create(&self.store.scratch(&unit_name(pairs.unit)))?;
+                let file = self.format.create(OutputFormat::Parquet, &self.store.scratch(&unit_name(pairs.unit)))?;
                 let record = UnitRecord { unit: pairs.unit, end: pairs.unit, tally: Tally::default(), bytes: None };
                 none.insert(OpenUnit { record, file })
             }
@@ -328,7 +329,7 @@ impl SplitWriter {
                 (unit.pairs, unit.bytes)
             }
             units => {
-                let mut part = self.format.create_part(&self.store.scratch(&name))?;
+                let mut part = self.format.create(self.format.output, &self.store.scratch(&name))?;
                 for Unit { path, .. } in units {
                     for batch in read(path, &self.format.schema, JOIN_ROWS)? {
                         part.write(&batch.map_err(|e| Error::dest(path, format!("cannot read: {e}")))?)?;

@@ -27,16 +27,9 @@ impl Params {
         self.0.insert(name.to_owned(), value);
     }
 
-    /// Sets `name` to a text, even if it looks like a number, unless `name` already has a value.
-    pub fn set_text_default(&mut self, name: &str, value: &str) {
-        self.0.entry(name.to_owned()).or_insert_with(|| Value::SingleQuotedString(value.to_owned()));
-    }
-
-    /// Sets `name` like [`Self::set`], unless it already has a value.
-    pub fn set_default(&mut self, name: &str, value: &str) {
-        if !self.0.contains_key(name) {
-            self.set(name, value);
-        }
+    /// Sets `name` to a text, even if it looks like a number.
+    pub fn set_text(&mut self, name: &str, value: &str) {
+        self.0.insert(name.to_owned(), Value::SingleQuotedString(value.to_owned()));
     }
 
     /// Replaces the parameters of `statement` by their values. Errors on a parameter without a value; unused values are
@@ -49,10 +42,7 @@ impl Params {
             }
             None => ControlFlow::Break(name.to_owned()),
         });
-        match found {
-            ControlFlow::Break(name) => Err(Error::Parameter(name)),
-            ControlFlow::Continue(()) => Ok(()),
-        }
+        found.break_value().map_or(Ok(()), |name| Err(Error::Parameter(name)))
     }
 
     /// Names of the parameters in the statements of `sql`. A `$name` in a comment or string is not a parameter.
@@ -190,7 +180,7 @@ mod tests {
         let mut params = Params::default();
         params.set("min_itm", "0.5");
         params.set("min", "1");
-        params.set_text_default("prompt", "a\n; x");
+        params.set_text("prompt", "a\n; x");
         let sql = "SELECT x >= $min_itm, $prompt, '$min' FROM web -- as $min says";
         assert_eq!(params.comments(sql), "-- $min_itm = 0.5\n-- $prompt = 'a ; x'\n");
         assert_eq!(params.number_asked(sql, "min_itm"), Some(0.5));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use capfilt_tables::error::{Error, Result, message};
-use capfilt_tables::schema::with_nulls;
+use capfilt_tables::schema::{type_name, with_nulls};
 use capfilt_tables::source::files::Source;
 use datafusion::arrow::array::ArrayRef;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -79,10 +79,10 @@ impl Kind {
     fn accepts(self, found: &DataType) -> bool {
         match self {
             _ if matches!(found, DataType::Null) => self != Self::Verdict,
-            Self::Text => is_text(found),
+            Self::Text => value_type(found).is_string(),
             Self::Score => found.is_numeric(),
             Self::Verdict => *found == DataType::Boolean,
-            Self::Image => is_binary(found),
+            Self::Image => value_type(found).is_binary(),
             Self::Provenance => *found == Provenance::data_type(),
         }
     }
@@ -120,7 +120,8 @@ pub(crate) struct Planned {
     plan: LogicalPlan,
     /// The source's columns, the loaded image if any, and the provenance.
     rows: SchemaRef,
-    decoding: Option<String>,
+    /// The recipe's calls of the captioner.
+    pub(crate) decoding: Option<String>,
 }
 
 impl Recipe {
@@ -216,10 +217,7 @@ impl Recipe {
             };
             Ok(if found.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
         })?;
-        match found {
-            None => Ok(()),
-            Some(what) => Err(self.uses(&what)),
-        }
+        found.map_or(Ok(()), |what| Err(self.uses(&what)))
     }
 
     /// Error for a recipe that looks beyond a single row.
@@ -266,11 +264,6 @@ impl Planned {
     /// Schema of the pairs.
     pub(crate) fn schema(&self) -> Schema {
         self.plan.schema().as_arrow().clone()
-    }
-
-    /// The recipe's calls of the captioner.
-    pub(crate) fn decoding(&self) -> Option<String> {
-        self.decoding.clone()
     }
 
     /// Runs the recipe on `rows` of the source. Pairs keep the row order: there is a single partition, and no operator
@@ -331,16 +324,16 @@ fn web(schema: &Schema, options: &JobFile, renames: &[(String, String)]) -> Resu
     let image = find(&options.image_column, what, "--image-column")?;
     let text = find(&options.text_column, "text", "--text-column")?;
     let (bytes, path) = if loaded {
-        if !is_text(image.data_type()) {
-            let (name, found) = (image.name(), plain(image.data_type()));
+        if !value_type(image.data_type()).is_string() {
+            let (name, found) = (image.name(), type_name(image.data_type()));
             return Err(Error::Column(format!("column {name} is {found}, and a URL or path must be Utf8")));
         }
         (Expr::Column(Column::new_unqualified(LOADED)), None)
     } else {
         image_bytes(image)?
     };
-    if !is_text(text.data_type()) {
-        let (name, found) = (text.name(), plain(text.data_type()));
+    if !value_type(text.data_type()).is_string() {
+        let (name, found) = (text.name(), type_name(text.data_type()));
         return Err(Error::Column(format!(
             "column {name} is {found}, and a text must be Utf8: name another with --text-column"
         )));
@@ -399,36 +392,20 @@ fn image_bytes(field: &Field) -> Result<(Expr, Option<Expr>)> {
     let view = |expr: Expr| cast(cast(expr, DataType::Binary), DataType::BinaryView);
     match field.data_type() {
         DataType::BinaryView => Ok((column, None)),
-        found if is_binary(found) => Ok((view(column), None)),
-        DataType::Struct(parts) if parts.find("bytes").is_some_and(|(_, f)| is_binary(f.data_type())) => {
-            let path = parts.find("path").filter(|(_, f)| is_text(f.data_type())).map(|_| part("path"));
+        found if value_type(found).is_binary() => Ok((view(column), None)),
+        DataType::Struct(parts) if parts.find("bytes").is_some_and(|(_, f)| value_type(f.data_type()).is_binary()) => {
+            let path = parts.find("path").filter(|(_, f)| value_type(f.data_type()).is_string()).map(|_| part("path"));
             Ok((view(part("bytes")), path))
         }
         found => Err(Error::Column(format!(
             "column {} is {}, and an image must be bytes (Binary) or a struct {{bytes, path}}: name another with --image-column",
             field.name(),
-            plain(found)
+            type_name(found)
         ))),
     }
 }
 
-/// Type name as in files, where columns are not views.
-fn plain(data_type: &DataType) -> String {
-    data_type.to_string().replace("View", "")
-}
-
-fn is_text(data_type: &DataType) -> bool {
-    match data_type {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
-        DataType::Dictionary(_, value) => is_text(value),
-        _ => false,
-    }
-}
-
-fn is_binary(data_type: &DataType) -> bool {
-    match data_type {
-        DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => true,
-        DataType::Dictionary(_, value) => is_binary(value),
-        _ => false,
-    }
+/// Type of the values, which a dictionary may encode.
+fn value_type(of: &DataType) -> &DataType {
+    if let DataType::Dictionary(_, value) = of { value } else { of }
 }

@@ -104,21 +104,22 @@ impl JobFile {
         }
         self.check_effect(&name, &asked)?;
         let mut params = Params::default();
+        params.set("min_itm", &self.min_itm.to_string());
+        params.set_text("prompt", &self.prompt);
+        for (role, models) in [("captioner", &self.captioner), ("filter", &self.filter)] {
+            for (n, model) in models.iter().enumerate().skip(1) {
+                params.set_text(&format!("{role}_{}", n + 1), model);
+            }
+        }
+        // They come last, so that they take precedence.
         for (name, value) in &self.param {
             params.set(name, value);
         }
-        params.set_default("min_itm", &self.min_itm.to_string());
         if self.recipe_sql.is_none()
             && asked.contains("min_itm")
             && !params.number_asked(&sql, "min_itm").is_some_and(|least| (0.0..=1.0).contains(&least))
         {
             return option("$min_itm is a probability: expected a number from 0 to 1".to_owned());
-        }
-        params.set_text_default("prompt", &self.prompt);
-        for (role, models) in [("captioner", &self.captioner), ("filter", &self.filter)] {
-            for (n, model) in models.iter().enumerate().skip(1) {
-                params.set_text_default(&format!("{role}_{}", n + 1), model);
-            }
         }
         Ok(Recipe { name, sql, params, verdicts })
     }

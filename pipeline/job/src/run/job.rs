@@ -109,7 +109,7 @@ pub async fn run(
     }
     let format = job.format(&planned, &source, &mut manifest)?;
     let parts = job.retried(&store, &manifest)?;
-    let provenance = Provenance::new(&manifest.job, planned.decoding());
+    let provenance = Provenance::new(&manifest.job, planned.decoding.clone());
     let units = job.units();
     let pairs = Arc::clone(&format.schema);
     let dedupe_folder = store.dedupe_folder();
@@ -146,11 +146,7 @@ pub async fn run(
         ran = output.check_whole().map(|()| End::Whole);
     }
     let tally = std::mem::take(&mut output.done.tally);
-    let end = match &ran {
-        Ok(end) => *end,
-        Err(_) => End::Broken,
-    };
-    let (written, closed) = writer.close(end).await;
+    let (written, closed) = writer.close(*ran.as_ref().unwrap_or(&End::Broken)).await;
     let Written { files, bytes, pairs, rows: done, placing } = written;
     let untouched = replaces && !placing;
     // If the writer failed, its error explains why the runner stopped.

@@ -8,10 +8,7 @@ use crate::file::{DataFile, Seen};
 impl DataFile {
     /// Current metadata; `None` unless it is a local file.
     pub(crate) fn seen(&self) -> io::Result<Option<Seen>> {
-        match self {
-            Self::Local(path) => fs::metadata(path).map(|meta| Some(Seen::of(&meta))),
-            Self::Remote(_) | Self::Folder(_) => Ok(None),
-        }
+        if let Self::Local(path) = self { Ok(Some(Seen::of(&fs::metadata(path)?))) } else { Ok(None) }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::format::register::{self, IMAGES};
 use crate::format::rows::Batches;
 use crate::lake::location::Lake;
 use crate::lake::register as lakes;
+use crate::limits::MOST_IMAGE_BYTES;
 use crate::schema;
 use crate::source::discover;
 use crate::source::known::{OpenOptions, order};
@@ -158,7 +159,7 @@ impl Source {
             let reason = format!("the folder holds no {} file, and no image", register::endings(false));
             return Err(Error::source(path, reason));
         };
-        let (given, most_image_bytes) = (whereabouts(path), reading.most_image_bytes());
+        let (given, most_image_bytes) = (whereabouts(path), reading.limit.unwrap_or(MOST_IMAGE_BYTES));
         let (numbers, texts) = (OnceLock::new(), owned(reading.texts));
         Ok(Self { given, root, format, files, numbers, version: None, schema, written, texts, most_image_bytes })
     }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use crate::file_record::FileRecord;
 use crate::halt::Halt;
-use crate::limits::MOST_IMAGE_BYTES;
 use crate::source::memo::Memo;
 
 /// Options for opening a source.
@@ -22,12 +21,6 @@ pub struct OpenOptions<'a> {
     pub limit: Option<u64>,
     /// Cancellation flag of the caller.
     pub halt: Option<&'a Halt>,
-}
-
-impl OpenOptions<'_> {
-    pub(crate) fn most_image_bytes(&self) -> u64 {
-        self.limit.unwrap_or(MOST_IMAGE_BYTES)
-    }
 }
 
 /// Puts the `known` files first, in their order. With `alone` leaves the others out, unless no file is known: a job on

@@ -12,6 +12,7 @@ use crate::format::inspect::{Inspected, inspect};
 use crate::format::register::PARQUET;
 use crate::lake::contract::TableFormat;
 use crate::lake::location::Lake;
+use crate::limits::MOST_IMAGE_BYTES;
 use crate::source::files::{Source, SourceFile};
 use crate::source::known::OpenOptions;
 use crate::store::url::whereabouts;
@@ -21,10 +22,7 @@ impl Lake {
     /// Reason why a pair table must not be read yet; see [`pair_table::unfinished`]. In stores the bookkeeping is not
     /// checked: the files that the log names are complete.
     pub(crate) fn unfinished(&self) -> Result<Option<String>> {
-        match self {
-            Self::Disk(path) => pair_table::unfinished(path),
-            Self::Store(_) => Ok(None),
-        }
+        if let Self::Disk(path) = self { pair_table::unfinished(path) } else { Ok(None) }
     }
 
     /// Folder that names are relative to.
@@ -92,7 +90,8 @@ impl Source {
         });
         let files = files.collect();
         let (version, schema) = (Some(found.version), Arc::new(schema::nullable(&schema::as_views(&found.schema))));
-        let (given, written, most_image_bytes) = (whereabouts(given), found.schema, reading.most_image_bytes());
+        let (given, written, most_image_bytes) =
+            (whereabouts(given), found.schema, reading.limit.unwrap_or(MOST_IMAGE_BYTES));
         let (format, numbers, texts) = (PARQUET, OnceLock::new(), Vec::new());
         Ok(Self { given, root, format, files, numbers, version, schema, written, texts, most_image_bytes })
     }

@@ -145,7 +145,7 @@ async fn check_types(state: &dyn Session, cmd: &CreateExternalTable, format: &'s
 
 /// Whether two types differ in the encoding of texts or bytes alone.
 fn same(a: &DataType, b: &DataType) -> bool {
-    a == b || (adapt::is_text(a) && adapt::is_text(b)) || (adapt::is_binary(a) && adapt::is_binary(b))
+    a == b || (a.is_string() && b.is_string()) || (adapt::is_binary(a) && adapt::is_binary(b))
 }
 
 /// Refuses CSV files whose headers differ, or have the `declared` columns in another order: DataFusion reads them by

@@ -208,10 +208,7 @@ impl Sorter {
         let urls = urls.collect::<Result<Vec<String>>>()?;
         let begin = async {
             let rows = self.ctx.read_parquet(urls, ParquetReadOptions::default().schema(schema)).await?;
-            let rows = match filter {
-                Some(filter) => rows.filter(filter)?,
-                None => rows,
-            };
+            let rows = if let Some(filter) = filter { rows.filter(filter)? } else { rows };
             let order = columns.iter().map(|name| column(name).sort(true, false)).collect();
             rows.select_columns(&columns)?.sort(order)?.execute_stream().await
         };

@@ -19,8 +19,8 @@ use crate::limits::{MOST_IMAGE_BYTES, too_large};
 /// Size at which a batch ends however few rows it has, bytes.
 const BATCH_BYTES: usize = 64 << 20;
 
-/// Schema of samples in SQL.
-static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+/// Columns of a sample in SQL: its key, the image (jpg, png and others), the text (txt, text, caption), the json.
+pub(crate) static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
     Arc::new(Schema::new(vec![
         Field::new("key", DataType::Utf8View, false),
         Field::new("image", DataType::BinaryView, true),
@@ -28,11 +28,6 @@ static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
         Field::new("json", DataType::Utf8View, true),
     ]))
 });
-
-/// Columns of a sample: its key, the image (jpg, png and others), the text (txt, text, caption), the json.
-pub(crate) fn schema() -> SchemaRef {
-    Arc::clone(&SCHEMA)
-}
 
 /// Error in a tar file.
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +113,7 @@ pub(crate) fn count(mut file: impl Read + Seek, halt: &Halt) -> Result<Counted, 
 /// Reads the samples of `ranges` (first sample and number of samples, sorted) on a thread of its own, in batches of at
 /// most `most`. If a sample has a part twice, the first one counts. Warnings name `file`.
 ///
-/// For SQL the columns are those of [`schema`]. For a job the extra column [`PROBLEM`] says why a row has no image.
+/// For SQL the columns are those of [`SCHEMA`]. For a job the extra column [`PROBLEM`] says why a row has no image.
 pub(crate) fn samples(
     file: String,
     reader: impl Read + Send + 'static,
@@ -267,7 +262,7 @@ impl Rows {
             Arc::new(self.text.finish()),
             Arc::new(self.json.finish()),
         ];
-        let mut schema = schema();
+        let mut schema = Arc::clone(&SCHEMA);
         if of != Reader::Sql {
             columns.push(Arc::new(self.problem.finish()));
             let fields = schema.fields().iter().map(Arc::clone);

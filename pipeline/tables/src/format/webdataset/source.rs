@@ -28,8 +28,7 @@ impl FileFormat for WebDataset {
 
     /// Schema without views, for output files.
     fn schema(&self) -> Option<SchemaRef> {
-        let schema = read::schema();
-        let plain = schema.fields().iter().map(|field| {
+        let plain = read::SCHEMA.fields().iter().map(|field| {
             let to = if field.data_type() == &DataType::BinaryView { DataType::Binary } else { DataType::Utf8 };
             field.as_ref().clone().with_data_type(to)
         });
@@ -50,7 +49,7 @@ impl FileFormat for WebDataset {
         }
         inspection.pass(file, passed);
         let stamp = file.stamp().unwrap_or(digest);
-        Ok(FileInfo { rows, bytes, stamp, schema: self.schema().unwrap_or_else(read::schema) })
+        Ok(FileInfo { rows, bytes, stamp, schema: self.schema().unwrap_or_else(|| Arc::clone(&read::SCHEMA)) })
     }
 
     fn inspects_all(&self) -> bool {
@@ -72,7 +71,7 @@ impl FileFormat for WebDataset {
 impl FileWriter for Shard<Vec<u8>> {
     fn write(&mut self, batch: &RecordBatch) -> io::Result<Vec<u8>> {
         Self::write(self, batch)?;
-        Ok(std::mem::take(self.writer()))
+        Ok(std::mem::take(self.builder.get_mut()))
     }
 
     fn end(self: Box<Self>) -> io::Result<Vec<u8>> {

@@ -24,7 +24,7 @@ pub enum Names {
 
 /// A tar file that is being written.
 pub struct Shard<W: Write> {
-    builder: tar::Builder<W>,
+    pub(crate) builder: tar::Builder<W>,
     names: Names,
     samples: u64,
     last: String,
@@ -78,11 +78,6 @@ impl<W: Write> Shard<W> {
     /// Ends the file.
     pub fn end(self) -> io::Result<W> {
         self.builder.into_inner()
-    }
-
-    /// Underlying writer; if it is a buffer, it can be drained between batches.
-    pub(crate) fn writer(&mut self) -> &mut W {
-        self.builder.get_mut()
     }
 
     fn member(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {

@@ -5,7 +5,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use datafusion::arrow::datatypes::Schema;
 use deltalake_core::kernel::engine::arrow_conversion::TryFromArrow as _;
@@ -25,18 +25,10 @@ use crate::layout::DELTA_LOG;
 /// Maximum attempts at a commit that conflicts with other writers.
 const TRIES: usize = 20;
 
-fn millis(time: SystemTime) -> i64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-}
-
 /// Transaction version of the last commit of `app_id`.
 pub fn transaction_version(table: &Path, app_id: &str) -> Result<Option<i64>> {
-    let version = || async {
-        match load(table).await? {
-            Some(opened) => recorded(&opened, app_id).await,
-            None => Ok(None),
-        }
-    };
+    let version =
+        || async { if let Some(opened) = load(table).await? { recorded(&opened, app_id).await } else { Ok(None) } };
     apart(version).and_then(|version| version.map_err(|e| Error::dest(table, e)))
 }
 
@@ -50,10 +42,7 @@ pub fn check_table(table: &Path, schema: &Schema) -> Result<()> {
     let check = || async {
         let new = Commit { schema, files: &[], app_id: "", app_version: 0, replaces: Replaces::None, about: "" };
         let schema = delta_schema(schema)?;
-        match load(table).await? {
-            Some(opened) => check_fits(opened.snapshot()?, &schema, &new),
-            None => Ok(()),
-        }
+        if let Some(opened) = load(table).await? { check_fits(opened.snapshot()?, &schema, &new) } else { Ok(()) }
     };
     apart(check).and_then(|checked| checked.map_err(|e| Error::dest(table, e)))
 }
@@ -110,10 +99,12 @@ async fn write(table: &Path, new: &Commit<'_>) -> Result<Outcome, Failed> {
 
 fn add(table: &Path, file: &Added) -> Result<Action, String> {
     let modified = fs::metadata(table.join(&file.name)).and_then(|meta| meta.modified());
+    let modified = modified.map_err(|e| format!("cannot look at its file {}: {e}", file.name))?;
+    let modified = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
     Ok(Action::Add(Add {
         path: file.name.clone(),
         size: i64::try_from(file.bytes).unwrap_or(i64::MAX),
-        modification_time: millis(modified.map_err(|e| format!("cannot look at its file {}: {e}", file.name))?),
+        modification_time: i64::try_from(modified.as_millis()).unwrap_or(i64::MAX),
         data_change: true,
         stats: Some(json!({ "numRecords": file.rows }).to_string()),
         ..Add::default()
