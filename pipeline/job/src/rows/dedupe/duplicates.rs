@@ -60,7 +60,7 @@ impl Pass<'_> {
             let mut out = Rows::none(0);
             if let Some(least) = self.look.how.texts {
                 let texts = self.folder.join("similar.parquet");
-                repeats::texts(&sorter, &hashes, least, self.folder, &texts).await?;
+                repeats::texts(&sorter, &hashes, least, &texts).await?;
                 // A picture first seen with a boilerplate text is dropped with that row, so a later row with a better
                 // text must stay.
                 out = Rows::none(self.starts.last().copied().unwrap_or_default());
@@ -69,7 +69,7 @@ impl Pass<'_> {
             }
             if let Some(bits) = self.look.how.near {
                 let near = self.folder.join("near.parquet");
-                repeats::near(&sorter, &hashes, bits, &out, self.folder, &near).await?;
+                repeats::near(&sorter, &hashes, bits, &out, &near).await?;
                 parts.push(near);
             }
             let mut sorted = sorter.pairs(&parts).await?;

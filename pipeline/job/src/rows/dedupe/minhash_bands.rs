@@ -23,22 +23,18 @@ const MOST: usize = 64;
 
 /// Writes the pairs of similar texts and returns the files. A text is given by its place in the order of first rows,
 /// `known` has the first row of each text, and `least` is the minimum similarity.
-pub(crate) async fn alike(
-    sorter: &Sorter,
-    hashes: &[PathBuf],
-    known: &[PathBuf],
-    least: f64,
-    folder: &Path,
-) -> Result<Vec<PathBuf>> {
-    let bands = [folder.join("bands.parquet")];
-    let mut sets = gather(sorter, hashes, known, &bands[0], folder.join("sets")).await?;
+pub(crate) async fn alike(sorter: &Sorter, hashes: &[PathBuf], known: &[PathBuf], least: f64) -> Result<Vec<PathBuf>> {
+    let bands = [sorter.folder.join("bands.parquet")];
+    let mut sets = gather(sorter, hashes, known, &bands[0]).await?;
     failpoint::point("bands");
-    let alike = folder.join("alike.parquet");
+    let alike = sorter.folder.join("alike.parquet");
     let mut file = PairFile::create(&alike, None)?;
     let mut met = Met::new(least);
     let mut rows = sorter.pairs(&bands).await?;
     while let Some((band, place)) = rows.pair().await? {
-        met.text(band, place, &mut sets, &mut |later, earlier| file.push(later, earlier))?;
+        for earlier in met.text(band, place, &mut sets)? {
+            file.push(place, earlier)?;
+        }
     }
     file.end()?;
     // These two files are the largest of all, and the next steps need disk space too.
@@ -50,11 +46,11 @@ pub(crate) async fn alike(
 }
 
 /// Writes each band with the place of its text, and the texts' sets.
-async fn gather(sorter: &Sorter, hashes: &[PathBuf], known: &[PathBuf], to: &Path, sets: PathBuf) -> Result<Sets> {
+async fn gather(sorter: &Sorter, hashes: &[PathBuf], known: &[PathBuf], to: &Path) -> Result<Sets> {
     let mut firsts = sorter.pairs(known).await?;
     let mut first = firsts.pair().await?;
     let mut bands = PairFile::create(to, None)?;
-    let mut sets = NewSets::create(sets)?;
+    let mut sets = NewSets::create(sorter.folder.join("sets"))?;
     let mut place = 0;
     for path in hashes {
         for rows in sorted_files::read(path, &[AT, SET, BANDS])? {
@@ -147,36 +143,25 @@ impl Met {
         Self { least, band: None, alone: None, texts: Vec::new() }
     }
 
-    /// Adds a text; those of a band must come in the order of their places. `each` is called for each text it is
-    /// similar to.
-    fn text(
-        &mut self,
-        band: u64,
-        place: u64,
-        sets: &mut Sets,
-        each: &mut dyn FnMut(u64, u64) -> Result<()>,
-    ) -> Result<()> {
+    /// Adds a text; those of a band must come in the order of their places. Returns the texts it is similar to.
+    fn text(&mut self, band: u64, place: u64, sets: &mut Sets) -> Result<Vec<u64>> {
         if self.band != Some(band) {
             (self.band, self.alone) = (Some(band), Some(place));
             self.texts.clear();
-            return Ok(());
+            return Ok(Vec::new());
         }
         if let Some(first) = self.alone.take() {
             self.texts.push((first, sets.get(first)?));
         }
-        self.compare(place, sets.get(place)?, each)
+        Ok(self.compare(place, sets.get(place)?))
     }
 
-    fn compare(&mut self, place: u64, set: Vec<u32>, each: &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<()> {
-        let mut found = None;
-        for (n, (earlier, other)) in self.texts.iter().enumerate() {
-            if are_similar(&set, other, self.least) {
-                each(place, *earlier)?;
-                found.get_or_insert(n);
-            }
-        }
-        match found {
-            Some(n) => self.texts[n..].rotate_left(1),
+    fn compare(&mut self, place: u64, set: Vec<u32>) -> Vec<u64> {
+        let alike = |(_, (_, other)): &(usize, &(u64, Vec<u32>))| are_similar(&set, other, self.least);
+        let (numbers, found): (Vec<usize>, Vec<u64>) =
+            self.texts.iter().enumerate().filter(alike).map(|(n, (earlier, _))| (n, *earlier)).unzip();
+        match numbers.first() {
+            Some(n) => self.texts[*n..].rotate_left(1),
             None => {
                 if self.texts.len() == MOST {
                     self.texts.remove(0);
@@ -184,7 +169,7 @@ impl Met {
                 self.texts.push((place, set));
             }
         }
-        Ok(())
+        found
     }
 }
 
@@ -226,7 +211,7 @@ mod tests {
         let hashes = written(folder.path(), texts, least, in_each);
         let sorter = Sorter::new(folder.path()).unwrap();
         let to = folder.path().join("similar.parquet");
-        repeats::texts(&sorter, &hashes, least, folder.path(), &to).await.unwrap();
+        repeats::texts(&sorter, &hashes, least, &to).await.unwrap();
         for large in ["bands.parquet", "sets"] {
             assert!(!folder.path().join(large).exists(), "{large}");
         }
@@ -348,11 +333,7 @@ mod tests {
         let mut place = 0;
         let mut meet = |n: u64, heard: &mut Vec<(u64, u64)>| {
             place += 1;
-            let mut each = |later: u64, earlier: u64| -> Result<()> {
-                heard.push((later, earlier));
-                Ok(())
-            };
-            met.compare(place, set(n), &mut each).unwrap();
+            heard.extend(met.compare(place, set(n)).into_iter().map(|earlier| (place, earlier)));
         };
         // The first recurs, so it stays in the cache; of the others the most recent do.
         for n in 0..10 * MOST as u64 {

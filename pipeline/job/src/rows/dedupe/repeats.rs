@@ -36,26 +36,18 @@ pub(crate) async fn exact(sorter: &Sorter, hashes: &[PathBuf], to: &Path) -> Res
 }
 
 /// Writes to `to` each row whose text is similar to that of an earlier representative, with the representative's row.
-pub(crate) async fn texts(sorter: &Sorter, hashes: &[PathBuf], least: f64, folder: &Path, to: &Path) -> Result<()> {
-    let equal = equal(sorter, hashes, TEXT, &Rows::none(0), folder).await?;
+pub(crate) async fn texts(sorter: &Sorter, hashes: &[PathBuf], least: f64, to: &Path) -> Result<()> {
+    let equal = equal(sorter, hashes, TEXT, &Rows::none(0)).await?;
     // At similarity 1 texts have equal hashes, so there is nothing to compare.
-    let alike =
-        if least < 1.0 { minhash_bands::alike(sorter, hashes, &equal.known, least, folder).await? } else { Vec::new() };
+    let alike = if least < 1.0 { minhash_bands::alike(sorter, hashes, &equal.known, least).await? } else { Vec::new() };
     spread(sorter, &equal, &alike, to).await
 }
 
 /// Writes to `to` each row whose picture looks like an earlier representative, with the representative's row. Rows in
 /// `out` are ignored.
-pub(crate) async fn near(
-    sorter: &Sorter,
-    hashes: &[PathBuf],
-    bits: u32,
-    out: &Rows,
-    folder: &Path,
-    to: &Path,
-) -> Result<()> {
-    let equal = equal(sorter, hashes, LOOKS, out, folder).await?;
-    let alike = if bits == 0 { Vec::new() } else { alike(sorter, &equal, bits, folder).await? };
+pub(crate) async fn near(sorter: &Sorter, hashes: &[PathBuf], bits: u32, out: &Rows, to: &Path) -> Result<()> {
+    let equal = equal(sorter, hashes, LOOKS, out).await?;
+    let alike = if bits == 0 { Vec::new() } else { alike(sorter, &equal, bits).await? };
     spread(sorter, &equal, &alike, to).await
 }
 
@@ -71,7 +63,8 @@ struct Equal {
 }
 
 /// Sorts the rows by their hash in `column`, without those in `out`.
-async fn equal(sorter: &Sorter, hashes: &[PathBuf], column: &str, out: &Rows, folder: &Path) -> Result<Equal> {
+async fn equal(sorter: &Sorter, hashes: &[PathBuf], column: &str, out: &Rows) -> Result<Equal> {
+    let folder = &sorter.folder;
     let mut equal = Equal { known: [folder.join("known.parquet")], count: 0, others: folder.join("others.parquet") };
     let (mut known, mut others) = (PairFile::create(&equal.known[0], None)?, PairFile::create(&equal.others, None)?);
     let is_there = sorted_files::column(column).is_not_null();
@@ -149,7 +142,7 @@ impl Rows {
 }
 
 /// Writes the near pairs of the known pictures, by place in the order of first rows, and returns the files.
-async fn alike(sorter: &Sorter, equal: &Equal, bits: u32, folder: &Path) -> Result<Vec<PathBuf>> {
+async fn alike(sorter: &Sorter, equal: &Equal, bits: u32) -> Result<Vec<PathBuf>> {
     let mut hashes = Vec::with_capacity(equal.count);
     let mut rows = sorter.pairs(&equal.known).await?;
     while let Some((_, hash)) = rows.pair().await? {
@@ -159,7 +152,7 @@ async fn alike(sorter: &Sorter, equal: &Equal, bits: u32, folder: &Path) -> Resu
         })?;
         hashes.push(Hash::new(hash, place));
     }
-    let folder = folder.to_owned();
+    let folder = sorter.folder.clone();
     halt::aside(move |halt| hamming::write(hashes, bits, &folder, halt)).await
 }
 
@@ -240,7 +233,7 @@ mod tests {
             let mut out = Rows::none(2000);
             out.add(&folder.join("out.parquet")).unwrap();
             let to = folder.join("near.parquet");
-            near(&sorter, &hashes, bits, &out, &folder, &to).await.unwrap();
+            near(&sorter, &hashes, bits, &out, &to).await.unwrap();
             let want = one_by_one(&rows, bits, gone);
             assert!(want.len() > 50, "{} of {bits} bits", want.len());
             assert_eq!(sorted_files::sorted_pairs(&to), want, "{bits} bits, {} out", gone.len());

@@ -180,7 +180,8 @@ pub(crate) fn column(name: &str) -> Expr {
 /// An external sorter: sorts files in bounded memory.
 pub(crate) struct Sorter {
     ctx: SessionContext,
-    folder: PathBuf,
+    /// Folder of the intermediate files.
+    pub(crate) folder: PathBuf,
 }
 
 impl Sorter {
