@@ -19,13 +19,12 @@ use futures::TryStreamExt;
 use crate::args::command::Format;
 use crate::session::readable;
 
+/// Where results are printed.
+pub(crate) type Out<'a> = &'a mut (dyn Write + Send);
+
 /// Prints a result batch by batch; a table only when it is complete, since its widths depend on every row. Returns the
 /// number of rows.
-pub(crate) async fn print(
-    format: Format,
-    mut rows: SendableRecordBatchStream,
-    out: &mut (dyn Write + Send),
-) -> Result<usize> {
+pub(crate) async fn print(format: Format, mut rows: SendableRecordBatchStream, out: Out<'_>) -> Result<usize> {
     let schema = rows.schema();
     // SET, CREATE and the like return no columns.
     let silent = schema.fields().is_empty();
@@ -45,14 +44,14 @@ pub(crate) async fn print(
 
 enum Printer<'a> {
     /// Batches with binary values replaced, so that a column of images is not kept in memory.
-    Table(Vec<RecordBatch>, &'a mut (dyn Write + Send)),
-    Csv(bool, &'a mut (dyn Write + Send)),
-    Json(Writer<&'a mut (dyn Write + Send), JsonArray>),
-    NdJson(Writer<&'a mut (dyn Write + Send), LineDelimited>),
+    Table(Vec<RecordBatch>, Out<'a>),
+    Csv(bool, Out<'a>),
+    Json(Writer<Out<'a>, JsonArray>),
+    NdJson(Writer<Out<'a>, LineDelimited>),
 }
 
 impl<'a> Printer<'a> {
-    fn new(format: Format, out: &'a mut (dyn Write + Send)) -> Self {
+    fn new(format: Format, out: Out<'a>) -> Self {
         match format {
             Format::Table => Self::Table(Vec::new(), out),
             Format::Csv => Self::Csv(true, out),

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use capfilt_job::Params;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
@@ -19,10 +18,10 @@ use rustyline::{Config, Editor, Helper};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-use crate::args::command::Format;
 use crate::console::say;
 use crate::session;
-use crate::sql::{script, statement};
+use crate::sql::script;
+use crate::sql::statement::Sql;
 
 /// How long the prompt waits for a stopped statement.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -38,7 +37,7 @@ statements end with ;  and may run over several lines
 Ctrl-C stops the statement that runs. SHOW ALL lists the settings, SHOW FUNCTIONS the functions.";
 
 /// Reads and runs statements until the end of input.
-pub(crate) fn main(runtime: &Runtime, ctx: &SessionContext, params: &Params, format: Format) -> Result<()> {
+pub(crate) fn main(runtime: &Runtime, sql: &Sql) -> Result<()> {
     let mut editor: Editor<Lines, DefaultHistory> =
         Editor::with_config(Config::builder().auto_add_history(true).build())?;
     editor.set_helper(Some(Lines));
@@ -51,7 +50,7 @@ pub(crate) fn main(runtime: &Runtime, ctx: &SessionContext, params: &Params, for
     loop {
         match editor.readline("capfilt> ") {
             Ok(line) => {
-                if !answer(runtime, ctx, params, format, script::unmarked(&line).trim())? {
+                if !answer(runtime, sql, script::unmarked(&line).trim())? {
                     break;
                 }
             }
@@ -69,7 +68,7 @@ pub(crate) fn main(runtime: &Runtime, ctx: &SessionContext, params: &Params, for
 }
 
 /// Runs a command or statements; returns false to leave the prompt.
-fn answer(runtime: &Runtime, ctx: &SessionContext, params: &Params, format: Format, line: &str) -> Result<bool> {
+fn answer(runtime: &Runtime, sql: &Sql, line: &str) -> Result<bool> {
     let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     let name = rest.trim().trim_end_matches(';').trim();
     let text = match word.trim_end_matches(';') {
@@ -88,7 +87,7 @@ fn answer(runtime: &Runtime, ctx: &SessionContext, params: &Params, format: Form
         }
         _ => line.to_owned(),
     };
-    match statements(runtime, ctx, params, format, &text) {
+    match statements(runtime, sql, &text) {
         Ok(()) => {}
         Err(error) if error.downcast_ref::<io::Error>().is_some() => return Err(error),
         Err(error) => say(&format!("error: {error}")),
@@ -96,19 +95,17 @@ fn answer(runtime: &Runtime, ctx: &SessionContext, params: &Params, format: Form
     Ok(true)
 }
 
-fn statements(runtime: &Runtime, ctx: &SessionContext, params: &Params, format: Format, text: &str) -> Result<()> {
-    for statement in statement::parse(ctx, text)? {
+fn statements(runtime: &Runtime, sql: &Sql, text: &str) -> Result<()> {
+    for statement in sql.parse(text)? {
         let started = Instant::now();
-        let task = {
-            let (ctx, params) = (ctx.clone(), params.clone());
-            runtime.spawn(async move {
-                let mut out = BufWriter::new(io::stdout());
-                let rows = statement::execute(&ctx, statement, &params, format, &mut out).await?;
-                out.flush()?;
-                Ok::<_, anyhow::Error>(rows)
-            })
-        };
-        match interruptible(ctx, task)? {
+        let this = sql.clone();
+        let task = runtime.spawn(async move {
+            let mut out = BufWriter::new(io::stdout());
+            let rows = this.execute(statement, &mut out).await?;
+            out.flush()?;
+            Ok::<_, anyhow::Error>(rows)
+        });
+        match interruptible(&sql.ctx, task)? {
             Some(rows) => {
                 let unit = if rows == 1 { "row" } else { "rows" };
                 say(&format!("{rows} {unit}, {:.1} s", started.elapsed().as_secs_f64()));

@@ -4,19 +4,17 @@ use std::io::{self, BufWriter, IsTerminal as _, Read as _, Write};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use capfilt_job::Params;
-use datafusion::prelude::SessionContext;
 use tokio::runtime::Runtime;
 
-use crate::args::command::{Format, Script, SqlArgs};
+use crate::args::command::{Script, SqlArgs};
 use crate::session;
-use crate::sql::statement::{execute, parse};
+use crate::sql::print::Out;
+use crate::sql::statement::Sql;
 use crate::sql::{prompt, script};
 
 /// Runs the scripts. Without a script, opens the prompt, or runs standard input if it is not a terminal.
 pub(crate) fn main(runtime: &Runtime, args: &SqlArgs, mut scripts: Vec<Script>) -> Result<()> {
-    let params = session::params(&args.params);
-    let ctx = runtime.block_on(async {
+    let sql = runtime.block_on(async {
         for (option, values) in [("captioner", &args.session.models.captioner), ("filter", &args.session.models.filter)]
         {
             if values.len() > 1 {
@@ -27,11 +25,11 @@ pub(crate) fn main(runtime: &Runtime, args: &SqlArgs, mut scripts: Vec<Script>) 
         for (name, path) in &args.table {
             session::register(&ctx, name, path).await.with_context(|| format!("--table {name}={path}"))?;
         }
-        Ok::<_, anyhow::Error>(ctx)
+        Ok::<_, anyhow::Error>(Sql { ctx, params: session::params(&args.params), format: args.format })
     })?;
     if scripts.is_empty() {
         if io::stdin().is_terminal() {
-            return prompt::main(runtime, &ctx, &params, args.format);
+            return prompt::main(runtime, &sql);
         }
         scripts.push(Script::File("-".into()));
     }
@@ -39,7 +37,7 @@ pub(crate) fn main(runtime: &Runtime, args: &SqlArgs, mut scripts: Vec<Script>) 
         let mut out = BufWriter::new(io::stdout());
         for script in scripts {
             let (name, text) = read(script)?;
-            run(&ctx, &name, &text, &params, args.format, &mut out).await?;
+            run(&sql, &name, &text, &mut out).await?;
         }
         Ok(out.flush()?)
     })
@@ -65,18 +63,11 @@ fn read(script: Script) -> Result<(String, String)> {
 }
 
 /// Runs the statements of `text` in turn, up to the first that fails. If the text does not parse, none is run.
-async fn run(
-    ctx: &SessionContext,
-    name: &str,
-    text: &str,
-    params: &Params,
-    format: Format,
-    out: &mut (dyn Write + Send),
-) -> Result<()> {
-    let statements = parse(ctx, text).with_context(|| name.to_owned())?;
+async fn run(sql: &Sql, name: &str, text: &str, out: Out<'_>) -> Result<()> {
+    let statements = sql.parse(text).with_context(|| name.to_owned())?;
     let many = statements.len() > 1;
     for (number, statement) in statements.into_iter().enumerate() {
-        let ended = execute(ctx, statement, params, format, out).await;
+        let ended = sql.execute(statement, out).await;
         // Output from before the error must precede it.
         out.flush()?;
         ended.with_context(|| if many { format!("{name}, statement {}", number + 1) } else { name.to_owned() })?;
