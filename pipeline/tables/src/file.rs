@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -296,19 +297,12 @@ pub(crate) struct Seen {
     pub(crate) bytes: u64,
     pub(crate) modified: Option<SystemTime>,
     /// Device and inode. Some network file systems assign a new inode at each open.
-    pub(crate) node: Option<(u64, u64)>,
+    pub(crate) node: (u64, u64),
 }
 
 impl Seen {
     pub(crate) fn of(meta: &Metadata) -> Self {
-        #[cfg(unix)]
-        let node = {
-            use std::os::unix::fs::MetadataExt as _;
-            Some((meta.dev(), meta.ino()))
-        };
-        #[cfg(not(unix))]
-        let node = None;
-        Self { bytes: meta.len(), modified: meta.modified().ok(), node }
+        Self { bytes: meta.len(), modified: meta.modified().ok(), node: (meta.dev(), meta.ino()) }
     }
 
     pub(crate) fn is_as(&self, other: &Self) -> bool {

@@ -10,9 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use capfilt_job::{Images, OutputFormat};
 use clap::Parser as _;
 use futures::FutureExt as _;
-#[cfg(unix)]
-use tokio::process::Child;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use crate::args::command::{Cli, Command as Verb};
 use crate::args::job::RunArgs;
@@ -146,14 +144,12 @@ impl Wishes {
             self.stop = true;
             match signal {
                 Signal::Interrupt => {}
-                #[cfg(unix)]
                 Signal::Terminate => terminate(&child),
             }
         }
     }
 }
 
-#[cfg(unix)]
 fn terminate(child: &Child) {
     if let Some(id) = child.id().and_then(|id| libc::pid_t::try_from(id).ok()) {
         // SAFETY: kill has no memory to violate; the child has not been waited for, so no other process has its id.
