@@ -8,7 +8,7 @@ use datafusion::arrow::array::{
 };
 use datafusion::arrow::buffer::OffsetBuffer;
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
-use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, Int64Type, UInt64Type};
+use datafusion::arrow::datatypes::{DataType, Decimal128Type, Field, FieldRef, Fields};
 use datafusion::arrow::error::ArrowError;
 
 /// Converts `array` to `to` exactly: no number is rounded, no text cut, and a value that does not fit does not become
@@ -91,7 +91,7 @@ fn nested(array: &ArrayRef, to: &DataType, leaf: Leaf<'_>) -> Result<ArrayRef, A
 fn exact_cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
     match (array.data_type(), to) {
         (from, DataType::Float64) if from.is_integer() => {
-            exact(array, from)?;
+            exact(array)?;
             plain_cast(array, to)
         }
         (from, DataType::Float64) if is_text(from) => {
@@ -148,20 +148,11 @@ fn from_zero<O: OffsetSizeTrait>(offsets: &OffsetBuffer<O>) -> (OffsetBuffer<O>,
 }
 
 /// Refuses integers that a Float64 would round.
-fn exact(numbers: &ArrayRef, from: &DataType) -> Result<(), ArrowError> {
+fn exact(numbers: &ArrayRef) -> Result<(), ArrowError> {
+    let wide = plain_cast(numbers, &DataType::Decimal128(20, 0))?;
     // Converted back to i128, a rounded number never equals the original.
-    let rounded = |number: i128| (number as f64) as i128 != number;
-    let found = match from {
-        DataType::Int64 => {
-            numbers.as_primitive::<Int64Type>().iter().flatten().map(i128::from).find(|number| rounded(*number))
-        }
-        DataType::UInt64 => {
-            numbers.as_primitive::<UInt64Type>().iter().flatten().map(i128::from).find(|number| rounded(*number))
-        }
-        // Other integers have at most 32 bits, and are exact.
-        _ => None,
-    };
-    found.map_or(Ok(()), |number| Err(would_be_rounded(number)))
+    let mut rounded = wide.as_primitive::<Decimal128Type>().iter().flatten().filter(|n| (*n as f64) as i128 != *n);
+    rounded.next().map_or(Ok(()), |number| Err(would_be_rounded(number)))
 }
 
 /// Whether a written number converts to Float64 without loss: it is not an integer, or it has an exact Float64.
