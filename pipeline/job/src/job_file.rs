@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use capfilt_tables::error::{Error, Result};
 use capfilt_tables::layout::is_delta;
 use capfilt_tables::store::url::whereabouts;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -159,6 +160,12 @@ impl JobFile {
         }
     }
 
+    /// Names of columns in the source, and their new names.
+    pub(crate) fn renames(&self) -> Result<Vec<(String, String)>> {
+        let wrong = |text: &str, e| Error::Option(format!("--rename {text}: {e}"));
+        self.rename.iter().map(|text| pair(text).map_err(|e| wrong(text, e))).collect()
+    }
+
     /// The job as its manifest records it: with absolute paths of the source and the models, so that it can be continued
     /// from any folder, and without the signature that a URL may have. The manifest has the image root's place.
     pub(crate) fn recorded(&self) -> Self {
@@ -174,6 +181,17 @@ impl JobFile {
             filter: self.filter.iter().map(absolute).collect(),
             ..self.clone()
         }
+    }
+}
+
+/// Parses `A=B`, two names.
+///
+/// # Errors
+/// Says what was expected.
+pub fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected two names with = between them".to_owned()),
     }
 }
 

@@ -24,7 +24,7 @@ pub use capfilt_tables::{Error, Result};
 pub use capfilt_udfs::ItcGate;
 pub use differences::{Options, differing, flatten};
 pub use dry_run::{Estimate, dry_run};
-pub use job_file::{JobFile, shard};
+pub use job_file::{JobFile, pair, shard};
 pub use options::{Combine, ImageIs, Images, Mode, OutputFormat, Pairs, Stop};
 pub use options::{probability, score, source_score};
 pub use recipe::builder::RecipeBuilder;

@@ -7,7 +7,6 @@ use std::time::Instant;
 use capfilt_tables::error::{Error, Result};
 use capfilt_tables::source::chunk::Chunk;
 use capfilt_tables::source::files::Source;
-use capfilt_tables::split::Units;
 use capfilt_tables::sql::spilling_session::bounded;
 use capfilt_tables::store::url::whereabouts;
 use clap::{ArgGroup, Args};
@@ -109,7 +108,6 @@ impl Select {
         let identity = self.identity(&first.job, min_itm);
         let images = first.job.images;
         let store = JobFolder::open(&self.dest, (1, 1))?;
-        let root = whereabouts(&first.source);
         let mode = if self.overwrite { Mode::Overwrite } else { Mode::Create };
         let (manifest, begun) = match admit(&store, &identity, mode)? {
             Admission::Begin { replaces } => {
@@ -119,7 +117,9 @@ impl Select {
                     selected: true,
                     by_itm_alone: Some(true),
                 };
-                (Manifest::new(1, identity, verdicts, &parts, root, replaces), false)
+                let mut manifest = Manifest::new(1, identity, verdicts, &parts, replaces);
+                manifest.source = whereabouts(&first.source);
+                (manifest, false)
             }
             Admission::BeginShard(_) => {
                 return Err(Error::dest(&self.dest, "shards of a job are there: give another folder"));
@@ -132,12 +132,11 @@ impl Select {
                 (*manifest, true)
             }
         };
-        let about = serde_json::to_string(&manifest.job).map_err(|e| Error::Internal(e.to_string()))?;
-        let (schema, kept_only) = (&parts.schema, self.write_pairs == options::Pairs::Kept);
-        let format = Format::new(schema, &parts.written, images, kept_only, OutputFormat::Parquet, &about)?;
+        let kept_only = self.write_pairs == options::Pairs::Kept;
+        let format = Format::new(&parts.schema, &parts.written, &manifest.job, kept_only, OutputFormat::Parquet)?;
         committer(OutputFormat::Parquet, &self.dest)?.check(&format.recorded)?;
-        let units = Units { rows: manifest.job.unit_rows, shard: 0, shards: 1 };
-        let (writer, left) = WriterThread::open(store, format, units, manifest, begun, begun)?;
+        let units = manifest.units();
+        let (writer, left) = WriterThread::open(store, format, manifest, begun, begun)?;
 
         let rows = parts.rows_of(&units, left.next);
         let mut read = 0;

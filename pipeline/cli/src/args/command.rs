@@ -2,13 +2,12 @@
 
 use std::path::PathBuf;
 
-use capfilt_job::{ReportOptions, Select};
+use capfilt_job::{ReportOptions, Select, pair};
 use clap::{ArgMatches, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::args::job::{ContinueArgs, ParamArgs, RunArgs, SessionArgs, ShowRecipeArgs};
 use crate::args::rounds::RoundsArgs;
-use crate::args::values::pair;
 
 /// Caption and filter image-text tables with BLIP, in SQL.
 #[derive(Debug, Parser)]

@@ -5,12 +5,13 @@
 use std::path::PathBuf;
 
 use capfilt_job::{
-    Combine, Dedupe, FailureLimit, ImageIs, Images, ItcGate, OutputFormat, Pairs, probability, shard, source_score,
+    Combine, Dedupe, FailureLimit, ImageIs, Images, ItcGate, OutputFormat, Pairs, pair, probability, shard,
+    source_score,
 };
 use clap::Args;
 use serde::{Serialize, Serializer};
 
-use crate::args::values::{at_least_1, candidates, given, pair, parameter, sample, setting, size};
+use crate::args::values::{at_least_1, candidates, given, parameter, sample, setting, size};
 
 /// Models, which determine the built-in recipe by their number.
 #[derive(Debug, Default, Args, Serialize)]

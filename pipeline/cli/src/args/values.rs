@@ -30,14 +30,6 @@ pub(crate) fn parameter(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// Two names with `=` between them.
-pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("expected two names with = between them".to_owned()),
-    }
-}
-
 /// A size in bytes.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     match capfilt_udfs::config::bytes(text) {

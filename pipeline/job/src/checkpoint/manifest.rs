@@ -12,7 +12,7 @@ use capfilt_tables::file_record::{self, FileRecord};
 use capfilt_tables::pair_table::{self, State};
 use capfilt_tables::source::files::Source;
 use capfilt_tables::source::memo::Memo;
-use capfilt_tables::split::RowPosition;
+use capfilt_tables::split::{RowPosition, Units};
 use capfilt_udfs::Provenance;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -204,14 +204,7 @@ pub(crate) struct Manifest {
 }
 
 impl Manifest {
-    pub(crate) fn new(
-        shard: u64,
-        job: Identity,
-        verdicts: Verdicts,
-        source: &Source,
-        root: PathBuf,
-        replaces: bool,
-    ) -> Self {
+    pub(crate) fn new(shard: u64, job: Identity, verdicts: Verdicts, source: &Source, replaces: bool) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             format: pair_table::MANIFEST_FORMAT,
@@ -219,7 +212,7 @@ impl Manifest {
             shard,
             job,
             file: None,
-            source: root,
+            source: source.given.clone(),
             path_root: None,
             source_version: source.version,
             files: source.records(),
@@ -236,6 +229,11 @@ impl Manifest {
             done: RowPosition::default(),
             tally: Tally::default(),
         }
+    }
+
+    /// The shard's units.
+    pub(crate) fn units(&self) -> Units {
+        Units { rows: self.job.unit_rows, shard: self.shard - 1, shards: self.job.shards }
     }
 
     /// File name of the next part.
@@ -366,7 +364,7 @@ mod tests {
         let source = folder.path().join("source.csv");
         fs::write(&source, "id\n1\n").unwrap();
         let source = Source::open(&source).unwrap();
-        let mut manifest = Manifest::new(1, identity(), Verdicts::default(), &source, "/x".into(), true);
+        let mut manifest = Manifest::new(1, identity(), Verdicts::default(), &source, true);
         manifest.parts.push(Part { name: "p".to_owned(), pairs: 1, bytes: 2 });
         manifest.write(&path).unwrap();
         let got = Manifest::read(&path).unwrap().unwrap();

@@ -53,7 +53,7 @@ pub async fn dry_run(ctx: &SessionContext, job: &Job, sample: usize) -> Result<E
         check_agreement(&store, &manifest)?;
     }
     let done = if begun { split_writer::left(&store, &manifest)? } else { Left::default() };
-    let units = job.units();
+    let units = manifest.units();
     let mut estimate = Estimate {
         files: source.files(),
         rows: source.rows(),
@@ -77,14 +77,14 @@ pub async fn dry_run(ctx: &SessionContext, job: &Job, sample: usize) -> Result<E
     files.dedup();
     let second = job.loader(ctx, &source).await?;
     let provenance = Provenance::new(&manifest.job, planned.decoding.clone());
-    let work = Arc::new(Work { planned, provenance, source });
+    let work = Arc::new(Work { planned, provenance, source, workers });
     // As in a job, give each worker several chunks, so that workers seldom idle while the last one finishes.
     let most = sample.iter().map(|chunk| chunk.numbers.len()).sum::<usize>().div_ceil(2 * workers);
     let most = most.max(PLACE as usize).min(batch);
-    let before = pairs(&work, loader, join(warm_up, most)?, workers).await?;
+    let before = pairs(&work, loader, join(warm_up, most)?).await?;
     let sample = join(sample, most)?;
     let started = Instant::now();
-    let made = pairs(&work, second, sample, workers).await?;
+    let made = pairs(&work, second, sample).await?;
     let elapsed = started.elapsed();
 
     let (warm_up, tally) = (total(&before).rows, total(&made));
@@ -122,7 +122,7 @@ fn draw(source: &Source, units: Units, from: RowPosition, rows: u64, batch: usiz
     let records = source.records();
     let all: u64 = left(&records, units, from).map(|range| range.rows).sum();
     let (warm_up, sample) = set_apart(spread(all, rows + WARM_UP * PLACE));
-    let read = |spots: &[(u64, u64)]| read(source, &units, &locate(left(&records, units, from), spots), batch);
+    let read = |spots: &[(u64, u64)]| read(source, units, &locate(left(&records, units, from), spots), batch);
     Ok(Drawn { warm_up: read(&warm_up)?, sample: read(&sample)?, places: sample.len() })
 }
 
@@ -178,7 +178,7 @@ fn locate(ranges: impl Iterator<Item = Range>, spots: &[(u64, u64)]) -> Vec<Rang
     found
 }
 
-fn read(source: &Source, units: &Units, ranges: &[Range], batch: usize) -> Result<Vec<Chunk>> {
+fn read(source: &Source, units: Units, ranges: &[Range], batch: usize) -> Result<Vec<Chunk>> {
     let mut chunks = Vec::new();
     for of_one in ranges.chunk_by(|a, b| a.file == b.file) {
         let Some(Range { file, .. }) = of_one.first() else { continue };
@@ -211,12 +211,7 @@ fn join(chunks: Vec<Chunk>, most: usize) -> Result<Vec<Chunk>> {
 }
 
 /// Makes the pairs of `chunks` as a job would, several chunks in flight.
-async fn pairs(
-    work: &Arc<Work>,
-    loader: Arc<dyn ImageLoader>,
-    chunks: Vec<Chunk>,
-    workers: usize,
-) -> Result<Vec<Pairs>> {
+async fn pairs(work: &Arc<Work>, loader: Arc<dyn ImageLoader>, chunks: Vec<Chunk>) -> Result<Vec<Pairs>> {
     let (sender, receiver) = mpsc::channel(chunks.len().max(1));
     for chunk in chunks {
         // The channel has capacity for all chunks.
@@ -228,7 +223,7 @@ async fn pairs(
     // Without its sender no stop can be requested.
     let (_, stop) = watch::channel(Stop::No);
     let mut made = Vec::new();
-    run_chunks(work, workers, prefetch(receiver, Vec::new(), loader), &stop, &mut made).await?;
+    run_chunks(work, prefetch(receiver, Vec::new(), loader), &stop, &mut made).await?;
     Ok(made)
 }
 

@@ -22,15 +22,14 @@ const FILES: usize = 16;
 /// A table's source, opened again.
 pub(crate) struct Pictures {
     source: Source,
-    column: String,
+    /// Reader of the column of images, or of their paths.
+    cursor: Cursor,
     /// Root folder of the image files, if the column holds paths.
     root: Option<Root>,
     /// Records of the source's files as the job read them, by name.
     known: BTreeMap<String, FileRecord>,
     /// Numbers of the files that exist now, by stamp.
     stamps: BTreeMap<String, usize>,
-    /// Read position of [`Self::find`].
-    cursor: Option<Cursor>,
 }
 
 /// A wanted image: file and row in the source, and the SHA-256 recorded in the table.
@@ -58,8 +57,9 @@ impl Pictures {
         let names = [job.job.image_column.as_str()];
         let is_path = job.job.image_is == ImageIs::Path;
         let texts = if is_path { &names[..] } else { &[] };
-        let reading = OpenOptions { known: &job.files, memos: Some(&job.memos), texts, ..OpenOptions::default() };
-        let source = Source::open_as(path, version.as_deref(), reading)?;
+        let (version, memos) = (version.as_deref(), Some(&job.memos));
+        let reading = OpenOptions { version, known: &job.files, memos, texts, ..OpenOptions::default() };
+        let source = Source::open_as(path, reading)?;
         let root = || match &job.path_root {
             // A root inside the source has moved with it.
             Some(root) => match root.strip_prefix(&job.source) {
@@ -73,7 +73,7 @@ impl Pictures {
         // Of several files with the same stamp, use the first.
         let stamps = source.records().into_iter().enumerate().rev().map(|(number, record)| (record.stamp, number));
         let stamps = stamps.collect();
-        Ok(Self { source, column: job.job.image_column.clone(), root, known, stamps, cursor: None })
+        Ok(Self { source, cursor: Cursor::new(job.job.image_column.clone()), root, known, stamps })
     }
 
     /// Current number of the file with this name at the time of the job; it may have been renamed since.
@@ -104,7 +104,7 @@ impl Pictures {
             };
             let mut asking = rows.values();
             let Some(root) = &self.root else {
-                self.source.next_images(&mut self.cursor, file, &self.column, &numbers, &mut |bytes| {
+                self.cursor.read(&self.source, file, &numbers, &mut |bytes| {
                     if let (Some(numbers), Some(bytes)) = (asking.next(), bytes) {
                         found(numbers, bytes);
                     }
@@ -112,7 +112,7 @@ impl Pictures {
                 continue;
             };
             let mut names = Vec::with_capacity(rows.len());
-            self.source.next_images(&mut self.cursor, file, &self.column, &numbers, &mut |name| {
+            self.cursor.read(&self.source, file, &numbers, &mut |name| {
                 names.push(name.and_then(|name| std::str::from_utf8(name).ok()).map(str::to_owned));
             })?;
             for names in names.chunks(FILES) {

@@ -26,6 +26,7 @@ use datafusion::parquet::file::properties::{EnabledStatistics, WriterProperties}
 use datafusion::parquet::schema::types::ColumnPath;
 use tempfile::TempPath;
 
+use crate::checkpoint::manifest::Identity;
 use crate::options::{Images, OutputFormat};
 use crate::output::json_lines::as_lines;
 
@@ -53,15 +54,16 @@ pub(crate) struct Format {
 }
 
 impl Format {
-    /// Format for pairs of `schema`, from a source whose recorded schema is `source`; `job` describes the job.
+    /// Format for pairs of `schema`, from a source whose recorded schema is `source`.
     pub(crate) fn new(
         schema: &Schema,
         source: &Schema,
-        images: Images,
+        job: &Identity,
         kept_only: bool,
         output: OutputFormat,
-        job: &str,
     ) -> Result<Self> {
+        let images = job.images;
+        let job = serde_json::to_string(job).map_err(|e| Error::Internal(e.to_string()))?;
         let drop_image = images == Images::None;
         // All fields are nullable: a later source file may have NULLs where earlier ones had none, and the table has
         // one schema.
@@ -80,7 +82,7 @@ impl Format {
                 // In memory the columns are views, which saves a copy of each image; the recorded schema has the plain
                 // types.
                 KeyValue::new(ARROW_SCHEMA_META_KEY.to_owned(), encode_arrow_schema(&recorded)),
-                KeyValue::new(JOB_KEY.to_owned(), job.to_owned()),
+                KeyValue::new(JOB_KEY.to_owned(), job),
             ]))
             // Copies of an image are adjacent, so zstd finds them without a dictionary; nobody queries the minimum of
             // an image column.
@@ -278,6 +280,7 @@ mod tests {
     use datafusion::arrow::array::{Array as _, ArrayRef, BinaryViewArray, StringArray};
 
     use super::*;
+    use crate::checkpoint::manifest::identity;
 
     /// Incompressible bytes, different for each seed.
     fn noise(seed: u64, length: usize) -> Vec<u8> {
@@ -306,9 +309,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pairs.parquet");
         let source = Schema::new(vec![Field::new("image", DataType::LargeBinary, true)]);
-        let format =
-            Format::new(&batches[0].schema(), &source, images, kept_only, OutputFormat::Parquet, "{}").unwrap();
-        let mut file = format.create(&path).unwrap();
+        let job = Identity { images, ..identity() };
+        let format = Format::new(&batches[0].schema(), &source, &job, kept_only, OutputFormat::Parquet).unwrap();
+        let mut file = format.create(OutputFormat::Parquet, &path).unwrap();
         for batch in batches {
             file.write(&format.shape(batch.clone()).unwrap()).unwrap();
         }
@@ -357,7 +360,8 @@ mod tests {
             [("source", text("web")), ("text", text("a")), ("kept", Arc::new(BooleanArray::from(vec![true])) as _)];
         let row = RecordBatch::try_from_iter(row).unwrap();
         for output in [OutputFormat::Parquet, OutputFormat::JsonLines] {
-            let format = Format::new(&row.schema(), &row.schema(), Images::None, false, output, "{}").unwrap();
+            let job = Identity { images: Images::None, ..identity() };
+            let format = Format::new(&row.schema(), &row.schema(), &job, false, output).unwrap();
             let written = Writer::new(&format, output, FullDisk);
             let written = written.and_then(|mut writer| writer.write(&row).and_then(|()| writer.close()));
             let said = Error::write_parquet(Path::new("x"), &written.err().unwrap()).to_string();
@@ -370,9 +374,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pairs.parquet");
         let batch = pairs(&[noise(1, 100)]);
-        let format =
-            Format::new(&batch.schema(), &batch.schema(), Images::All, false, OutputFormat::Parquet, "{}").unwrap();
-        drop(format.create(&path).unwrap());
+        let job = identity();
+        let format = Format::new(&batch.schema(), &batch.schema(), &job, false, OutputFormat::Parquet).unwrap();
+        drop(format.create(OutputFormat::Parquet, &path).unwrap());
         assert!(!path.exists());
     }
 }

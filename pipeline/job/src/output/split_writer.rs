@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use capfilt_tables::error::{Error, Result};
 use capfilt_tables::failpoint;
 use capfilt_tables::pair_table::State;
-use capfilt_tables::split::{RowPosition, Units};
+use capfilt_tables::split::RowPosition;
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use serde::{Deserialize, Serialize};
@@ -100,7 +100,6 @@ impl WriterThread {
     pub(crate) fn open(
         store: JobFolder,
         format: Format,
-        units: Units,
         manifest: Manifest,
         begun: bool,
         saved: bool,
@@ -109,7 +108,6 @@ impl WriterThread {
             committer: committer(format.output, &store.table)?,
             store,
             format,
-            units,
             manifest,
             saved,
             done: Vec::new(),
@@ -172,7 +170,6 @@ pub(crate) struct SplitWriter {
     pub(crate) store: JobFolder,
     pub(crate) format: Format,
     pub(crate) committer: Box<dyn Committer>,
-    units: Units,
     pub(crate) manifest: Manifest,
     saved: bool,
     /// Finished units that are in no part yet, and their total bytes.
@@ -264,7 +261,7 @@ impl SplitWriter {
         open.record.end.row = pairs.row + pairs.rows;
         open.record.tally.merge(&pairs.tally);
         failpoint::point("pairs");
-        if open.record.end.row >= pairs.unit.row + self.units.rows {
+        if open.record.end.row >= pairs.unit.row + self.manifest.job.unit_rows {
             self.end_unit()?;
         }
         Ok(())
@@ -399,10 +396,8 @@ fn units(store: &JobFolder, manifest: &Manifest) -> Result<(Vec<Unit>, Vec<Gone>
 
 /// First unit of the shard at or after a position; `None` behind the last one.
 fn next_unit(manifest: &Manifest, from: RowPosition) -> Option<RowPosition> {
-    let job = &manifest.job;
-    let units = Units { rows: job.unit_rows, shard: manifest.shard - 1, shards: job.shards };
     (from.file..manifest.files.len()).find_map(|file| {
-        let (row, _) = units.ranges(file, from, manifest.files[file].rows).next()?;
+        let (row, _) = manifest.units().ranges(file, from, manifest.files[file].rows).next()?;
         Some(RowPosition { file, row })
     })
 }

@@ -146,19 +146,13 @@ impl Recipe {
         Error::Recipe { name: self.name.clone(), reason: reason.into() }
     }
 
-    /// Plans the recipe over `source`, whose columns the options name; `may_lack`: any row's image may be NULL because the
-    /// row repeats another. Registers `web` as a view in `ctx`, which is the job's own session.
-    pub(crate) async fn plan(
-        &self,
-        ctx: &SessionContext,
-        source: &Source,
-        options: &JobFile,
-        renames: &[(String, String)],
-        may_lack: bool,
-    ) -> Result<Planned> {
+    /// Plans the recipe over `source`, whose columns the options name. Registers `web` as a view in `ctx`, which is the
+    /// job's own session.
+    pub(crate) async fn plan(&self, ctx: &SessionContext, source: &Source, options: &JobFile) -> Result<Planned> {
         let failed = |e: DataFusionError| self.wrong(message(&e));
         let mut of = source.schema.as_ref().clone();
-        if may_lack {
+        // A row that repeats another has no image.
+        if options.dedupe.is_some() && options.image_is == ImageIs::Bytes {
             of = with_nulls(&of, &options.image_column);
         }
         let mut fields: Vec<Field> = of.fields().iter().map(|f| f.as_ref().clone()).collect();
@@ -169,7 +163,7 @@ impl Recipe {
         let schema = Arc::new(Schema::new(fields));
         let empty = Arc::new(MemTable::try_new(Arc::clone(&schema), vec![vec![]])?);
         let rows = LogicalPlanBuilder::scan(ROWS, provider_as_source(empty), None)?;
-        let view = rows.project(web(&of, options, renames)?)?.build()?;
+        let view = rows.project(web(&of, options)?)?.build()?;
         ctx.register_table("web", Arc::new(ViewTable::new(view, None)))?;
 
         let mut statements = DFParser::parse_sql(&self.sql).map_err(failed)?;
@@ -266,16 +260,11 @@ impl Planned {
         self.plan.schema().as_arrow().clone()
     }
 
-    /// Runs the recipe on `rows` of the source. Pairs keep the row order: there is a single partition, and no operator
+    /// Runs the recipe on `rows` of the source and on `more` columns, the loaded images if any and the provenance. Pairs keep the row order: there is a single partition, and no operator
     /// reorders.
-    pub(crate) async fn run(
-        &self,
-        rows: &RecordBatch,
-        images: Option<ArrayRef>,
-        provenance: ArrayRef,
-    ) -> Result<Vec<RecordBatch>> {
+    pub(crate) async fn run(&self, rows: &RecordBatch, more: Vec<ArrayRef>) -> Result<Vec<RecordBatch>> {
         let count = rows.num_rows();
-        let columns = rows.columns().iter().cloned().chain(images).chain([provenance]).collect();
+        let columns = rows.columns().iter().cloned().chain(more).collect();
         let rows = RecordBatch::try_new(Arc::clone(&self.rows), columns).map_err(|e| Error::Internal(e.to_string()))?;
         let table = Arc::new(MemTable::try_new(Arc::clone(&self.rows), vec![vec![rows]])?);
         let source = provider_as_source(table);
@@ -305,7 +294,7 @@ impl Planned {
 }
 
 /// Projection of `web`: the source's columns, with the image's bytes as `image` and the text as `text`.
-fn web(schema: &Schema, options: &JobFile, renames: &[(String, String)]) -> Result<Vec<Expr>> {
+fn web(schema: &Schema, options: &JobFile) -> Result<Vec<Expr>> {
     let find = |name: &str, what: &str, option: &str| {
         schema.field_with_name(name).map_err(|_| {
             let names: Vec<_> = schema.fields().iter().map(|f| f.name().as_str()).collect();
@@ -338,7 +327,8 @@ fn web(schema: &Schema, options: &JobFile, renames: &[(String, String)]) -> Resu
             "column {name} is {found}, and a text must be Utf8: name another with --text-column"
         )));
     }
-    for (old, _) in renames {
+    let renames = options.renames()?;
+    for (old, _) in &renames {
         find(old, "other", "--rename OLD=")
             .map_err(|_| Error::Column(format!("--rename {old}=..: the source has no column {old}")))?;
         if (*old == options.image_column && !loaded) || *old == options.text_column {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::checkpoint::manifest::Manifest;
 use crate::images::original::{Pictures, Wanted};
-use crate::report::data::{Gallery, Image, Pair, ReportOptions};
+use crate::report::data::{Gallery, Image, Numbers, Pair, ReportOptions};
 use crate::report::queries::{self, PAIRS};
 use crate::report::thumbnail;
 
@@ -39,14 +39,14 @@ struct Row {
     pair: Pair,
 }
 
-/// Selects about `options.images` of the `all` images, evenly and deterministically, and those nearest the threshold.
+/// Selects about `options.images` of all images, evenly and deterministically, and those nearest the threshold.
 pub(crate) async fn gallery(
     ctx: &SessionContext,
     job: &Manifest,
     options: &ReportOptions,
-    threshold: Option<f32>,
-    all: u64,
+    numbers: &Numbers,
 ) -> Result<Gallery> {
+    let threshold = numbers.threshold;
     let schema = ctx.table(PAIRS).await?.schema().clone();
     let has = |name: &str| schema.has_column_with_unqualified_name(name);
     let name = NAMES.iter().find(|name| has(name)).map_or_else(
@@ -61,7 +61,7 @@ pub(crate) async fn gallery(
         "NULL"
     };
     let image = if has("image") { "image" } else { "NULL" };
-    let mut chosen = sampled(options.images, all);
+    let mut chosen = sampled(options.images, numbers.images);
     if let Some(threshold) = threshold {
         chosen += &nearest_rows(ctx, threshold).await?;
     }

@@ -29,7 +29,7 @@ pub async fn report(path: &Path, options: &ReportOptions) -> Result<String> {
     let counting = bounded(DiskManagerMode::OsTmpDirectory)?;
     capfilt_tables::sql::open::register_pairs(&counting, queries::PAIRS, path, None).await?;
     let numbers = queries::numbers(&counting, &manifests).await?;
-    let gallery = gallery::gallery(&ctx, &manifests[0], options, numbers.threshold, numbers.images).await?;
+    let gallery = gallery::gallery(&ctx, &manifests[0], options, &numbers).await?;
     let title = path.file_name().map_or_else(|| "pairs".to_owned(), |name| name.to_string_lossy().into_owned());
     Ok(page(&data::data(&title, &manifests, &numbers, &gallery).to_string()))
 }

@@ -20,6 +20,8 @@ pub(crate) struct Work {
     pub(crate) planned: Planned,
     pub(crate) provenance: Provenance,
     pub(crate) source: Arc<Source>,
+    /// Maximum number of chunks under way.
+    pub(crate) workers: usize,
 }
 
 impl Work {
@@ -29,7 +31,8 @@ impl Work {
             Vec::new()
         } else {
             let provenance = self.provenance.of(self.source.name(unit.file), &numbers);
-            mark(self.planned.run(&rows, images, provenance).await?, &problems)?
+            let more = images.into_iter().chain([provenance]).collect();
+            mark(self.planned.run(&rows, more).await?, &problems)?
         };
         let mut previous_rows: Vec<u64> = previous.iter().map(|(row, _)| *row).collect();
         previous_rows.dedup();

@@ -41,6 +41,7 @@ impl JobFile {
         let bytes = capfilt_udfs::config::bytes(&self.target_file_size).filter(|bytes| *bytes > 0);
         let wrong =
             || Error::Option(format!("--target-file-size {}: expected a size such as 512MB", self.target_file_size));
+        self.renames()?;
         let default = if is_jsonl { Images::None } else { Images::Kept };
         Ok(Job {
             options: self.clone(),
@@ -49,7 +50,6 @@ impl JobFile {
             recipe: self.recipe()?,
             source_version,
             moved_root: None,
-            renames: self.rename.iter().map(|text| pair("rename", text)).collect::<Result<_>>()?,
             images: self.write_images.unwrap_or(default),
             mode,
             file_bytes: bytes.ok_or_else(wrong)?,
@@ -193,13 +193,6 @@ impl JobFile {
 
 fn value<T: FromStr<Err = String>>(option: &str, text: &str) -> Result<T> {
     text.parse().map_err(|e| Error::Option(format!("--{option} {text}: {e}")))
-}
-
-fn pair(option: &str, text: &str) -> Result<(String, String)> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err(Error::Option(format!("--{option} {text}: expected two names with = between them"))),
-    }
 }
 
 #[cfg(test)]

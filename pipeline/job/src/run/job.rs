@@ -110,10 +110,10 @@ pub async fn run(
     let format = job.format(&planned, &source, &mut manifest)?;
     let parts = job.retried(&store, &manifest)?;
     let provenance = Provenance::new(&manifest.job, planned.decoding.clone());
-    let units = job.units();
+    let units = manifest.units();
     let pairs = Arc::clone(&format.schema);
     let dedupe_folder = store.dedupe_folder();
-    let (writer, left) = WriterThread::open(store, format, units, manifest, begun, saved)?;
+    let (writer, left) = WriterThread::open(store, format, manifest, begun, saved)?;
 
     let source = Arc::new(source);
     let before = left.tally.rows;
@@ -131,7 +131,7 @@ pub async fn run(
     if job.mode == Mode::Retry {
         filters.push(Box::new(PreviousPairs::new(Arc::clone(&source), pairs, parts)));
     }
-    let work = Arc::new(Work { planned, provenance, source: Arc::clone(&source) });
+    let work = Arc::new(Work { planned, provenance, source: Arc::clone(&source), workers });
     let mut output = Output {
         writer: &writer,
         done: Done { rows, before, bytes: source.bytes(), tally: left.tally, waits: Waits::default() },
@@ -141,7 +141,7 @@ pub async fn run(
     let batch = ctx.copied_config().batch_size();
     progress(&output.done);
     let chunks = prefetch(source.read(units, left.next, batch), filters, loader);
-    let mut ran = run_chunks(&work, workers, chunks, &stop, &mut output).await;
+    let mut ran = run_chunks(&work, chunks, &stop, &mut output).await;
     if let Ok(End::Whole) = ran {
         ran = output.check_whole().map(|()| End::Whole);
     }

@@ -13,7 +13,6 @@ use capfilt_tables::pair_table::State;
 use capfilt_tables::source::files::Source;
 use capfilt_tables::source::known::OpenOptions;
 use capfilt_tables::source::memo::Memo;
-use capfilt_tables::split::Units;
 use capfilt_tables::store::url::{is_url, shown, whereabouts};
 use capfilt_udfs::CapfiltOptions;
 use datafusion::catalog::MemoryCatalogProviderList;
@@ -58,8 +57,6 @@ pub struct Job {
     /// Version of a Delta source: a number or a time. By default the version that an unfinished job began with, or else
     /// the latest.
     pub source_version: Option<String>,
-    /// Renames of other columns: source name, pair table name.
-    pub renames: Vec<(String, String)>,
     /// Which pairs carry their image.
     pub images: Images,
     /// What to do if the destination already has a table.
@@ -75,11 +72,6 @@ pub struct Job {
 }
 
 impl Job {
-    pub(crate) fn units(&self) -> Units {
-        let (shard, shards) = self.shard;
-        Units { rows: self.options.checkpoint_rows, shard: shard - 1, shards }
-    }
-
     fn identity(&self, ctx: &SessionContext, loader: &dyn ImageLoader) -> Result<Identity> {
         let (settings, options) = (capfilt_udfs::options(ctx), &self.options);
         Ok(Identity {
@@ -100,7 +92,7 @@ impl Job {
             }),
             fetch: loader.settings(),
             text_column: options.text_column.clone(),
-            renames: self.renames.iter().cloned().collect(),
+            renames: options.renames()?.into_iter().collect(),
             kept_only: options.write_pairs == Pairs::Kept,
             images: self.images,
             format: format!("{:?}", options.table_format).to_lowercase(),
@@ -161,8 +153,7 @@ impl Job {
         let retry = self.mode == Mode::Retry;
         let new = |source: &Source, replaces| {
             let verdicts = self.recipe.verdicts();
-            let mut manifest =
-                Manifest::new(self.shard.0, identity, verdicts, source, whereabouts(&self.source), replaces);
+            let mut manifest = Manifest::new(self.shard.0, identity, verdicts, source, replaces);
             self.relocate(&mut manifest)?;
             Ok::<_, Error>(manifest)
         };
@@ -261,13 +252,8 @@ impl Job {
     }
 
     /// Opens the source, which may take minutes, on a separate thread; dropping the future stops it.
-    async fn open(
-        &self,
-        ctx: &SessionContext,
-        version: Option<String>,
-        known: Vec<FileRecord>,
-        memos: BTreeMap<String, Memo>,
-    ) -> Result<Source> {
+    async fn open(&self, ctx: &SessionContext, version: Option<String>) -> Result<Source> {
+        let (known, memos) = self.known()?;
         let limit = Some(capfilt_udfs::options(ctx).image_limits().max_bytes);
         let mut texts = vec![self.options.text_column.clone()];
         if self.options.image_is != ImageIs::Bytes {
@@ -276,9 +262,10 @@ impl Job {
         let (source, alone) = (self.source.clone(), self.mode == Mode::Retry);
         let open = move |halt: &halt::Halt| {
             let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+            let (version, halt) = (version.as_deref(), Some(halt));
             let reading =
-                OpenOptions { known: &known, memos: Some(&memos), alone, texts: &texts, limit, halt: Some(halt) };
-            Source::open_as(&source, version.as_deref(), reading)
+                OpenOptions { version, known: &known, memos: Some(&memos), alone, texts: &texts, limit, halt };
+            Source::open_as(&source, reading)
         };
         halt::aside(open).await
     }
@@ -290,18 +277,16 @@ impl Job {
             None => manifests::begun_with(&self.dest, self.shard.0, &whereabouts(&self.source), self.mode)?,
         };
         // If the first picture of a text could not be fetched, all rows that repeat the text would be lost with it.
-        let is_bytes = self.options.image_is == ImageIs::Bytes;
-        if !is_bytes && self.dedupe.is_some_and(|how| how.near.is_some() || how.texts.is_some()) {
+        let is_named = self.options.image_is != ImageIs::Bytes;
+        if is_named && self.dedupe.is_some_and(|how| how.near.is_some() || how.texts.is_some()) {
             let reason = "--dedupe near and texts look at pictures, and the source has only their names: give exact";
             return Err(Error::Option(reason.to_owned()));
         }
-        let (known, memos) = self.known()?;
-        let source = self.open(ctx, version, known, memos).await?;
+        let source = self.open(ctx, version).await?;
         check_apart(&source, &self.dest)?;
         // A recipe sees only `web`; the caller's session keeps its own tables and partitioning.
         let (ctx, workers) = (&own_session(ctx), ctx.copied_config().target_partitions());
-        let may_lack = self.dedupe.is_some() && is_bytes;
-        let planned = self.recipe.plan(ctx, &source, &self.options, &self.renames, may_lack).await?;
+        let planned = self.recipe.plan(ctx, &source, &self.options).await?;
         let loader = self.loader(ctx, &source).await?;
         let identity = self.identity(ctx, &*loader)?;
         // With a single chunk in flight, decoding and inference would take turns instead of overlapping.
@@ -315,16 +300,14 @@ impl Job {
     /// Returns the loader of the source's images.
     pub(crate) async fn loader(&self, ctx: &SessionContext, source: &Source) -> Result<Arc<dyn ImageLoader>> {
         let root = self.current_image_root().unwrap_or(&source.root);
-        image_loader(ctx, self.options.image_is, &self.options.image_column, root).await
+        image_loader(ctx, &self.options, root).await
     }
 
     /// Returns the output format. Errors if the columns differ from those the job began with: new text files may add
     /// columns or change their types.
     pub(crate) fn format(&self, planned: &Planned, source: &Source, manifest: &mut Manifest) -> Result<Format> {
-        let about = serde_json::to_string(&manifest.job).map_err(|e| Error::Internal(e.to_string()))?;
-        let written = &source.written;
         let (kept_only, output) = (self.options.write_pairs == Pairs::Kept, self.options.table_format);
-        let format = Format::new(&planned.schema(), written, self.images, kept_only, output, &about)?;
+        let format = Format::new(&planned.schema(), &source.written, &manifest.job, kept_only, output)?;
         if self.options.table_format == OutputFormat::JsonLines && planned.schema().field_with_name("caption").is_ok() {
             let reason = "JSON lines call the text caption, and the source has a column of that name: give --rename caption=caption_before";
             return Err(Error::Column(reason.to_owned()));

@@ -24,11 +24,10 @@ pub(crate) trait PairSink {
     fn idle(&mut self, _time: Duration) {}
 }
 
-/// Makes the pairs of `chunks`, up to `workers` at a time as tasks of the current runtime, and passes them to `sink` in the
+/// Makes the pairs of `chunks`, several at a time as tasks of the current runtime, and passes them to `sink` in the
 /// same order. Ends early, after a unit or at once, if it is asked to stop, if the sink is closed, or on the first error.
 pub(crate) async fn run_chunks(
     work: &Arc<Work>,
-    workers: usize,
     mut chunks: mpsc::Receiver<Result<Loaded>>,
     stop: &watch::Receiver<Stop>,
     sink: &mut impl PairSink,
@@ -59,7 +58,7 @@ pub(crate) async fn run_chunks(
                     return Ok(End::Broken);
                 }
             }
-            chunk = chunks.recv(), if end.is_none() && under_way.len() < workers => match chunk.transpose()? {
+            chunk = chunks.recv(), if end.is_none() && under_way.len() < work.workers => match chunk.transpose()? {
                 Some(next) if *stop.borrow() != Stop::No && last != Some(next.chunk.unit) => end = Some(End::AtUnit),
                 Some(next) => {
                     if idle {

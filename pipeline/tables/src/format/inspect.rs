@@ -18,20 +18,17 @@ pub(crate) struct Inspected {
     pub(crate) seen: Option<Seen>,
 }
 
-/// Inspects a file: its rows, fingerprint and schema. Fails if it changes meanwhile.
-pub(crate) fn inspect(
-    format: &dyn FileFormat,
-    root: &Path,
-    file: &DataFile,
-    inspection: &Inspection,
-) -> Result<Inspected> {
-    inspection.halt.check()?;
-    let watch = Watch::begin(file, None)?;
-    let found = format.inspect(file, inspection);
-    // Check before reporting: readers describe an interrupted input in messages of their own.
-    inspection.halt.check()?;
-    watch.check()?;
-    let FileInfo { rows, bytes, stamp, schema } = found?;
-    let record = FileRecord { name: file.name(root), bytes, stamp, rows, images: file.images() };
-    Ok(Inspected { record, written: schema, seen: watch.seen })
+impl Inspection {
+    /// Inspects a file: its rows, fingerprint and schema. Fails if it changes meanwhile.
+    pub(crate) fn look(&self, format: &dyn FileFormat, root: &Path, file: &DataFile) -> Result<Inspected> {
+        self.halt.check()?;
+        let watch = Watch::begin(file, None)?;
+        let found = format.inspect(file, self);
+        // Check before reporting: readers describe an interrupted input in messages of their own.
+        self.halt.check()?;
+        watch.check()?;
+        let FileInfo { rows, bytes, stamp, schema } = found?;
+        let record = FileRecord { name: file.name(root), bytes, stamp, rows, images: file.images() };
+        Ok(Inspected { record, written: schema, seen: watch.seen })
+    }
 }

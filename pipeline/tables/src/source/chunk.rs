@@ -63,6 +63,9 @@ impl Chunk {
     }
 }
 
+/// Takes a chunk; returns false if the receiver is gone.
+pub type Take<'a> = &'a mut dyn FnMut(Result<Chunk>) -> bool;
+
 impl Source {
     /// Reads the rows of `units` from `from` in order, on a blocking thread and in chunks of at most `rows` rows. A
     /// bounded channel limits how many chunks it reads ahead.
@@ -73,7 +76,7 @@ impl Source {
             for file in from.file..this.files.len() {
                 let mut send = |chunk: Result<Chunk>| sender.blocking_send(chunk).is_ok();
                 let ranges: Vec<(u64, u64)> = units.ranges(file, from, this.files[file].record.rows).collect();
-                if let Err(error) = this.read_ranges(file, &units, &ranges, rows, &mut send) {
+                if let Err(error) = this.read_ranges(file, units, &ranges, rows, &mut send) {
                     // The receiver is gone if the job has failed elsewhere.
                     let _ = sender.blocking_send(Err(error));
                     return;
@@ -88,10 +91,10 @@ impl Source {
     pub fn read_ranges(
         &self,
         file: usize,
-        units: &Units,
+        units: Units,
         ranges: &[(u64, u64)],
         most: usize,
-        send: &mut dyn FnMut(Result<Chunk>) -> bool,
+        send: Take<'_>,
     ) -> Result<()> {
         if ranges.is_empty() {
             return Ok(());

@@ -12,8 +12,15 @@ use crate::source::files::{Source, SourceFile};
 /// Rows per batch; their images are in memory together.
 const ROWS: usize = 64;
 
-/// Read position in a file without random access.
+/// Reader of an image column, which goes on where it is if a file has no random access.
 pub struct Cursor {
+    /// Name of the column.
+    pub column: String,
+    open: Option<Open>,
+}
+
+/// Read position in a file without random access.
+struct Open {
     file: usize,
     batches: Batches,
     /// Number of the current batch's first row; `images` are the batch's.
@@ -21,32 +28,32 @@ pub struct Cursor {
     images: BinaryViewArray,
 }
 
-impl Source {
-    /// Calls `each` with the images of `rows` of a file, sorted numbers; `None` for a row without an image. Continues from
-    /// `cursor` if possible, and leaves it at the last row.
-    pub fn next_images(
-        &self,
-        cursor: &mut Option<Cursor>,
-        file: usize,
-        column: &str,
-        rows: &[u64],
-        each: &mut dyn FnMut(Option<&[u8]>),
-    ) -> Result<()> {
-        let Some(first) = rows.first() else { return Ok(()) };
-        let source = &self.files[file];
-        if self.format.seeks() {
+/// Takes the image of a row; `None` if it has none.
+pub type Each<'a> = &'a mut dyn FnMut(Option<&[u8]>);
+
+impl Cursor {
+    /// A reader of `column` at no file yet.
+    pub fn new(column: String) -> Self {
+        Self { column, open: None }
+    }
+
+    /// Calls `each` with the images of `rows` of a file, sorted numbers.
+    pub fn read(&mut self, from: &Source, file: usize, rows: &[u64], each: Each<'_>) -> Result<()> {
+        let (Some(first), column) = (rows.first(), &self.column) else { return Ok(()) };
+        let source = &from.files[file];
+        if from.format.seeks() {
             let ranges: Vec<(u64, u64)> = rows.iter().map(|row| (*row, 1)).collect();
-            for batch in self.batches(file, &ranges, rows.len())? {
+            for batch in from.batches(file, &ranges, rows.len())? {
                 images_of(source, batch, column)?.iter().for_each(&mut *each);
             }
             return Ok(());
         }
-        let at = match cursor {
+        let at = match &mut self.open {
             Some(at) if at.file == file && at.row <= *first => at,
             none => {
                 let ranges = [(*first, source.record.rows.saturating_sub(*first))];
-                let batches = self.batches(file, &ranges, ROWS)?;
-                none.insert(Cursor { file, batches, row: *first, images: BinaryViewArray::from_iter_values([[]; 0]) })
+                let batches = from.batches(file, &ranges, ROWS)?;
+                none.insert(Open { file, batches, row: *first, images: BinaryViewArray::from_iter_values([[]; 0]) })
             }
         };
         for row in rows {
@@ -60,7 +67,9 @@ impl Source {
         }
         Ok(())
     }
+}
 
+impl Source {
     fn batches(&self, file: usize, ranges: &[(u64, u64)], rows: usize) -> Result<Batches> {
         let source = &self.files[file];
         self.batches_of(source, ranges, rows.clamp(1, ROWS)).map_err(|e| broken(source, &e))

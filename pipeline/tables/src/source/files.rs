@@ -11,7 +11,7 @@ use crate::file::{self, DataFile, Seen};
 use crate::file_record::FileRecord;
 use crate::format::contract::{FileFormat, Inspection, Reader, Scan, Unified};
 use crate::format::image_folder;
-use crate::format::inspect::{Inspected, inspect};
+use crate::format::inspect::Inspected;
 use crate::format::register::{self, IMAGES};
 use crate::format::rows::Batches;
 use crate::lake::location::Lake;
@@ -75,16 +75,16 @@ impl Source {
 
     /// Variant of [`Self::open`] for a version of a Delta table, given as a number or a time.
     pub fn open_at(path: &Path, version: Option<&str>) -> Result<Self> {
-        Self::open_as(path, version, OpenOptions::default())
+        Self::open_as(path, OpenOptions { version, ..OpenOptions::default() })
     }
 
     /// Opens a source as [`Self::open_at`] does, with what a job knows of it.
-    pub fn open_as(path: &Path, version: Option<&str>, reading: OpenOptions<'_>) -> Result<Self> {
-        let OpenOptions { known, alone, texts, halt, .. } = reading;
+    pub fn open_as(path: &Path, reading: OpenOptions<'_>) -> Result<Self> {
+        let OpenOptions { version, known, alone, texts, halt, .. } = reading;
         let inspection = Inspection::until(halt);
         let place = Lake::open(path)?;
         if let Some(table) = lakes::of(&place)? {
-            let mut source = Self::of_lake(table, &place, path, version, reading)?;
+            let mut source = Self::of_lake(table, &place, path, reading)?;
             order(&mut source.files, |file| file.record.name.clone(), known, alone);
             source.texts = owned(texts);
             return Ok(source);
@@ -138,11 +138,11 @@ impl Source {
             let memo = reading.memos.and_then(|memos| memos.get(&name));
             match known.get(name.as_str()) {
                 Some(record) if let Some(known) = memo::remembered(format, place, record, memo)? => Ok(known),
-                _ => inspect(format, &root, place, inspection),
+                _ => inspection.look(format, &root, place),
             }
         })?;
         inspection.warn();
-        let file = |(place, Inspected { record, written, seen }): (DataFile, Inspected)| {
+        let file = |(place, looked): (DataFile, Inspected)| {
             let partitions = match &place {
                 // A folder of images may itself be named `name=value`.
                 DataFile::Folder(_) => discover::partitions(&place.below(&root).join("image")),
@@ -150,29 +150,26 @@ impl Source {
             };
             let partitions = partitions.map_err(|reason| Error::source(place.shown(), reason))?;
             // The memo has the file's own types, before they are merged with others.
-            let memo = Memo::of(format, &place, &record, &written, seen);
+            let memo = Memo::of(format, &place, &looked);
+            let Inspected { record, written, seen } = looked;
             let (read, deleted) = (Arc::clone(&written), Vec::new());
             Ok(SourceFile { place, record, seen, memo, read, written, partitions, deleted })
         };
         let mut files = places.into_iter().zip(looks).map(file).collect::<Result<Vec<_>>>()?;
-        let Some((schema, written)) = one_schema(format, &mut files, reading.texts)? else {
+        if files.is_empty() {
             let reason = format!("the folder holds no {} file, and no image", register::endings(false));
             return Err(Error::source(path, reason));
-        };
+        }
+        let (schema, written) = one_schema(format, &mut files, reading.texts)?;
         let (given, most_image_bytes) = (whereabouts(path), reading.limit.unwrap_or(MOST_IMAGE_BYTES));
         let (numbers, texts) = (OnceLock::new(), owned(reading.texts));
         Ok(Self { given, root, format, files, numbers, version: None, schema, written, texts, most_image_bytes })
     }
 
-    /// Rows of `ranges` of a file (first row and number of rows, sorted), in batches of at most `batch_rows`.
-    pub(crate) fn batches_of(
-        &self,
-        file: &SourceFile,
-        ranges: &[(u64, u64)],
-        batch_rows: usize,
-    ) -> Result<Batches, String> {
+    /// Rows of `ranges` of a file (first row and number of rows, sorted), in batches of at most `most`.
+    pub(crate) fn batches_of(&self, file: &SourceFile, ranges: &[(u64, u64)], most: usize) -> Result<Batches, String> {
         let reader = Reader::Job { max_image_bytes: self.most_image_bytes };
-        self.format.read(&file.place, &Scan { schema: &file.read, ranges, batch_rows, reader })
+        self.format.read(&file.place, &Scan { schema: &file.read, ranges, batch_rows: most, reader })
     }
 
     /// Number of files.
@@ -264,14 +261,7 @@ fn owned(texts: &[&str]) -> Vec<String> {
 }
 
 /// Schema of the rows of all files, as read and as written. Sets the schemas of files that agree on one.
-fn one_schema(
-    format: &dyn FileFormat,
-    files: &mut [SourceFile],
-    texts: &[&str],
-) -> Result<Option<(SchemaRef, SchemaRef)>> {
-    if files.is_empty() {
-        return Ok(None);
-    }
+fn one_schema(format: &dyn FileFormat, files: &mut [SourceFile], texts: &[&str]) -> Result<(SchemaRef, SchemaRef)> {
     let beside = |file: &SourceFile, reason: String, other: &SourceFile| {
         let other = other.place.shown();
         Error::source(file.place.shown(), format!("{reason} {}: convert one of them", other.display()))
@@ -291,7 +281,7 @@ fn one_schema(
         merged.add(&these).map_err(|conflict| beside(file, conflict.reason, &files[conflict.file]))?;
     }
     let written = schema::with_texts(&merged.schema(), texts);
-    Ok(Some((Arc::new(schema::nullable(&schema::as_views(&written))), Arc::new(written))))
+    Ok((Arc::new(schema::nullable(&schema::as_views(&written))), Arc::new(written)))
 }
 
 impl SourceFile {

@@ -9,6 +9,8 @@ use crate::source::memo::Memo;
 /// Options for opening a source.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct OpenOptions<'a> {
+    /// Version of a Delta table, given as a number or a time; the latest if `None`.
+    pub version: Option<&'a str>,
     /// Files that a job began with: they come first and determine the types.
     pub known: &'a [FileRecord],
     /// Cached inspections, by file name.

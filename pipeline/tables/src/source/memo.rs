@@ -6,7 +6,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::file::{DataFile, Seen};
+use crate::file::DataFile;
 use crate::file_record::FileRecord;
 use crate::format::contract::FileFormat;
 use crate::format::inspect::Inspected;
@@ -28,13 +28,8 @@ pub struct Memo {
 
 impl Memo {
     /// Memo of an inspection; `None` if only another inspection can recognise the file.
-    pub(crate) fn of(
-        format: &dyn FileFormat,
-        place: &DataFile,
-        record: &FileRecord,
-        written: &Schema,
-        seen: Option<Seen>,
-    ) -> Option<Self> {
+    pub(crate) fn of(format: &dyn FileFormat, place: &DataFile, looked: &Inspected) -> Option<Self> {
+        let Inspected { record, written, seen } = looked;
         if !format.inspects_all() {
             return None;
         }
@@ -51,7 +46,7 @@ impl Memo {
         let columns = written.fields().iter().map(|field| (field.name().clone(), field.data_type().to_string()));
         let this = Self { modified, stamp: record.stamp.clone(), columns: columns.collect() };
         // Not every type survives being written as text.
-        (this.schema().as_ref() == Some(written)).then_some(this)
+        (this.schema().as_ref() == Some(&**written)).then_some(this)
     }
 
     fn schema(&self) -> Option<Schema> {
@@ -93,7 +88,6 @@ mod tests {
 
     use super::*;
     use crate::format::contract::Inspection;
-    use crate::format::inspect::inspect;
     use crate::format::text::infer::Text;
 
     #[test]
@@ -107,10 +101,10 @@ mod tests {
             let time = SystemTime::now() - Duration::from_secs(ago);
             fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
         };
-        let look = || inspect(format, folder.path(), &place, &Inspection::default()).unwrap();
+        let look = || Inspection::default().look(format, folder.path(), &place).unwrap();
         written("{\"a\": 1, \"b\": {\"c\": [\"x\"]}, \"d\": null}\n", 9);
         let first = look();
-        let memo = Memo::of(format, &place, &first.record, &first.written, first.seen).unwrap();
+        let memo = Memo::of(format, &place, &first).unwrap();
         let kept: Memo = serde_json::from_str(&serde_json::to_string(&memo).unwrap()).unwrap();
         let again = remembered(format, &place, &first.record, Some(&kept)).unwrap().unwrap();
         assert_eq!((&again.record, &again.written), (&first.record, &first.written));
@@ -120,6 +114,6 @@ mod tests {
         // What was written just now may be written to again.
         written("{\"a\": 1}\n", 0);
         let now = look();
-        assert_eq!(Memo::of(format, &place, &now.record, &now.written, now.seen), None);
+        assert_eq!(Memo::of(format, &place, &now), None);
     }
 }

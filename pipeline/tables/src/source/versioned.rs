@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use crate::error::Result;
 use crate::file::{self, DataFile};
 use crate::format::contract::Inspection;
-use crate::format::inspect::{Inspected, inspect};
+use crate::format::inspect::Inspected;
 use crate::format::register::PARQUET;
 use crate::lake::contract::TableFormat;
 use crate::lake::location::Lake;
@@ -54,13 +54,12 @@ impl Source {
         table: &dyn TableFormat,
         lake: &Lake,
         given: &Path,
-        version: Option<&str>,
         reading: OpenOptions<'_>,
     ) -> Result<Self> {
         if let Some(reason) = lake.unfinished()? {
             return Err(lake.error(reason));
         }
-        let found = table.snapshot(lake, version)?;
+        let found = table.snapshot(lake, reading.version)?;
         let root = lake.root()?;
         let names: Vec<&str> = found.files.iter().map(|file| file.name.as_str()).collect();
         let there = names.iter().zip(lake.places(&root, &names)?).map(|(name, place)| {
@@ -69,7 +68,7 @@ impl Source {
         });
         let places = there.collect::<Result<Vec<_>>>()?;
         let inspection = Inspection::until(reading.halt);
-        let looks = file::each(&places, |place| inspect(PARQUET, &root, place, &inspection))?;
+        let looks = file::each(&places, |place| inspection.look(PARQUET, &root, place))?;
         let files = found.files.into_iter().zip(places).zip(looks).map(|((file, place), looked)| {
             let Inspected { mut record, written, seen } = looked;
             // The log's deleted rows and partition values are part of the fingerprint.

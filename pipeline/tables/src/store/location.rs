@@ -30,11 +30,14 @@ pub(crate) struct Found {
     pub(crate) pictures: bool,
 }
 
+/// Role of an object by its name; `None` if it is passed over.
+pub(crate) type RoleOf = fn(&Path) -> Option<Role>;
+
 /// What a folder's objects are by their names.
 #[derive(Debug)]
 pub(crate) struct Roles {
-    /// Role of an object; `None` if it is passed over.
-    pub(crate) of: fn(&Path) -> Option<Role>,
+    /// Role of an object.
+    pub(crate) of: RoleOf,
     /// The extensions of tables as text, such as `.parquet or .csv`.
     pub(crate) endings: fn() -> String,
 }

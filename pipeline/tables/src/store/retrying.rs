@@ -18,7 +18,7 @@ use url::Url;
 use crate::error::{Error, Result};
 use crate::layout::Role;
 use crate::store::address::Address;
-use crate::store::location::{Found, Location, Roles, is_plain};
+use crate::store::location::{Found, Location, RoleOf, Roles, is_plain};
 use crate::store::object::{Object, Store, aside, wait};
 use crate::store::problem::Problem;
 use crate::store::url::{MAGIC, shown};
@@ -57,12 +57,7 @@ impl Location {
     /// Exposes the key `root` and the files below it under a unique URL and unique paths: DataFusion identifies stores
     /// by scheme and host only, and files that it has seen by path only. Listings contain only files of
     /// tables by their `role`, if it is given.
-    pub(crate) fn seen_as(
-        &self,
-        name: &str,
-        root: Key,
-        role: Option<fn(&Path) -> Option<Role>>,
-    ) -> Result<(Arc<dyn ObjectStore>, Url)> {
+    pub(crate) fn seen_as(&self, name: &str, root: Key, role: Option<RoleOf>) -> Result<(Arc<dyn ObjectStore>, Url)> {
         // Hash the URL itself rather than its display form, which lacks the query.
         let Address { base, key, .. } = &self.address;
         let alias = hex::encode(&Sha256::digest(format!("{base}/{}", key.trim_end_matches('/')))[..8]);
@@ -111,7 +106,7 @@ struct Steady {
     /// Path prefix that replaces `root`.
     alias: Key,
     /// Role by which listings contain only files of tables; all files if `None`.
-    role: Option<fn(&Path) -> Option<Role>>,
+    role: Option<RoleOf>,
 }
 
 impl fmt::Debug for Steady {

@@ -78,19 +78,14 @@ impl TableFormat for Delta {
         apart(|| read(lake, at.as_ref())).and_then(|read| read.map_err(|e| failed(lake, &*e)))
     }
 
-    async fn in_sql(
-        &self,
-        ctx: &SessionContext,
-        lake: Lake,
-        version: Option<String>,
-    ) -> Result<Arc<dyn TableProvider>> {
-        let at = parsed(&lake, version.as_deref())?;
+    async fn in_sql(&self, ctx: &SessionContext, at: Lake, version: Option<String>) -> Result<Arc<dyn TableProvider>> {
+        let (wanted, lake) = (parsed(&at, version.as_deref())?, at);
         let name = match &lake {
             Lake::Disk(path) => path.display().to_string(),
             Lake::Store(location) => location.root().display().to_string(),
         };
         let table = halt::aside(move |_| {
-            apart(|| open(&lake, at.as_ref())).and_then(|table| table.map_err(|e| failed(&lake, &*e)))
+            apart(|| open(&lake, wanted.as_ref())).and_then(|table| table.map_err(|e| failed(&lake, &*e)))
         });
         let table = table.await?.table_provider().with_session(Arc::new(ctx.state())).await?;
         Ok(Arc::new(LakeTable { table, name }))

@@ -101,7 +101,7 @@ fn rows(source: &Source) -> Vec<(String, Vec<u64>, RecordBatch)> {
             batches.push(chunk.rows);
             true
         };
-        source.read_ranges(file, &units, &[(0, record.rows)], 1000, &mut send).unwrap();
+        source.read_ranges(file, units, &[(0, record.rows)], 1000, &mut send).unwrap();
         (record.name, numbers, concat_batches(&source.schema, &batches).unwrap())
     };
     source.records().into_iter().enumerate().map(read).collect()
@@ -109,8 +109,9 @@ fn rows(source: &Source) -> Vec<(String, Vec<u64>, RecordBatch)> {
 
 #[track_caller]
 fn same(disk: &Lake, store: &Lake, version: Option<&str>) {
-    let [disk, store] = [disk, store]
-        .map(|lake| Source::of_lake(&Delta, lake, Path::new(URL), version, OpenOptions::default()).unwrap());
+    let [disk, store] = [disk, store].map(|lake| {
+        Source::of_lake(&Delta, lake, Path::new(URL), OpenOptions { version, ..OpenOptions::default() }).unwrap()
+    });
     assert_eq!((disk.version, disk.records()), (store.version, store.records()), "{version:?}");
     assert_eq!(rows(&disk), rows(&store), "{version:?}");
 }
@@ -130,7 +131,9 @@ fn a_delta_table_is_read_as_one_on_a_disk() {
     for version in ["0", "1", "2", "2200-01-01 00:00:00"] {
         same(&disk, &lake, Some(version));
     }
-    let open = |version: &str| Source::of_lake(&Delta, &lake, Path::new(URL), Some(version), OpenOptions::default());
+    let open = |version: &str| {
+        Source::of_lake(&Delta, &lake, Path::new(URL), OpenOptions { version: Some(version), ..OpenOptions::default() })
+    };
     assert_eq!(open("2").unwrap().rows(), 54);
     for (version, words) in
         [("7", "the latest is 2"), ("1999-01-01", "is younger than"), ("soon", "neither a version nor a time")]
