@@ -283,7 +283,7 @@ mod tests {
         StringArray, StringBuilder, UInt64Array,
     };
     use datafusion::arrow::datatypes::TimeUnit::{Microsecond, Nanosecond, Second};
-    use datafusion::arrow::datatypes::{Int8Type, UInt8Type};
+    use datafusion::arrow::datatypes::{Int8Type, Int64Type, UInt8Type};
 
     use super::*;
 

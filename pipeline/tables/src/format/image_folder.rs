@@ -5,8 +5,6 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use datafusion::arrow::array::{ArrayRef, BinaryViewBuilder, StringViewArray, StringViewBuilder};
-use datafusion::arrow::buffer::Buffer;
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::arrow::record_batch::RecordBatch;
 use icu_normalizer::ComposingNormalizerBorrowed as ComposingNormalizer;
@@ -17,7 +15,7 @@ use crate::file::{self, Beside, DataFile, Folder, Picture};
 use crate::file_record::FileRecord;
 use crate::format::contract::{FileFormat, FileInfo, InSql, Inspection, Reader, Scan};
 use crate::format::rows::{Batches, Rows};
-use crate::format::sidecar::{self, MOST_TEXT_BYTES, PROBLEM, is_text};
+use crate::format::sidecar::{self, MOST_TEXT_BYTES, PROBLEM, Sample, is_text};
 use crate::format::watch::Watch;
 use crate::limits::{MOST_IMAGE_BYTES, too_large};
 
@@ -233,43 +231,23 @@ fn reason(error: Error) -> String {
 }
 
 fn batch(pictures: &[&Picture], most_image_bytes: u64) -> Result<RecordBatch> {
-    let failed = |e: &dyn std::fmt::Display| Error::Internal(e.to_string());
     let images = pictures.iter().filter_map(|picture| picture.image.clone());
     let texts = pictures.iter().filter_map(|picture| picture.text.clone());
     let files: Vec<Beside> = images.chain(texts).collect();
     let read = |file: &Beside| file.read(if file.is_text { MOST_TEXT_BYTES } else { most_image_bytes });
     let mut contents = file::each(&files, read)?.into_iter();
-    let (mut keys, mut images) = (StringViewBuilder::new(), BinaryViewBuilder::new());
-    let (mut texts, mut problems) = (StringViewBuilder::new(), Vec::with_capacity(pictures.len()));
+    let mut samples = Vec::with_capacity(pictures.len());
     for picture in pictures {
-        keys.append_value(&picture.name);
         let image = picture.image.as_ref().map(|_| contents.next().flatten());
-        problems.push(matches!(image, Some(None)).then(|| format!("image: {}", too_large(most_image_bytes))));
-        let Some(image) = image.flatten() else {
-            images.append_null();
-            continue;
-        };
-        // The image becomes a block of the array without a copy.
-        let bytes = u32::try_from(image.len()).map_err(|e| failed(&e))?;
-        let block = images.append_block(Buffer::from_vec(image));
-        images.try_append_view(block, 0, bytes).map_err(|e| failed(&e))?;
+        let problem = matches!(image, Some(None)).then(|| format!("image: {}", too_large(most_image_bytes)));
+        samples.push(Sample { key: picture.name.clone(), image: image.flatten(), problem, ..Sample::default() });
     }
-    for (picture, problem) in pictures.iter().zip(&mut problems) {
-        let text = picture.text.as_ref().map(|text| (text, contents.next().flatten()));
-        if let Some((text, None)) = &text {
-            log::warn!("{}: passed over, a text of more than 8 MiB", text.place.shown().display());
+    for (picture, sample) in pictures.iter().zip(&mut samples) {
+        let Some(text) = &picture.text else { continue };
+        match contents.next().flatten() {
+            Some(content) => sample.set_text(&content),
+            None => log::warn!("{}: passed over, a text of more than 8 MiB", text.place.shown().display()),
         }
-        let text = text.and_then(|(_, text)| text).map(|text| sidecar::text(&text));
-        if let Some((_, Some(why))) = &text {
-            problem.get_or_insert_with(|| why.clone());
-        }
-        texts.append_option(text.map(|(text, _)| text));
     }
-    let columns: [(&str, ArrayRef, bool); 4] = [
-        ("key", Arc::new(keys.finish()), false),
-        ("image", Arc::new(images.finish()), true),
-        ("text", Arc::new(texts.finish()), true),
-        (PROBLEM, Arc::new(problems.into_iter().collect::<StringViewArray>()), true),
-    ];
-    RecordBatch::try_from_iter_with_nullable(columns).map_err(|e| failed(&e))
+    sidecar::batch(samples, &["key", "image", "text", PROBLEM]).map_err(|e| Error::Internal(e.to_string()))
 }

@@ -1,6 +1,12 @@
 //! Images and the texts beside them: names and decoding, the same for folders and tar files.
 
 use std::path::Path;
+use std::sync::Arc;
+
+use capfilt_udfs::image::binary_view;
+use datafusion::arrow::array::{ArrayRef, StringViewArray};
+use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::record_batch::RecordBatch;
 
 /// Maximum size of a text beside an image, bytes; a larger file is not read.
 pub(crate) const MOST_TEXT_BYTES: u64 = 8 << 20;
@@ -46,6 +52,42 @@ pub(crate) fn text(bytes: &[u8]) -> (String, Option<String>) {
     let shown: String = decoded.chars().take(SHOWN).collect();
     let problem = is_bad.then(|| format!("text: bytes that are not UTF-8: {shown:?}"));
     (decoded, problem)
+}
+
+/// A row: an image, and what is beside it.
+#[derive(Default)]
+pub(crate) struct Sample {
+    pub(crate) key: String,
+    pub(crate) image: Option<Vec<u8>>,
+    pub(crate) text: Option<String>,
+    pub(crate) json: Option<String>,
+    /// Why the sample has no image.
+    pub(crate) problem: Option<String>,
+    /// Why the text differs from what was written.
+    pub(crate) bad_text: Option<String>,
+}
+
+impl Sample {
+    pub(crate) fn set_text(&mut self, bytes: &[u8]) {
+        let (text, problem) = text(bytes);
+        (self.text, self.bad_text) = (Some(text), problem);
+    }
+}
+
+/// Samples as rows with the columns of these names. An image becomes a block of its column without a copy.
+pub(crate) fn batch(mut samples: Vec<Sample>, names: &[&str]) -> Result<RecordBatch, ArrowError> {
+    let images = binary_view(samples.iter_mut().map(|sample| sample.image.take()))?;
+    let texts = |part: fn(&Sample) -> Option<&String>| -> ArrayRef {
+        Arc::new(samples.iter().map(part).collect::<StringViewArray>())
+    };
+    let columns = [
+        ("key", texts(|sample| Some(&sample.key)), false),
+        ("image", images, true),
+        ("text", texts(|sample| sample.text.as_ref()), true),
+        ("json", texts(|sample| sample.json.as_ref()), true),
+        (PROBLEM, texts(|sample| sample.problem.as_ref().or(sample.bad_text.as_ref())), true),
+    ];
+    RecordBatch::try_from_iter_with_nullable(columns.into_iter().filter(|(name, ..)| names.contains(name)))
 }
 
 #[cfg(test)]

@@ -3,14 +3,13 @@
 use std::io::{self, Read, Seek};
 use std::sync::{Arc, LazyLock, mpsc};
 
-use datafusion::arrow::array::{ArrayRef, BinaryViewBuilder, StringViewBuilder};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::arrow::record_batch::RecordBatch;
 use sha2::{Digest as _, Sha256};
 
 use crate::format::contract::Reader;
 use crate::format::passed::Passed;
-use crate::format::sidecar::{self, PROBLEM};
+use crate::format::sidecar::{self, PROBLEM, Sample};
 use crate::format::webdataset::census::{Census, Place};
 use crate::format::webdataset::member::{Member, Part, compressed, shown};
 use crate::halt::Halt;
@@ -124,7 +123,7 @@ pub(crate) fn samples(
     let (sender, receiver) = mpsc::sync_channel(1);
     std::thread::spawn(move || {
         let ranges = ranges.into_iter().peekable();
-        let mut batches = Batches { ranges, rows: Rows::default(), most, sender, of, census: Census::default() };
+        let mut batches = Batches { ranges, rows: Vec::new(), bytes: 0, most, sender, of, census: Census::default() };
         if let Err(error) = batches.read(reader) {
             let _ = batches.sender.send(Err(error));
         }
@@ -139,35 +138,13 @@ pub(crate) fn samples(
 
 struct Batches {
     ranges: std::iter::Peekable<std::vec::IntoIter<(u64, u64)>>,
-    rows: Rows,
+    rows: Vec<Sample>,
+    /// Size of the rows.
+    bytes: usize,
     most: usize,
     sender: mpsc::SyncSender<Result<RecordBatch, TarError>>,
     of: Reader,
     census: Census,
-}
-
-/// A sample that is being read.
-#[derive(Default)]
-struct Sample {
-    key: String,
-    image: Option<Vec<u8>>,
-    text: Option<String>,
-    json: Option<String>,
-    /// Why the sample has no image.
-    problem: Option<String>,
-    /// Why the text differs from what was written.
-    bad_text: Option<String>,
-}
-
-#[derive(Default)]
-struct Rows {
-    key: StringViewBuilder,
-    image: BinaryViewBuilder,
-    text: StringViewBuilder,
-    json: StringViewBuilder,
-    problem: StringViewBuilder,
-    count: usize,
-    bytes: usize,
 }
 
 impl Batches {
@@ -206,10 +183,7 @@ impl Batches {
                     }
                     _ => (sample.image, sample.problem) = (Some(member.read(&mut entry)?), None),
                 },
-                Some(Part::Text) => {
-                    let (text, problem) = sidecar::text(&member.read(&mut entry)?);
-                    (sample.text, sample.bad_text) = (Some(text), problem);
-                }
+                Some(Part::Text) => sample.set_text(&member.read(&mut entry)?),
                 Some(Part::Json) => sample.json = Some(sidecar::text(&member.read(&mut entry)?).0),
                 None => {}
             }
@@ -229,8 +203,10 @@ impl Batches {
     /// Adds a sample if it is in a range; returns false if no more samples are wanted.
     fn add(&mut self, number: u64, sample: Sample) -> bool {
         if self.wanted(number) {
-            self.rows.add(sample);
-            if (self.rows.count >= self.most || self.rows.bytes >= BATCH_BYTES) && !self.send() {
+            let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+            self.bytes += sample.image.as_ref().map_or(0, Vec::len) + length(&sample.text) + length(&sample.json);
+            self.rows.push(sample);
+            if (self.rows.len() >= self.most || self.bytes >= BATCH_BYTES) && !self.send() {
                 return false;
             }
         }
@@ -239,37 +215,14 @@ impl Batches {
 
     /// Sends the rows collected; returns false if the receiver is gone.
     fn send(&mut self) -> bool {
-        self.rows.count == 0 || self.sender.send(std::mem::take(&mut self.rows).batch(self.of)).is_ok()
-    }
-}
-
-impl Rows {
-    fn add(&mut self, sample: Sample) {
-        self.count += 1;
-        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-        self.bytes += sample.image.as_ref().map_or(0, Vec::len) + length(&sample.text) + length(&sample.json);
-        self.key.append_value(sample.key);
-        self.image.append_option(sample.image);
-        self.text.append_option(sample.text);
-        self.json.append_option(sample.json);
-        self.problem.append_option(sample.problem.or(sample.bad_text));
-    }
-
-    fn batch(mut self, of: Reader) -> Result<RecordBatch, TarError> {
-        let mut columns: Vec<ArrayRef> = vec![
-            Arc::new(self.key.finish()),
-            Arc::new(self.image.finish()),
-            Arc::new(self.text.finish()),
-            Arc::new(self.json.finish()),
-        ];
-        let mut schema = Arc::clone(&SCHEMA);
-        if of != Reader::Sql {
-            columns.push(Arc::new(self.problem.finish()));
-            let fields = schema.fields().iter().map(Arc::clone);
-            let problem = Arc::new(Field::new(PROBLEM, DataType::Utf8View, true));
-            schema = Arc::new(Schema::new(fields.chain([problem]).collect::<Vec<_>>()));
+        self.bytes = 0;
+        if self.rows.is_empty() {
+            return true;
         }
-        RecordBatch::try_new(schema, columns).map_err(|e| TarError(e.to_string()))
+        let names = ["key", "image", "text", "json", PROBLEM];
+        let names = if self.of == Reader::Sql { &names[..4] } else { &names };
+        let batch = sidecar::batch(std::mem::take(&mut self.rows), names);
+        self.sender.send(batch.map_err(|e| TarError(e.to_string()))).is_ok()
     }
 }
 
