@@ -53,19 +53,14 @@ fn check_parts(table: &Path, manifests: &[Manifest]) -> Result<()> {
     Ok(())
 }
 
-/// Version of `source` with which a job at `dest` must continue: the one that its shard, or else another one, began
-/// with.
-pub(crate) fn begun_with(dest: &Path, shard: u64, source: &Path, mode: Mode) -> Result<Option<String>> {
-    if mode == Mode::Overwrite {
-        return Ok(None);
-    }
-    let all = manifests(dest)?;
+/// Version of `source` with which a job must continue whose table has these manifests: the one that its shard, or else
+/// another one, began with.
+pub(crate) fn begun_with(all: &[Manifest], shard: u64, source: &Path, mode: Mode) -> Option<String> {
     let begun = match all.iter().find(|manifest| manifest.shard == shard) {
         Some(own) if own.state == State::Finished && mode != Mode::Retry => None,
         Some(own) => Some(own),
         None if mode == Mode::Create => all.first(),
         None => None,
     };
-    let version = begun.filter(|manifest| manifest.source == source).and_then(|manifest| manifest.source_version);
-    Ok(version.map(|version| version.to_string()))
+    begun.filter(|manifest| manifest.source == source)?.source_version.map(|version| version.to_string())
 }

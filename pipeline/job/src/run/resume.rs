@@ -233,11 +233,7 @@ impl Job {
 
     /// Files in the order this shard's job gave them, followed by further files in the order of another shard: a file's
     /// number determines which shard processes its rows.
-    fn known(&self) -> Result<(Vec<FileRecord>, BTreeMap<String, Memo>)> {
-        if self.mode == Mode::Overwrite {
-            return Ok(Default::default());
-        }
-        let mut all = manifests::manifests(&self.dest)?;
+    fn known(&self, mut all: Vec<Manifest>) -> (Vec<FileRecord>, BTreeMap<String, Memo>) {
         let mut memos = BTreeMap::new();
         for manifest in &mut all {
             memos.append(&mut manifest.memos);
@@ -248,12 +244,15 @@ impl Job {
             let most = all.into_iter().map(|manifest| manifest.files).max_by_key(Vec::len).unwrap_or_default();
             known.extend(most.into_iter().skip(known.len()));
         }
-        Ok((known, memos))
+        (known, memos)
     }
 
     /// Opens the source, which may take minutes, on a separate thread; dropping the future stops it.
-    async fn open(&self, ctx: &SessionContext, version: Option<String>) -> Result<Source> {
-        let (known, memos) = self.known()?;
+    async fn open(&self, ctx: &SessionContext) -> Result<Source> {
+        let all = if self.mode == Mode::Overwrite { Vec::new() } else { manifests::manifests(&self.dest)? };
+        let begun_with = || manifests::begun_with(&all, self.shard.0, &whereabouts(&self.source), self.mode);
+        let version = self.source_version.clone().or_else(begun_with);
+        let (known, memos) = self.known(all);
         let limit = Some(capfilt_udfs::options(ctx).image_limits().max_bytes);
         let mut texts = vec![self.options.text_column.clone()];
         if self.options.image_is != ImageIs::Bytes {
@@ -272,17 +271,13 @@ impl Job {
 
     /// Opens the source and plans the recipe. Writes nothing, so it can be dropped at any point.
     pub(crate) async fn prepare(&self, ctx: &SessionContext) -> Result<Prepared> {
-        let version = match &self.source_version {
-            Some(version) => Some(version.clone()),
-            None => manifests::begun_with(&self.dest, self.shard.0, &whereabouts(&self.source), self.mode)?,
-        };
         // If the first picture of a text could not be fetched, all rows that repeat the text would be lost with it.
         let is_named = self.options.image_is != ImageIs::Bytes;
         if is_named && self.dedupe.is_some_and(|how| how.near.is_some() || how.texts.is_some()) {
             let reason = "--dedupe near and texts look at pictures, and the source has only their names: give exact";
             return Err(Error::Option(reason.to_owned()));
         }
-        let source = self.open(ctx, version).await?;
+        let source = self.open(ctx).await?;
         check_apart(&source, &self.dest)?;
         // A recipe sees only `web`; the caller's session keeps its own tables and partitioning.
         let (ctx, workers) = (&own_session(ctx), ctx.copied_config().target_partitions());

@@ -101,33 +101,20 @@ pub(crate) fn origins(pairs: &RecordBatch) -> Option<(StringViewArray, &Int64Arr
     Some((files.as_string_view().clone(), provenance.column_by_name("row")?.as_primitive_opt()?))
 }
 
-/// For each pair, whether it begins a new row. `last` is the row of the previous batch's last pair, and is updated.
-fn begins(batch: &RecordBatch, last: &mut Option<(String, i64)>) -> Result<Vec<bool>> {
-    let (files, rows) = origins(batch).ok_or_else(|| Error::Internal("pairs without provenance".to_owned()))?;
-    let pairs = files.iter().map(Option::unwrap_or_default).zip(rows.values());
-    Ok(pairs
-        .map(|(file, &row)| {
-            let same = last.as_ref().is_some_and(|(known, of)| known == file && *of == row);
-            if !same {
-                *last = Some((file.to_owned(), row));
-            }
-            !same
-        })
-        .collect())
-}
-
 impl Tally {
     /// Counts the pairs of `rows` rows. The pairs of a row must be complete and contiguous; their provenance names the
     /// row.
     pub(crate) fn of(rows: u64, pairs: &[RecordBatch]) -> Result<Self> {
         let mut tally = Self { rows, ..Self::default() };
-        let mut last = None;
+        let mut last: Option<(String, i64)> = None;
         let mut row = Verdict::default();
         for batch in pairs {
             let kept = batch.column_by_name("kept").and_then(|c| c.as_boolean_opt());
             let scores = batch.column_by_name("itm_score").and_then(|c| c.as_primitive_opt::<Float32Type>());
-            let begins = begins(batch, &mut last)?;
-            for (pair, (source, error)) in texts(batch, "source").zip(texts(batch, "error")).enumerate() {
+            let (files, rows) = origins(batch).ok_or_else(|| Error::Internal("pairs without provenance".to_owned()))?;
+            let origins = files.iter().map(Option::unwrap_or_default).zip(rows.values());
+            let texts = texts(batch, "source").zip(texts(batch, "error"));
+            for (pair, ((source, error), (file, at))) in texts.zip(origins).enumerate() {
                 let synthetic = source == Some("synthetic");
                 let count = if synthetic { &mut tally.synthetic } else { &mut tally.web };
                 count.pairs += 1;
@@ -136,7 +123,8 @@ impl Tally {
                     count.scored += 1;
                     count.scores += f64::from(score.value(pair));
                 }
-                if begins[pair] {
+                if last.as_ref().is_none_or(|(known, row)| (known.as_str(), row) != (file, at)) {
+                    last = Some((file.to_owned(), *at));
                     tally.judge(&std::mem::take(&mut row));
                 }
                 row.add(synthetic, error);
