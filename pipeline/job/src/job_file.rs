@@ -25,13 +25,10 @@ pub struct JobFile {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub filter: Vec<String>,
     /// The setting `capfilt.device`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
     /// Path of a custom recipe.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub recipe: Option<PathBuf>,
     /// SQL of the recipe, if it is not the built-in one: the file's contents.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub recipe_sql: Option<String>,
     /// Minimum match probability of a kept pair, `$min_itm`.
     pub min_itm: f64,
@@ -45,7 +42,6 @@ pub struct JobFile {
     /// See [`crate::RecipeBuilder::combine`].
     pub combine: Combine,
     /// `LOW,HIGH`: see [`crate::RecipeBuilder::itc_gate`].
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub itc_gate: Option<String>,
     /// Prompt that captions continue, `$prompt`.
     pub prompt: String,
@@ -54,7 +50,6 @@ pub struct JobFile {
     /// See [`crate::Job::image_is`].
     pub image_is: ImageIs,
     /// See [`crate::Job::image_root`].
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub image_root: Option<PathBuf>,
     /// See [`crate::Job::text_column`].
     pub text_column: String,
@@ -62,12 +57,10 @@ pub struct JobFile {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rename: Vec<String>,
     /// See [`crate::Dedupe`].
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub dedupe: Option<String>,
     /// See [`crate::Job::table_format`].
     pub table_format: OutputFormat,
     /// See [`crate::Job::images`]; by default `kept`, or `none` for JSON lines, which have no images.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub write_images: Option<Images>,
     /// Which pairs are written.
     pub write_pairs: Pairs,
@@ -79,7 +72,7 @@ pub struct JobFile {
     /// `I/N`: see [`crate::Job::shard`].
     pub shard: String,
     /// See [`crate::FailureLimit`].
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "optional_text")]
+    #[serde(deserialize_with = "optional_text")]
     pub max_failed: Option<String>,
     /// See [`crate::Job::round`].
     pub round: u32,

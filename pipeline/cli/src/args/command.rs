@@ -143,7 +143,6 @@ pub(crate) struct ReportArgs {
 }
 
 /// Source of statements.
-#[derive(Debug)]
 pub(crate) enum Script {
     Text(String),
     File(PathBuf),
@@ -180,6 +179,17 @@ mod tests {
     #[test]
     fn arguments_are_consistent() {
         cli().debug_assert();
+    }
+
+    #[test]
+    fn numbers_are_within_their_ranges() {
+        let parse = |more: &str| Cli::try_parse_from(["capfilt", "run", "web", "pairs", more]).map_err(|e| e.to_string());
+        for good in ["--candidates=64", "--candidates=1", "--dry-run=8", "--dry-run=4096"] {
+            assert!(parse(good).is_ok(), "{good}");
+        }
+        for bad in ["--candidates=0", "--candidates=65", "--dry-run=7", "--dry-run=4097"] {
+            assert!(parse(bad).unwrap_err().contains(" is not in "), "{bad}");
+        }
     }
 
     #[test]

@@ -8,10 +8,10 @@ use capfilt_job::{
     Combine, Dedupe, FailureLimit, ImageIs, Images, ItcGate, OutputFormat, Pairs, pair, probability, shard,
     source_score,
 };
-use clap::Args;
+use clap::{Args, value_parser};
 use serde::{Serialize, Serializer};
 
-use crate::args::values::{at_least_1, candidates, given, parameter, sample, setting, size};
+use crate::args::values::{at_least_1, given, parameter, setting, size};
 
 /// Models, which determine the built-in recipe by their number.
 #[derive(Debug, Default, Args, Serialize)]
@@ -152,7 +152,7 @@ pub(crate) struct RecipeArgs {
     pub(crate) min_itm_of: Vec<String>,
 
     /// Synthetic texts per image and captioner; all that pass are kept [default: 1]
-    #[arg(long, value_name = "N", value_parser = candidates)]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..=64))]
     pub(crate) candidates: Option<u64>,
 
     /// Keep only the best of an image's synthetic texts that pass
@@ -224,7 +224,7 @@ pub(crate) struct OperationArgs {
     /// Run the recipe on a sample of N rows [64 without N] and estimate the job's kept share, time and size; writes
     /// nothing
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "64",
-        value_parser = sample, conflicts_with_all = ["metrics_addr", "dedupe"])]
+        value_parser = value_parser!(u16).range(8..=4096), conflicts_with_all = ["metrics_addr", "dedupe"])]
     pub(crate) dry_run: Option<u16>,
 
     /// Serve the job's metrics for Prometheus at http://HOST:PORT/metrics; port 0 picks a free port

@@ -43,17 +43,6 @@ pub(crate) fn at_least_1<T: FromStr + Default + PartialEq>(text: &str) -> Result
     text.parse().ok().filter(|n| *n != T::default()).ok_or_else(|| "expected a whole number, 1 or more".to_owned())
 }
 
-/// A number of synthetic texts.
-pub(crate) fn candidates(text: &str) -> Result<u64, String> {
-    text.parse().ok().filter(|n| (1..=64).contains(n)).ok_or_else(|| "expected a whole number from 1 to 64".to_owned())
-}
-
-/// A number of rows to sample.
-pub(crate) fn sample(text: &str) -> Result<u16, String> {
-    let rows = text.parse().ok().filter(|n| (8..=4096).contains(n));
-    rows.ok_or_else(|| "expected a whole number from 8 to 4096".to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use capfilt_job::{probability, source_score};
@@ -73,6 +62,5 @@ mod tests {
         assert_eq!(limit("1%").unwrap(), "1%");
         assert!(limit("x").is_err());
         assert!(at_least_1::<u32>("0").is_err() && at_least_1::<u32>("7") == Ok(7));
-        assert!(candidates("65").is_err() && sample("4").is_err() && sample("8") == Ok(8));
     }
 }

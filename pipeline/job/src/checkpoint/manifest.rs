@@ -167,7 +167,6 @@ pub(crate) struct Manifest {
     pub(crate) job: Identity,
     /// The job's [`crate::JobFile`], for a later command to go on with. Not typed: another version's options do not make
     /// the manifest unreadable.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) file: Option<Value>,
     /// The source's location when the job began.
     pub(crate) source: PathBuf,

@@ -152,7 +152,6 @@ struct UnitRecord {
 }
 
 /// A finished unit.
-#[derive(Debug)]
 pub(crate) struct Unit {
     record: UnitRecord,
     path: PathBuf,

@@ -37,7 +37,6 @@ pub(crate) struct Image {
 pub(crate) type Pair = Map<String, Value>;
 
 /// Numbers of the page.
-#[derive(Debug)]
 pub(crate) struct Numbers {
     /// Counts over the texts of each source.
     pub(crate) sources: Vec<Value>,
@@ -51,7 +50,6 @@ pub(crate) struct Numbers {
 }
 
 /// Images of the gallery.
-#[derive(Debug)]
 pub(crate) struct Gallery {
     pub(crate) images: Vec<Image>,
     /// Pairs nearest the threshold: index of the image, index of its pair.

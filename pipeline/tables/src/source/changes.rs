@@ -52,39 +52,32 @@ impl Source {
     /// Updates the `known` records of files that have changed but still have the same rows, to the current files: for a
     /// retry, which reads failed rows of them again and keeps the pairs of the others.
     pub fn take_mended(&self, known: &mut [FileRecord]) {
-        let there = self.by_name();
-        for record in known {
-            let Some(file) = there.get(record.name.as_str()).filter(|file| file.gone().is_none()) else { continue };
-            let now = &file.record;
-            if now != record && now.has_rows_of(record) {
-                log::warn!(
-                    "{}: it has changed since the table was made; failed rows are read from it as it is now, and the pairs \
-                     of the other rows stay as they are",
-                    file.place.shown().display()
-                );
-                record.clone_from(now);
-            }
-        }
+        let what = "since the table was made; failed rows are read from it as it is now, and the pairs of the other rows stay as they are";
+        self.renew(known, FileRecord::has_rows_of, what);
     }
 
     /// Updates the `known` records from number `begun` on, from which the job has taken no row, to the current files.
     /// Returns whether any of them has changed.
     pub fn take_over(&self, known: &mut [FileRecord], begun: usize) -> bool {
+        let known = known.get_mut(begun..).unwrap_or_default();
+        self.renew(known, |_, _| true, "and is read as it is now; no row of it was taken yet")
+    }
+
+    /// Updates `known` records to the current files where these differ and `may` replace them. Returns whether any does.
+    fn renew(&self, known: &mut [FileRecord], may: fn(&FileRecord, &FileRecord) -> bool, what: &str) -> bool {
         let there = self.by_name();
         let mut changed = false;
-        for record in known.iter_mut().skip(begun) {
-            let now = there.get(record.name.as_str()).filter(|file| file.gone().is_none()).map(|file| &file.record);
-            if let Some(now) = now.filter(|now| *now != record) {
-                log::warn!("{}: it has changed, and is read as it is now; no row of it was taken yet", record.name);
-                record.clone_from(now);
+        for record in known {
+            let file = there.get(record.name.as_str()).filter(|file| file.gone().is_none());
+            if let Some(file) = file.filter(|file| file.record != *record && may(&file.record, record)) {
+                log::warn!("{}: it has changed {what}", file.place.shown().display());
+                record.clone_from(&file.record);
                 changed = true;
             }
         }
         changed
     }
-}
 
-impl Source {
     /// Cached inspections, by file name.
     pub fn memos(&self) -> BTreeMap<String, Memo> {
         let memo = |file: &SourceFile| Some((file.record.name.clone(), file.memo.clone()?));
