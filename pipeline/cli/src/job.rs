@@ -158,12 +158,9 @@ fn described(path: Option<&Path>, options: &impl Serialize) -> Result<JobFile> {
 
 /// The message of an error in a job file, with the names of Rust's types replaced.
 fn in_words(error: &toml::de::Error) -> String {
-    let types = [
-        ("expected f64", "expected a number"),
-        ("expected u64", "expected a whole number"),
-        ("expected u32", "expected a whole number"),
-    ];
-    types.iter().fold(error.to_string().trim_end().to_owned(), |text, (of_rust, words)| text.replace(of_rust, words))
+    let text = error.to_string().replace("expected f64", "expected a number");
+    let whole = "expected a whole number";
+    text.trim_end().replace("expected u64", whole).replace("expected u32", whole)
 }
 
 /// Overrides `base` with the options that are given; tables such as `set` are merged entry by entry.

@@ -74,12 +74,7 @@ fn run() -> ExitCode {
 
 fn dispatch(cli: Cli, scripts: Vec<command::Script>) -> Result<()> {
     match cli.command {
-        Command::Sql(args) => {
-            let runtime = runtime()?;
-            let ended = sql::scripts::main(&runtime, &args, scripts);
-            leave(runtime);
-            ended
-        }
+        Command::Sql(args) => with_runtime(|runtime| sql::scripts::main(runtime, &args, scripts)),
         Command::Run(args) => verb(job::run(&args)),
         Command::Resume(args) => verb(job::go_on(&args, None)),
         Command::Update(args) => verb(job::go_on(&args, Some(Mode::Update))),
@@ -133,19 +128,20 @@ fn dispatch(cli: Cli, scripts: Vec<command::Script>) -> Result<()> {
 
 /// Runs a verb on a job to its end.
 fn verb(job: impl Future<Output = Result<()>>) -> Result<()> {
+    with_runtime(|runtime| runtime.block_on(job))
+}
+
+/// Runs `work`, and then shuts its runtime down within two seconds, since abandoned blocking work must not keep the process
+/// alive.
+fn with_runtime(work: impl FnOnce(&tokio::runtime::Runtime) -> Result<()>) -> Result<()> {
     let runtime = runtime()?;
-    let ended = runtime.block_on(job);
-    leave(runtime);
+    let ended = work(&runtime);
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     ended
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK).build()?)
-}
-
-/// Shuts the runtime down within two seconds, since abandoned blocking work must not keep the process alive.
-fn leave(runtime: tokio::runtime::Runtime) {
-    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
 }
 
 fn broken_pipe(error: &anyhow::Error) -> bool {

@@ -77,10 +77,8 @@ pub fn manifest_paths(table: &Path) -> Result<Vec<PathBuf>> {
         return Ok(Vec::new());
     }
     let read = |e| Error::dest(&folder, e);
-    let mut paths = fs::read_dir(&folder)
-        .map_err(read)?
-        .map(|entry| entry.map(|e| e.path()).map_err(read))
-        .collect::<Result<Vec<_>>>()?;
+    let entries = fs::read_dir(&folder).map_err(read)?.map(|entry| entry.map(|entry| entry.path()).map_err(read));
+    let mut paths = entries.collect::<Result<Vec<_>>>()?;
     // A stray file, of a file manager or a network file system, is not a shard.
     paths.retain(|path| path.is_dir());
     paths.sort();

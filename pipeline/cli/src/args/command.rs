@@ -183,7 +183,8 @@ mod tests {
 
     #[test]
     fn numbers_are_within_their_ranges() {
-        let parse = |more: &str| Cli::try_parse_from(["capfilt", "run", "web", "pairs", more]).map_err(|e| e.to_string());
+        let parse =
+            |more: &str| Cli::try_parse_from(["capfilt", "run", "web", "pairs", more]).map_err(|e| e.to_string());
         for good in ["--candidates=64", "--candidates=1", "--dry-run=8", "--dry-run=4096"] {
             assert!(parse(good).is_ok(), "{good}");
         }

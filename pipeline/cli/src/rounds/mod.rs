@@ -45,9 +45,9 @@ pub(crate) fn main(runtime: &Runtime, args: &RoundsArgs) -> Result<()> {
     let mut wishes = runtime.block_on(async { Wishes::listen() })?;
     for stage in &stages {
         if stage.is_finished()? {
-            say(&format!("{stage}: finished before"));
+            say(&format!("{}: finished before", stage.name));
         } else {
-            say(&format!("{stage}: {}", stage.folder.display()));
+            say(&format!("{}: {}", stage.name, stage.folder.display()));
             runtime.block_on(stage.run(&lock, &mut wishes))?;
         }
     }

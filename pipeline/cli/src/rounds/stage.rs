@@ -2,9 +2,9 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::{fmt, io};
 
 use anyhow::{Context as _, Result, bail};
 use capfilt_job::{Images, OutputFormat};
@@ -25,12 +25,6 @@ pub(crate) struct Stage {
     pub(crate) folder: PathBuf,
     pub(crate) program: PathBuf,
     pub(crate) args: Vec<OsString>,
-}
-
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
-    }
 }
 
 impl Stage {
@@ -79,20 +73,20 @@ impl Stage {
 
     /// Runs the program to completion.
     pub(crate) async fn run(&self, lock: &File, wishes: &mut Wishes) -> Result<()> {
-        let goes_on = "the same command goes on from there";
+        let (name, goes_on) = (&self.name, "the same command goes on from there");
         if wishes.is_stopped() {
-            bail!("stopped before {self}: {goes_on}");
+            bail!("stopped before {name}: {goes_on}");
         }
         let mut command = Command::new(&self.program);
         command.args(&self.args).stdin(lock.try_clone()?).stdout(Stdio::null());
-        let cannot = || format!("{self}: cannot run {}", self.program.display());
+        let cannot = || format!("{name}: cannot run {}", self.program.display());
         let status = wishes.wait(&mut command).await.with_context(cannot)?;
         let program = self.program.file_name().unwrap_or_default().display();
         match status.success() {
             true if self.is_finished()? => Ok(()),
-            _ if wishes.is_stopped() => bail!("{self}: stopped; {goes_on}"),
-            true => bail!("{self}: {program} ended well, but there is no finished {}", self.folder.display()),
-            false => bail!("{self}: {program} failed ({status}): what it said is above; {goes_on}"),
+            _ if wishes.is_stopped() => bail!("{name}: stopped; {goes_on}"),
+            true => bail!("{name}: {program} ended well, but there is no finished {}", self.folder.display()),
+            false => bail!("{name}: {program} failed ({status}): what it said is above; {goes_on}"),
         }
     }
 }

@@ -31,19 +31,16 @@ pub(crate) fn check_apart(source: &Source, dest: &Path) -> Result<()> {
 fn check(source: &Path, dest: &Path) -> Result<()> {
     let real = real_path(dest);
     let from = real_path(source);
-    if real == from {
-        return Err(Error::dest(dest, "it is the source: give another folder"));
-    }
-    if real.starts_with(&from) {
-        return Err(Error::dest(
-            dest,
-            "it lies inside the source, and would be read as part of it: give another folder",
-        ));
-    }
-    if from.starts_with(&real) {
-        return Err(Error::dest(dest, "the source lies inside it: give another folder"));
-    }
-    check_folder(dest)
+    let reason = if real == from {
+        "it is the source: give another folder"
+    } else if real.starts_with(&from) {
+        "it lies inside the source, and would be read as part of it: give another folder"
+    } else if from.starts_with(&real) {
+        "the source lies inside it: give another folder"
+    } else {
+        return check_folder(dest);
+    };
+    Err(Error::dest(dest, reason))
 }
 
 /// Errors if the destination cannot be a folder.

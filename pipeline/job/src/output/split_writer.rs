@@ -228,13 +228,12 @@ impl SplitWriter {
         if self.given_up {
             return Written::default();
         }
-        let (pairs, bytes) =
-            (self.manifest.parts.iter().map(|p| p.pairs).sum(), self.manifest.parts.iter().map(|p| p.bytes).sum());
-        let whole = self.manifest.state == State::Finished;
-        let files =
-            self.manifest.parts.iter().filter(|_| whole).map(|part| self.store.table.join(&part.name)).collect();
+        let Manifest { parts, state, .. } = &self.manifest;
+        let (pairs, bytes) = (parts.iter().map(|part| part.pairs).sum(), parts.iter().map(|part| part.bytes).sum());
+        let is_whole = *state == State::Finished;
+        let files = parts.iter().filter(|_| is_whole).map(|part| self.store.table.join(&part.name)).collect();
         let rows = self.manifest.tally.rows + self.done.iter().map(|unit| unit.record.tally.rows).sum::<u64>();
-        let placing = self.manifest.state != State::Running;
+        let placing = *state != State::Running;
         Written { files, bytes, pairs, rows, placing }
     }
 

@@ -61,13 +61,12 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.error)?;
         let (done, all) = self.done;
-        if done > 0 && matches!(self.error, Error::TooManyFailed { .. }) {
-            write!(
-                f,
-                "\n  {done} of {all} rows are done: with a larger --max-failed or without it, the same command goes on from there"
-            )?;
-        } else if done > 0 {
-            write!(f, "\n  {done} of {all} rows are done: the same command goes on from there")?;
+        let limit = match self.error {
+            Error::TooManyFailed { .. } => "with a larger --max-failed or without it, ",
+            _ => "",
+        };
+        if done > 0 {
+            write!(f, "\n  {done} of {all} rows are done: {limit}the same command goes on from there")?;
         } else if matches!(self.error, Error::Interrupted) {
             write!(f, "\n  no unit is done yet: the same command begins anew")?;
         }

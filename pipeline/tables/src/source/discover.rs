@@ -48,14 +48,11 @@ fn warn_of(files: &[PathBuf], skipped: &[PathBuf]) {
 
 /// Refuses files that are parts of an unfinished pair table.
 fn whole(files: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
-    let mut last = None;
-    for folder in files.iter().filter_map(|file| file.parent()) {
-        if last != Some(folder)
-            && let Some(reason) = pair_table::unfinished(folder)?
-        {
+    for together in files.chunk_by(|a, b| a.parent() == b.parent()) {
+        let folder = together[0].parent().unwrap_or(Path::new(""));
+        if let Some(reason) = pair_table::unfinished(folder)? {
             return Err(Error::source(folder, reason));
         }
-        last = Some(folder);
     }
     Ok(files)
 }
