@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as STANDARD;
 use capfilt_job::{Images, Job, JobFile, Mode, Stop, Summary};
 use capfilt_tables::file::DataFile;
-use capfilt_tables::format::contract::{FileFormat, Scan};
+use capfilt_tables::format::contract::{About, FileFormat, Scan};
 use capfilt_tables::format::register::register;
 use capfilt_tables::format::rows::{Batches, Rows, select};
 use datafusion::arrow::array::AsArray as _;
@@ -82,12 +82,9 @@ async fn two_jobs_run_at_once_and_leave_the_session_as_it_was() {
 struct Base64Lines;
 
 impl FileFormat for Base64Lines {
-    fn name(&self) -> &'static str {
-        "base64"
-    }
-
-    fn extensions(&self) -> &'static [&'static str] {
-        &["b64"]
+    fn about(&self) -> &'static About {
+        static ABOUT: About = About::new("base64", &["b64"]);
+        &ABOUT
     }
 
     fn read(&self, file: &DataFile, scan: &Scan<'_>) -> Result<Batches, String> {

@@ -19,25 +19,11 @@ const COUNTED_AT_ONCE: usize = 64;
 
 /// A format of source files; [`crate::format::register`] has the list of them.
 ///
-/// A format that is one of many rows in sequence needs [`Self::name`], [`Self::extensions`] and [`Self::read`]; the
-/// other methods have defaults, which read the file through [`Self::read`].
+/// A format that is one of many rows in sequence needs [`Self::about`] and [`Self::read`]; the other methods have
+/// defaults, which read the file through [`Self::read`].
 pub trait FileFormat: fmt::Debug + Send + Sync {
-    /// Name in messages, such as `CSV`. SQL knows it after `STORED AS` if it reads the format through [`Self::read`].
-    fn name(&self) -> &'static str;
-
-    /// Extensions of the format's files, in lower case and without a dot; messages recommend the first one.
-    fn extensions(&self) -> &'static [&'static str];
-
-    /// Extensions that files which only describe a table have too: a job takes such a file only if it is named itself,
-    /// not in a folder.
-    fn shared_extensions(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    /// Bytes that every file begins with, by which a file without a known extension is recognised; empty for none.
-    fn magic(&self) -> &'static [u8] {
-        &[]
-    }
+    /// Names and properties.
+    fn about(&self) -> &'static About;
 
     /// Schema of every file; `None` if it depends on the file.
     fn schema(&self) -> Option<SchemaRef> {
@@ -50,7 +36,7 @@ pub trait FileFormat: fmt::Debug + Send + Sync {
     /// # Errors
     /// A file that is not of this format, or is broken.
     fn inspect(&self, file: &DataFile, inspection: &Inspection) -> Result<FileInfo> {
-        let broken = |e: String| file.error(|| format!("not {}, or broken: {e}", self.name()));
+        let broken = |e: String| file.error(|| format!("not {}, or broken: {e}", self.about().name));
         let (mut schema, none) = (self.schema(), Arc::new(Schema::empty()));
         let reader = Reader::Job { max_image_bytes: MOST_IMAGE_BYTES };
         let declared = schema.clone().unwrap_or(none);
@@ -64,11 +50,6 @@ pub trait FileFormat: fmt::Debug + Send + Sync {
         }
         let (bytes, stamp) = file.fingerprint(&inspection.halt)?;
         Ok(FileInfo { rows, bytes, stamp, schema: schema.unwrap_or(declared) })
-    }
-
-    /// Whether an inspection reads the whole file, so that a later job takes an unchanged size and time for it.
-    fn inspects_all(&self) -> bool {
-        true
     }
 
     /// Agrees on one schema for files that only suggest types, as texts do; the columns `texts` become text. `None`, the
@@ -88,11 +69,6 @@ pub trait FileFormat: fmt::Debug + Send + Sync {
     /// Says what is wrong with the file, without its name.
     fn read(&self, file: &DataFile, scan: &Scan<'_>) -> Result<Batches, String>;
 
-    /// Whether any row can be read without those before it.
-    fn seeks(&self) -> bool {
-        false
-    }
-
     /// Row and reason of the first text of a file with `rows` rows that is not UTF-8, in a format whose reader in SQL
     /// names neither.
     ///
@@ -103,14 +79,37 @@ pub trait FileFormat: fmt::Debug + Send + Sync {
         Ok(None)
     }
 
-    /// How SQL reads the format.
-    fn in_sql(&self) -> InSql {
-        InSql::Rows
-    }
-
     /// Writer of one file, for COPY and INSERT; `None` if SQL does not write the format through this crate.
     fn writer(&self) -> Option<Box<dyn FileWriter>> {
         None
+    }
+}
+
+/// Names and properties of a format.
+#[derive(Debug)]
+pub struct About {
+    /// Name in messages, such as `CSV`. SQL knows it after `STORED AS` if it reads the format through [`FileFormat::read`].
+    pub name: &'static str,
+    /// Extensions of the format's files, in lower case and without a dot; messages recommend the first one.
+    pub extensions: &'static [&'static str],
+    /// Extensions that files which only describe a table have too: a job takes such a file only if it is named itself,
+    /// not in a folder.
+    pub shared_extensions: &'static [&'static str],
+    /// Bytes that every file begins with, by which a file without a known extension is recognised; empty for none.
+    pub magic: &'static [u8],
+    /// Whether an inspection reads the whole file, so that a later job takes an unchanged size and time for it.
+    pub inspects_all: bool,
+    /// Whether any row can be read without those before it.
+    pub seeks: bool,
+    /// How SQL reads the format.
+    pub in_sql: InSql,
+}
+
+impl About {
+    /// A format without magic bytes that is read from its beginning, in SQL too.
+    pub const fn new(name: &'static str, extensions: &'static [&'static str]) -> Self {
+        let (shared_extensions, magic) = (&[], &[]);
+        Self { name, extensions, shared_extensions, magic, inspects_all: true, seeks: false, in_sql: InSql::Rows }
     }
 }
 

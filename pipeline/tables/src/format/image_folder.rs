@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use crate::error::{Error, Result};
 use crate::file::{self, Beside, DataFile, Folder, Picture};
 use crate::file_record::FileRecord;
-use crate::format::contract::{FileFormat, FileInfo, InSql, Inspection, Reader, Scan};
+use crate::format::contract::{About, FileFormat, FileInfo, InSql, Inspection, Reader, Scan};
 use crate::format::rows::{Batches, Rows};
 use crate::format::sidecar::{self, MOST_TEXT_BYTES, PROBLEM, Sample, is_text};
 use crate::format::watch::Watch;
@@ -29,13 +29,11 @@ pub(crate) struct ImageFolder;
 /// Error text for a single image given as a source.
 const ALONE: &str = "an image is read with its folder: give that";
 
-impl FileFormat for ImageFolder {
-    fn name(&self) -> &'static str {
-        "an image"
-    }
+static ABOUT: About = About { inspects_all: false, seeks: true, in_sql: InSql::None, ..About::new("an image", &[]) };
 
-    fn extensions(&self) -> &'static [&'static str] {
-        &[]
+impl FileFormat for ImageFolder {
+    fn about(&self) -> &'static About {
+        &ABOUT
     }
 
     /// Digests, for the fingerprint, the names, sizes and modification times of the images and texts; in a store, the
@@ -73,10 +71,6 @@ impl FileFormat for ImageFolder {
         Ok(FileInfo { rows, bytes, stamp, schema: Arc::new(schema) })
     }
 
-    fn inspects_all(&self) -> bool {
-        false
-    }
-
     fn read(&self, file: &DataFile, scan: &Scan<'_>) -> Result<Batches, String> {
         let most_image_bytes = match scan.reader {
             Reader::Job { max_image_bytes } => max_image_bytes,
@@ -101,14 +95,6 @@ impl FileFormat for ImageFolder {
             }
             (!pictures.is_empty()).then(|| batch(&pictures, most_image_bytes).map(Rows::with_problems).map_err(reason))
         })))
-    }
-
-    fn seeks(&self) -> bool {
-        true
-    }
-
-    fn in_sql(&self) -> InSql {
-        InSql::None
     }
 }
 

@@ -24,7 +24,7 @@ use datafusion::parquet::schema::types::{SchemaDescriptor, Type};
 use crate::adapt::{adapt, with_lossy_texts};
 use crate::error::{Error, Result};
 use crate::file::{Chunks, DataFile};
-use crate::format::contract::{FileFormat, FileInfo, InSql, Inspection, Scan};
+use crate::format::contract::{About, FileFormat, FileInfo, InSql, Inspection, Scan};
 use crate::format::footer;
 use crate::format::rows::{Batches, Problem, Rows};
 use crate::schema;
@@ -38,17 +38,17 @@ const LOOKED_AT: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Parquet;
 
+static ABOUT: About = About {
+    magic: b"PAR1",
+    inspects_all: false,
+    seeks: true,
+    in_sql: InSql::DataFusion("parquet"),
+    ..About::new("Parquet", &["parquet"])
+};
+
 impl FileFormat for Parquet {
-    fn name(&self) -> &'static str {
-        "Parquet"
-    }
-
-    fn extensions(&self) -> &'static [&'static str] {
-        &["parquet"]
-    }
-
-    fn magic(&self) -> &'static [u8] {
-        b"PAR1"
+    fn about(&self) -> &'static About {
+        &ABOUT
     }
 
     /// Reads the footer.
@@ -68,20 +68,12 @@ impl FileFormat for Parquet {
         Ok(FileInfo { rows, bytes: file.len(), stamp, schema: Arc::new(schema::plain(footer.schema())) })
     }
 
-    fn inspects_all(&self) -> bool {
-        false
-    }
-
     /// Makes U+FFFD of invalid UTF-8, which is a problem of its row. A row that cannot be decoded is NULL and has a problem.
     fn read(&self, place: &DataFile, scan: &Scan<'_>) -> Result<Batches, String> {
         let chunks = place.chunks().map_err(|e| e.to_string())?;
         let file = Footer::load(&chunks, scan.batch_rows, |_| true).map_err(|e| e.to_string())?;
         let left = scan.ranges.to_vec().into();
         Ok(Box::new(Reader { place: place.clone(), chunks, file, left, open: None, alone: 0, last_failed: None }))
-    }
-
-    fn seeks(&self) -> bool {
-        true
     }
 
     fn bad_text(&self, place: &DataFile, rows: u64) -> Result<Option<(u64, String)>, String> {
@@ -99,10 +91,6 @@ impl FileFormat for Parquet {
             row += batch.num_rows() as u64;
         }
         Ok(None)
-    }
-
-    fn in_sql(&self) -> InSql {
-        InSql::DataFusion("parquet")
     }
 }
 

@@ -35,11 +35,15 @@ static ADDED: RwLock<Vec<&'static dyn FileFormat>> = RwLock::new(Vec::new());
 pub fn register(format: &'static dyn FileFormat) -> Result<()> {
     let mut added = ADDED.write().unwrap_or_else(PoisonError::into_inner);
     let taken = |known: &&dyn FileFormat| {
-        known.name().eq_ignore_ascii_case(format.name())
+        known.about().name.eq_ignore_ascii_case(format.about().name)
             || all_of(format).any(|new| all_of(*known).any(|old| old == new))
     };
     if let Some(known) = FORMATS.iter().chain(&*added).find(|known| taken(known)) {
-        let reason = format!("format {}: its name or an extension of it is taken by {}", format.name(), known.name());
+        let reason = format!(
+            "format {}: its name or an extension of it is taken by {}",
+            format.about().name,
+            known.about().name
+        );
         return Err(Error::Option(reason));
     }
     added.push(format);
@@ -48,7 +52,7 @@ pub fn register(format: &'static dyn FileFormat) -> Result<()> {
 
 /// Extensions of a format's files, shared ones included.
 fn all_of(format: &dyn FileFormat) -> impl Iterator<Item = &'static str> {
-    format.extensions().iter().chain(format.shared_extensions()).copied()
+    format.about().extensions.iter().chain(format.about().shared_extensions).copied()
 }
 
 /// All formats.
@@ -66,7 +70,7 @@ pub(crate) fn find(is_it: impl Fn(&dyn FileFormat) -> bool) -> Option<&'static d
 /// Format by an extension without its dot, in upper or lower case. Shared extensions count if the file is named itself.
 pub(crate) fn of_extension(extension: &str, is_named: bool) -> Option<&'static dyn FileFormat> {
     let has = |extensions: &[&str]| extensions.iter().any(|known| known.eq_ignore_ascii_case(extension));
-    find(|format| has(format.extensions()) || is_named && has(format.shared_extensions()))
+    find(|format| has(format.about().extensions) || is_named && has(format.about().shared_extensions))
 }
 
 /// Whether a file is compressed by its extension.
@@ -105,7 +109,7 @@ pub(crate) fn of_file(root: &Path, file: &DataFile) -> Result<&'static dyn FileF
     let mut begin = Vec::new();
     let read = file.open().and_then(|input| input.take(16).read_to_end(&mut begin));
     read.map_err(|e| file.error(|| format!("cannot read: {e}")))?;
-    if let Some(format) = find(|format| !format.magic().is_empty() && begin.starts_with(format.magic())) {
+    if let Some(format) = find(|format| !format.about().magic.is_empty() && begin.starts_with(format.about().magic)) {
         return Ok(format);
     }
     let is_packed = is_packed(Path::new(&format!("x.{ending}")));
@@ -122,7 +126,7 @@ pub(crate) fn of_file(root: &Path, file: &DataFile) -> Result<&'static dyn FileF
 /// follows where it differs.
 pub(crate) fn endings(is_named: bool) -> String {
     let ending = |format: &dyn FileFormat| {
-        let (extension, name) = (format.extensions().first()?, format.name());
+        let (extension, name) = (format.about().extensions.first()?, format.about().name);
         let is_clear = !is_named || name.eq_ignore_ascii_case(extension);
         Some(if is_clear { format!(".{extension}") } else { format!(".{extension} ({name})") })
     };
@@ -131,7 +135,7 @@ pub(crate) fn endings(is_named: bool) -> String {
 
 /// Text such as `.parquet, .csv or .json`: all extensions that SQL reads.
 pub fn sql_endings() -> String {
-    let is_read = |format: &&dyn FileFormat| format.in_sql() != InSql::None;
+    let is_read = |format: &&dyn FileFormat| format.about().in_sql != InSql::None;
     listed(formats().into_iter().filter(is_read).flat_map(all_of).map(|extension| format!(".{extension}")).collect())
 }
 

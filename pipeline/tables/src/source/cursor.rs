@@ -41,7 +41,7 @@ impl Cursor {
     pub fn read(&mut self, from: &Source, file: usize, rows: &[u64], each: Each<'_>) -> Result<()> {
         let (Some(first), column) = (rows.first(), &self.column) else { return Ok(()) };
         let source = &from.files[file];
-        if from.format.seeks() {
+        if from.format.about().seeks {
             let ranges: Vec<(u64, u64)> = rows.iter().map(|row| (*row, 1)).collect();
             for batch in from.batches(file, &ranges, rows.len())? {
                 images_of(source, batch, column)?.iter().for_each(&mut *each);

@@ -123,10 +123,11 @@ impl Source {
     ) -> Result<Self> {
         let is_other = |place: &&DataFile| {
             let is_file = !matches!(place, DataFile::Folder(_));
-            is_file && register::of_path(place.below(&root)).is_some_and(|other| other.name() != format.name())
+            is_file
+                && register::of_path(place.below(&root)).is_some_and(|other| other.about().name != format.about().name)
         };
         if let Some(other) = places.iter().find(is_other) {
-            let name = format.name();
+            let name = format.about().name;
             let reason =
                 format!("a source is of one kind, and this file is not {name} as the others: give one of the kinds");
             return Err(Error::source(other.shown(), reason));

@@ -30,7 +30,7 @@ impl Memo {
     /// Memo of an inspection; `None` if only another inspection can recognise the file.
     pub(crate) fn of(format: &dyn FileFormat, place: &DataFile, looked: &Inspected) -> Option<Self> {
         let Inspected { record, written, seen } = looked;
-        if !format.inspects_all() {
+        if !format.about().inspects_all {
             return None;
         }
         let modified = match seen {
@@ -71,7 +71,9 @@ pub(crate) fn remembered(
     if let Some(schema) = format.schema().filter(|_| file.is_as(record)) {
         return Ok(same(schema, None));
     }
-    let Some(memo) = memo.filter(|memo| format.inspects_all() && memo.stamp == record.stamp) else { return Ok(None) };
+    let Some(memo) = memo.filter(|memo| format.about().inspects_all && memo.stamp == record.stamp) else {
+        return Ok(None);
+    };
     let seen = file.seen().map_err(|e| Error::source(file.shown(), e))?;
     let is_same = match &seen {
         Some(seen) => {

@@ -109,7 +109,7 @@ fn typed(name: &str) -> Option<&'static dyn FileFormat> {
         InSql::DataFusion(format) => format.eq_ignore_ascii_case(name),
         InSql::Rows | InSql::NamedRows | InSql::None => false,
     };
-    register::find(|format| is_it(format.in_sql()))
+    register::find(|format| is_it(format.about().in_sql))
 }
 
 /// Refuses declared types that would cut values of the files, such as INT over fractions.
@@ -237,7 +237,7 @@ async fn located<'a>(
         _ => String::new(),
     };
     let written = factory.create(state, &cmd.options)?;
-    let files = match format.in_sql() {
+    let files = match format.about().in_sql {
         InSql::NamedRows => Arc::new(RowsFormat::new(format).written_by(written)),
         _ => written,
     };
@@ -255,7 +255,7 @@ async fn located<'a>(
             return Ok(None);
         }
         if files.try_next().await?.is_none() {
-            return plan_err!("{location}: there are no {} files", format.name());
+            return plan_err!("{location}: there are no {} files", format.about().name);
         }
         drop(files);
         locations.push(location);
@@ -265,7 +265,7 @@ async fn located<'a>(
 
 /// Format that is read as if a query named its files, if the statement says nothing of how to read them.
 fn as_named(cmd: &CreateExternalTable) -> Option<&'static dyn FileFormat> {
-    let format = register::of_extension(&cmd.file_type, true).filter(|format| format.in_sql() == InSql::NamedRows);
+    let format = register::of_extension(&cmd.file_type, true).filter(|format| format.about().in_sql == InSql::NamedRows);
     format.filter(|_| cmd.options.is_empty())
 }
 
@@ -277,7 +277,7 @@ async fn common(
     format: &'static dyn FileFormat,
 ) -> Result<Option<Arc<dyn TableProvider>>> {
     let Some((state, options, locations)) = located(state, cmd, format).await? else { return Ok(None) };
-    let schema = match format.in_sql() {
+    let schema = match format.about().in_sql {
         InSql::NamedRows => all_at_once(state, &options, &locations).await?,
         _ => one_schema(state, &options, &locations).await?,
     };

@@ -176,7 +176,7 @@ pub(crate) async fn files(
     location: &str,
     kind: &Kind,
 ) -> Result<Arc<dyn TableProvider>, DataFusionError> {
-    let (format, is_typed) = match kind.format.in_sql() {
+    let (format, is_typed) = match kind.format.about().in_sql {
         InSql::DataFusion(format) => {
             let factory = state.get_file_format_factory(format);
             let factory =
@@ -314,7 +314,7 @@ impl Kind {
         let is_compressed = ["gz", "bz2", "xz", "zst"].contains(&last.to_ascii_lowercase().as_str());
         let written = if is_compressed { stem.rsplit_once('.')?.1 } else { last };
         let format = of_extension(written, true)?;
-        match format.in_sql() {
+        match format.about().in_sql {
             InSql::NamedRows => {}
             InSql::DataFusion(_) | InSql::Rows if !is_compressed => {}
             _ => return None,

@@ -57,12 +57,12 @@ use crate::store::object::Object;
 pub fn register_formats(ctx: &SessionContext) -> Result<()> {
     let state = ctx.state_ref();
     let mut state = state.write();
-    for format in formats().into_iter().filter(|format| format.in_sql() == InSql::Rows) {
-        let Some(first) = format.extensions().first() else { continue };
-        let extensions = format.extensions().iter().map(|extension| (extension.to_string(), *extension));
-        for (name, extension) in extensions.chain([(format.name().to_ascii_lowercase(), *first)]) {
+    for format in formats().into_iter().filter(|format| format.about().in_sql == InSql::Rows) {
+        let Some(first) = format.about().extensions.first() else { continue };
+        let extensions = format.about().extensions.iter().map(|extension| (extension.to_string(), *extension));
+        for (name, extension) in extensions.chain([(format.about().name.to_ascii_lowercase(), *first)]) {
             if state.get_file_format_factory(&name).is_some_and(|known| known.downcast_ref::<RowsFactory>().is_none()) {
-                return plan_err!("the format {} has the name {name}, which is one of DataFusion's", format.name());
+                return plan_err!("the format {} has the name {name}, which is one of DataFusion's", format.about().name);
             }
             state.table_factories_mut().insert(name.to_ascii_uppercase(), Arc::new(RowsTables { extension }));
             state.register_file_format(Arc::new(RowsFactory { format, name }), true)?;
@@ -91,7 +91,7 @@ impl FileFormatFactory for RowsFactory {
         options: &HashMap<String, String>,
     ) -> Result<Arc<dyn datafusion_format::FileFormat>> {
         if let Some(name) = options.keys().next() {
-            return not_impl_err!("{} has no options, and {name} is given", self.format.name());
+            return not_impl_err!("{} has no options, and {name} is given", self.format.about().name);
         }
         Ok(self.default())
     }
@@ -139,13 +139,13 @@ impl datafusion_format::FileFormat for RowsFormat {
     fn get_ext(&self) -> String {
         match &self.writer {
             Some(writer) => writer.get_ext(),
-            None => self.format.extensions().first().copied().unwrap_or_default().to_owned(),
+            None => self.format.about().extensions.first().copied().unwrap_or_default().to_owned(),
         }
     }
 
     fn get_ext_with_compression(&self, compression: &FileCompressionType) -> Result<String> {
         if compression.is_compressed() {
-            return not_impl_err!("{} files are written without compression", self.format.name());
+            return not_impl_err!("{} files are written without compression", self.format.about().name);
         }
         Ok(self.get_ext())
     }
@@ -200,10 +200,10 @@ impl datafusion_format::FileFormat for RowsFormat {
             return writer.create_writer_physical_plan(input, state, config, order).await;
         }
         if config.insert_op != InsertOp::Append {
-            return not_impl_err!("a {} file cannot be overwritten by INSERT", self.format.name());
+            return not_impl_err!("a {} file cannot be overwritten by INSERT", self.format.about().name);
         }
         if self.format.writer().is_none() {
-            return not_impl_err!("SQL reads {} files and does not write them", self.format.name());
+            return not_impl_err!("SQL reads {} files and does not write them", self.format.about().name);
         }
         Ok(Arc::new(DataSinkExec::new(input, Arc::new(RowsSink { format: self.format, config }), order)))
     }
@@ -229,7 +229,7 @@ impl RowsSource {
     fn new(format: &'static dyn FileFormat, table: TableSchema) -> Self {
         let projection = SplitProjection::unprojected(&table);
         let metrics = ExecutionPlanMetricsSet::new();
-        let name = format.name().to_ascii_lowercase();
+        let name = format.about().name.to_ascii_lowercase();
         Self { format, name, table, projection, batch_size: capfilt_udfs::BATCH_SIZE, metrics }
     }
 }

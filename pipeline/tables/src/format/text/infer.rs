@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use crate::adapt::common;
 use crate::error::{Error, Result};
 use crate::file::DataFile;
-use crate::format::contract::{FileFormat, FileInfo, InSql, Inspection, Scan, Unified};
+use crate::format::contract::{About, FileFormat, FileInfo, InSql, Inspection, Scan, Unified};
 use crate::format::rows::{Batches, select};
 use crate::format::text::{csv, json};
 use crate::halt::Halt;
@@ -23,25 +23,15 @@ pub(crate) enum Text {
     JsonLines,
 }
 
+static CSV: About = About { in_sql: InSql::NamedRows, ..About::new("CSV", &["csv"]) };
+static JSON_LINES: About =
+    About { shared_extensions: &["json"], in_sql: InSql::NamedRows, ..About::new("JSON lines", &["jsonl", "ndjson"]) };
+
 impl FileFormat for Text {
-    fn name(&self) -> &'static str {
+    fn about(&self) -> &'static About {
         match self {
-            Self::Csv => "CSV",
-            Self::JsonLines => "JSON lines",
-        }
-    }
-
-    fn extensions(&self) -> &'static [&'static str] {
-        match self {
-            Self::Csv => &["csv"],
-            Self::JsonLines => &["jsonl", "ndjson"],
-        }
-    }
-
-    fn shared_extensions(&self) -> &'static [&'static str] {
-        match self {
-            Self::Csv => &[],
-            Self::JsonLines => &["json"],
+            Self::Csv => &CSV,
+            Self::JsonLines => &JSON_LINES,
         }
     }
 
@@ -82,10 +72,6 @@ impl FileFormat for Text {
             Self::JsonLines => json::read(file, schema, scan.batch_rows)?,
         };
         Ok(select(batches, scan.ranges))
-    }
-
-    fn in_sql(&self) -> InSql {
-        InSql::NamedRows
     }
 }
 

@@ -8,7 +8,7 @@ use datafusion::arrow::record_batch::RecordBatch;
 
 use crate::error::{Error, Result};
 use crate::file::DataFile;
-use crate::format::contract::{FileFormat, FileInfo, FileWriter, Inspection, Scan};
+use crate::format::contract::{About, FileFormat, FileInfo, FileWriter, Inspection, Scan};
 use crate::format::rows::{Batches, Rows};
 use crate::format::webdataset::read::{self, Counted};
 use crate::format::webdataset::write::{Names, Shard};
@@ -17,13 +17,11 @@ use crate::format::webdataset::write::{Names, Shard};
 #[derive(Debug)]
 pub(crate) struct WebDataset;
 
-impl FileFormat for WebDataset {
-    fn name(&self) -> &'static str {
-        "WebDataset"
-    }
+static ABOUT: About = About { inspects_all: false, ..About::new("WebDataset", &["tar"]) };
 
-    fn extensions(&self) -> &'static [&'static str] {
-        &["tar"]
+impl FileFormat for WebDataset {
+    fn about(&self) -> &'static About {
+        &ABOUT
     }
 
     /// Schema without views, for output files.
@@ -50,10 +48,6 @@ impl FileFormat for WebDataset {
         inspection.pass(file, passed);
         let stamp = file.stamp().unwrap_or(digest);
         Ok(FileInfo { rows, bytes, stamp, schema: self.schema().unwrap_or_else(|| Arc::clone(&read::SCHEMA)) })
-    }
-
-    fn inspects_all(&self) -> bool {
-        false
     }
 
     fn read(&self, file: &DataFile, scan: &Scan<'_>) -> Result<Batches, String> {
