@@ -109,7 +109,8 @@ async fn answer(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         }
     }
     let (head, body) = if asks_for_metrics(&request) {
-        (FOUND, shared.page().map_err(io::Error::other)?)
+        let latest = shared.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        (FOUND, page(&latest, &(shared.stats)(), shared.started.elapsed()).map_err(io::Error::other)?)
     } else {
         (NOT_FOUND, String::new())
     };
@@ -131,13 +132,6 @@ fn asks_for_metrics(request: &[u8]) -> bool {
     let [method, target, version] = words.as_slice() else { return false };
     let path = target.split_once('?').map_or(*target, |(path, _)| path);
     is_whole(request) && *method == "GET" && path == "/metrics" && version.starts_with("HTTP/1.")
-}
-
-impl Shared {
-    fn page(&self) -> prometheus::Result<String> {
-        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        page(&latest, &(self.stats)(), self.started.elapsed())
-    }
 }
 
 /// The metrics as a page in Prometheus' text format.

@@ -20,7 +20,7 @@ use crate::image_names::ImageNames;
 use crate::store::object::Object;
 use crate::store::read_ahead::{Cursor, Pages};
 
-/// Files inspected concurrently: each one in a store takes several requests.
+/// Files inspected or read concurrently: each one in a store takes several requests.
 const AT_ONCE: usize = 8;
 
 /// A local file, an object in a store, or a folder of images and their texts.
@@ -38,12 +38,6 @@ pub enum DataFile {
 pub trait Input: Read + Seek + Send {}
 
 impl<T: Read + Seek + Send> Input for T {}
-
-impl AsRef<Self> for DataFile {
-    fn as_ref(&self) -> &Self {
-        self
-    }
-}
 
 impl DataFile {
     /// Path or URL for messages.
@@ -256,13 +250,8 @@ impl Read for Noted {
 
 /// Runs `look` on all places, some of them concurrently, because stores and network disks have latency. Returns the
 /// results, or the first error, in the order of the places.
-pub(crate) fn each<P: AsRef<DataFile> + Sync, T: Send>(
-    places: &[P],
-    look: impl Fn(&P) -> Result<T> + Sync,
-) -> Result<Vec<T>> {
-    let is_remote = places.iter().any(|place| matches!(place.as_ref(), DataFile::Remote(_)));
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let at_once = if is_remote { AT_ONCE } else { cores.min(AT_ONCE) }.min(places.len());
+pub(crate) fn each<P: Sync, T: Send>(places: &[P], look: impl Fn(&P) -> Result<T> + Sync) -> Result<Vec<T>> {
+    let at_once = AT_ONCE.min(places.len());
     if at_once < 2 {
         return places.iter().map(look).collect();
     }
@@ -337,12 +326,6 @@ pub(crate) struct Beside {
     /// Metadata at the inspection.
     pub(crate) seen: OnceLock<Seen>,
     pub(crate) is_text: bool,
-}
-
-impl AsRef<DataFile> for Beside {
-    fn as_ref(&self) -> &DataFile {
-        &self.place
-    }
 }
 
 impl Folder {

@@ -8,6 +8,7 @@ use std::process::{ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use capfilt_job::{Images, OutputFormat};
+use capfilt_tables::pair_table::{manifest_paths, unfinished};
 use clap::Parser as _;
 use futures::FutureExt as _;
 use tokio::process::{Child, Command};
@@ -37,8 +38,7 @@ impl Stage {
     /// Whether `capfilt run` or `capfilt-train` has finished in the folder.
     pub(crate) fn is_finished(&self) -> Result<bool> {
         // `unfinished` also returns `None` if there is no pair table, so the manifest is checked first.
-        Ok(self.folder.join(DONE).exists()
-            || self.has_manifest() && capfilt_tables::pair_table::unfinished(&self.folder)?.is_none())
+        Ok(self.folder.join(DONE).exists() || self.has_manifest() && unfinished(&self.folder)?.is_none())
     }
 
     /// Whether the folder has state to resume from, or results.
@@ -49,8 +49,7 @@ impl Stage {
     }
 
     fn has_manifest(&self) -> bool {
-        let shards = fs::read_dir(self.folder.join("_capfilt")).into_iter().flatten().flatten();
-        shards.map(|shard| shard.path().join("manifest.json")).any(|manifest| manifest.exists())
+        manifest_paths(&self.folder).is_ok_and(|paths| paths.iter().any(|path| path.exists()))
     }
 
     /// Errors on arguments of `capfilt run` that are invalid or not allowed for rounds. Returns the path of its recipe.

@@ -304,6 +304,7 @@ fn web(schema: &Schema, options: &JobFile) -> Result<Vec<Expr>> {
             ))
         })
     };
+    let wrong = |reason: String| Err(Error::Column(reason));
     let loaded = options.image_is != ImageIs::Bytes;
     let what = match options.image_is {
         ImageIs::Bytes => "image",
@@ -315,7 +316,7 @@ fn web(schema: &Schema, options: &JobFile) -> Result<Vec<Expr>> {
     let (bytes, path) = if loaded {
         if !value_type(image.data_type()).is_string() {
             let (name, found) = (image.name(), type_name(image.data_type()));
-            return Err(Error::Column(format!("column {name} is {found}, and a URL or path must be Utf8")));
+            return wrong(format!("column {name} is {found}, and a URL or path must be Utf8"));
         }
         (Expr::Column(Column::new_unqualified(LOADED)), None)
     } else {
@@ -323,18 +324,15 @@ fn web(schema: &Schema, options: &JobFile) -> Result<Vec<Expr>> {
     };
     if !value_type(text.data_type()).is_string() {
         let (name, found) = (text.name(), type_name(text.data_type()));
-        return Err(Error::Column(format!(
-            "column {name} is {found}, and a text must be Utf8: name another with --text-column"
-        )));
+        return wrong(format!("column {name} is {found}, and a text must be Utf8: name another with --text-column"));
     }
     let renames = options.renames()?;
     for (old, _) in &renames {
-        find(old, "other", "--rename OLD=")
-            .map_err(|_| Error::Column(format!("--rename {old}=..: the source has no column {old}")))?;
+        if schema.field_with_name(old).is_err() {
+            return wrong(format!("--rename {old}=..: the source has no column {old}"));
+        }
         if (*old == options.image_column && !loaded) || *old == options.text_column {
-            return Err(Error::Column(format!(
-                "--rename {old}=..: the image and text columns get their names from the pair table"
-            )));
+            return wrong(format!("--rename {old}=..: the image and text columns get their names from the pair table"));
         }
     }
     let mut exprs = Vec::new();
@@ -350,14 +348,10 @@ fn web(schema: &Schema, options: &JobFile) -> Result<Vec<Expr>> {
             let new = renames.iter().find(|(old, _)| old == name).map_or(name, |(_, new)| new);
             if PairColumn::named(new).is_some() {
                 let hint = format!("--rename {name}={name}_before");
-                return Err(Error::Column(format!(
-                    "the source has a column {new}, a name of the pair table's: give {hint}"
-                )));
+                return wrong(format!("the source has a column {new}, a name of the pair table's: give {hint}"));
             }
             if names.contains(&new) {
-                return Err(Error::Column(format!(
-                    "the source would have two columns {new}: give --rename another name"
-                )));
+                return wrong(format!("the source would have two columns {new}: give --rename another name"));
             }
             names.push(new);
             exprs.push(column.alias(new));

@@ -29,12 +29,9 @@ pub async fn register_pairs(ctx: &SessionContext, name: &str, path: &Path, versi
 /// Opens a Delta table at a version or time, or its latest version; `None` if `path` is not a Delta table and no version
 /// is given.
 pub fn delta_source(path: &Path, version: Option<&str>) -> Result<Option<Source>> {
-    let is_delta = find(path)?.is_some();
-    if version.is_none() && !is_delta {
-        return Ok(None);
+    match (find(path)?, version) {
+        (Some(_), _) => Source::open_at(path, version).map(Some),
+        (None, Some(_)) => Err(no_versions(path)),
+        (None, None) => Ok(None),
     }
-    if !is_delta {
-        return Err(no_versions(path));
-    }
-    Source::open_at(path, version).map(Some)
 }
