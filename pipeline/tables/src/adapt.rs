@@ -94,7 +94,7 @@ fn exact_cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
             exact(array)?;
             plain_cast(array, to)
         }
-        (from, DataType::Float64) if is_text(from) => {
+        (from, DataType::Float64) if from.is_string() => {
             let texts = plain_cast(array, &DataType::Utf8View)?;
             match texts.as_string_view().iter().flatten().find(|text| !is_exact(text)) {
                 Some(number) => Err(would_be_rounded(number)),

@@ -136,13 +136,15 @@ mod tests {
     use super::*;
     use crate::checkpoint::manifest::identity;
     use crate::tally::counts::Tally;
+    use crate::verdicts::Verdicts;
 
     /// A manifest of shard `shard` of 2.
     fn manifest(shard: u64, state: State, retries: bool) -> Manifest {
         let job = Identity { shards: 2, ..identity() };
         let mut manifest = json!({
             "format": 2, "state": state, "shard": shard, "job": job, "source": "web", "files": [], "columns": [], "replaces": retries,
-            "parts": [], "done": {"file": 0, "row": 0}, "tally": Tally::default(),
+            "parts": [], "done": {"file": 0, "row": 0}, "tally": Tally::default(), "verdicts": Verdicts::default(),
+            "run": "", "committed": 0,
         });
         if retries {
             manifest["retried"] = json!(self::manifest(shard, State::Finished, false));

@@ -202,7 +202,7 @@ impl Job {
                 saved = false;
             }
         }
-        if let Some(reason) = committer(self.table_format, &self.dest)?.lost(&manifest)? {
+        if let Some(reason) = committer(self.options.table_format, &self.dest)?.lost(&manifest)? {
             return Err(Error::dest(&self.dest, reason));
         }
         source.reorder(&manifest.files)?;

@@ -131,7 +131,7 @@ async fn check_types(state: &dyn Session, cmd: &CreateExternalTable, format: &'s
             // Some whole numbers would be rounded.
             Some(DataType::Float64) if has.is_integer() => has.primitive_width() < Some(8),
             Some(both) => same(&both, wanted),
-            None => adapt::is_text(wanted) && !has.is_nested() && !adapt::is_binary(has),
+            None => wanted.is_string() && !has.is_nested() && !adapt::is_binary(has),
         };
         if !holds_all {
             return plan_err!(
@@ -265,7 +265,8 @@ async fn located<'a>(
 
 /// Format that is read as if a query named its files, if the statement says nothing of how to read them.
 fn as_named(cmd: &CreateExternalTable) -> Option<&'static dyn FileFormat> {
-    let format = register::of_extension(&cmd.file_type, true).filter(|format| format.about().in_sql == InSql::NamedRows);
+    let format =
+        register::of_extension(&cmd.file_type, true).filter(|format| format.about().in_sql == InSql::NamedRows);
     format.filter(|_| cmd.options.is_empty())
 }
 

@@ -62,7 +62,10 @@ pub fn register_formats(ctx: &SessionContext) -> Result<()> {
         let extensions = format.about().extensions.iter().map(|extension| (extension.to_string(), *extension));
         for (name, extension) in extensions.chain([(format.about().name.to_ascii_lowercase(), *first)]) {
             if state.get_file_format_factory(&name).is_some_and(|known| known.downcast_ref::<RowsFactory>().is_none()) {
-                return plan_err!("the format {} has the name {name}, which is one of DataFusion's", format.about().name);
+                return plan_err!(
+                    "the format {} has the name {name}, which is one of DataFusion's",
+                    format.about().name
+                );
             }
             state.table_factories_mut().insert(name.to_ascii_uppercase(), Arc::new(RowsTables { extension }));
             state.register_file_format(Arc::new(RowsFactory { format, name }), true)?;
