@@ -52,7 +52,7 @@ impl Source {
     /// Updates the `known` records of files that have changed but still have the same rows, to the current files: for a
     /// retry, which reads failed rows of them again and keeps the pairs of the others.
     pub fn take_mended(&self, known: &mut [FileRecord]) {
-        let what = "since the table was made; failed rows are read from it as it is now, and the pairs of the other rows stay as they are";
+        let what = " since the table was made; failed rows are read from it as it is now, and the pairs of the other rows stay as they are";
         self.renew(known, FileRecord::has_rows_of, what);
     }
 
@@ -60,7 +60,7 @@ impl Source {
     /// Returns whether any of them has changed.
     pub fn take_over(&self, known: &mut [FileRecord], begun: usize) -> bool {
         let known = known.get_mut(begun..).unwrap_or_default();
-        self.renew(known, |_, _| true, "and is read as it is now; no row of it was taken yet")
+        self.renew(known, |_, _| true, ", and is read as it is now; no row of it was taken yet")
     }
 
     /// Updates `known` records to the current files where these differ and `may` replace them. Returns whether any does.
@@ -70,7 +70,7 @@ impl Source {
         for record in known {
             let file = there.get(record.name.as_str()).filter(|file| file.gone().is_none());
             if let Some(file) = file.filter(|file| file.record != *record && may(&file.record, record)) {
-                log::warn!("{}: it has changed {what}", file.place.shown().display());
+                log::warn!("{}: it has changed{what}", file.place.shown().display());
                 record.clone_from(&file.record);
                 changed = true;
             }
