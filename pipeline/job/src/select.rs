@@ -19,9 +19,9 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::checkpoint::admission::{Admission, admit};
 use crate::checkpoint::apart::check_apart;
-use crate::checkpoint::job_folder::JobFolder;
 use crate::checkpoint::manifest::{Identity, Manifest};
 use crate::checkpoint::manifests;
+use crate::checkpoint::register;
 use crate::images::original::{Pictures, Wanted};
 use crate::options::{self, Images, Mode, OutputFormat};
 use crate::output::commit::register::committer;
@@ -107,9 +107,9 @@ impl Select {
         };
         let identity = self.identity(&first.job, min_itm);
         let images = first.job.images;
-        let store = JobFolder::open(&self.dest, (1, 1))?;
+        let store = register::open(&self.dest, (1, 1))?;
         let mode = if self.overwrite { Mode::Overwrite } else { Mode::Create };
-        let (manifest, begun) = match admit(&store, &identity, mode)? {
+        let (manifest, begun) = match admit(&*store, &identity, mode)? {
             Admission::Begin { replaces } => {
                 let verdicts = Verdicts {
                     min_itm: Some(min_itm),

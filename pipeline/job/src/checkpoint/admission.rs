@@ -6,9 +6,8 @@ use capfilt_tables::error::{Error, Result};
 use capfilt_tables::file_record::FileRecord;
 use capfilt_tables::pair_table::State;
 
-use crate::checkpoint::job_folder::{Contents, JobFolder};
+use crate::checkpoint::contract::{Contents, JobStore};
 use crate::checkpoint::manifest::{Identity, Manifest};
-use crate::checkpoint::manifests::manifests;
 use crate::options::Mode;
 
 /// How an admitted job begins.
@@ -23,17 +22,17 @@ pub(crate) enum Admission {
 }
 
 /// Admits a job to its destination. Errors if it must not touch the contents.
-pub(crate) fn admit(store: &JobFolder, job: &Identity, mode: Mode) -> Result<Admission> {
-    let table = &store.table;
-    let manifests = match manifests(table) {
+pub(crate) fn admit(store: &dyn JobStore, job: &Identity, mode: Mode) -> Result<Admission> {
+    let manifests = match store.manifests() {
         // An unreadable manifest can still be replaced.
         Err(_) if mode == Mode::Overwrite => Vec::new(),
         manifests => manifests?,
     };
+    let table = store.table();
     let refused = |reason| Error::dest(table, reason);
-    let admission = decide(manifests, store.contents()?, table, store.shard, job, mode).map_err(refused)?;
+    let admission = decide(manifests, store.contents()?, table, store.shard(), job, mode).map_err(refused)?;
     // Before its first unit, a process has no manifest that would show it.
-    let except = (mode != Mode::Overwrite).then_some(store.shard.1);
+    let except = (mode != Mode::Overwrite).then_some(store.shard().1);
     if store.has_other_writer(except)? {
         return Err(Error::dest(table, "another job is writing to it"));
     }
@@ -106,12 +105,12 @@ fn decide(
 }
 
 /// Errors if other shards belong to another job, or read another source.
-pub(crate) fn check_agreement(store: &JobFolder, manifest: &Manifest) -> Result<()> {
+pub(crate) fn check_agreement(store: &dyn JobStore, manifest: &Manifest) -> Result<()> {
     let own = |other: &Manifest| (other.shard, other.job.shards) == (manifest.shard, manifest.job.shards);
-    for other in manifests(&store.table)?.iter().filter(|other| !own(other)) {
+    for other in store.manifests()?.iter().filter(|other| !own(other)) {
         if let Some(difference) = other.job.difference(&manifest.job) {
             let reason = format!("shard {} there is of another job: {difference}", other.shard);
-            return Err(Error::dest(&store.table, reason));
+            return Err(Error::dest(store.table(), reason));
         }
         // One of them may have been updated before the other, so only the common prefix is compared.
         let both = other.files.len().min(manifest.files.len());
@@ -123,7 +122,7 @@ pub(crate) fn check_agreement(store: &JobFolder, manifest: &Manifest) -> Result<
                 "shard {} there has another source, or its files in another order: give all shards the same files, or write the table anew",
                 other.shard
             );
-            return Err(Error::dest(&store.table, reason));
+            return Err(Error::dest(store.table(), reason));
         }
     }
     Ok(())

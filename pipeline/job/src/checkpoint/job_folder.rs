@@ -1,5 +1,4 @@
-//! A job's destination folder: the manifest of each shard, its finished units, and its parts, which are staged until all
-//! rows are done and then published in the table.
+//! A job's destination folder.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -11,7 +10,9 @@ use capfilt_tables::image_names::is_image_names;
 use capfilt_tables::layout;
 use capfilt_tables::pair_table::{self, BOOKKEEPING, MANIFEST, State};
 
+use crate::checkpoint::contract::{Contents, JobStore};
 use crate::checkpoint::manifest::{Manifest, Part};
+use crate::checkpoint::manifests;
 
 /// Folder of the intermediate files of deduplication, within the shard's folder.
 const DEDUPE_FOLDER: &str = "dedupe";
@@ -22,18 +23,14 @@ const PARTS: &str = "parts";
 const TEMP: &str = "tmp";
 
 /// A shard of a destination on disk, locked by this process.
-///
-/// A change that a method has made survives a kill and a loss of power once the method returns; of `publish` and
-/// `remove_part` that is true once `settle` returns. While the folder is open for writing, no other process writes the
-/// same shard.
 #[derive(Debug)]
 pub(crate) struct JobFolder {
-    pub(crate) table: PathBuf,
+    path: PathBuf,
     /// The job's bookkeeping folder: `_capfilt/shard-1-of-1`.
     folder: PathBuf,
     created: bool,
     /// This shard's number, from 1, and the number of shards.
-    pub(crate) shard: (u64, u64),
+    shard: (u64, u64),
     /// Held while the job runs; the system releases it even if the process is killed. `None` if only read.
     lock: Option<File>,
 }
@@ -41,7 +38,7 @@ pub(crate) struct JobFolder {
 impl JobFolder {
     /// Creates and locks the folder of shard `shard` of `shards`. Dropping it before anything is written removes the
     /// folder.
-    pub(crate) fn open(path: &Path, (shard, shards): (u64, u64)) -> Result<Self> {
+    pub(crate) fn open(path: &Path, shard: u64, shards: u64) -> Result<Self> {
         let created = !path.exists();
         let folder = pair_table::shard_folder(path, shard, shards);
         let file = folder.join(LOCK);
@@ -63,13 +60,13 @@ impl JobFolder {
             // The file system does not support locks: continue without one.
             Err(TryLockError::Error(e)) => log::warn!("cannot lock {}: {e}", file.display()),
         }
-        Ok(Self { table: path.to_owned(), folder, created, shard: (shard, shards), lock: Some(lock) })
+        Ok(Self { path: path.to_owned(), folder, created, shard: (shard, shards), lock: Some(lock) })
     }
 
     /// A handle for reading: creates, locks and removes nothing.
-    pub(crate) fn peek(path: &Path, (shard, shards): (u64, u64)) -> Self {
+    pub(crate) fn peek(path: &Path, shard: u64, shards: u64) -> Self {
         let folder = pair_table::shard_folder(path, shard, shards);
-        Self { table: path.to_owned(), folder, created: false, shard: (shard, shards), lock: None }
+        Self { path: path.to_owned(), folder, created: false, shard: (shard, shards), lock: None }
     }
 
     fn manifest_path(&self) -> PathBuf {
@@ -87,17 +84,25 @@ impl JobFolder {
         fs::rename(self.scratch(name), to).map_err(|e| Error::write(to, &e))?;
         sync_folder_of(to)
     }
+}
 
-    /// Whether there is a table, or files that are not the job's.
-    pub(crate) fn contents(&self) -> Result<Contents> {
-        let files = names(&self.table)?.iter().filter(|name| *name != BOOKKEEPING).count();
-        Ok(Contents { is_table: !self.parts()?.is_empty() || layout::is_delta(&self.table), files })
+impl JobStore for JobFolder {
+    fn table(&self) -> &Path {
+        &self.path
     }
 
-    /// Whether another process writes the table. Processes that write it in `except` shards do not count.
-    pub(crate) fn has_other_writer(&self, except: Option<u64>) -> Result<bool> {
+    fn shard(&self) -> (u64, u64) {
+        self.shard
+    }
+
+    fn contents(&self) -> Result<Contents> {
+        let files = names(&self.path)?.iter().filter(|name| *name != BOOKKEEPING).count();
+        Ok(Contents { is_table: !self.parts()?.is_empty() || layout::is_delta(&self.path), files })
+    }
+
+    fn has_other_writer(&self, except: Option<u64>) -> Result<bool> {
         let except = except.map(|shards| format!("-of-{shards}"));
-        let folder = self.table.join(BOOKKEEPING);
+        let folder = self.path.join(BOOKKEEPING);
         for name in names(&folder)? {
             let shard = folder.join(&name);
             let counts = except.as_ref().is_none_or(|except| !name.ends_with(except));
@@ -112,33 +117,32 @@ impl JobFolder {
         Ok(false)
     }
 
-    /// This shard's manifest; `None` if it is missing or unreadable.
-    pub(crate) fn manifest(&self) -> Option<Manifest> {
+    fn manifests(&self) -> Result<Vec<Manifest>> {
+        manifests::manifests(&self.path)
+    }
+
+    fn manifest(&self) -> Option<Manifest> {
         Manifest::read(&self.manifest_path()).ok().flatten()
     }
 
-    /// Replaces this shard's manifest atomically.
-    pub(crate) fn save(&self, manifest: &Manifest) -> Result<()> {
+    fn save(&self, manifest: &Manifest) -> Result<()> {
         let path = self.manifest_path();
         let is_first = !path.exists();
         manifest.write(&path)?;
         // The folders on the way to it may be new, too.
         if is_first {
-            [&self.folder, &self.table.join(BOOKKEEPING)].into_iter().try_for_each(|f| sync_folder_of(f))
+            [&self.folder, &self.path.join(BOOKKEEPING)].into_iter().try_for_each(|f| sync_folder_of(f))
         } else {
             Ok(())
         }
     }
 
-    /// Removes this shard's manifest.
-    pub(crate) fn remove_manifest(&self) -> Result<()> {
+    fn remove_manifest(&self) -> Result<()> {
         remove(&self.manifest_path())
     }
 
-    /// Removes this shard's units and staged parts. The manifest of a complete table stays until the new table's
-    /// replaces it.
     /// Warns of foreign Parquet files, which would be read with the table.
-    pub(crate) fn clear(&self) -> Result<()> {
+    fn clear(&self) -> Result<()> {
         let whole = self.manifest().is_some_and(|manifest| manifest.state == State::Finished);
         // Hashes of a job that was stopped before its first unit stay too: each file notes what it was made from.
         let stays =
@@ -146,9 +150,9 @@ impl JobFolder {
         for name in names(&self.folder)?.iter().filter(|name| !stays(name)) {
             remove(&self.folder.join(name))?;
         }
-        for name in names(&self.table)? {
-            if name.ends_with(".parquet") && !pair_table::is_part(&name) && !layout::is_delta(&self.table) {
-                let folder = self.table.display();
+        for name in names(&self.path)? {
+            if name.ends_with(".parquet") && !pair_table::is_part(&name) && !layout::is_delta(&self.path) {
+                let folder = self.path.display();
                 log::warn!(
                     "{folder} holds {name}, which is not part of a pair table: it stays, and is read with the table"
                 );
@@ -157,15 +161,13 @@ impl JobFolder {
         Ok(())
     }
 
-    /// Removes the bookkeeping of the other shards.
-    pub(crate) fn clear_other_shards(&self) -> Result<()> {
-        let folder = self.table.join(BOOKKEEPING);
+    fn clear_other_shards(&self) -> Result<()> {
+        let folder = self.path.join(BOOKKEEPING);
         let others = names(&folder)?.into_iter().map(|name| folder.join(name));
         others.filter(|path| *path != self.folder && path.is_dir()).try_for_each(|path| remove(&path))
     }
 
-    /// Removes unfinished files, and staged parts that `manifest` does not name.
-    pub(crate) fn remove_unfinished(&self, manifest: &Manifest) -> Result<()> {
+    fn remove_unfinished(&self, manifest: &Manifest) -> Result<()> {
         let (known, parts) = (manifest.part_names(), self.folder.join(PARTS));
         let staged = names(&parts)?.into_iter().filter(|name| !known.contains(&name.as_str()));
         staged.map(|name| parts.join(name)).try_for_each(|path| remove(&path))?;
@@ -173,38 +175,33 @@ impl JobFolder {
         unfinished.filter(|path| path.extension().is_some_and(|e| e == TEMP)).try_for_each(|path| remove(&path))
     }
 
-    /// Local path at which the file `name` is written before it is kept or staged.
-    pub(crate) fn scratch(&self, name: &str) -> PathBuf {
+    fn scratch(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.{TEMP}"))
     }
 
-    /// Local folder of deduplication's files, which stay for a run that resumes.
-    pub(crate) fn dedupe_folder(&self) -> PathBuf {
+    fn dedupe_folder(&self) -> PathBuf {
         self.folder.join(DEDUPE_FOLDER)
     }
 
-    /// Keeps the scratch file `name` as a finished unit. Returns the path to read it from.
-    pub(crate) fn keep_unit(&self, name: &str) -> Result<PathBuf> {
+    fn keep_unit(&self, name: &str) -> Result<PathBuf> {
         let path = self.folder.join(name);
         self.place(name, &path)?;
         Ok(path)
     }
 
-    /// Paths of the kept units, in the order of their names.
-    pub(crate) fn units(&self) -> Result<Vec<PathBuf>> {
+    fn units(&self) -> Result<Vec<PathBuf>> {
         let mut names = names(&self.folder)?;
         names.retain(|name| name.starts_with("unit-") && !name.ends_with(TEMP));
         names.sort();
         Ok(names.iter().map(|name| self.folder.join(name)).collect())
     }
 
-    /// Stages the scratch file `part` as a part.
-    pub(crate) fn stage(&self, part: &str) -> Result<()> {
+    fn stage(&self, part: &str) -> Result<()> {
         self.place(part, &self.staged(part))
     }
 
-    /// Stages a kept unit as a part. The unit stays. It is hard-linked, or copied if the file system has no links.
-    pub(crate) fn stage_unit(&self, unit: &Path, part: &str) -> Result<()> {
+    /// Hard-links the unit, or copies it if the file system has no links.
+    fn stage_unit(&self, unit: &Path, part: &str) -> Result<()> {
         let path = self.staged(part);
         create_folder_of(&path)?;
         match fs::hard_link(unit, &path) {
@@ -218,9 +215,8 @@ impl JobFolder {
         }
     }
 
-    /// Moves a staged part into the table, unless that was done before.
-    pub(crate) fn publish(&self, part: &Part) -> Result<()> {
-        let (from, to) = (self.staged(&part.name), self.table.join(&part.name));
+    fn publish(&self, part: &Part) -> Result<()> {
+        let (from, to) = (self.staged(&part.name), self.path.join(&part.name));
         match fs::metadata(&from) {
             Ok(meta) if meta.len() == part.bytes => fs::rename(&from, &to).map_err(|e| Error::write(&to, &e)),
             Ok(_) => {
@@ -230,9 +226,8 @@ impl JobFolder {
         }
     }
 
-    /// Path of a published part. Errors unless it is as it was written.
-    pub(crate) fn part(&self, part: &Part) -> Result<PathBuf> {
-        let path = self.table.join(&part.name);
+    fn part(&self, part: &Part) -> Result<PathBuf> {
+        let path = self.path.join(&part.name);
         match fs::metadata(&path) {
             Ok(meta) if meta.len() == part.bytes => Ok(path),
             _ => Err(Error::dest(
@@ -242,31 +237,19 @@ impl JobFolder {
         }
     }
 
-    /// Names of the parts in the table, which other jobs may have written.
-    pub(crate) fn parts(&self) -> Result<Vec<String>> {
-        Ok(names(&self.table)?.into_iter().filter(|name| pair_table::is_part(name)).collect())
+    fn parts(&self) -> Result<Vec<String>> {
+        Ok(names(&self.path)?.into_iter().filter(|name| pair_table::is_part(name)).collect())
     }
 
-    /// Removes a part from the table, if it is there.
-    pub(crate) fn remove_part(&self, name: &str) -> Result<()> {
-        remove(&self.table.join(name))
+    fn remove_part(&self, name: &str) -> Result<()> {
+        remove(&self.path.join(name))
     }
 
-    /// Makes the table's new and removed parts durable, once all are published.
-    pub(crate) fn settle(&self) -> Result<()> {
+    fn settle(&self) -> Result<()> {
         // All staged parts have been moved.
         let _ = fs::remove_dir(self.folder.join(PARTS));
-        [&self.folder, &self.table].into_iter().try_for_each(|folder| sync(folder))
+        [&self.folder, &self.path].into_iter().try_for_each(|folder| sync(folder))
     }
-}
-
-/// Contents of a destination beside a job's bookkeeping.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Contents {
-    /// Whether there is a table.
-    pub(crate) is_table: bool,
-    /// Number of files and folders, the table's included.
-    pub(crate) files: usize,
 }
 
 impl Drop for JobFolder {
@@ -276,9 +259,9 @@ impl Drop for JobFolder {
             // The job failed before it wrote anything: remove the folders it created, each only if empty.
             let _ = fs::remove_file(self.folder.join(LOCK));
             let _ = fs::remove_dir(&self.folder);
-            let _ = fs::remove_dir(self.table.join(BOOKKEEPING));
+            let _ = fs::remove_dir(self.path.join(BOOKKEEPING));
             if self.created {
-                let _ = fs::remove_dir(&self.table);
+                let _ = fs::remove_dir(&self.path);
             }
         }
         let _ = lock.unlock();
@@ -306,7 +289,7 @@ fn sync_folder_of(file: &Path) -> Result<()> {
 }
 
 /// Removes a file, or a folder with its contents, if it is there.
-pub(crate) fn remove(path: &Path) -> Result<()> {
+fn remove(path: &Path) -> Result<()> {
     match if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) } {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::write(path, &e)),
         _ => Ok(()),
@@ -335,13 +318,13 @@ mod tests {
     fn one_job_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
         let dest = folder.path().join("a/b");
-        let first = JobFolder::open(&dest, (1, 1)).unwrap();
-        assert!(JobFolder::open(&dest, (1, 1)).unwrap_err().to_string().contains("another job"));
+        let first = JobFolder::open(&dest, 1, 1).unwrap();
+        assert!(JobFolder::open(&dest, 1, 1).unwrap_err().to_string().contains("another job"));
         drop(first);
         assert!(!dest.exists(), "what holds nothing goes");
-        let _one = JobFolder::open(&dest, (1, 2)).unwrap();
-        let _two = JobFolder::open(&dest, (2, 2)).unwrap();
-        assert!(JobFolder::open(&dest, (2, 2)).unwrap_err().to_string().contains("shard 2 of 2"));
+        let _one = JobFolder::open(&dest, 1, 2).unwrap();
+        let _two = JobFolder::open(&dest, 2, 2).unwrap();
+        assert!(JobFolder::open(&dest, 2, 2).unwrap_err().to_string().contains("shard 2 of 2"));
     }
 
     #[test]
@@ -354,7 +337,7 @@ mod tests {
             std::thread::sleep(AGAIN_AFTER / 4);
             held.unlock().unwrap();
         });
-        JobFolder::open(folder.path(), (1, 2)).unwrap();
+        JobFolder::open(folder.path(), 1, 2).unwrap();
         letting_go.join().unwrap();
     }
 }

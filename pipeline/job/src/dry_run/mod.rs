@@ -17,7 +17,7 @@ use datafusion::prelude::SessionContext;
 use tokio::sync::{mpsc, watch};
 
 use crate::checkpoint::admission::{admit, check_agreement};
-use crate::checkpoint::job_folder::JobFolder;
+use crate::checkpoint::register;
 use crate::dry_run::estimate::Sample;
 use crate::images::loader::ImageLoader;
 use crate::options::{Mode, Stop};
@@ -25,9 +25,10 @@ use crate::output::pair_files::Format;
 use crate::output::split_writer::{self, Left, Pairs};
 use crate::recipe::provenance::Provenance;
 use crate::run::apply::Work;
+use crate::run::local::LocalRunner;
 use crate::run::prefetch::prefetch;
 use crate::run::resume::{Job, Prepared};
-use crate::run::runner::{PairSink, run_chunks};
+use crate::run::runner::{PairSink, Runner as _};
 use crate::tally::counts::Tally;
 
 pub use crate::dry_run::estimate::Estimate;
@@ -45,14 +46,14 @@ pub async fn dry_run(ctx: &SessionContext, job: &Job, sample: usize) -> Result<E
         return Err(Error::Option("a dry run does not know which rows a retry would do again".to_owned()));
     }
     let Prepared { mut source, workers, planned, identity, loader } = job.prepare(ctx).await?;
-    let store = JobFolder::peek(&job.dest, job.shard);
-    let admission = admit(&store, &identity, job.mode)?;
-    let (mut manifest, begun, _) = job.manifest(&store, admission, identity, &mut source)?;
+    let store = register::peek(&job.dest, job.shard);
+    let admission = admit(&*store, &identity, job.mode)?;
+    let (mut manifest, begun, _) = job.manifest(&*store, admission, identity, &mut source)?;
     let format = job.format(&planned, &source, &mut manifest)?;
     if !manifest.replaces {
-        check_agreement(&store, &manifest)?;
+        check_agreement(&*store, &manifest)?;
     }
-    let done = if begun { split_writer::left(&store, &manifest)? } else { Left::default() };
+    let done = if begun { split_writer::left(&*store, &manifest)? } else { Left::default() };
     let units = manifest.units();
     let mut estimate = Estimate {
         files: source.files(),
@@ -223,7 +224,7 @@ async fn pairs(work: &Arc<Work>, loader: Arc<dyn ImageLoader>, chunks: Vec<Chunk
     // Without its sender no stop can be requested.
     let (_, stop) = watch::channel(Stop::No);
     let mut made = Vec::new();
-    run_chunks(work, prefetch(receiver, Vec::new(), loader), &stop, &mut made).await?;
+    LocalRunner { workers: work.workers }.run(work, prefetch(receiver, Vec::new(), loader), &stop, &mut made).await?;
     Ok(made)
 }
 

@@ -65,7 +65,7 @@ impl SplitWriter {
         match self.store.save(&old).and_then(|()| self.store.clear()) {
             Ok(()) => {
                 self.given_up = true;
-                Error::dest(&self.store.table, reason)
+                Error::dest(self.store.table(), reason)
             }
             Err(error) => error,
         }

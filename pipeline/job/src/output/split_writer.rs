@@ -4,7 +4,8 @@
 //! the manifest records which. When all rows are done, the parts are moved into place. The next run completes or
 //! removes whatever an interruption left half done.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use capfilt_tables::error::{Error, Result};
@@ -18,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::checkpoint::admission::check_agreement;
-use crate::checkpoint::job_folder::{JobFolder, remove};
+use crate::checkpoint::contract::JobStore;
 use crate::checkpoint::manifest::{Manifest, Part};
 use crate::options::OutputFormat;
 use crate::output::commit::contract::Committer;
@@ -98,14 +99,14 @@ impl Left {
 impl WriterThread {
     /// Starts the writer on `manifest`, resuming if `begun`. `saved`: the manifest is already on disk unchanged.
     pub(crate) fn open(
-        store: JobFolder,
+        store: Box<dyn JobStore>,
         format: Format,
         manifest: Manifest,
         begun: bool,
         saved: bool,
     ) -> Result<(Self, Left)> {
         let mut writer = SplitWriter {
-            committer: committer(format.output, &store.table)?,
+            committer: committer(format.output, store.table())?,
             store,
             format,
             manifest,
@@ -166,7 +167,7 @@ struct OpenUnit {
 
 /// The writer of units and parts, on its own thread.
 pub(crate) struct SplitWriter {
-    pub(crate) store: JobFolder,
+    pub(crate) store: Box<dyn JobStore>,
     pub(crate) format: Format,
     pub(crate) committer: Box<dyn Committer>,
     pub(crate) manifest: Manifest,
@@ -192,7 +193,7 @@ impl SplitWriter {
             return Ok(Left::default());
         }
         self.store.remove_unfinished(&self.manifest)?;
-        let (units, gone) = units(&self.store, &self.manifest)?;
+        let (units, gone) = units(&*self.store, &self.manifest)?;
         for (path, reason) in gone {
             if let Some(reason) = reason {
                 log::warn!("{reason}; it and what follows are done anew");
@@ -231,7 +232,7 @@ impl SplitWriter {
         let Manifest { parts, state, .. } = &self.manifest;
         let (pairs, bytes) = (parts.iter().map(|part| part.pairs).sum(), parts.iter().map(|part| part.bytes).sum());
         let is_whole = *state == State::Finished;
-        let files = parts.iter().filter(|_| is_whole).map(|part| self.store.table.join(&part.name)).collect();
+        let files = parts.iter().filter(|_| is_whole).map(|part| self.store.table().join(&part.name)).collect();
         let rows = self.manifest.tally.rows + self.done.iter().map(|unit| unit.record.tally.rows).sum::<u64>();
         let placing = *state != State::Running;
         Written { files, bytes, pairs, rows, placing }
@@ -298,7 +299,7 @@ impl SplitWriter {
             self.save()?;
             // Another shard may have begun in the meantime: of two shards that differ, the later one detects it and
             // undoes its manifest.
-            if let Err(error) = check_agreement(&self.store, &self.manifest) {
+            if let Err(error) = check_agreement(&*self.store, &self.manifest) {
                 match before {
                     Some(before) => self.store.save(&before)?,
                     None => self.store.remove_manifest()?,
@@ -355,8 +356,15 @@ fn unit_name(RowPosition { file, row }: RowPosition) -> String {
     format!("unit-{file:08}-{row:012}.parquet")
 }
 
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::write(path, &e)),
+        _ => Ok(()),
+    }
+}
+
 /// Reads what an earlier run left, like [`WriterThread::open`], but without changing anything.
-pub(crate) fn left(store: &JobFolder, manifest: &Manifest) -> Result<Left> {
+pub(crate) fn left(store: &dyn JobStore, manifest: &Manifest) -> Result<Left> {
     Ok(Left::after(manifest, &units(store, manifest)?.0))
 }
 
@@ -364,7 +372,7 @@ pub(crate) fn left(store: &JobFolder, manifest: &Manifest) -> Result<Left> {
 type Gone = (PathBuf, Option<String>);
 
 /// Finds the finished units that no part has yet, and the files of others.
-fn units(store: &JobFolder, manifest: &Manifest) -> Result<(Vec<Unit>, Vec<Gone>)> {
+fn units(store: &dyn JobStore, manifest: &Manifest) -> Result<(Vec<Unit>, Vec<Gone>)> {
     let (mut units, mut gone) = (Vec::new(), Vec::new());
     let mut broken = false;
     let mut next = next_unit(manifest, manifest.done);

@@ -9,16 +9,17 @@ use datafusion::prelude::SessionContext;
 use tokio::sync::watch;
 
 use crate::checkpoint::admission::{admit, check_agreement};
-use crate::checkpoint::job_folder::JobFolder;
+use crate::checkpoint::register;
 use crate::options::{Mode, Stop, asked};
 use crate::output::split_writer::{End, Pairs, WriterThread, Written};
 use crate::recipe::provenance::Provenance;
 use crate::rows::contract::RowFilter;
 use crate::rows::previous_pairs::PreviousPairs;
 use crate::run::apply::Work;
+use crate::run::local::LocalRunner;
 use crate::run::prefetch::prefetch;
 use crate::run::resume::{Job, Prepared};
-use crate::run::runner::{PairSink, run_chunks};
+use crate::run::runner::{PairSink, Runner as _};
 use crate::tally::counts::{Summary, Tally};
 use crate::tally::failure_limit::FailureLimit;
 
@@ -99,15 +100,15 @@ pub async fn run(
         () = asked(&stop, Stop::AtUnit) => return Err(Error::Halted("its source was looked at").into()),
         prepared = job.prepare(ctx) => prepared?,
     };
-    let store = JobFolder::open(&job.dest, job.shard)?;
-    let admission = admit(&store, &identity, job.mode)?;
-    let (mut manifest, begun, saved) = job.manifest(&store, admission, identity, &mut source)?;
+    let store = register::open(&job.dest, job.shard)?;
+    let admission = admit(&*store, &identity, job.mode)?;
+    let (mut manifest, begun, saved) = job.manifest(&*store, admission, identity, &mut source)?;
     let replaces = manifest.replaces;
     if !replaces {
-        check_agreement(&store, &manifest)?;
+        check_agreement(&*store, &manifest)?;
     }
     let format = job.format(&planned, &source, &mut manifest)?;
-    let parts = job.retried(&store, &manifest)?;
+    let parts = job.retried(&*store, &manifest)?;
     let provenance = Provenance::new(&manifest.job, planned.decoding.clone());
     let units = manifest.units();
     let pairs = Arc::clone(&format.schema);
@@ -140,7 +141,7 @@ pub async fn run(
     let batch = ctx.copied_config().batch_size();
     progress(&output.done);
     let chunks = prefetch(source.read(units, left.next, batch), filters, loader);
-    let mut ran = run_chunks(&work, chunks, &stop, &mut output).await;
+    let mut ran = LocalRunner { workers }.run(&work, chunks, &stop, &mut output).await;
     if let Ok(End::Whole) = ran {
         ran = output.check_whole().map(|()| End::Whole);
     }

@@ -3,6 +3,7 @@
 pub(crate) mod apply;
 mod from_file;
 pub mod job;
+pub(crate) mod local;
 pub(crate) mod prefetch;
 pub(crate) mod resume;
 pub(crate) mod runner;

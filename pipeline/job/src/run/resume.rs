@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use crate::checkpoint::admission::Admission;
 use crate::checkpoint::apart::check_apart;
-use crate::checkpoint::job_folder::JobFolder;
+use crate::checkpoint::contract::JobStore;
 use crate::checkpoint::manifest::{Identity, Manifest, PROGRAM, RESULTS};
 use crate::checkpoint::manifests;
 use crate::images::loader::ImageLoader;
@@ -129,7 +129,7 @@ impl Job {
     }
 
     /// Parts of the old table whose failed rows are retried, in row order; empty unless this is a retry.
-    pub(crate) fn retried(&self, store: &JobFolder, manifest: &Manifest) -> Result<Vec<PathBuf>> {
+    pub(crate) fn retried(&self, store: &dyn JobStore, manifest: &Manifest) -> Result<Vec<PathBuf>> {
         let Some(old) = manifest.retried.as_deref().filter(|_| manifest.state == State::Running) else {
             return Ok(Vec::new());
         };
@@ -145,7 +145,7 @@ impl Job {
     /// Returns the manifest to work with, whether to resume from it, and whether it is already saved unchanged.
     pub(crate) fn manifest(
         &self,
-        store: &JobFolder,
+        store: &dyn JobStore,
         admission: Admission,
         identity: Identity,
         source: &mut Source,

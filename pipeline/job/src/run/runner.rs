@@ -1,19 +1,28 @@
-//! Makes the pairs of chunks, several chunks at a time.
+//! Contracts of runners and of sinks for pairs.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use capfilt_tables::error::{Error, Result};
-use capfilt_tables::split::RowPosition;
-use datafusion::common::runtime::SpawnedTask;
-use futures::StreamExt as _;
-use futures::stream::FuturesOrdered;
+use capfilt_tables::error::Result;
 use tokio::sync::{mpsc, watch};
 
-use crate::options::{Stop, asked};
+use crate::options::Stop;
 use crate::output::split_writer::{End, Pairs};
 use crate::run::apply::Work;
 use crate::run::prefetch::Loaded;
+
+/// Runs the recipe on rows, here or elsewhere.
+pub(crate) trait Runner {
+    /// Makes the pairs of `chunks` and passes them to `sink` in the same order. Ends early, after a unit or at once, if
+    /// it is asked to stop, if the sink is closed, or on the first error.
+    async fn run(
+        &self,
+        work: &Arc<Work>,
+        chunks: mpsc::Receiver<Result<Loaded>>,
+        stop: &watch::Receiver<Stop>,
+        sink: &mut impl PairSink,
+    ) -> Result<End>;
+}
 
 /// Takes pairs in row order.
 pub(crate) trait PairSink {
@@ -22,53 +31,4 @@ pub(crate) trait PairSink {
 
     /// Notes a time in which nothing was in flight for lack of rows.
     fn idle(&mut self, _time: Duration) {}
-}
-
-/// Makes the pairs of `chunks`, several at a time as tasks of the current runtime, and passes them to `sink` in the
-/// same order. Ends early, after a unit or at once, if it is asked to stop, if the sink is closed, or on the first error.
-pub(crate) async fn run_chunks(
-    work: &Arc<Work>,
-    mut chunks: mpsc::Receiver<Result<Loaded>>,
-    stop: &watch::Receiver<Stop>,
-    sink: &mut impl PairSink,
-) -> Result<End> {
-    let mut under_way = FuturesOrdered::new();
-    let mut last: Option<RowPosition> = None;
-    let mut end = None;
-    let mut stop_now = std::pin::pin!(asked(stop, Stop::Now));
-    let mut stop_at_unit = std::pin::pin!(asked(stop, Stop::AtUnit));
-    loop {
-        if let Some(end) = end
-            && under_way.is_empty()
-        {
-            return Ok(end);
-        }
-        let (idle, began) = (under_way.is_empty(), Instant::now());
-        tokio::select! {
-            biased;
-            () = &mut stop_now => return Err(Error::Interrupted),
-            // No unit is in progress, and the first may come late if its file must be read from its beginning.
-            () = &mut stop_at_unit, if end.is_none() && last.is_none() => end = Some(End::AtUnit),
-            Some(done) = under_way.next() => {
-                let pairs = match done {
-                    Ok(pairs) => pairs,
-                    Err(e) => Err(Error::Internal(format!("a task ended: {e}"))),
-                };
-                if !sink.take(pairs?).await? {
-                    return Ok(End::Broken);
-                }
-            }
-            chunk = chunks.recv(), if end.is_none() && under_way.len() < work.workers => match chunk.transpose()? {
-                Some(next) if *stop.borrow() != Stop::No && last != Some(next.chunk.unit) => end = Some(End::AtUnit),
-                Some(next) => {
-                    if idle {
-                        sink.idle(began.elapsed());
-                    }
-                    last = Some(next.chunk.unit);
-                    under_way.push_back(SpawnedTask::spawn(Arc::clone(work).on(next)).join());
-                }
-                None => end = Some(End::Whole),
-            },
-        }
-    }
 }
