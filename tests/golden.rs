@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
-use capfilt_udfs::blip::generate::{GenerationOptions, Search, Strategy};
+use capfilt_udfs::blip::generate::{Candidates, GenerationOptions, Search, Strategy};
 use capfilt_udfs::blip::{Checkpoint, Embedding, GenerateRequest, Med, OrtMed, Precision};
 use capfilt_udfs::text::ItmToken;
 use safetensors::SafeTensors;
@@ -213,7 +213,7 @@ fn samples_are_drawn_from_what_the_reference_draws_from() {
             let mut key = [1; 32];
             key[..4].copy_from_slice(&seed.to_le_bytes());
             let mut search = Search::new(&options, &prompt, eos, vocab, key);
-            search.advance(logits);
+            assert!(search.advance(&Candidates::rows(logits, vocab)).is_empty());
             // The returned sequence does not include the end token.
             let token = search.into_sequences()[0].first().copied().unwrap_or(eos);
             let place = ids.iter().position(|&id| id == token);

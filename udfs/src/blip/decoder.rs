@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ort::value::DynValue;
 
-use super::generate::{GenerationOptions, Row, Search};
+use super::generate::{Candidates, GenerationOptions, Row, Search};
 use super::med::{Embedding, GenerateRequest};
 use super::session::{OrtMed, Part};
 use super::values::{CrossKv, Inputs, floats, ints, tensor, tensor_i64};
@@ -154,7 +154,9 @@ impl<'a> Batch<'a> {
             for (search, start) in slot.searches.iter_mut().zip(&slot.starts) {
                 if !search.is_done() {
                     let range = start * vocab..(start + search.rows().len()) * vocab;
-                    search.advance(&scores[range]);
+                    if !search.advance(&Candidates::rows(&scores[range], vocab)).is_empty() {
+                        return Err(Error::Internal("a search does not decide on whole rows".into()));
+                    }
                 }
             }
         }
