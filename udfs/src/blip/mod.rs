@@ -11,6 +11,7 @@ pub(crate) mod files;
 pub mod generate;
 mod generation_config;
 mod graph;
+mod host;
 pub(crate) mod med;
 mod ort_med;
 mod quant;
