@@ -1,38 +1,48 @@
 //! Runs of a checkpoint whose inputs and outputs are in the host's memory.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ort::value::TensorRef;
 
-use super::device::Device;
 use super::med::Embedding;
 use super::session::{OrtMed, Part};
-use super::values::{CrossKv, floats, internal, ints, tensor};
-use crate::error::Result;
+use super::values::{CrossKv, floats, inputs, internal, ints, tensor};
+use crate::error::{Error, Result};
 
 /// Index of an image in a batch, and indices of some of its texts.
 type ImageTexts = (usize, Vec<usize>);
 
 impl OrtMed {
-    /// Vision encoder over normalised pixels `[count, 3, size, size]`.
-    pub fn encode_pixels(&self, count: usize, pixels: Vec<f32>) -> Result<Vec<Embedding>> {
+    /// Encodes normalised pixels `[count, 3, size, size]`.
+    pub(super) fn encode_pixels_here(&self, pixels: &[f32]) -> Result<Vec<Embedding>> {
         let vision = &self.checkpoint.config.vision;
         let each = 3 * vision.image_size.pow(2);
-        // On the CPU a larger run exceeds the caches: at BLIP-base's size an image in a batch of 1 took 10 % less time
-        // than in a batch of 8 in fp32, 13 % in int8 (2 cores, AVX2). Small models still run several images at once.
-        let most = match self.device {
-            Device::Cpu => (1024 / vision.tokens()).max(1),
-            Device::Cuda(_) => count.max(1),
-        };
-        let mut embeddings = Vec::with_capacity(count);
+        // A larger run exceeds the caches: at BLIP-base's size an image in a batch of 1 took 10 % less time than in a
+        // batch of 8 in fp32, 13 % in int8 (2 cores, AVX2). Small models still run several images at once.
+        let most = (1024 / vision.tokens()).max(1);
+        let mut embeddings = Vec::with_capacity(pixels.len() / each);
         for run in pixels.chunks(most * each) {
             let shape = [run.len() / each, 3, vision.image_size, vision.image_size];
             let pixels = TensorRef::from_array_view((shape.to_vec(), run)).map_err(internal)?;
             let outputs = self.run(Part::Vision, vec![("pixels".into(), pixels.into())])?;
             let values = floats(&outputs[0])?;
-            embeddings.extend(values.chunks_exact(vision.tokens() * vision.width).map(|image| Embedding(image.into())));
+            let images = values.chunks_exact(vision.tokens() * vision.width);
+            embeddings.extend(images.map(|image| Embedding::Host(image.into())));
         }
         Ok(embeddings)
+    }
+
+    /// Unit-length image embeddings.
+    pub(super) fn project_here(&self, images: &[&Embedding]) -> Result<Vec<Arc<[f32]>>> {
+        let width = self.checkpoint.config.vision.width;
+        let mut class = Vec::with_capacity(images.len() * width);
+        for image in images {
+            class.extend_from_slice(&on_host(image)?[..width]);
+        }
+        let class = tensor(&[images.len(), width], class)?;
+        let outputs = self.run(Part::ImageProjection, vec![("class_token".into(), class.into())])?;
+        self.unit_vectors(&outputs[0])
     }
 
     /// Cross-attention keys and values for a batch of images.
@@ -41,7 +51,7 @@ impl OrtMed {
         let shape = [images.len(), config.vision.tokens(), config.vision.width];
         let mut joined = Vec::with_capacity(shape.iter().product());
         for image in images {
-            joined.extend_from_slice(&image.0);
+            joined.extend_from_slice(on_host(image)?);
         }
         let image = tensor(&shape, joined)?;
         let values = self.run(part, vec![("image".into(), image.into())])?;
@@ -51,9 +61,9 @@ impl OrtMed {
     /// ITM logits `[no match, match]` for each image's texts, which must be of equal length and number.
     fn match_group(&self, kv: &CrossKv, images: &[usize], texts: &[&[u32]], bucket: usize) -> Result<Vec<[f32; 2]>> {
         let (n, k, width) = (texts.len(), texts.len() / images.len(), self.checkpoint.config.text.width);
-        let mut inputs = self.text_inputs(texts, bucket)?;
-        inputs.push(("queries".into(), ints(&[images.len(), k * bucket, width])?));
-        inputs.push(("rows".into(), ints(&[n, bucket, width])?));
+        let mut inputs = inputs(self.text_inputs(texts, bucket)?);
+        inputs.push(("queries".into(), ints(&[images.len(), k * bucket, width])?.into()));
+        inputs.push(("rows".into(), ints(&[n, bucket, width])?.into()));
         let taken;
         let (kv, first) = if images.windows(2).all(|w| w[1] == w[0] + 1) {
             (kv, images[0])
@@ -67,7 +77,7 @@ impl OrtMed {
     }
 
     /// ITM logits `[no match, match]` of each image's texts.
-    pub fn match_logits(&self, images: &[&Embedding], texts: &[Vec<&[u32]>]) -> Result<Vec<Vec<[f32; 2]>>> {
+    pub(super) fn match_logits_here(&self, images: &[&Embedding], texts: &[Vec<&[u32]>]) -> Result<Vec<Vec<[f32; 2]>>> {
         /// Maximum number of texts of one image per run; more take several runs.
         const MOST: usize = 16;
         let kv = self.cross_kv(Part::EncoderKv, images)?;
@@ -107,4 +117,8 @@ impl OrtMed {
         }
         Ok(logits)
     }
+}
+
+fn on_host(image: &Embedding) -> Result<&[f32]> {
+    image.host().ok_or_else(|| Error::Internal("an image of another device came to the CPU".into()))
 }

@@ -5,18 +5,35 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::generate::GenerationOptions;
+use super::resident::Resident;
 use crate::error::Result;
 use crate::image::Preprocessor;
 use crate::text::Tokenizer;
 
-/// Vision encoder's last hidden states of one image: `tokens x width` floats, row-major, after the final layer norm.
+/// Vision encoder's last hidden states of one image: `tokens x width` numbers, row-major, after the final layer norm.
 #[derive(Debug, Clone)]
-pub struct Embedding(pub Arc<[f32]>);
+pub enum Embedding {
+    /// In the host's memory.
+    Host(Arc<[f32]>),
+    /// On the device of the model that made it.
+    Device(Arc<Resident>),
+}
 
 impl Embedding {
     /// Size in bytes.
     pub fn bytes(&self) -> usize {
-        size_of_val::<[f32]>(&self.0)
+        match self {
+            Self::Host(values) => size_of_val::<[f32]>(values),
+            Self::Device(tensor) => tensor.bytes(),
+        }
+    }
+
+    /// The numbers, if they are in the host's memory.
+    pub fn host(&self) -> Option<&[f32]> {
+        match self {
+            Self::Host(values) => Some(values),
+            Self::Device(_) => None,
+        }
     }
 }
 
@@ -108,6 +125,10 @@ pub trait Med: Debug + Send + Sync {
     fn resident_bytes(&self) -> usize;
     /// Peak memory of each kind of work.
     fn work_bytes(&self) -> WorkBytes;
+    /// Images that each run computes, whether there are as many or not; smaller batches are a waste.
+    fn run_images(&self) -> usize {
+        1
+    }
     /// Runs the vision encoder. Each image is `width * height * 3` bytes from [`Preprocessor::squash`].
     fn encode(&self, images: &[&[u8]]) -> Result<Vec<Embedding>>;
     /// Computes unit-length image embeddings for ITC.

@@ -213,7 +213,7 @@ fn builder(device: Device, threads: usize) -> std::result::Result<SessionBuilder
         builder = builder.with_config_entry(key, value).map_err(|e| e.to_string())?;
     }
     match device {
-        Device::Cpu => Ok(builder),
+        Device::Cpu | Device::Fake(_) => Ok(builder),
         Device::Cuda(id) => builder
             .with_execution_providers([CUDA::default().with_device_id(id).build().error_on_failure()])
             .map_err(|e| e.to_string()),

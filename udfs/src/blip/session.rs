@@ -5,20 +5,23 @@ use std::sync::{Arc, Mutex};
 
 use ort::session::Session;
 use ort::session::builder::PrepackedWeights;
-use ort::value::{DynValue, Tensor};
+use ort::value::DynValue;
 
 use super::checkpoint::{Checkpoint, EncoderNames, NO_DECODER, NO_ITM_HEAD};
-use super::device::Device;
+use super::device::{Device, RUN_IMAGES};
 use super::graph::tensors::TextNames;
 use super::graph::{self, Graph};
 use super::med::Precision;
+use super::resident::{self, Feeds, Meter, Outputs};
 use super::runtime;
-use super::values::{Inputs, floats, internal, ints, lock, tensor_i64};
+use super::values::{Inputs, Named, floats, ints, lock, tensor_i32, tensor_i64};
 use crate::error::{Error, Result};
 
 /// Graphs of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
+    /// Normalisation of pixels, on a device.
+    Pixels,
     Vision,
     ImageProjection,
     DecoderKv,
@@ -29,17 +32,24 @@ pub(super) enum Part {
     EncoderKv,
     Match,
     Text,
+    /// Rows of the decoder's scores, taken from a device.
+    ScoreRows,
+    /// Images, taken from a device.
+    ImageRows,
 }
 
 impl Part {
     fn stage(self) -> &'static str {
         match self {
+            Self::Pixels => "the normalisation of pixels",
             Self::Vision => "the vision encoder",
             Self::ImageProjection => "the image projection",
             Self::DecoderKv | Self::EncoderKv => "the cross-attention keys and values",
             Self::Decoder | Self::BeamDecoder => "the text decoder",
             Self::Match => "image-text matching",
             Self::Text => "the text encoder",
+            Self::ScoreRows => "whole rows of scores",
+            Self::ImageRows => "embeddings of images",
         }
     }
 }
@@ -56,6 +66,9 @@ pub struct OrtMed {
     pub(super) device_name: String,
     pub(super) precision: Precision,
     threads: usize,
+    /// Images of each run on a device; `None` on the CPU, whose runs have as many as there are.
+    pub(super) apart: Option<usize>,
+    pub(super) meter: Meter,
 }
 
 impl std::fmt::Debug for OrtMed {
@@ -68,6 +81,24 @@ impl OrtMed {
     /// Loads a checkpoint. `device` is a setting's value (auto, cpu, cuda:N); `threads` 0 means all cores.
     pub fn new(checkpoint: Arc<Checkpoint>, device: &str, precision: Precision, threads: usize) -> Result<Self> {
         let device = runtime::device(device)?;
+        let apart = (device != Device::Cpu).then_some(RUN_IMAGES);
+        Self::on(checkpoint, device, precision, threads, apart)
+    }
+
+    /// Loads a checkpoint for a device that is apart from the host as a GPU is, but computes on the CPU, `images` a run.
+    /// For tests.
+    #[doc(hidden)]
+    pub fn on_fake_device(checkpoint: Arc<Checkpoint>, precision: Precision, images: usize) -> Result<Self> {
+        Self::on(checkpoint, Device::Fake(0), precision, 0, Some(images.max(1)))
+    }
+
+    fn on(
+        checkpoint: Arc<Checkpoint>,
+        device: Device,
+        precision: Precision,
+        threads: usize,
+        apart: Option<usize>,
+    ) -> Result<Self> {
         if precision == Precision::Int8 && device != Device::Cpu {
             return Err(Error::Option("capfilt.precision 'int8' is for the CPU; use 'fp32' with cuda".into()));
         }
@@ -82,23 +113,30 @@ impl OrtMed {
             device_name: device.to_string(),
             precision,
             threads: if threads == 0 { cores } else { threads },
+            apart,
+            meter: Meter::default(),
             checkpoint,
         })
     }
 
     fn graph(&self, part: Part) -> Graph {
         let c = &self.checkpoint;
-        let (vision, text, projection, w, p) =
-            (&c.config.vision, &c.config.text, c.config.projection, &c.weights, self.precision);
+        let (vision, text, projection, w, p, apart) =
+            (&c.config.vision, &c.config.text, c.config.projection, &c.weights, self.precision, self.apart);
         let decoder = c.decoder_names();
         match part {
-            Part::Vision => graph::vision_encoder(vision, w, p),
-            Part::ImageProjection => graph::image_projection(vision, projection, w),
-            Part::DecoderKv => graph::cross_kv(text, &decoder, w, p),
-            Part::Decoder | Part::BeamDecoder => graph::decoder_step(text, &decoder, w, p, part == Part::BeamDecoder),
-            Part::EncoderKv => graph::cross_kv(text, &EncoderNames, w, p),
+            Part::Pixels => graph::pixels(vision, &c.preprocessor.tables(), w),
+            Part::Vision => graph::vision_encoder(vision, w, p, apart),
+            Part::ImageProjection => graph::image_projection(vision, projection, w, apart),
+            Part::DecoderKv => graph::cross_kv(text, &decoder, w, p, apart),
+            Part::Decoder | Part::BeamDecoder => {
+                graph::decoder_step(text, &decoder, w, p, part == Part::BeamDecoder, apart.is_some())
+            }
+            Part::EncoderKv => graph::cross_kv(text, &EncoderNames, w, p, apart),
             Part::Match => graph::match_texts(text, &EncoderNames, w, p),
             Part::Text => graph::text_encoder(text, projection, &EncoderNames, w, p),
+            Part::ScoreRows => graph::selected_rows(&[text.vocab_size], w),
+            Part::ImageRows => graph::selected_rows(&[vision.tokens(), vision.width], w),
         }
     }
 
@@ -106,8 +144,8 @@ impl OrtMed {
     fn session(&self, part: Part) -> Result<Arc<Mutex<Session>>> {
         let parts = self.checkpoint.parts;
         let (has, what) = match part {
-            Part::Vision => (true, ""),
-            Part::DecoderKv | Part::Decoder | Part::BeamDecoder => (parts.captioner, NO_DECODER),
+            Part::Pixels | Part::Vision | Part::ImageRows => (true, ""),
+            Part::ScoreRows | Part::DecoderKv | Part::Decoder | Part::BeamDecoder => (parts.captioner, NO_DECODER),
             Part::EncoderKv | Part::Match => (parts.matcher, NO_ITM_HEAD),
             Part::ImageProjection | Part::Text => (parts.contrastive, "no projections: it has no ITC score"),
         };
@@ -137,15 +175,25 @@ impl OrtMed {
         let session = self.session(part)?;
         let mut session = lock(&session);
         let names: Vec<String> = session.outputs().iter().map(|o| o.name().to_string()).collect();
-        let failed = |e: String| {
-            runtime::memory_or(&e).unwrap_or(Error::Model { model: self.name.clone(), stage: part.stage(), reason: e })
-        };
-        let mut outputs = session.run(inputs).map_err(|e| failed(e.to_string()))?;
-        names.iter().map(|n| outputs.remove(n).ok_or_else(|| failed(format!("no output {n}")))).collect()
+        let mut outputs = session.run(inputs).map_err(|e| self.failed(part, e.to_string()))?;
+        names.iter().map(|n| outputs.remove(n).ok_or_else(|| self.failed(part, format!("no output {n}")))).collect()
+    }
+
+    /// Runs a part on the device. Its outputs stay there, but for those named in `to_host`.
+    pub(super) fn run_there(&self, part: Part, feeds: Feeds<'_>, to_host: &[&str]) -> Result<Outputs> {
+        let session = self.session(part)?;
+        let mut session = lock(&session);
+        let outputs = resident::run(&mut session, self.device, feeds, to_host, (&self.meter, part.stage()));
+        outputs.map_err(|e| self.failed(part, e.to_string()))
+    }
+
+    fn failed(&self, part: Part, reason: String) -> Error {
+        let model = self.name.clone();
+        runtime::memory_or(&reason).unwrap_or(Error::Model { model, stage: part.stage(), reason })
     }
 
     /// ids, positions and mask of texts padded to `bucket` tokens.
-    pub(super) fn text_inputs(&self, texts: &[&[u32]], bucket: usize) -> Result<Inputs<'static>> {
+    pub(super) fn text_inputs(&self, texts: &[&[u32]], bucket: usize) -> Result<Named> {
         let pad = i64::from(self.checkpoint.tokenizer.pad());
         let mut ids = Vec::with_capacity(texts.len() * bucket);
         let mut mask = Vec::with_capacity(texts.len() * bucket);
@@ -156,7 +204,7 @@ impl OrtMed {
         Ok(vec![
             ("ids".into(), tensor_i64(&[texts.len(), bucket], ids)?),
             ("positions".into(), ints(&(0..bucket).collect::<Vec<_>>())?),
-            ("mask".into(), Tensor::from_array(([texts.len(), bucket], mask)).map_err(internal)?.into()),
+            ("mask".into(), tensor_i32(&[texts.len(), bucket], mask)?),
         ])
     }
 
@@ -197,12 +245,13 @@ mod tests {
             .collect();
         let mut used = BTreeSet::new();
         let (captioner, matcher) = (
-            [Part::Vision, Part::DecoderKv, Part::Decoder, Part::BeamDecoder].as_slice(),
+            [Part::Pixels, Part::Vision, Part::DecoderKv, Part::Decoder, Part::BeamDecoder, Part::ScoreRows].as_slice(),
             [Part::Vision, Part::ImageProjection, Part::EncoderKv, Part::Match, Part::Text].as_slice(),
         );
         for (model, parts) in [("captioner", captioner), ("matcher", matcher)] {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/models").join(model);
-            let med = OrtMed::new(Arc::new(Checkpoint::open(&folder).unwrap()), "cpu", Precision::Fp32, 1).unwrap();
+            let checkpoint = Arc::new(Checkpoint::open(&folder).unwrap());
+            let med = OrtMed::on_fake_device(checkpoint, Precision::Fp32, 2).unwrap();
             for part in parts {
                 let graph = ModelProto::decode(&*med.graph(*part).model).unwrap().graph.unwrap();
                 let inputs = graph.input.iter().map(|input| {
@@ -214,7 +263,12 @@ mod tests {
                 for node in &graph.node {
                     let domain = if node.domain.is_empty() { "ai.onnx" } else { &node.domain };
                     let data = types[&node.input[0]];
-                    let name = [(DataType::Float, "float"), (DataType::Int32, "int32"), (DataType::Int64, "int64")];
+                    let name = [
+                        (DataType::Float, "float"),
+                        (DataType::Int32, "int32"),
+                        (DataType::Int64, "int64"),
+                        (DataType::Uint8, "uint8"),
+                    ];
                     let name = name.into_iter().find(|(known, _)| *known as i32 == data).unwrap().1;
                     let is_it =
                         |((of, operator), _): &(&(&str, &str), &&str)| *of == domain && *operator == node.op_type;
@@ -223,7 +277,13 @@ mod tests {
                     };
                     assert!(known.split(' ').any(|known| known == name), "{part:?}: {} of {name}", node.op_type);
                     used.insert(key);
-                    types.extend(node.output.iter().map(|output| (output.clone(), data)));
+                    // Of the operators, these alone give other types than they take.
+                    let given = |output: usize| match (node.op_type.as_str(), output) {
+                        ("Cast", _) => node.attribute.iter().find(|a| a.name == "to").unwrap().i as i32,
+                        ("TopK", 1) => DataType::Int64 as i32,
+                        _ => data,
+                    };
+                    types.extend(node.output.iter().enumerate().map(|(i, output)| (output.clone(), given(i))));
                 }
             }
         }

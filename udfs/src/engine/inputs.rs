@@ -181,12 +181,12 @@ mod tests {
         a.fill(|| Ok(vec![0; 12])).unwrap();
         b.fill(|| panic!("decoded twice")).unwrap();
         assert_eq!((inputs.bytes(), b.pixels().unwrap().len()), (12, 12));
-        a.encoded(Embedding(vec![0.0; 5].into()));
+        a.encoded(Embedding::Host(vec![0.0; 5].into()));
         assert_eq!((inputs.bytes(), session.held.load(Ordering::Relaxed)), (20, 20));
         assert!(b.pixels().is_none() && b.embedding().is_some());
         drop((a, b));
         assert_eq!((inputs.bytes(), lock(&inputs.table).len()), (0, 0));
-        let c = get(Some(Embedding(vec![0.0; 1].into())));
+        let c = get(Some(Embedding::Host(vec![0.0; 1].into())));
         assert_eq!((c.embedding().unwrap().bytes(), inputs.bytes()), (4, 4));
     }
 }

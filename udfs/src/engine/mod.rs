@@ -137,7 +137,8 @@ impl Engine {
 
     /// Computes `tasks` and returns one outcome per task, in order. Blocks the calling thread.
     ///
-    /// `max_batch_images` is the maximum number of distinct images in a batch; 0 means the engine's default.
+    /// `max_batch_images` is the maximum number of distinct images in a batch; 0 means the engine's default. It is at
+    /// least [`Med::run_images`](crate::blip::Med::run_images).
     ///
     /// Fails if the client or its token is cancelled, or if a batch with work of this call fails; the call's remaining
     /// jobs are then withdrawn.
@@ -151,6 +152,7 @@ impl Engine {
     ) -> Result<Vec<Outcome>> {
         self.start()?;
         let max_images = if max_batch_images == 0 { self.inner.max_batch_images } else { max_batch_images };
+        let max_images = max_images.max(model.run_images());
         blocking(|| Run::new(&self.inner, client, model, limits, max_images).run(tasks))
     }
 

@@ -128,6 +128,21 @@ impl<'a> Builder<'a> {
         self.constant(format!("float{value:e}"), vec![], DataType::Float, value.to_le_bytes().to_vec())
     }
 
+    /// A constant table `[values.len()]`.
+    pub(super) fn floats(&mut self, name: &str, values: &[f32]) -> String {
+        let raw_data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.constant(name.into(), vec![values.len() as i64], DataType::Float, raw_data)
+    }
+
+    pub(super) fn ints32(&mut self, values: &[i32]) -> String {
+        let raw_data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.constant(format!("ints32{values:?}"), vec![values.len() as i64], DataType::Int32, raw_data)
+    }
+
+    pub(super) fn cast(&mut self, x: &str, to: DataType) -> String {
+        self.op("Cast", &[x], vec![attr_int("to", to as i64)])
+    }
+
     fn constant(&mut self, name: String, dims: Vec<i64>, data_type: DataType, raw_data: Vec<u8>) -> String {
         self.initializers.entry(name.clone()).or_insert_with(|| TensorProto {
             dims,

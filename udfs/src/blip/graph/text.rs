@@ -7,13 +7,21 @@
 use super::builder::{Builder, Dim, Graph, MS, attr_float, attr_int, attr_ints};
 use super::proto::DataType::{Float, Int32, Int64};
 use super::tensors::{Shapes, TextNames};
+use super::vision::images_input;
 use crate::blip::config::TextConfig;
 use crate::blip::med::Precision;
 
-/// image `[B, tokens, vision width]` -> `ck.i`, `cv.i` `[B, heads, tokens, head size]` for each layer i.
-pub(crate) fn cross_kv(c: &TextConfig, names: &dyn TextNames, shapes: &dyn Shapes, precision: Precision) -> Graph {
+/// image `[B, tokens, vision width]` -> `ck.i`, `cv.i` `[B, heads, tokens, head size]` for each layer i. On a device
+/// the images are `apart`.
+pub(crate) fn cross_kv(
+    c: &TextConfig,
+    names: &dyn TextNames,
+    shapes: &dyn Shapes,
+    precision: Precision,
+    apart: Option<usize>,
+) -> Graph {
     let mut b = Builder::new(shapes, precision);
-    let image = b.input("image", Float, &[Dim::S("B"), Dim::S("S"), Dim::N(c.encoder_width)]);
+    let image = images_input(&mut b, c.encoder_width, apart);
     let split = b.ints(&[0, 0, c.heads as i64, c.head_size() as i64]);
     for i in 0..c.layers {
         for (source, out) in [("key", "ck"), ("value", "cv")] {
@@ -31,12 +39,16 @@ pub(crate) fn cross_kv(c: &TextConfig, names: &dyn TextNames, shapes: &dyn Shape
 /// previous step), `queries` (the shape `[B, R / B * t, width]`), past keys and values `[R', heads, past, head size]`
 /// -> `scores` `[R, vocabulary]` after the last token, and the keys and values for the next step. The scores are logits
 /// or, as beam search reads them, their log-softmax.
+///
+/// On a device the scores stay there. `kept` and `tokens` `[R, k]`, the scores and ids of the `k` likeliest tokens, and
+/// `own_scores`, those of the tokens `own` `[R, n]`, suffice in most steps.
 pub(crate) fn decoder_step(
     c: &TextConfig,
     names: &dyn TextNames,
     shapes: &dyn Shapes,
     precision: Precision,
     is_log_softmax: bool,
+    is_on_device: bool,
 ) -> Graph {
     let mut b = Builder::new(shapes, precision);
     let ids = b.input("ids", Int64, &[Dim::S("R"), Dim::S("t")]);
@@ -78,6 +90,16 @@ pub(crate) fn decoder_step(
     b.push("", "Add", &[&y, &bias], &[logits.into()], vec![]);
     if is_log_softmax {
         b.push("", "LogSoftmax", &[logits], &[scores], vec![attr_int("axis", -1)]);
+    }
+    if is_on_device {
+        let k = b.input("k", Int64, &[Dim::N(1)]);
+        let own = b.input("own", Int32, &[Dim::S("R"), Dim::S("n")]);
+        b.push("", "TopK", &["scores", &k], &["kept".into(), "ids64".into()], vec![attr_int("axis", -1)]);
+        b.push("", "Cast", &["ids64"], &["tokens".into()], vec![attr_int("to", Int32 as i64)]);
+        b.push("", "GatherElements", &["scores", &own], &["own_scores".into()], vec![attr_int("axis", 1)]);
+        b.output("kept", Float, &[Dim::S("R"), Dim::S("k")]);
+        b.output("tokens", Int32, &[Dim::S("R"), Dim::S("k")]);
+        b.output("own_scores", Float, &[Dim::S("R"), Dim::S("n")]);
     }
     b.finish("decoder_step")
 }

@@ -116,7 +116,7 @@ impl Drop for Fake {
 /// A number in [0, 1) derived from the embedding and the ids.
 fn mix(embedding: &Embedding, ids: &[u32]) -> f32 {
     let mut n = 17_u32;
-    for x in embedding.0.iter().map(|x| x.to_bits()).chain(ids.iter().copied()) {
+    for x in embedding.host().unwrap().iter().map(|x| x.to_bits()).chain(ids.iter().copied()) {
         n = n.wrapping_mul(31).wrapping_add(x).rotate_left(7);
     }
     (n >> 8) as f32 / (1 << 24) as f32
@@ -159,7 +159,7 @@ impl Med for Fake {
         lock(&self.script.encoded).push(images.len());
         let embed = |pixels: &&[u8]| {
             assert_eq!(pixels.len(), PIXELS);
-            Embedding((0..FLOATS).map(|i| f32::from(pixels[i % 3]) + i as f32).collect())
+            Embedding::Host((0..FLOATS).map(|i| f32::from(pixels[i % 3]) + i as f32).collect())
         };
         Ok(images.iter().map(embed).collect())
     }
@@ -169,7 +169,7 @@ impl Med for Fake {
     }
     fn encode_texts(&self, texts: &[&[u32]]) -> Result<Vec<Arc<[f32]>>> {
         self.script.memory(texts.len())?;
-        Ok(texts.iter().map(|ids| [mix(&Embedding([].into()), ids), 2.0].into()).collect())
+        Ok(texts.iter().map(|ids| [mix(&Embedding::Host([].into()), ids), 2.0].into()).collect())
     }
     fn match_texts(&self, images: &[&Embedding], texts: &[Vec<&[u32]>]) -> Result<Vec<Vec<f32>>> {
         self.script.memory(images.len().max(texts.iter().map(Vec::len).sum()))?;
