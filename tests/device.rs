@@ -132,6 +132,55 @@ fn an_image_of_another_device_is_refused() {
     }
 }
 
+/// float16 on a GPU rounds where it rounds here: where values pass from one operator to the next.
+#[test]
+fn half_precision_is_close_to_single() {
+    let images: usize = 35;
+    let med = |name, precision| OrtMed::on_fake_device(checkpoint(name), precision, 35).unwrap();
+    let [single, half] = [Precision::Fp32, Precision::Fp16].map(|precision| med("captioner", precision));
+    let encoded = [&single, &half].map(|med| encode(med, images));
+    assert_eq!(encoded[1][0].bytes() * 2, encoded[0][0].bytes());
+    let values = |med: &OrtMed, images: &[Embedding]| -> Vec<f32> {
+        images.iter().flat_map(|image| med.embedding_values(image).unwrap()).collect()
+    };
+    let values = [values(&single, &encoded[0]), values(&half, &encoded[1])];
+    let scale = values[0].iter().map(|x| x.abs()).sum::<f32>() / values[0].len() as f32;
+    let error = values[0].iter().zip(&values[1]).map(|(a, b)| (a - b).abs()).sum::<f32>() / values[0].len() as f32;
+    assert!(error > 0.0 && error < 0.003 * scale, "{error} of {scale}");
+    let prompts = requests(&single, images, 1, |_| "");
+    for strategy in [Strategy::Beam, Strategy::Greedy] {
+        let options = GenerationOptions { strategy, ..Default::default() };
+        let [a, b] =
+            [(&single, &encoded[0]), (&half, &encoded[1])].map(|(med, e)| captions(med, e, &prompts, &options));
+        let same = a.iter().zip(&b).filter(|(a, b)| a == b).count();
+        assert!(same >= images * 9 / 10, "{same} of {images} captions are the same");
+    }
+    let words = ["a red apple", "two dogs on a beach", "a map", "a black and white drawing of a house"];
+    let scores = [Precision::Fp32, Precision::Fp16].map(|precision| {
+        let med = med("matcher", precision);
+        let ids: Vec<_> = words.iter().map(|text| med.tokenizer().match_ids(text, 35, Default::default())).collect();
+        let texts: Vec<Vec<&[u32]>> = vec![ids.iter().map(|ids| &**ids).collect(); images];
+        let encoded = encode(&med, images);
+        let images: Vec<&Embedding> = encoded.iter().collect();
+        let vectors = med.project(&images).unwrap().concat();
+        (med.match_texts(&images, &texts).unwrap().concat(), vectors)
+    });
+    let worst = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let (itm, itc) = (worst(&scores[0].0, &scores[1].0), worst(&scores[0].1, &scores[1].1));
+    assert!(itm < 0.005 && itc < 0.002, "ITM {itm}, ITC {itc}");
+    let agreed = scores[0].0.iter().zip(&scores[1].0).filter(|(a, b)| (**a >= 0.5) == (**b >= 0.5)).count();
+    assert!(agreed * 100 >= 99 * scores[0].0.len(), "{agreed} of {} verdicts agree", scores[0].0.len());
+}
+
+#[test]
+fn precisions_belong_to_devices() {
+    let error = |med: Result<OrtMed, capfilt_udfs::Error>| med.unwrap_err().to_string();
+    let half = error(OrtMed::new(checkpoint("captioner"), "cpu", Precision::Fp16, 0));
+    assert!(half.contains("'fp16' is for GPUs"), "{half}");
+    let int8 = error(OrtMed::on_fake_device(checkpoint("captioner"), Precision::Int8, 2));
+    assert!(int8.contains("'int8' is for the CPU"), "{int8}");
+}
+
 /// A run computes as many images as any other: the shapes, and with them the kernels, do not depend on neighbours.
 #[test]
 fn a_run_is_the_same_whatever_is_in_it() {

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use ort::value::DynValue;
 
 use super::generate::{Candidates, GenerationOptions, Kept, Row, Search};
-use super::med::{Embedding, GenerateRequest};
+use super::med::{Embedding, GenerateRequest, Precision};
 use super::on_device::push_kv;
 use super::resident::{Feed, Feeds, Resident};
 use super::session::{OrtMed, Part};
-use super::values::{floats, int32s, ints, tensor, tensor_i32, tensor_i64};
+use super::values::{floats, int32s, ints, tensor, tensor_f16, tensor_i32, tensor_i64};
 use crate::error::{Error, Result};
 
 /// Implements [`super::Med::generate`] for `run` images a run.
@@ -215,6 +215,13 @@ impl<'a> Decoder<'a> {
         Self { med, part, kv, images, k, past: vec![], past_tokens: 0 }
     }
 
+    /// Keys or values of no tokens.
+    fn no_past(&self, rows: usize) -> Result<DynValue> {
+        let text = &self.med.checkpoint.config.text;
+        let shape = [rows, text.heads, 0, text.head_size()];
+        if self.med.precision == Precision::Fp16 { tensor_f16(&shape, vec![]) } else { tensor(&shape, vec![]) }
+    }
+
     fn step(&mut self, step: Step) -> Result<Scored> {
         let text = &self.med.checkpoint.config.text;
         let Step { rows, ids, reorder, own } = step;
@@ -232,7 +239,7 @@ impl<'a> Decoder<'a> {
         for (i, name) in (0..text.layers).flat_map(|i| [format!("past_k.{i}"), format!("past_v.{i}")]).enumerate() {
             let feed = match self.past.get(i) {
                 Some(past) => Feed::Resident(past),
-                None => Feed::Host(tensor(&[rows, text.heads, 0, text.head_size()], vec![])?),
+                None => Feed::Host(self.no_past(rows)?),
             };
             feeds.push((name.into(), feed));
         }

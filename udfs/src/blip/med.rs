@@ -38,11 +38,13 @@ impl Embedding {
 }
 
 /// Numeric precision of a model's products.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Precision {
     /// Float32 throughout.
     #[default]
     Fp32,
+    /// Float16 in the blocks, whose sums, norms and softmax are float32 inside; embeddings and heads in float32.
+    Fp16,
     /// Integer products: weights quantised per output channel, activations per row.
     Int8,
 }
@@ -51,6 +53,7 @@ impl std::fmt::Display for Precision {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Fp32 => "fp32",
+            Self::Fp16 => "fp16",
             Self::Int8 => "int8",
         })
     }
@@ -62,8 +65,9 @@ impl std::str::FromStr for Precision {
     fn from_str(s: &str) -> Result<Self, String> {
         match s {
             "fp32" => Ok(Self::Fp32),
+            "fp16" => Ok(Self::Fp16),
             "int8" => Ok(Self::Int8),
-            _ => Err(format!("{s:?} is not a precision: use fp32 or int8")),
+            _ => Err(format!("{s:?} is not a precision: use fp32, fp16 or int8")),
         }
     }
 }

@@ -99,8 +99,18 @@ impl OrtMed {
         threads: usize,
         apart: Option<usize>,
     ) -> Result<Self> {
-        if precision == Precision::Int8 && device != Device::Cpu {
-            return Err(Error::Option("capfilt.precision 'int8' is for the CPU; use 'fp32' with cuda".into()));
+        match (precision, device) {
+            (Precision::Int8, Device::Cuda(_) | Device::Fake(_)) => {
+                return Err(Error::Option(
+                    "capfilt.precision 'int8' is for the CPU; use 'fp32' or 'fp16' with cuda".into(),
+                ));
+            }
+            (Precision::Fp16, Device::Cpu) => {
+                return Err(Error::Option(
+                    "capfilt.precision 'fp16' is for GPUs; use 'fp32' or 'int8' on the CPU".into(),
+                ));
+            }
+            _ => {}
         }
         runtime::environment()?;
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -127,7 +137,7 @@ impl OrtMed {
         match part {
             Part::Pixels => graph::pixels(vision, &c.preprocessor.tables(), w),
             Part::Vision => graph::vision_encoder(vision, w, p, apart),
-            Part::ImageProjection => graph::image_projection(vision, projection, w, apart),
+            Part::ImageProjection => graph::image_projection(vision, projection, w, p, apart),
             Part::DecoderKv => graph::cross_kv(text, &decoder, w, p, apart),
             Part::Decoder | Part::BeamDecoder => {
                 graph::decoder_step(text, &decoder, w, p, part == Part::BeamDecoder, apart.is_some())
@@ -135,8 +145,8 @@ impl OrtMed {
             Part::EncoderKv => graph::cross_kv(text, &EncoderNames, w, p, apart),
             Part::Match => graph::match_texts(text, &EncoderNames, w, p),
             Part::Text => graph::text_encoder(text, projection, &EncoderNames, w, p),
-            Part::ScoreRows => graph::selected_rows(&[text.vocab_size], w),
-            Part::ImageRows => graph::selected_rows(&[vision.tokens(), vision.width], w),
+            Part::ScoreRows => graph::selected_rows(&[text.vocab_size], w, Precision::Fp32),
+            Part::ImageRows => graph::selected_rows(&[vision.tokens(), vision.width], w, p),
         }
     }
 
@@ -248,10 +258,13 @@ mod tests {
             [Part::Pixels, Part::Vision, Part::DecoderKv, Part::Decoder, Part::BeamDecoder, Part::ScoreRows].as_slice(),
             [Part::Vision, Part::ImageProjection, Part::EncoderKv, Part::Match, Part::Text].as_slice(),
         );
-        for (model, parts) in [("captioner", captioner), ("matcher", matcher)] {
+        let models = [("captioner", captioner), ("matcher", matcher)];
+        for ((model, parts), precision) in
+            models.into_iter().flat_map(|of| [Precision::Fp32, Precision::Fp16].map(|precision| (of, precision)))
+        {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/models").join(model);
             let checkpoint = Arc::new(Checkpoint::open(&folder).unwrap());
-            let med = OrtMed::on_fake_device(checkpoint, Precision::Fp32, 2).unwrap();
+            let med = OrtMed::on_fake_device(checkpoint, precision, 2).unwrap();
             for part in parts {
                 let graph = ModelProto::decode(&*med.graph(*part).model).unwrap().graph.unwrap();
                 let inputs = graph.input.iter().map(|input| {
@@ -268,6 +281,7 @@ mod tests {
                         (DataType::Int32, "int32"),
                         (DataType::Int64, "int64"),
                         (DataType::Uint8, "uint8"),
+                        (DataType::Float16, "float16"),
                     ];
                     let name = name.into_iter().find(|(known, _)| *known as i32 == data).unwrap().1;
                     let is_it =

@@ -95,6 +95,10 @@ pub(super) fn tensor(shape: &[usize], data: Vec<f32>) -> Result<DynValue> {
     Ok(Tensor::from_array((shape.to_vec(), data)).map_err(internal)?.into_dyn())
 }
 
+pub(super) fn tensor_f16(shape: &[usize], data: Vec<half::f16>) -> Result<DynValue> {
+    Ok(Tensor::from_array((shape.to_vec(), data)).map_err(internal)?.into_dyn())
+}
+
 pub(super) fn tensor_i64(shape: &[usize], data: Vec<i64>) -> Result<DynValue> {
     Ok(Tensor::from_array((shape.to_vec(), data)).map_err(internal)?.into_dyn())
 }

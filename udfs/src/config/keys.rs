@@ -13,8 +13,8 @@ keys_of! {
          layout, or a registered name";
     Device "device": Kind::Device, default Some("auto"),
         "Where models run; auto takes the first CUDA device where ONNX Runtime offers one, else the CPU";
-    Precision "precision": Kind::Choice(&["fp32", "int8"]), default Some("fp32"),
-        "fp32, or int8: quantised weights, activations quantised per row";
+    Precision "precision": Kind::Choice(&["fp32", "fp16", "int8"]), default Some("fp32"),
+        "fp32; on a GPU also fp16; on the CPU also int8: quantised weights, activations quantised per row";
     ItmToken "itm_token": Kind::Choice(&["enc", "cls"]), default Some("enc"),
         "First token of a text that is matched with an image: enc as BLIP was trained, cls as transformers does";
     ItcGate "itc_gate": Kind::Gate, default None,

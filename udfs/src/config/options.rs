@@ -177,7 +177,7 @@ mod tests {
         for (name, value, words) in [
             ("top_p", "1.5", "capfilt.top_p must be a number above 0 and at most 1"),
             ("num_beams", "0", "capfilt.num_beams must be a whole number from 1 to"),
-            ("precision", "fp16", "capfilt.precision must be fp32 or int8, not \"fp16\""),
+            ("precision", "bf16", "capfilt.precision must be fp32 or fp16 or int8, not \"bf16\""),
             ("device", "gpu", "capfilt.device must be auto, cpu"),
             ("max_image_bytes", "much", "capfilt.max_image_bytes must be a size"),
             ("clean_text", "perhaps", "capfilt.clean_text must be on or off"),

@@ -22,6 +22,7 @@ pub(crate) fn cross_kv(
 ) -> Graph {
     let mut b = Builder::new(shapes, precision);
     let image = images_input(&mut b, c.encoder_width, apart);
+    b.resume();
     let split = b.ints(&[0, 0, c.heads as i64, c.head_size() as i64]);
     for i in 0..c.layers {
         for (source, out) in [("key", "ck"), ("value", "cv")] {
@@ -29,7 +30,7 @@ pub(crate) fn cross_kv(
             let y = b.op("Reshape", &[&y, &split], vec![]);
             let out = format!("{out}.{i}");
             b.push("", "Transpose", &[&y], std::slice::from_ref(&out), vec![attr_ints("perm", &[0, 2, 1, 3])]);
-            b.output(&out, Float, &[Dim::S("B"), Dim::N(c.heads), Dim::S("S"), Dim::N(c.head_size())]);
+            b.output(&out, b.between(), &[Dim::S("B"), Dim::N(c.heads), Dim::S("S"), Dim::N(c.head_size())]);
         }
     }
     b.finish("cross_kv")
@@ -58,8 +59,8 @@ pub(crate) fn decoder_step(
     b.input("rows", Int64, &[Dim::N(3)]);
     let past = [Dim::S("P"), Dim::N(c.heads), Dim::S("past"), Dim::N(c.head_size())];
     for i in 0..c.layers {
-        b.input(&format!("past_k.{i}"), Float, &past);
-        b.input(&format!("past_v.{i}"), Float, &past);
+        b.input(&format!("past_k.{i}"), b.between(), &past);
+        b.input(&format!("past_v.{i}"), b.between(), &past);
     }
     cross_inputs(&mut b, c);
     b.output("scores", Float, &[Dim::S("R"), Dim::N(c.vocab_size)]);
@@ -73,14 +74,15 @@ pub(crate) fn decoder_step(
         let attributes = vec![attr_int("num_heads", c.heads as i64), attr_int("unidirectional", 1)];
         let inputs = [&q, &k, &v, "", "", "", &past_k, &past_v];
         b.push(MS, "MultiHeadAttention", &inputs, &outputs, attributes);
-        b.output(&outputs[1], Float, &present);
-        b.output(&outputs[2], Float, &present);
+        b.output(&outputs[1], b.between(), &present);
+        b.output(&outputs[2], b.between(), &present);
         x = after_attention(&mut b, c, names, i, "attention", &outputs[0], &x);
         x = cross_attention(&mut b, c, names, i, &x);
         x = feed_forward(&mut b, c, names, i, &x);
     }
     let last = b.int(-1);
     let x = b.op("Gather", &[&x, &last], vec![attr_int("axis", 1)]);
+    let x = b.widen(&x);
     let y = b.product(&x, &names.head("transform.dense.weight"));
     let y = b.bias_gelu(&y, &names.head("transform.dense.bias"));
     let y = b.layer_norm(&y, &names.head("transform.LayerNorm"), c.layer_norm_eps);
@@ -146,15 +148,6 @@ pub(crate) fn text_encoder(
     b.finish("text_encoder")
 }
 
-impl Builder<'_> {
-    /// A linear layer of the heads, which stays float in every precision.
-    fn linear_float(&mut self, x: &str, layer: &str) -> String {
-        let y = self.product(x, &format!("{layer}.weight"));
-        let bias = self.weight(&format!("{layer}.bias"));
-        self.op("Add", &[&y, &bias], vec![])
-    }
-}
-
 fn text_inputs(b: &mut Builder<'_>) -> (String, String, String) {
     let ids = b.input("ids", Int64, &[Dim::S("N"), Dim::S("t")]);
     let positions = b.input("positions", Int64, &[Dim::S("t")]);
@@ -165,14 +158,15 @@ fn text_inputs(b: &mut Builder<'_>) -> (String, String, String) {
 fn cross_inputs(b: &mut Builder<'_>, c: &TextConfig) {
     let dims = [Dim::S("B"), Dim::N(c.heads), Dim::S("S"), Dim::N(c.head_size())];
     for i in 0..c.layers {
-        b.input(&format!("ck.{i}"), Float, &dims);
-        b.input(&format!("cv.{i}"), Float, &dims);
+        b.input(&format!("ck.{i}"), b.between(), &dims);
+        b.input(&format!("cv.{i}"), b.between(), &dims);
     }
 }
 
 fn first_token(b: &mut Builder<'_>, x: &str) -> String {
     let zero = b.int(0);
-    b.op("Gather", &[x, &zero], vec![attr_int("axis", 1)])
+    let first = b.op("Gather", &[x, &zero], vec![attr_int("axis", 1)]);
+    b.widen(&first)
 }
 
 /// Word plus position embedding, then layer norm; BLIP has no token types.
@@ -182,7 +176,8 @@ fn embed(b: &mut Builder<'_>, c: &TextConfig, names: &dyn TextNames, ids: &str, 
     let words = b.op("Gather", &[&words, ids], vec![]);
     let places = b.op("Gather", &[&places, positions], vec![]);
     let x = b.op("Add", &[&words, &places], vec![]);
-    b.layer_norm(&x, &names.embeddings("LayerNorm"), c.layer_norm_eps)
+    let x = b.layer_norm(&x, &names.embeddings("LayerNorm"), c.layer_norm_eps);
+    b.narrow(&x)
 }
 
 fn self_qkv(b: &mut Builder<'_>, names: &dyn TextNames, i: usize, x: &str) -> [String; 3] {

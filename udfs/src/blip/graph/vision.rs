@@ -28,11 +28,12 @@ pub(crate) fn image_name(i: usize) -> String {
 /// The images `[B, tokens, width]` that are input to the other models: one tensor, or the `apart` tensors
 /// `[1, tokens, width]` of a run on a device.
 pub(super) fn images_input(b: &mut Builder<'_>, width: usize, apart: Option<usize>) -> String {
+    let kind = b.between();
     match apart {
-        None => b.input("image", Float, &[Dim::S("B"), Dim::S("S"), Dim::N(width)]),
+        None => b.input("image", kind, &[Dim::S("B"), Dim::S("S"), Dim::N(width)]),
         Some(images) => {
             let dims = [Dim::N(1), Dim::S("S"), Dim::N(width)];
-            let images: Vec<String> = (0..images).map(|i| b.input(&image_name(i), Float, &dims)).collect();
+            let images: Vec<String> = (0..images).map(|i| b.input(&image_name(i), kind, &dims)).collect();
             let images: Vec<&str> = images.iter().map(String::as_str).collect();
             b.op("Concat", &images, vec![attr_int("axis", 0)])
         }
@@ -50,6 +51,7 @@ pub(crate) fn vision_encoder(
     let mut b = Builder::new(shapes, precision);
     let (d, eps, v) = (c.width as i64, c.layer_norm_eps, "vision_model.");
     let pixels = b.input("pixels", Float, &[Dim::S("B"), Dim::N(3), Dim::N(c.image_size), Dim::N(c.image_size)]);
+    let pixels = b.narrow(&pixels);
     let patch = c.patch_size as i64;
     let (w, bias) = (
         b.weight(&format!("{v}embeddings.patch_embedding.weight")),
@@ -92,13 +94,14 @@ pub(crate) fn vision_encoder(
     match apart {
         None => {
             b.rename(&y, "image");
-            b.output("image", Float, &[Dim::S("B"), Dim::N(c.tokens()), Dim::N(c.width)]);
+            b.output("image", b.between(), &[Dim::S("B"), Dim::N(c.tokens()), Dim::N(c.width)]);
         }
         Some(images) => {
             let names: Vec<String> = (0..images).map(image_name).collect();
             let ones = b.ints(&vec![1; images]);
             b.push("", "Split", &[&y, &ones], &names, vec![attr_int("axis", 0)]);
-            names.iter().for_each(|name| b.output(name, Float, &[Dim::N(1), Dim::N(c.tokens()), Dim::N(c.width)]));
+            let dims = [Dim::N(1), Dim::N(c.tokens()), Dim::N(c.width)];
+            names.iter().for_each(|name| b.output(name, b.between(), &dims));
         }
     }
     b.finish("vision_encoder")
@@ -109,29 +112,35 @@ pub(crate) fn image_projection(
     c: &VisionConfig,
     projection: usize,
     shapes: &dyn Shapes,
+    precision: Precision,
     apart: Option<usize>,
 ) -> Graph {
-    let mut b = Builder::new(shapes, Precision::Fp32);
+    let mut b = Builder::new(shapes, precision);
     let x = if apart.is_some() {
         let images = images_input(&mut b, c.width, apart);
+        b.resume();
         let first = b.int(0);
-        b.op("Gather", &[&images, &first], vec![attr_int("axis", 1)])
+        let class = b.op("Gather", &[&images, &first], vec![attr_int("axis", 1)]);
+        b.widen(&class)
     } else {
         b.input("class_token", Float, &[Dim::S("B"), Dim::N(c.width)])
     };
-    let y = b.linear(&x, "vision_proj");
+    let y = b.linear_float(&x, "vision_proj");
     b.rename(&y, "embedding");
     b.output("embedding", Float, &[Dim::S("B"), Dim::N(projection)]);
     b.finish("image_projection")
 }
 
 /// tensor `x`, whose rows have the shape `row`, and `rows` `[n]` -> `selected`, those rows of it.
-pub(crate) fn selected_rows(row: &[usize], shapes: &dyn Shapes) -> Graph {
-    let mut b = Builder::new(shapes, Precision::Fp32);
+pub(crate) fn selected_rows(row: &[usize], shapes: &dyn Shapes, precision: Precision) -> Graph {
+    let mut b = Builder::new(shapes, precision);
     let rest = || row.iter().map(|&n| Dim::N(n));
-    let x = b.input("x", Float, &std::iter::once(Dim::S("R")).chain(rest()).collect::<Vec<_>>());
+    let x = b.input("x", b.between(), &std::iter::once(Dim::S("R")).chain(rest()).collect::<Vec<_>>());
     let rows = b.input("rows", Int64, &[Dim::S("n")]);
-    b.push("", "Gather", &[&x, &rows], &["selected".into()], vec![]);
+    b.resume();
+    let selected = b.op("Gather", &[&x, &rows], vec![]);
+    let selected = b.widen(&selected);
+    b.rename(&selected, "selected");
     b.output("selected", Float, &std::iter::once(Dim::S("n")).chain(rest()).collect::<Vec<_>>());
     b.finish("selected_rows")
 }
