@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use capfilt_udfs::blip::generate::{GenerationOptions, Strategy};
 use capfilt_udfs::blip::{Checkpoint, Embedding, GenerateRequest, Med, OrtMed, Precision};
+use capfilt_udfs::engine::{Engine, EngineOptions};
 use capfilt_udfs::image::{Limits, load};
 
-use crate::common::{fixture, model};
+use crate::common::{self, fixture, model, run, session_on};
 
 const SIZE: usize = 64;
 
@@ -19,7 +20,7 @@ fn here(name: &str) -> OrtMed {
 }
 
 fn there(name: &str, run: usize) -> OrtMed {
-    OrtMed::on_fake_device(checkpoint(name), Precision::Fp32, run).unwrap()
+    OrtMed::on_fake_device(checkpoint(name), Precision::Fp32, run, 0).unwrap()
 }
 
 /// Pixels of the fixtures, `count` in all.
@@ -123,10 +124,11 @@ fn scores_on_a_device_are_those_of_the_cpu_whatever_is_beside_them() {
 #[test]
 fn an_image_of_another_device_is_refused() {
     let (here, there) = (here("matcher"), there("matcher", 2));
+    let other = OrtMed::on_fake_device(checkpoint("matcher"), Precision::Fp32, 2, 1).unwrap();
     let (on_host, on_device) = (encode(&here, 1), encode(&there, 1));
     assert!(on_host[0].host().is_some() && on_device[0].host().is_none());
     assert_eq!(on_host[0].bytes(), on_device[0].bytes());
-    for (med, image) in [(&here, &on_device[0]), (&there, &on_host[0])] {
+    for (med, image) in [(&here, &on_device[0]), (&there, &on_host[0]), (&other, &on_device[0])] {
         let message = med.project(&[image]).unwrap_err().to_string();
         assert!(message.contains("image"), "{message}");
     }
@@ -136,7 +138,7 @@ fn an_image_of_another_device_is_refused() {
 #[test]
 fn half_precision_is_close_to_single() {
     let images: usize = 35;
-    let med = |name, precision| OrtMed::on_fake_device(checkpoint(name), precision, 35).unwrap();
+    let med = |name, precision| OrtMed::on_fake_device(checkpoint(name), precision, 35, 0).unwrap();
     let [single, half] = [Precision::Fp32, Precision::Fp16].map(|precision| med("captioner", precision));
     let encoded = [&single, &half].map(|med| encode(med, images));
     assert_eq!(encoded[1][0].bytes() * 2, encoded[0][0].bytes());
@@ -177,8 +179,27 @@ fn precisions_belong_to_devices() {
     let error = |med: Result<OrtMed, capfilt_udfs::Error>| med.unwrap_err().to_string();
     let half = error(OrtMed::new(checkpoint("captioner"), "cpu", Precision::Fp16, 0));
     assert!(half.contains("'fp16' is for GPUs"), "{half}");
-    let int8 = error(OrtMed::on_fake_device(checkpoint("captioner"), Precision::Int8, 2));
+    let int8 = error(OrtMed::on_fake_device(checkpoint("captioner"), Precision::Int8, 2, 0));
     assert!(int8.contains("'int8' is for the CPU"), "{int8}");
+}
+
+/// In SQL, two devices give what the CPU gives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_query_on_two_devices_gives_what_the_cpu_gives() {
+    const SQL: &str = "SELECT id, caption(image), round(itm_score(image, text), 4), round(itm_score(image, 'a dog'), 4)
+        FROM web WHERE id < 60 ORDER BY id";
+    let load = |key: &capfilt_udfs::engine::ModelKey| {
+        let number = key.device.strip_prefix("cuda:").unwrap().parse().unwrap();
+        let checkpoint = Arc::new(Checkpoint::open(&key.checkpoint)?);
+        Ok(Arc::new(OrtMed::on_fake_device(checkpoint, key.precision, 4, number)?) as Arc<dyn Med>)
+    };
+    let engine = Engine::new(EngineOptions::default(), Box::new(load));
+    let there = session_on(Arc::clone(&engine), 2, 16).await;
+    run(&there, "SET capfilt.device = 'cuda:0,cuda:1'").await;
+    let here = session_on(common::engine(EngineOptions::default()), 2, 16).await;
+    assert_eq!(run(&there, SQL).await, run(&here, SQL).await);
+    let devices: Vec<String> = engine.stats().into_iter().map(|model| model.device).collect();
+    assert_eq!(devices, ["fake:0,fake:1", "fake:0,fake:1"]);
 }
 
 /// A run computes as many images as any other: the shapes, and with them the kernels, do not depend on neighbours.

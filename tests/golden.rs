@@ -23,7 +23,7 @@ fn med(name: &str) -> OrtMed {
 
 /// The model on the CPU, and as on a GPU, with runs of 8 images.
 fn meds(name: &str) -> [OrtMed; 2] {
-    [med(name), OrtMed::on_fake_device(checkpoint(name), Precision::Fp32, 8).unwrap()]
+    [med(name), OrtMed::on_fake_device(checkpoint(name), Precision::Fp32, 8, 0).unwrap()]
 }
 
 fn json(name: &str) -> serde_json::Value {
@@ -247,7 +247,7 @@ fn samples_are_drawn_from_what_the_reference_draws_from() {
 fn batches_change_nothing() {
     for name in ["captioner", "matcher"] {
         let here = |precision| OrtMed::new(checkpoint(name), "cpu", precision, 0).unwrap();
-        let there = OrtMed::on_fake_device(checkpoint(name), Precision::Fp32, 8).unwrap();
+        let there = OrtMed::on_fake_device(checkpoint(name), Precision::Fp32, 8, 0).unwrap();
         for med in [here(Precision::Fp32), here(Precision::Int8), there] {
             let pixels = golden("pixel_values");
             let each = 3 * 64 * 64;

@@ -77,7 +77,7 @@ impl std::str::FromStr for Precision {
 pub struct ModelKey {
     /// Canonical path of the checkpoint's folder.
     pub checkpoint: PathBuf,
-    /// `cpu` or `cuda:N`.
+    /// `cpu` or `cuda:N`; several such as `cuda:0,cuda:1` hold a copy each.
     pub device: String,
     /// Numeric precision.
     pub precision: Precision,

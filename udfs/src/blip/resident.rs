@@ -12,12 +12,15 @@ use super::values::lock;
 
 /// A tensor on a device. It can be an input of a run there, and its values can be read in no other way.
 #[derive(Debug)]
-pub struct Resident(DynValue);
+pub struct Resident {
+    value: DynValue,
+    device: Device,
+}
 
 impl Resident {
     /// Size in bytes.
     pub fn bytes(&self) -> usize {
-        bytes(&self.0)
+        bytes(&self.value)
     }
 }
 
@@ -79,7 +82,10 @@ pub(super) fn run(
     let mut crossed = 0;
     for (name, feed) in &feeds {
         match feed {
-            Feed::Resident(tensor) => binding.bind_input(name.as_ref(), &tensor.0)?,
+            Feed::Resident(tensor) if tensor.device == device => binding.bind_input(name.as_ref(), &tensor.value)?,
+            Feed::Resident(tensor) => {
+                return Err(ort::Error::new(format!("{name} is on {}, not on {device}", tensor.device)));
+            }
             Feed::Host(tensor) => crossed += send(&mut binding, name, tensor)?,
         }
     }
@@ -97,7 +103,7 @@ pub(super) fn run(
             crossed += bytes;
             outputs.host.push(value);
         } else {
-            outputs.resident.push(Resident(take(&mut found, name)?));
+            outputs.resident.push(Resident { value: take(&mut found, name)?, device });
         }
     }
     meter.count(stage, crossed);

@@ -86,10 +86,15 @@ impl OrtMed {
     }
 
     /// Loads a checkpoint for a device that is apart from the host as a GPU is, but computes on the CPU, `images` a run.
-    /// For tests.
+    /// `number` is the device's. For tests.
     #[doc(hidden)]
-    pub fn on_fake_device(checkpoint: Arc<Checkpoint>, precision: Precision, images: usize) -> Result<Self> {
-        Self::on(checkpoint, Device::Fake(0), precision, 0, Some(images.max(1)))
+    pub fn on_fake_device(
+        checkpoint: Arc<Checkpoint>,
+        precision: Precision,
+        images: usize,
+        number: i32,
+    ) -> Result<Self> {
+        Self::on(checkpoint, Device::Fake(number), precision, 0, Some(images.max(1)))
     }
 
     fn on(
@@ -264,7 +269,7 @@ mod tests {
         {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/models").join(model);
             let checkpoint = Arc::new(Checkpoint::open(&folder).unwrap());
-            let med = OrtMed::on_fake_device(checkpoint, precision, 2).unwrap();
+            let med = OrtMed::on_fake_device(checkpoint, precision, 2, 0).unwrap();
             for part in parts {
                 let graph = ModelProto::decode(&*med.graph(*part).model).unwrap().graph.unwrap();
                 let inputs = graph.input.iter().map(|input| {

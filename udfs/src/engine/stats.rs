@@ -14,7 +14,7 @@ use crate::blip::Precision;
 pub struct ModelStats {
     /// Folder of the checkpoint.
     pub checkpoint: PathBuf,
-    /// Device it runs on: `cpu` or `cuda:N`.
+    /// Devices it runs on: `cpu`, `cuda:N`, or several such as `cuda:0,cuda:1`.
     pub device: String,
     /// Numeric precision.
     pub precision: Precision,
