@@ -192,7 +192,7 @@ impl Med for Fake {
         }
         self.script.memory(images.len())?;
         self.check(&[])?;
-        if self.script.flaky > 0 && self.script.calls.fetch_add(1, SeqCst) % self.script.flaky == 0 {
+        if self.script.flaky > 0 && self.script.calls.fetch_add(1, SeqCst).is_multiple_of(self.script.flaky) {
             return Err(Error::Runtime("scripted failure".into()));
         }
         if let Some((device, calls)) = &self.script.dying
