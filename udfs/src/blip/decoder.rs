@@ -24,7 +24,7 @@ pub(super) fn generate(
     let longest = requests.iter().flatten().map(|r| r.prompt.len()).max().unwrap_or(0);
     options.check_room(longest, positions).map_err(Error::Option)?;
     options.max_length = options.max_length.min(positions);
-    if let Some(run) = med.apart {
+    if let Some(run) = med.apart() {
         return device_decoder::generate(med, images, requests, &options, run, cancelled);
     }
     // Images with equal prompt lengths and caption counts form a group, so that the first step feeds all prompts at
@@ -51,7 +51,7 @@ pub(super) fn generate(
 
 /// The decoder's logits `[vocabulary]` after `prompt`, for each image.
 pub(super) fn first_logits(med: &OrtMed, images: &[&Embedding], prompt: &[u32]) -> Result<Vec<Vec<f32>>> {
-    if let Some(run) = med.apart {
+    if let Some(run) = med.apart() {
         return device_decoder::first_logits(med, images, prompt, run);
     }
     let kv = med.cross_kv(Part::DecoderKv, images)?;

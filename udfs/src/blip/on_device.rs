@@ -166,3 +166,38 @@ pub(super) fn push_kv<'v>(kv: &'v [Resident], feeds: &mut Feeds<'v>) {
 fn host_feeds(values: Named) -> Feeds<'static> {
     values.into_iter().map(|(name, value)| (name, Feed::Host(value))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::generate::GenerationOptions;
+    use super::super::med::{GenerateRequest, Med as _, Precision};
+    use super::*;
+    use crate::blip::Checkpoint;
+
+    #[test]
+    fn runs_are_halved_when_memory_runs_out() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/models/captioner");
+        let checkpoint = Arc::new(Checkpoint::open(&folder).unwrap());
+        let med = OrtMed::on_fake_device(checkpoint, Precision::Fp32, 4, 0).unwrap();
+        let bytes: Vec<Vec<u8>> = (1..=3u8).map(|i| (0..64 * 64 * 3).map(|n| (n % 251) as u8 / i).collect()).collect();
+        let captions = || {
+            let images = med.encode(&bytes.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
+            let request = GenerateRequest { prompt: med.tokenizer().caption_prompt(""), key: [0; 32] };
+            let images: Vec<&Embedding> = images.iter().collect();
+            med.generate(&images, &vec![vec![request]; 3], &GenerationOptions::default(), &|| false).unwrap()
+        };
+        let runs = || med.crossed()["the vision encoder"].runs;
+        let expected = captions();
+        assert_eq!((med.run_images(), runs()), (4, 1));
+        med.shrink(&Error::Internal("of another kind".into()));
+        assert_eq!(med.run_images(), 4);
+        for (images, more) in [(2, 2), (1, 3), (1, 3)] {
+            let before = runs();
+            med.shrink(&Error::OutOfMemory("Failed to allocate memory for requested buffer".into()));
+            assert_eq!(captions(), expected);
+            assert_eq!((med.run_images(), runs() - before), (images, more));
+        }
+    }
+}

@@ -37,6 +37,12 @@ impl Med for OrtMed {
 
     fn work_bytes(&self) -> WorkBytes {
         let (v, t) = (&self.checkpoint.config.vision, &self.checkpoint.config.text);
+        if self.apart().is_some() {
+            // The host's share: pixels as they are sent, and whole rows of scores.
+            let row = 4 * t.vocab_size;
+            let pixels = 2 * 3 * v.image_size.pow(2);
+            return WorkBytes { encode: pixels, generate: row, per_sequence: row, match_text: row };
+        }
         let tokens = v.tokens();
         let kv = 4 * 2 * t.layers * tokens * t.width;
         let encode = 4 * (3 * v.image_size.pow(2) + tokens * (10 * v.width + 3 * v.mlp_width));
@@ -51,11 +57,11 @@ impl Med for OrtMed {
     }
 
     fn run_images(&self) -> usize {
-        self.apart.unwrap_or(1)
+        self.apart().unwrap_or(1)
     }
 
     fn encode(&self, images: &[&[u8]]) -> Result<Vec<Embedding>> {
-        if let Some(run) = self.apart {
+        if let Some(run) = self.apart() {
             return self.encode_there(images, run);
         }
         let side = self.checkpoint.config.vision.image_size;
@@ -68,7 +74,7 @@ impl Med for OrtMed {
     }
 
     fn project(&self, images: &[&Embedding]) -> Result<Vec<Arc<[f32]>>> {
-        match self.apart {
+        match self.apart() {
             Some(run) => self.project_there(images, run),
             None => self.project_here(images),
         }
@@ -82,7 +88,7 @@ impl Med for OrtMed {
         let mut vectors: Vec<Option<Arc<[f32]>>> = vec![None; texts.len()];
         for (bucket, indices) in buckets {
             let members: Vec<&[u32]> = indices.iter().map(|&i| texts[i]).collect();
-            let found = match self.apart {
+            let found = match self.apart() {
                 Some(run) => self.encode_texts_there(&members, bucket, run)?,
                 None => {
                     let outputs = self.run(Part::Text, inputs(self.text_inputs(&members, bucket)?))?;
@@ -121,7 +127,7 @@ impl OrtMed {
         if pixels.len() != count * 3 * side * side {
             return Err(Error::Internal(format!("{} floats are not the pixels of {count} images", pixels.len())));
         }
-        match self.apart {
+        match self.apart() {
             Some(run) => self.encode_pixels_there(&pixels, run),
             None => self.encode_pixels_here(&pixels),
         }
@@ -129,7 +135,7 @@ impl OrtMed {
 
     /// ITM logits `[no match, match]` of each image's texts.
     pub fn match_logits(&self, images: &[&Embedding], texts: &[Vec<&[u32]>]) -> Result<Vec<Vec<[f32; 2]>>> {
-        match self.apart {
+        match self.apart() {
             Some(run) => self.match_logits_there(images, texts, run),
             None => self.match_logits_here(images, texts),
         }

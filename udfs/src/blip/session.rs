@@ -1,6 +1,7 @@
 //! A checkpoint on ONNX Runtime: one session per graph, created on first use.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use ort::session::Session;
@@ -39,6 +40,11 @@ pub(super) enum Part {
 }
 
 impl Part {
+    /// Whether its graph has the images of a run apart.
+    fn is_of_images(self) -> bool {
+        matches!(self, Self::Vision | Self::ImageProjection | Self::DecoderKv | Self::EncoderKv)
+    }
+
     fn stage(self) -> &'static str {
         match self {
             Self::Pixels => "the normalisation of pixels",
@@ -66,8 +72,8 @@ pub struct OrtMed {
     pub(super) device_name: String,
     pub(super) precision: Precision,
     threads: usize,
-    /// Images of each run on a device; `None` on the CPU, whose runs have as many as there are.
-    pub(super) apart: Option<usize>,
+    /// Images of each run on a device; `None` on the CPU.
+    run_images: Option<AtomicUsize>,
     pub(super) meter: Meter,
 }
 
@@ -128,16 +134,21 @@ impl OrtMed {
             device_name: device.to_string(),
             precision,
             threads: if threads == 0 { cores } else { threads },
-            apart,
+            run_images: apart.map(AtomicUsize::new),
             meter: Meter::default(),
             checkpoint,
         })
     }
 
+    /// Images of each run on a device; `None` on the CPU, whose runs have as many as there are.
+    pub(super) fn apart(&self) -> Option<usize> {
+        self.run_images.as_ref().map(|images| images.load(Ordering::Acquire))
+    }
+
     fn graph(&self, part: Part) -> Graph {
         let c = &self.checkpoint;
         let (vision, text, projection, w, p, apart) =
-            (&c.config.vision, &c.config.text, c.config.projection, &c.weights, self.precision, self.apart);
+            (&c.config.vision, &c.config.text, c.config.projection, &c.weights, self.precision, self.apart());
         let decoder = c.decoder_names();
         match part {
             Part::Pixels => graph::pixels(vision, &c.preprocessor.tables(), w),
@@ -196,10 +207,23 @@ impl OrtMed {
 
     /// Runs a part on the device. Its outputs stay there, but for those named in `to_host`.
     pub(super) fn run_there(&self, part: Part, feeds: Feeds<'_>, to_host: &[&str]) -> Result<Outputs> {
-        let session = self.session(part)?;
-        let mut session = lock(&session);
-        let outputs = resident::run(&mut session, self.device, feeds, to_host, (&self.meter, part.stage()));
-        outputs.map_err(|e| self.failed(part, e.to_string()))
+        let run = || {
+            let session = self.session(part)?;
+            let mut session = lock(&session);
+            let outputs = resident::run(&mut session, self.device, feeds, to_host, (&self.meter, part.stage()));
+            outputs.map_err(|e| self.failed(part, e.to_string()))
+        };
+        run().inspect_err(|error| self.shrink(error))
+    }
+
+    /// Halves the images of a run if the device's memory does not suffice: smaller batches would not take less.
+    pub(super) fn shrink(&self, error: &Error) {
+        let images = self.apart().unwrap_or(1);
+        if let (Error::OutOfMemory(why), Some(run), 2..) = (error, &self.run_images, images) {
+            log::warn!("{}: runs have {} images from now on: {why}", self.device_name, images / 2);
+            run.store(images / 2, Ordering::Release);
+            lock(&self.sessions).retain(|part, _| !part.is_of_images());
+        }
     }
 
     fn failed(&self, part: Part, reason: String) -> Error {
