@@ -5,6 +5,7 @@ mod architecture;
 mod checkpoints;
 mod common;
 mod convert;
+mod device;
 mod docs;
 mod e2e;
 mod engine;

@@ -81,7 +81,7 @@ impl Report {
             let (name, figure) = (format!("{precision}, share of the peak"), format!("{:.1} %", 100.0 * share));
             match precision {
                 Precision::Fp32 => self.target(&name, &figure, "at least 90 %", share >= 0.9)?,
-                Precision::Int8 => self.line(&format!("  {name:<44} {figure:>12}"))?,
+                Precision::Fp16 | Precision::Int8 => self.line(&format!("  {name:<44} {figure:>12}"))?,
             }
             shares.push(share);
         }

@@ -337,6 +337,7 @@ impl Checkpoint {
                     Precision::Int8 if !float && !head => elements,
                     // A word embedding is looked up in the file and multiplied from a packed copy; both can be
                     // resident.
+                    Precision::Fp16 if !head && !name.contains("word_embeddings") => 2 * elements,
                     _ if name.contains("word_embeddings") && self.parts.captioner => 8 * elements,
                     _ => 4 * elements,
                 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use ort::value::DynValue;
 
-use super::generate::{GenerationOptions, Row, Search};
+use super::device_decoder;
+use super::generate::{Candidates, GenerationOptions, Row, Search};
 use super::med::{Embedding, GenerateRequest};
 use super::session::{OrtMed, Part};
 use super::values::{CrossKv, Inputs, floats, ints, tensor, tensor_i64};
@@ -23,6 +24,9 @@ pub(super) fn generate(
     let longest = requests.iter().flatten().map(|r| r.prompt.len()).max().unwrap_or(0);
     options.check_room(longest, positions).map_err(Error::Option)?;
     options.max_length = options.max_length.min(positions);
+    if let Some(run) = med.apart() {
+        return device_decoder::generate(med, images, requests, &options, run, cancelled);
+    }
     // Images with equal prompt lengths and caption counts form a group, so that the first step feeds all prompts at
     // once.
     let mut groups: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
@@ -47,6 +51,9 @@ pub(super) fn generate(
 
 /// The decoder's logits `[vocabulary]` after `prompt`, for each image.
 pub(super) fn first_logits(med: &OrtMed, images: &[&Embedding], prompt: &[u32]) -> Result<Vec<Vec<f32>>> {
+    if let Some(run) = med.apart() {
+        return device_decoder::first_logits(med, images, prompt, run);
+    }
     let kv = med.cross_kv(Part::DecoderKv, images)?;
     let slots = (0..images.len()).map(|image| Slot { image, searches: vec![], starts: vec![] }).collect();
     let part = Part::Decoder;
@@ -154,7 +161,9 @@ impl<'a> Batch<'a> {
             for (search, start) in slot.searches.iter_mut().zip(&slot.starts) {
                 if !search.is_done() {
                     let range = start * vocab..(start + search.rows().len()) * vocab;
-                    search.advance(&scores[range]);
+                    if !search.advance(&Candidates::rows(&scores[range], vocab)).is_empty() {
+                        return Err(Error::Internal("a search does not decide on whole rows".into()));
+                    }
                 }
             }
         }
@@ -168,11 +177,11 @@ impl<'a> Batch<'a> {
         let positions: Vec<usize> = (self.past_tokens..self.past_tokens + tokens).collect();
         let images = self.slots.len();
         let mut inputs: Inputs<'_> = vec![
-            ("ids".into(), tensor_i64(&[rows, tokens], ids)?),
-            ("positions".into(), ints(&positions)?),
-            ("reorder".into(), ints(&reorder)?),
-            ("queries".into(), ints(&[images, rows / images * tokens, text.width])?),
-            ("rows".into(), ints(&[rows, tokens, text.width])?),
+            ("ids".into(), tensor_i64(&[rows, tokens], ids)?.into()),
+            ("positions".into(), ints(&positions)?.into()),
+            ("reorder".into(), ints(&reorder)?.into()),
+            ("queries".into(), ints(&[images, rows / images * tokens, text.width])?.into()),
+            ("rows".into(), ints(&[rows, tokens, text.width])?.into()),
         ];
         let names = (0..text.layers).flat_map(|i| [format!("past_k.{i}"), format!("past_v.{i}")]);
         if self.past.is_empty() {

@@ -1,13 +1,21 @@
 //! Devices that models run on.
 
-use ort::memory::AllocationDevice;
+use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::value::{DynTensor, DynValue};
 
-/// Device that a model runs on.
+/// Images of each run on a device. A run of fewer computes as many: the kernels, and so the last bits of a result, are
+/// chosen by shapes, and a result must not depend on its neighbours.
+pub(crate) const RUN_IMAGES: usize = 64;
+
+/// Device that a model runs on, and where its tensors lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Device {
+    /// The host's processor: tensors lie in the host's memory.
     Cpu,
+    /// A GPU: tensors stay in its memory from run to run.
     Cuda(i32),
+    /// The processor, with tensors kept apart as if on a device. For tests; no setting chooses it.
+    Fake(i32),
 }
 
 impl Device {
@@ -16,7 +24,17 @@ impl Device {
         match self {
             Self::Cpu => "cpu",
             Self::Cuda(_) => "cuda",
+            Self::Fake(_) => "fake",
         }
+    }
+
+    /// Memory in which the device's tensors lie.
+    pub(crate) fn memory(self) -> ort::Result<MemoryInfo<'static>> {
+        let (device, id) = match self {
+            Self::Cpu | Self::Fake(_) => (AllocationDevice::CPU, 0),
+            Self::Cuda(id) => (AllocationDevice::CUDA, id),
+        };
+        MemoryInfo::new(device, id, AllocatorType::Device, MemoryType::Default)
     }
 }
 
@@ -25,6 +43,7 @@ impl std::fmt::Display for Device {
         match self {
             Self::Cpu => f.write_str("cpu"),
             Self::Cuda(id) => write!(f, "cuda:{id}"),
+            Self::Fake(id) => write!(f, "fake:{id}"),
         }
     }
 }
@@ -33,7 +52,7 @@ impl std::fmt::Display for Device {
 /// the file that the graph names is read instead (issue 29009 of microsoft/onnxruntime).
 pub(crate) fn on_device(value: DynValue, device: Device) -> ort::Result<DynValue> {
     match device {
-        Device::Cpu => Ok(value),
+        Device::Cpu | Device::Fake(_) => Ok(value),
         Device::Cuda(id) => {
             let tensor: DynTensor = value.downcast()?;
             Ok(tensor.to(AllocationDevice::CUDA, id)?.into_dyn())

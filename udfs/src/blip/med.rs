@@ -5,27 +5,46 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::generate::GenerationOptions;
+use super::resident::Resident;
 use crate::error::Result;
 use crate::image::Preprocessor;
 use crate::text::Tokenizer;
 
-/// Vision encoder's last hidden states of one image: `tokens x width` floats, row-major, after the final layer norm.
+/// Vision encoder's last hidden states of one image: `tokens x width` numbers, row-major, after the final layer norm.
 #[derive(Debug, Clone)]
-pub struct Embedding(pub Arc<[f32]>);
+pub enum Embedding {
+    /// In the host's memory.
+    Host(Arc<[f32]>),
+    /// On the device of the model that made it.
+    Device(Arc<Resident>),
+}
 
 impl Embedding {
     /// Size in bytes.
     pub fn bytes(&self) -> usize {
-        size_of_val::<[f32]>(&self.0)
+        match self {
+            Self::Host(values) => size_of_val::<[f32]>(values),
+            Self::Device(tensor) => tensor.bytes(),
+        }
+    }
+
+    /// The numbers, if they are in the host's memory.
+    pub fn host(&self) -> Option<&[f32]> {
+        match self {
+            Self::Host(values) => Some(values),
+            Self::Device(_) => None,
+        }
     }
 }
 
 /// Numeric precision of a model's products.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Precision {
     /// Float32 throughout.
     #[default]
     Fp32,
+    /// Float16 in the blocks, whose sums, norms and softmax are float32 inside; embeddings and heads in float32.
+    Fp16,
     /// Integer products: weights quantised per output channel, activations per row.
     Int8,
 }
@@ -34,6 +53,7 @@ impl std::fmt::Display for Precision {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Fp32 => "fp32",
+            Self::Fp16 => "fp16",
             Self::Int8 => "int8",
         })
     }
@@ -45,8 +65,9 @@ impl std::str::FromStr for Precision {
     fn from_str(s: &str) -> Result<Self, String> {
         match s {
             "fp32" => Ok(Self::Fp32),
+            "fp16" => Ok(Self::Fp16),
             "int8" => Ok(Self::Int8),
-            _ => Err(format!("{s:?} is not a precision: use fp32 or int8")),
+            _ => Err(format!("{s:?} is not a precision: use fp32, fp16 or int8")),
         }
     }
 }
@@ -56,7 +77,7 @@ impl std::str::FromStr for Precision {
 pub struct ModelKey {
     /// Canonical path of the checkpoint's folder.
     pub checkpoint: PathBuf,
-    /// `cpu` or `cuda:N`.
+    /// `cpu` or `cuda:N`; several such as `cuda:0,cuda:1` hold a copy each.
     pub device: String,
     /// Numeric precision.
     pub precision: Precision,
@@ -108,6 +129,10 @@ pub trait Med: Debug + Send + Sync {
     fn resident_bytes(&self) -> usize;
     /// Peak memory of each kind of work.
     fn work_bytes(&self) -> WorkBytes;
+    /// Images that each run computes, whether there are as many or not; smaller batches are a waste.
+    fn run_images(&self) -> usize {
+        1
+    }
     /// Runs the vision encoder. Each image is `width * height * 3` bytes from [`Preprocessor::squash`].
     fn encode(&self, images: &[&[u8]]) -> Result<Vec<Embedding>>;
     /// Computes unit-length image embeddings for ITC.

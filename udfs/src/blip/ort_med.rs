@@ -7,7 +7,7 @@ use super::decoder;
 use super::generate::GenerationOptions;
 use super::med::{Embedding, GenerateRequest, Med, Precision, WorkBytes};
 use super::session::{OrtMed, Part};
-use super::values::tensor;
+use super::values::inputs;
 use crate::error::{Error, Result};
 use crate::image::Preprocessor;
 use crate::text::Tokenizer;
@@ -37,6 +37,12 @@ impl Med for OrtMed {
 
     fn work_bytes(&self) -> WorkBytes {
         let (v, t) = (&self.checkpoint.config.vision, &self.checkpoint.config.text);
+        if self.apart().is_some() {
+            // The host's share: pixels as they are sent, and whole rows of scores.
+            let row = 4 * t.vocab_size;
+            let pixels = 2 * 3 * v.image_size.pow(2);
+            return WorkBytes { encode: pixels, generate: row, per_sequence: row, match_text: row };
+        }
         let tokens = v.tokens();
         let kv = 4 * 2 * t.layers * tokens * t.width;
         let encode = 4 * (3 * v.image_size.pow(2) + tokens * (10 * v.width + 3 * v.mlp_width));
@@ -50,22 +56,28 @@ impl Med for OrtMed {
         }
     }
 
+    fn run_images(&self) -> usize {
+        self.apart().unwrap_or(1)
+    }
+
     fn encode(&self, images: &[&[u8]]) -> Result<Vec<Embedding>> {
+        if let Some(run) = self.apart() {
+            return self.encode_there(images, run);
+        }
         let side = self.checkpoint.config.vision.image_size;
         let each = 3 * side * side;
         let mut pixels = vec![0f32; images.len() * each];
         for (image, out) in images.iter().zip(pixels.chunks_exact_mut(each)) {
             self.checkpoint.preprocessor.normalise_into(image, out);
         }
-        self.encode_pixels(images.len(), pixels)
+        self.encode_pixels_here(&pixels)
     }
 
     fn project(&self, images: &[&Embedding]) -> Result<Vec<Arc<[f32]>>> {
-        let width = self.checkpoint.config.vision.width;
-        let class: Vec<f32> = images.iter().flat_map(|image| image.0[..width].iter().copied()).collect();
-        let class = tensor(&[images.len(), width], class)?;
-        let outputs = self.run(Part::ImageProjection, vec![("class_token".into(), class.into())])?;
-        self.unit_vectors(&outputs[0])
+        match self.apart() {
+            Some(run) => self.project_there(images, run),
+            None => self.project_here(images),
+        }
     }
 
     fn encode_texts(&self, texts: &[&[u32]]) -> Result<Vec<Arc<[f32]>>> {
@@ -76,8 +88,14 @@ impl Med for OrtMed {
         let mut vectors: Vec<Option<Arc<[f32]>>> = vec![None; texts.len()];
         for (bucket, indices) in buckets {
             let members: Vec<&[u32]> = indices.iter().map(|&i| texts[i]).collect();
-            let outputs = self.run(Part::Text, self.text_inputs(&members, bucket)?)?;
-            for (i, vector) in indices.into_iter().zip(self.unit_vectors(&outputs[0])?) {
+            let found = match self.apart() {
+                Some(run) => self.encode_texts_there(&members, bucket, run)?,
+                None => {
+                    let outputs = self.run(Part::Text, inputs(self.text_inputs(&members, bucket)?))?;
+                    self.unit_vectors(&outputs[0])?
+                }
+            };
+            for (i, vector) in indices.into_iter().zip(found) {
                 vectors[i] = Some(vector);
             }
         }
@@ -103,6 +121,26 @@ impl Med for OrtMed {
 }
 
 impl OrtMed {
+    /// Vision encoder over normalised pixels `[count, 3, size, size]`.
+    pub fn encode_pixels(&self, count: usize, pixels: Vec<f32>) -> Result<Vec<Embedding>> {
+        let side = self.checkpoint.config.vision.image_size;
+        if pixels.len() != count * 3 * side * side {
+            return Err(Error::Internal(format!("{} floats are not the pixels of {count} images", pixels.len())));
+        }
+        match self.apart() {
+            Some(run) => self.encode_pixels_there(&pixels, run),
+            None => self.encode_pixels_here(&pixels),
+        }
+    }
+
+    /// ITM logits `[no match, match]` of each image's texts.
+    pub fn match_logits(&self, images: &[&Embedding], texts: &[Vec<&[u32]>]) -> Result<Vec<Vec<[f32; 2]>>> {
+        match self.apart() {
+            Some(run) => self.match_logits_there(images, texts, run),
+            None => self.match_logits_here(images, texts),
+        }
+    }
+
     /// The decoder's logits `[vocabulary]` after `prompt` (its first token is [DEC]), for each image.
     pub fn first_logits(&self, images: &[&Embedding], prompt: &[u32]) -> Result<Vec<Vec<f32>>> {
         decoder::first_logits(self, images, prompt)

@@ -1,27 +1,28 @@
 //! A checkpoint on ONNX Runtime: one session per graph, created on first use.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use ort::session::Session;
 use ort::session::builder::PrepackedWeights;
-use ort::value::{DynValue, Tensor, TensorRef};
+use ort::value::DynValue;
 
 use super::checkpoint::{Checkpoint, EncoderNames, NO_DECODER, NO_ITM_HEAD};
-use super::device::Device;
+use super::device::{Device, RUN_IMAGES};
 use super::graph::tensors::TextNames;
 use super::graph::{self, Graph};
-use super::med::{Embedding, Precision};
+use super::med::Precision;
+use super::resident::{self, Feeds, Meter, Outputs};
 use super::runtime;
-use super::values::{CrossKv, Inputs, floats, internal, ints, lock, tensor, tensor_i64};
+use super::values::{Inputs, Named, floats, ints, lock, tensor_i32, tensor_i64};
 use crate::error::{Error, Result};
-
-/// Index of an image in a batch, and indices of some of its texts.
-type ImageTexts = (usize, Vec<usize>);
 
 /// Graphs of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
+    /// Normalisation of pixels, on a device.
+    Pixels,
     Vision,
     ImageProjection,
     DecoderKv,
@@ -32,17 +33,29 @@ pub(super) enum Part {
     EncoderKv,
     Match,
     Text,
+    /// Rows of the decoder's scores, taken from a device.
+    ScoreRows,
+    /// Images, taken from a device.
+    ImageRows,
 }
 
 impl Part {
+    /// Whether its graph has the images of a run apart.
+    fn is_of_images(self) -> bool {
+        matches!(self, Self::Vision | Self::ImageProjection | Self::DecoderKv | Self::EncoderKv)
+    }
+
     fn stage(self) -> &'static str {
         match self {
+            Self::Pixels => "the normalisation of pixels",
             Self::Vision => "the vision encoder",
             Self::ImageProjection => "the image projection",
             Self::DecoderKv | Self::EncoderKv => "the cross-attention keys and values",
             Self::Decoder | Self::BeamDecoder => "the text decoder",
             Self::Match => "image-text matching",
             Self::Text => "the text encoder",
+            Self::ScoreRows => "whole rows of scores",
+            Self::ImageRows => "embeddings of images",
         }
     }
 }
@@ -55,10 +68,13 @@ pub struct OrtMed {
     pub(super) checkpoint: Arc<Checkpoint>,
     pub(super) name: String,
     pub(super) digest: [u8; 32],
-    device: Device,
+    pub(super) device: Device,
     pub(super) device_name: String,
     pub(super) precision: Precision,
     threads: usize,
+    /// Images of each run on a device; `None` on the CPU.
+    run_images: Option<AtomicUsize>,
+    pub(super) meter: Meter,
 }
 
 impl std::fmt::Debug for OrtMed {
@@ -71,8 +87,41 @@ impl OrtMed {
     /// Loads a checkpoint. `device` is a setting's value (auto, cpu, cuda:N); `threads` 0 means all cores.
     pub fn new(checkpoint: Arc<Checkpoint>, device: &str, precision: Precision, threads: usize) -> Result<Self> {
         let device = runtime::device(device)?;
-        if precision == Precision::Int8 && device != Device::Cpu {
-            return Err(Error::Option("capfilt.precision 'int8' is for the CPU; use 'fp32' with cuda".into()));
+        let apart = (device != Device::Cpu).then_some(RUN_IMAGES);
+        Self::on(checkpoint, device, precision, threads, apart)
+    }
+
+    /// Loads a checkpoint for a device that is apart from the host as a GPU is, but computes on the CPU, `images` a run.
+    /// `number` is the device's. For tests.
+    #[doc(hidden)]
+    pub fn on_fake_device(
+        checkpoint: Arc<Checkpoint>,
+        precision: Precision,
+        images: usize,
+        number: i32,
+    ) -> Result<Self> {
+        Self::on(checkpoint, Device::Fake(number), precision, 0, Some(images.max(1)))
+    }
+
+    fn on(
+        checkpoint: Arc<Checkpoint>,
+        device: Device,
+        precision: Precision,
+        threads: usize,
+        apart: Option<usize>,
+    ) -> Result<Self> {
+        match (precision, device) {
+            (Precision::Int8, Device::Cuda(_) | Device::Fake(_)) => {
+                return Err(Error::Option(
+                    "capfilt.precision 'int8' is for the CPU; use 'fp32' or 'fp16' with cuda".into(),
+                ));
+            }
+            (Precision::Fp16, Device::Cpu) => {
+                return Err(Error::Option(
+                    "capfilt.precision 'fp16' is for GPUs; use 'fp32' or 'int8' on the CPU".into(),
+                ));
+            }
+            _ => {}
         }
         runtime::environment()?;
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
@@ -85,23 +134,35 @@ impl OrtMed {
             device_name: device.to_string(),
             precision,
             threads: if threads == 0 { cores } else { threads },
+            run_images: apart.map(AtomicUsize::new),
+            meter: Meter::default(),
             checkpoint,
         })
     }
 
+    /// Images of each run on a device; `None` on the CPU, whose runs have as many as there are.
+    pub(super) fn apart(&self) -> Option<usize> {
+        self.run_images.as_ref().map(|images| images.load(Ordering::Acquire))
+    }
+
     fn graph(&self, part: Part) -> Graph {
         let c = &self.checkpoint;
-        let (vision, text, projection, w, p) =
-            (&c.config.vision, &c.config.text, c.config.projection, &c.weights, self.precision);
+        let (vision, text, projection, w, p, apart) =
+            (&c.config.vision, &c.config.text, c.config.projection, &c.weights, self.precision, self.apart());
         let decoder = c.decoder_names();
         match part {
-            Part::Vision => graph::vision_encoder(vision, w, p),
-            Part::ImageProjection => graph::image_projection(vision, projection, w),
-            Part::DecoderKv => graph::cross_kv(text, &decoder, w, p),
-            Part::Decoder | Part::BeamDecoder => graph::decoder_step(text, &decoder, w, p, part == Part::BeamDecoder),
-            Part::EncoderKv => graph::cross_kv(text, &EncoderNames, w, p),
+            Part::Pixels => graph::pixels(vision, &c.preprocessor.tables(), w),
+            Part::Vision => graph::vision_encoder(vision, w, p, apart),
+            Part::ImageProjection => graph::image_projection(vision, projection, w, p, apart),
+            Part::DecoderKv => graph::cross_kv(text, &decoder, w, p, apart),
+            Part::Decoder | Part::BeamDecoder => {
+                graph::decoder_step(text, &decoder, w, p, part == Part::BeamDecoder, apart.is_some())
+            }
+            Part::EncoderKv => graph::cross_kv(text, &EncoderNames, w, p, apart),
             Part::Match => graph::match_texts(text, &EncoderNames, w, p),
             Part::Text => graph::text_encoder(text, projection, &EncoderNames, w, p),
+            Part::ScoreRows => graph::selected_rows(&[text.vocab_size], w, Precision::Fp32),
+            Part::ImageRows => graph::selected_rows(&[vision.tokens(), vision.width], w, p),
         }
     }
 
@@ -109,8 +170,8 @@ impl OrtMed {
     fn session(&self, part: Part) -> Result<Arc<Mutex<Session>>> {
         let parts = self.checkpoint.parts;
         let (has, what) = match part {
-            Part::Vision => (true, ""),
-            Part::DecoderKv | Part::Decoder | Part::BeamDecoder => (parts.captioner, NO_DECODER),
+            Part::Pixels | Part::Vision | Part::ImageRows => (true, ""),
+            Part::ScoreRows | Part::DecoderKv | Part::Decoder | Part::BeamDecoder => (parts.captioner, NO_DECODER),
             Part::EncoderKv | Part::Match => (parts.matcher, NO_ITM_HEAD),
             Part::ImageProjection | Part::Text => (parts.contrastive, "no projections: it has no ITC score"),
         };
@@ -140,46 +201,38 @@ impl OrtMed {
         let session = self.session(part)?;
         let mut session = lock(&session);
         let names: Vec<String> = session.outputs().iter().map(|o| o.name().to_string()).collect();
-        let failed = |e: String| {
-            runtime::memory_or(&e).unwrap_or(Error::Model { model: self.name.clone(), stage: part.stage(), reason: e })
-        };
-        let mut outputs = session.run(inputs).map_err(|e| failed(e.to_string()))?;
-        names.iter().map(|n| outputs.remove(n).ok_or_else(|| failed(format!("no output {n}")))).collect()
+        let mut outputs = session.run(inputs).map_err(|e| self.failed(part, e.to_string()))?;
+        names.iter().map(|n| outputs.remove(n).ok_or_else(|| self.failed(part, format!("no output {n}")))).collect()
     }
 
-    /// Cross-attention keys and values for a batch of images.
-    pub(super) fn cross_kv(&self, part: Part, images: &[&Embedding]) -> Result<CrossKv> {
-        let config = &self.checkpoint.config;
-        let shape = [images.len(), config.vision.tokens(), config.vision.width];
-        let mut joined = Vec::with_capacity(shape.iter().product());
-        for image in images {
-            joined.extend_from_slice(&image.0);
+    /// Runs a part on the device. Its outputs stay there, but for those named in `to_host`.
+    pub(super) fn run_there(&self, part: Part, feeds: Feeds<'_>, to_host: &[&str]) -> Result<Outputs> {
+        let run = || {
+            let session = self.session(part)?;
+            let mut session = lock(&session);
+            let outputs = resident::run(&mut session, self.device, feeds, to_host, (&self.meter, part.stage()));
+            outputs.map_err(|e| self.failed(part, e.to_string()))
+        };
+        run().inspect_err(|error| self.shrink(error))
+    }
+
+    /// Halves the images of a run if the device's memory does not suffice: smaller batches would not take less.
+    pub(super) fn shrink(&self, error: &Error) {
+        let images = self.apart().unwrap_or(1);
+        if let (Error::OutOfMemory(why), Some(run), 2..) = (error, &self.run_images, images) {
+            log::warn!("{}: runs have {} images from now on: {why}", self.device_name, images / 2);
+            run.store(images / 2, Ordering::Release);
+            lock(&self.sessions).retain(|part, _| !part.is_of_images());
         }
-        let image = tensor(&shape, joined)?;
-        let values = self.run(part, vec![("image".into(), image.into())])?;
-        Ok(CrossKv { values, images: images.len() })
     }
 
-    /// ITM logits `[no match, match]` for each image's texts, which must be of equal length and number.
-    fn match_group(&self, kv: &CrossKv, images: &[usize], texts: &[&[u32]], bucket: usize) -> Result<Vec<[f32; 2]>> {
-        let (n, k, width) = (texts.len(), texts.len() / images.len(), self.checkpoint.config.text.width);
-        let mut inputs = self.text_inputs(texts, bucket)?;
-        inputs.push(("queries".into(), ints(&[images.len(), k * bucket, width])?));
-        inputs.push(("rows".into(), ints(&[n, bucket, width])?));
-        let taken;
-        let (kv, first) = if images.windows(2).all(|w| w[1] == w[0] + 1) {
-            (kv, images[0])
-        } else {
-            taken = kv.take(images)?;
-            (&taken, 0)
-        };
-        kv.push_inputs(first, images.len(), &mut inputs)?;
-        let outputs = self.run(Part::Match, inputs)?;
-        Ok(floats(&outputs[0])?.chunks_exact(2).map(|l| [l[0], l[1]]).collect())
+    fn failed(&self, part: Part, reason: String) -> Error {
+        let model = self.name.clone();
+        runtime::memory_or(&reason).unwrap_or(Error::Model { model, stage: part.stage(), reason })
     }
 
     /// ids, positions and mask of texts padded to `bucket` tokens.
-    pub(super) fn text_inputs(&self, texts: &[&[u32]], bucket: usize) -> Result<Inputs<'static>> {
+    pub(super) fn text_inputs(&self, texts: &[&[u32]], bucket: usize) -> Result<Named> {
         let pad = i64::from(self.checkpoint.tokenizer.pad());
         let mut ids = Vec::with_capacity(texts.len() * bucket);
         let mut mask = Vec::with_capacity(texts.len() * bucket);
@@ -190,78 +243,13 @@ impl OrtMed {
         Ok(vec![
             ("ids".into(), tensor_i64(&[texts.len(), bucket], ids)?),
             ("positions".into(), ints(&(0..bucket).collect::<Vec<_>>())?),
-            ("mask".into(), Tensor::from_array(([texts.len(), bucket], mask)).map_err(internal)?.into()),
+            ("mask".into(), tensor_i32(&[texts.len(), bucket], mask)?),
         ])
     }
 
     /// Padded length of a text. It depends only on the text, so that a batch cannot change the order of summation.
     pub(super) fn bucket(&self, text: &[u32]) -> usize {
         text.len().next_multiple_of(8).min(self.checkpoint.config.text.max_positions)
-    }
-
-    /// ITM logits `[no match, match]` of each image's texts.
-    pub fn match_logits(&self, images: &[&Embedding], texts: &[Vec<&[u32]>]) -> Result<Vec<Vec<[f32; 2]>>> {
-        /// Maximum number of texts of one image per run; more take several runs.
-        const MOST: usize = 16;
-        let kv = self.cross_kv(Part::EncoderKv, images)?;
-        // (bucket, number of texts) -> image and its texts of that bucket.
-        let mut groups: BTreeMap<(usize, usize), Vec<ImageTexts>> = BTreeMap::new();
-        for (image, texts) in texts.iter().enumerate() {
-            let mut by_bucket: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-            for (i, text) in texts.iter().enumerate() {
-                by_bucket.entry(self.bucket(text)).or_default().push(i);
-            }
-            for (bucket, indices) in by_bucket {
-                for chunk in indices.chunks(MOST) {
-                    groups.entry((bucket, chunk.len())).or_default().push((image, chunk.to_vec()));
-                }
-            }
-        }
-        let mut logits: Vec<Vec<[f32; 2]>> = texts.iter().map(|t| vec![[0.0; 2]; t.len()]).collect();
-        for ((bucket, _), members) in groups {
-            // An image with more than MOST texts of a bucket occurs several times; a run takes it once.
-            let mut rounds: Vec<Vec<&ImageTexts>> = vec![];
-            for member in &members {
-                match rounds.iter_mut().find(|r| r.last().is_none_or(|m| m.0 < member.0)) {
-                    Some(round) => round.push(member),
-                    None => rounds.push(vec![member]),
-                }
-            }
-            for round in rounds {
-                let run_images: Vec<usize> = round.iter().map(|m| m.0).collect();
-                let run_texts: Vec<&[u32]> = round.iter().flat_map(|m| m.1.iter().map(|&i| texts[m.0][i])).collect();
-                let mut results = self.match_group(&kv, &run_images, &run_texts, bucket)?.into_iter();
-                for (image, indices) in round {
-                    for (&i, result) in indices.iter().zip(&mut results) {
-                        logits[*image][i] = result;
-                    }
-                }
-            }
-        }
-        Ok(logits)
-    }
-}
-
-impl OrtMed {
-    /// Vision encoder over normalised pixels `[count, 3, size, size]`.
-    pub fn encode_pixels(&self, count: usize, pixels: Vec<f32>) -> Result<Vec<Embedding>> {
-        let vision = &self.checkpoint.config.vision;
-        let each = 3 * vision.image_size.pow(2);
-        // On the CPU a larger run exceeds the caches: at BLIP-base's size an image in a batch of 1 took 10 % less time
-        // than in a batch of 8 in fp32, 13 % in int8 (2 cores, AVX2). Small models still run several images at once.
-        let most = match self.device {
-            Device::Cpu => (1024 / vision.tokens()).max(1),
-            Device::Cuda(_) => count.max(1),
-        };
-        let mut embeddings = Vec::with_capacity(count);
-        for run in pixels.chunks(most * each) {
-            let shape = [run.len() / each, 3, vision.image_size, vision.image_size];
-            let pixels = TensorRef::from_array_view((shape.to_vec(), run)).map_err(internal)?;
-            let outputs = self.run(Part::Vision, vec![("pixels".into(), pixels.into())])?;
-            let values = floats(&outputs[0])?;
-            embeddings.extend(values.chunks_exact(vision.tokens() * vision.width).map(|image| Embedding(image.into())));
-        }
-        Ok(embeddings)
     }
 
     pub(super) fn unit_vectors(&self, value: &DynValue) -> Result<Vec<Arc<[f32]>>> {
@@ -296,12 +284,16 @@ mod tests {
             .collect();
         let mut used = BTreeSet::new();
         let (captioner, matcher) = (
-            [Part::Vision, Part::DecoderKv, Part::Decoder, Part::BeamDecoder].as_slice(),
+            [Part::Pixels, Part::Vision, Part::DecoderKv, Part::Decoder, Part::BeamDecoder, Part::ScoreRows].as_slice(),
             [Part::Vision, Part::ImageProjection, Part::EncoderKv, Part::Match, Part::Text].as_slice(),
         );
-        for (model, parts) in [("captioner", captioner), ("matcher", matcher)] {
+        let models = [("captioner", captioner), ("matcher", matcher)];
+        for ((model, parts), precision) in
+            models.into_iter().flat_map(|of| [Precision::Fp32, Precision::Fp16].map(|precision| (of, precision)))
+        {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/models").join(model);
-            let med = OrtMed::new(Arc::new(Checkpoint::open(&folder).unwrap()), "cpu", Precision::Fp32, 1).unwrap();
+            let checkpoint = Arc::new(Checkpoint::open(&folder).unwrap());
+            let med = OrtMed::on_fake_device(checkpoint, precision, 2, 0).unwrap();
             for part in parts {
                 let graph = ModelProto::decode(&*med.graph(*part).model).unwrap().graph.unwrap();
                 let inputs = graph.input.iter().map(|input| {
@@ -313,7 +305,13 @@ mod tests {
                 for node in &graph.node {
                     let domain = if node.domain.is_empty() { "ai.onnx" } else { &node.domain };
                     let data = types[&node.input[0]];
-                    let name = [(DataType::Float, "float"), (DataType::Int32, "int32"), (DataType::Int64, "int64")];
+                    let name = [
+                        (DataType::Float, "float"),
+                        (DataType::Int32, "int32"),
+                        (DataType::Int64, "int64"),
+                        (DataType::Uint8, "uint8"),
+                        (DataType::Float16, "float16"),
+                    ];
                     let name = name.into_iter().find(|(known, _)| *known as i32 == data).unwrap().1;
                     let is_it =
                         |((of, operator), _): &(&(&str, &str), &&str)| *of == domain && *operator == node.op_type;
@@ -322,7 +320,13 @@ mod tests {
                     };
                     assert!(known.split(' ').any(|known| known == name), "{part:?}: {} of {name}", node.op_type);
                     used.insert(key);
-                    types.extend(node.output.iter().map(|output| (output.clone(), data)));
+                    // Of the operators, these alone give other types than they take.
+                    let given = |output: usize| match (node.op_type.as_str(), output) {
+                        ("Cast", _) => node.attribute.iter().find(|a| a.name == "to").unwrap().i as i32,
+                        ("TopK", 1) => DataType::Int64 as i32,
+                        _ => data,
+                    };
+                    types.extend(node.output.iter().enumerate().map(|(i, output)| (output.clone(), given(i))));
                 }
             }
         }

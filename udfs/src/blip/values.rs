@@ -11,6 +11,14 @@ use crate::error::{Error, Result};
 /// Inputs of a run by name.
 pub(super) type Inputs<'v> = Vec<(Cow<'static, str>, SessionInputValue<'v>)>;
 
+/// Tensors by name.
+pub(super) type Named = Vec<(Cow<'static, str>, DynValue)>;
+
+/// The tensors as inputs.
+pub(super) fn inputs(values: Named) -> Inputs<'static> {
+    values.into_iter().map(|(name, value)| (name, value.into())).collect()
+}
+
 /// Cross-attention keys and values: `ck.0, cv.0, ck.1, ..`, each `[images, heads, tokens, head size]`.
 pub(super) struct CrossKv {
     pub(super) values: Vec<DynValue>,
@@ -75,14 +83,30 @@ pub(super) fn floats(value: &DynValue) -> Result<&[f32]> {
     Ok(value.try_extract_tensor::<f32>().map_err(internal)?.1)
 }
 
+pub(super) fn int32s(value: &DynValue) -> Result<&[i32]> {
+    Ok(value.try_extract_tensor::<i32>().map_err(internal)?.1)
+}
+
+pub(super) fn tensor_u8(shape: &[usize], data: Vec<u8>) -> Result<DynValue> {
+    Ok(Tensor::from_array((shape.to_vec(), data)).map_err(internal)?.into_dyn())
+}
+
 pub(super) fn tensor(shape: &[usize], data: Vec<f32>) -> Result<DynValue> {
     Ok(Tensor::from_array((shape.to_vec(), data)).map_err(internal)?.into_dyn())
 }
 
-pub(super) fn tensor_i64(shape: &[usize], data: Vec<i64>) -> Result<SessionInputValue<'static>> {
-    Ok(Tensor::from_array((shape.to_vec(), data)).map_err(internal)?.into())
+pub(super) fn tensor_f16(shape: &[usize], data: Vec<half::f16>) -> Result<DynValue> {
+    Ok(Tensor::from_array((shape.to_vec(), data)).map_err(internal)?.into_dyn())
 }
 
-pub(super) fn ints(values: &[usize]) -> Result<SessionInputValue<'static>> {
+pub(super) fn tensor_i64(shape: &[usize], data: Vec<i64>) -> Result<DynValue> {
+    Ok(Tensor::from_array((shape.to_vec(), data)).map_err(internal)?.into_dyn())
+}
+
+pub(super) fn tensor_i32(shape: &[usize], data: Vec<i32>) -> Result<DynValue> {
+    Ok(Tensor::from_array((shape.to_vec(), data)).map_err(internal)?.into_dyn())
+}
+
+pub(super) fn ints(values: &[usize]) -> Result<DynValue> {
     tensor_i64(&[values.len()], values.iter().map(|&v| v as i64).collect())
 }

@@ -218,6 +218,11 @@ impl Weights {
                 };
                 vec![(weight.clone(), value)]
             }
+            Form::Half => {
+                let halves: Vec<f16> = self.floats(stored).into_iter().map(f16::from_f32).collect();
+                let shape: Vec<i64> = stored.shape.iter().map(|&d| d as i64).collect();
+                vec![(weight.clone(), Tensor::from_array((shape, halves)).map_err(failed)?.into_dyn())]
+            }
             Form::Int8 | Form::Int8Scale => {
                 let (rows, columns) = (stored.shape[0], stored.shape[1]);
                 let (bytes, scales) = super::quant::quantise(&self.floats(stored), rows, columns);

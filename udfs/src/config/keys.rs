@@ -12,9 +12,10 @@ keys_of! {
         "Checkpoint of itm_score, itc_score, embed_image and embed_text: a folder in Hugging Face \
          layout, or a registered name";
     Device "device": Kind::Device, default Some("auto"),
-        "Where models run; auto takes the first CUDA device where ONNX Runtime offers one, else the CPU";
-    Precision "precision": Kind::Choice(&["fp32", "int8"]), default Some("fp32"),
-        "fp32, or int8: quantised weights, activations quantised per row";
+        "Where models run; auto takes the first CUDA device where ONNX Runtime offers one, else the CPU. Several devices \
+         share the work";
+    Precision "precision": Kind::Choice(&["fp32", "fp16", "int8"]), default Some("fp32"),
+        "fp32; on a GPU also fp16; on the CPU also int8: quantised weights, activations quantised per row";
     ItmToken "itm_token": Kind::Choice(&["enc", "cls"]), default Some("enc"),
         "First token of a text that is matched with an image: enc as BLIP was trained, cls as transformers does";
     ItcGate "itc_gate": Kind::Gate, default None,
@@ -28,7 +29,7 @@ keys_of! {
     Threads "threads": Kind::Integer { min: 0, max: 1024 }, default Some("0"),
         "CPU threads of a model; 0 is one per core";
     MaxBatchImages "max_batch_images": Kind::Integer { min: 1, max: 1024 }, default Some("8"),
-        "Most images in one run of a model";
+        "Most images in one run of a model; a run on a GPU has 64 at least";
     MemoryLimit "memory_limit": Kind::Size { min: 0 }, default None,
         "Most memory for weights, caches and work together; idle models leave first. Of the engine, not the session. \
          Unset: three fifths of the machine's or container's";

@@ -154,6 +154,7 @@ mod tests {
             ("top_p", "0.9", "0.9"),
             ("clean_text", "true", "on"),
             ("device", "cuda:1", "cuda:1"),
+            ("device", "CUDA:1, cuda:00", "cuda:1,cuda:0"),
             ("prompt", "a picture of ", "a picture of "),
             ("captioner", "/models/x", "/models/x"),
         ] {
@@ -177,8 +178,10 @@ mod tests {
         for (name, value, words) in [
             ("top_p", "1.5", "capfilt.top_p must be a number above 0 and at most 1"),
             ("num_beams", "0", "capfilt.num_beams must be a whole number from 1 to"),
-            ("precision", "fp16", "capfilt.precision must be fp32 or int8, not \"fp16\""),
+            ("precision", "bf16", "capfilt.precision must be fp32 or fp16 or int8, not \"bf16\""),
             ("device", "gpu", "capfilt.device must be auto, cpu"),
+            ("device", "cuda:0,cpu", "capfilt.device must be auto, cpu"),
+            ("device", "cuda:0,cuda:0", "capfilt.device must be auto, cpu"),
             ("max_image_bytes", "much", "capfilt.max_image_bytes must be a size"),
             ("clean_text", "perhaps", "capfilt.clean_text must be on or off"),
             ("seed", "-1", "capfilt.seed must be a whole number of at least 0"),

@@ -39,7 +39,10 @@ impl CapfiltOptions {
         };
         let device = match (&captioner, &filter) {
             (None, None) => None,
-            _ => Some(runtime::device(self.device())?.kind().to_owned()),
+            _ => {
+                let devices = self.device().split(',').map(runtime::device).collect::<Result<Vec<_>>>()?;
+                devices.first().map(|device| device.kind().to_owned())
+            }
         };
         // A gate that is off is one that was never set.
         let is_off = |key| key == Key::ItcGate && self.itc_gate().is_none();

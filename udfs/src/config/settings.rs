@@ -309,13 +309,16 @@ impl Value {
     }
 }
 
+/// Most devices of a model.
+const MOST_DEVICES: usize = 64;
+
 impl Kind {
     /// Describes the allowed values, to follow "must be".
     pub fn allowed(self) -> String {
         match self {
             Self::Text => "a string".into(),
             Self::Choice(words) => words.join(" or "),
-            Self::Device => "auto, cpu, cuda or cuda:N".into(),
+            Self::Device => "auto, cpu, cuda, cuda:N or several such as cuda:0,cuda:1".into(),
             Self::Gate => "off, or LOW,HIGH: two cosines from -1 to 1, such as 0.2,0.4".into(),
             Self::Integer { min, max: u64::MAX } => format!("a whole number of at least {min}"),
             Self::Integer { min, max } => format!("a whole number from {min} to {max}"),
@@ -339,9 +342,14 @@ impl Kind {
             }
             Self::Device => {
                 let text = text.to_ascii_lowercase();
-                let known = matches!(text.as_str(), "auto" | "cpu" | "cuda")
-                    || text.strip_prefix("cuda:").is_some_and(|n| n.parse::<u16>().is_ok());
-                known.then_some(Value::Text(text))
+                if matches!(text.as_str(), "auto" | "cpu" | "cuda") {
+                    return Some(Value::Text(text));
+                }
+                let number = |device: &str| device.trim().strip_prefix("cuda:")?.parse::<u16>().ok();
+                let numbers: Vec<u16> = text.split(',').map(number).collect::<Option<_>>()?;
+                let is_twice = (1..numbers.len()).any(|i| numbers[..i].contains(&numbers[i]));
+                let names: Vec<String> = numbers.iter().map(|n| format!("cuda:{n}")).collect();
+                (!is_twice && names.len() <= MOST_DEVICES).then(|| Value::Text(names.join(",")))
             }
             Self::Gate if text.eq_ignore_ascii_case("off") => Some(Value::Text("off".into())),
             Self::Gate => text.parse::<ItcGate>().is_ok().then(|| Value::Text(text.into())),

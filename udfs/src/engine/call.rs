@@ -132,7 +132,8 @@ impl<'e> Run<'e> {
             let slice = open.by_ref().take(QUEUE_JOBS / 4);
             let jobs = slice.map(|(key, work, tasks)| self.job(key, work, tasks, image.clone())).collect();
             lock(&self.inner.queue).push(self.call.ticket.client().session().id, jobs);
-            self.inner.work.notify_one();
+            // Not every device can do each job.
+            self.inner.work.notify_all();
         }
         Ok(())
     }
@@ -157,6 +158,7 @@ impl<'e> Run<'e> {
             model: Arc::clone(self.model),
             image,
             work,
+            failed: 0,
         }
     }
 
@@ -166,7 +168,9 @@ impl<'e> Run<'e> {
         let preprocessor = self.model.med.preprocessor();
         let claim = self.wait_for_room(pixel_bytes(self.model))?;
         let key = image_key(&self.model.identity, &source.sha256, self.limits);
-        let image = inner.inputs.image(key, source.sha256, claim, || lock(&inner.embeddings).get(&key));
+        let image = inner.inputs.image(key, source.sha256, claim, || {
+            lock(&inner.embeddings).get(&key).filter(|encoded| self.model.is_up(encoded.home))
+        });
         let decoded = image.fill(|| {
             let start = Instant::now();
             let pixels = image::load(source.bytes, self.limits, preprocessor);

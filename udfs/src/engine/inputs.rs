@@ -36,7 +36,25 @@ pub(super) struct Image {
     key: Key,
     pub(super) sha256: [u8; 32],
     state: Mutex<(Input, Claim)>,
+    /// The device of the model that has it, or will have it; `NOWHERE` before any is chosen.
+    home: AtomicUsize,
     inputs: Arc<Inputs>,
+}
+
+/// An embedding as the cache holds it.
+#[derive(Debug, Clone)]
+pub(super) struct Encoded {
+    pub(super) embedding: Embedding,
+    /// The pixels too, if another device may have to encode them again.
+    pub(super) pixels: Option<Arc<[u8]>>,
+    /// The device of the model that made it.
+    pub(super) home: usize,
+}
+
+impl Encoded {
+    pub(super) fn bytes(&self) -> usize {
+        self.embedding.bytes() + self.pixels.as_ref().map_or(0, |pixels| pixels.len())
+    }
 }
 
 #[derive(Debug)]
@@ -46,8 +64,10 @@ enum Input {
     Bad(ImageError),
     /// Pixels from `image::load`.
     Pixels(Arc<[u8]>),
-    Encoded(Embedding),
+    Encoded(Encoded),
 }
+
+const NOWHERE: usize = usize::MAX;
 
 impl Inputs {
     /// In-flight bytes. An embedding that the cache also holds counts in both places.
@@ -68,7 +88,7 @@ impl Inputs {
         key: Key,
         sha256: [u8; 32],
         mut claim: Claim,
-        cached: impl FnOnce() -> Option<Embedding>,
+        cached: impl FnOnce() -> Option<Encoded>,
     ) -> Arc<Image> {
         let mut table = lock(&self.table);
         if let Some(image) = table.get(&key).and_then(Weak::upgrade) {
@@ -76,14 +96,16 @@ impl Inputs {
         }
         // The cache is read after the table, under its lock: the worker fills the cache before it releases an image, so
         // an image encoded a moment ago is in one of the two.
-        let input = match cached() {
-            Some(embedding) => {
-                claim.resize(embedding.bytes());
-                Input::Encoded(embedding)
+        let (input, home) = match cached() {
+            Some(encoded) => {
+                claim.resize(encoded.bytes());
+                let home = encoded.home;
+                (Input::Encoded(encoded), home)
             }
-            None => Input::Missing,
+            None => (Input::Missing, NOWHERE),
         };
-        let image = Arc::new(Image { key, sha256, state: Mutex::new((input, claim)), inputs: Arc::clone(self) });
+        let (state, home) = (Mutex::new((input, claim)), AtomicUsize::new(home));
+        let image = Arc::new(Image { key, sha256, state, home, inputs: Arc::clone(self) });
         table.insert(key, Arc::downgrade(&image));
         image
     }
@@ -138,16 +160,34 @@ impl Image {
 
     pub(super) fn embedding(&self) -> Option<Embedding> {
         match &lock(&self.state).0 {
-            Input::Encoded(embedding) => Some(embedding.clone()),
+            Input::Encoded(encoded) => Some(encoded.embedding.clone()),
             _ => None,
         }
     }
 
     /// Replaces the pixels by the embedding, for every holder of the image.
-    pub(super) fn encoded(&self, embedding: Embedding) {
+    pub(super) fn encoded(&self, encoded: Encoded) {
         let mut state = lock(&self.state);
-        state.1.resize(embedding.bytes());
-        state.0 = Input::Encoded(embedding);
+        state.1.resize(encoded.bytes());
+        state.0 = Input::Encoded(encoded);
+    }
+
+    /// The device that has it, if one was chosen.
+    pub(super) fn home(&self) -> Option<usize> {
+        Some(self.home.load(Ordering::Acquire)).filter(|&home| home != NOWHERE)
+    }
+
+    /// Chooses the device for the image's work. What another device has encoded is given up for the pixels.
+    pub(super) fn settle(&self, device: usize) {
+        self.home.store(device, Ordering::Release);
+        let mut state = lock(&self.state);
+        if let Input::Encoded(Encoded { pixels: Some(pixels), home, .. }) = &state.0
+            && *home != device
+        {
+            let pixels = Arc::clone(pixels);
+            state.1.resize(pixels.len());
+            state.0 = Input::Pixels(pixels);
+        }
     }
 
     pub(super) fn key(&self) -> &Key {
@@ -170,6 +210,10 @@ mod tests {
     use super::*;
     use crate::engine::Client;
 
+    fn encoded(floats: usize, pixels: Option<Arc<[u8]>>, home: usize) -> Encoded {
+        Encoded { embedding: Embedding::Host(vec![0.0; floats].into()), pixels, home }
+    }
+
     #[test]
     fn an_image_is_shared_while_held_and_counted_once() {
         let (inputs, client) = (Arc::new(Inputs::default()), Client::new());
@@ -181,12 +225,23 @@ mod tests {
         a.fill(|| Ok(vec![0; 12])).unwrap();
         b.fill(|| panic!("decoded twice")).unwrap();
         assert_eq!((inputs.bytes(), b.pixels().unwrap().len()), (12, 12));
-        a.encoded(Embedding(vec![0.0; 5].into()));
+        a.encoded(encoded(5, None, 0));
         assert_eq!((inputs.bytes(), session.held.load(Ordering::Relaxed)), (20, 20));
         assert!(b.pixels().is_none() && b.embedding().is_some());
         drop((a, b));
         assert_eq!((inputs.bytes(), lock(&inputs.table).len()), (0, 0));
-        let c = get(Some(Embedding(vec![0.0; 1].into())));
-        assert_eq!((c.embedding().unwrap().bytes(), inputs.bytes()), (4, 4));
+        let c = get(Some(encoded(1, None, 2)));
+        assert_eq!((c.embedding().unwrap().bytes(), inputs.bytes(), c.home()), (4, 4, Some(2)));
+        drop(c);
+        // With several devices the pixels stay, for the case that the embedding is lost.
+        let d = get(None);
+        d.fill(|| Ok(vec![0; 12])).unwrap();
+        assert_eq!(d.home(), None);
+        d.settle(1);
+        d.encoded(encoded(5, d.pixels(), 1));
+        d.settle(1);
+        assert_eq!((inputs.bytes(), d.pixels().is_none()), (32, true));
+        d.settle(0);
+        assert_eq!((inputs.bytes(), d.pixels().unwrap().len(), d.home()), (12, 12, Some(0)));
     }
 }

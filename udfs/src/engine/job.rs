@@ -68,6 +68,8 @@ pub(super) struct Job {
     pub(super) model: Arc<Loaded>,
     pub(super) image: Option<Arc<Image>>,
     pub(super) work: Work,
+    /// Devices of the model that failed on it, a bit each.
+    pub(super) failed: u64,
 }
 
 impl Job {
@@ -116,5 +118,14 @@ impl Item for Job {
 
     fn max_images(&self) -> usize {
         self.max_images
+    }
+
+    /// An image's work is done where its embedding is, unless that device is given up; and a device that failed on it
+    /// tries again only if no other is left.
+    fn runs_on(&self, device: usize) -> bool {
+        let home = self.image.as_ref().and_then(|image| image.home()).filter(|&home| self.model.is_up(home));
+        let home = home.filter(|home| self.failed & (1 << home) == 0);
+        let is_tried = self.failed & (1 << device) != 0 && self.model.is_any_up(self.failed);
+        self.model.is_up(device) && !is_tried && home.is_none_or(|home| home == device)
     }
 }

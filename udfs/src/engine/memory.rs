@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::stats::{Counters, Stats};
@@ -46,10 +46,48 @@ impl Deref for ModelHandle {
 /// cancelled call must not prevent unloading.
 #[derive(Debug)]
 pub(super) struct Loaded {
+    /// The model on its first device.
     pub(super) med: Arc<dyn Med>,
+    /// The model on each of its devices.
+    meds: Vec<Arc<dyn Med>>,
+    /// Devices that are given up, a bit each.
+    down: AtomicU64,
     pub(super) identity: Key,
     pub(super) counters: Arc<Counters>,
     weight_bytes: usize,
+}
+
+impl Loaded {
+    /// The model on its `device`-th device.
+    pub(super) fn on(&self, device: usize) -> &Arc<dyn Med> {
+        self.meds.get(device).unwrap_or(&self.med)
+    }
+
+    pub(super) fn devices(&self) -> usize {
+        self.meds.len()
+    }
+
+    /// Whether the model has a `device`-th device, and it is not given up.
+    pub(super) fn is_up(&self, device: usize) -> bool {
+        device < self.meds.len() && self.down.load(Ordering::Acquire) & (1 << device) == 0
+    }
+
+    /// Whether any device is up beside those `failed`, a bit each.
+    pub(super) fn is_any_up(&self, failed: u64) -> bool {
+        (0..self.meds.len()).any(|device| failed & (1 << device) == 0 && self.is_up(device))
+    }
+
+    /// Gives up a device if another is left of those that have not `failed`, this one included. Otherwise what failed is
+    /// no device's fault, and all are tried again with other work.
+    pub(super) fn give_up(&self, device: usize, failed: u64) -> bool {
+        let is_other_left = self.is_any_up(failed);
+        if is_other_left {
+            self.down.fetch_or(1 << device, Ordering::AcqRel);
+        } else {
+            self.down.store(0, Ordering::Release);
+        }
+        is_other_left
+    }
 }
 
 impl Drop for Loaded {
@@ -154,11 +192,15 @@ impl Models {
             return Err(self.too_little(key, bytes));
         }
         let model = catch_unwind(AssertUnwindSafe(|| {
-            let med = (self.loader)(key)?;
-            let counters = stats.counters(key.checkpoint.clone(), med.device(), med.precision());
-            let weight_bytes = med.resident_bytes();
+            let on = |device: &str| (self.loader)(&ModelKey { device: device.into(), ..key.clone() });
+            let meds = key.device.split(',').map(on).collect::<Result<Vec<_>>>()?;
+            let med = meds.first().cloned().ok_or_else(|| Error::Internal("a model without a device".into()))?;
+            let devices: Vec<&str> = meds.iter().map(|med| med.device()).collect();
+            let counters = stats.counters(key.checkpoint.clone(), &devices.join(","), med.precision());
+            let weight_bytes = meds.iter().map(|med| med.resident_bytes()).sum();
             counters.weight_bytes.add(weight_bytes);
-            Ok(Loaded { identity: model_key(&*med), med, counters, weight_bytes })
+            let down = AtomicU64::new(0);
+            Ok(Loaded { identity: model_key(&*med), med, meds, down, counters, weight_bytes })
         }))
         .unwrap_or_else(|panic| {
             let message = format!("loading {} panicked: {}", key.checkpoint.display(), panic_message(&*panic));

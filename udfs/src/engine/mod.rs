@@ -75,8 +75,8 @@ impl Default for EngineOptions {
 /// The engine. Dropping it unloads its models and ends its thread once the running batch is finished.
 pub struct Engine {
     inner: Arc<Inner>,
-    /// Whether the worker thread has been started.
-    started: Mutex<bool>,
+    /// Number of worker threads that have been started.
+    started: Mutex<usize>,
 }
 
 impl Engine {
@@ -96,7 +96,7 @@ impl Engine {
             max_batch_images: options.max_batch_images.max(1),
         };
         inner.share_out();
-        Arc::new(Self { inner: Arc::new(inner), started: Mutex::new(false) })
+        Arc::new(Self { inner: Arc::new(inner), started: Mutex::new(0) })
     }
 
     /// The process-wide engine, for sessions without one of their own. It is never dropped.
@@ -137,7 +137,8 @@ impl Engine {
 
     /// Computes `tasks` and returns one outcome per task, in order. Blocks the calling thread.
     ///
-    /// `max_batch_images` is the maximum number of distinct images in a batch; 0 means the engine's default.
+    /// `max_batch_images` is the maximum number of distinct images in a batch; 0 means the engine's default. It is at
+    /// least [`Med::run_images`](crate::blip::Med::run_images).
     ///
     /// Fails if the client or its token is cancelled, or if a batch with work of this call fails; the call's remaining
     /// jobs are then withdrawn.
@@ -149,19 +150,21 @@ impl Engine {
         max_batch_images: usize,
         tasks: Vec<Task<'_>>,
     ) -> Result<Vec<Outcome>> {
-        self.start()?;
+        self.start(model.loaded().devices())?;
         let max_images = if max_batch_images == 0 { self.inner.max_batch_images } else { max_batch_images };
+        let max_images = max_images.max(model.run_images());
         blocking(|| Run::new(&self.inner, client, model, limits, max_images).run(tasks))
     }
 
-    fn start(&self) -> Result<()> {
+    /// Starts a thread for each of a model's devices.
+    fn start(&self, devices: usize) -> Result<()> {
         let mut started = lock(&self.started);
-        if !*started {
-            let inner = Arc::clone(&self.inner);
-            let thread = std::thread::Builder::new().name("capfilt-engine".into());
-            let spawned = thread.spawn(move || worker::work(&inner));
+        while *started < devices {
+            let (inner, device) = (Arc::clone(&self.inner), *started);
+            let thread = std::thread::Builder::new().name(format!("capfilt-engine-{device}"));
+            let spawned = thread.spawn(move || worker::work(&inner, device));
             spawned.map_err(|e| Error::Internal(format!("cannot start the engine's thread: {e}")))?;
-            *started = true;
+            *started += 1;
         }
         Ok(())
     }

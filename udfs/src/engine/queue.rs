@@ -21,6 +21,8 @@ pub(super) trait Item {
     fn tokens(&self) -> usize;
     /// Maximum distinct images of a batch that starts with this job.
     fn max_images(&self) -> usize;
+    /// Whether it can run on the `device`-th device of its model.
+    fn runs_on(&self, device: usize) -> bool;
 }
 
 /// Current fill level of the engine and its limits.
@@ -126,20 +128,35 @@ impl<J: Item> Queue<J> {
         self.lanes.retain(|lane| lane.waiting > 0 || !lane.jobs.is_empty());
     }
 
-    /// Takes the next batch: the oldest job of the client whose turn it is, then all compatible jobs within the bounds,
-    /// that client's first, each client's oldest first. Empty if no job is queued. Cancelled jobs must be removed
-    /// before.
-    pub(super) fn take(&mut self) -> Vec<J> {
-        let Some(turn) = self.lanes.iter().position(|lane| !lane.jobs.is_empty()) else { return vec![] };
-        // Lanes before it only wait for room. This client's jobs are considered first; afterwards it moves to the end
-        // of the line.
-        self.lanes.rotate_left(turn);
-        let Some(first) = self.lanes[0].jobs.pop_front() else { return vec![] };
+    /// Puts jobs that a device could not do in front of those of `client`.
+    pub(super) fn push_back(&mut self, client: u64, jobs: Vec<J>) {
+        self.jobs += jobs.len();
+        let lane = self.lane(client);
+        jobs.into_iter().rev().for_each(|job| lane.jobs.push_front(job));
+    }
+
+    /// Takes the next batch for a device: the oldest job of the client whose turn it is, then all compatible jobs within
+    /// the bounds, that client's first, each client's oldest first. Empty if no job is queued for the device. Cancelled
+    /// jobs must be removed before.
+    pub(super) fn take(&mut self, device: usize) -> Vec<J> {
+        let next = |lane: &Lane<J>| lane.jobs.iter().position(|job| job.runs_on(device));
+        let turn = self.lanes.iter().enumerate().find_map(|(turn, lane)| Some((turn, next(lane)?)));
+        let Some((turn, place)) = turn else { return vec![] };
+        // Lanes before it wait for room or for other devices. This client's jobs are considered first; afterwards it
+        // moves to the end of the line.
+        if let Some(lane) = self.lanes.remove(turn) {
+            self.lanes.push_front(lane);
+        }
+        let Some(first) = self.lanes[0].jobs.remove(place) else { return vec![] };
         let mut bounds = Bounds::new(&first);
         let mut batch = vec![first];
         for lane in &mut self.lanes {
             for job in std::mem::take(&mut lane.jobs) {
-                if job.joins(&batch[0]) && bounds.admit(&job) { batch.push(job) } else { lane.jobs.push_back(job) }
+                if job.runs_on(device) && job.joins(&batch[0]) && bounds.admit(&job) {
+                    batch.push(job)
+                } else {
+                    lane.jobs.push_back(job)
+                }
             }
         }
         self.lanes.rotate_left(1);
@@ -207,6 +224,9 @@ mod tests {
         fn max_images(&self) -> usize {
             2
         }
+        fn runs_on(&self, device: usize) -> bool {
+            device == 0 || self.image.is_some_and(|image| image % 10 == device)
+        }
     }
 
     fn queue(jobs: &[(u64, char, usize)]) -> Queue<Fake> {
@@ -224,7 +244,7 @@ mod tests {
     #[test]
     fn clients_take_turns() {
         let mut q = queue(&[(1, 'a', 0), (1, 'a', 1), (1, 'a', 2), (1, 'a', 3), (1, 'a', 4), (2, 'b', 9), (3, 'c', 8)]);
-        let turns: Vec<_> = std::iter::from_fn(|| Some(names(&q.take())).filter(|b| !b.is_empty())).collect();
+        let turns: Vec<_> = std::iter::from_fn(|| Some(names(&q.take(0))).filter(|b| !b.is_empty())).collect();
         assert_eq!(turns, [vec![(1, 0), (1, 1)], vec![(2, 9)], vec![(3, 8)], vec![(1, 2), (1, 3)], vec![(1, 4)]]);
         assert_eq!(q.len(), 0);
     }
@@ -232,16 +252,16 @@ mod tests {
     #[test]
     fn a_batch_takes_every_job_of_its_images_and_no_further_image() {
         let mut q = queue(&[(1, 'm', 0), (1, 'c', 0), (1, 'm', 1), (2, 'm', 5), (2, 'm', 1), (1, 'm', 2), (1, 'm', 0)]);
-        assert_eq!(names(&q.take()), [(1, 0), (1, 1), (1, 0), (2, 1)]);
-        assert_eq!(names(&q.take()), [(2, 5), (1, 2)]);
-        assert_eq!(names(&q.take()), [(1, 0)]);
+        assert_eq!(names(&q.take(0)), [(1, 0), (1, 1), (1, 0), (2, 1)]);
+        assert_eq!(names(&q.take(0)), [(2, 5), (1, 2)]);
+        assert_eq!(names(&q.take(0)), [(1, 0)]);
     }
 
     #[test]
     fn room_left_goes_to_other_clients() {
         let mut q = queue(&[(1, 'm', 0), (2, 'm', 1), (3, 'm', 2)]);
-        assert_eq!(names(&q.take()), [(1, 0), (2, 1)]);
-        assert_eq!(names(&q.take()), [(3, 2)]);
+        assert_eq!(names(&q.take(0)), [(1, 0), (2, 1)]);
+        assert_eq!(names(&q.take(0)), [(3, 2)]);
     }
 
     #[test]
@@ -249,12 +269,12 @@ mod tests {
         let mut q = Queue::new();
         let text = |tokens| Fake { client: 1, kind: 't', image: None, tokens };
         q.push(1, vec![text(BATCH_TOKENS * 2), text(1)]);
-        assert_eq!((q.take().len(), q.take().len()), (1, 1));
+        assert_eq!((q.take(0).len(), q.take(0).len()), (1, 1));
         q.push(1, (0..BATCH_TEXTS + 5).map(|_| text(1)).collect());
-        assert_eq!((q.take().len(), q.take().len()), (BATCH_TEXTS, 5));
+        assert_eq!((q.take(0).len(), q.take(0).len()), (BATCH_TEXTS, 5));
         let score = |_| Fake { client: 1, kind: 'm', image: Some(7), tokens: BATCH_TOKENS / 4 };
         q.push(1, (0..5).map(score).collect());
-        assert_eq!((q.take().len(), q.take().len()), (4, 1));
+        assert_eq!((q.take(0).len(), q.take(0).len()), (4, 1));
     }
 
     #[test]
@@ -278,10 +298,23 @@ mod tests {
     }
 
     #[test]
+    fn a_device_takes_what_runs_there() {
+        let mut q = queue(&[(1, 'm', 0), (1, 'm', 11), (2, 'm', 22), (3, 'm', 21), (3, 'c', 31), (1, 'm', 2)]);
+        assert_eq!(names(&q.take(1)), [(1, 11), (3, 21)]);
+        assert_eq!(names(&q.take(1)), [(3, 31)]);
+        let back = q.take(2);
+        assert_eq!(names(&back), [(2, 22), (1, 2)]);
+        assert_eq!(q.take(2), []);
+        q.push_back(1, back);
+        assert_eq!(names(&q.take(0)), [(2, 22), (1, 2)]);
+        assert_eq!((names(&q.take(0)), q.len(), q.lanes.len()), (vec![(1, 0)], 0, 0));
+    }
+
+    #[test]
     fn removing_leaves_the_rest_in_order() {
         let mut q = queue(&[(1, 'm', 0), (2, 'm', 1), (1, 'm', 2), (1, 'm', 3)]);
         assert_eq!(names(&q.remove(|job| job.image == Some(2) || job.client == 2)), [(1, 2), (2, 1)]);
         assert_eq!((q.len(), q.lanes.len()), (2, 1));
-        assert_eq!(names(&q.take()), [(1, 0), (1, 3)]);
+        assert_eq!(names(&q.take(0)), [(1, 0), (1, 3)]);
     }
 }

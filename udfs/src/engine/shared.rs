@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::cache::Lru;
-use super::inputs::Inputs;
+use super::inputs::{Encoded, Inputs};
 use super::job::Job;
 use super::memory::{Loaded, Models};
 use super::queue::Queue;
 use super::stats::Stats;
 use super::sync::lock;
 use super::task::{Key, Outcome, Work};
-use crate::blip::{Embedding, WorkBytes};
+use crate::blip::WorkBytes;
 use crate::error::{Error, Result};
 
 /// Approximate maximum of queued jobs. Jobs are small; the bound limits how much a cancelled call must withdraw.
@@ -31,7 +31,7 @@ pub(super) struct Inner {
     /// Signals that the queue may have room.
     pub(super) room: Condvar,
     pub(super) memo: Mutex<Lru<Key, Outcome>>,
-    pub(super) embeddings: Mutex<Lru<Key, Embedding>>,
+    pub(super) embeddings: Mutex<Lru<Key, Encoded>>,
     pub(super) memo_limit: AtomicUsize,
     pub(super) embedding_limit: Option<usize>,
     pub(super) max_batch_images: usize,

@@ -14,7 +14,7 @@ use crate::blip::Precision;
 pub struct ModelStats {
     /// Folder of the checkpoint.
     pub checkpoint: PathBuf,
-    /// Device it runs on: `cpu` or `cuda:N`.
+    /// Devices it runs on: `cpu`, `cuda:N`, or several such as `cuda:0,cuda:1`.
     pub device: String,
     /// Numeric precision.
     pub precision: Precision,
@@ -137,19 +137,19 @@ impl Meter {
 
 /// The counters of all models ever loaded. Model keys that differ only in `threads` share counters.
 #[derive(Debug, Default)]
-pub(super) struct Stats(Mutex<BTreeMap<(PathBuf, String, bool), Arc<Counters>>>);
+pub(super) struct Stats(Mutex<BTreeMap<(PathBuf, String, Precision), Arc<Counters>>>);
 
 impl Stats {
     pub(super) fn counters(&self, checkpoint: PathBuf, device: &str, precision: Precision) -> Arc<Counters> {
-        let key = (checkpoint, device.to_owned(), precision == Precision::Int8);
+        let key = (checkpoint, device.to_owned(), precision);
         Arc::clone(lock(&self.0).entry(key).or_default())
     }
 
     pub(super) fn rows(&self) -> Vec<ModelStats> {
-        let row = |((checkpoint, device, int8), c): (&(PathBuf, String, bool), &Arc<Counters>)| ModelStats {
+        let row = |((checkpoint, device, precision), c): (&(PathBuf, String, Precision), &Arc<Counters>)| ModelStats {
             checkpoint: checkpoint.clone(),
             device: device.clone(),
-            precision: if *int8 { Precision::Int8 } else { Precision::Fp32 },
+            precision: *precision,
             images_encoded: c.images_encoded.get(),
             captions: c.captions.get(),
             tokens_decoded: c.tokens_decoded.get(),

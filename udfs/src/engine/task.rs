@@ -161,6 +161,7 @@ pub(super) fn model_key(med: &dyn Med) -> Key {
     hasher.number(match med.precision() {
         Precision::Fp32 => 0,
         Precision::Int8 => 1,
+        Precision::Fp16 => 2,
     });
     hasher.bytes(med.device().split(':').next().unwrap_or_default().as_bytes());
     hasher.key()

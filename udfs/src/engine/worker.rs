@@ -1,11 +1,11 @@
-//! The engine's thread: takes batches from the queue and runs the models.
+//! The engine's threads, one for each device of a model: they take batches from the queue and run the models.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::inputs::Image;
+use super::inputs::{Encoded, Image};
 use super::job::Job;
 use super::memory::Loaded;
 use super::shared::{Inner, work_bytes};
@@ -14,23 +14,23 @@ use super::stats::Counters;
 use super::sync::{lock, panic_message};
 use super::task::{Outcome, Work, sample_key};
 use crate::blip::generate::Strategy;
-use crate::blip::{Embedding, GenerateRequest};
+use crate::blip::{Embedding, GenerateRequest, Med};
 use crate::error::{Error, Result};
 
 /// Runs until the engine is dropped.
-pub(super) fn work(inner: &Inner) {
-    while let Some(jobs) = next(inner) {
+pub(super) fn work(inner: &Inner, device: usize) {
+    while let Some(jobs) = next(inner, device) {
         // Panics of models are caught at each model call. A panic of our own fails the batch's calls too, through
         // `Job::drop`.
-        if catch_unwind(AssertUnwindSafe(|| execute(inner, jobs))).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| execute(inner, device, jobs))).is_err() {
             log::error!("the engine panicked; the calls of this batch fail");
         }
         inner.room.notify_all();
     }
 }
 
-/// Waits for the next batch; `None` once the engine was dropped.
-fn next(inner: &Inner) -> Option<Vec<Job>> {
+/// Waits for the device's next batch; `None` once the engine was dropped.
+fn next(inner: &Inner, device: usize) -> Option<Vec<Job>> {
     loop {
         let mut queue = lock(&inner.queue);
         let cancelled = queue.remove(Job::is_cancelled);
@@ -40,8 +40,10 @@ fn next(inner: &Inner) -> Option<Vec<Job>> {
             inner.room.notify_all();
             continue;
         }
-        let batch = queue.take();
+        let batch = queue.take(device);
         if !batch.is_empty() {
+            // While the queue is locked, so that no other device takes work on the same images.
+            batch.iter().filter_map(|job| job.image.as_ref()).for_each(|image| image.settle(device));
             return Some(batch);
         }
         if queue.closed {
@@ -82,18 +84,38 @@ impl Unit {
     }
 }
 
-fn execute(inner: &Inner, jobs: Vec<Job>) {
+fn execute(inner: &Inner, device: usize, jobs: Vec<Job>) {
     let Some(model) = jobs.first().map(|job| Arc::clone(&job.model)) else { return };
     let mut units = units(inner, jobs);
-    let failed = encode(inner, &model, &mut units).and_then(|()| {
+    let failed = encode(inner, &model, device, &mut units).and_then(|()| {
         units.retain(|unit| !unit.is_cancelled());
-        Compute { inner, model: &model }.run(inner, &mut units)
+        Compute { inner, model: &model, med: model.on(device) }.run(inner, &mut units)
     });
     if let Err(error) = failed {
-        for unit in &mut units {
-            unit.answer(&Err(error.clone()));
+        hand_over(inner, &model, device, units, &error);
+    }
+}
+
+/// Leaves the jobs on which a device failed to the others, or answers those on which all have failed.
+fn hand_over(inner: &Inner, model: &Loaded, device: usize, units: Vec<Unit>, error: &Error) {
+    let mut left: BTreeMap<u64, Vec<Job>> = BTreeMap::new();
+    for mut job in units.into_iter().flat_map(|unit| unit.jobs).filter(|job| !job.answered) {
+        job.failed |= 1 << device;
+        if model.give_up(device, job.failed) {
+            left.entry(job.call.ticket.client().session().id).or_default().push(job);
+        } else {
+            job.image = None;
+            job.answer(Err(error.clone()));
         }
     }
+    if left.is_empty() {
+        return;
+    }
+    log::error!("{} is given up, and its work left to others: {error}", model.on(device).device());
+    let mut queue = lock(&inner.queue);
+    left.into_iter().for_each(|(client, jobs)| queue.push_back(client, jobs));
+    drop(queue);
+    inner.work.notify_all();
 }
 
 /// Deduplicates a batch's jobs and groups them by image. Jobs whose result was computed since they were queued are
@@ -123,7 +145,7 @@ fn units(inner: &Inner, jobs: Vec<Job>) -> Vec<Unit> {
 }
 
 /// Ensures that all images have an embedding. Units whose images did not fit into memory fail.
-fn encode(inner: &Inner, model: &Arc<Loaded>, units: &mut Vec<Unit>) -> Result<()> {
+fn encode(inner: &Inner, model: &Arc<Loaded>, device: usize, units: &mut Vec<Unit>) -> Result<()> {
     let mut images: Vec<Arc<Image>> = vec![];
     for unit in units.iter().filter(|unit| !unit.is_cancelled()) {
         if let Some(image) = &unit.image
@@ -136,7 +158,7 @@ fn encode(inner: &Inner, model: &Arc<Loaded>, units: &mut Vec<Unit>) -> Result<(
     if images.is_empty() {
         return Ok(());
     }
-    let mut encode = Encode { inner, model, units, failed: vec![] };
+    let mut encode = Encode { inner, model, device, units, failed: vec![] };
     encode.run(inner, &mut images)?;
     let failed = encode.failed;
     for (image, error) in failed {
@@ -152,6 +174,7 @@ fn encode(inner: &Inner, model: &Arc<Loaded>, units: &mut Vec<Unit>) -> Result<(
 struct Encode<'a> {
     inner: &'a Inner,
     model: &'a Loaded,
+    device: usize,
     units: &'a [Unit],
     failed: Vec<(*const Image, Error)>,
 }
@@ -175,7 +198,7 @@ impl Stage<Arc<Image>> for Encode<'_> {
         let pixels = pixels.ok_or_else(|| Error::Internal("an image came to the encoder without pixels".into()))?;
         let pixels: Vec<&[u8]> = pixels.iter().map(|pixels| &**pixels).collect();
         let start = Instant::now();
-        let encoded = guarded(self.model, "encode", || self.model.med.encode(&pixels))?;
+        let encoded = guarded(self.model, "encode", || self.model.on(self.device).encode(&pixels))?;
         let encoded = expect(self.model, "encode", encoded, images.len())?;
         let each = share(start, images.len());
         for (image, embedding) in images.iter().zip(encoded) {
@@ -186,9 +209,12 @@ impl Stage<Arc<Image>> for Encode<'_> {
                     counters.encode.add(each);
                 });
             }
-            let bytes = embedding.bytes();
-            lock(&self.inner.embeddings).insert(*image.key(), embedding.clone(), bytes);
-            image.encoded(embedding);
+            // With another device the pixels stay, in case this one fails.
+            let pixels = if self.model.devices() > 1 { image.pixels() } else { None };
+            let encoded = Encoded { embedding, pixels, home: self.device };
+            let bytes = encoded.bytes();
+            lock(&self.inner.embeddings).insert(*image.key(), encoded.clone(), bytes);
+            image.encoded(encoded);
         }
         Ok(())
     }
@@ -202,6 +228,7 @@ impl Stage<Arc<Image>> for Encode<'_> {
 struct Compute<'a> {
     inner: &'a Inner,
     model: &'a Loaded,
+    med: &'a Arc<dyn Med>,
 }
 
 impl Stage<Unit> for Compute<'_> {
@@ -280,7 +307,7 @@ impl Compute<'_> {
             by_image.iter().map(|(embedding, units)| (embedding, units.iter().filter_map(request).collect())).unzip();
         let cancelled = || self.is_cancelled(units);
         let captions =
-            guarded(self.model, "generate", || self.model.med.generate(&embeddings, &requests, options, &cancelled))?;
+            guarded(self.model, "generate", || self.med.generate(&embeddings, &requests, options, &cancelled))?;
         let captions: Vec<Vec<u32>> = per_image(self.model, "generate", captions, &by_image, options.returned())?;
         let captions: Vec<Arc<[u32]>> = captions.into_iter().map(Arc::from).collect();
         Ok(captions.chunks(options.returned()).map(|sequences| Outcome::Ids(sequences.into())).collect())
@@ -290,7 +317,7 @@ impl Compute<'_> {
         let by_image = by_image(units)?;
         let (embeddings, texts): (Vec<&Embedding>, Vec<Vec<&[u32]>>) =
             by_image.iter().map(|(embedding, units)| (embedding, units.iter().filter_map(ids).collect())).unzip();
-        let scores = guarded(self.model, "match_texts", || self.model.med.match_texts(&embeddings, &texts))?;
+        let scores = guarded(self.model, "match_texts", || self.med.match_texts(&embeddings, &texts))?;
         let scores = per_image(self.model, "match_texts", scores, &by_image, 1)?;
         Ok(scores.into_iter().map(Outcome::Score).collect())
     }
@@ -298,13 +325,13 @@ impl Compute<'_> {
     fn project(&self, units: &[Unit]) -> Result<Vec<Outcome>> {
         let by_image = by_image(units)?;
         let embeddings: Vec<&Embedding> = by_image.iter().map(|(embedding, _)| embedding).collect();
-        let vectors = guarded(self.model, "project", || self.model.med.project(&embeddings))?;
+        let vectors = guarded(self.model, "project", || self.med.project(&embeddings))?;
         Ok(vectors.into_iter().map(Outcome::Vector).collect())
     }
 
     fn encode_texts(&self, units: &[Unit]) -> Result<Vec<Outcome>> {
         let texts: Vec<&[u32]> = units.iter().filter_map(ids).collect();
-        let vectors = guarded(self.model, "encode_texts", || self.model.med.encode_texts(&texts))?;
+        let vectors = guarded(self.model, "encode_texts", || self.med.encode_texts(&texts))?;
         Ok(vectors.into_iter().map(Outcome::Vector).collect())
     }
 }

@@ -36,7 +36,7 @@ struct Column(&'static str, Values, &'static str);
 static COLUMNS: &[Column] = &[
     Column("model", Values::Text(|s| s.checkpoint.display().to_string()), "Folder of the checkpoint"),
     Column("device", Values::Text(|s| s.device.clone()), "Where it runs"),
-    Column("precision", Values::Text(|s| s.precision.to_string()), "fp32 or int8"),
+    Column("precision", Values::Text(|s| s.precision.to_string()), "fp32, fp16 or int8"),
     Column("images_encoded", Values::Count(|s| s.images_encoded), "Images that went through the vision encoder"),
     Column("captions", Values::Count(|s| s.captions), "Captions generated"),
     Column("tokens_decoded", Values::Count(|s| s.tokens_decoded), "Tokens of these captions"),

@@ -119,6 +119,13 @@ impl Preprocessor {
         Ok(resample::bicubic(&image.data, (image.width, image.height), (self.width, self.height)))
     }
 
+    /// The value of each byte of each channel, normalised.
+    pub(crate) fn tables(&self) -> [[f32; 256]; 3] {
+        let value =
+            |channel: usize, byte: usize| (byte as f32 * self.rescale_factor - self.mean[channel]) / self.std[channel];
+        std::array::from_fn(|channel| std::array::from_fn(|byte| value(channel, byte)))
+    }
+
     /// Writes the encoder's input: three planes (red, green, blue) of `height` rows of `width` floats,
     /// (byte * rescale_factor - mean) / std.
     ///
@@ -127,12 +134,9 @@ impl Preprocessor {
     pub fn normalise_into(&self, squashed: &[u8], out: &mut [f32]) {
         let plane = self.width as usize * self.height as usize;
         assert_eq!((squashed.len(), out.len()), (plane * 3, plane * 3), "pixels of another preprocessor");
-        let table = |channel: usize| -> [f32; 256] {
-            std::array::from_fn(|byte| (byte as f32 * self.rescale_factor - self.mean[channel]) / self.std[channel])
-        };
         let (red, rest) = out.split_at_mut(plane);
         let (green, blue) = rest.split_at_mut(plane);
-        let tables = [table(0), table(1), table(2)];
+        let tables = self.tables();
         let planes = red.iter_mut().zip(green).zip(blue);
         for (pixel, ((r, g), b)) in squashed.as_chunks::<3>().0.iter().zip(planes) {
             *r = tables[0][usize::from(pixel[0])];

@@ -5,8 +5,9 @@
 
 use std::cmp::Ordering;
 
+use super::candidates::Candidates;
 use super::options::GenerationOptions;
-use super::processors::{Processors, decimal, number, row};
+use super::processors::{Processors, decimal, number};
 use super::row::{Row, first_rows};
 
 /// Penalty added to the score of excluded candidates.
@@ -76,9 +77,18 @@ impl Beam {
         &self.rows
     }
 
-    pub(super) fn advance(&mut self, log_probs: &[f32]) {
-        let Some(last_row) = self.rows.len().checked_sub(1) else { return };
-        let top = self.candidates(log_probs, last_row);
+    pub(super) fn own_tokens(&self, row: usize) -> Vec<u32> {
+        let ids = self.running.get(row).map_or(&[][..], |beam| &beam.ids);
+        self.processors.own_tokens(&self.prompt, ids).collect()
+    }
+
+    /// Returns the rows whose candidates do not decide.
+    pub(super) fn advance(&mut self, rows: &[Candidates<'_>]) -> Vec<usize> {
+        let Some(last_row) = self.rows.len().checked_sub(1) else { return vec![] };
+        let top = match self.candidates(rows, last_row) {
+            Ok(top) => top,
+            Err(undecided) => return undecided,
+        };
         let new_length = self.running.first().map_or(0, |beam| beam.ids.len()) + 1;
         let at_limit = self.prompt.len() + new_length >= self.max_length;
         let ends: Vec<bool> = top.iter().map(|next| at_limit || next.token == self.eos).collect();
@@ -100,14 +110,20 @@ impl Beam {
             let rows = parents.iter().zip(tokens).map(|(&beam, &token)| Row { parent: beam.min(last_row), token });
             self.rows.extend(rows);
         }
+        vec![]
     }
 
     /// The best `2 * num_beams` continuations of all beams: even if each beam ends, `num_beams` remain to continue.
-    fn candidates(&mut self, log_probs: &[f32], last_row: usize) -> Vec<Candidate> {
+    /// The error is the rows in which a token that is not kept might be among them.
+    fn candidates(&mut self, rows: &[Candidates<'_>], last_row: usize) -> Result<Vec<Candidate>, Vec<usize>> {
         let mut top = Top::new(2 * self.num_beams);
+        // Rows that are not whole, and the highest score of a continuation that they leave out.
+        let mut left_out: Vec<(usize, f32)> = Vec::new();
         for (beam, running) in self.running.iter().enumerate() {
-            let raw = row(log_probs, beam.min(last_row), self.vocab);
-            let scores = self.processors.apply(&self.prompt, &running.ids, raw, &mut self.changes);
+            let row = beam.min(last_row);
+            let candidates = Candidates::row(rows, row);
+            let scores = self.processors.apply(&self.prompt, &running.ids, candidates, self.vocab, &mut self.changes);
+            left_out.extend(scores.bound().map(|bound| (row, bound + running.score)));
             for (first, run) in scores.runs() {
                 for (offset, log_prob) in run.iter().enumerate() {
                     let score = log_prob + running.score;
@@ -118,7 +134,12 @@ impl Beam {
                 }
             }
         }
-        top.kept
+        // Adding a beam's score rounds, which makes ties; they too must be decided by beam and token.
+        let is_open = |highest: f32| !(top.is_full() && highest < top.bar);
+        let mut undecided: Vec<usize> =
+            left_out.into_iter().filter(|&(_, highest)| is_open(highest)).map(|(row, _)| row).collect();
+        undecided.dedup();
+        if undecided.is_empty() { Ok(top.kept) } else { Err(undecided) }
     }
 
     /// Merges sequences that ended in this step into `finished`. Only the best `num_beams` candidates may end.

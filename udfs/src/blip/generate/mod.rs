@@ -6,6 +6,7 @@
 //! version of transformers (4.15) then takes 50 from the model's configuration.
 
 mod beam;
+mod candidates;
 mod options;
 #[cfg(test)]
 mod oracle;
@@ -16,6 +17,7 @@ mod search;
 #[cfg(test)]
 mod tests;
 
+pub use candidates::{Candidates, Kept};
 pub use options::{GenerationOptions, Strategy};
 pub use row::Row;
 pub use search::Search;

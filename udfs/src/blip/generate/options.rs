@@ -154,6 +154,19 @@ impl GenerationOptions {
         self.strategy == Strategy::Beam && self.num_beams > 1
     }
 
+    /// Number of a row's likeliest tokens that decide, but for rare ties. None do for a nucleus of the whole vocabulary.
+    pub fn kept(&self) -> usize {
+        /// Tokens that the repetition penalty and the minimum length may displace: about as many as a caption has.
+        const DISPLACED: usize = 20;
+        match self.strategy {
+            Strategy::Beam => 2 * self.num_beams + DISPLACED,
+            Strategy::Greedy => 2 + DISPLACED,
+            Strategy::Nucleus if self.top_k == 0 => 1,
+            // Beyond the bound whole rows are hardly larger.
+            Strategy::Nucleus => self.top_k.min(1024) + DISPLACED,
+        }
+    }
+
     /// Number of token sequences that one search returns.
     pub fn returned(&self) -> usize {
         match self.strategy {

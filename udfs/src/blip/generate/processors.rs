@@ -1,6 +1,8 @@
 //! transformers' logits processors. They change only a few scores a step, so the vocabulary is not copied: changed
-//! scores are kept apart, and [`Scores::runs`] merges them in.
+//! scores are kept apart, and [`Scores::runs`] merges them in. Where only a row's likeliest tokens are known, there is
+//! nothing to merge into.
 
+use super::candidates::Candidates;
 use super::options::GenerationOptions;
 
 /// Processors common to all strategies.
@@ -16,31 +18,51 @@ impl Processors {
         Self { repetition_penalty: options.repetition_penalty, min_length: options.min_length, eos }
     }
 
-    /// Applies the processors to `raw`, the scores after `prompt` and `ids`. `changes` is a scratch buffer.
+    /// Tokens whose scores `apply` needs even if they are not among the likeliest: those that already occurred.
+    pub(super) fn own_tokens<'a>(&self, prompt: &'a [u32], ids: &'a [u32]) -> impl Iterator<Item = u32> + 'a {
+        let penalised = self.repetition_penalty != 1.0;
+        prompt.iter().chain(ids).copied().filter(move |_| penalised)
+    }
+
+    /// Applies the processors to a row, the scores of `vocab` tokens after `prompt` and `ids`. `changes` is a scratch
+    /// buffer.
     pub(super) fn apply<'a>(
         &self,
         prompt: &[u32],
         ids: &[u32],
-        raw: &'a [f32],
+        row: Candidates<'a>,
+        vocab: usize,
         changes: &'a mut Vec<(usize, f32)>,
     ) -> Scores<'a> {
+        let (raw, vocab, mut bound) = match row {
+            Candidates::Whole(raw) => (raw, raw.len(), None),
+            Candidates::Kept(kept) => (&[][..], vocab, (kept.tokens.len() < vocab).then(|| kept.bound())),
+        };
         changes.clear();
         // Minimum length comes last in transformers and so wins; here it comes first, since the first change of a token
         // stays.
-        if prompt.len() + ids.len() < self.min_length && (self.eos as usize) < raw.len() {
+        if prompt.len() + ids.len() < self.min_length && (self.eos as usize) < vocab {
             changes.push((self.eos as usize, f32::NEG_INFINITY));
         }
-        if self.repetition_penalty != 1.0 {
-            for &token in prompt.iter().chain(ids) {
+        for (place, token) in self.own_tokens(prompt, ids).enumerate() {
+            let score = match row {
+                Candidates::Whole(raw) => raw.get(token as usize),
+                Candidates::Kept(kept) => kept.own.get(place),
+            };
+            match score {
                 // A token outside the vocabulary, for example in a prompt, has no score to change.
-                if let Some(&score) = raw.get(token as usize) {
-                    changes.push((token as usize, self.penalised(score)));
-                }
+                _ if token as usize >= vocab => {}
+                Some(&score) => changes.push((token as usize, self.penalised(score))),
+                // Without its score only the whole row decides.
+                None => bound = Some(f32::NAN),
             }
+        }
+        if let Candidates::Kept(kept) = row {
+            changes.extend(kept.tokens.iter().map(|&token| token as usize).zip(kept.scores.iter().copied()));
         }
         changes.sort_by_key(|change| change.0);
         changes.dedup_by_key(|change| change.0);
-        Scores { raw, changes }
+        Scores { raw, changes, vocab, bound }
     }
 
     fn penalised(&self, score: f32) -> f32 {
@@ -51,34 +73,37 @@ impl Processors {
 /// One row's scores with the processors' changes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scores<'a> {
+    /// Scores of all tokens; empty if only some are known.
     raw: &'a [f32],
-    /// Tokens and new scores, in ascending order without duplicates, all within `raw`.
+    /// Tokens and new scores, in ascending order without duplicates. If `raw` is empty, all that are known.
     changes: &'a [(usize, f32)],
+    vocab: usize,
+    bound: Option<f32>,
 }
 
 impl<'a> Scores<'a> {
     /// Size of the vocabulary.
     pub(super) fn len(self) -> usize {
-        self.raw.len()
+        self.vocab
     }
 
-    /// All scores by token, in runs of a first token and consecutive scores.
+    /// The highest score that a token beyond `runs` may have; `None` if there is no such token. A NaN means any score.
+    pub(super) fn bound(self) -> Option<f32> {
+        self.bound
+    }
+
+    /// The known scores in ascending order of their tokens, in runs of a first token and consecutive scores.
     pub(super) fn runs(self) -> impl Iterator<Item = (usize, &'a [f32])> {
-        let Self { raw, changes } = self;
+        let Self { raw, changes, .. } = self;
         let mut next = 0;
         let tail = changes.last().map_or(0, |change| change.0 + 1);
         let changed = changes.iter().flat_map(move |(token, score)| {
-            let before = (next, &raw[next..*token]);
+            let before = (next, raw.get(next..*token).unwrap_or_default());
             next = token + 1;
             [before, (*token, std::slice::from_ref(score))]
         });
-        changed.chain(std::iter::once((tail, &raw[tail..])))
+        changed.chain(std::iter::once((tail, raw.get(tail..).unwrap_or_default())))
     }
-}
-
-/// Scores of row `index`; empty if the caller passed too few.
-pub(super) fn row(scores: &[f32], index: usize, vocab: usize) -> &[f32] {
-    scores.get(index * vocab..(index + 1) * vocab).unwrap_or_default()
 }
 
 /// Replaces a NaN by minus infinity, because it would make every comparison, and with it the search, meaningless.

@@ -5,8 +5,9 @@ use std::cmp::Ordering;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+use super::candidates::Candidates;
 use super::options::GenerationOptions;
-use super::processors::{Processors, Scores, decimal, row};
+use super::processors::{Processors, Scores, decimal};
 use super::row::{Row, first_rows};
 
 #[derive(Debug)]
@@ -48,14 +49,26 @@ impl Sample {
         &self.rows
     }
 
-    pub(super) fn advance(&mut self, logits: &[f32]) {
+    pub(super) fn own_tokens(&self) -> Vec<u32> {
+        self.processors.own_tokens(&self.prompt, &self.ids).collect()
+    }
+
+    /// Returns the row, 0, if its candidates do not decide.
+    pub(super) fn advance(&mut self, rows: &[Candidates<'_>]) -> Vec<usize> {
         if self.rows.is_empty() {
-            return;
+            return vec![];
         }
-        let raw = row(logits, 0, self.vocab);
-        let scores = self.processors.apply(&self.prompt, &self.ids, raw, &mut self.changes);
+        let candidates = Candidates::row(rows, 0);
+        let scores = self.processors.apply(&self.prompt, &self.ids, candidates, self.vocab, &mut self.changes);
+        let is_decided = match &self.nucleus {
+            None => is_likeliest_known(scores),
+            Some(nucleus) => nucleus.is_top_k_known(scores),
+        };
+        if !is_decided {
+            return vec![0];
+        }
         let token = match &mut self.nucleus {
-            None => likeliest(scores),
+            None => likeliest(scores).map(|(_, token)| token),
             Some(nucleus) => nucleus.draw(scores),
         };
         self.rows.clear();
@@ -66,6 +79,7 @@ impl Sample {
                 self.rows.push(Row { parent: 0, token });
             }
         }
+        vec![]
     }
 
     pub(super) fn into_ids(self) -> Vec<u32> {
@@ -73,17 +87,22 @@ impl Sample {
     }
 }
 
-/// Token with the greatest score; ties go to the lowest.
-fn likeliest(scores: Scores<'_>) -> Option<u32> {
-    let (mut highest, mut token) = (f32::NEG_INFINITY, None);
+/// The greatest score and its token; ties go to the lowest.
+fn likeliest(scores: Scores<'_>) -> Option<(f32, u32)> {
+    let mut likeliest = (f32::NEG_INFINITY, None);
     for (first, run) in scores.runs() {
         for (offset, &score) in run.iter().enumerate() {
-            if score > highest {
-                (highest, token) = (score, Some((first + offset) as u32));
+            if score > likeliest.0 {
+                likeliest = (score, Some((first + offset) as u32));
             }
         }
     }
-    token
+    Some((likeliest.0, likeliest.1?))
+}
+
+/// Whether no token that is not kept can be the likeliest.
+fn is_likeliest_known(scores: Scores<'_>) -> bool {
+    scores.bound().is_none_or(|bound| likeliest(scores).is_some_and(|(highest, _)| bound < highest))
 }
 
 #[derive(Debug)]
@@ -101,6 +120,16 @@ impl Nucleus {
         let left_out = (1.0 - decimal(options.top_p)) as f32;
         let (temperature, top_k) = (options.temperature, options.top_k);
         Self { temperature, top_k, left_out, rng: ChaCha8Rng::from_seed(key) }
+    }
+
+    /// Whether all tokens that a draw considers are known: the `top_k` likeliest and those as likely as the last.
+    fn is_top_k_known(&self, scores: Scores<'_>) -> bool {
+        let Some(bound) = scores.bound() else { return true };
+        if self.top_k == 0 || self.top_k >= scores.len() {
+            return false;
+        }
+        let scaled = scores.runs().flat_map(|(_, run)| run).map(|score| score / self.temperature);
+        bound / self.temperature < nth_greatest(scaled, self.top_k)
     }
 
     /// One draw by inverse CDF, most likely token first. Sums are doubles, so that the last bits of scores seldom

@@ -1,6 +1,7 @@
 //! The search for one caption, by whichever strategy.
 
 use super::beam::Beam;
+use super::candidates::Candidates;
 use super::options::{GenerationOptions, Strategy};
 use super::row::Row;
 use super::sample::Sample;
@@ -40,12 +41,25 @@ impl Search {
         }
     }
 
-    /// Takes the scores of [`Self::rows`], row by row: `vocab` logits each, or their log-softmax if
-    /// [`GenerationOptions::reads_log_probs`]. A NaN counts as minus infinity. If no score is a number, the search is done.
-    pub fn advance(&mut self, scores: &[f32]) {
+    /// Tokens whose scores a row's [`Kept`](super::Kept) candidates must hold apart, because the search changes them:
+    /// with a repetition penalty, the prompt's and those of [`Self::rows`] so far. Some may be outside the vocabulary.
+    pub fn own_tokens(&self, row: usize) -> Vec<u32> {
+        match &self.method {
+            Method::Beam(beam) => beam.own_tokens(row),
+            Method::Sample(sample) => sample.own_tokens(),
+        }
+    }
+
+    /// Takes the scores of [`Self::rows`]: logits, or their log-softmax if [`GenerationOptions::reads_log_probs`]. A NaN
+    /// counts as minus infinity. If no score is a number, the search is done.
+    ///
+    /// Returns the rows whose kept candidates do not decide. If there are any, the search has not changed; called again
+    /// with these rows whole, it advances. So its result is always that of whole rows.
+    #[must_use = "the search has not advanced if it needs whole rows"]
+    pub fn advance(&mut self, rows: &[Candidates<'_>]) -> Vec<usize> {
         match &mut self.method {
-            Method::Beam(beam) => beam.advance(scores),
-            Method::Sample(sample) => sample.advance(scores),
+            Method::Beam(beam) => beam.advance(rows),
+            Method::Sample(sample) => sample.advance(rows),
         }
     }
 

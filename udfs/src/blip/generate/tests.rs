@@ -2,7 +2,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::oracle::{beam_port, greedy_port, log_softmax, nucleus_port};
-use super::{GenerationOptions, Row, Search, Strategy};
+use super::{Candidates, GenerationOptions, Kept, Row, Search, Strategy};
 
 const EOS: u32 = 2;
 
@@ -22,6 +22,20 @@ fn sequences(
     key: [u8; 32],
     model: Model<'_>,
 ) -> Vec<Vec<u32>> {
+    sequences_by(options, prompt, vocab, key, model, &mut |search, scores| {
+        give(search, &Candidates::rows(scores, vocab))
+    })
+}
+
+/// Variant of `sequences` in which `advance` passes the rows' scores to the search.
+fn sequences_by(
+    options: &GenerationOptions,
+    prompt: &[u32],
+    vocab: usize,
+    key: [u8; 32],
+    model: Model<'_>,
+    advance: &mut dyn FnMut(&mut Search, &[f32]),
+) -> Vec<Vec<u32>> {
     let mut search = Search::new(options, prompt, EOS, vocab, key);
     let mut sequences: Vec<Vec<u32>> = Vec::new();
     let mut steps = 0;
@@ -37,13 +51,18 @@ fn sequences(
             let logits = model(sequence);
             if options.reads_log_probs() { log_softmax(&logits) } else { logits }
         };
-        search.advance(&sequences.iter().map(scores).collect::<Vec<_>>().concat());
+        advance(&mut search, &sequences.iter().map(scores).collect::<Vec<_>>().concat());
         steps += 1;
         assert!(prompt.len() + steps <= options.max_length);
     }
     let sequences = search.into_sequences();
     assert_eq!(sequences.len(), options.returned());
     sequences
+}
+
+/// Advances a search by whole rows, which always decide.
+fn give(search: &mut Search, rows: &[Candidates<'_>]) {
+    assert_eq!(search.advance(rows), [0usize; 0]);
 }
 
 /// Logits that depend on the whole sequence. `quantum` above 0 rounds them, which makes ties.
@@ -159,6 +178,88 @@ fn nucleus_equals_the_port() {
     }
 }
 
+/// Advances a search by its rows' `k` likeliest tokens, ties in random order, and by whole rows where it needs them.
+/// Returns how many it needed.
+fn give_kept(search: &mut Search, scores: &[f32], vocab: usize, k: usize, rng: &mut ChaCha8Rng) -> usize {
+    let rows: Vec<&[f32]> = scores.chunks(vocab).collect();
+    let kept: Vec<(Vec<i32>, Vec<f32>, Vec<f32>)> = rows
+        .iter()
+        .enumerate()
+        .map(|(index, row)| {
+            let mut tokens: Vec<(u32, i32)> = (0..vocab).map(|token| (rng.next_u32(), token as i32)).collect();
+            tokens.sort_by(|(a, x), (b, y)| row[*y as usize].partial_cmp(&row[*x as usize]).unwrap().then(a.cmp(b)));
+            let tokens: Vec<i32> = tokens.into_iter().map(|(_, token)| token).take(k).collect();
+            let own = search.own_tokens(index).into_iter();
+            let own = own.map(|token| row.get(token as usize).copied().unwrap_or(777.0)).collect();
+            let scores = tokens.iter().map(|&token| row[token as usize]).collect();
+            (tokens, scores, own)
+        })
+        .collect();
+    let kept = kept.iter().map(|(tokens, scores, own)| Candidates::Kept(Kept { tokens, scores, own }));
+    let mut candidates: Vec<Candidates<'_>> = kept.collect();
+    let undecided = search.advance(&candidates);
+    if !undecided.is_empty() {
+        undecided.iter().for_each(|&row| candidates[row] = Candidates::Whole(rows[row]));
+        give(search, &candidates);
+    }
+    undecided.len()
+}
+
+#[test]
+fn the_likeliest_tokens_decide_like_whole_rows() {
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let (mut needed, mut steps) = ([0; 3], [0; 3]);
+    for case in 0..6000 {
+        let strategy = case % 3;
+        let mut options = GenerationOptions {
+            strategy: Strategy::ALL[strategy],
+            num_beams: 1 + below(&mut rng, 5),
+            early_stopping: below(&mut rng, 2) == 0,
+            repetition_penalty: [1.0, 1.3, 0.8][below(&mut rng, 3)],
+            top_k: [50, 0, 1, 3, 12, 40_000][below(&mut rng, 6)],
+            top_p: [0.9, 1.0, 0.5, 0.05][below(&mut rng, 4)],
+            temperature: [1.0, 0.7, 1.5][below(&mut rng, 3)],
+            ..Default::default()
+        };
+        options.num_return_sequences = 1 + below(&mut rng, options.num_beams);
+        let (prompt, vocab, seed, quantum) = random_case(&mut rng, &mut options);
+        let k = [options.kept(), 1, 2, 5][below(&mut rng, 4)].min(vocab);
+        let mut key = [0; 32];
+        rng.fill_bytes(&mut key);
+        let model = toy(seed, vocab, quantum);
+        let expected = sequences(&options, &prompt, vocab, key, &model);
+        let found = sequences_by(&options, &prompt, vocab, key, &model, &mut |search, scores| {
+            needed[strategy] += give_kept(search, scores, vocab, k, &mut rng);
+            steps[strategy] += scores.len() / vocab;
+        });
+        assert_eq!(found, expected, "{options:?}, prompt {prompt:?}, vocab {vocab}, k {k}, seed {seed}, {quantum}");
+    }
+    for (needed, steps) in needed.into_iter().zip(steps) {
+        assert!(needed > steps / 50 && needed < steps / 10 * 9, "{needed} whole rows of {steps}");
+    }
+}
+
+#[test]
+fn options_keep_enough_tokens_to_decide() {
+    let mut rng = ChaCha8Rng::seed_from_u64(6);
+    for case in 0..60 {
+        let options = GenerationOptions {
+            strategy: Strategy::ALL[case % 3],
+            num_beams: 3,
+            repetition_penalty: [1.0, 1.2, 0.9][case % 5 % 3],
+            min_length: 8,
+            ..Default::default()
+        };
+        let vocab = 1000;
+        let model = toy(case as u64, vocab, 0.0);
+        let expected = sequences(&options, &[1, 7], vocab, [3; 32], &model);
+        let found = sequences_by(&options, &[1, 7], vocab, [3; 32], &model, &mut |search, scores| {
+            assert_eq!(give_kept(search, scores, vocab, options.kept(), &mut rng), 0, "{options:?}, seed {case}");
+        });
+        assert_eq!(found, expected);
+    }
+}
+
 #[test]
 fn nucleus_draws_in_proportion() {
     // Probabilities 0.5, 0.3, 0.15, 0.05: 0.9 takes three tokens.
@@ -169,7 +270,7 @@ fn nucleus_draws_in_proportion() {
         let mut key = [7; 32];
         key[..4].copy_from_slice(&seed.to_le_bytes());
         let mut search = Search::new(&options, &[0], 9, 4, key);
-        search.advance(&logits);
+        give(&mut search, &Candidates::rows(&logits, 4));
         assert!(search.is_done());
         drawn[search.into_sequences()[0][0] as usize] += 1.0 / 4000.0;
     }
@@ -189,7 +290,7 @@ fn nucleus_draws_from_the_top_k_and_what_is_as_likely() {
                 let mut key = [7; 32];
                 key[..4].copy_from_slice(&seed.to_le_bytes());
                 let mut search = Search::new(options, &[0], 9, 5, key);
-                search.advance(&logits);
+                give(&mut search, &Candidates::rows(&logits, 5));
                 search.into_sequences()[0][0]
             })
             .collect();
@@ -256,7 +357,7 @@ fn a_prompt_that_fills_the_length_gets_no_ids() {
         for prompt in [&[][..], &[5, 6], &[5, 6, 7]] {
             let mut search = Search::new(&options, prompt, EOS, 10, [0; 32]);
             assert!(search.is_done() && search.rows().is_empty());
-            search.advance(&[0.0; 10]);
+            give(&mut search, &Candidates::rows(&[0.0; 10], 10));
             assert_eq!(search.into_sequences(), [[0u32; 0]]);
         }
     }
@@ -283,7 +384,7 @@ fn bad_scores_neither_panic_nor_loop() {
             // Some steps get too few scores.
             let count = (search.rows().len() * vocab).saturating_sub(below(&mut rng, 20) / 19);
             let scores: Vec<f32> = (0..count).map(|_| odd[below(&mut rng, of)]).collect();
-            search.advance(&scores);
+            give(&mut search, &Candidates::rows(&scores, vocab));
             steps += 1;
         }
         assert!(steps <= 18);
@@ -292,7 +393,7 @@ fn bad_scores_neither_panic_nor_loop() {
     for strategy in Strategy::ALL {
         let options = GenerationOptions { strategy, ..Default::default() };
         let mut search = Search::new(&options, &[0], EOS, 5, [0; 32]);
-        search.advance(&[f32::NAN; 5]);
+        give(&mut search, &Candidates::rows(&[f32::NAN; 5], 5));
         assert!(search.is_done());
         assert_eq!(search.into_sequences(), [[0u32; 0]]);
     }

@@ -34,6 +34,8 @@ pub(super) enum Dim<'a> {
 pub(super) struct Builder<'a> {
     shapes: &'a dyn Shapes,
     precision: Precision,
+    /// Whether values and weights are in float16 here.
+    is_half: bool,
     nodes: Vec<NodeProto>,
     weights: BTreeSet<WeightRef>,
     initializers: BTreeMap<String, TensorProto>,
@@ -48,6 +50,7 @@ impl<'a> Builder<'a> {
         Self {
             shapes,
             precision,
+            is_half: false,
             nodes: vec![],
             weights: BTreeSet::new(),
             initializers: BTreeMap::new(),
@@ -64,6 +67,7 @@ impl<'a> Builder<'a> {
             let shape = self.shapes.shape(&weight.tensor).unwrap_or_default();
             let (dims, data_type) = match weight.form {
                 Form::Float => (shape.to_vec(), DataType::Float),
+                Form::Half => (shape.to_vec(), DataType::Float16),
                 Form::Int8 => (shape.iter().rev().copied().collect(), DataType::Int8),
                 Form::Int8Scale => (shape[..1].to_vec(), DataType::Float),
             };
@@ -104,7 +108,7 @@ impl<'a> Builder<'a> {
     }
 
     pub(super) fn weight(&mut self, tensor: &str) -> String {
-        self.weight_as(tensor, Form::Float)
+        self.weight_as(tensor, if self.is_half { Form::Half } else { Form::Float })
     }
 
     fn weight_as(&mut self, tensor: &str, form: Form) -> String {
@@ -126,6 +130,21 @@ impl<'a> Builder<'a> {
 
     pub(super) fn float(&mut self, value: f32) -> String {
         self.constant(format!("float{value:e}"), vec![], DataType::Float, value.to_le_bytes().to_vec())
+    }
+
+    /// A constant table `[values.len()]`.
+    pub(super) fn floats(&mut self, name: &str, values: &[f32]) -> String {
+        let raw_data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.constant(name.into(), vec![values.len() as i64], DataType::Float, raw_data)
+    }
+
+    pub(super) fn ints32(&mut self, values: &[i32]) -> String {
+        let raw_data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.constant(format!("ints32{values:?}"), vec![values.len() as i64], DataType::Int32, raw_data)
+    }
+
+    pub(super) fn cast(&mut self, x: &str, to: DataType) -> String {
+        self.op("Cast", &[x], vec![attr_int("to", to as i64)])
     }
 
     fn constant(&mut self, name: String, dims: Vec<i64>, data_type: DataType, raw_data: Vec<u8>) -> String {
@@ -187,9 +206,33 @@ impl<'a> Builder<'a> {
         self.push("", "Identity", &[value], &[name.to_string()], vec![]);
     }
 
+    // Parts in float16: embeddings and heads are in float32 in every precision.
+
+    /// `x` in the precision of the blocks, which begin here.
+    pub(super) fn narrow(&mut self, x: &str) -> String {
+        self.is_half = self.precision == Precision::Fp16;
+        if self.is_half { self.cast(x, DataType::Float16) } else { x.into() }
+    }
+
+    /// `x` in float32, after the blocks.
+    pub(super) fn widen(&mut self, x: &str) -> String {
+        let is_half = std::mem::take(&mut self.is_half);
+        if is_half { self.cast(x, DataType::Float) } else { x.into() }
+    }
+
+    /// Type of the values that pass between graphs.
+    pub(super) fn between(&self) -> DataType {
+        if self.precision == Precision::Fp16 { DataType::Float16 } else { DataType::Float }
+    }
+
+    /// Begins the graph in the blocks, with values of other graphs.
+    pub(super) fn resume(&mut self) {
+        self.is_half = self.precision == Precision::Fp16;
+    }
+
     // Layers.
 
-    /// `x W^T` for `weight` `[out, in]`, float32 whatever the precision.
+    /// `x W^T` for `weight` `[out, in]`; its weight is not quantised.
     pub(super) fn product(&mut self, x: &str, weight: &str) -> String {
         let w = self.weight(weight);
         self.ms("FusedMatMul", &[x, &w], vec![attr_int("transB", 1)])
@@ -198,7 +241,7 @@ impl<'a> Builder<'a> {
     /// `x W^T`, before its bias, in the builder's precision.
     pub(super) fn linear_product(&mut self, x: &str, weight: &str) -> String {
         match self.precision {
-            Precision::Fp32 => self.product(x, weight),
+            Precision::Fp32 | Precision::Fp16 => self.product(x, weight),
             Precision::Int8 => self.int8_product(x, weight),
         }
     }
@@ -242,6 +285,13 @@ impl<'a> Builder<'a> {
         let row_scale = self.op("Mul", &[&magnitude, &inverse], vec![]);
         self.quantised.insert(x.into(), (bytes.clone(), row_scale.clone()));
         (bytes, row_scale)
+    }
+
+    /// A linear layer of the heads, which is not quantised.
+    pub(super) fn linear_float(&mut self, x: &str, layer: &str) -> String {
+        let y = self.product(x, &format!("{layer}.weight"));
+        let bias = self.weight(&format!("{layer}.bias"));
+        self.op("Add", &[&y, &bias], vec![])
     }
 
     /// GELU of `x W^T + b`, by the error function as in BLIP.

@@ -12,4 +12,4 @@ mod vision;
 
 pub(crate) use builder::{EXTERNAL_FOLDER, Graph, PROBE_WIDTH, probe};
 pub(crate) use text::{cross_kv, decoder_step, match_texts, text_encoder};
-pub(crate) use vision::{image_projection, vision_encoder};
+pub(crate) use vision::{image_name, image_projection, pixels, selected_rows, vision_encoder};

@@ -8,6 +8,7 @@ pub(crate) enum DataType {
     Int8 = 3,
     Int32 = 6,
     Int64 = 7,
+    Float16 = 10,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

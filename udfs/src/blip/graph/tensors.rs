@@ -5,6 +5,8 @@
 pub(crate) enum Form {
     /// Float32 as stored.
     Float,
+    /// The same in float16.
+    Half,
     /// A linear layer's weight `[out, in]` as int8 `[in, out]`, quantised per output channel.
     Int8,
     /// The scales of [`Form::Int8`]: float `[out]`.
@@ -23,6 +25,7 @@ impl WeightRef {
     pub(crate) fn name(&self) -> String {
         match self.form {
             Form::Float => self.tensor.clone(),
+            Form::Half => format!("{}#half", self.tensor),
             Form::Int8 => format!("{}#int8", self.tensor),
             Form::Int8Scale => format!("{}#scale", self.tensor),
         }

@@ -7,13 +7,22 @@
 use super::builder::{Builder, Dim, Graph, MS, attr_float, attr_int, attr_ints};
 use super::proto::DataType::{Float, Int32, Int64};
 use super::tensors::{Shapes, TextNames};
+use super::vision::images_input;
 use crate::blip::config::TextConfig;
 use crate::blip::med::Precision;
 
-/// image `[B, tokens, vision width]` -> `ck.i`, `cv.i` `[B, heads, tokens, head size]` for each layer i.
-pub(crate) fn cross_kv(c: &TextConfig, names: &dyn TextNames, shapes: &dyn Shapes, precision: Precision) -> Graph {
+/// image `[B, tokens, vision width]` -> `ck.i`, `cv.i` `[B, heads, tokens, head size]` for each layer i. On a device
+/// the images are `apart`.
+pub(crate) fn cross_kv(
+    c: &TextConfig,
+    names: &dyn TextNames,
+    shapes: &dyn Shapes,
+    precision: Precision,
+    apart: Option<usize>,
+) -> Graph {
     let mut b = Builder::new(shapes, precision);
-    let image = b.input("image", Float, &[Dim::S("B"), Dim::S("S"), Dim::N(c.encoder_width)]);
+    let image = images_input(&mut b, c.encoder_width, apart);
+    b.resume();
     let split = b.ints(&[0, 0, c.heads as i64, c.head_size() as i64]);
     for i in 0..c.layers {
         for (source, out) in [("key", "ck"), ("value", "cv")] {
@@ -21,7 +30,7 @@ pub(crate) fn cross_kv(c: &TextConfig, names: &dyn TextNames, shapes: &dyn Shape
             let y = b.op("Reshape", &[&y, &split], vec![]);
             let out = format!("{out}.{i}");
             b.push("", "Transpose", &[&y], std::slice::from_ref(&out), vec![attr_ints("perm", &[0, 2, 1, 3])]);
-            b.output(&out, Float, &[Dim::S("B"), Dim::N(c.heads), Dim::S("S"), Dim::N(c.head_size())]);
+            b.output(&out, b.between(), &[Dim::S("B"), Dim::N(c.heads), Dim::S("S"), Dim::N(c.head_size())]);
         }
     }
     b.finish("cross_kv")
@@ -31,12 +40,16 @@ pub(crate) fn cross_kv(c: &TextConfig, names: &dyn TextNames, shapes: &dyn Shape
 /// previous step), `queries` (the shape `[B, R / B * t, width]`), past keys and values `[R', heads, past, head size]`
 /// -> `scores` `[R, vocabulary]` after the last token, and the keys and values for the next step. The scores are logits
 /// or, as beam search reads them, their log-softmax.
+///
+/// On a device the scores stay there. `kept` and `tokens` `[R, k]`, the scores and ids of the `k` likeliest tokens, and
+/// `own_scores`, those of the tokens `own` `[R, n]`, suffice in most steps.
 pub(crate) fn decoder_step(
     c: &TextConfig,
     names: &dyn TextNames,
     shapes: &dyn Shapes,
     precision: Precision,
     is_log_softmax: bool,
+    is_on_device: bool,
 ) -> Graph {
     let mut b = Builder::new(shapes, precision);
     let ids = b.input("ids", Int64, &[Dim::S("R"), Dim::S("t")]);
@@ -46,8 +59,8 @@ pub(crate) fn decoder_step(
     b.input("rows", Int64, &[Dim::N(3)]);
     let past = [Dim::S("P"), Dim::N(c.heads), Dim::S("past"), Dim::N(c.head_size())];
     for i in 0..c.layers {
-        b.input(&format!("past_k.{i}"), Float, &past);
-        b.input(&format!("past_v.{i}"), Float, &past);
+        b.input(&format!("past_k.{i}"), b.between(), &past);
+        b.input(&format!("past_v.{i}"), b.between(), &past);
     }
     cross_inputs(&mut b, c);
     b.output("scores", Float, &[Dim::S("R"), Dim::N(c.vocab_size)]);
@@ -61,14 +74,15 @@ pub(crate) fn decoder_step(
         let attributes = vec![attr_int("num_heads", c.heads as i64), attr_int("unidirectional", 1)];
         let inputs = [&q, &k, &v, "", "", "", &past_k, &past_v];
         b.push(MS, "MultiHeadAttention", &inputs, &outputs, attributes);
-        b.output(&outputs[1], Float, &present);
-        b.output(&outputs[2], Float, &present);
+        b.output(&outputs[1], b.between(), &present);
+        b.output(&outputs[2], b.between(), &present);
         x = after_attention(&mut b, c, names, i, "attention", &outputs[0], &x);
         x = cross_attention(&mut b, c, names, i, &x);
         x = feed_forward(&mut b, c, names, i, &x);
     }
     let last = b.int(-1);
     let x = b.op("Gather", &[&x, &last], vec![attr_int("axis", 1)]);
+    let x = b.widen(&x);
     let y = b.product(&x, &names.head("transform.dense.weight"));
     let y = b.bias_gelu(&y, &names.head("transform.dense.bias"));
     let y = b.layer_norm(&y, &names.head("transform.LayerNorm"), c.layer_norm_eps);
@@ -78,6 +92,16 @@ pub(crate) fn decoder_step(
     b.push("", "Add", &[&y, &bias], &[logits.into()], vec![]);
     if is_log_softmax {
         b.push("", "LogSoftmax", &[logits], &[scores], vec![attr_int("axis", -1)]);
+    }
+    if is_on_device {
+        let k = b.input("k", Int64, &[Dim::N(1)]);
+        let own = b.input("own", Int32, &[Dim::S("R"), Dim::S("n")]);
+        b.push("", "TopK", &["scores", &k], &["kept".into(), "ids64".into()], vec![attr_int("axis", -1)]);
+        b.push("", "Cast", &["ids64"], &["tokens".into()], vec![attr_int("to", Int32 as i64)]);
+        b.push("", "GatherElements", &["scores", &own], &["own_scores".into()], vec![attr_int("axis", 1)]);
+        b.output("kept", Float, &[Dim::S("R"), Dim::S("k")]);
+        b.output("tokens", Int32, &[Dim::S("R"), Dim::S("k")]);
+        b.output("own_scores", Float, &[Dim::S("R"), Dim::S("n")]);
     }
     b.finish("decoder_step")
 }
@@ -124,15 +148,6 @@ pub(crate) fn text_encoder(
     b.finish("text_encoder")
 }
 
-impl Builder<'_> {
-    /// A linear layer of the heads, which stays float in every precision.
-    fn linear_float(&mut self, x: &str, layer: &str) -> String {
-        let y = self.product(x, &format!("{layer}.weight"));
-        let bias = self.weight(&format!("{layer}.bias"));
-        self.op("Add", &[&y, &bias], vec![])
-    }
-}
-
 fn text_inputs(b: &mut Builder<'_>) -> (String, String, String) {
     let ids = b.input("ids", Int64, &[Dim::S("N"), Dim::S("t")]);
     let positions = b.input("positions", Int64, &[Dim::S("t")]);
@@ -143,14 +158,15 @@ fn text_inputs(b: &mut Builder<'_>) -> (String, String, String) {
 fn cross_inputs(b: &mut Builder<'_>, c: &TextConfig) {
     let dims = [Dim::S("B"), Dim::N(c.heads), Dim::S("S"), Dim::N(c.head_size())];
     for i in 0..c.layers {
-        b.input(&format!("ck.{i}"), Float, &dims);
-        b.input(&format!("cv.{i}"), Float, &dims);
+        b.input(&format!("ck.{i}"), b.between(), &dims);
+        b.input(&format!("cv.{i}"), b.between(), &dims);
     }
 }
 
 fn first_token(b: &mut Builder<'_>, x: &str) -> String {
     let zero = b.int(0);
-    b.op("Gather", &[x, &zero], vec![attr_int("axis", 1)])
+    let first = b.op("Gather", &[x, &zero], vec![attr_int("axis", 1)]);
+    b.widen(&first)
 }
 
 /// Word plus position embedding, then layer norm; BLIP has no token types.
@@ -160,7 +176,8 @@ fn embed(b: &mut Builder<'_>, c: &TextConfig, names: &dyn TextNames, ids: &str, 
     let words = b.op("Gather", &[&words, ids], vec![]);
     let places = b.op("Gather", &[&places, positions], vec![]);
     let x = b.op("Add", &[&words, &places], vec![]);
-    b.layer_norm(&x, &names.embeddings("LayerNorm"), c.layer_norm_eps)
+    let x = b.layer_norm(&x, &names.embeddings("LayerNorm"), c.layer_norm_eps);
+    b.narrow(&x)
 }
 
 fn self_qkv(b: &mut Builder<'_>, names: &dyn TextNames, i: usize, x: &str) -> [String; 3] {

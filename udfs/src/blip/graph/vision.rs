@@ -1,17 +1,57 @@
 //! Vision encoder (ViT, pre-norm) and projection of its class token.
 
 use super::builder::{Builder, Dim, Graph, attr_int, attr_ints};
-use super::proto::DataType::Float;
+use super::proto::DataType::{Float, Int32, Int64, Uint8};
 use super::tensors::Shapes;
 use crate::blip::config::VisionConfig;
 use crate::blip::med::Precision;
 
+/// bytes `[B, size, size, 3]` -> pixels `[B, 3, size, size]`: the values in `tables` of the bytes of each channel.
+pub(crate) fn pixels(c: &VisionConfig, tables: &[[f32; 256]; 3], shapes: &dyn Shapes) -> Graph {
+    let mut b = Builder::new(shapes, Precision::Fp32);
+    let bytes = b.input("bytes", Uint8, &[Dim::S("B"), Dim::N(c.image_size), Dim::N(c.image_size), Dim::N(3)]);
+    let x = b.cast(&bytes, Int32);
+    let starts = b.ints32(&[0, 256, 512]);
+    let x = b.op("Add", &[&x, &starts], vec![]);
+    let tables = b.floats("tables", tables.as_flattened());
+    let x = b.op("Gather", &[&tables, &x], vec![]);
+    b.push("", "Transpose", &[&x], &["pixels".into()], vec![attr_ints("perm", &[0, 3, 1, 2])]);
+    b.output("pixels", Float, &[Dim::S("B"), Dim::N(3), Dim::N(c.image_size), Dim::N(c.image_size)]);
+    b.finish("pixels")
+}
+
+/// Name of image `i` of a run on a device.
+pub(crate) fn image_name(i: usize) -> String {
+    format!("image.{i}")
+}
+
+/// The images `[B, tokens, width]` that are input to the other models: one tensor, or the `apart` tensors
+/// `[1, tokens, width]` of a run on a device.
+pub(super) fn images_input(b: &mut Builder<'_>, width: usize, apart: Option<usize>) -> String {
+    let kind = b.between();
+    match apart {
+        None => b.input("image", kind, &[Dim::S("B"), Dim::S("S"), Dim::N(width)]),
+        Some(images) => {
+            let dims = [Dim::N(1), Dim::S("S"), Dim::N(width)];
+            let images: Vec<String> = (0..images).map(|i| b.input(&image_name(i), kind, &dims)).collect();
+            let images: Vec<&str> = images.iter().map(String::as_str).collect();
+            b.op("Concat", &images, vec![attr_int("axis", 0)])
+        }
+    }
+}
+
 /// pixels `[B, 3, size, size]` -> image `[B, tokens, width]`, all tokens after the final layer norm (paper, section
-/// 3.1).
-pub(crate) fn vision_encoder(c: &VisionConfig, shapes: &dyn Shapes, precision: Precision) -> Graph {
+/// 3.1); on a device the tensors `image.i` of B images `apart`, so that each can leave the device alone.
+pub(crate) fn vision_encoder(
+    c: &VisionConfig,
+    shapes: &dyn Shapes,
+    precision: Precision,
+    apart: Option<usize>,
+) -> Graph {
     let mut b = Builder::new(shapes, precision);
     let (d, eps, v) = (c.width as i64, c.layer_norm_eps, "vision_model.");
     let pixels = b.input("pixels", Float, &[Dim::S("B"), Dim::N(3), Dim::N(c.image_size), Dim::N(c.image_size)]);
+    let pixels = b.narrow(&pixels);
     let patch = c.patch_size as i64;
     let (w, bias) = (
         b.weight(&format!("{v}embeddings.patch_embedding.weight")),
@@ -51,17 +91,56 @@ pub(crate) fn vision_encoder(c: &VisionConfig, shapes: &dyn Shapes, precision: P
         };
         [y, x] = b.add_and_norm_both(&h, &layer("mlp.fc2.bias"), &x, &next, eps);
     }
-    b.rename(&y, "image");
-    b.output("image", Float, &[Dim::S("B"), Dim::N(c.tokens()), Dim::N(c.width)]);
+    match apart {
+        None => {
+            b.rename(&y, "image");
+            b.output("image", b.between(), &[Dim::S("B"), Dim::N(c.tokens()), Dim::N(c.width)]);
+        }
+        Some(images) => {
+            let names: Vec<String> = (0..images).map(image_name).collect();
+            let ones = b.ints(&vec![1; images]);
+            b.push("", "Split", &[&y, &ones], &names, vec![attr_int("axis", 0)]);
+            let dims = [Dim::N(1), Dim::N(c.tokens()), Dim::N(c.width)];
+            names.iter().for_each(|name| b.output(name, b.between(), &dims));
+        }
+    }
     b.finish("vision_encoder")
 }
 
-/// class token `[B, width]` -> embedding `[B, projection]`, not normalised.
-pub(crate) fn image_projection(c: &VisionConfig, projection: usize, shapes: &dyn Shapes) -> Graph {
-    let mut b = Builder::new(shapes, Precision::Fp32);
-    let x = b.input("class_token", Float, &[Dim::S("B"), Dim::N(c.width)]);
-    let y = b.linear(&x, "vision_proj");
+/// class token `[B, width]` -> embedding `[B, projection]`, not normalised. On a device the input is the images.
+pub(crate) fn image_projection(
+    c: &VisionConfig,
+    projection: usize,
+    shapes: &dyn Shapes,
+    precision: Precision,
+    apart: Option<usize>,
+) -> Graph {
+    let mut b = Builder::new(shapes, precision);
+    let x = if apart.is_some() {
+        let images = images_input(&mut b, c.width, apart);
+        b.resume();
+        let first = b.int(0);
+        let class = b.op("Gather", &[&images, &first], vec![attr_int("axis", 1)]);
+        b.widen(&class)
+    } else {
+        b.input("class_token", Float, &[Dim::S("B"), Dim::N(c.width)])
+    };
+    let y = b.linear_float(&x, "vision_proj");
     b.rename(&y, "embedding");
     b.output("embedding", Float, &[Dim::S("B"), Dim::N(projection)]);
     b.finish("image_projection")
+}
+
+/// tensor `x`, whose rows have the shape `row`, and `rows` `[n]` -> `selected`, those rows of it.
+pub(crate) fn selected_rows(row: &[usize], shapes: &dyn Shapes, precision: Precision) -> Graph {
+    let mut b = Builder::new(shapes, precision);
+    let rest = || row.iter().map(|&n| Dim::N(n));
+    let x = b.input("x", b.between(), &std::iter::once(Dim::S("R")).chain(rest()).collect::<Vec<_>>());
+    let rows = b.input("rows", Int64, &[Dim::S("n")]);
+    b.resume();
+    let selected = b.op("Gather", &[&x, &rows], vec![]);
+    let selected = b.widen(&selected);
+    b.rename(&selected, "selected");
+    b.output("selected", Float, &std::iter::once(Dim::S("n")).chain(rest()).collect::<Vec<_>>());
+    b.finish("selected_rows")
 }

@@ -1,5 +1,6 @@
 //! A fake model whose results are simple functions of its inputs; it counts its calls, and fails or waits on request.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -79,6 +80,19 @@ pub(super) struct Script {
     /// Number of `generate` calls that began.
     pub(super) generating: AtomicUsize,
     pub(super) loads: AtomicUsize,
+    /// Images encoded on each device.
+    pub(super) encoded_on: Mutex<BTreeMap<String, usize>>,
+    /// The device whose encoder takes this long.
+    pub(super) slow: Option<(&'static str, Duration)>,
+    /// The device that fails in every call after this many of its encoder.
+    pub(super) dying: Option<(&'static str, AtomicUsize)>,
+    /// Whether every device fails in every call.
+    pub(super) broken: AtomicBool,
+    /// Calls that failed because their device is dead or broken.
+    pub(super) failures: AtomicUsize,
+    /// Of the encoder's calls, on whichever device, one in so many fails; 0: none.
+    pub(super) flaky: usize,
+    pub(super) calls: AtomicUsize,
     pub(super) refuse: AtomicBool,
 }
 
@@ -99,6 +113,9 @@ impl Script {
 #[derive(Debug)]
 pub(super) struct Fake {
     name: String,
+    device: String,
+    /// Embeddings that it made, of which the addresses tell whose they are.
+    made: Mutex<Vec<Embedding>>,
     script: Arc<Script>,
     weights: usize,
     work: WorkBytes,
@@ -116,10 +133,28 @@ impl Drop for Fake {
 /// A number in [0, 1) derived from the embedding and the ids.
 fn mix(embedding: &Embedding, ids: &[u32]) -> f32 {
     let mut n = 17_u32;
-    for x in embedding.0.iter().map(|x| x.to_bits()).chain(ids.iter().copied()) {
+    for x in embedding.host().unwrap().iter().map(|x| x.to_bits()).chain(ids.iter().copied()) {
         n = n.wrapping_mul(31).wrapping_add(x).rotate_left(7);
     }
     (n >> 8) as f32 / (1 << 24) as f32
+}
+
+impl Fake {
+    /// Fails if the device is broken, or if an embedding is another device's.
+    fn check(&self, images: &[&Embedding]) -> Result<()> {
+        let dead = self.script.dying.as_ref().filter(|(device, _)| *device == self.device);
+        if self.script.broken.load(SeqCst) || dead.is_some_and(|(_, calls)| calls.load(SeqCst) == 0) {
+            self.script.failures.fetch_add(1, SeqCst);
+            return Err(Error::Runtime(format!("{} is broken", self.device)));
+        }
+        if self.device.starts_with("cuda") {
+            let made: Vec<*const f32> = lock(&self.made).iter().map(|e| e.host().unwrap().as_ptr()).collect();
+            for image in images {
+                assert!(made.contains(&image.host().unwrap().as_ptr()), "an embedding that {} has not", self.device);
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Med for Fake {
@@ -130,7 +165,7 @@ impl Med for Fake {
         Sha256::digest(&self.name).into()
     }
     fn device(&self) -> &str {
-        "cpu"
+        &self.device
     }
     fn precision(&self) -> Precision {
         Precision::Fp32
@@ -156,22 +191,42 @@ impl Med for Fake {
             return Err(Error::Runtime("scripted failure".into()));
         }
         self.script.memory(images.len())?;
+        self.check(&[])?;
+        if self.script.flaky > 0 && self.script.calls.fetch_add(1, SeqCst).is_multiple_of(self.script.flaky) {
+            return Err(Error::Runtime("scripted failure".into()));
+        }
+        if let Some((device, calls)) = &self.script.dying
+            && *device == self.device
+        {
+            calls.fetch_sub(1, SeqCst);
+        }
+        if let Some((_, time)) = self.script.slow.filter(|(device, _)| *device == self.device) {
+            std::thread::sleep(time);
+        }
+        *lock(&self.script.encoded_on).entry(self.device.clone()).or_default() += images.len();
         lock(&self.script.encoded).push(images.len());
         let embed = |pixels: &&[u8]| {
             assert_eq!(pixels.len(), PIXELS);
-            Embedding((0..FLOATS).map(|i| f32::from(pixels[i % 3]) + i as f32).collect())
+            Embedding::Host((0..FLOATS).map(|i| f32::from(pixels[i % 3]) + i as f32).collect())
         };
-        Ok(images.iter().map(embed).collect())
+        let embeddings: Vec<Embedding> = images.iter().map(embed).collect();
+        if self.device.starts_with("cuda") {
+            lock(&self.made).extend(embeddings.iter().cloned());
+        }
+        Ok(embeddings)
     }
     fn project(&self, images: &[&Embedding]) -> Result<Vec<Arc<[f32]>>> {
+        self.check(images)?;
         self.script.memory(images.len())?;
         Ok(images.iter().map(|e| [mix(e, &[]), 1.0].into()).collect())
     }
     fn encode_texts(&self, texts: &[&[u32]]) -> Result<Vec<Arc<[f32]>>> {
+        self.check(&[])?;
         self.script.memory(texts.len())?;
-        Ok(texts.iter().map(|ids| [mix(&Embedding([].into()), ids), 2.0].into()).collect())
+        Ok(texts.iter().map(|ids| [mix(&Embedding::Host([].into()), ids), 2.0].into()).collect())
     }
     fn match_texts(&self, images: &[&Embedding], texts: &[Vec<&[u32]>]) -> Result<Vec<Vec<f32>>> {
+        self.check(images)?;
         self.script.memory(images.len().max(texts.iter().map(Vec::len).sum()))?;
         Ok(images.iter().zip(texts).map(|(e, texts)| texts.iter().map(|ids| mix(e, ids)).collect()).collect())
     }
@@ -182,6 +237,7 @@ impl Med for Fake {
         options: &GenerationOptions,
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Vec<Vec<Vec<u32>>>> {
+        self.check(images)?;
         self.script.memory(images.len())?;
         self.script.generating.fetch_add(1, SeqCst);
         while self.script.endless.load(SeqCst) {
@@ -232,6 +288,8 @@ pub(super) fn scripted(options: EngineOptions, script: Script, weights: usize, w
         let preprocessor = Preprocessor { width: 4, height: 4, mean: [0.0; 3], std: [1.0; 3], rescale_factor: 1.0 };
         let model: Arc<dyn Med> = Arc::new(Fake {
             name: key.checkpoint.display().to_string(),
+            device: key.device.clone(),
+            made: Mutex::default(),
             script: Arc::clone(&shared),
             weights,
             work,

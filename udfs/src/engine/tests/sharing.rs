@@ -7,13 +7,14 @@ use super::fake::{FLOATS, Gate, Picture, Script, options, pictures, scripted, se
 use crate::blip::WorkBytes;
 use crate::blip::generate::Strategy;
 use crate::engine::cache::Lru;
+use crate::engine::inputs::Encoded;
 use crate::engine::task::Key;
 use crate::engine::{Client, EngineOptions, Outcome, Task, Work};
 use crate::image::Limits;
 
 /// Bytes of an embedding cache for `images` images.
 fn room_for(images: usize) -> Option<usize> {
-    Some(images * Lru::<Key, crate::blip::Embedding>::cost(FLOATS * 4))
+    Some(images * Lru::<Key, Encoded>::cost(FLOATS * 4))
 }
 
 const N: usize = 160;

@@ -1,0 +1,139 @@
+//! One model on several devices.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::SeqCst;
+use std::thread;
+use std::time::Duration;
+
+use super::fake::{Picture, Script, Setup, key, options, pictures, scripted, setup, text};
+use crate::blip::WorkBytes;
+use crate::blip::generate::Strategy;
+use crate::engine::{Client, ModelKey, Outcome, Task, lock};
+use crate::error::Result;
+use crate::image::Limits;
+
+const N: usize = 240;
+
+fn run(s: &Setup, devices: &str, tasks: Vec<Task<'_>>) -> Result<Vec<Outcome>> {
+    let model = s.engine.model(&ModelKey { device: devices.into(), ..key("model") })?;
+    s.engine.run(&Client::new(), &model, &Limits::default(), 0, tasks)
+}
+
+/// Two scores, a caption and the text's embedding for each picture, by six clients.
+fn work(s: &Setup, devices: &str, pictures: &[Picture]) -> Vec<Outcome> {
+    thread::scope(|scope| {
+        let part = |part: &'static str, pictures: &[Picture]| {
+            let tasks = pictures.iter().enumerate().flat_map(|(i, picture)| {
+                let caption = picture.caption(Strategy::Greedy, 0, 0);
+                if part == "scores" { [picture.score(0), picture.score(1)] } else { [caption, text(i as u32)] }
+            });
+            run(s, devices, tasks.collect()).unwrap()
+        };
+        let clients: Vec<_> = pictures
+            .chunks(N / 3)
+            .flat_map(|pictures| ["scores", "captions"].map(|of| scope.spawn(move || part(of, pictures))))
+            .collect();
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    })
+}
+
+fn encoded(s: &Setup) -> BTreeMap<String, usize> {
+    lock(&s.script.encoded_on).clone()
+}
+
+#[test]
+fn two_devices_share_the_work_and_each_image_stays_on_one() {
+    let pictures = pictures(N);
+    let expected = work(&setup(options()), "cuda:0", &pictures);
+    let slow = Some(("cuda:1", Duration::from_millis(8)));
+    let s = scripted(options(), Script { slow, ..Script::default() }, 0, WorkBytes::default());
+    assert_eq!(work(&s, "cuda:0,cuda:1", &pictures), expected);
+    let encoded = encoded(&s);
+    assert_eq!(encoded.values().sum::<usize>(), N, "an image is encoded once: {encoded:?}");
+    assert!(encoded["cuda:1"] > 0 && encoded["cuda:0"] > encoded["cuda:1"], "{encoded:?}");
+    assert_eq!(s.script.loads.load(SeqCst), 2);
+    assert_eq!((s.stats().device.as_str(), s.stats().images_encoded), ("cuda:0,cuda:1", N as u64));
+}
+
+#[test]
+fn a_device_that_dies_leaves_its_work_to_the_other() {
+    let pictures = pictures(N);
+    let expected = work(&setup(options()), "cuda:0", &pictures);
+    for dies in ["cuda:0", "cuda:1"] {
+        for calls in [0, 1, 4] {
+            let script = Script { dying: Some((dies, calls.into())), ..Script::default() };
+            let s = scripted(options(), script, 0, WorkBytes::default());
+            assert_eq!(work(&s, "cuda:0,cuda:1", &pictures), expected, "{dies} dies after {calls} batches");
+            let encoded = encoded(&s).get(dies).copied().unwrap_or(0);
+            assert!(encoded <= 8 * calls, "{encoded}");
+            assert!(s.script.failures.load(SeqCst) <= 1, "a device that was given up is asked again");
+        }
+    }
+}
+
+#[test]
+fn what_fails_on_every_device_is_an_error_and_later_work_goes_on() {
+    let s = setup(options());
+    let pictures = pictures(20);
+    let scores =
+        |s: &Setup, text| run(s, "cuda:0,cuda:1", pictures.iter().map(|picture| picture.score(text)).collect());
+    s.script.broken.store(true, SeqCst);
+    for text in 0..3 {
+        let error = scores(&s, text).unwrap_err().to_string();
+        assert!(error.contains("is broken"), "{error}");
+        assert_eq!(s.engine.queued_jobs(), 0);
+    }
+    s.script.broken.store(false, SeqCst);
+    let expected = run(&setup(options()), "cuda:0", pictures.iter().map(|picture| picture.score(7)).collect());
+    assert_eq!(scores(&s, 7).unwrap(), expected.unwrap());
+}
+
+#[test]
+fn devices_that_fail_now_and_then_leave_no_call_waiting() {
+    let pictures = pictures(N);
+    let expected = work(&setup(options()), "cuda:0", &pictures);
+    for (flaky, devices) in [(2, "cuda:0,cuda:1"), (3, "cuda:0,cuda:1"), (2, "cuda:0,cuda:1,cuda:2"), (5, "cuda:1")] {
+        let s = scripted(options(), Script { flaky, ..Script::default() }, 0, WorkBytes::default());
+        let failures = thread::scope(|scope| {
+            let s = &s;
+            let client = move |pictures: &[Picture]| -> usize {
+                let scores = || pictures.iter().flat_map(|picture| [picture.score(0), picture.score(1)]).collect();
+                (0..1000).find(|_| run(s, devices, scores()).is_ok()).expect("a call that never succeeds")
+            };
+            let clients: Vec<_> =
+                pictures.chunks(N / 6).map(|pictures| scope.spawn(move || client(pictures))).collect();
+            clients.into_iter().map(|client| client.join().unwrap()).sum::<usize>()
+        });
+        assert!(devices.contains(',') || failures > 0, "{failures}");
+        assert_eq!(s.engine.queued_jobs(), 0);
+        // What was computed is right, whichever device did it.
+        let scores: Vec<Outcome> = pictures
+            .iter()
+            .flat_map(|picture| {
+                (0..1000).find_map(|_| run(&s, devices, vec![picture.score(0), picture.score(1)]).ok()).unwrap()
+            })
+            .collect();
+        let all: Vec<Outcome> = pictures
+            .chunks(N / 3)
+            .zip(expected.chunks(4 * N / 3))
+            .flat_map(|(pictures, outcomes)| outcomes[..2 * pictures.len()].to_vec())
+            .collect();
+        assert_eq!(scores, all);
+    }
+}
+
+#[test]
+fn a_device_is_given_up_while_another_is_left() {
+    let s = setup(options());
+    let handle = s.engine.model(&ModelKey { device: "cuda:0,cuda:1".into(), ..key("model") }).unwrap();
+    let model = handle.loaded();
+    let up = || [0, 1, 2].map(|device| model.is_up(device));
+    assert_eq!(up(), [true, true, false]);
+    assert!(model.give_up(0, 0b01));
+    assert_eq!((up(), model.is_any_up(0b01), model.is_any_up(0b10)), ([false, true, false], true, false));
+    // Nothing is left for what fails on the second, so the first gets another try.
+    assert!(!model.give_up(1, 0b10));
+    assert_eq!(up(), [true, true, false]);
+    assert!(!model.give_up(1, 0b11));
+    assert_eq!(up(), [true, true, false]);
+}
