@@ -15,6 +15,7 @@ mod graph;
 mod host;
 pub(crate) mod med;
 mod on_device;
+mod operators;
 mod ort_med;
 mod quant;
 mod registry;

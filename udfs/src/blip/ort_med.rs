@@ -44,7 +44,11 @@ impl Med for OrtMed {
             return WorkBytes { encode: pixels, generate: row, per_sequence: row, match_text: row };
         }
         let tokens = v.tokens();
-        let kv = 4 * 2 * t.layers * tokens * t.width;
+        let kv_float = match self.precision {
+            Precision::Fp32 => 4,
+            Precision::Fp16 | Precision::Int8 => 2,
+        };
+        let kv = kv_float * 2 * t.layers * tokens * t.width;
         let encode = 4 * (3 * v.image_size.pow(2) + tokens * (10 * v.width + 3 * v.mlp_width));
         let longest = t.max_positions.min(64);
         let text = 4 * longest * (10 * t.width + 3 * t.mlp_width);

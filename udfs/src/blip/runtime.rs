@@ -13,6 +13,7 @@ use ort::value::{DynValue, Tensor};
 use super::device::{Device, on_device};
 use super::graph::tensors::WeightRef;
 use super::graph::{self, EXTERNAL_FOLDER, Graph};
+use super::operators;
 use super::weights::Weights;
 use crate::error::{Error, Result};
 
@@ -219,7 +220,10 @@ fn builder(device: Device, threads: usize) -> std::result::Result<SessionBuilder
         builder = builder.with_config_entry(key, value).map_err(|e| e.to_string())?;
     }
     match device {
-        Device::Cpu | Device::Fake(_) => Ok(builder),
+        Device::Cpu | Device::Fake(_) => {
+            let operators = operators::domain().map_err(|e| e.to_string())?;
+            builder.with_operators(operators).map_err(|e| e.to_string())
+        }
         Device::Cuda(id) => {
             builder.with_execution_providers([cuda_provider(id).build().error_on_failure()]).map_err(|e| e.to_string())
         }

@@ -1,10 +1,12 @@
 //! Inputs and outputs of the sessions.
 
 use std::borrow::Cow;
+use std::fmt::Debug;
 use std::sync::{Mutex, MutexGuard};
 
+use half::f16;
 use ort::session::SessionInputValue;
-use ort::value::{DynValue, Tensor, TensorRef};
+use ort::value::{DynValue, PrimitiveTensorElementType, Tensor, TensorElementType, TensorRef};
 
 use crate::error::{Error, Result};
 
@@ -19,7 +21,7 @@ pub(super) fn inputs(values: Named) -> Inputs<'static> {
     values.into_iter().map(|(name, value)| (name, value.into())).collect()
 }
 
-/// Cross-attention keys and values: `ck.0, cv.0, ck.1, ..`, each `[images, heads, tokens, head size]`.
+/// Cross-attention keys and values: `ck.0, cv.0, ck.1, ..`, each `[images, ..]` of one type.
 pub(super) struct CrossKv {
     pub(super) values: Vec<DynValue>,
     pub(super) images: usize,
@@ -30,45 +32,78 @@ impl CrossKv {
     pub(super) fn push_inputs<'v>(&'v self, first: usize, count: usize, inputs: &mut Inputs<'v>) -> Result<()> {
         for (i, value) in self.values.iter().enumerate() {
             let name = format!("{}.{}", if i % 2 == 0 { "ck" } else { "cv" }, i / 2);
-            let (shape, data) = value.try_extract_tensor::<f32>().map_err(internal)?;
-            let each = data.len() / self.images.max(1);
-            let mut dims = shape.to_vec();
-            dims[0] = count as i64;
-            let view =
-                TensorRef::from_array_view((dims, &data[first * each..(first + count) * each])).map_err(internal)?;
-            inputs.push((name.into(), view.into()));
+            let view = if is_half(value) {
+                self.view::<f16>(value, first, count)
+            } else {
+                self.view::<f32>(value, first, count)
+            };
+            inputs.push((name.into(), view?));
         }
         Ok(())
+    }
+
+    fn view<'v, T: Element>(&self, value: &'v DynValue, first: usize, count: usize) -> Result<SessionInputValue<'v>> {
+        let (shape, data) = value.try_extract_tensor::<T>().map_err(internal)?;
+        let each = data.len() / self.images.max(1);
+        let mut dims = shape.to_vec();
+        dims[0] = count as i64;
+        let view = TensorRef::from_array_view((dims, &data[first * each..(first + count) * each]));
+        Ok(view.map_err(internal)?.into())
     }
 
     /// A copy of some images' keys and values.
     pub(super) fn take(&self, images: &[usize]) -> Result<Self> {
         let copy = |value: &DynValue| {
-            let (shape, data) = value.try_extract_tensor::<f32>().map_err(internal)?;
-            let each = data.len() / self.images.max(1);
-            let mut dims = shape.to_vec();
-            dims[0] = images.len() as i64;
-            let mut copied = Vec::with_capacity(each * images.len());
-            for &i in images {
-                copied.extend_from_slice(&data[i * each..(i + 1) * each]);
-            }
-            Ok(Tensor::from_array((dims, copied)).map_err(internal)?.into_dyn())
+            if is_half(value) { self.copy::<f16>(value, images) } else { self.copy::<f32>(value, images) }
         };
         Ok(Self { values: self.values.iter().map(copy).collect::<Result<_>>()?, images: images.len() })
     }
 
+    fn copy<T: Element>(&self, value: &DynValue, images: &[usize]) -> Result<DynValue> {
+        let (shape, data) = value.try_extract_tensor::<T>().map_err(internal)?;
+        let each = data.len() / self.images.max(1);
+        let mut dims = shape.to_vec();
+        dims[0] = images.len() as i64;
+        let mut copied = Vec::with_capacity(each * images.len());
+        for &i in images {
+            copied.extend_from_slice(&data[i * each..(i + 1) * each]);
+        }
+        Ok(Tensor::from_array((dims, copied)).map_err(internal)?.into_dyn())
+    }
+
     /// Removes one image; the last one takes its place.
     pub(super) fn swap_remove(&mut self, image: usize, live: usize) -> Result<()> {
-        let last = live - 1;
-        if image != last {
-            for value in &mut self.values {
-                let (_, data) = value.try_extract_tensor_mut::<f32>().map_err(internal)?;
-                let each = data.len() / self.images.max(1);
-                data.copy_within(last * each..(last + 1) * each, image * each);
+        let (from, images) = (live - 1, self.images);
+        if image == from {
+            return Ok(());
+        }
+        for value in &mut self.values {
+            if is_half(value) {
+                move_image::<f16>(value, images, from, image)?;
+            } else {
+                move_image::<f32>(value, images, from, image)?;
             }
         }
         Ok(())
     }
+}
+
+/// Copies the part of image `from`, of `images`, over that of image `to`.
+fn move_image<T: Element>(value: &mut DynValue, images: usize, from: usize, to: usize) -> Result<()> {
+    let (_, data) = value.try_extract_tensor_mut::<T>().map_err(internal)?;
+    let each = data.len() / images.max(1);
+    data.copy_within(from * each..(from + 1) * each, to * each);
+    Ok(())
+}
+
+/// Type of the elements of keys and values.
+trait Element: PrimitiveTensorElementType + Copy + Debug + 'static {}
+
+impl Element for f32 {}
+impl Element for f16 {}
+
+fn is_half(value: &DynValue) -> bool {
+    value.dtype().tensor_type() == Some(TensorElementType::Float16)
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -10,6 +10,7 @@ use super::proto::{
 };
 use super::tensors::{Form, Shapes, WeightRef};
 use crate::blip::med::Precision;
+use crate::blip::operators::DOMAIN;
 
 /// com.microsoft: ONNX Runtime's own operators.
 pub(super) const MS: &str = "com.microsoft";
@@ -42,7 +43,7 @@ pub(super) struct Builder<'a> {
     inputs: Vec<ValueInfo>,
     outputs: Vec<ValueInfo>,
     /// Inputs already quantised per row: value -> (bytes, row scale).
-    quantised: HashMap<String, (String, String)>,
+    quantised: HashMap<String, [String; 2]>,
 }
 
 impl<'a> Builder<'a> {
@@ -58,6 +59,10 @@ impl<'a> Builder<'a> {
             outputs: vec![],
             quantised: HashMap::new(),
         }
+    }
+
+    pub(super) fn precision(&self) -> Precision {
+        self.precision
     }
 
     pub(super) fn finish(self, name: &str) -> Graph {
@@ -88,10 +93,11 @@ impl<'a> Builder<'a> {
             ir_version: 9,
             producer_name: "capfilt".into(),
             graph: Some(graph),
-            opset_import: vec![
-                OperatorSetId { domain: String::new(), version: 17 },
-                OperatorSetId { domain: MS.into(), version: 1 },
-            ],
+            // A session of another device does not know the last.
+            opset_import: [("", 17), (MS, 1), (DOMAIN, 1)][..if self.precision == Precision::Int8 { 3 } else { 2 }]
+                .iter()
+                .map(|(domain, version)| OperatorSetId { domain: (*domain).into(), version: *version })
+                .collect(),
         };
         Graph { model: model.encode_to_vec(), weights }
     }
@@ -202,6 +208,12 @@ impl<'a> Builder<'a> {
         out
     }
 
+    /// Adds a node of an operator of [`crate::blip::operators`].
+    pub(super) fn ours(&mut self, op: &str, inputs: &[&str], attributes: Vec<AttributeProto>) -> String {
+        let [out] = self.node(DOMAIN, op, inputs, attributes);
+        out
+    }
+
     pub(super) fn rename(&mut self, value: &str, name: &str) {
         self.push("", "Identity", &[value], &[name.to_string()], vec![]);
     }
@@ -242,49 +254,48 @@ impl<'a> Builder<'a> {
     pub(super) fn linear_product(&mut self, x: &str, weight: &str) -> String {
         match self.precision {
             Precision::Fp32 | Precision::Fp16 => self.product(x, weight),
-            Precision::Int8 => self.int8_product(x, weight),
+            Precision::Int8 => {
+                let [y, row_scale] = self.int8_product(x, weight);
+                self.op("Mul", &[&y, &row_scale], vec![])
+            }
         }
     }
 
     /// `x W^T + b`.
     pub(super) fn linear(&mut self, x: &str, layer: &str) -> String {
-        let y = self.linear_product(x, &format!("{layer}.weight"));
-        let b = self.weight(&format!("{layer}.bias"));
-        self.op("Add", &[&y, &b], vec![])
+        let (weight, bias) = (format!("{layer}.weight"), self.weight(&format!("{layer}.bias")));
+        match self.precision {
+            Precision::Fp32 | Precision::Fp16 => {
+                let y = self.product(x, &weight);
+                self.op("Add", &[&y, &bias], vec![])
+            }
+            Precision::Int8 => {
+                let [y, row_scale] = self.int8_product(x, &weight);
+                self.ours("Rescale", &[&y, &row_scale, &bias], vec![])
+            }
+        }
     }
 
-    /// Integer product: activations quantised per row (absolute maximum to 127, zero at 128), weights per output
-    /// channel. A row's scale depends only on that row, so the rest of the batch has no effect.
-    fn int8_product(&mut self, x: &str, weight: &str) -> String {
-        let (bytes, row_scale) = match self.quantised.get(x) {
-            Some(known) => known.clone(),
-            None => self.quantise_rows(x),
-        };
+    /// Integer product, before the scales of its rows, and these. Activations are quantised per row (absolute maximum to
+    /// 127, zero at 128), weights per output channel. A row's scale depends only on that row, so the rest of the batch
+    /// has no effect.
+    fn int8_product(&mut self, x: &str, weight: &str) -> [String; 2] {
+        let known = self.quantised.get(x).cloned();
+        let [bytes, row_scale] = known.unwrap_or_else(|| {
+            let quantised: [String; 2] = self.node(DOMAIN, "QuantizeRows", &[x], vec![]);
+            self.quantised.insert(x.into(), quantised.clone());
+            quantised
+        });
         let w = self.weight_as(weight, Form::Int8);
         let column_scale = self.weight_as(weight, Form::Int8Scale);
         let (zero, one) = (self.zero_point(), self.float(1.0));
         // Takes one scale for all rows only, so a row's own scale comes after.
         let y = self.ms("MatMulIntegerToFloat", &[&bytes, &w, &one, &column_scale, &zero], vec![]);
-        self.op("Mul", &[&y, &row_scale], vec![])
+        [y, row_scale]
     }
 
     fn zero_point(&mut self) -> String {
         self.constant("zero128".into(), vec![], DataType::Uint8, vec![128])
-    }
-
-    fn quantise_rows(&mut self, x: &str) -> (String, String) {
-        let (tiny, top, one) = (self.float(1e-8), self.float(127.0), self.float(1.0));
-        let inverse = self.float(1.0 / 127.0);
-        let magnitude = self.op("Abs", &[x], vec![]);
-        let magnitude = self.op("ReduceMax", &[&magnitude], vec![attr_ints("axes", &[-1]), attr_int("keepdims", 1)]);
-        let magnitude = self.op("Max", &[&magnitude, &tiny], vec![]);
-        let factor = self.op("Div", &[&top, &magnitude], vec![]);
-        let scaled = self.op("Mul", &[x, &factor], vec![]);
-        let zero = self.zero_point();
-        let bytes = self.op("QuantizeLinear", &[&scaled, &one, &zero], vec![]);
-        let row_scale = self.op("Mul", &[&magnitude, &inverse], vec![]);
-        self.quantised.insert(x.into(), (bytes.clone(), row_scale.clone()));
-        (bytes, row_scale)
     }
 
     /// A linear layer of the heads, which is not quantised.
@@ -296,8 +307,18 @@ impl<'a> Builder<'a> {
 
     /// GELU of `x W^T + b`, by the error function as in BLIP.
     pub(super) fn linear_gelu(&mut self, x: &str, layer: &str) -> String {
-        let y = self.linear_product(x, &format!("{layer}.weight"));
-        self.bias_gelu(&y, &format!("{layer}.bias"))
+        let (weight, bias) = (format!("{layer}.weight"), format!("{layer}.bias"));
+        match self.precision {
+            Precision::Fp32 | Precision::Fp16 => {
+                let y = self.product(x, &weight);
+                self.bias_gelu(&y, &bias)
+            }
+            Precision::Int8 => {
+                let [y, row_scale] = self.int8_product(x, &weight);
+                let bias = self.weight(&bias);
+                self.ours("RescaleGelu", &[&y, &row_scale, &bias], vec![])
+            }
+        }
     }
 
     /// GELU of `x + bias`.

@@ -2,17 +2,19 @@
 //!
 //! A grounded mode attends to the image through cross-attention keys and values, `[images, heads, tokens, head size]`
 //! per layer, which [`cross_kv`] computes once per image. All texts (or beams) of one image are query rows of one
-//! attention, so that its keys and values are read only once.
+//! attention, so that its keys and values are read only once. In int8 they are packed, `[images, heads, ..]`, by and for
+//! operators of our own.
 
 use super::builder::{Builder, Dim, Graph, MS, attr_float, attr_int, attr_ints};
-use super::proto::DataType::{Float, Int32, Int64};
+use super::proto::DataType::{Float, Float16, Int32, Int64};
 use super::tensors::{Shapes, TextNames};
 use super::vision::images_input;
 use crate::blip::config::TextConfig;
 use crate::blip::med::Precision;
+use crate::blip::operators::DOMAIN;
 
-/// image `[B, tokens, vision width]` -> `ck.i`, `cv.i` `[B, heads, tokens, head size]` for each layer i. On a device
-/// the images are `apart`.
+/// image `[B, tokens, vision width]` -> `ck.i`, `cv.i` `[B, heads, tokens, head size]`, or packed, for each layer i. On
+/// a device the images are `apart`.
 pub(crate) fn cross_kv(
     c: &TextConfig,
     names: &dyn TextNames,
@@ -23,14 +25,23 @@ pub(crate) fn cross_kv(
     let mut b = Builder::new(shapes, precision);
     let image = images_input(&mut b, c.encoder_width, apart);
     b.resume();
-    let split = b.ints(&[0, 0, c.heads as i64, c.head_size() as i64]);
     for i in 0..c.layers {
-        for (source, out) in [("key", "ck"), ("value", "cv")] {
+        for (source, out, pack) in [("key", "ck", "PackKeys"), ("value", "cv", "PackValues")] {
             let y = b.linear(&image, &names.layer(i, &format!("crossattention.self.{source}")));
-            let y = b.op("Reshape", &[&y, &split], vec![]);
             let out = format!("{out}.{i}");
-            b.push("", "Transpose", &[&y], std::slice::from_ref(&out), vec![attr_ints("perm", &[0, 2, 1, 3])]);
-            b.output(&out, b.between(), &[Dim::S("B"), Dim::N(c.heads), Dim::S("S"), Dim::N(c.head_size())]);
+            match precision {
+                Precision::Fp32 | Precision::Fp16 => {
+                    let split = b.ints(&[0, 0, c.heads as i64, c.head_size() as i64]);
+                    let y = b.op("Reshape", &[&y, &split], vec![]);
+                    b.push("", "Transpose", &[&y], std::slice::from_ref(&out), vec![attr_ints("perm", &[0, 2, 1, 3])]);
+                    b.output(&out, b.between(), &[Dim::S("B"), Dim::N(c.heads), Dim::S("S"), Dim::N(c.head_size())]);
+                }
+                Precision::Int8 => {
+                    let heads = vec![attr_int("num_heads", c.heads as i64)];
+                    b.push(DOMAIN, pack, &[&y], std::slice::from_ref(&out), heads);
+                    b.output(&out, Float16, &[Dim::S("B"), Dim::N(c.heads), Dim::S(&format!("packed_{source}"))]);
+                }
+            }
         }
     }
     b.finish("cross_kv")
@@ -156,10 +167,14 @@ fn text_inputs(b: &mut Builder<'_>) -> (String, String, String) {
 }
 
 fn cross_inputs(b: &mut Builder<'_>, c: &TextConfig) {
-    let dims = [Dim::S("B"), Dim::N(c.heads), Dim::S("S"), Dim::N(c.head_size())];
-    for i in 0..c.layers {
-        b.input(&format!("ck.{i}"), b.between(), &dims);
-        b.input(&format!("cv.{i}"), b.between(), &dims);
+    for (i, name) in (0..c.layers).flat_map(|i| [(i, "ck"), (i, "cv")]) {
+        let name = format!("{name}.{i}");
+        match b.precision() {
+            Precision::Fp32 | Precision::Fp16 => {
+                b.input(&name, b.between(), &[Dim::S("B"), Dim::N(c.heads), Dim::S("S"), Dim::N(c.head_size())])
+            }
+            Precision::Int8 => b.input(&name, Float16, &[Dim::S("B"), Dim::N(c.heads), Dim::S(&name)]),
+        };
     }
 }
 
@@ -202,7 +217,11 @@ fn cross_attention(b: &mut Builder<'_>, c: &TextConfig, names: &dyn TextNames, i
     let q = b.linear(x, &names.layer(i, "crossattention.self.query"));
     let q = b.op("Reshape", &[&q, "queries"], vec![]);
     let (k, v) = (format!("ck.{i}"), format!("cv.{i}"));
-    let a = b.ms("MultiHeadAttention", &[&q, &k, &v], vec![attr_int("num_heads", c.heads as i64)]);
+    let heads = vec![attr_int("num_heads", c.heads as i64)];
+    let a = match b.precision() {
+        Precision::Fp32 | Precision::Fp16 => b.ms("MultiHeadAttention", &[&q, &k, &v], heads),
+        Precision::Int8 => b.ours("CrossAttention", &[&q, &k, &v], heads),
+    };
     let a = b.op("Reshape", &[&a, "rows"], vec![]);
     after_attention(b, c, names, i, "crossattention", &a, x)
 }
