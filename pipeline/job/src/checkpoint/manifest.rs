@@ -31,6 +31,17 @@ pub(crate) const PROGRAM: &str = concat!("capfilt ", env!("CARGO_PKG_VERSION"));
 /// table.
 pub(crate) const RESULTS: u32 = 2;
 
+/// [`RESULTS`] in `capfilt.precision` int8, whose arithmetic changed once more.
+const INT8_RESULTS: u32 = 3;
+
+/// Version of the results of `models`.
+pub(crate) fn results(models: &Provenance) -> u32 {
+    match models.settings.get("precision").map(String::as_str) {
+        Some("int8") => INT8_RESULTS,
+        _ => RESULTS,
+    }
+}
+
 /// Everything that determines the table's contents. Jobs that differ in any of it cannot share a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
@@ -350,6 +361,9 @@ mod tests {
         let first = identity();
         let newer = Identity { engine: "capfilt 9".to_owned(), ..identity() };
         assert_eq!(first.difference(&newer), None);
+        let mut int8 = identity().models;
+        int8.settings.insert("precision".to_owned(), "int8".to_owned());
+        assert_ne!(results(&int8), results(&identity().models));
         let other = Identity { results: RESULTS + 1, ..newer };
         let said = first.difference(&other).unwrap();
         assert_eq!(said, "it was begun by capfilt 0, whose results differ from those of capfilt 9 for some rows");

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use crate::checkpoint::admission::Admission;
 use crate::checkpoint::apart::check_apart;
 use crate::checkpoint::contract::JobStore;
-use crate::checkpoint::manifest::{Identity, Manifest, PROGRAM, RESULTS};
+use crate::checkpoint::manifest::{Identity, Manifest, PROGRAM, results};
 use crate::checkpoint::manifests;
 use crate::images::loader::ImageLoader;
 use crate::images::register::image_loader;
@@ -74,11 +74,12 @@ pub struct Job {
 impl Job {
     fn identity(&self, ctx: &SessionContext, loader: &dyn ImageLoader) -> Result<Identity> {
         let (settings, options) = (capfilt_udfs::options(ctx), &self.options);
+        let models = settings.provenance()?;
         Ok(Identity {
             engine: PROGRAM.to_owned(),
-            results: RESULTS,
+            results: results(&models),
             recipe: self.recipe.identity(),
-            models: settings.provenance()?,
+            models,
             captioners: digests(&settings, "captioner", &options.captioner)?,
             filters: digests(&settings, "filter", &options.filter)?,
             round: options.round,
