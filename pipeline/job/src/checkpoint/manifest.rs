@@ -99,13 +99,15 @@ impl Identity {
 
     /// Describes how another job differs from this one; `None` if it does not.
     pub(crate) fn difference(&self, other: &Self) -> Option<String> {
-        if self.results != other.results {
+        // Jobs of different precisions have different results anyway, and differ by the precision.
+        let precision = |job: &Self| job.models.settings.get("precision").cloned();
+        if self.results != other.results && precision(self) == precision(other) {
             return Some(format!(
                 "it was begun by {}, whose results differ from those of {} for some rows",
                 self.engine, other.engine
             ));
         }
-        let other = &Self { engine: self.engine.clone(), ..other.clone() };
+        let other = &Self { engine: self.engine.clone(), results: self.results, ..other.clone() };
         if self == other {
             return None;
         }
