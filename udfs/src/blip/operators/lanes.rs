@@ -10,7 +10,8 @@ use std::arch::x86_64::*;
 /// Floats in a value of [`Lanes`].
 pub(super) const LANES: usize = 16;
 
-/// Sixteen floats.
+/// Sixteen floats. Code over them is in functions that are always inlined, and not in closures, which would be compiled
+/// without the instructions and call each of them.
 ///
 /// # Safety
 /// The functions must only be called if the processor has the instructions of the implementing type, which [`dispatch`]
@@ -280,8 +281,8 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     unsafe fn store_bytes(self, to: *mut u8) {
-        let [low, high] =
-            [self.0, self.1].map(|half| _mm256_add_epi32(_mm256_cvtps_epi32(half), _mm256_set1_epi32(128)));
+        let low = _mm256_add_epi32(_mm256_cvtps_epi32(self.0), _mm256_set1_epi32(128));
+        let high = _mm256_add_epi32(_mm256_cvtps_epi32(self.1), _mm256_set1_epi32(128));
         // Each half of a register is packed apart.
         let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(low, high));
         let bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
@@ -332,24 +333,25 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     unsafe fn power_of_two(self) -> Self {
-        let [low, high] = [self.0, self.1].map(|half| {
-            let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(half), _mm256_set1_epi32(127));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
-        });
-        Self(low, high)
+        let bias = _mm256_set1_epi32(127);
+        let low = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(self.0), bias));
+        let high = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(self.1), bias));
+        Self(_mm256_castsi256_ps(low), _mm256_castsi256_ps(high))
     }
 
     #[inline(always)]
     unsafe fn if_greater(self, other: Self, then: Self, otherwise: Self) -> Self {
-        let one = |a, b, then, otherwise| _mm256_blendv_ps(otherwise, then, _mm256_cmp_ps::<_CMP_GT_OQ>(a, b));
-        Self(one(self.0, other.0, then.0, otherwise.0), one(self.1, other.1, then.1, otherwise.1))
+        let low = _mm256_cmp_ps::<_CMP_GT_OQ>(self.0, other.0);
+        let high = _mm256_cmp_ps::<_CMP_GT_OQ>(self.1, other.1);
+        Self(_mm256_blendv_ps(otherwise.0, then.0, low), _mm256_blendv_ps(otherwise.1, then.1, high))
     }
 
     #[inline(always)]
     unsafe fn with_sign(self, sign: Self) -> Self {
         let bit = _mm256_set1_ps(-0.0);
-        let one = |x, sign| _mm256_or_ps(_mm256_andnot_ps(bit, x), _mm256_and_ps(bit, sign));
-        Self(one(self.0, sign.0), one(self.1, sign.1))
+        let low = _mm256_or_ps(_mm256_andnot_ps(bit, self.0), _mm256_and_ps(bit, sign.0));
+        let high = _mm256_or_ps(_mm256_andnot_ps(bit, self.1), _mm256_and_ps(bit, sign.1));
+        Self(low, high)
     }
 }
 

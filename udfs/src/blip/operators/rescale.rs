@@ -104,34 +104,44 @@ fn rescale_gelu(from: *const f32, scales: &[f32], bias: &[f32], to: *mut f32) {
 #[inline(always)]
 #[allow(unsafe_op_in_unsafe_fn, reason = "the requirement of the function is that of its calls")]
 unsafe fn plain<L: Lanes>(from: *const f32, scales: &[f32], bias: &[f32], to: *mut f32) {
-    each::<L>(from, scales, bias, to, |y| y);
+    each::<L, false>(from, scales, bias, to);
 }
 
 #[inline(always)]
 #[allow(unsafe_op_in_unsafe_fn, reason = "the requirement of the function is that of its calls")]
 unsafe fn with_gelu<L: Lanes>(from: *const f32, scales: &[f32], bias: &[f32], to: *mut f32) {
-    each::<L>(from, scales, bias, to, |y| gelu(y));
+    each::<L, true>(from, scales, bias, to);
 }
 
 /// # Safety
 /// That of [`Lanes`]; `from` and `to` are valid for as many elements as `scales` times `bias` have.
 #[inline(always)]
 #[allow(unsafe_op_in_unsafe_fn, reason = "the requirement of the function is that of its calls")]
-unsafe fn each<L: Lanes>(from: *const f32, scales: &[f32], bias: &[f32], to: *mut f32, f: impl Fn(L) -> L) {
+unsafe fn each<L: Lanes, const IS_GELU: bool>(from: *const f32, scales: &[f32], bias: &[f32], to: *mut f32) {
     let width = bias.len();
     let (whole, rest) = (width / LANES * LANES, width % LANES);
     let mut last_bias = [0f32; LANES];
     last_bias[..rest].copy_from_slice(&bias[whole..]);
     for (row, scale) in scales.iter().enumerate() {
         let (from, to, scale) = (from.add(row * width), to.add(row * width), L::splat(*scale));
-        for at in (0..whole).step_by(LANES) {
-            f(L::load(from.add(at)).mul_add(scale, L::load(bias.as_ptr().add(at)))).store(to.add(at));
+        let mut at = 0;
+        while at < whole {
+            one::<L, IS_GELU>(L::load(from.add(at)), scale, L::load(bias.as_ptr().add(at))).store(to.add(at));
+            at += LANES;
         }
         let mut last = [0f32; LANES];
         std::ptr::copy_nonoverlapping(from.add(whole), last.as_mut_ptr(), rest);
-        f(L::load(last.as_ptr()).mul_add(scale, L::load(last_bias.as_ptr()))).store(last.as_mut_ptr());
+        one::<L, IS_GELU>(L::load(last.as_ptr()), scale, L::load(last_bias.as_ptr())).store(last.as_mut_ptr());
         std::ptr::copy_nonoverlapping(last.as_ptr(), to.add(whole), rest);
     }
+}
+
+// Not a closure: it would be compiled without the instructions.
+#[inline(always)]
+#[allow(unsafe_op_in_unsafe_fn, reason = "the requirement of the function is that of its calls")]
+unsafe fn one<L: Lanes, const IS_GELU: bool>(y: L, scale: L, bias: L) -> L {
+    let y = y.mul_add(scale, bias);
+    if IS_GELU { gelu(y) } else { y }
 }
 
 #[cfg(test)]
