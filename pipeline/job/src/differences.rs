@@ -7,7 +7,7 @@ use serde_json::Value;
 /// Values by name.
 pub type Options = BTreeMap<String, String>;
 
-/// Values within `value`, by the names of the objects that they are in, with dots between. What is null is left out.
+/// Flattens a JSON value: each leaf by the names that lead to it, joined by dots. Nulls are left out.
 pub fn flatten(value: &Value) -> Options {
     fn add(prefix: &str, value: &Value, to: &mut Options) {
         match value {

@@ -31,7 +31,7 @@ pub(crate) const PROGRAM: &str = concat!("capfilt ", env!("CARGO_PKG_VERSION"));
 /// table.
 pub(crate) const RESULTS: u32 = 2;
 
-/// [`RESULTS`] in `capfilt.precision` int8, whose arithmetic changed once more.
+/// [`RESULTS`] for `capfilt.precision = 'int8'`. It is higher because the int8 operators changed later.
 const INT8_RESULTS: u32 = 3;
 
 /// Version of the results of `models`.

@@ -53,8 +53,8 @@ fn check_parts(table: &Path, manifests: &[Manifest]) -> Result<()> {
     Ok(())
 }
 
-/// Version of `source` with which a job must continue whose table has these manifests: the one that its shard, or else
-/// another one, began with.
+/// Version of `source` with which a job must continue, given its table's manifests: the version with which its own shard
+/// began, or else another shard.
 pub(crate) fn begun_with(all: &[Manifest], shard: u64, source: &Path, mode: Mode) -> Option<String> {
     let begun = match all.iter().find(|manifest| manifest.shard == shard) {
         Some(own) if own.state == State::Finished && mode != Mode::Retry => None,

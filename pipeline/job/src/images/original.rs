@@ -88,7 +88,7 @@ impl Pictures {
     }
 
     /// Calls `each` with the index in `wanted` and the bytes of each image that is present and unchanged. Calls in the
-    /// source's order read a file but once, also one that must be read from its beginning.
+    /// order of the source read each file once, even a file that can only be read from its beginning.
     pub(crate) fn find(&mut self, wanted: &[Wanted<'_>], each: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
         let mut files: BTreeMap<&str, BTreeMap<u64, Vec<usize>>> = BTreeMap::new();
         for (number, one) in wanted.iter().enumerate() {

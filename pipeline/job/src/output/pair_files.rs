@@ -54,7 +54,7 @@ pub(crate) struct Format {
 }
 
 impl Format {
-    /// Format for pairs of `schema`, from a source whose recorded schema is `source`.
+    /// Format for pairs of `schema`; `source` is the recorded schema of the source.
     pub(crate) fn new(
         schema: &Schema,
         source: &Schema,

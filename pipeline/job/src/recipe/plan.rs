@@ -146,8 +146,8 @@ impl Recipe {
         Error::Recipe { name: self.name.clone(), reason: reason.into() }
     }
 
-    /// Plans the recipe over `source`, whose columns the options name. Registers `web` as a view in `ctx`, which is the
-    /// job's own session.
+    /// Plans the recipe over `source`; the options name its image and text columns. Registers the view `web` in `ctx`,
+    /// the job's own session.
     pub(crate) async fn plan(&self, ctx: &SessionContext, source: &Source, options: &JobFile) -> Result<Planned> {
         let failed = |e: DataFusionError| self.wrong(message(&e));
         let mut of = source.schema.as_ref().clone();

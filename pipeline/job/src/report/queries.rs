@@ -37,7 +37,7 @@ pub(crate) async fn numbers(ctx: &SessionContext, manifests: &[Manifest]) -> Res
     })
 }
 
-/// Reads the rows of a query as values of `T`, whose fields have the names of the columns.
+/// Deserialises the rows of a query into values of `T`. Fields are matched to columns by name.
 pub(crate) async fn rows<T: DeserializeOwned>(ctx: &SessionContext, sql: &str) -> Result<Vec<T>> {
     objects(&ctx.sql(sql).await?.collect().await?)
 }

@@ -116,7 +116,7 @@ impl About {
 /// Reader of a format in SQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InSql {
-    /// DataFusion's format of this name, whose files declare their types; these are merged as in a job.
+    /// DataFusion's format of this name. Its files declare their types, which are merged as in a job.
     DataFusion(&'static str),
     /// [`FileFormat::read`].
     Rows,

@@ -54,7 +54,7 @@ pub(crate) fn text(bytes: &[u8]) -> (String, Option<String>) {
     (decoded, problem)
 }
 
-/// A row: an image, and what is beside it.
+/// An image with the text and the other files of its row.
 #[derive(Default)]
 pub(crate) struct Sample {
     pub(crate) key: String,

@@ -141,7 +141,7 @@ impl Looks {
             Date32Type::parse(value)?;
         }
         self.is_far |= time.timestamp_nanos_opt().is_none();
-        // A time without a zone is read in the one that is given.
+        // The default zone changes the value only if the text names no zone.
         let elsewhere: Tz = "+01:00".parse().ok()?;
         let is_zoned = string_to_datetime(&elsewhere, value).is_ok_and(|other| other == time);
         Some(kind | if is_zoned { Self::ZONED } else { Self::ZONELESS })
@@ -149,7 +149,7 @@ impl Looks {
 
     fn data_type(self) -> DataType {
         const BOTH: u16 = Looks::ZONED | Looks::ZONELESS;
-        // Which instant a time without a zone stands for is unknown, so it cannot be beside one that has a zone.
+        // A time without a zone is no known instant, so it has no common type with times that name one.
         if self.kinds & BOTH == BOTH {
             return DataType::Utf8;
         }

@@ -80,7 +80,7 @@ impl Text {
     fn agree(self, files: &[SchemaRef], texts: &[&str]) -> Result<SchemaRef, (usize, String)> {
         let mut agreed: Vec<Field> = Vec::new();
         for (number, schema) in files.iter().enumerate() {
-            // As of files without a header, whose first rows would pass for names.
+            // Files without a header differ so: their first rows would be taken for column names.
             let is_known = |field: &Arc<Field>| agreed.iter().any(|known| known.name() == field.name());
             if self == Self::Csv && number > 0 && !schema.fields().iter().any(is_known) {
                 return Err((number, "its header has no column in common with".to_owned()));
