@@ -10,11 +10,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::parquet::arrow::ArrowWriter;
 
-use super::{Place, root};
-
-const RECIPE: &str = "SELECT * EXCLUDE (image, text), encode(sha256(image), 'hex') AS image_sha256, 'web' AS source, text, \
-                      1.0 AS itm_score, image_error(image) IS NULL AS kept, image_error(image) AS error, image FROM web";
-const CAT: &str = "tests/fixtures/images/emoji_cat_face_google.png";
+use super::{CAT, KEEP_ALL as RECIPE, Place, root};
 
 fn place() -> Place {
     let place = Place::new();

@@ -3,11 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use super::{Place, root, text};
-
-const RECIPE: &str = "SELECT * EXCLUDE (image, text), encode(sha256(image), 'hex') AS image_sha256, 'web' AS source, text, \
-                      1.0 AS itm_score, image_error(image) IS NULL AS kept, image_error(image) AS error, image FROM web";
-const CAT: &str = "tests/fixtures/images/emoji_cat_face_google.png";
+use super::{CAT, KEEP_ALL as RECIPE, Place, root, text};
 
 fn place() -> Place {
     let place = Place::new();

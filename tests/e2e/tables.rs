@@ -18,11 +18,7 @@ use datafusion::parquet::file::properties::WriterProperties;
 use datafusion::parquet::file::writer::SerializedFileWriter;
 use datafusion::parquet::schema::parser::parse_message_type;
 
-use super::{Place, root, text};
-
-const RECIPE: &str = "SELECT * EXCLUDE (image, text), encode(sha256(image), 'hex') AS image_sha256, 'web' AS source, text, \
-                      1.0 AS itm_score, image_error(image) IS NULL AS kept, image_error(image) AS error, image FROM web";
-const CAT: &str = "tests/fixtures/images/emoji_cat_face_google.png";
+use super::{CAT, KEEP_ALL as RECIPE, Place, root, text};
 
 fn place() -> Place {
     let place = Place::new();
