@@ -32,7 +32,7 @@ pub(crate) const PROGRAM: &str = concat!("capfilt ", env!("CARGO_PKG_VERSION"));
 pub(crate) const RESULTS: u32 = 2;
 
 /// [`RESULTS`] for `capfilt.precision = 'int8'`. It is higher because the int8 operators changed later.
-const INT8_RESULTS: u32 = 3;
+const INT8_RESULTS: u32 = 4;
 
 /// Version of the results of `models`.
 pub(crate) fn results(models: &Provenance) -> u32 {

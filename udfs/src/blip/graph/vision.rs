@@ -5,6 +5,7 @@ use super::proto::DataType::{Float, Int32, Int64, Uint8};
 use super::tensors::Shapes;
 use crate::blip::config::VisionConfig;
 use crate::blip::med::Precision;
+use crate::blip::operators::has_fast_self_attention;
 
 /// bytes `[B, size, size, 3]` -> pixels `[B, 3, size, size]`: the values in `tables` of the bytes of each channel.
 pub(crate) fn pixels(c: &VisionConfig, tables: &[[f32; 256]; 3], shapes: &dyn Shapes) -> Graph {
@@ -72,14 +73,22 @@ pub(crate) fn vision_encoder(
     let positions = b.op("Add", &[&positions, &class], vec![]);
     let mut x = b.op("Add", &[&x, &positions], vec![]);
     let mut y = b.layer_norm(&x, &format!("{v}encoder.layers.0.layer_norm1"), eps);
-    let thirds = b.ints(&[d, d, d]);
+    let thirds = match precision {
+        Precision::Int8 if has_fast_self_attention() => None,
+        _ => Some(b.ints(&[d, d, d])),
+    };
     for i in 0..c.layers {
         let layer = |name: &str| format!("{v}encoder.layers.{i}.{name}");
         let qkv = b.linear_product(&y, &layer("self_attn.qkv.weight"));
-        let [q, k, val] = b.node("", "Split", &[&qkv, &thirds], vec![attr_int("axis", -1)]);
         let qkv_bias = b.weight(&layer("self_attn.qkv.bias"));
         let heads = vec![attr_int("num_heads", c.heads as i64)];
-        let a = b.ms("MultiHeadAttention", &[&q, &k, &val, &qkv_bias], heads);
+        let a = match &thirds {
+            None => b.ours("SelfAttention", &[&qkv, &qkv_bias], heads),
+            Some(thirds) => {
+                let [q, k, val] = b.node("", "Split", &[&qkv, thirds], vec![attr_int("axis", -1)]);
+                b.ms("MultiHeadAttention", &[&q, &k, &val, &qkv_bias], heads)
+            }
+        };
         let a = b.linear_product(&a, &layer("self_attn.projection.weight"));
         [y, x] = b.add_and_norm_both(&a, &layer("self_attn.projection.bias"), &x, &layer("layer_norm2"), eps);
         let h = b.linear_gelu(&y, &layer("mlp.fc1"));

@@ -41,6 +41,11 @@ pub(super) trait Lanes: Copy {
     unsafe fn round(self) -> Self;
     /// 2 to the power of integers from -126 to 127.
     unsafe fn power_of_two(self) -> Self;
+    /// `self` times 2 to the power of integers, at most 127; those below -126 may count as -126.
+    #[inline(always)]
+    unsafe fn times_power_of_two(self, exponent: Self) -> Self {
+        self.mul(exponent.max(Self::splat(-126.0)).power_of_two())
+    }
     /// `then` where `self` is greater than `other`, else `otherwise`.
     unsafe fn if_greater(self, other: Self, then: Self, otherwise: Self) -> Self;
     /// The magnitude of `self` with the sign of `sign`.
@@ -231,6 +236,11 @@ impl Lanes for __m512 {
     }
 
     #[inline(always)]
+    unsafe fn times_power_of_two(self, exponent: Self) -> Self {
+        _mm512_scalef_ps(self, exponent)
+    }
+
+    #[inline(always)]
     unsafe fn if_greater(self, other: Self, then: Self, otherwise: Self) -> Self {
         _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(self, other), otherwise, then)
     }
@@ -246,7 +256,7 @@ impl Lanes for __m512 {
 /// Sixteen floats in two AVX registers.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-pub(super) struct Avx2(__m256, __m256);
+pub(super) struct Avx2(pub(super) __m256, pub(super) __m256);
 
 #[cfg(target_arch = "x86_64")]
 impl Lanes for Avx2 {

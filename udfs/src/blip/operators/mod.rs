@@ -5,16 +5,22 @@
 //!   layers, GELU.
 //! - [`pack`] and [`attend`]: keys and values in half precision, in the order in which they are read, and attention of
 //!   few rows over them.
+//! - [`self_attention`]: attention of an image's tokens over each other, in 16-bit integers.
 
 mod arithmetic;
 mod attend;
 mod context;
+mod dot;
 mod lanes;
 mod pack;
 mod quantize;
 mod rescale;
+mod self_attention;
+mod words;
 
 use ort::operator::OperatorDomain;
+
+pub(super) use self_attention::has_fast_self_attention;
 
 /// Domain of the operators in the graphs.
 pub(super) const DOMAIN: &str = "capfilt";
@@ -26,5 +32,6 @@ pub(super) const DOMAIN: &str = "capfilt";
 pub(super) fn domain() -> ort::Result<OperatorDomain> {
     let domain = OperatorDomain::new(DOMAIN)?;
     let domain = domain.add(quantize::QuantizeRows)?.add(rescale::Rescale)?.add(rescale::RescaleGelu)?;
-    domain.add(pack::PackKeys)?.add(pack::PackValues)?.add(attend::CrossAttention)
+    let domain = domain.add(pack::PackKeys)?.add(pack::PackValues)?.add(attend::CrossAttention)?;
+    domain.add(self_attention::SelfAttention)
 }
