@@ -102,6 +102,24 @@ setup-readers: $(READERS)
 test-readers: build $(READERS) ## that others read what capfilt writes: pyarrow, DuckDB, datasets, webdataset, deltalake
 	@.deps/readers/bin/python tests/readers/check.py $(TARGET)/debug/capfilt
 
+PYTHON := .deps/python/.installed
+$(PYTHON): Makefile
+	@echo "== maturin, pytest, pyarrow, datafusion, Polars and Pillow into .deps/python (once)" >&2
+	@rm -rf .deps/python && python3 -m venv .deps/python
+	@.deps/python/bin/python -m pip install --quiet --disable-pip-version-check maturin==1.* pytest==9.* pyarrow==26.* \
+	    datafusion==55.* polars==2.* pillow==12.* onnxruntime==$(ORT_VERSION)
+	@touch $@
+
+setup-python: $(PYTHON) ## what the Python package is built and tested with, into .deps
+
+# Into the package's folder of .deps/python, with the profile of demo and tests.
+test-python: $(PYTHON) ## the Python package: columns, DataFusion, Polars, jobs
+	@VIRTUAL_ENV=$(CURDIR)/.deps/python .deps/python/bin/maturin develop --quiet --locked -m python/Cargo.toml
+	@.deps/python/bin/python -m pytest --quiet python/tests
+
+wheel: $(PYTHON) ## a wheel of the Python package for this system, in python/dist
+	@.deps/python/bin/maturin build --locked --release -m python/Cargo.toml --compatibility linux --out python/dist
+
 # Nothing else needs it, and it is a hundred crates.
 POLARS := --features capfilt-udfs/polars
 
@@ -125,8 +143,15 @@ check: setup setup-training ## formatting, lints, generated documentation
 docs: build ## docs/functions.md, from the code
 	@$(TARGET)/debug/capfilt docs > docs/functions.md
 
-bench: setup ## speed and memory at BLIP-base's size; PEERS=1 also times transformers
+bench: setup ## speed and memory at BLIP-base's size; PEERS=1 also times transformers and OpenVINO
 	@PEERS=$(PEERS) bash tests/bench/run.sh
+
+# Cargo's flags are those of `make bench`, so that they share one build.
+build-gpu-check: ## the benchmark alone, which gpu-check runs
+	cargo bench --locked --package capfilt-udfs --bench blip --no-run
+
+gpu-check: ## parity of a GPU with the CPU, and its speed; DEVICE=cuda:1 for another than cuda:0. Builds nothing
+	@bash tests/bench/gpu.sh $(DEVICE)
 
 bench-job: setup $(READERS) ## the whole job: memory by rows, its cost beside SQL alone, reading beside pyarrow and webdataset
 	@cargo build --locked --profile bench --package capfilt
@@ -139,4 +164,4 @@ bench-training: setup setup-training ## a training step beside PyTorch's
 clean: ## everything that was built or installed
 	rm -rf target .deps $(DEMO) reproduce-out default-model-out
 
-.PHONY: help setup setup-gpu setup-training build build-training reproduce reproduce-more reproduce-why default-model demo example-lakehouse example-web example-emoji example-polars setup-stores setup-readers test test-readers check docs bench bench-job bench-training clean
+.PHONY: help setup setup-gpu setup-training build build-training reproduce reproduce-more reproduce-why default-model demo example-lakehouse example-web example-emoji example-polars setup-stores setup-readers test test-readers check docs bench build-gpu-check gpu-check bench-job bench-training clean

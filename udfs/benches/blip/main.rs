@@ -3,9 +3,10 @@
 //! Prints a table and writes all figures to `target/bench/ours.json`. Without `--bench` (which `cargo bench` passes),
 //! or with `--quick`, everything runs at a tiny size in seconds: the figures mean nothing, but the code stays tested.
 //! `--peers` also writes the inputs and logits that tests/bench/peers.py compares before it times transformers;
-//! `--parity` writes only those.
+//! `--parity` writes only those. `--device cuda:0` checks and times a device in place of all this.
 
 mod checkpoint;
+mod device;
 mod machine;
 mod memory;
 mod model;
@@ -71,13 +72,16 @@ impl Timing {
     }
 }
 
+/// The source tree: the working directory, if the program was built elsewhere and carried there.
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    if built.exists() { built } else { PathBuf::from(".") }
 }
 
 /// target/bench, or target/bench/quick.
 fn out_dir(quick: bool) -> PathBuf {
-    let bench = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
+    let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let bench = if temporary.exists() { temporary.with_file_name("bench") } else { PathBuf::from("target/bench") };
     if quick { bench.join("quick") } else { bench }
 }
 
@@ -98,9 +102,15 @@ fn main() -> Result<()> {
     if let Some(precision) = value("--child-memory") {
         return memory::child(&Pair::base(&out_dir(quick), quick)?, precision.parse()?, threads);
     }
+    if let Some(path) = value("--child-decode") {
+        return machine::child_decode(Path::new(path));
+    }
     if has("--parity") {
         let out = out_dir(quick);
         return parity::write(&out, &Pair::base(&out, quick)?, &Pair::large(&out, quick)?, threads);
+    }
+    if let Some(device) = value("--device") {
+        return device::check(device, &out_dir(quick), quick, threads, &mut Report::new());
     }
     run(&options)
 }
@@ -138,6 +148,9 @@ fn run(options: &Options) -> Result<()> {
     let memory = memory.into_iter().collect::<Result<Vec<_>>>()?;
     report.memory(&PRECISIONS, &memory)?;
 
+    if options.quick {
+        device::check("fake", &out, true, options.threads, &mut report)?;
+    }
     if options.peers {
         parity::write(&out, &base, &Pair::large(&out, options.quick)?, options.threads)?;
     }

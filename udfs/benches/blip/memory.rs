@@ -1,7 +1,8 @@
-//! Resident memory, each precision in a separate process.
+//! Resident memory and the time to load, each precision in a separate process.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use capfilt_udfs::blip::{Med, Precision};
 use serde_json::{Value, json};
@@ -23,14 +24,21 @@ pub(crate) fn measure(precision: Precision, options: &Options) -> Result<Value> 
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// Loads the models one after the other and writes the resident memory after each. Sessions are created on first use,
-/// so a model counts as loaded once one image has gone through it.
+/// Loads the models one after the other and writes the resident memory after each, and the seconds that the captioner
+/// took. Sessions are created on first use, so a model counts as loaded once one image has gone through it.
 pub(crate) fn child(pair: &Pair, precision: Precision, threads: usize) -> Result<()> {
-    let before = status("VmRSS")?;
-    let captioner = pair.captioner(precision, threads)?;
     let one = Work::new(pair, 1);
+    // ONNX Runtime's own start is not the model's.
+    pair.filter(precision, threads)?;
+    let before = status("VmRSS")?;
+    let start = Instant::now();
+    let captioner = pair.captioner(precision, threads)?;
+    let opened = start.elapsed();
     one.caption(&captioner)?;
+    let first = start.elapsed();
     let with_captioner = status("VmRSS")?;
+    one.caption(&captioner)?;
+    let second = start.elapsed() - first;
     let filter = pair.filter(precision, threads)?;
     one.itm(&filter)?;
     let with_filter = status("VmRSS")?;
@@ -38,6 +46,8 @@ pub(crate) fn child(pair: &Pair, precision: Precision, threads: usize) -> Result
     let batch = BATCHES[BATCHES.len() - 1];
     Work::new(pair, batch).pair(&captioner, &filter)?;
     let figures = json!({
+        "seconds_to_open": opened.as_secs_f64(),
+        "seconds_to_load": (first.saturating_sub(second)).as_secs_f64(),
         "before": before,
         "captioner_loaded": with_captioner,
         "both_loaded": with_filter,

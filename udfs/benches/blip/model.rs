@@ -20,7 +20,7 @@ pub(crate) fn beams() -> GenerationOptions {
 }
 
 /// [ENC], `inner` truncated to fit, [SEP].
-fn framed(inner: &[u32]) -> Vec<u32> {
+pub(crate) fn framed(inner: &[u32]) -> Vec<u32> {
     [&[ENC], &inner[..inner.len().min(TOKENS - 2)], &[SEP]].concat()
 }
 

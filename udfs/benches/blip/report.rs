@@ -131,6 +131,11 @@ impl Report {
             let cells: String = columns.iter().map(|(_, key)| format!("{:>21}", megabytes(key))).collect();
             self.line(&format!("  {precision}{cells}"))?;
         }
+        self.line("\nseconds until a captioner is loaded, with its file in the page cache; of these, until its content is hashed")?;
+        for (precision, figures) in precisions.iter().zip(figures) {
+            let seconds = |key: &str| figures[key].as_f64().unwrap_or(f64::NAN);
+            self.line(&format!("  {precision} {:.2}, {:.2}", seconds("seconds_to_load"), seconds("seconds_to_open")))?;
+        }
         self.line("")
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use capfilt_udfs::blip::generate::GenerationOptions;
-use capfilt_udfs::blip::{self, Precision};
+use capfilt_udfs::blip::{self, Precision, Room};
 use capfilt_udfs::engine::{Client, Engine, EngineOptions, ImageSource, ModelHandle, ModelKey, Outcome, Task, Work};
 use capfilt_udfs::image::Limits;
 use capfilt_udfs::text::ItmToken;
@@ -202,7 +202,13 @@ impl Bench {
         let engine = Engine::new(EngineOptions::default(), Box::new(blip::load));
         let key = |folder: &Path| -> Result<ModelKey> {
             let checkpoint = folder.canonicalize()?;
-            Ok(ModelKey { checkpoint, device: "cpu".into(), precision: Precision::Fp32, threads })
+            Ok(ModelKey {
+                checkpoint,
+                device: "cpu".into(),
+                precision: Precision::Fp32,
+                threads,
+                room: Room::default(),
+            })
         };
         let keys = [key(folders[0])?, key(folders[1])?];
         let models = [engine.model(&keys[0])?, engine.model(&keys[1])?];
