@@ -3,9 +3,22 @@
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::value::{DynTensor, DynValue};
 
-/// Images of each run on a device. A run of fewer computes as many: the kernels, and so the last bits of a result, are
-/// chosen by shapes, and a result must not depend on its neighbours.
+/// Images of each run on a device, by default. A run of fewer computes as many: the kernels, and so the last bits of a
+/// result, are chosen by shapes, and a result must not depend on its neighbours.
 pub(crate) const RUN_IMAGES: usize = 64;
+
+/// Images of each run on a device with `memory` bytes, where one takes `image` bytes: `most`, or the largest power of two
+/// that fits. Half of the memory is for a run; weights and embeddings share the other ([`memory_for_models`]).
+/// `None` if not even one image fits.
+pub(crate) fn run_images(memory: usize, image: usize, most: usize) -> Option<usize> {
+    let fit = memory / 2 / image.max(1);
+    if fit >= most { Some(most) } else { (fit > 0).then(|| 1 << fit.ilog2()) }
+}
+
+/// Bytes of a device with `memory` bytes for weights and embeddings.
+pub(crate) fn memory_for_models(memory: usize) -> usize {
+    memory - memory / 2
+}
 
 /// Device that a model runs on, and where its tensors lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,5 +70,32 @@ pub(crate) fn on_device(value: DynValue, device: Device) -> ort::Result<DynValue
             let tensor: DynTensor = value.downcast()?;
             Ok(tensor.to(AllocationDevice::CUDA, id)?.into_dyn())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_sized_by_memory() {
+        const MB: usize = 1 << 20;
+        for (memory, image, most, images) in [
+            (80 << 30, 90 * MB, 64, Some(64)),
+            (80 << 30, 90 * MB, 256, Some(256)),
+            (24 << 30, 90 * MB, 256, Some(128)),
+            (80 << 30, 90 * MB, 100, Some(100)),
+            (16 << 30, 90 * MB, 64, Some(64)),
+            (8 << 30, 90 * MB, 64, Some(32)),
+            (8 << 30, 90 * MB, 20, Some(20)),
+            (180 * MB, 90 * MB, 64, Some(1)),
+            (179 * MB, 90 * MB, 64, None),
+            (0, 90 * MB, 64, None),
+            (1, 0, 64, None),
+            (usize::MAX, 1, 64, Some(64)),
+        ] {
+            assert_eq!(run_images(memory, image, most), images, "{memory} bytes, {image} an image, {most} at most");
+        }
+        assert_eq!([0, 1, 7, 8].map(memory_for_models), [0, 1, 4, 4]);
     }
 }

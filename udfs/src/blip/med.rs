@@ -83,6 +83,26 @@ pub struct ModelKey {
     pub precision: Precision,
     /// CPU threads of ONNX Runtime.
     pub threads: usize,
+    /// What the model may take of a device apart from the host; the default for others.
+    pub room: Room,
+}
+
+/// What a model may take of a device apart from the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Room {
+    /// Bytes of the device's memory for all models together; by default what is free before the first.
+    pub memory: Option<usize>,
+    /// Most images of a run; by default 64.
+    pub images: Option<usize>,
+}
+
+/// The memory of a device apart from the host, as a model sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// Bytes for all models on the device together.
+    pub limit: usize,
+    /// Bytes of one image's embedding there.
+    pub embedding: usize,
 }
 
 /// Peak memory per image beyond the weights, in bytes; the engine sizes batches by it.
@@ -125,8 +145,12 @@ pub trait Med: Debug + Send + Sync {
     fn tokenizer(&self) -> &Tokenizer;
     /// Image preprocessing of the checkpoint.
     fn preprocessor(&self) -> &Preprocessor;
-    /// Size of the resident weights, in bytes.
+    /// Size of the resident weights, in bytes, in the host's memory or the device's.
     fn resident_bytes(&self) -> usize;
+    /// The memory in which weights and embeddings lie; `None` if it is the host's.
+    fn device_memory(&self) -> Option<DeviceMemory> {
+        None
+    }
     /// Peak memory of each kind of work.
     fn work_bytes(&self) -> WorkBytes;
     /// Images that each run computes, whether there are as many or not; smaller batches are a waste.

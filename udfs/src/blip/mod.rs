@@ -5,6 +5,7 @@
 pub(crate) mod checkpoint;
 pub(crate) mod config;
 mod convert;
+mod cuda;
 mod decoder;
 pub(crate) mod device;
 mod device_decoder;
@@ -24,13 +25,14 @@ pub(crate) mod runtime;
 pub mod session;
 mod values;
 mod weights;
+mod work;
 
 pub use checkpoint::{Checkpoint, Inspection, Parts, inspect};
 pub(crate) use checkpoint::{NO_DECODER, NO_ITM_HEAD};
 pub use config::{BlipConfig, TextConfig, Tying, VisionConfig};
 pub use convert::{Converted, convert};
 pub use generation_config::PartialGeneration;
-pub use med::{Embedding, GenerateRequest, Med, Precision, WorkBytes};
+pub use med::{DeviceMemory, Embedding, GenerateRequest, Med, Precision, Room, WorkBytes};
 pub use registry::{checkpoint_dir, generation_defaults, load, projection_dim, register_checkpoint};
 pub use resident::{Crossed, Resident};
 pub use session::OrtMed;

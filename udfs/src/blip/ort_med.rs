@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::decoder;
 use super::generate::GenerationOptions;
-use super::med::{Embedding, GenerateRequest, Med, Precision, WorkBytes};
+use super::med::{DeviceMemory, Embedding, GenerateRequest, Med, Precision, WorkBytes};
 use super::session::{OrtMed, Part};
 use super::values::inputs;
+use super::work::work_bytes;
 use crate::error::{Error, Result};
 use crate::image::Preprocessor;
 use crate::text::Tokenizer;
@@ -43,21 +44,11 @@ impl Med for OrtMed {
             let pixels = 2 * 3 * v.image_size.pow(2);
             return WorkBytes { encode: pixels, generate: row, per_sequence: row, match_text: row };
         }
-        let tokens = v.tokens();
-        let kv_float = match self.precision {
-            Precision::Fp32 => 4,
-            Precision::Fp16 | Precision::Int8 => 2,
-        };
-        let kv = kv_float * 2 * t.layers * tokens * t.width;
-        let encode = 4 * (3 * v.image_size.pow(2) + tokens * (10 * v.width + 3 * v.mlp_width));
-        let longest = t.max_positions.min(64);
-        let text = 4 * longest * (10 * t.width + 3 * t.mlp_width);
-        WorkBytes {
-            encode,
-            generate: kv + 4 * tokens * (v.width + 2 * t.width),
-            per_sequence: text + 4 * (2 * 2 * t.layers * longest * t.width + 3 * t.vocab_size),
-            match_text: kv + 4 * tokens * (v.width + 2 * t.width) + text,
-        }
+        work_bytes(&self.checkpoint.config, self.precision)
+    }
+
+    fn device_memory(&self) -> Option<DeviceMemory> {
+        self.memory()
     }
 
     fn run_images(&self) -> usize {

@@ -56,5 +56,5 @@ pub fn projection_dim(dir: &Path) -> Result<usize> {
 /// Loads a checkpoint on ONNX Runtime.
 pub fn load(key: &ModelKey) -> Result<Arc<dyn Med>> {
     let checkpoint = Arc::new(Checkpoint::open(&key.checkpoint)?);
-    Ok(Arc::new(OrtMed::new(checkpoint, &key.device, key.precision, key.threads)?))
+    Ok(Arc::new(OrtMed::in_room(checkpoint, &key.device, key.precision, key.threads, key.room)?))
 }

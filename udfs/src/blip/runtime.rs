@@ -1,8 +1,9 @@
 //! ONNX Runtime: location of its library, choice of device, creation of sessions.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use ort::environment::Environment;
 use ort::ep::{CUDA, ExecutionProvider};
@@ -10,10 +11,12 @@ use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, PrepackedWeights, SessionBuilder};
 use ort::value::{DynValue, Tensor};
 
+use super::cuda::CudaRuntime;
 use super::device::{Device, on_device};
 use super::graph::tensors::WeightRef;
 use super::graph::{self, EXTERNAL_FOLDER, Graph};
 use super::operators;
+use super::values::lock;
 use super::weights::Weights;
 use crate::error::{Error, Result};
 
@@ -56,7 +59,15 @@ pub(crate) fn environment() -> Result<&'static Environment> {
         .map_err(Clone::clone)
 }
 
-/// Library path: ORT_DYLIB_PATH, else next to the executable, else in the project's folder above it, else in the source
+static NAMED: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// Names the ONNX Runtime library to load unless ORT_DYLIB_PATH does, for programs that know where theirs is, such as a
+/// Python package beside another. Without effect once a library is loaded.
+pub fn set_runtime(library: PathBuf) {
+    *lock(&NAMED) = Some(library);
+}
+
+/// Library path: ORT_DYLIB_PATH, else that of [`set_runtime`], else next to the executable, else in the project's folder above it, else in the source
 /// tree.
 fn find_library() -> Result<PathBuf> {
     if let Some(path) = env::var_os("ORT_DYLIB_PATH").filter(|p| !p.is_empty()) {
@@ -67,6 +78,9 @@ fn find_library() -> Result<PathBuf> {
                 path.display()
             )));
         }
+        return Ok(path);
+    }
+    if let Some(path) = lock(&NAMED).clone().filter(|path| path.is_file()) {
         return Ok(path);
     }
     let exe = env::current_exe().ok();
@@ -118,7 +132,52 @@ fn library_in(folder: &Path) -> Option<PathBuf> {
     found.pop()
 }
 
-/// Device for a value of `capfilt.device`: auto, cpu, cuda or cuda:N.
+/// Names of the devices of a value of `capfilt.device`, each of which [`device`] takes.
+///
+/// # Errors
+/// With `cuda:all`, why CUDA has no devices; with `auto`, why ONNX Runtime cannot be loaded.
+pub(crate) fn devices(setting: &str) -> Result<Vec<String>> {
+    match setting {
+        "auto" => Ok(vec![auto()?.to_string()]),
+        "cuda" => Ok(vec![Device::Cuda(0).to_string()]),
+        "cuda:all" => {
+            let count = cuda_runtime().and_then(|cuda| cuda.devices());
+            let count =
+                count.map_err(|why| Error::Runtime(format!("capfilt.device 'cuda:all' cannot be used: {why}")))?;
+            Ok((0..count).map(|id| Device::Cuda(id.into()).to_string()).collect())
+        }
+        list => Ok(list.split(',').map(str::to_owned).collect()),
+    }
+}
+
+fn cuda_runtime() -> std::result::Result<CudaRuntime, String> {
+    let is_runtime =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("libcudart."));
+    let beside = find_library().map_err(|e| e.to_string())?;
+    CudaRuntime::open(cuda_libraries(&beside).into_iter().find(is_runtime))
+}
+
+/// Bytes of a CUDA device that were free when they were first asked for, which is before its first model. Later ones
+/// would count our own models as others'.
+///
+/// # Errors
+/// Why the CUDA runtime cannot say.
+pub(crate) fn free_memory(id: i32) -> Result<usize> {
+    static FREE: Mutex<BTreeMap<i32, usize>> = Mutex::new(BTreeMap::new());
+    let mut known = lock(&FREE);
+    if let Some(bytes) = known.get(&id) {
+        return Ok(*bytes);
+    }
+    let free = cuda_runtime().and_then(|cuda| cuda.free_memory(id)).map_err(|why| {
+        Error::Runtime(format!(
+            "the free memory of cuda:{id} is not known: {why}; SET capfilt.device_memory to its size"
+        ))
+    })?;
+    known.insert(id, free);
+    Ok(free)
+}
+
+/// Device for one name of a value of `capfilt.device`: auto, cpu, cuda or cuda:N.
 pub(crate) fn device(name: &str) -> Result<Device> {
     match name {
         "cpu" => Ok(Device::Cpu),
@@ -284,6 +343,23 @@ mod tests {
         // Attention mixes the three rows of x, whose values differ.
         assert!(y.iter().all(|y| (0.0..=1.0).contains(y)), "{y:?}");
         assert!(y.windows(2).any(|pair| pair[0] != pair[1]), "{y:?}");
+    }
+
+    #[test]
+    fn a_setting_names_its_devices() {
+        for (setting, names) in
+            [("cpu", &["cpu"] as &[_]), ("cuda", &["cuda:0"]), ("cuda:1,cuda:0", &["cuda:1", "cuda:0"])]
+        {
+            assert_eq!(devices(setting).unwrap(), names);
+        }
+        match devices("cuda:all") {
+            Ok(names) => assert!(!names.is_empty() && names.iter().all(|name| name.starts_with("cuda:")), "{names:?}"),
+            Err(why) => assert!(why.to_string().contains("capfilt.device 'cuda:all' cannot be used: "), "{why}"),
+        }
+        // With device_memory, the device's is not asked for.
+        if let Err(why) = free_memory(63) {
+            assert!(why.to_string().contains("SET capfilt.device_memory"), "{why}");
+        }
     }
 
     #[test]

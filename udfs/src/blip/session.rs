@@ -9,13 +9,14 @@ use ort::session::builder::PrepackedWeights;
 use ort::value::DynValue;
 
 use super::checkpoint::{Checkpoint, EncoderNames, NO_DECODER, NO_ITM_HEAD};
-use super::device::{Device, RUN_IMAGES};
+use super::device::{self, Device, RUN_IMAGES};
 use super::graph::tensors::TextNames;
 use super::graph::{self, Graph};
-use super::med::Precision;
+use super::med::{DeviceMemory, Precision, Room};
 use super::resident::{self, Feeds, Meter, Outputs};
 use super::runtime;
 use super::values::{Inputs, Named, floats, ints, lock, tensor_i32, tensor_i64};
+use super::work::work_bytes;
 use crate::error::{Error, Result};
 
 /// Graphs of a checkpoint.
@@ -72,6 +73,8 @@ pub struct OrtMed {
     pub(super) device_name: String,
     pub(super) precision: Precision,
     threads: usize,
+    /// Bytes of the device's memory for all models together; `None` on the CPU.
+    memory: Option<usize>,
     /// Images of each run on a device; `None` on the CPU.
     run_images: Option<AtomicUsize>,
     pub(super) meter: Meter,
@@ -86,9 +89,35 @@ impl std::fmt::Debug for OrtMed {
 impl OrtMed {
     /// Loads a checkpoint. `device` is a setting's value (auto, cpu, cuda:N); `threads` 0 means all cores.
     pub fn new(checkpoint: Arc<Checkpoint>, device: &str, precision: Precision, threads: usize) -> Result<Self> {
+        Self::in_room(checkpoint, device, precision, threads, Room::default())
+    }
+
+    /// Loads a checkpoint as [`OrtMed::new`] does; on a device apart from the host its runs fit into `room`.
+    pub fn in_room(
+        checkpoint: Arc<Checkpoint>,
+        device: &str,
+        precision: Precision,
+        threads: usize,
+        room: Room,
+    ) -> Result<Self> {
         let device = runtime::device(device)?;
-        let apart = (device != Device::Cpu).then_some(RUN_IMAGES);
-        Self::on(checkpoint, device, precision, threads, apart)
+        let memory = match device {
+            Device::Cpu => return Self::on(checkpoint, device, precision, threads, None),
+            Device::Fake(_) => room.memory.unwrap_or(usize::MAX),
+            Device::Cuda(id) => room.memory.map_or_else(|| runtime::free_memory(id), Ok)?,
+        };
+        let work = work_bytes(&checkpoint.config, precision);
+        // A caption by three beams, as BLIP's; with more, runs are halved when memory runs out.
+        let image = work.encode.max(work.generate + 2 * work.per_sequence).max(work.match_text);
+        let images = device::run_images(memory, image, room.images.unwrap_or(RUN_IMAGES)).ok_or_else(|| {
+            Error::OutOfMemory(format!(
+                "{} takes {image} bytes for one image, and half of the {memory} of {device} are for work: SET \
+                 capfilt.device_memory to at least {}",
+                checkpoint.dir.display(),
+                image.saturating_mul(2)
+            ))
+        })?;
+        Self::on(checkpoint, device, precision, threads, Some((memory, images)))
     }
 
     /// Loads a checkpoint for a device that is apart from the host as a GPU is, but computes on the CPU, `images` a run.
@@ -100,7 +129,7 @@ impl OrtMed {
         images: usize,
         number: i32,
     ) -> Result<Self> {
-        Self::on(checkpoint, Device::Fake(number), precision, 0, Some(images.max(1)))
+        Self::on(checkpoint, Device::Fake(number), precision, 0, Some((usize::MAX, images.max(1))))
     }
 
     fn on(
@@ -108,7 +137,7 @@ impl OrtMed {
         device: Device,
         precision: Precision,
         threads: usize,
-        apart: Option<usize>,
+        apart: Option<(usize, usize)>,
     ) -> Result<Self> {
         match (precision, device) {
             (Precision::Int8, Device::Cuda(_) | Device::Fake(_)) => {
@@ -134,10 +163,18 @@ impl OrtMed {
             device_name: device.to_string(),
             precision,
             threads: if threads == 0 { cores } else { threads },
-            run_images: apart.map(AtomicUsize::new),
+            memory: apart.map(|(memory, _)| memory),
+            run_images: apart.map(|(_, images)| AtomicUsize::new(images)),
             meter: Meter::default(),
             checkpoint,
         })
+    }
+
+    /// The device's memory; `None` on the CPU.
+    pub(super) fn memory(&self) -> Option<DeviceMemory> {
+        let vision = &self.checkpoint.config.vision;
+        let embedding = vision.tokens() * vision.width * if self.precision == Precision::Fp16 { 2 } else { 4 };
+        self.memory.map(|limit| DeviceMemory { limit, embedding })
     }
 
     /// Images of each run on a device; `None` on the CPU, whose runs have as many as there are.

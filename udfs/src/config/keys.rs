@@ -12,8 +12,8 @@ keys_of! {
         "Checkpoint of itm_score, itc_score, embed_image and embed_text: a folder in Hugging Face \
          layout, or a registered name";
     Device "device": Kind::Device, default Some("auto"),
-        "Where models run; auto takes the first CUDA device where ONNX Runtime offers one, else the CPU. Several devices \
-         share the work";
+        "Where models run; auto takes the first CUDA device where ONNX Runtime offers one, else the CPU. Several devices, \
+         or cuda:all, share the work";
     Precision "precision": Kind::Choice(&["fp32", "fp16", "int8"]), default Some("fp32"),
         "fp32; on a GPU also fp16; on the CPU also int8: quantised weights, activations quantised per row";
     ItmToken "itm_token": Kind::Choice(&["enc", "cls"]), default Some("enc"),
@@ -28,11 +28,15 @@ keys_of! {
         "Whether texts go through BLIP's pre_caption first: lower case, no punctuation, at most 30 words";
     Threads "threads": Kind::Integer { min: 0, max: 1024 }, default Some("0"),
         "CPU threads of a model; 0 is one per core";
-    MaxBatchImages "max_batch_images": Kind::Integer { min: 1, max: 1024 }, default Some("8"),
-        "Most images in one run of a model; a run on a GPU has 64 at least";
+    MaxBatchImages "max_batch_images": Kind::Integer { min: 1, max: 1024 }, default None,
+        "Most images in one run of a model. All runs on a GPU have as many, or the largest power of two that fits into its \
+         memory. Unset: 8 on the CPU, 64 on a GPU";
     MemoryLimit "memory_limit": Kind::Size { min: 0 }, default None,
         "Most memory for weights, caches and work together; idle models leave first. Of the engine, not the session. \
          Unset: three fifths of the machine's or container's";
+    DeviceMemory "device_memory": Kind::Size { min: 0 }, default None,
+        "Most memory of each GPU for weights, cached images and work together. Unset: what is free on it before its first \
+         model";
     MemoLimit "memo_limit": Kind::Size { min: 0 }, default None,
         "Most memory for remembered results; of the engine, not the session. Unset: 64 MiB";
     MaxImageBytes "max_image_bytes": Kind::Size { min: 0 }, default Some("64MiB"),

@@ -155,6 +155,8 @@ mod tests {
             ("clean_text", "true", "on"),
             ("device", "cuda:1", "cuda:1"),
             ("device", "CUDA:1, cuda:00", "cuda:1,cuda:0"),
+            ("device", "cuda:All", "cuda:all"),
+            ("device_memory", "20GiB", "20GiB"),
             ("prompt", "a picture of ", "a picture of "),
             ("captioner", "/models/x", "/models/x"),
         ] {
@@ -181,6 +183,7 @@ mod tests {
             ("precision", "bf16", "capfilt.precision must be fp32 or fp16 or int8, not \"bf16\""),
             ("device", "gpu", "capfilt.device must be auto, cpu"),
             ("device", "cuda:0,cpu", "capfilt.device must be auto, cpu"),
+            ("device", "cuda:all,cuda:0", "capfilt.device must be auto, cpu"),
             ("device", "cuda:0,cuda:0", "capfilt.device must be auto, cpu"),
             ("max_image_bytes", "much", "capfilt.max_image_bytes must be a size"),
             ("clean_text", "perhaps", "capfilt.clean_text must be on or off"),

@@ -40,7 +40,8 @@ impl CapfiltOptions {
         let device = match (&captioner, &filter) {
             (None, None) => None,
             _ => {
-                let devices = self.device().split(',').map(runtime::device).collect::<Result<Vec<_>>>()?;
+                let devices = runtime::devices(self.device())?;
+                let devices = devices.iter().map(|name| runtime::device(name)).collect::<Result<Vec<_>>>()?;
                 devices.first().map(|device| device.kind().to_owned())
             }
         };
@@ -80,6 +81,7 @@ impl Key {
                 | Self::Threads
                 | Self::MaxBatchImages
                 | Self::MemoryLimit
+                | Self::DeviceMemory
                 | Self::MemoLimit
                 | Self::OnError
         )

@@ -318,7 +318,7 @@ impl Kind {
         match self {
             Self::Text => "a string".into(),
             Self::Choice(words) => words.join(" or "),
-            Self::Device => "auto, cpu, cuda, cuda:N or several such as cuda:0,cuda:1".into(),
+            Self::Device => "auto, cpu, cuda, cuda:N, several such as cuda:0,cuda:1, or cuda:all".into(),
             Self::Gate => "off, or LOW,HIGH: two cosines from -1 to 1, such as 0.2,0.4".into(),
             Self::Integer { min, max: u64::MAX } => format!("a whole number of at least {min}"),
             Self::Integer { min, max } => format!("a whole number from {min} to {max}"),
@@ -342,7 +342,7 @@ impl Kind {
             }
             Self::Device => {
                 let text = text.to_ascii_lowercase();
-                if matches!(text.as_str(), "auto" | "cpu" | "cuda") {
+                if matches!(text.as_str(), "auto" | "cpu" | "cuda" | "cuda:all") {
                     return Some(Value::Text(text));
                 }
                 let number = |device: &str| device.trim().strip_prefix("cuda:")?.parse::<u16>().ok();

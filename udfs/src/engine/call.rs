@@ -168,9 +168,9 @@ impl<'e> Run<'e> {
         let preprocessor = self.model.med.preprocessor();
         let claim = self.wait_for_room(pixel_bytes(self.model))?;
         let key = image_key(&self.model.identity, &source.sha256, self.limits);
-        let image = inner.inputs.image(key, source.sha256, claim, || {
-            lock(&inner.embeddings).get(&key).filter(|encoded| self.model.is_up(encoded.home))
-        });
+        let image = inner
+            .inputs
+            .image(key, source.sha256, claim, || inner.cached(&key).filter(|encoded| self.model.is_up(encoded.home)));
         let decoded = image.fill(|| {
             let start = Instant::now();
             let pixels = image::load(source.bytes, self.limits, preprocessor);
@@ -192,7 +192,7 @@ impl<'e> Run<'e> {
                 bytes: inner.inputs.bytes(),
                 own_bytes: session.held.load(Ordering::Acquire),
                 max_bytes: inner.max_bytes_in_hand(),
-                max_jobs: QUEUE_JOBS,
+                max_jobs: inner.max_jobs(self.model),
             };
             queue.has_room(session.id, bytes, &fill)
         };

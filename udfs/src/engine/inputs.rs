@@ -55,6 +55,11 @@ impl Encoded {
     pub(super) fn bytes(&self) -> usize {
         self.embedding.bytes() + self.pixels.as_ref().map_or(0, |pixels| pixels.len())
     }
+
+    /// Bytes in the host's memory.
+    fn host_bytes(&self) -> usize {
+        self.embedding.host().map_or(0, size_of_val) + self.pixels.as_ref().map_or(0, |pixels| pixels.len())
+    }
 }
 
 #[derive(Debug)]
@@ -70,7 +75,7 @@ enum Input {
 const NOWHERE: usize = usize::MAX;
 
 impl Inputs {
-    /// In-flight bytes. An embedding that the cache also holds counts in both places.
+    /// In-flight bytes of the host's memory. An embedding that the cache also holds counts in both places.
     pub(super) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Acquire)
     }
@@ -98,7 +103,7 @@ impl Inputs {
         // an image encoded a moment ago is in one of the two.
         let (input, home) = match cached() {
             Some(encoded) => {
-                claim.resize(encoded.bytes());
+                claim.resize(encoded.host_bytes());
                 let home = encoded.home;
                 (Input::Encoded(encoded), home)
             }
@@ -168,7 +173,7 @@ impl Image {
     /// Replaces the pixels by the embedding, for every holder of the image.
     pub(super) fn encoded(&self, encoded: Encoded) {
         let mut state = lock(&self.state);
-        state.1.resize(encoded.bytes());
+        state.1.resize(encoded.host_bytes());
         state.0 = Input::Encoded(encoded);
     }
 

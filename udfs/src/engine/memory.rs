@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
+use super::ledger::{Ledgers, Share};
 use super::stats::{Counters, Stats};
 use super::sync::{lock, panic_message};
 use super::task::{Key, model_key};
@@ -54,7 +55,12 @@ pub(super) struct Loaded {
     down: AtomicU64,
     pub(super) identity: Key,
     pub(super) counters: Arc<Counters>,
+    /// Bytes of all weights.
     weight_bytes: usize,
+    /// Of these, bytes in the host's memory.
+    host_bytes: usize,
+    /// Those on devices.
+    shares: Vec<Share>,
 }
 
 impl Loaded {
@@ -101,7 +107,7 @@ pub(super) struct Models {
     loader: Loader,
     slots: Mutex<Slots>,
     limit: AtomicUsize,
-    /// Weight bytes of all models in `slots`.
+    /// Weight bytes of all models in `slots`, as far as they are in the host's memory.
     weights: AtomicUsize,
 }
 
@@ -109,7 +115,8 @@ pub(super) struct Models {
 struct Slots {
     models: HashMap<ModelKey, Slot>,
     /// Weight sizes of models loaded earlier, to predict a reload.
-    known: HashMap<ModelKey, usize>,
+    known: HashMap<ModelKey, (usize, Vec<Share>)>,
+    ledgers: Ledgers,
     tick: u64,
 }
 
@@ -141,6 +148,11 @@ impl Models {
     /// Memory left by the weights, in bytes.
     pub(super) fn rest(&self) -> usize {
         self.limit().saturating_sub(self.weights())
+    }
+
+    /// Bytes for embeddings that the weights leave on the fullest device; `None` if no model is on one.
+    pub(super) fn rest_on_devices(&self) -> Option<usize> {
+        lock(&self.slots).ledgers.rest()
     }
 
     pub(super) fn set_limit(&self, bytes: usize) {
@@ -185,11 +197,14 @@ impl Models {
 
     fn load(&self, key: &ModelKey, stats: &Stats) -> Result<ModelHandle> {
         // The weight size is known only for models loaded before. For others, room can be made only after loading.
-        let expected = lock(&self.slots).known.get(key).copied();
-        if let Some(bytes) = expected
-            && !self.make_room(bytes)
-        {
-            return Err(self.too_little(key, bytes));
+        let expected = lock(&self.slots).known.get(key).cloned();
+        if let Some((bytes, shares)) = expected {
+            let mut slots = lock(&self.slots);
+            let gone = self.evict(&mut slots, bytes, &shares);
+            let checked = self.check(&slots, key, bytes, &shares);
+            drop(slots);
+            drop(gone);
+            checked?;
         }
         let model = catch_unwind(AssertUnwindSafe(|| {
             let on = |device: &str| (self.loader)(&ModelKey { device: device.into(), ..key.clone() });
@@ -199,24 +214,27 @@ impl Models {
             let counters = stats.counters(key.checkpoint.clone(), &devices.join(","), med.precision());
             let weight_bytes = meds.iter().map(|med| med.resident_bytes()).sum();
             counters.weight_bytes.add(weight_bytes);
-            let down = AtomicU64::new(0);
-            Ok(Loaded { identity: model_key(&*med), med, meds, down, counters, weight_bytes })
+            let shares: Vec<Share> = meds.iter().filter_map(|med| Share::of(&**med)).collect();
+            let host_bytes = weight_bytes - shares.iter().map(|share| share.bytes).sum::<usize>();
+            let (identity, down) = (model_key(&*med), AtomicU64::new(0));
+            Ok(Loaded { identity, med, meds, down, counters, weight_bytes, host_bytes, shares })
         }))
         .unwrap_or_else(|panic| {
             let message = format!("loading {} panicked: {}", key.checkpoint.display(), panic_message(&*panic));
             Err(Error::Internal(message))
         })?;
-        let bytes = model.weight_bytes;
+        let (bytes, shares) = (model.host_bytes, &model.shares);
 
         let mut slots = lock(&self.slots);
-        slots.known.insert(key.clone(), bytes);
-        let gone = self.evict(&mut slots, bytes);
-        if self.rest() < bytes {
+        slots.known.insert(key.clone(), (bytes, shares.clone()));
+        let gone = self.evict(&mut slots, bytes, shares);
+        if let Err(error) = self.check(&slots, key, bytes, shares) {
             drop(slots);
             drop(gone);
-            return Err(self.too_little(key, bytes));
+            return Err(error);
         }
         self.weights.fetch_add(bytes, Ordering::AcqRel);
+        slots.ledgers.add(shares);
         slots.tick += 1;
         let (model, lease, used) = (Arc::new(model), Arc::new(()), slots.tick);
         let handle = ModelHandle { model: Arc::clone(&model), _lease: Arc::clone(&lease) };
@@ -226,36 +244,57 @@ impl Models {
         Ok(handle)
     }
 
-    fn too_little(&self, key: &ModelKey, bytes: usize) -> Error {
+    /// Fails if the host or a device has no room for a model's weights.
+    fn check(&self, slots: &Slots, key: &ModelKey, bytes: usize, shares: &[Share]) -> Result<()> {
+        let name = key.checkpoint.display();
         let (limit, others) = (self.limit(), self.weights());
-        Error::OutOfMemory(format!(
-            "the weights of {} take {bytes} bytes, those of other models in use {others}, and capfilt.memory_limit is {limit}: \
-             SET capfilt.memory_limit to more than {}",
-            key.checkpoint.display(),
-            others.saturating_add(bytes)
-        ))
+        if others.saturating_add(bytes) > limit {
+            return Err(Error::OutOfMemory(format!(
+                "the weights of {name} take {bytes} bytes, those of other models in use {others}, and capfilt.memory_limit is \
+                 {limit}: SET capfilt.memory_limit to more than {}",
+                others.saturating_add(bytes)
+            )));
+        }
+        let Some(Share { device, limit, bytes }) = slots.ledgers.lacking(shares).first().copied() else {
+            return Ok(());
+        };
+        let others = slots.ledgers.weights(device);
+        Err(Error::OutOfMemory(format!(
+            "the weights of {name} take {bytes} bytes of {device}, those of other models in use {others}, and half of its \
+             memory, {limit}, is for them: SET capfilt.device_memory to at least {}, or a device with more",
+            others.saturating_add(*bytes).saturating_mul(2)
+        )))
     }
 
-    /// Unloads idle models, least recently used first, until the weights leave `bytes` free; returns whether they do.
+    /// Unloads idle models, least recently used first, until the host's weights leave `bytes` free; returns whether they
+    /// do.
     pub(super) fn make_room(&self, bytes: usize) -> bool {
         // Unloading takes time, so it happens after the lock is released.
-        let gone = self.evict(&mut lock(&self.slots), bytes);
+        let gone = self.evict(&mut lock(&self.slots), bytes, &[]);
         drop(gone);
         self.rest() >= bytes
     }
 
-    fn evict(&self, slots: &mut Slots, bytes: usize) -> Vec<Arc<Loaded>> {
+    /// Takes out idle models until the host has room for `bytes` and the devices for `shares`, or no idle model is left
+    /// that helps.
+    fn evict(&self, slots: &mut Slots, bytes: usize, shares: &[Share]) -> Vec<Arc<Loaded>> {
         let mut gone = vec![];
-        while self.weights().saturating_add(bytes) > self.limit() {
+        loop {
+            let is_host_full = self.weights().saturating_add(bytes) > self.limit();
+            let full = slots.ledgers.lacking(shares);
             // New handles come only from here, under this lock, or from existing handles: a model without handles stays
             // idle meanwhile.
             let idle = slots.models.iter().filter_map(|(key, slot)| match slot {
-                Slot::Ready { lease, used, .. } if Arc::strong_count(lease) == 1 => Some((*used, key)),
+                Slot::Ready { model, lease, used } if Arc::strong_count(lease) == 1 => {
+                    let is_there = model.shares.iter().any(|has| full.iter().any(|lacks| lacks.device == has.device));
+                    (is_host_full || is_there).then_some((*used, key))
+                }
                 _ => None,
             });
             let Some(key) = idle.min_by_key(|(used, _)| *used).map(|(_, key)| key.clone()) else { break };
             if let Some(Slot::Ready { model, .. }) = slots.models.remove(&key) {
-                self.weights.fetch_sub(model.weight_bytes, Ordering::AcqRel);
+                self.weights.fetch_sub(model.host_bytes, Ordering::AcqRel);
+                slots.ledgers.subtract(&model.shares);
                 gone.push(model);
             }
         }

@@ -14,6 +14,7 @@ mod call;
 mod client;
 mod inputs;
 mod job;
+mod ledger;
 mod memory;
 mod queue;
 mod shared;
@@ -34,7 +35,7 @@ pub use task::{ImageSource, Outcome, Task, Work};
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, LazyLock, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 use cache::Lru;
 use call::Run;
@@ -91,6 +92,7 @@ impl Engine {
             room: Condvar::new(),
             memo: Mutex::new(Lru::new(0, usize::MAX)),
             embeddings: Mutex::new(Lru::new(0, EMBEDDED_IMAGES)),
+            resident: Mutex::new(Lru::new(0, EMBEDDED_IMAGES)),
             memo_limit: AtomicUsize::new(options.memo_limit),
             embedding_limit: options.embedding_cache,
             max_batch_images: options.max_batch_images.max(1),
@@ -100,10 +102,21 @@ impl Engine {
     }
 
     /// The process-wide engine, for sessions without one of their own. It is never dropped.
+    ///
+    /// A process that was forked from one with an engine has another: the threads of the first are not in it.
     pub fn shared() -> Arc<Self> {
-        static SHARED: LazyLock<Arc<Engine>> =
-            LazyLock::new(|| Engine::new(EngineOptions::default(), Box::new(crate::blip::load)));
-        Arc::clone(&SHARED)
+        static SHARED: Mutex<Option<(u32, Arc<Engine>)>> = Mutex::new(None);
+        let mut shared = lock(&SHARED);
+        let process = std::process::id();
+        if let Some((of, engine)) = &*shared
+            && *of == process
+        {
+            return Arc::clone(engine);
+        }
+        let engine = Engine::new(EngineOptions::default(), Box::new(crate::blip::load));
+        // The parent's is left alone: threads that are not here may hold its locks.
+        std::mem::forget(shared.replace((process, Arc::clone(&engine))));
+        engine
     }
 
     /// Changes limits; `None` leaves a limit unchanged. Limits belong to the engine, so the last call applies to all
@@ -137,8 +150,8 @@ impl Engine {
 
     /// Computes `tasks` and returns one outcome per task, in order. Blocks the calling thread.
     ///
-    /// `max_batch_images` is the maximum number of distinct images in a batch; 0 means the engine's default. It is at
-    /// least [`Med::run_images`](crate::blip::Med::run_images).
+    /// `max_batch_images` is the maximum number of distinct images in a batch; 0 means the engine's default. On a device
+    /// apart from the host it is [`Med::run_images`](crate::blip::Med::run_images) in its place.
     ///
     /// Fails if the client or its token is cancelled, or if a batch with work of this call fails; the call's remaining
     /// jobs are then withdrawn.
@@ -151,8 +164,11 @@ impl Engine {
         tasks: Vec<Task<'_>>,
     ) -> Result<Vec<Outcome>> {
         self.start(model.loaded().devices())?;
-        let max_images = if max_batch_images == 0 { self.inner.max_batch_images } else { max_batch_images };
-        let max_images = max_images.max(model.run_images());
+        let max_images = match (model.device_memory(), max_batch_images) {
+            (Some(_), _) => model.run_images(),
+            (None, 0) => self.inner.max_batch_images,
+            (None, most) => most,
+        };
         blocking(|| Run::new(&self.inner, client, model, limits, max_images).run(tasks))
     }
 
@@ -194,9 +210,9 @@ impl Engine {
         lock(&self.inner.memo).bytes()
     }
 
-    /// Bytes of cached embeddings.
+    /// Bytes of cached embeddings, in the host's memory and on devices.
     pub fn embedding_bytes(&self) -> usize {
-        lock(&self.inner.embeddings).bytes()
+        lock(&self.inner.embeddings).bytes() + lock(&self.inner.resident).bytes()
     }
 }
 

@@ -32,6 +32,8 @@ pub(super) struct Inner {
     pub(super) room: Condvar,
     pub(super) memo: Mutex<Lru<Key, Outcome>>,
     pub(super) embeddings: Mutex<Lru<Key, Encoded>>,
+    /// Embeddings that lie on devices.
+    pub(super) resident: Mutex<Lru<Key, Encoded>>,
     pub(super) memo_limit: AtomicUsize,
     pub(super) embedding_limit: Option<usize>,
     pub(super) max_batch_images: usize,
@@ -46,12 +48,33 @@ impl Inner {
         lock(&self.memo).insert(key, outcome.clone(), outcome.heap_bytes());
     }
 
+    pub(super) fn cached(&self, key: &Key) -> Option<Encoded> {
+        let here = lock(&self.embeddings).get(key);
+        here.or_else(|| lock(&self.resident).get(key))
+    }
+
+    pub(super) fn cache(&self, model: &Loaded, key: Key, encoded: Encoded) {
+        let bytes = encoded.bytes();
+        let is_here = model.med.device_memory().is_none();
+        lock(if is_here { &self.embeddings } else { &self.resident }).insert(key, encoded, bytes);
+    }
+
+    /// Most queued jobs: as many as images whose embeddings fit into half of what the weights leave on a device.
+    pub(super) fn max_jobs(&self, model: &Loaded) -> usize {
+        let fit = |each: usize| self.models.rest_on_devices().map_or(QUEUE_JOBS, |rest| rest / 2 / each.max(1));
+        let most = model.med.device_memory().map_or(QUEUE_JOBS, |memory| fit(memory.embedding));
+        most.clamp(1, QUEUE_JOBS)
+    }
+
     /// Sizes the caches from the memory left by the weights. At least a quarter of it stays free for work.
     pub(super) fn share_out(&self) {
         let rest = self.models.rest();
         lock(&self.memo).set_capacity(self.memo_limit.load(Ordering::Acquire).min(rest / 4));
         let embeddings = self.embedding_limit.unwrap_or((rest / 4).min(1 << 30));
         lock(&self.embeddings).set_capacity(embeddings.min(rest));
+        // With several devices the entries have pixels too, so the host's memory bounds them as well.
+        let there = self.models.rest_on_devices().unwrap_or(0);
+        lock(&self.resident).set_capacity((there / 2).min(rest / 4));
     }
 
     pub(super) fn max_bytes_in_hand(&self) -> usize {
@@ -103,6 +126,7 @@ impl Inner {
     /// Frees everything that can be recomputed or reloaded, after the device or the machine ran out of memory.
     pub(super) fn shed(&self) {
         lock(&self.embeddings).shrink_to(0);
+        lock(&self.resident).shrink_to(0);
         self.models.make_room(usize::MAX);
         self.share_out();
     }

@@ -50,8 +50,8 @@ pub(super) trait Stage<T> {
                     Err(Error::OutOfMemory(why)) => {
                         let message = format!(
                             "{why}; it was one image or text alone, with the embedding cache and idle models given up: free \
-                             memory on the device, or leave more of it by a lower SET capfilt.memory_limit or \
-                             capfilt.max_batch_images"
+                             memory on the device, or leave more of it by a lower SET capfilt.memory_limit, \
+                             capfilt.device_memory or capfilt.max_batch_images"
                         );
                         self.fail(items, Error::OutOfMemory(message));
                         Ok(())

@@ -212,8 +212,7 @@ impl Stage<Arc<Image>> for Encode<'_> {
             // With another device the pixels stay, in case this one fails.
             let pixels = if self.model.devices() > 1 { image.pixels() } else { None };
             let encoded = Encoded { embedding, pixels, home: self.device };
-            let bytes = encoded.bytes();
-            lock(&self.inner.embeddings).insert(*image.key(), encoded.clone(), bytes);
+            self.inner.cache(self.model, *image.key(), encoded.clone());
             image.encoded(encoded);
         }
         Ok(())

@@ -13,7 +13,7 @@ use super::image_arg::ImageArg;
 use super::options_arg::{OptionField, RowOptions};
 use super::plan::Plan;
 use super::text_arg::TextArg;
-use crate::blip;
+use crate::blip::{self, Room};
 use crate::config::settings::SettingKey as _;
 use crate::config::{CapfiltOptions, Key};
 use crate::engine::{Engine, ModelHandle, ModelKey, Outcome, Task};
@@ -140,13 +140,20 @@ impl<'a> Tasks<'a> {
         if let Some(i) = self.queues.iter().position(|q| q.checkpoint == checkpoint) {
             return Ok(i);
         }
+        let bytes = |key| session.integer(key).map(|b| usize::try_from(b).unwrap_or(usize::MAX));
+        let devices = blip::runtime::devices(session.device()).map_err(|e| external(self.call.function, e))?;
+        // On the CPU these do not matter, and two models would be loaded for two values.
+        let room = match &*devices {
+            [device] if device == "cpu" => Room::default(),
+            _ => Room { memory: bytes(Key::DeviceMemory), images: bytes(Key::MaxBatchImages) },
+        };
         let key = ModelKey {
             checkpoint: checkpoint.clone(),
-            device: session.device().to_string(),
+            device: devices.join(","),
             precision: session.precision(),
             threads: session.threads(),
+            room,
         };
-        let bytes = |key| session.integer(key).map(|b| usize::try_from(b).unwrap_or(usize::MAX));
         self.engine.set_limits(bytes(Key::MemoryLimit), bytes(Key::MemoLimit));
         let model = self.engine.model(&key).map_err(|e| external(self.call.function, e))?;
         self.queues.push(Queue { checkpoint, model, tasks: vec![], slots: vec![] });

@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::Duration;
 
-use super::fake::{Picture, Script, Setup, key, options, pictures, scripted, setup, text};
+use super::fake::{FLOATS, Picture, Script, Setup, key, options, pictures, scripted, setup, text};
 use crate::blip::WorkBytes;
 use crate::blip::generate::Strategy;
-use crate::engine::{Client, ModelKey, Outcome, Task, lock};
+use crate::engine::{Client, EngineOptions, ModelHandle, ModelKey, Outcome, Task, lock};
 use crate::error::Result;
 use crate::image::Limits;
 
@@ -136,4 +136,48 @@ fn a_device_is_given_up_while_another_is_left() {
     assert_eq!(up(), [true, true, false]);
     assert!(!model.give_up(1, 0b11));
     assert_eq!(up(), [true, true, false]);
+}
+
+fn on_devices(memory: usize, weights: usize, limits: EngineOptions) -> Setup {
+    let script = Script { device_memory: Some(memory), ..Script::default() };
+    scripted(limits, script, weights, WorkBytes::default())
+}
+
+fn load(s: &Setup, name: &str, devices: &str) -> Result<ModelHandle> {
+    s.engine.model(&ModelKey { device: devices.into(), ..key(name) })
+}
+
+#[test]
+fn weights_on_devices_count_there_and_not_in_the_hosts_memory() {
+    let s = on_devices(4_000, 900, EngineOptions { memory_limit: 1_000, ..options() });
+    let [a, b] = ["a", "b"].map(|name| load(&s, name, "cuda:0,cuda:1").unwrap());
+    assert_eq!((s.engine.loaded_models(), s.stats().weight_bytes), (2, 1_800));
+    load(&s, "here", "cpu").unwrap();
+    // Half of a device's 4,000 bytes is for weights, of which two models leave 200.
+    let error = load(&s, "c", "cuda:1").unwrap_err().to_string();
+    let words =
+        ["900 bytes of cuda:1", "in use 1800", "2000, is for them", "SET capfilt.device_memory to at least 5400"];
+    assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    load(&s, "c", "cuda:2").unwrap();
+    drop(a);
+    load(&s, "c", "cuda:1").unwrap();
+    assert!(lock(&s.unloaded).contains(&"a".to_owned()) && !lock(&s.unloaded).contains(&"b".to_owned()));
+    drop(b);
+    load(&s, "a", "cuda:0,cuda:1").unwrap();
+}
+
+#[test]
+fn embeddings_on_devices_are_cached_in_what_weights_leave_there() {
+    let pictures = pictures(N);
+    let each = 4 * FLOATS;
+    // The host's cache has no room at all.
+    let limits = EngineOptions { embedding_cache: Some(0), ..options() };
+    let expected = work(&setup(options()), "cuda:0", &pictures);
+    for (memory, cached) in [(1 << 20, N), (8 * 50 * each, 20)] {
+        let s = on_devices(memory, 1, limits.clone());
+        assert_eq!(work(&s, "cuda:0", &pictures), expected);
+        let held = s.engine.embedding_bytes() / each;
+        assert!(held > 0 && (cached < N || s.script.images_encoded() == N), "{held} of {memory} bytes");
+        assert!(s.engine.embedding_bytes() <= memory / 4, "{held}");
+    }
 }

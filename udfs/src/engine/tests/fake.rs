@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use crate::blip::generate::{GenerationOptions, Strategy};
-use crate::blip::{Embedding, GenerateRequest, Med, Precision, WorkBytes};
+use crate::blip::{DeviceMemory, Embedding, GenerateRequest, Med, Precision, Room, WorkBytes};
 use crate::engine::{Client, Engine, EngineOptions, ImageSource, ModelHandle, ModelKey, Outcome, Task, Work, lock};
 use crate::error::{Error, Result};
 use crate::image::{Limits, Preprocessor};
@@ -94,6 +94,8 @@ pub(super) struct Script {
     pub(super) flaky: usize,
     pub(super) calls: AtomicUsize,
     pub(super) refuse: AtomicBool,
+    /// Bytes of each CUDA device; `None`: models count as the host's.
+    pub(super) device_memory: Option<usize>,
 }
 
 impl Script {
@@ -178,6 +180,10 @@ impl Med for Fake {
     }
     fn resident_bytes(&self) -> usize {
         self.weights
+    }
+    fn device_memory(&self) -> Option<DeviceMemory> {
+        let limit = self.script.device_memory.filter(|_| self.device.starts_with("cuda"))?;
+        Some(DeviceMemory { limit, embedding: 4 * FLOATS })
     }
     fn work_bytes(&self) -> WorkBytes {
         self.work
@@ -303,7 +309,13 @@ pub(super) fn scripted(options: EngineOptions, script: Script, weights: usize, w
 }
 
 pub(super) fn key(name: &str) -> ModelKey {
-    ModelKey { checkpoint: PathBuf::from(name), device: "cpu".into(), precision: Precision::Fp32, threads: 1 }
+    ModelKey {
+        checkpoint: PathBuf::from(name),
+        device: "cpu".into(),
+        precision: Precision::Fp32,
+        threads: 1,
+        room: Room::default(),
+    }
 }
 
 impl Setup {
