@@ -8,6 +8,8 @@ cache, and the beams of an image are rows of one cross-attention. Before timing,
 transformers' in float32; of int8 and bfloat16 that says what the precision costs with random weights.
 """
 
+import contextlib
+import io
 import json
 import sys
 import time
@@ -291,7 +293,9 @@ def main():
             quantise = lambda part, model: nncf.quantize(
                 model, nncf.Dataset(samples[part]), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(samples[part])
             )
-            models = {part: quantise(part, model) for part, model in models.items()}
+            # Without its progress bars, which are on stdout.
+            with contextlib.redirect_stdout(io.StringIO()):
+                models = {part: quantise(part, model) for part, model in models.items()}
         backend = OpenVino(reference, models, precision, ours["threads"])
         decoder, itm = backend.differences()
         t = backend.seconds()
