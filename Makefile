@@ -102,24 +102,6 @@ setup-readers: $(READERS)
 test-readers: build $(READERS) ## that others read what capfilt writes: pyarrow, DuckDB, datasets, webdataset, deltalake
 	@.deps/readers/bin/python tests/readers/check.py $(TARGET)/debug/capfilt
 
-PYTHON := .deps/python/.installed
-$(PYTHON): Makefile
-	@echo "== maturin, pytest, pyarrow, datafusion, Polars and Pillow into .deps/python (once)" >&2
-	@rm -rf .deps/python && python3 -m venv .deps/python
-	@.deps/python/bin/python -m pip install --quiet --disable-pip-version-check maturin==1.* pytest==9.* pyarrow==26.* \
-	    datafusion==55.* polars==2.* pillow==12.* onnxruntime==$(ORT_VERSION)
-	@touch $@
-
-setup-python: $(PYTHON) ## what the Python package is built and tested with, into .deps
-
-# Into the package's folder of .deps/python, with the profile of demo and tests.
-test-python: $(PYTHON) ## the Python package: columns, DataFusion, Polars, jobs
-	@VIRTUAL_ENV=$(CURDIR)/.deps/python .deps/python/bin/maturin develop --quiet --locked -m python/Cargo.toml
-	@.deps/python/bin/python -m pytest --quiet python/tests
-
-wheel: $(PYTHON) ## a wheel of the Python package for this system, in python/dist
-	@.deps/python/bin/maturin build --locked --release -m python/Cargo.toml --compatibility linux --out python/dist
-
 # Nothing else needs it, and it is a hundred crates.
 POLARS := --features capfilt-udfs/polars
 
