@@ -50,7 +50,7 @@ use tempfile::TempDir;
 use crate::common::without_settings;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-/// A recipe without models: it keeps every pair whose image decodes.
+/// A recipe that calls no model and keeps every pair whose image decodes.
 const KEEP_ALL: &str = "SELECT * EXCLUDE (image, text), encode(sha256(image), 'hex') AS image_sha256, 'web' AS source, text, \
                         1.0 AS itm_score, image_error(image) IS NULL AS kept, image_error(image) AS error, image FROM web";
 const CAT: &str = "tests/fixtures/images/emoji_cat_face_google.png";

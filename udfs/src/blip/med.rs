@@ -90,9 +90,10 @@ pub struct ModelKey {
 /// What a model may take of a device apart from the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Room {
-    /// Bytes of the device's memory for all models together; by default what is free before the first.
+    /// Device memory that all models together may use, in bytes. Default: the memory that is free before the first model
+    /// is loaded.
     pub memory: Option<usize>,
-    /// Most images of a run; by default 64.
+    /// Maximum number of images in a run. Default: 64.
     pub images: Option<usize>,
 }
 

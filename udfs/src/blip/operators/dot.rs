@@ -11,8 +11,8 @@ use std::arch::x86_64::*;
 use super::lanes::Avx2;
 use super::lanes::{LANES, Lanes, Portable};
 
-/// Sixteen 32-bit integers, or as many pairs of 16-bit ones. Every implementation computes the same integers: what is out
-/// of range wraps.
+/// Sixteen 32-bit integers, or as many pairs of 16-bit ones. Every implementation computes the same integers; sums that
+/// overflow wrap around.
 ///
 /// # Safety
 /// The functions must only be called if the processor has the instructions of the implementing type, and their pointers
@@ -20,7 +20,7 @@ use super::lanes::{LANES, Lanes, Portable};
 pub(super) trait Dot: Copy {
     /// Floats for as many integers.
     type Floats: Lanes;
-    /// Most values beside each other whose sums, for each of [`ROWS`] rows, stay in registers; from 1 to 4.
+    /// Number of column vectors, from 1 to 4, whose sums for each of [`ROWS`] rows fit into registers.
     const COLUMNS: usize;
 
     unsafe fn splat(x: i32) -> Self;
@@ -38,7 +38,7 @@ pub(super) trait Dot: Copy {
     /// Integers from -2^15 to 2^15 - 1 as pairs: lane by lane one of `self` and one of `other`.
     unsafe fn pair(self, other: Self) -> Self;
 
-    /// Transposes a matrix of 16 x 16 lanes, whose rows are `stride` lanes apart in `from` and 16 in `to`.
+    /// Transposes a 16 x 16 matrix of lanes. Its rows are `stride` lanes apart in `from` and 16 lanes apart in `to`.
     #[inline(always)]
     unsafe fn transpose(from: *const i32, stride: usize, to: *mut i32) {
         for row in 0..LANES {
@@ -54,7 +54,7 @@ pub(super) const fn narrowed(i: usize) -> usize {
     i / 4 * 4 + i % 2 * 2 + i % 4 / 2 * LANES
 }
 
-/// Rows whose sums with [`Dot::COLUMNS`] columns stay in registers.
+/// Number of rows whose sums with [`Dot::COLUMNS`] columns fit into registers.
 pub(super) const ROWS: usize = 6;
 
 /// Sums of the products of `count` pairs of [`ROWS`] rows and of `C` times sixteen columns. Rows are `stride` pairs apart;

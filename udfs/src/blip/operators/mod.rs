@@ -5,7 +5,7 @@
 //!   layers, GELU.
 //! - [`pack`] and [`attend`]: keys and values in half precision, in the order in which they are read, and attention of
 //!   few rows over them.
-//! - [`self_attention`]: attention of an image's tokens over each other, in 16-bit integers.
+//! - [`self_attention`]: self-attention over an image's tokens, in 16-bit integers.
 
 mod arithmetic;
 mod attend;

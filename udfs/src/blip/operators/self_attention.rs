@@ -1,4 +1,4 @@
-//! `SelfAttention`: attention of an image's tokens over each other, whose products are of 16-bit integers.
+//! `SelfAttention`: self-attention over an image's tokens, computed with products of 16-bit integers.
 //!
 //! Processors with AVX-512 multiply twice as many 16-bit integers at once as floats, and what rounding to them loses
 //! (0.1 % of the result) is less than the int8 products around lose. Weights are of 13 bits below the row's largest,
@@ -90,7 +90,7 @@ impl Kernel for SelfAttentionKernel {
     }
 }
 
-/// Largest head size, whose queries are still of a bit at least.
+/// Largest supported head size: queries keep at least one bit per dimension.
 const MOST_SIZE: usize = 1 << 14;
 
 /// Most tokens, so that the sum of a row's weights fits in 32 bits.
@@ -99,10 +99,11 @@ const MOST_TOKENS: usize = 1 << 21;
 /// Bits of the largest weight of a row, which is 2^13 and, inexact as it is, one more at most.
 const WEIGHT_BITS: f32 = 13.0;
 
-/// Tokens whose weighted values are summed in 32 bits: each is at most 8193 times [`super::words::MOST_VALUE`].
+/// Number of tokens whose weighted values are summed in 32 bits: each product is at most 8193 times
+/// [`super::words::MOST_VALUE`].
 const SUMMED: usize = 128;
 
-/// Rows whose scores are in memory at the same time.
+/// Number of rows whose scores are in memory at once.
 const BLOCK: usize = MOST_QUERIES;
 const _: () = assert!(BLOCK.is_multiple_of(ROWS));
 
@@ -270,7 +271,7 @@ unsafe fn all_weights<D: Dot>(tokens: usize, real: &[i32], scales: &mut [f32], b
     }
     for (row, scale) in scales.iter_mut().enumerate() {
         let sum = D::load(block.most.add(row * LANES)).floats().sum();
-        // Not a number if the scale is none.
+        // NaN if the scale is NaN.
         *scale = (1.0 + 0.0 * *scale) / sum;
     }
 }

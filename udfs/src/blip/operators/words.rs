@@ -76,7 +76,7 @@ pub(super) struct Keys {
     /// `[tokens / 16, pairs, 16]` pairs of dimensions, of a multiple of sixteen tokens.
     pub(super) packed: *const i32,
     pub(super) pairs: usize,
-    /// By which they were divided; not a number if a key is none.
+    /// Divisor of the keys; NaN if a key is NaN or infinite.
     pub(super) scale: f32,
 }
 
@@ -91,8 +91,8 @@ pub(super) struct Values {
     pub(super) shifts: Vec<f32>,
 }
 
-/// Writes the queries of as many tokens as there are `scales` from `first` on, `[tokens, pairs]`, and what each was
-/// divided by, which is not a number if the query is none.
+/// Writes the queries of as many tokens as there are `scales` from `first` on, `[tokens, pairs]`, and the divisor of
+/// each, which is NaN if the query is not finite.
 #[inline(always)]
 pub(super) unsafe fn pack_queries<D: Dot>(head: &Head<'_>, first: usize, to: *mut i32, scales: &mut [f32]) {
     let (bias, size) = (head.bias(Third::Queries), head.size);
@@ -159,7 +159,7 @@ pub(super) unsafe fn pack_keys<D: Dot>(head: &Head<'_>, packed: &mut Vec<Line<i3
             D::transpose(block.as_ptr().add(at), pairs, to.add(first * pairs + at * LANES));
         }
     }
-    // Not a number if a key is none.
+    // NaN if a key is not finite.
     Keys { packed: to, pairs, scale: scale + 0.0 * means.iter().sum::<f32>() }
 }
 
