@@ -7,12 +7,12 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 
 os.environ["VIPS_CONCURRENCY"] = "1"
 
 import pyvips
 from PIL import Image
+from timing import best
 
 SIDE = 384
 REPEATS = 7
@@ -24,15 +24,6 @@ def photo(path):
     smooth = Image.radial_gradient("L").resize(size, Image.BICUBIC)
     channels = [Image.blend(smooth.rotate(turn), Image.effect_noise(size, 25), 0.35) for turn in (0, 90, 180)]
     Image.merge("RGB", channels).save(path, quality=88)
-
-
-def best(work):
-    seconds = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 def pillow(path, draft):
@@ -55,7 +46,7 @@ def main():
             ("Pillow's draft, which decodes scaled (other pixels)", lambda: pillow(path, True)),
             ("libvips' thumbnail, which decodes scaled (other pixels)", vips),
         ):
-            theirs = best(work)
+            theirs = best(work, REPEATS)
             print(f"  {name}: {1e3 * theirs:.0f} ms ({theirs / ours:.2f} x)")
 
 

@@ -12,7 +12,6 @@ import contextlib
 import io
 import json
 import sys
-import time
 import warnings
 
 warnings.filterwarnings("ignore")
@@ -23,6 +22,7 @@ import openvino
 import torch
 import torch.nn.functional as F
 import transformers
+from timing import best
 from torch import nn
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval
 
@@ -269,12 +269,7 @@ class OpenVino:
         times = {}
         for name, run in work.items():
             run()
-            found = []
-            for _ in range(REPEATS):
-                start = time.perf_counter()
-                run()
-                found.append(time.perf_counter() - start)
-            times[name] = min(found) / BATCH
+            times[name] = best(run, REPEATS) / BATCH
         times["pair"] = times["caption"] + times["itm"]
         return times
 

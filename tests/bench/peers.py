@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import sys
-import time
 import warnings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -20,6 +19,7 @@ warnings.filterwarnings("ignore")
 import torch
 import transformers
 from safetensors.torch import load_file
+from timing import best as least
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval
 
 transformers.logging.set_verbosity_error()
@@ -94,14 +94,7 @@ def itm(matcher, pixels, ids):
 
 
 def best(work):
-    seconds = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-        if sum(seconds) > ENOUGH:
-            break
-    return min(seconds)
+    return least(work, REPEATS, ENOUGH)
 
 
 def peak(size):
