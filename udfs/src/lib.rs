@@ -46,6 +46,7 @@ use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use engine::Client;
 
+pub use blip::runtime::set_runtime;
 pub use blip::{Converted, Inspection, convert, inspect};
 pub use config::{CapfiltOptions, ItcGate, Provenance};
 pub use error::{Error, Result};

@@ -59,7 +59,15 @@ pub(crate) fn environment() -> Result<&'static Environment> {
         .map_err(Clone::clone)
 }
 
-/// Library path: ORT_DYLIB_PATH, else next to the executable, else in the project's folder above it, else in the source
+static NAMED: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+/// Names the ONNX Runtime library to load unless ORT_DYLIB_PATH does, for programs that know where theirs is, such as a
+/// Python package beside another. Without effect once a library is loaded.
+pub fn set_runtime(library: PathBuf) {
+    *lock(&NAMED) = Some(library);
+}
+
+/// Library path: ORT_DYLIB_PATH, else that of [`set_runtime`], else next to the executable, else in the project's folder above it, else in the source
 /// tree.
 fn find_library() -> Result<PathBuf> {
     if let Some(path) = env::var_os("ORT_DYLIB_PATH").filter(|p| !p.is_empty()) {
@@ -70,6 +78,9 @@ fn find_library() -> Result<PathBuf> {
                 path.display()
             )));
         }
+        return Ok(path);
+    }
+    if let Some(path) = lock(&NAMED).clone().filter(|path| path.is_file()) {
         return Ok(path);
     }
     let exe = env::current_exe().ok();

@@ -35,7 +35,7 @@ pub use task::{ImageSource, Outcome, Task, Work};
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, LazyLock, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 use cache::Lru;
 use call::Run;
@@ -102,10 +102,21 @@ impl Engine {
     }
 
     /// The process-wide engine, for sessions without one of their own. It is never dropped.
+    ///
+    /// A process that was forked from one with an engine has another: the threads of the first are not in it.
     pub fn shared() -> Arc<Self> {
-        static SHARED: LazyLock<Arc<Engine>> =
-            LazyLock::new(|| Engine::new(EngineOptions::default(), Box::new(crate::blip::load)));
-        Arc::clone(&SHARED)
+        static SHARED: Mutex<Option<(u32, Arc<Engine>)>> = Mutex::new(None);
+        let mut shared = lock(&SHARED);
+        let process = std::process::id();
+        if let Some((of, engine)) = &*shared
+            && *of == process
+        {
+            return Arc::clone(engine);
+        }
+        let engine = Engine::new(EngineOptions::default(), Box::new(crate::blip::load));
+        // The parent's is left alone: threads that are not here may hold its locks.
+        std::mem::forget(shared.replace((process, Arc::clone(&engine))));
+        engine
     }
 
     /// Changes limits; `None` leaves a limit unchanged. Limits belong to the engine, so the last call applies to all
