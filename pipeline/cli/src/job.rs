@@ -24,6 +24,18 @@ const STOP_AFTER: Duration = Duration::from_secs(2);
 
 /// `capfilt run`.
 pub(crate) async fn run(args: &RunArgs) -> Result<()> {
+    let (ctx, jobs) = begun(args).await?;
+    if let (Some(sample), [job]) = (args.operation.dry_run, &*jobs) {
+        if job.dedupe.is_some() {
+            bail!("--dry-run does not look for duplicates: leave one of --dry-run and --dedupe out");
+        }
+        return estimate(&ctx, job, sample.into()).await;
+    }
+    execute(&ctx, &jobs, args.operation.metrics_addr.as_deref()).await
+}
+
+/// The job that `capfilt run` begins, and its session.
+pub(crate) async fn begun(args: &RunArgs) -> Result<(SessionContext, Vec<Job>)> {
     let mut file = described(args.job.as_deref(), args)?;
     let ctx = session::of_new_job(&mut file).await?;
     let mode = if args.operation.overwrite { Mode::Overwrite } else { Mode::Create };
@@ -33,17 +45,17 @@ pub(crate) async fn run(args: &RunArgs) -> Result<()> {
             "--overwrite replaces a table of one shard: leave one of --overwrite and --shard out, or give another folder"
         );
     }
-    if let Some(sample) = args.operation.dry_run {
-        if job.dedupe.is_some() {
-            bail!("--dry-run does not look for duplicates: leave one of --dry-run and --dedupe out");
-        }
-        return estimate(&ctx, &job, sample.into()).await;
-    }
-    execute(&ctx, &[job], args.operation.metrics_addr.as_deref()).await
+    Ok((ctx, vec![job]))
 }
 
 /// `capfilt update` and `retry`; without a mode `capfilt resume`.
 pub(crate) async fn go_on(args: &ContinueArgs, mode: Option<Mode>) -> Result<()> {
+    let (ctx, jobs) = continued(args, mode).await?;
+    execute(&ctx, &jobs, args.metrics_addr.as_deref()).await
+}
+
+/// The jobs of a table's shards that `capfilt update`, `retry` or, without a mode, `resume` continues, and their session.
+pub(crate) async fn continued(args: &ContinueArgs, mode: Option<Mode>) -> Result<(SessionContext, Vec<Job>)> {
     let mut shards = capfilt_job::recorded(&args.dest).map_err(|e| anyhow!(e))?;
     let table = args.dest.display();
     if let Some(shard) = &args.shard {
@@ -75,7 +87,7 @@ pub(crate) async fn go_on(args: &ContinueArgs, mode: Option<Mode>) -> Result<()>
     let mut jobs = Vec::new();
     let mut ctx = None;
     for shard in &shards {
-        let mut file = continued(args, mode, shard)?;
+        let mut file = recorded(args, mode, shard)?;
         // A recorded job is complete.
         ctx = Some(match args.job {
             Some(_) => session::of_new_job(&mut file).await?,
@@ -85,12 +97,11 @@ pub(crate) async fn go_on(args: &ContinueArgs, mode: Option<Mode>) -> Result<()>
         job.moved_root = args.image_root.clone().or_else(|| shard.image_root.clone());
         jobs.push(job);
     }
-    let ctx = ctx.context("the table has no shard")?;
-    execute(&ctx, &jobs, args.metrics_addr.as_deref()).await
+    Ok((ctx.context("the table has no shard")?, jobs))
 }
 
 /// A shard's recorded job, with the command line's options applied.
-fn continued(args: &ContinueArgs, mode: Option<Mode>, shard: &Recorded) -> Result<JobFile> {
+fn recorded(args: &ContinueArgs, mode: Option<Mode>, shard: &Recorded) -> Result<JobFile> {
     let (number, shards) = shard.shard;
     let mut file = match (&args.job, &shard.file) {
         (Some(path), _) => JobFile {
@@ -289,7 +300,7 @@ async fn estimate(ctx: &SessionContext, job: &Job, sample: usize) -> Result<()> 
 }
 
 /// Replaces the functions' advice to use SET by the corresponding option.
-fn as_options(text: String) -> String {
+pub fn as_options(text: String) -> String {
     ["captioner", "filter"].iter().fold(text, |text, role| {
         text.replace(&format!("SET capfilt.{role} = '/path/to/checkpoint'"), &format!("give --{role} DIR"))
     })
