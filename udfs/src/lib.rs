@@ -47,7 +47,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use engine::Client;
 
 pub use blip::runtime::set_runtime;
-pub use blip::{Converted, Inspection, convert, inspect};
+pub use blip::{Converted, Inspection, cache_folder, convert, inspect};
 pub use config::{CapfiltOptions, ItcGate, Provenance};
 pub use error::{Error, Result};
 pub use query::current_query;

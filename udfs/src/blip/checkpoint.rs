@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::config::{BlipConfig, Tying};
+use super::digests;
 use super::files;
 use super::generation_config::PartialGeneration;
 use super::graph::tensors::TextNames;
@@ -305,7 +307,7 @@ impl Checkpoint {
     }
 
     /// SHA-256 of everything that affects results: weights, configuration, tokenizer, preprocessing, and the supported
-    /// keys of generation_config.json.
+    /// keys of generation_config.json. That of unchanged files is read from the user's cache.
     pub fn digest(&self) -> Result<[u8; 32]> {
         let mut sha = Sha256::new();
         for path in &self.inputs {
@@ -318,11 +320,15 @@ impl Checkpoint {
             // Hash only the values: the file also names the version of transformers that wrote it.
             sha.update(serde_json::to_vec(&generation).map_err(|e| Error::Internal(e.to_string()))?);
         }
-        for (_, bytes) in self.weights.files() {
-            sha.update((bytes.len() as u64).to_le_bytes());
-            sha.update(bytes);
-        }
-        Ok(sha.finalize().into())
+        let handles: Vec<_> = self.weights.files().map(|file| &file.handle).collect();
+        let folder = digests::cache_folder().map(|cache| cache.join("digests"));
+        digests::cached(folder.as_deref(), &sha.clone().finalize(), &handles, SystemTime::now(), || {
+            for file in self.weights.files() {
+                sha.update((file.map.len() as u64).to_le_bytes());
+                sha.update(&file.map);
+            }
+            Ok(sha.finalize().into())
+        })
     }
 
     /// Bytes of weights that sessions of all parts hold in this precision.

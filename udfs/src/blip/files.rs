@@ -28,8 +28,7 @@ pub(crate) const MERGE: &str = "merge the adapter into its base model first, wit
 
 /// Sources of safetensors for weights that are pickles.
 const CONVERT: &str = "a pickle can run any code when it is read, so it is not; `capfilt model convert SOURCE OUT` writes its tensors as \
-     safetensors. Two of Salesforce's repositories have them in a pull request: `hf download Salesforce/blip-itm-base-coco --revision \
-     refs/pr/5` and `hf download Salesforce/blip-image-captioning-base --revision refs/pr/38`";
+     safetensors; of a model of the hub give the name, such as hf:Salesforce/blip-itm-base-coco, and that is done for you";
 
 /// Whether `path` exists, even as a dangling link, which reading it then reports.
 pub(crate) fn present(path: &Path) -> bool {

@@ -9,6 +9,7 @@ mod cuda;
 mod decoder;
 pub(crate) mod device;
 mod device_decoder;
+mod digests;
 pub(crate) mod files;
 pub mod generate;
 mod generation_config;
@@ -31,9 +32,12 @@ pub use checkpoint::{Checkpoint, Inspection, Parts, inspect};
 pub(crate) use checkpoint::{NO_DECODER, NO_ITM_HEAD};
 pub use config::{BlipConfig, TextConfig, Tying, VisionConfig};
 pub use convert::{Converted, convert};
+pub use digests::cache_folder;
 pub use generation_config::PartialGeneration;
 pub use med::{DeviceMemory, Embedding, GenerateRequest, Med, Precision, Room, WorkBytes};
-pub use registry::{checkpoint_dir, generation_defaults, load, projection_dim, register_checkpoint};
+pub use registry::{
+    HubResolver, checkpoint_dir, generation_defaults, load, projection_dim, register_checkpoint, set_hub_resolver,
+};
 pub use resident::{Crossed, Resident};
 pub use session::OrtMed;
 pub use weights::weight_files;

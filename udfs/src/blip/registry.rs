@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::checkpoint::Checkpoint;
 use super::config::BlipConfig;
@@ -12,25 +12,47 @@ use super::session::OrtMed;
 use crate::error::{Error, Result};
 
 static NAMES: Mutex<BTreeMap<String, PathBuf>> = Mutex::new(BTreeMap::new());
+static HUB: OnceLock<HubResolver> = OnceLock::new();
+
+/// Prefix of a model's name on the Hugging Face hub: `hf:OWNER/NAME@REVISION`.
+const HUB_PREFIX: &str = "hf:";
+
+/// Finds the checkpoint folder of a model's name on the hub, which begins with `hf:`. It may download the model, so it
+/// may block for long; an error says what to do.
+pub type HubResolver = fn(&str) -> std::result::Result<PathBuf, String>;
 
 /// Registers `name` for the checkpoint in `dir` in this process, for example for `SET capfilt.captioner = 'name'`.
 pub fn register_checkpoint(name: impl Into<String>, dir: impl Into<PathBuf>) {
     NAMES.lock().unwrap_or_else(|e| e.into_inner()).insert(name.into(), dir.into());
 }
 
-/// Folder of a registered name, or else `name` as a folder; absolute, with links resolved.
+/// Sets how names on the hub are resolved in this process, which itself has no access to the network. The first call
+/// counts.
+pub fn set_hub_resolver(resolver: HubResolver) {
+    HUB.get_or_init(|| resolver);
+}
+
+/// Folder of a registered name, of a name on the hub, or else `name` as a folder; absolute, with links resolved.
 pub fn checkpoint_dir(name: &str) -> Result<PathBuf> {
-    let names = NAMES.lock().unwrap_or_else(|e| e.into_inner());
-    let dir = names.get(name).cloned().unwrap_or_else(|| PathBuf::from(name));
+    let names = || NAMES.lock().unwrap_or_else(|e| e.into_inner());
+    let registered = names().get(name).cloned();
+    let dir = match registered {
+        Some(dir) => dir,
+        None if name.starts_with(HUB_PREFIX) => {
+            let resolver = HUB.get().ok_or_else(|| {
+                let reason =
+                    "this program does not read names on the hub: `capfilt model fetch NAME` prints the folder to give";
+                Error::checkpoint(name, reason)
+            })?;
+            resolver(name).map_err(|reason| Error::checkpoint(name, reason))?
+        }
+        None => PathBuf::from(name),
+    };
     let missing = |e: std::io::Error| {
-        let known: Vec<&str> = names.keys().map(String::as_str).collect();
+        let known: Vec<String> = names().keys().cloned().collect();
         let known = if known.is_empty() { String::new() } else { format!(" (registered names: {})", known.join(", ")) };
         let repository = name.split('/').count() == 2 && !name.starts_with(['.', '/', '~']) && !name.ends_with('/');
-        let fetch = if repository {
-            format!("; `hf download {name} --local-dir DIR` makes one of a repository")
-        } else {
-            String::new()
-        };
+        let fetch = if repository { format!("; a repository of the hub is named hf:{name}") } else { String::new() };
         Error::checkpoint(
             &dir,
             format!("{e}; give the folder of a BLIP checkpoint in Hugging Face layout{fetch}{known}"),

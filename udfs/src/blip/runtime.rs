@@ -231,11 +231,24 @@ fn try_cuda(id: i32) -> std::result::Result<(), String> {
     if !CUDA::is_available().map_err(|e| e.to_string())? {
         return Err(NO_CUDA.into());
     }
-    let tried = probe(Device::Cpu).and_then(|here| Ok((here, probe(Device::Cuda(id))?)));
+    let tried =
+        register_operators().and_then(|()| probe(Device::Cpu)).and_then(|here| Ok((here, probe(Device::Cuda(id))?)));
     let (here, there) = tried.map_err(|e| first_line(&e.to_string()).to_string())?;
     let is_close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-3;
     if here.len() != there.len() || !here.iter().zip(&there).all(is_close) {
         return Err("its results differ from the CPU's".into());
+    }
+    Ok(())
+}
+
+/// Makes the first session with this project's operators alone. That session adds their domain to a map of the process,
+/// and ONNX Runtime fails if two sessions try to do so at the same time.
+fn register_operators() -> Result<()> {
+    static IS_DONE: Mutex<bool> = Mutex::new(false);
+    let mut is_done = lock(&IS_DONE);
+    if !*is_done {
+        probe(Device::Cpu)?;
+        *is_done = true;
     }
     Ok(())
 }
@@ -297,6 +310,7 @@ pub(crate) fn session(
     device: Device,
     threads: usize,
 ) -> Result<Session> {
+    register_operators()?;
     assemble(graph, |weight| weights.value(weight, device), prepacked, device, threads)
 }
 
@@ -343,6 +357,20 @@ mod tests {
         // Attention mixes the three rows of x, whose values differ.
         assert!(y.iter().all(|y| (0.0..=1.0).contains(y)), "{y:?}");
         assert!(y.windows(2).any(|pair| pair[0] != pair[1]), "{y:?}");
+    }
+
+    /// The first sessions of a process, made by many threads at once.
+    #[test]
+    fn sessions_are_made_at_the_same_time() {
+        let all = std::sync::Barrier::new(16);
+        std::thread::scope(|scope| {
+            let make = || {
+                all.wait();
+                register_operators().and_then(|()| probe(Device::Cpu)).map(drop)
+            };
+            let threads: Vec<_> = (0..16).map(|_| scope.spawn(make)).collect();
+            threads.into_iter().for_each(|thread| thread.join().unwrap().unwrap());
+        });
     }
 
     #[test]

@@ -61,11 +61,17 @@ impl Part {
     }
 }
 
+/// A part's session, once it is made. Different parts are made at the same time.
+type Slot = Arc<Mutex<Option<Arc<Mutex<Session>>>>>;
+
 /// A checkpoint loaded for one device and precision.
 pub struct OrtMed {
     // Declared before the checkpoint, into whose mapped weights the sessions point.
-    sessions: Mutex<BTreeMap<Part, Arc<Mutex<Session>>>>,
-    prepacked: PrepackedWeights,
+    sessions: Mutex<BTreeMap<Part, Slot>>,
+    /// Packed weights, shared between sessions: those of the vision encoder, and those of all other parts. ONNX Runtime
+    /// locks a container while a session packs, so the vision encoder has its own and can be made beside the other
+    /// parts.
+    prepacked: [PrepackedWeights; 2],
     pub(super) checkpoint: Arc<Checkpoint>,
     pub(super) name: String,
     pub(super) digest: [u8; 32],
@@ -156,7 +162,7 @@ impl OrtMed {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         Ok(Self {
             sessions: Mutex::new(BTreeMap::new()),
-            prepacked: PrepackedWeights::new(),
+            prepacked: [PrepackedWeights::new(), PrepackedWeights::new()],
             name: checkpoint.dir.display().to_string(),
             digest: checkpoint.digest()?,
             device,
@@ -221,15 +227,31 @@ impl OrtMed {
             self.checkpoint.decoder_names().layer(0, name) == EncoderNames.layer(0, name)
         };
         let part = if shared { Part::EncoderKv } else { part };
-        let mut sessions = lock(&self.sessions);
-        if let Some(session) = sessions.get(&part) {
+        let slot = Arc::clone(lock(&self.sessions).entry(part).or_default());
+        let mut slot = lock(&slot);
+        if let Some(session) = &*slot {
             return Ok(Arc::clone(session));
         }
-        let graph = self.graph(part);
-        let session = runtime::session(&graph, &self.checkpoint.weights, &self.prepacked, self.device, self.threads)?;
+        let session = std::thread::scope(|scope| {
+            // A captioner needs these next. A failure recurs when they are run.
+            let next: &[Part] = match part {
+                Part::Vision if parts.captioner && !parts.matcher => &[Part::DecoderKv, Part::BeamDecoder],
+                _ => &[],
+            };
+            let ahead = (!next.is_empty()).then(|| {
+                let make = || next.iter().try_for_each(|&part| self.session(part).map(drop));
+                std::thread::Builder::new().spawn_scoped(scope, make)
+            });
+            let (graph, prepacked) = (self.graph(part), &self.prepacked[usize::from(part != Part::Vision)]);
+            let session = runtime::session(&graph, &self.checkpoint.weights, prepacked, self.device, self.threads);
+            if let Some(Ok(ahead)) = ahead {
+                let _ = ahead.join();
+            }
+            session
+        })?;
         self.checkpoint.weights.release_pages();
         let session = Arc::new(Mutex::new(session));
-        sessions.insert(part, Arc::clone(&session));
+        *slot = Some(Arc::clone(&session));
         Ok(session)
     }
 

@@ -24,10 +24,17 @@ struct Stored {
     range: std::ops::Range<usize>,
 }
 
+/// A mapped safetensors file.
+pub(crate) struct Mapped {
+    pub(crate) path: PathBuf,
+    pub(crate) handle: File,
+    pub(crate) map: Mmap,
+}
+
 /// The tensors of one checkpoint.
 pub(crate) struct Weights {
     dir: PathBuf,
-    files: Vec<(PathBuf, Mmap)>,
+    files: Vec<Mapped>,
     tensors: BTreeMap<String, Stored>,
     /// Values given to sessions, by device. Dropped before `files`, because float32 values on the CPU point into the
     /// mappings.
@@ -99,7 +106,7 @@ impl Weights {
                 return Err(Error::checkpoint(&path, format!("tensor {name} is in more than one file")));
             }
         }
-        self.files.push((path, map));
+        self.files.push(Mapped { path, handle: file, map });
         Ok(())
     }
 
@@ -137,8 +144,8 @@ impl Weights {
     }
 
     /// Files, in order, for the digest.
-    pub(crate) fn files(&self) -> impl Iterator<Item = (&Path, &[u8])> {
-        self.files.iter().map(|(path, map)| (path.as_path(), map.as_ref()))
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Mapped> {
+        self.files.iter()
     }
 
     /// Number of elements of a tensor, and the name of its type.
@@ -172,7 +179,7 @@ impl Weights {
     }
 
     fn bytes(&self, stored: &Stored) -> &[u8] {
-        &self.files[stored.file].1[stored.range.clone()]
+        &self.files[stored.file].map[stored.range.clone()]
     }
 
     fn floats(&self, stored: &Stored) -> Vec<f32> {
@@ -187,16 +194,18 @@ impl Weights {
     /// The tensor as an ONNX value on a device, created once and shared by all sessions there. On the CPU, float32 data
     /// that are aligned in the file are not copied.
     pub(crate) fn value(&self, weight: &WeightRef, device: Device) -> Result<Arc<DynValue>> {
-        let mut values = self.values.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(value) = values.get(&(weight.clone(), device)) {
+        let values = || self.values.lock().unwrap_or_else(|e| e.into_inner());
+        let key = (weight.clone(), device);
+        if let Some(value) = values().get(&key) {
             return Ok(Arc::clone(value));
         }
+        // Without the lock: sessions are made at the same time, and quantising takes long.
         for (made, value) in self.make(weight)? {
             let failed = |e: ort::Error| Error::Internal(format!("tensor {}: {e}", weight.tensor));
             let value = on_device(value, device).map_err(failed)?;
-            values.insert((made, device), Arc::new(value));
+            values().entry((made, device)).or_insert_with(|| Arc::new(value));
         }
-        let value = values.get(&(weight.clone(), device)).cloned();
+        let value = values().get(&key).cloned();
         value.ok_or_else(|| Error::Internal(format!("tensor {} vanished", weight.tensor)))
     }
 
@@ -237,7 +246,7 @@ impl Weights {
     /// Advises the kernel to drop the mapped pages. Sessions have packed the matrices that they multiply; other data
     /// (embeddings) are paged in again on access.
     pub(crate) fn release_pages(&self) {
-        for (path, map) in &self.files {
+        for Mapped { path, map, .. } in &self.files {
             // SAFETY: the mapping is read-only and file-backed: a dropped page is read again from the file.
             let result = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
             if let Err(e) = result {
@@ -249,7 +258,7 @@ impl Weights {
 
 /// Safetensors files of a model folder, each with a complete header: a single file, or the shards of its index.
 pub fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
-    Ok(Weights::open(dir)?.files().map(|(path, _)| path.to_owned()).collect())
+    Ok(Weights::open(dir)?.files().map(|file| file.path.clone()).collect())
 }
 
 fn owned(shape: &[usize], data: Vec<f32>) -> ort::Result<DynValue> {
