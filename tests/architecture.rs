@@ -10,16 +10,19 @@ use serde_json::Value;
 use crate::common::root;
 
 /// Crates of the workspace, and those that each may depend on.
-const CRATES: [(&str, &[&str]); 6] = [
+const CRATES: [(&str, &[&str]); 8] = [
     ("capfilt-udfs", &[]),
     ("capfilt-fetch", &["capfilt-udfs"]),
-    ("capfilt-tables", &["capfilt-udfs"]),
+    ("capfilt-hub", &[]),
+    ("capfilt-tables", &["capfilt-hub", "capfilt-udfs"]),
     ("capfilt-job", &["capfilt-fetch", "capfilt-tables", "capfilt-udfs"]),
     ("capfilt", &["capfilt-fetch", "capfilt-job", "capfilt-tables", "capfilt-udfs"]),
+    ("capfilt-python", &["capfilt", "capfilt-job", "capfilt-tables", "capfilt-udfs"]),
     ("capfilt-training", &["capfilt-tables", "capfilt-udfs"]),
 ];
 /// Crates whose files are checked, by their folders.
-const CHECKED: [&str; 6] = ["udfs", "pipeline/fetch", "pipeline/tables", "pipeline/job", "pipeline/cli", "training"];
+const CHECKED: [&str; 8] =
+    ["udfs", "pipeline/fetch", "pipeline/hub", "pipeline/tables", "pipeline/job", "pipeline/cli", "python", "training"];
 /// Those of them whose folders have an order too, which the page lists.
 const LAYERED: [&str; 4] = ["pipeline/fetch", "pipeline/tables", "pipeline/job", "pipeline/cli"];
 

@@ -14,6 +14,7 @@ mod ends;
 mod examples;
 mod fetch;
 mod files;
+mod hub;
 mod jobs;
 #[cfg(unix)]
 mod kills;

@@ -10,5 +10,7 @@ mod docs;
 mod e2e;
 mod engine;
 mod golden;
+#[path = "../pipeline/hub/tests/hub/mod.rs"]
+mod hub_server;
 mod library;
 mod slt;

@@ -55,7 +55,7 @@ fn wrapped_models_and_blips_own_names_are_told_apart() {
 
 #[test]
 fn pickles_say_where_safetensors_are() {
-    let salesforce = ["capfilt model convert", "--revision refs/pr/5", "refs/pr/38", "pickle"];
+    let salesforce = ["capfilt model convert", "hf:Salesforce/blip-itm-base-coco", "pickle"];
     for name in ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "model_base_capfilt_large.pth", "last.ckpt"] {
         for dir in [tempfile::tempdir().unwrap(), folder("captioner", |_| ())] {
             fs::write(dir.path().join("training_args.bin"), b"PK\x03\x04").unwrap();
@@ -96,8 +96,8 @@ fn files_that_are_not_what_their_name_says() {
     }
     // A repository's name or a file given instead of a folder.
     let message = checkpoint_dir("Salesforce/blip-itm-base-coco").unwrap_err().to_string();
-    assert!(message.contains("hf download Salesforce/blip-itm-base-coco --local-dir"), "{message}");
-    assert!(!checkpoint_dir("./models/blip").unwrap_err().to_string().contains("hf download"));
+    assert!(message.contains("named hf:Salesforce/blip-itm-base-coco"), "{message}");
+    assert!(!checkpoint_dir("./models/blip").unwrap_err().to_string().contains("hf:"));
     says(&Path::new(&model("captioner")).join("model.safetensors"), &["it is a file", "give the folder"]);
 }
 

@@ -51,7 +51,7 @@ pub(crate) struct TrainArgs {
     /// Pair table: a Parquet file or a folder of them; several tables are mixed in proportion to their rows
     #[arg(long, value_name = "PATH")]
     pub(crate) data: Vec<PathBuf>,
-    /// Checkpoint to start from (model.start)
+    /// Checkpoint to start from, a folder or hf:OWNER/NAME (model.start)
     #[arg(long, value_name = "DIR")]
     pub(crate) start: Option<PathBuf>,
     /// Folder of the run: settings, metrics, curves, training state, and finally the checkpoint. An interrupted run
@@ -62,7 +62,7 @@ pub(crate) struct TrainArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct EvaluateArgs {
-    /// Folder of the checkpoint
+    /// Folder of the checkpoint, or its name hf:OWNER/NAME
     pub(crate) checkpoint: PathBuf,
     /// Table of images and their texts: recall of texts for images and of images for texts
     #[arg(long, value_name = "TABLE")]
@@ -119,7 +119,7 @@ pub(crate) struct EvaluateArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExportArgs {
-    /// Folder of the checkpoint
+    /// Folder of the checkpoint, or its name hf:OWNER/NAME
     pub(crate) checkpoint: PathBuf,
     /// Folder to write
     pub(crate) out: PathBuf,

@@ -3,10 +3,13 @@
 mod cli;
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
+use capfilt_tables::hub;
 use capfilt_training::checkpoint::export;
 use capfilt_training::data::Table;
 use capfilt_training::evaluate::{Evaluated, Items, captions, filter, retrieval};
@@ -72,13 +75,32 @@ fn run(args: &TrainArgs, command: Option<&'static str>) -> anyhow::Result<()> {
             |path: &_| TableSettings { path: Clone::clone(path), version: None, query: String::new(), weight: 0.0 };
         settings.data.tables = args.data.iter().map(table).collect();
     }
+    settings.model.start = folder(&settings.model.start)?;
     if command.is_some() && settings.model.start.as_os_str().is_empty() {
-        bail!("finetuning starts from a checkpoint: give --start DIR");
+        bail!("finetuning starts from a checkpoint: give --start with a folder or hf:OWNER/NAME");
     }
     let summary = train(&settings, &args.out)?;
     let (steps, seconds) = (summary.steps, summary.seconds);
     eprintln!("{steps} steps in {seconds:.0} s; itc {:.4}, itm {:.4}, lm {:.4}", summary.itc, summary.itm, summary.lm);
     put(&args.out.join(CHECKPOINT).display().to_string())
+}
+
+/// The folder of a checkpoint's name on the hub, `hf:OWNER/NAME`, or of a path, which is left as it is.
+fn folder(path: &Path) -> anyhow::Result<PathBuf> {
+    match path.to_str().filter(|text| hub::is_name(text)) {
+        Some(name) => {
+            let last = Mutex::new(Instant::now());
+            let progress = |file: &str, done: u64, all: u64| {
+                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+                if last.elapsed() >= Duration::from_secs(5) {
+                    *last = Instant::now();
+                    eprintln!("{name}: {file}: {:.0} of {:.0} MB", done as f64 / 1e6, all as f64 / 1e6);
+                }
+            };
+            Ok(hub::checkpoint(name, &progress).map_err(|e| anyhow!(e))?.folder)
+        }
+        None => Ok(path.to_owned()),
+    }
 }
 
 fn table(path: &Path, query: String) -> anyhow::Result<Table> {
@@ -89,7 +111,11 @@ fn evaluate(args: &EvaluateArgs) -> anyhow::Result<()> {
     if args.retrieval.is_none() && args.captions.is_none() && args.filter.is_none() {
         bail!("there is nothing to evaluate: give --retrieval, --captions or --filter with a table");
     }
-    let of = Evaluated::open(&args.checkpoint, &args.device, args.threads, args.text_tokens, args.clean_text)?;
+    if args.card && args.checkpoint.to_str().is_some_and(hub::is_name) {
+        bail!("--card writes into the checkpoint's folder, and a model of the hub has one in its cache: leave it out");
+    }
+    let of =
+        Evaluated::open(&folder(&args.checkpoint)?, &args.device, args.threads, args.text_tokens, args.clean_text)?;
     let mut scores = serde_json::Map::new();
     // Adds the table and the options to its scores.
     let mut add = |kind: &str, table: &str, mut found: Value, options: Value| {
@@ -167,7 +193,8 @@ fn export_part(args: &ExportArgs) -> anyhow::Result<()> {
         ("device", "cpu"),
     ];
     let mut settings = Settings::read(&[], None, &changes.map(|(key, value)| format!("{key}={value}")))?;
-    settings.model.start.clone_from(&args.checkpoint);
+    let checkpoint = folder(&args.checkpoint)?;
+    settings.model.start.clone_from(&checkpoint);
     let (what, kind) = (settings.export_what()?, settings.export_kind()?);
     let start = start(&settings)?;
     let trainer = &start.trainer;
@@ -176,7 +203,7 @@ fn export_part(args: &ExportArgs) -> anyhow::Result<()> {
         bail!("{}: it is not a {}: it has no {first}", args.checkpoint.display(), args.what);
     }
     export(&args.out, trainer.config(), trainer.params(), what, &start.tokenizer_json, &start.preprocessor, kind)?;
-    capfilt_training::run::carry_card(&args.checkpoint, &args.out)?;
+    capfilt_training::run::carry_card(&checkpoint, &args.out)?;
     put(&args.out.display().to_string())
 }
 

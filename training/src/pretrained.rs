@@ -343,7 +343,7 @@ mod tests {
         std::fs::write(at("pytorch_model.bin"), "PK").unwrap();
         std::fs::remove_file(at(&shard("text"))).unwrap();
         std::fs::remove_file(at(&shard("vision"))).unwrap();
-        assert!(begin(dir.path()).unwrap_err().to_string().contains("refs/pr/5"));
+        assert!(begin(dir.path()).unwrap_err().to_string().contains("hf:Salesforce"));
     }
 
     /// Training ties the LM head to the word embedding, so an untied head is refused rather than silently lost.

@@ -56,6 +56,8 @@ pub(crate) fn log_to_stderr() {
 fn bar(template: &str) -> Option<ProgressBar> {
     io::stderr().is_terminal().then(|| {
         let bar = BAR.get_or_init(|| ProgressBar::new(0)).clone();
+        // It may have been cleared after other work.
+        bar.reset();
         bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar
     })

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use capfilt_job::{Job, JobFile, Mode, Recorded, Stop};
+use capfilt_tables::hub::is_name;
 use datafusion::prelude::SessionContext;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -14,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::args::job::{ContinueArgs, RunArgs, ShowRecipeArgs};
 use crate::console::{Progress, Stats, clear_bar, put, say};
+use crate::hub;
 use crate::metrics::Metrics;
 use crate::session;
 use crate::signals::Signals;
@@ -39,6 +41,9 @@ pub(crate) async fn begun(args: &RunArgs) -> Result<(SessionContext, Vec<Job>)> 
     let mut file = described(args.job.as_deref(), args)?;
     let ctx = session::of_new_job(&mut file).await?;
     let mode = if args.operation.overwrite { Mode::Overwrite } else { Mode::Create };
+    if mode == Mode::Create {
+        hub::name_moved(&file);
+    }
     let job = file.job(mode).map_err(|e| anyhow!(e))?;
     if mode == Mode::Overwrite && job.shard.1 > 1 {
         bail!(
@@ -121,11 +126,12 @@ fn recorded(args: &ContinueArgs, mode: Option<Mode>, shard: &Recorded) -> Result
         file.source = file.source().0.to_string_lossy().into_owned();
     }
     file = merged(serde_json::to_value(&file)?, args)?;
+    hub::pin(&mut file)?;
     let places = [("source", file.source().0)].into_iter();
     let models = [("captioner", &file.captioner), ("filter", &file.filter)];
     let models = models.into_iter().flat_map(|(option, all)| all.iter().map(move |path| (option, path.into())));
     for (option, place) in places.chain(models) {
-        let is_elsewhere = |text: &str| text.contains("://") || text.contains(['*', '?', '[']);
+        let is_elsewhere = |text: &str| text.contains("://") || text.contains(['*', '?', '[']) || is_name(text);
         if !is_elsewhere(&place.to_string_lossy()) && !place.exists() {
             bail!(
                 "{}: the job's {option} is not there: put it back, or name its new place by --{option}",

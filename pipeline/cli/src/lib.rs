@@ -3,6 +3,7 @@
 mod args;
 mod console;
 mod docs;
+mod hub;
 mod job;
 mod library;
 mod metrics;
@@ -21,6 +22,7 @@ use capfilt_tables::format::parquet::is_decoding;
 use capfilt_udfs::Converted;
 use clap::FromArgMatches as _;
 
+pub use hub::use_hub;
 pub use job::as_options;
 pub use library::{Prepared, prepare, report, select};
 
@@ -33,6 +35,7 @@ use crate::runtime::{STACK, runtime, with_runtime};
 pub fn main(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> u8 {
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
     console::log_to_stderr();
+    use_hub();
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         if !is_decoding() {
@@ -96,7 +99,13 @@ fn dispatch(cli: Cli, scripts: Vec<command::Script>) -> Result<()> {
             clap_complete::generate(shell, &mut command::cli(), "capfilt", &mut script);
             put(&String::from_utf8_lossy(&script), "")
         }
-        Command::Rounds(args) => rounds::main(&runtime()?, &args),
+        Command::Rounds(mut args) => {
+            for model in [Some(&mut args.captioner), Some(&mut args.filter), args.start.as_mut()].into_iter().flatten()
+            {
+                *model = hub::folder(model)?;
+            }
+            rounds::main(&runtime()?, &args)
+        }
         Command::Select(select) => {
             let summary = runtime()?.block_on(select.run())?;
             console::say(&format!("{summary}\ntable      {}", select.dest.display()));
@@ -112,7 +121,7 @@ fn dispatch(cli: Cli, scripts: Vec<command::Script>) -> Result<()> {
             Ok(())
         }
         Command::Model(ModelCommand::Inspect { dir, format }) => {
-            let model = capfilt_udfs::inspect(&dir)?;
+            let model = capfilt_udfs::inspect(&hub::folder(&dir)?)?;
             let text = match format {
                 InspectFormat::Text => model.to_string(),
                 InspectFormat::Json => serde_json::to_string_pretty(&model)?,
@@ -131,6 +140,11 @@ fn dispatch(cli: Cli, scripts: Vec<command::Script>) -> Result<()> {
                 bytes as f64 / 1e6
             ));
             put(capfilt_udfs::inspect(&out)?.to_string().trim_end(), "\n")
+        }
+        Command::Model(ModelCommand::Fetch { name }) => {
+            let found = hub::found(&name).map_err(|e| anyhow::anyhow!(e))?;
+            console::say(&found.pinned);
+            put(&found.folder.to_string_lossy(), "\n")
         }
         Command::Docs => put(&docs::functions_markdown(), ""),
     }

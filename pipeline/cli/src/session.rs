@@ -10,6 +10,7 @@ use datafusion::error::DataFusionError;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::args::job::{ParamArgs, SessionArgs};
+use crate::hub;
 
 /// DataFusion error with a message that a user can act on.
 pub(crate) fn readable(error: &DataFusionError) -> anyhow::Error {
@@ -29,12 +30,20 @@ pub(crate) async fn open(args: &SessionArgs) -> Result<SessionContext> {
         set: args.set.iter().cloned().collect(),
         ..JobFile::default()
     };
-    of_new_job(&mut file).await
+    let ctx = in_environment(&mut file).await?;
+    apply(ctx, &file).await
 }
 
 /// Opens a session with the functions and the settings of a job. The environment gives those that the job does not,
 /// and is recorded in it.
 pub(crate) async fn of_new_job(file: &mut JobFile) -> Result<SessionContext> {
+    let ctx = in_environment(file).await?;
+    hub::pin(file)?;
+    apply(ctx, file).await
+}
+
+/// A session with the functions, and the environment's settings added to those of `file`.
+async fn in_environment(file: &mut JobFile) -> Result<SessionContext> {
     let ctx = bare()?;
     let given: Vec<String> = file.settings().into_iter().map(|(_, setting, _)| setting).collect();
     for (name, variable) in ENVIRONMENT {
@@ -50,7 +59,7 @@ pub(crate) async fn of_new_job(file: &mut JobFile) -> Result<SessionContext> {
             _ => file.device = Some(value),
         }
     }
-    apply(ctx, file).await
+    Ok(ctx)
 }
 
 /// Opens a session with the functions and the settings of a recorded job, whatever the environment is.
@@ -67,7 +76,9 @@ async fn apply(ctx: SessionContext, file: &JobFile) -> Result<SessionContext> {
 
 /// A session with the functions.
 fn bare() -> Result<SessionContext> {
-    let ctx = capfilt_udfs::session(SessionConfig::new()).map_err(|e| readable(&e))?;
+    // Arrow's own schema in a Parquet file would name the view types, which not all readers know.
+    let config = SessionConfig::new().set_bool("datafusion.execution.parquet.skip_arrow_metadata", true);
+    let ctx = capfilt_udfs::session(config).map_err(|e| readable(&e))?;
     capfilt_tables::register_formats(&ctx).map_err(|e| readable(&e))?;
     let ctx = capfilt_tables::sql::enable::enable_named_tables(ctx);
     #[cfg(feature = "fetch")]

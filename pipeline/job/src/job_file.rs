@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use capfilt_tables::error::{Error, Result};
+use capfilt_tables::hub;
 use capfilt_tables::layout::is_delta;
 use capfilt_tables::store::url::whereabouts;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -144,6 +145,8 @@ impl JobFile {
             is_date || !text.is_empty() && text.chars().all(|c| c.is_ascii_digit())
         };
         match self.source.rsplit_once('@') {
+            // Of a dataset of the hub it is a revision, which is part of its URL.
+            _ if self.source.starts_with("hf://") => (self.source.as_str().into(), None),
             Some((lake, version))
                 if !Path::new(&self.source).exists() && (is_version(version) || is_delta(Path::new(lake))) =>
             {
@@ -162,7 +165,10 @@ impl JobFile {
     /// The job as its manifest records it: with absolute paths of the source and the models, so that it can be continued
     /// from any folder, and without the signature that a URL may have. The manifest has the image root's place.
     pub(crate) fn recorded(&self) -> Self {
-        let absolute = |path: &String| whereabouts(Path::new(path)).to_string_lossy().into_owned();
+        let absolute = |path: &String| match hub::is_name(path) {
+            true => path.clone(),
+            false => whereabouts(Path::new(path)).to_string_lossy().into_owned(),
+        };
         let is_model = |name: &str| ["capfilt.captioner", "capfilt.filter"].contains(&name);
         let set = self.set.iter().map(|(name, value)| {
             (name.clone(), if is_model(name) && !value.is_empty() { absolute(value) } else { value.clone() })

@@ -10,6 +10,7 @@ pub mod file;
 pub mod file_record;
 pub mod format;
 pub mod halt;
+pub mod hub;
 pub mod image_names;
 pub mod image_root;
 pub mod lake;

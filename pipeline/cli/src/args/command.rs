@@ -61,7 +61,7 @@ pub(crate) enum Command {
 pub(crate) enum ModelCommand {
     /// Describe a checkpoint folder, and whether it is usable
     Inspect {
-        /// Folder in Hugging Face layout
+        /// Folder in Hugging Face layout, or a name on the hub, hf:OWNER/NAME
         dir: PathBuf,
         /// Output format
         #[arg(long, value_enum, default_value = "text")]
@@ -81,6 +81,15 @@ pub(crate) enum ModelCommand {
         /// vocab.txt or a folder with one of these
         #[arg(long, value_name = "PATH")]
         tokenizer: Option<PathBuf>,
+    },
+    /// Download a checkpoint from the Hugging Face hub into its cache, and print its folder
+    ///
+    /// Only what a checkpoint needs is downloaded, and its digests are verified. Weights that are there only as a pickle
+    /// are converted without executing code in them. HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE count as they do
+    /// for Hugging Face's programs.
+    Fetch {
+        /// hf:OWNER/NAME, or hf:OWNER/NAME@REVISION for a branch, a tag, a pull request (refs/pr/N) or a commit
+        name: String,
     },
 }
 

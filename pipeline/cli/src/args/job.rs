@@ -17,11 +17,11 @@ use crate::args::values::{at_least_1, given, parameter, setting, size};
 #[derive(Debug, Default, Args, Serialize)]
 #[command(next_help_heading = "Models and settings")]
 pub(crate) struct ModelArgs {
-    /// Checkpoint folder of the captioner; a job takes several [env: CAPFILT_CAPTIONER]
+    /// Checkpoint of the captioner, a folder or hf:OWNER/NAME; a job takes several [env: CAPFILT_CAPTIONER]
     #[arg(long, value_name = "DIR")]
     pub(crate) captioner: Vec<String>,
 
-    /// Checkpoint folder of the filter; a job takes several [env: CAPFILT_FILTER]
+    /// Checkpoint of the filter, a folder or hf:OWNER/NAME; a job takes several [env: CAPFILT_FILTER]
     #[arg(long, value_name = "DIR")]
     pub(crate) filter: Vec<String>,
 }

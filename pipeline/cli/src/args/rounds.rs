@@ -20,11 +20,11 @@ pub(crate) struct RoundsArgs {
     #[arg(long, value_name = "N", value_parser = at_least_1::<u32>)]
     pub(crate) rounds: u32,
 
-    /// Checkpoint folder of the first round's captioner
+    /// Checkpoint of the first round's captioner, a folder or hf:OWNER/NAME
     #[arg(long, value_name = "DIR")]
     pub(crate) captioner: PathBuf,
 
-    /// Checkpoint folder of the first round's filter
+    /// Checkpoint of the first round's filter, a folder or hf:OWNER/NAME
     #[arg(long, value_name = "DIR")]
     pub(crate) filter: PathBuf,
 

@@ -28,7 +28,7 @@ impl StoreProvider {
     /// A store with buckets and folders, and without a client.
     pub(crate) const DEFAULT: Self = Self {
         schemes: &[],
-        connect: |_| Err(Problem::new("this capfilt is built without the feature cloud, which URLs need: give a path")),
+        connect: |_| Err(Problem::new("this capfilt is built without this store")),
         advice: Advice::UNKNOWN,
         has_folders: true,
         parse: |url| {

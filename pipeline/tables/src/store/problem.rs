@@ -62,6 +62,9 @@ impl Problem {
         if let Some(own) = own(error) {
             return own.clone();
         }
+        if let Some(of_hub) = of_hub(error) {
+            return Self(of_hub.to_string());
+        }
         let (last, bucket) = (cause(error), advice.bucket);
         let code = between(&last, "<Code>", "</Code>").unwrap_or_default();
         let code_and_words = || match between(&last, "<Message>", "</Message>") {
@@ -104,6 +107,11 @@ fn own(error: &StoreError) -> Option<&Problem> {
     error.source().and_then(|source| source.downcast_ref())
 }
 
+/// The error of the hub's client, which retries by itself and says what to do.
+fn of_hub(error: &StoreError) -> Option<&capfilt_hub::Error> {
+    error.source().and_then(|source| source.downcast_ref())
+}
+
 fn another_region(bucket: &str) -> String {
     format!("the {bucket} is in another region: set AWS_REGION to its region")
 }
@@ -143,7 +151,7 @@ pub(crate) fn is_denied(error: &StoreError) -> bool {
 fn may_pass(error: &StoreError) -> bool {
     match error {
         // It was retried where it was found.
-        wrapped if own(wrapped).is_some() => false,
+        wrapped if own(wrapped).is_some() || of_hub(wrapped).is_some() => false,
         StoreError::Generic { .. } => match status(&cause(error)) {
             Some(408 | 429 | 500..) | None => true,
             Some(_) => false,

@@ -1,0 +1,12 @@
+//! Checkpoints by their names on the Hugging Face hub: `hf:OWNER/NAME@REVISION`.
+
+#[cfg(not(feature = "hub"))]
+mod cache_only;
+mod checkpoint;
+#[cfg(feature = "hub")]
+mod client;
+mod progress;
+mod register;
+
+pub use checkpoint::{HubCheckpoint, checkpoint, is_name};
+pub use progress::OnBytes;

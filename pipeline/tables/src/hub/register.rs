@@ -1,0 +1,6 @@
+//! Where snapshots of models come from in this build.
+
+#[cfg(not(feature = "hub"))]
+pub(super) use super::cache_only::snapshot;
+#[cfg(feature = "hub")]
+pub(super) use super::client::snapshot;

@@ -1,0 +1,171 @@
+//! The SQL functions on columns.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, new_empty_array};
+use arrow::compute::{cast, concat};
+use arrow::datatypes::{DataType, Field, FieldRef};
+use capfilt_udfs::engine::Client;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::{Result, ScalarValue};
+use datafusion::logical_expr::{ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use crate::column::{Argument, Column};
+use crate::error::of_query;
+use crate::settings::{self, Settings};
+
+/// Rows of one invocation: few enough that Ctrl-C and an error are soon noticed.
+const ROWS: usize = 64;
+
+/// Invocations at once: while one waits for its models, the others decode their images.
+const AT_ONCE: usize = 4;
+
+/// Interval between checks for Ctrl-C.
+const CHECK_EVERY: Duration = Duration::from_millis(50);
+
+/// Applies the SQL function `name` to columns of equal length, under `settings`. `count` is the number of captions that
+/// `captions` takes as its second argument.
+///
+/// Raises CapfiltError with the words that SQL would have; KeyboardInterrupt after Ctrl-C, with the models' work cancelled.
+#[pyfunction]
+#[pyo3(signature = (name, columns, settings, count=None))]
+pub(crate) fn call(
+    py: Python<'_>,
+    name: &str,
+    columns: Vec<(String, Bound<'_, PyAny>)>,
+    settings: Settings,
+    count: Option<i64>,
+) -> PyResult<Column> {
+    let columns = columns.iter().map(|(name, given)| Argument::new(name, given)).collect::<PyResult<Vec<_>>>()?;
+    let rows = columns.first().map_or(0, Argument::rows);
+    if let Some(other) = columns.iter().find(|column| column.rows() != rows) {
+        return Err(PyValueError::new_err(format!("columns of {rows} and {} rows", other.rows())));
+    }
+    let client = Client::new();
+    let options = settings::options(&settings).map_err(|e| of_query(&e))?.with_client(client.clone());
+    let function = settings::function(name, options).map_err(|e| of_query(&e))?;
+    let invocation = Invocation::new(function, columns, count).map_err(|e| of_query(&e))?;
+    let array = invocation.run(py, rows, &client)?;
+    Ok(Column(array))
+}
+
+/// A function with its arguments.
+struct Invocation {
+    function: Arc<ScalarUDF>,
+    columns: Vec<Argument>,
+    count: Option<ScalarValue>,
+    fields: Vec<FieldRef>,
+    result: FieldRef,
+    config: Arc<ConfigOptions>,
+}
+
+impl Invocation {
+    /// Checks the arguments' types as planning does.
+    fn new(function: Arc<ScalarUDF>, columns: Vec<Argument>, count: Option<i64>) -> Result<Self> {
+        let count = count.map(|n| ScalarValue::Int64(Some(n)));
+        let field = |data_type: DataType| Arc::new(Field::new("", data_type, true));
+        let mut fields: Vec<FieldRef> = columns.iter().map(|column| field(column.data_type())).collect();
+        let mut scalars = vec![None; fields.len()];
+        if count.is_some() {
+            fields.push(field(DataType::Int64));
+            scalars.push(count.as_ref());
+        }
+        let types: Vec<DataType> = fields.iter().map(|field| field.data_type().clone()).collect();
+        let fields: Vec<FieldRef> = function.coerce_types(&types)?.into_iter().map(field).collect();
+        let result =
+            function.return_field_from_args(ReturnFieldArgs { arg_fields: &fields, scalar_arguments: &scalars })?;
+        Ok(Self { function, columns, count, fields, result, config: Arc::default() })
+    }
+
+    fn rows(&self, first: usize, count: usize) -> Result<ArrayRef> {
+        let columns =
+            self.columns.iter().zip(&self.fields).map(|(column, field)| {
+                Ok(ColumnarValue::Array(cast(&column.slice(first, count)?, field.data_type())?))
+            });
+        let mut args = columns.collect::<Result<Vec<_>>>()?;
+        args.extend(self.count.iter().cloned().map(ColumnarValue::Scalar));
+        let args = ScalarFunctionArgs {
+            args,
+            arg_fields: self.fields.clone(),
+            number_rows: count,
+            return_field: Arc::clone(&self.result),
+            config_options: Arc::clone(&self.config),
+        };
+        self.function.invoke_with_args(args)?.into_array(count)
+    }
+
+    /// Invokes the function on all rows, with the interpreter's lock released.
+    fn run(&self, py: Python<'_>, rows: usize, client: &Client) -> PyResult<ArrayRef> {
+        let slices = rows.div_ceil(ROWS);
+        if slices == 0 {
+            return Ok(new_empty_array(self.result.data_type()));
+        }
+        let at_once = slices.min(AT_ONCE);
+        let (next, working, stop) = (AtomicUsize::new(0), AtomicUsize::new(at_once), AtomicBool::new(false));
+        let done: Mutex<Vec<Option<Result<ArrayRef>>>> = Mutex::new((0..slices).map(|_| None).collect());
+        let take = || {
+            while !stop.load(Ordering::Acquire) {
+                let slice = next.fetch_add(1, Ordering::AcqRel);
+                if slice >= slices {
+                    return;
+                }
+                let first = slice * ROWS;
+                let result = self.rows(first, ROWS.min(rows - first));
+                if result.is_err() {
+                    stop.store(true, Ordering::Release);
+                }
+                done.lock().unwrap_or_else(PoisonError::into_inner)[slice] = Some(result);
+            }
+        };
+        let interrupted = py.detach(|| {
+            let caller = thread::current();
+            thread::scope(|scope| {
+                for _ in 0..at_once {
+                    scope.spawn(|| {
+                        let _worker = Worker { working: &working, caller: &caller };
+                        take();
+                    });
+                }
+                let mut interrupted = None;
+                while working.load(Ordering::Acquire) > 0 {
+                    thread::park_timeout(CHECK_EVERY);
+                    if interrupted.is_none()
+                        && let Err(signal) = Python::attach(|py| py.check_signals())
+                    {
+                        stop.store(true, Ordering::Release);
+                        client.cancel_running();
+                        interrupted = Some(signal);
+                    }
+                }
+                interrupted
+            })
+        });
+        if let Some(signal) = interrupted {
+            return Err(signal);
+        }
+        let mut arrays = Vec::with_capacity(slices);
+        for result in done.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten() {
+            arrays.push(result.map_err(|e| of_query(&e))?);
+        }
+        let arrays: Vec<&dyn arrow::array::Array> = arrays.iter().map(|array| &**array).collect();
+        concat(&arrays).map_err(crate::error::failed)
+    }
+}
+
+/// A worker at work: its end is noticed by the calling thread at once, also if it panics.
+struct Worker<'a> {
+    working: &'a AtomicUsize,
+    caller: &'a Thread,
+}
+
+impl Drop for Worker<'_> {
+    fn drop(&mut self) {
+        self.working.fetch_sub(1, Ordering::AcqRel);
+        self.caller.unpark();
+    }
+}
