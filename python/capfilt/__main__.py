@@ -1,0 +1,5 @@
+"""`python -m capfilt`: the command."""
+
+from ._command import main
+
+main()
