@@ -11,13 +11,17 @@ Settings are those of SQL's ``SET capfilt.NAME``, as keyword arguments: ``num_be
 
 from __future__ import annotations
 
-from . import _runtime
+import atexit
+
+from . import _lib, _runtime
 from ._lib import CapfiltError, Column, __version__, cancel, stats
 from ._job import Summary, report, resume, retry, run, select, update
 from ._model import Model
 from ._session import register, session
 
 _runtime.find()
+# The process must not end while a model runs.
+atexit.register(_lib.end)
 
 __all__ = [
     "CapfiltError",

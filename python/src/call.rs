@@ -17,6 +17,7 @@ use pyo3::prelude::*;
 
 use crate::column::{Argument, Column};
 use crate::error::of_query;
+use crate::exit;
 use crate::settings::{self, Settings};
 
 /// Rows of one invocation: few enough that Ctrl-C and an error are soon noticed.
@@ -46,6 +47,7 @@ pub(crate) fn call(
     if let Some(other) = columns.iter().find(|column| column.rows() != rows) {
         return Err(PyValueError::new_err(format!("columns of {rows} and {} rows", other.rows())));
     }
+    exit::check().map_err(|e| of_query(&e))?;
     let client = Client::new();
     let options = settings::options(&settings).map_err(|e| of_query(&e))?.with_client(client.clone());
     let function = settings::function(name, options).map_err(|e| of_query(&e))?;
@@ -134,8 +136,13 @@ impl Invocation {
                 let mut interrupted = None;
                 while working.load(Ordering::Acquire) > 0 {
                     thread::park_timeout(CHECK_EVERY);
-                    if interrupted.is_none()
-                        && let Err(signal) = Python::attach(|py| py.check_signals())
+                    // Without an interpreter to attach to there is no signal, and no one to call.
+                    let signal = Python::try_attach(|py| py.check_signals());
+                    if signal.is_none() || exit::is_ending() {
+                        stop.store(true, Ordering::Release);
+                        client.cancel_running();
+                    } else if interrupted.is_none()
+                        && let Some(Err(signal)) = signal
                     {
                         stop.store(true, Ordering::Release);
                         client.cancel_running();
@@ -148,6 +155,7 @@ impl Invocation {
         if let Some(signal) = interrupted {
             return Err(signal);
         }
+        exit::check().map_err(|e| of_query(&e))?;
         let mut arrays = Vec::with_capacity(slices);
         for result in done.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten() {
             arrays.push(result.map_err(|e| of_query(&e))?);

@@ -21,6 +21,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
 
 use crate::error::of_query;
+use crate::exit;
 use crate::settings::{self, Settings as Values};
 
 /// Prefix of the settings.
@@ -180,6 +181,7 @@ impl ScalarUDFImpl for Crossing {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        exit::check()?;
         self.checked()?;
         self.inner.invoke_with_args(args)
     }

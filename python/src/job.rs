@@ -11,6 +11,7 @@ use pyo3::types::PyDict;
 use tokio::sync::watch;
 
 use crate::error::failed;
+use crate::exit;
 
 /// Planning recurses deeply, and Python's threads have small stacks.
 const STACK: usize = 64 << 20;
@@ -44,6 +45,9 @@ pub(crate) fn run(py: Python<'_>, arguments: Vec<String>, progress: Option<Py<Py
     let ended = loop {
         let next;
         (next, reports) = py.detach(move || (reports.recv_timeout(CHECK_EVERY), reports));
+        if exit::is_ending() {
+            let _ = stop.send(Stop::Now);
+        }
         if let Err(signal) = py.check_signals() {
             let _ = stop.send(if raised.is_some() { Stop::Now } else { Stop::AtUnit });
             raised.get_or_insert(signal);

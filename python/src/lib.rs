@@ -6,6 +6,7 @@
 mod call;
 mod column;
 mod error;
+mod exit;
 mod ffi;
 mod job;
 mod polars;
@@ -81,6 +82,7 @@ fn _lib(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(set_runtime, module)?)?;
     module.add_function(wrap_pyfunction!(stats, module)?)?;
     module.add_function(wrap_pyfunction!(cancel, module)?)?;
+    module.add_function(wrap_pyfunction!(exit::end, module)?)?;
     module.add_function(wrap_pyfunction!(main, module)?)?;
     module.add_function(wrap_pyfunction!(call::call, module)?)?;
     module.add_function(wrap_pyfunction!(ffi::scalar_functions, module)?)?;

@@ -19,6 +19,7 @@ use datafusion::common::{DataFusionError, Result, ScalarValue, internal_err};
 use datafusion::logical_expr::{ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF};
 use serde::Deserialize;
 
+use crate::exit;
 use crate::settings::{self, Settings};
 
 /// A series as it crosses: its field, and a pointer to each of its chunks.
@@ -215,6 +216,7 @@ unsafe fn compute(
         // SAFETY: the caller's.
         let call = Call::new(name, unsafe { bytes(pickle, len) })?;
         let columns: Vec<(FieldRef, ArrayRef)> = series.iter().map(import).collect::<Result<_>>()?;
+        exit::check()?;
         let result = call.run(&columns)?;
         let result = cast(&result, &polars_type(result.data_type()))?;
         let name = columns.first().map_or("", |(field, _)| field.name());

@@ -259,3 +259,25 @@ def test_the_package_is_light_to_import():
     code = "import sys, capfilt; print([m for m in ('datafusion', 'polars', 'pyarrow', 'numpy', 'onnxruntime', 'PIL') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("work", [
+    "threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start(); ctx.sql('SELECT captions(image, 20) FROM web').collect()",
+    "threading.Thread(target=lambda: [model.captions(images, 20, seed=i) for i in range(1000)], daemon=True).start(); time.sleep(1)",
+])
+def test_a_process_may_end_while_a_model_runs(work):
+    program = f"""
+import os, signal, threading, time, capfilt, pyarrow.parquet
+models = dict(captioner={str(ROOT / "examples/models/captioner")!r}, num_beams=20, max_length=64, memo_limit=0)
+model, ctx = capfilt.Model(**models), capfilt.session(**models)
+ctx.register_parquet("web", {str(ROOT / "examples/web.parquet")!r})
+images = pyarrow.parquet.read_table({str(ROOT / "examples/web.parquet")!r})["image"]
+try:
+    {work}
+except KeyboardInterrupt:
+    pass
+print("at its end")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "at its end\n"), done.stderr
+    assert "panicked" not in done.stderr
