@@ -22,9 +22,16 @@ def _bytes(picture: Any) -> bytes:
     return file.getvalue()
 
 
+def _encoded(image: Any) -> Any:
+    """Bytes of a picture of Pillow, and of an undecoded image of Hugging Face's datasets; other values as they are."""
+    if _is_picture(image):
+        return _bytes(image)
+    return image["bytes"] if isinstance(image, dict) and "bytes" in image else image
+
+
 def _images(images: Any) -> Any:
-    if isinstance(images, (list, tuple)) and any(_is_picture(image) for image in images):
-        return [_bytes(image) if _is_picture(image) else image for image in images]
+    if isinstance(images, (list, tuple)):
+        return [_encoded(image) for image in images]
     if _is_picture(images):
         raise TypeError("images: give a list, also for one image: [image]")
     return images
@@ -37,8 +44,8 @@ class Model:
     ``SET capfilt.NAME``. A method's own settings override them for one call.
 
     A column of images is an Arrow array of encoded images (JPEG, PNG, WebP, ..) from anything with
-    ``__arrow_c_array__`` or ``__arrow_c_stream__`` (pyarrow, Polars, DuckDB, ..), or a list of bytes or of Pillow's
-    images. A column of texts is an Arrow array or a list of strings. NULL and None give NULL, and so does an image that
+    ``__arrow_c_array__`` or ``__arrow_c_stream__`` (pyarrow, Polars, DuckDB, ..), or a list of bytes, of Pillow's
+    images, or of dictionaries with ``bytes`` as undecoded images of Hugging Face's datasets are. A column of texts is an Arrow array or a list of strings. NULL and None give NULL, and so does an image that
     cannot be read: :meth:`image_error` says why.
 
     Checkpoints are loaded when they are first used, once for the process. A model may be pickled: it is loaded where it

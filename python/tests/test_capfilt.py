@@ -77,6 +77,8 @@ def test_lists_chunks_and_pictures_are_columns_too(model, web):
     picture = Image.open(FIXTURES / "images" / "coffee.png")
     from_file = model.embed_image([(FIXTURES / "images" / "coffee.png").read_bytes()])
     assert model.embed_image([picture]).to_pylist() == from_file.to_pylist()
+    undecoded = {"bytes": (FIXTURES / "images" / "coffee.png").read_bytes(), "path": "coffee.png"}
+    assert model.embed_image([undecoded, None, picture]).to_pylist() == [from_file[0], None, from_file[0]]
     assert model.embed_image([Image.open(path)])[0] is not None
     assert len(model.caption([])) == 0
     assert model.caption([None, b"no image"]).to_pylist() == [None, None]
