@@ -47,7 +47,7 @@ impl Facts {
     }
 }
 
-/// Target of a redirect, whose bytes beyond ASCII may be unencoded.
+/// Returns the target of a redirect. Bytes beyond ASCII may be unencoded there, and are percent-encoded.
 pub(crate) fn location(from: &Url, headers: &HeaderMap) -> Option<Url> {
     let to = headers.get(LOCATION)?;
     from.join(&percent_encode(to.as_bytes(), &AsciiSet::EMPTY).to_string()).ok()

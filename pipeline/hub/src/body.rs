@@ -21,7 +21,7 @@ pub(crate) struct Body {
     target: Target,
     open: Option<Response>,
     at: u64,
-    /// End of what is wanted, where it is not that of the file.
+    /// End of the range to read; `None` reads to the end of the file.
     until: Option<u64>,
     pub(crate) facts: Facts,
     pauses: Pauses,
@@ -71,7 +71,7 @@ impl Body {
         }
     }
 
-    /// Opens the connection, if there is none, so that `facts` are known. False says that there is nothing left.
+    /// Opens a connection unless one is open, which also fills `facts`. Returns false at the end of the file.
     pub(crate) async fn open(&mut self) -> Result<bool, Error> {
         while self.open.is_none() {
             let last = self.until.map(|until| until.saturating_sub(1).to_string());
@@ -125,7 +125,7 @@ impl Body {
         self.pauses.after(error).await
     }
 
-    /// Next bytes of what is left of a range. What comes again after a break is dropped.
+    /// Returns the next bytes of the range `left`. Bytes that are sent again after a broken connection are dropped.
     pub(crate) async fn next_of(&mut self, left: &mut Range<u64>) -> Result<Option<Bytes>, Error> {
         while let Some(chunk) = self.next().await? {
             let bytes = clip(chunk, left);

@@ -1,4 +1,4 @@
-//! Models of the hub: finding them, and fetching what is not in the cache.
+//! Client for models of the hub: it finds them, and downloads files that the cache lacks.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub struct Progress<'a> {
     pub file: &'a str,
     /// Bytes that are there, those of earlier runs too.
     pub done: u64,
-    /// Bytes of the whole file, if the hub tells.
+    /// Size of the file in bytes, if the hub states it.
     pub total: Option<u64>,
 }
 
@@ -48,7 +48,7 @@ impl Repository {
         &self.commit
     }
 
-    /// Files, without those whose names would lead out of their folder.
+    /// Files of the commit; names that lead out of the repository are left out.
     pub fn files(&self) -> &[String] {
         &self.files
     }

@@ -129,7 +129,7 @@ impl Client {
         if found != item.etag.as_str() {
             fs::remove_file(&partial).await.map_err(at)?;
             if have > 0 {
-                // An earlier run, or another program, may have left what is no beginning of this file.
+                // The partial file of an earlier run or of another program may hold other bytes.
                 return Box::pin(self.fetch(item, progress)).await;
             }
             let (subject, file) = (item.target.subject.clone(), item.file.to_owned());

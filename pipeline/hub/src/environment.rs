@@ -13,7 +13,7 @@ pub(crate) fn of_process(name: &str) -> Option<OsString> {
     std::env::var_os(name)
 }
 
-/// Value of a variable. One that is set to nothing counts as not set.
+/// Returns the value of a variable. An empty variable counts as unset.
 pub(crate) fn value(environment: Environment<'_>, name: &str) -> Result<Option<String>, Error> {
     let text = environment(name).map(OsString::into_string).transpose();
     let text = text.map_err(|_| wrong(name, "its value is not UTF-8".to_owned()))?;

@@ -13,7 +13,7 @@ pub enum Error {
     Name {
         /// The text.
         name: String,
-        /// What is wrong with it.
+        /// Reason why it is refused.
         problem: String,
     },
     /// Environment variable with a value that is not understood.
@@ -21,7 +21,7 @@ pub enum Error {
     Setting {
         /// Name of the variable.
         variable: String,
-        /// What is wrong with its value.
+        /// Reason why its value is refused.
         problem: String,
     },
     /// File or folder of the cache that cannot be read or written.
@@ -119,7 +119,7 @@ pub enum Error {
         subject: String,
         /// Address, without its query.
         url: String,
-        /// What is wrong with it.
+        /// Reason why it is refused.
         problem: String,
     },
     /// Answer about another commit than the one that was asked for.

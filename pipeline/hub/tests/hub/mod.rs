@@ -1,6 +1,6 @@
 //! Loopback server that answers as the hub does, with faults on demand, and a second one in the part of its storage.
 
-#![allow(dead_code, reason = "each test program uses a part")]
+#![allow(dead_code, reason = "the tests of the command include this module too, and use a part of it")]
 
 mod answers;
 pub(crate) mod world;
