@@ -37,8 +37,15 @@ pub enum Error {
     #[error("{0}")]
     Option(String),
     /// An unusable image, under `capfilt.on_error = 'fail'`.
-    #[error("{0}")]
-    Image(String),
+    #[error("{function}: row {row} of the batch: {reason}")]
+    Image {
+        /// The SQL function.
+        function: &'static str,
+        /// Index of the row in its batch.
+        row: usize,
+        /// What is wrong with the image, which image it is, and what to do.
+        reason: String,
+    },
     /// The query was cancelled or dropped.
     #[error("query cancelled")]
     Cancelled,

@@ -97,13 +97,12 @@ impl<'a> Call<'a> {
             return Ok(());
         }
         let path = images.path(row).map(|p| format!(", path {p}")).unwrap_or_default();
-        let message = format!(
-            "{}: row {row} of the batch: {why} (sha256 {}{path}); SET capfilt.on_error = 'null' to get NULL instead, \
-             and image_error(image) for the reason",
-            self.function,
+        let reason = format!(
+            "{why} (sha256 {}{path}); SET capfilt.on_error = 'null' to get NULL instead, and image_error(image) for the \
+             reason",
             hex::encode(sha256)
         );
-        Err(DataFusionError::External(Box::new(Error::Image(message))))
+        Err(DataFusionError::External(Box::new(Error::Image { function: self.function, row, reason })))
     }
 
     /// Error for an outcome of another kind than requested.
