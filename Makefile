@@ -104,10 +104,10 @@ test-readers: build $(READERS) ## that others read what capfilt writes: pyarrow,
 
 PYTHON := .deps/python/.installed
 $(PYTHON): Makefile
-	@echo "== maturin, pytest, pyarrow, datafusion, Polars, Pillow and Jupyter's client into .deps/python (once)" >&2
+	@echo "== maturin, pytest, mypy, pyarrow, datafusion, Polars, pandas, Pillow and Jupyter's client into .deps/python (once)" >&2
 	@rm -rf .deps/python && python3 -m venv .deps/python
-	@.deps/python/bin/python -m pip install --quiet --disable-pip-version-check maturin==1.* pytest==9.* pyarrow==26.* \
-	    datafusion==55.* polars==2.* pillow==12.* matplotlib==3.* nbclient==0.* ipykernel==7.* huggingface_hub==2.* \
+	@.deps/python/bin/python -m pip install --quiet --disable-pip-version-check maturin==1.* pytest==9.* mypy==2.* pyarrow==26.* \
+	    datafusion==55.* polars==2.* pandas==3.* pillow==12.* matplotlib==3.* nbclient==0.* ipykernel==7.* huggingface_hub==2.* \
 	    onnxruntime==$(ORT_VERSION)
 	@touch $@
 

@@ -166,9 +166,9 @@ class Work:
         emoji, world = self.dir / "emoji/web.parquet", self.dir / "world/web.parquet"
         self.capfilt("sql", "--table", f"emoji={emoji}", "--table", f"world={world}", "-c", f"""
             COPY (
-                SELECT id, url, image, text, text_is_true FROM emoji
+                SELECT CAST(id AS BIGINT) AS id, url, image, text, text_is_true FROM emoji
                 UNION ALL
-                SELECT (SELECT max(id) FROM emoji) + row_number() OVER (ORDER BY key), 'https://example.com/world/' || key || '.png', image,
+                SELECT CAST((SELECT max(id) FROM emoji) + row_number() OVER (ORDER BY key) AS BIGINT), 'https://example.com/world/' || key || '.png', image,
                        text, text_is_true
                 FROM (SELECT * FROM world WHERE kind <> 'near_miss' ORDER BY key LIMIT {WORLD_ROWS})
                 ORDER BY id

@@ -12,6 +12,7 @@ Settings are those of SQL's ``SET capfilt.NAME``, as keyword arguments: ``num_be
 from __future__ import annotations
 
 import atexit
+from collections.abc import Sequence
 
 from . import _lib, _runtime
 from ._lib import CapfiltError, Column, __version__, cancel, stats
@@ -19,6 +20,7 @@ from ._job import Summary, report, resume, retry, run, select, update
 from ._model import Model
 from ._session import register, session
 
+Sequence.register(Column)
 _runtime.find()
 # The process must not end while a model runs.
 atexit.register(_lib.end)

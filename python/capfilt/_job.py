@@ -23,14 +23,27 @@ class Summary:
     command prints.
     """
 
+    dest: str
+    rows: int
+    resumed_rows: int
+    pairs: int
+    web: dict[str, Any]
+    synthetic: dict[str, Any]
+    failed: int
+    duplicates: int
+    reasons: dict[str, int]
+    files: list[str]
+    bytes: int
+    seconds: float
+
     def __init__(self, values: dict[str, Any]) -> None:
-        self._text = values.pop("text")
+        self._text: str = values.pop("text")
         self.__dict__.update(values)
 
     @property
     def kept(self) -> int:
         """Number of pairs that are kept."""
-        return self.web["kept"] + self.synthetic["kept"]
+        return int(self.web["kept"] + self.synthetic["kept"])
 
     def __str__(self) -> str:
         return self._text
@@ -96,9 +109,21 @@ def _arguments(positional: list[Any], options: dict[str, Any]) -> list[str]:
     return [*arguments, "--", *(os.fspath(value) for value in positional)]
 
 
-def _run(verb: str, positional: list[Any], progress: Progress | bool | None, options: dict[str, Any]) -> Any:
+def _run(verb: str, positional: list[Any], progress: Progress | bool | None, options: dict[str, Any]) -> list[Summary]:
     callback = _Bar() if progress is True else progress or None
-    summaries = [Summary(values) for values in _lib.run([verb, *_arguments(positional, options)], callback)]
+    if not (callback is None or callable(callback)):
+        raise TypeError(f"progress: give a function or True, not {callback!r}")
+    try:
+        return [Summary(values) for values in _lib.run([verb, *_arguments(positional, options)], callback)]
+    except _lib.CapfiltError as error:
+        for name in set(options).intersection(_lib.setting_names()):
+            if f"unexpected argument '--{name.replace('_', '-')}'" in str(error):
+                message = f"{name} is a setting: give set={{'capfilt.{name}': {options[name]!r}}}"
+                raise _lib.CapfiltError(message) from None
+        raise
+
+
+def _one_or_all(summaries: list[Summary]) -> Summary | list[Summary]:
     return summaries[0] if len(summaries) == 1 else summaries
 
 
@@ -112,22 +137,23 @@ def run(source: Any, dest: Any, *, progress: Progress | bool | None = None, **op
     Ctrl-C stops after the unit in hand, and once more at once; the same call continues. Raises CapfiltError in the words of
     the command.
     """
-    return _run("run", [source, dest], progress, options)
+    (summary,) = _run("run", [source, dest], progress, options)
+    return summary
 
 
 def resume(dest: Any, *, progress: Progress | bool | None = None, **options: Any) -> Summary | list[Summary]:
     """Continues an unfinished pair table, whose job is on record: a summary for each shard if there are several."""
-    return _run("resume", [dest], progress, options)
+    return _one_or_all(_run("resume", [dest], progress, options))
 
 
 def update(dest: Any, *, progress: Progress | bool | None = None, **options: Any) -> Summary | list[Summary]:
     """Adds what the source of a pair table has gained."""
-    return _run("update", [dest], progress, options)
+    return _one_or_all(_run("update", [dest], progress, options))
 
 
 def retry(dest: Any, *, progress: Progress | bool | None = None, **options: Any) -> Summary | list[Summary]:
     """Repeats the rows of a pair table whose image was not to be had."""
-    return _run("retry", [dest], progress, options)
+    return _one_or_all(_run("retry", [dest], progress, options))
 
 
 def select(table: Any, dest: Any, **options: Any) -> Summary:

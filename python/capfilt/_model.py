@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import io
+import os
 from typing import Any
 
 from . import _lib
 from ._lib import Column
 from ._settings import texts
+
+
+#: Size from which a picture of Pillow is compressed on its way, to stay within ``max_image_bytes``.
+_LARGE = 32 << 20
 
 
 def _is_picture(value: Any) -> bool:
@@ -16,9 +21,21 @@ def _is_picture(value: Any) -> bool:
 
 
 def _bytes(picture: Any) -> bytes:
-    """The picture's pixels as Pillow converts them to RGB, in a file without compression."""
+    """The picture's pixels as Pillow converts them to RGB, in a file without loss."""
+    try:
+        rgb = picture.convert("RGB")
+    except Exception:
+        # Pillow reads the pixels only now. A broken file is judged as its bytes would be.
+        source = getattr(picture, "fp", None)
+        if source is None:
+            raise
+        source.seek(0)
+        return bytes(source.read())
     file = io.BytesIO()
-    picture.convert("RGB").save(file, "BMP")
+    if 3 * picture.width * picture.height < _LARGE:
+        rgb.save(file, "BMP")
+    else:
+        rgb.save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
@@ -30,11 +47,14 @@ def _encoded(image: Any) -> Any:
 
 
 def _images(images: Any) -> Any:
-    if isinstance(images, (list, tuple)):
-        return [_encoded(image) for image in images]
-    if _is_picture(images):
-        raise TypeError("images: give a list, also for one image: [image]")
-    return images
+    if hasattr(images, "__arrow_c_array__") or hasattr(images, "__arrow_c_stream__"):
+        return images
+    if _is_picture(images) or isinstance(images, (bytes, bytearray, memoryview, str, os.PathLike, dict)):
+        raise TypeError("images: give a list of the bytes of files, also for one image: [image]")
+    encoded = [_encoded(image) for image in images]
+    if any(isinstance(image, (str, os.PathLike)) for image in encoded):
+        raise TypeError("images: give the bytes of the files and not their paths: [Path(path).read_bytes() for path in paths]")
+    return encoded
 
 
 class Model:
@@ -45,11 +65,13 @@ class Model:
 
     A column of images is an Arrow array of encoded images (JPEG, PNG, WebP, ..) from anything with
     ``__arrow_c_array__`` or ``__arrow_c_stream__`` (pyarrow, Polars, DuckDB, ..), or a list of bytes, of Pillow's
-    images, or of dictionaries with ``bytes`` as undecoded images of Hugging Face's datasets are. A column of texts is an Arrow array or a list of strings. NULL and None give NULL, and so does an image that
-    cannot be read: :meth:`image_error` says why.
+    images, or of dictionaries with ``bytes`` as undecoded images of Hugging Face's datasets are. A column of texts is an
+    Arrow array or a list of strings. NULL and None give NULL, and so does an image that cannot be read:
+    :meth:`image_error` says why.
 
-    Checkpoints are loaded when they are first used, once for the process. A model may be pickled: it is loaded where it
-    is used. Results are a function of the row, whatever is beside it.
+    Checkpoints are loaded when they are first used, once for the process, whose memory they share: ``memory_limit`` is
+    that of all models, and the last one given counts. A model may be pickled: it is loaded where it is used. Results are
+    a function of the row, whatever is beside it.
 
     Raises CapfiltError if a setting is wrong or a checkpoint is unusable, and KeyboardInterrupt after Ctrl-C.
     """

@@ -13,11 +13,17 @@ def find() -> None:
 
     The import would load a second copy of the library, and write a device's identity to the user's cache.
     """
-    spec = importlib.util.find_spec("onnxruntime")
+    _lib.set_runtime(_library())
+
+
+def _library() -> Path | None:
+    try:
+        spec = importlib.util.find_spec("onnxruntime")
+    except ValueError:  # A module of this name without a spec, such as a stand-in of another's tests.
+        return None
     for folder in (spec.submodule_search_locations or []) if spec else []:
-        libraries = sorted(Path(folder, "capi").glob("libonnxruntime.so*")) + sorted(
-            Path(folder, "capi").glob("libonnxruntime.*dylib")
-        )
+        capi = Path(folder, "capi")
+        libraries = sorted(capi.glob("libonnxruntime.so*")) + sorted(capi.glob("libonnxruntime.*dylib"))
         if libraries:
-            _lib.set_runtime(libraries[-1])
-            return
+            return libraries[-1]
+    return None

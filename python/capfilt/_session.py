@@ -40,8 +40,8 @@ def register(ctx: datafusion.SessionContext, **settings: Any) -> datafusion.Sess
     datafusion = _datafusion()
     for function in _lib.scalar_functions(texts(settings)):
         ctx.register_udf(datafusion.udf(function))
-    for function in _lib.aggregate_functions():
-        ctx.register_udaf(datafusion.udaf(function))
+    for aggregate in _lib.aggregate_functions():
+        ctx.register_udaf(datafusion.udaf(aggregate))
     return ctx
 
 

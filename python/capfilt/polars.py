@@ -6,6 +6,8 @@ the streaming engine.
 
 from __future__ import annotations
 
+import operator
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,13 @@ class Capfilt:
     def __init__(self, expr: polars.Expr) -> None:
         self._expr = expr
 
-    def _apply(self, name: str, *more: Any, count: int | None = None, **settings: Any) -> polars.Expr:
+    def _apply(self, name: str, settings: dict[str, Any], more: list[Any] = [], count: int | None = None) -> polars.Expr:
         values = texts(settings)
         # A wrong setting is an error where it is given.
         _lib.Settings(values)
+        # Where Python's own handler of Ctrl-C is in place, it is to end the models' work too.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            _lib.watch()
         return register_plugin_function(
             plugin_path=Path(_lib.__file__),
             function_name=name,
@@ -44,36 +49,36 @@ class Capfilt:
 
     def caption(self, **settings: Any) -> polars.Expr:
         """A caption of each image."""
-        return self._apply("caption", **settings)
+        return self._apply("caption", settings)
 
     def captions(self, n: int, **settings: Any) -> polars.Expr:
-        """``n`` captions of each image."""
-        return self._apply("captions", count=n, **settings)
+        """``n`` captions of each image, a whole number from 1 to 64."""
+        return self._apply("captions", settings, count=operator.index(n))
 
     def itm_score(self, text: Any, **settings: Any) -> polars.Expr:
         """Probability that the text matches the image, from 0 to 1."""
-        return self._apply("itm_score", text, **settings)
+        return self._apply("itm_score", settings, [text])
 
     def itc_score(self, text: Any, **settings: Any) -> polars.Expr:
         """Cosine similarity of image and text."""
-        return self._apply("itc_score", text, **settings)
+        return self._apply("itc_score", settings, [text])
 
     def embed_image(self, **settings: Any) -> polars.Expr:
         """Unit-length embedding of each image, an array of floats."""
-        return self._apply("embed_image", **settings)
+        return self._apply("embed_image", settings)
 
     def embed_text(self, **settings: Any) -> polars.Expr:
         """Unit-length embedding of each text, an array of floats."""
-        return self._apply("embed_text", **settings)
+        return self._apply("embed_text", settings)
 
     def image_error(self) -> polars.Expr:
         """Why an image cannot be used; null if it can be."""
-        return self._apply("image_error")
+        return self._apply("image_error", {})
 
     def image_info(self) -> polars.Expr:
         """Format, width, height and channels of each image."""
-        return self._apply("image_info")
+        return self._apply("image_info", {})
 
     def image_phash(self) -> polars.Expr:
         """Perceptual hash of each image."""
-        return self._apply("image_phash")
+        return self._apply("image_phash", {})

@@ -8,15 +8,17 @@ use std::time::Duration;
 use arrow::array::{ArrayRef, new_empty_array};
 use arrow::compute::{cast, concat};
 use arrow::datatypes::{DataType, Field, FieldRef};
+use capfilt_udfs::Error;
 use capfilt_udfs::engine::Client;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::{Result, ScalarValue};
+use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::column::{Argument, Column};
-use crate::error::of_query;
+use crate::error::{failed, in_python, of_query};
 use crate::exit;
 use crate::settings::{self, Settings};
 
@@ -42,10 +44,15 @@ pub(crate) fn call(
     settings: Settings,
     count: Option<i64>,
 ) -> PyResult<Column> {
-    let columns = columns.iter().map(|(name, given)| Argument::new(name, given)).collect::<PyResult<Vec<_>>>()?;
+    let columns = columns.into_iter().map(|(name, given)| Argument::new(name, &given)).collect::<PyResult<Vec<_>>>()?;
     let rows = columns.first().map_or(0, Argument::rows);
     if let Some(other) = columns.iter().find(|column| column.rows() != rows) {
-        return Err(PyValueError::new_err(format!("columns of {rows} and {} rows", other.rows())));
+        return Err(PyValueError::new_err(format!(
+            "{} has {rows} rows, and {} has {}: give columns of equal length",
+            columns.first().map_or("", Argument::name),
+            other.name(),
+            other.rows()
+        )));
     }
     exit::check().map_err(|e| of_query(&e))?;
     let client = Client::new();
@@ -157,12 +164,25 @@ impl Invocation {
         }
         exit::check().map_err(|e| of_query(&e))?;
         let mut arrays = Vec::with_capacity(slices);
-        for result in done.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten() {
-            arrays.push(result.map_err(|e| of_query(&e))?);
+        let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for (slice, result) in done.into_iter().enumerate() {
+            // What comes after an error was not begun.
+            let Some(result) = result else { continue };
+            arrays.push(result.map_err(|e| of_slice(&e, slice * ROWS))?);
         }
         let arrays: Vec<&dyn arrow::array::Array> = arrays.iter().map(|array| &**array).collect();
-        concat(&arrays).map_err(crate::error::failed)
+        concat(&arrays).map_err(failed)
     }
+}
+
+/// The error of the slice that begins at the column's row `first`. A bad image is named by its row in the column.
+fn of_slice(error: &DataFusionError, first: usize) -> PyErr {
+    if let DataFusionError::External(cause) = error.find_root()
+        && let Some(Error::Image { function, row, reason }) = cause.downcast_ref()
+    {
+        return failed(format!("{function}: row {}: {}", first + row, in_python(reason)));
+    }
+    of_query(error)
 }
 
 /// A worker at work: its end is noticed by the calling thread at once, also if it panics.

@@ -2,15 +2,21 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray as _, BinaryBuilder, StringBuilder, new_null_array};
-use arrow::compute::concat;
-use arrow::datatypes::{DataType, Field, Float32Type, Int64Type, UInt8Type, UInt32Type};
-use pyo3::exceptions::{PyIndexError, PyTypeError};
+use arrow::array::{
+    Array, ArrayRef, AsArray as _, BinaryBuilder, Int64Array, RecordBatch, StringBuilder, new_null_array,
+};
+use arrow::compute::{CastOptions, cast_with_options, concat, take};
+use arrow::datatypes::{DataType, Field, Float32Type, Int64Type, Schema, UInt8Type, UInt32Type};
+use arrow_ipc::reader::StreamReader;
+use arrow_ipc::writer::StreamWriter;
+use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
-use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyMemoryView, PyString, PyTuple};
+use pyo3::types::{
+    PyByteArray, PyBytes, PyCapsule, PyDict, PyList, PyMemoryView, PySlice, PySliceIndices, PyString, PyTuple,
+};
 use pyo3_arrow::ffi::{to_array_pycapsules, to_schema_pycapsule};
-use pyo3_arrow::{PyArray, PyChunkedArray};
+use pyo3_arrow::{PyArray, PyChunkedArray, PyField};
 
 use crate::error::failed;
 
@@ -25,13 +31,51 @@ impl Column {
         self.0.len()
     }
 
-    fn __getitem__(&self, py: Python<'_>, index: isize) -> PyResult<Py<PyAny>> {
+    fn __getitem__(&self, py: Python<'_>, index: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         let len = self.0.len();
+        if let Ok(slice) = index.cast::<PySlice>() {
+            let PySliceIndices { start, step, slicelength, .. } = slice.indices(isize::try_from(len)?)?;
+            let rows = (0..slicelength as i64).map(|i| start as i64 + i * step as i64);
+            let taken = take(&self.0, &Int64Array::from_iter_values(rows), None).map_err(failed)?;
+            return Ok(Py::new(py, Self(taken))?.into_any());
+        }
+        let index: isize = index.extract()?;
         let index = if index < 0 { index + len as isize } else { index };
         match usize::try_from(index) {
             Ok(row) if row < len => value(py, &self.0, row),
             _ => Err(PyIndexError::new_err("the index is out of the column's range")),
         }
+    }
+
+    fn __iter__(&self) -> ColumnIterator {
+        ColumnIterator { column: Arc::clone(&self.0), next: 0 }
+    }
+
+    /// Index of the first row with this value. Raises ValueError if there is none.
+    #[pyo3(signature = (value, *range))]
+    fn index<'py>(
+        &self,
+        py: Python<'py>,
+        value: Bound<'py, PyAny>,
+        range: &Bound<'py, PyTuple>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let arguments = PyTuple::new(py, [value])?.into_sequence().concat(range.as_sequence())?.to_tuple()?;
+        self.to_pylist(py)?.call_method1("index", arguments)
+    }
+
+    /// Number of rows with this value.
+    fn count<'py>(&self, py: Python<'py>, value: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        self.to_pylist(py)?.call_method1("count", (value,))
+    }
+
+    /// For pickle: the column in Arrow's IPC format.
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
+        let schema = Arc::new(Schema::new(vec![self.field()]));
+        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::clone(&self.0)]).map_err(failed)?;
+        let mut writer = StreamWriter::try_new(vec![], &schema).map_err(failed)?;
+        writer.write(&batch).map_err(failed)?;
+        let stream = writer.into_inner().map_err(failed)?;
+        Ok((py.import("capfilt._lib")?.getattr("column_of_ipc")?, (PyBytes::new(py, &stream),)))
     }
 
     /// The values as a list; None for NULL.
@@ -56,13 +100,80 @@ impl Column {
         Ok(to_schema_pycapsule(py, self.field())?.into_any())
     }
 
+    /// Raises ValueError if the values do not fit into the type of `requested_schema`.
     #[pyo3(signature = (requested_schema=None))]
     fn __arrow_c_array__<'py>(
         &self,
         py: Python<'py>,
-        requested_schema: Option<Bound<'py, pyo3::types::PyCapsule>>,
+        requested_schema: Option<Bound<'py, PyCapsule>>,
     ) -> PyResult<Bound<'py, PyTuple>> {
-        Ok(to_array_pycapsules(py, Arc::new(self.field()), &self.0, requested_schema)?)
+        let requested = match requested_schema {
+            Some(capsule) => PyField::from_arrow_pycapsule(&capsule)?.into_inner().data_type().clone(),
+            None => self.0.data_type().clone(),
+        };
+        let array = cast_exactly(&self.0, &requested)?;
+        let field = Field::new("", array.data_type().clone(), true);
+        Ok(to_array_pycapsules(py, Arc::new(field), &array, None)?)
+    }
+}
+
+/// The values as another type, if none is changed by it but for a float's precision.
+fn cast_exactly(array: &ArrayRef, to: &DataType) -> PyResult<ArrayRef> {
+    let from = array.data_type();
+    if from == to {
+        return Ok(Arc::clone(array));
+    }
+    let strict = CastOptions { safe: false, ..Default::default() };
+    let exact = cast_with_options(array, to, &strict).ok().filter(|cast| {
+        item(from).is_floating() && item(to).is_floating()
+            || cast_with_options(cast, from, &strict).is_ok_and(|back| back.to_data() == array.to_data())
+    });
+    exact.ok_or_else(|| {
+        PyValueError::new_err(format!(
+            "a column of {from} has values that {to} has not: take it without a type, then cast"
+        ))
+    })
+}
+
+/// The type of a list's items; any other type itself.
+fn item(data_type: &DataType) -> &DataType {
+    match data_type {
+        DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
+            item(field.data_type())
+        }
+        other => other,
+    }
+}
+
+/// A pickled column.
+#[pyfunction]
+pub(crate) fn column_of_ipc(stream: &[u8]) -> PyResult<Column> {
+    let mut batches = StreamReader::try_new(stream, None).map_err(failed)?;
+    match batches.next() {
+        Some(batch) => Ok(Column(Arc::clone(batch.map_err(failed)?.column(0)))),
+        None => Err(failed("not a pickled column")),
+    }
+}
+
+/// An iterator over the values of a [`Column`].
+#[pyclass(module = "capfilt._lib")]
+pub(crate) struct ColumnIterator {
+    column: ArrayRef,
+    next: usize,
+}
+
+#[pymethods]
+impl ColumnIterator {
+    fn __iter__(this: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        this
+    }
+
+    fn __next__(&mut self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        if self.next >= self.column.len() {
+            return Ok(None);
+        }
+        self.next += 1;
+        value(py, &self.column, self.next - 1).map(Some)
     }
 }
 
@@ -103,6 +214,7 @@ fn value(py: Python<'_>, array: &ArrayRef, row: usize) -> PyResult<Py<PyAny>> {
 
 /// An argument: chunks of one type, without copies where they come as Arrow data.
 pub(crate) struct Argument {
+    name: String,
     chunks: Vec<ArrayRef>,
     rows: usize,
 }
@@ -110,16 +222,27 @@ pub(crate) struct Argument {
 impl Argument {
     /// Takes anything with `__arrow_c_array__` or `__arrow_c_stream__`, or a sequence of bytes or of strings, in which
     /// None is NULL.
-    pub(crate) fn new(name: &str, given: &Bound<'_, PyAny>) -> PyResult<Self> {
+    pub(crate) fn new(name: String, given: &Bound<'_, PyAny>) -> PyResult<Self> {
         let chunks = if given.hasattr("__arrow_c_stream__")? {
             given.extract::<PyChunkedArray>()?.into_inner().0
         } else if given.hasattr("__arrow_c_array__")? {
             vec![given.extract::<PyArray>()?.into_inner().0]
         } else {
-            vec![listed(name, given)?]
+            vec![listed(&name, given)?]
         };
+        // A struct of images has their bytes; a table is a struct of its columns.
+        if let Some(DataType::Struct(columns)) = chunks.first().map(|chunk| chunk.data_type())
+            && columns.find("bytes").is_none()
+        {
+            let names: Vec<_> = columns.iter().map(|column| format!("{:?}", column.name())).collect();
+            return Err(PyTypeError::new_err(format!("{name}: give one column of the table, of {}", names.join(", "))));
+        }
         let rows = chunks.iter().map(|chunk| chunk.len()).sum();
-        Ok(Self { chunks, rows })
+        Ok(Self { name, chunks, rows })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(crate) fn rows(&self) -> usize {

@@ -1,8 +1,10 @@
 //! The functions in sessions of datafusion-python, which has a DataFusion of its own: they cross over its C interface.
 //!
-//! The session's settings arrive as text with every function that is planned. SET there accepts any name and drops the
-//! error of a function that refuses a value, so each function keeps the error, and returns it when it is planned next.
+//! The session's settings arrive as text with every function that is planned. SET checks them where the session has the
+//! options of [`Settings`]; a host that merged these into another library's accepts any name, and drops the error of a
+//! function that refuses a value, so each function keeps the error, and returns it when it is planned next.
 
+use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -14,18 +16,17 @@ use datafusion::logical_expr::{
     AggregateUDF, ColumnarValue, Documentation, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
     Signature,
 };
-use datafusion_ffi::config::extension_options::FFI_ExtensionOptions;
+use datafusion_ffi::config::extension_options::{ExtensionOptionsPrivateData, FFI_ExtensionOptions};
 use datafusion_ffi::udaf::FFI_AggregateUDF;
 use datafusion_ffi::udf::FFI_ScalarUDF;
+use datafusion_ffi::util::FFI_Result;
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
+use stabby::str::Str;
 
 use crate::error::of_query;
 use crate::exit;
-use crate::settings::{self, Settings as Values};
-
-/// Prefix of the settings.
-const OURS: &str = "capfilt.";
+use crate::settings::{self, PREFIX, Settings as Values};
 
 /// Prefix under which a host passes the settings of foreign extensions.
 const FOREIGN: &str = "datafusion_ffi.";
@@ -78,12 +79,38 @@ impl Settings {
         let mut options = FFI_ExtensionOptions::default();
         // Without an entry, SET would not find the name space.
         let entries = CapfiltOptions::new().entries().into_iter().filter_map(|entry| Some((entry.key, entry.value?)));
-        let given = self.0.iter().map(|(name, value)| (format!("{OURS}{name}"), value.clone()));
+        let given = self.0.iter().map(|(name, value)| (format!("{PREFIX}{name}"), value.clone()));
         for (name, value) in entries.chain(given) {
             options.set(&name, &value).map_err(|e| of_query(&e))?;
         }
+        checked(&mut options);
         PyCapsule::new_with_value(py, options, c"datafusion_extension_options")
     }
+}
+
+/// Makes options refuse settings that capfilt does not have, and values that a setting does not take. Those of others,
+/// which a host merges into them, are accepted.
+fn checked(options: &mut FFI_ExtensionOptions) {
+    extern "C" fn clone_checked(options: &FFI_ExtensionOptions) -> FFI_ExtensionOptions {
+        let entries = options.entries().into_iter().filter_map(|entry| Some((entry.key, entry.value?)));
+        let mut clone = FFI_ExtensionOptions::from(entries.collect::<HashMap<_, _>>());
+        checked(&mut clone);
+        clone
+    }
+    extern "C" fn set_checked(options: &mut FFI_ExtensionOptions, key: Str<'_>, value: Str<'_>) -> FFI_Result<()> {
+        let (key, value): (&str, &str) = (key.as_str(), value.as_str());
+        if let Some(name) = key.strip_prefix(PREFIX)
+            && let Err(error) = CapfiltOptions::new().with(name, value)
+        {
+            return FFI_Result::Err(error.strip_backtrace().as_str().into());
+        }
+        let data = options.private_data.cast::<ExtensionOptionsPrivateData>();
+        // SAFETY: made by FFI_ExtensionOptions::from, in this library, and borrowed mutably.
+        unsafe { (*data).options.insert(key.to_owned(), value.to_owned()) };
+        FFI_Result::Ok(())
+    }
+    options.cloned = clone_checked;
+    options.set = set_checked;
 }
 
 /// All scalar functions under `values`.
@@ -195,7 +222,7 @@ impl ScalarUDFImpl for Crossing {
 fn session_settings(config: &ConfigOptions) -> Values {
     let entries = config.extensions.iter().flat_map(|(_, extension)| extension.entries());
     let ours = entries.filter_map(|entry| {
-        let name = entry.key.strip_prefix(FOREIGN).unwrap_or(&entry.key).strip_prefix(OURS)?.to_owned();
+        let name = entry.key.strip_prefix(FOREIGN).unwrap_or(&entry.key).strip_prefix(PREFIX)?.to_owned();
         Some((name, entry.value?))
     });
     ours.collect()

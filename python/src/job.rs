@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use capfilt::Prepared;
 use capfilt_job::{Done, Stop, Summary};
-use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use tokio::sync::watch;
@@ -15,6 +14,8 @@ use crate::exit;
 
 /// Planning recurses deeply, and Python's threads have small stacks.
 const STACK: usize = 64 << 20;
+
+const PANICKED: &str = "capfilt panicked; its message is on stderr";
 
 /// Interval between checks for Ctrl-C.
 const CHECK_EVERY: Duration = Duration::from_millis(50);
@@ -42,6 +43,7 @@ pub(crate) fn run(py: Python<'_>, arguments: Vec<String>, progress: Option<Py<Py
     let job = job.map_err(failed)?;
     // The first error of the callback, or the interruption.
     let mut raised: Option<PyErr> = None;
+    let mut progress = progress;
     let ended = loop {
         let next;
         (next, reports) = py.detach(move || (reports.recv_timeout(CHECK_EVERY), reports));
@@ -54,11 +56,12 @@ pub(crate) fn run(py: Python<'_>, arguments: Vec<String>, progress: Option<Py<Py
         }
         match next {
             Ok(Report::Progress(done)) => {
-                if let Some(progress) = progress.as_ref().filter(|_| raised.is_none())
-                    && let Err(error) = progress.call1(py, (of_progress(py, &done)?,))
+                if let Some(callback) = &progress
+                    && let Err(error) = callback.call1(py, (of_progress(py, &done)?,))
                 {
                     let _ = stop.send(Stop::AtUnit);
-                    raised = Some(error);
+                    raised.get_or_insert(error);
+                    progress = None;
                 }
             }
             Ok(Report::Ended(ended)) => break Some(ended),
@@ -68,12 +71,27 @@ pub(crate) fn run(py: Python<'_>, arguments: Vec<String>, progress: Option<Py<Py
     };
     py.detach(|| drop(job.join()));
     match (ended, raised) {
-        // An interrupted job reports that it was, but the interruption is what Python expects.
-        (_, Some(error)) if !error.is_instance_of::<PyKeyboardInterrupt>(py) => Err(error),
-        (Some(Err(_)) | None, Some(interrupt)) => Err(interrupt),
+        // Also if the job was at its last unit: Python expects the interruption.
+        (_, Some(error)) => Err(error),
         (Some(Err(message)), None) => Err(failed(message)),
-        (None, None) => Err(failed("the job panicked; its message is on stderr")),
-        (Some(Ok(summaries)), _) => summaries.iter().map(|(dest, summary)| of_summary(py, dest, summary)).collect(),
+        (None, None) => Err(failed(PANICKED)),
+        (Some(Ok(summaries)), None) => summaries.iter().map(|(dest, summary)| of_summary(py, dest, summary)).collect(),
+    }
+}
+
+/// Runs `work` on a thread with a large stack, with the interpreter's lock released.
+fn on_large_stack<T: Send + 'static>(
+    py: Python<'_>,
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> PyResult<T> {
+    let ended = py.detach(|| {
+        let thread = std::thread::Builder::new().name("capfilt".into()).stack_size(STACK).spawn(work);
+        thread.map(std::thread::JoinHandle::join)
+    });
+    match ended {
+        Ok(Ok(result)) => result.map_err(failed),
+        Ok(Err(_)) => Err(failed(PANICKED)),
+        Err(e) => Err(failed(e)),
     }
 }
 
@@ -101,14 +119,14 @@ fn execute(
 /// `capfilt select` with these arguments.
 #[pyfunction]
 pub(crate) fn select(py: Python<'_>, arguments: Vec<String>) -> PyResult<Py<PyDict>> {
-    let (dest, summary) = py.detach(|| capfilt::select(arguments)).map_err(|e| failed(capfilt::message(&e)))?;
+    let (dest, summary) = on_large_stack(py, || capfilt::select(arguments).map_err(|e| capfilt::message(&e)))?;
     of_summary(py, &dest.display().to_string(), &summary)
 }
 
 /// The page of `capfilt report` with these arguments, of which -o is left out.
 #[pyfunction]
 pub(crate) fn report(py: Python<'_>, arguments: Vec<String>) -> PyResult<String> {
-    py.detach(|| capfilt::report(arguments)).map_err(|e| failed(capfilt::message(&e)))
+    on_large_stack(py, || capfilt::report(arguments).map_err(|e| capfilt::message(&e)))
 }
 
 fn of_progress(py: Python<'_>, done: &Done) -> PyResult<Py<PyDict>> {

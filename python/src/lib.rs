@@ -18,10 +18,16 @@ use capfilt_udfs::engine::ModelStats;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-/// Sets the ONNX Runtime library to load, unless ORT_DYLIB_PATH names another. Without effect once one is loaded.
+/// Sets the ONNX Runtime library to load, unless ORT_DYLIB_PATH names another; None if there is no package with one.
+/// Without effect once one is loaded.
 #[pyfunction]
-fn set_runtime(library: PathBuf) {
-    capfilt_udfs::set_runtime(library);
+#[pyo3(signature = (library))]
+fn set_runtime(library: Option<PathBuf>) {
+    capfilt_udfs::set_runtime(
+        library,
+        "install it beside capfilt: pip install 'capfilt[cpu]', or 'capfilt[gpu]' for CUDA; or set ORT_DYLIB_PATH to its \
+         library",
+    );
 }
 
 /// Counters of every model that this process has loaded: a dictionary each, with the columns of SQL's `capfilt_stats()`.
@@ -58,10 +64,16 @@ fn stats(py: Python<'_>) -> PyResult<Vec<Py<PyDict>>> {
     rows.into_iter().map(row).collect()
 }
 
+/// Names of the settings, without the prefix `capfilt.`.
+#[pyfunction]
+fn setting_names() -> Vec<String> {
+    settings::names()
+}
+
 /// Cancels the model calls in progress of this process's functions in DataFusion and Polars.
 #[pyfunction]
 fn cancel() {
-    settings::client().cancel_running();
+    settings::cancel();
 }
 
 /// Runs the `capfilt` command with `arguments`, of which the first is its name. Returns its exit status.
@@ -81,7 +93,10 @@ fn _lib(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<ffi::Settings>()?;
     module.add_function(wrap_pyfunction!(set_runtime, module)?)?;
     module.add_function(wrap_pyfunction!(stats, module)?)?;
+    module.add_function(wrap_pyfunction!(setting_names, module)?)?;
     module.add_function(wrap_pyfunction!(cancel, module)?)?;
+    module.add_function(wrap_pyfunction!(exit::watch, module)?)?;
+    module.add_function(wrap_pyfunction!(column::column_of_ipc, module)?)?;
     module.add_function(wrap_pyfunction!(exit::end, module)?)?;
     module.add_function(wrap_pyfunction!(main, module)?)?;
     module.add_function(wrap_pyfunction!(call::call, module)?)?;

@@ -15,12 +15,13 @@ use arrow::compute::{cast, concat};
 use arrow::datatypes::{DataType, Field, FieldRef};
 use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema, from_ffi, to_ffi};
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::{DataFusionError, Result, ScalarValue, internal_err};
+use datafusion::common::{DataFusionError, Result, ScalarValue, plan_err};
 use datafusion::logical_expr::{ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF};
 use serde::Deserialize;
 
+use crate::error::in_python;
 use crate::exit;
-use crate::settings::{self, Settings};
+use crate::settings::{self, CLIENTS, Settings};
 
 /// A series as it crosses: its field, and a pointer to each of its chunks.
 #[repr(C)]
@@ -102,7 +103,8 @@ impl Call {
             pickle => serde_pickle::from_slice(pickle, serde_pickle::DeOptions::default())
                 .map_err(|e| DataFusionError::Plan(format!("{name}: keyword arguments: {e}")))?,
         };
-        let function = settings::function(name, settings::options(&arguments.settings)?)?;
+        let options = settings::options(&arguments.settings)?.with_client(CLIENTS.polars.clone());
+        let function = settings::function(name, options)?;
         Ok(Self { function, count: arguments.count.map(|n| ScalarValue::Int64(Some(n))) })
     }
 
@@ -130,7 +132,13 @@ impl Call {
             args.push(match array.len() {
                 len if len == rows => ColumnarValue::Array(Arc::clone(array)),
                 1 => ColumnarValue::Scalar(ScalarValue::try_from_array(array, 0)?),
-                len => return internal_err!("a column {} of {len} rows beside one of {rows}", field.name()),
+                len => {
+                    return plan_err!(
+                        "{}: column {} has {len} rows, and another has {rows}: give columns of equal length",
+                        self.function.name(),
+                        field.name()
+                    );
+                }
             });
         }
         args.extend(self.count.iter().cloned().map(ColumnarValue::Scalar));
@@ -155,7 +163,7 @@ fn polars_type(result: &DataType) -> DataType {
 fn entry(body: impl FnOnce() -> Result<()>) {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => fail(&capfilt_tables::error::message(&error)),
+        Ok(Err(error)) => fail(&in_python(&capfilt_tables::error::message(&error))),
         Err(_) => fail("capfilt panicked; its message is on stderr"),
     }
 }
@@ -212,10 +220,13 @@ unsafe fn compute(
 ) {
     // SAFETY: the caller's.
     let series: Vec<SeriesExport> = (0..count).map(|i| unsafe { ptr::read(columns.add(i)) }).collect();
+    // Before anything can fail: arrays that are left in their places are never released.
+    let arrays: Vec<Vec<FFI_ArrowArray>> = series.iter().map(take_arrays).collect();
     entry(|| {
         // SAFETY: the caller's.
         let call = Call::new(name, unsafe { bytes(pickle, len) })?;
-        let columns: Vec<(FieldRef, ArrayRef)> = series.iter().map(import).collect::<Result<_>>()?;
+        let columns = series.iter().zip(arrays).map(|(series, arrays)| import(series, arrays));
+        let columns: Vec<(FieldRef, ArrayRef)> = columns.collect::<Result<_>>()?;
         exit::check()?;
         let result = call.run(&columns)?;
         let result = cast(&result, &polars_type(result.data_type()))?;
@@ -227,17 +238,59 @@ unsafe fn compute(
     });
 }
 
+/// The chunks of a series, which are ours from now on. Call it once for a series.
+fn take_arrays(series: &SeriesExport) -> Vec<FFI_ArrowArray> {
+    // SAFETY: by the interface `len` places of arrays, each of which is read once.
+    (0..series.len).map(|i| unsafe { ptr::read(*series.arrays.add(i)) }).collect()
+}
+
 /// The values of a series, of which several chunks are joined.
-fn import(series: &SeriesExport) -> Result<(FieldRef, ArrayRef)> {
-    // SAFETY: by the interface a valid schema and as many arrays, each of which is read from its place once.
-    let (field, chunks) = unsafe {
-        let schema = &*series.field;
-        let chunks = (0..series.len).map(|i| Ok(make_array(from_ffi(ptr::read(*series.arrays.add(i)), schema)?)));
-        (Field::try_from(schema)?, chunks.collect::<Result<Vec<ArrayRef>>>()?)
-    };
+fn import(series: &SeriesExport, arrays: Vec<FFI_ArrowArray>) -> Result<(FieldRef, ArrayRef)> {
+    // SAFETY: by the interface a valid schema.
+    let schema = unsafe { &*series.field };
+    let field = Field::try_from(schema)?;
+    let chunks = arrays.into_iter().map(|mut array| {
+        // SAFETY: the array is of this schema, and borrowed mutably.
+        unsafe { forget_buffers_of_nulls(ptr::from_mut(&mut array).cast(), schema) };
+        // SAFETY: by the interface a valid array of the schema.
+        Ok(make_array(unsafe { from_ffi(array, schema) }?))
+    });
+    let chunks = chunks.collect::<Result<Vec<ArrayRef>>>()?;
     let chunks: Vec<_> = chunks.iter().map(|chunk| &**chunk).collect();
     let array = if chunks.is_empty() { arrow::array::new_empty_array(field.data_type()) } else { concat(&chunks)? };
     Ok((Arc::new(field), array))
+}
+
+/// An array of Arrow's C data interface, whose layout is fixed; that of arrow has private fields.
+#[repr(C)]
+struct CArray {
+    length: i64,
+    null_count: i64,
+    offset: i64,
+    n_buffers: i64,
+    n_children: i64,
+    buffers: *mut *const c_void,
+    children: *mut *mut Self,
+    dictionary: *mut Self,
+    release: Option<unsafe extern "C" fn(*mut Self)>,
+    private_data: *mut c_void,
+}
+
+/// Takes from arrays of type Null the buffer that Polars gives them and arrow refuses. What Polars releases is in its
+/// private data.
+///
+/// # Safety
+/// `array` is a valid array of type `schema`, which nothing else has.
+unsafe fn forget_buffers_of_nulls(array: *mut CArray, schema: &FFI_ArrowSchema) {
+    // SAFETY: the caller's; a struct's and a list's children are arrays of the schema's children.
+    unsafe {
+        if schema.format() == "n" {
+            (*array).n_buffers = 0;
+        }
+        for (i, child) in schema.children().enumerate().take(usize::try_from((*array).n_children).unwrap_or(0)) {
+            forget_buffers_of_nulls(*(*array).children.add(i), child);
+        }
+    }
 }
 
 fn export(name: &str, array: &ArrayRef) -> Result<SeriesExport> {

@@ -97,15 +97,102 @@ def test_settings_are_those_of_sql(model, web):
         (lambda: model.caption(images, top_p=2), "capfilt.top_p must be"),
         (lambda: capfilt.Model().caption(images), "caption needs a captioner"),
         (lambda: capfilt.Model(captioner="/no/such").caption(images), "/no/such"),
-        (lambda: model.caption(["a text"]), "image must be"),
     ]:
         with pytest.raises(capfilt.CapfiltError, match=words):
             wrong()
     with pytest.raises(TypeError, match="give a list"):
         model.caption(images[0])
-    with pytest.raises(ValueError, match="columns of 8 and 1 rows"):
+    with pytest.raises(ValueError, match="images has 8 rows, and texts has 1"):
         model.itm_score(images, ["a"])
     assert pickle.loads(pickle.dumps(model)).caption(images).to_pylist() == model.caption(images).to_pylist()
+
+
+def test_a_column_is_a_sequence(model, web):
+    from collections.abc import Sequence
+
+    import pandas
+    import pyarrow as pa
+
+    column = model.caption(web["image"][:9])
+    values = column.to_pylist()
+    assert isinstance(column, Sequence) and list(column) == values == [column[i] for i in range(len(column))]
+    assert (column[2:8:3].to_pylist(), column[::-1].to_pylist(), column[20:].to_pylist()) == (values[2:8:3], values[::-1], [])
+    assert (column.index(values[4], 1), column.count(values[4]), values[4] in column) == (values.index(values[4], 1), values.count(values[4]), True)
+    with pytest.raises(ValueError):
+        column.index("not there")
+    with pytest.raises(IndexError):
+        column[9]
+    with pytest.raises(TypeError):
+        column["a"]
+    scores = model.itc_score(web["image"][:9], column)
+    for each in [column, scores, model.embed_text(column), column[:0]]:
+        assert pickle.loads(pickle.dumps(each)).to_pylist() == each.to_pylist()
+    frame = pandas.DataFrame({"n": range(9)})
+    frame["caption"] = column
+    assert frame["caption"].tolist() == values
+    # Arrow's consumers may ask for a type. No value is lost on the way.
+    assert pa.array(column, type=pa.large_string()).to_pylist() == values
+    assert pa.array(scores, type=pa.float64()).to_pylist() == scores.to_pylist()
+    for each, other in [(column, pa.int64()), (scores, pa.int32()), (scores, pa.list_(pa.string()))]:
+        with pytest.raises(ValueError, match="take it without a type"):
+            pa.array(each, type=other)
+
+
+def test_other_things_than_columns_are_refused_in_words(model, web):
+    import pyarrow as pa
+
+    images = web["image"][:3].to_pylist()
+    assert model.caption(image for image in images).to_pylist() == model.caption(images).to_pylist()
+    for wrong, words in [
+        (web, "give one column of the table, of \"id\""),
+        (["a.jpg"], "not their paths"),
+        ([Path("a.jpg")], "not their paths"),
+        ("a.jpg", "give a list"),
+        ([1, 2], "not of <class 'int'>"),
+        (5, "not iterable"),
+    ]:
+        with pytest.raises(TypeError, match=words):
+            model.caption(wrong)
+    with pytest.raises(capfilt.CapfiltError, match=r"caption: row 70: .* give on_error='null' to get NULL instead"):
+        model.caption([images[0]] * 70 + [b"no image"] + images, on_error="fail")
+    with pytest.raises(capfilt.CapfiltError, match="caption needs a captioner: give captioner='/path/to/checkpoint'"):
+        capfilt.Model().caption(images)
+    assert pa.array(model.caption(pa.nulls(3))).null_count == 3
+
+
+def test_pictures_of_pillow(model):
+    import io
+
+    from PIL import Image
+
+    file = (FIXTURES / "images" / "coffee.png").read_bytes()
+    cut = Image.open(io.BytesIO(file[: len(file) // 2]))
+    good = model.embed_image([file])[0]
+    found = model.embed_image([file, cut, Image.open(io.BytesIO(file))])
+    assert (found[0], found[2]) == (good, good)
+    errors = model.image_error([file, Image.open(io.BytesIO(file[: len(file) // 2]))])
+    assert found[1:2].to_pylist() == [None] and errors[0] is None and errors[1]
+    # More than the limit of encoded images, if it were not compressed.
+    large = Image.effect_mandelbrot((6000, 4000), (-2, -1, 1, 1), 10)
+    assert model.image_error([large]).to_pylist() == [None]
+
+
+def test_types(tmp_path):
+    """The package's annotations agree with themselves and with the native module."""
+    package = Path(capfilt.__file__).parent
+    for check in [["mypy", "--strict", str(package)], ["mypy.stubtest", "capfilt._lib", "--ignore-disjoint-bases"]]:
+        done = subprocess.run([sys.executable, "-m", *check], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_without_onnx_runtime_the_error_says_what_to_install(tmp_path):
+    # As if nothing of that name were installed.
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['onnxruntime'] = None\n")
+    program = f"import capfilt; capfilt.Model(captioner={str(MODELS['captioner'])!r}).caption([open({str(FIXTURES / 'images' / 'coffee.png')!r}, 'rb').read()])"
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DYLIB_PATH"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "pip install 'capfilt[cpu]'" in done.stderr, done.stderr
 
 
 def test_a_datafusion_session_has_the_functions(web, expected):
@@ -127,7 +214,11 @@ def test_a_datafusion_session_has_the_functions(web, expected):
         other.register_parquet("web", str(WEB))
         with pytest.raises(Exception, match=words):
             other.sql(f"SET capfilt.{name} = '{value}'")
-            other.sql(first).to_pydict()
+        # A slip of the hand does not spoil the session.
+        assert other.sql(first).to_pydict()["c"] == plain
+        other.sql("SET datafusion.execution.batch_size = '32'")
+        other.sql("SET capfilt.max_length = '4'")
+        assert other.sql(first).to_pydict()["c"] == shorter
     with pytest.raises(capfilt.CapfiltError, match="top_p"):
         capfilt.session(top_p=7)
     bleu = "SELECT bleu1(c, 'a dog') AS b FROM (VALUES ('a dog'), ('a cat')) AS t(c)"
@@ -166,6 +257,19 @@ def test_polars_expressions_give_what_sql_gives(expected):
         assert got["vector"].to_list() == expected["image_embedding"].to_pylist()
         assert got["error"].to_list() == expected["error"].to_pylist()
     assert got["info"].struct.field("width").drop_nulls().len() > 10
+    images = pl.DataFrame({"image": [None] * 3, "text": ["a"] * 3})
+    nulls = images.select(a=image.caption(captioner=models["captioner"]), b=image.itm_score(pl.col("text"), filter=models["filter"]))
+    assert nulls["a"].to_list() == nulls["b"].to_list() == [None] * 3
+    file = (FIXTURES / "images" / "coffee.png").read_bytes()
+    structs = pl.DataFrame({"image": [{"bytes": file, "path": None}, {"bytes": None, "path": None}]})
+    captions = structs.select(image.caption(captioner=models["captioner"])).to_series().to_list()
+    assert captions[0] == capfilt.Model(**MODELS).caption([file])[0] and captions[1] is None
+    with pytest.raises(pl.exceptions.PolarsError, match="itm_score: column image has 3 rows, and another has 2"):
+        structs.select(image.itm_score(pl.col("image").len().cast(pl.String).append(pl.lit("x")).append(pl.lit("y")), filter=models["filter"]))
+    with pytest.raises(TypeError):
+        image.captions("3", captioner=models["captioner"])
+    with pytest.raises(capfilt.CapfiltError, match="count"):
+        image.caption(count=3)
     with pytest.raises(capfilt.CapfiltError, match="num_beams"):
         image.caption(num_beams=0)
     with pytest.raises(pl.exceptions.PolarsError, match="image must be"):
@@ -191,6 +295,10 @@ def test_a_job_gives_what_the_command_gives(tmp_path):
         capfilt.run(WEB, tmp_path / "x", min_itm=7, **MODELS)
     with pytest.raises(capfilt.CapfiltError, match="unexpected argument '--min-it'"):
         capfilt.run(WEB, tmp_path / "x", min_it=0.7, **MODELS)
+    with pytest.raises(capfilt.CapfiltError, match=r"num_beams is a setting: give set=\{'capfilt.num_beams': 3\}"):
+        capfilt.run(WEB, tmp_path / "x", num_beams=3, **MODELS)
+    with pytest.raises(TypeError, match="progress"):
+        capfilt.run(WEB, tmp_path / "x", progress=5, **MODELS)
     fewer = capfilt.select(tmp_path / "pairs", tmp_path / "fewer", min_itm=0.6)
     assert 0 < fewer.kept < summary.kept
     page = capfilt.report(tmp_path / "pairs", tmp_path / "report.html")
@@ -212,6 +320,11 @@ def test_ctrl_c_stops_after_the_unit_and_the_job_resumes(tmp_path):
     summary = capfilt.resume(tmp_path / "pairs")
     assert 0 < summary.resumed_rows < summary.rows
 
+    # Also where the unit in hand is the last one.
+    sent.clear()
+    with pytest.raises(KeyboardInterrupt):
+        capfilt.run(WEB, tmp_path / "whole", progress=interrupt, **MODELS)
+
     def broken(done):
         raise ZeroDivisionError("of the callback")
 
@@ -228,6 +341,20 @@ def test_ctrl_c_ends_a_call_of_a_model(web):
             slow.captions(web["image"], 20, seed=int(1000 * time.monotonic()))
     assert time.monotonic() - start < 20
     assert slow.caption(web["image"].slice(0, 2).to_pylist(), num_beams=1, min_length=1)[0] is not None
+
+
+@pytest.mark.parametrize("engine", ["in-memory", "streaming"])
+def test_ctrl_c_ends_an_expression_of_polars(engine):
+    program = f"""
+import os, signal, threading, capfilt.polars, polars as pl
+settings = dict(num_beams=20, min_length=60, max_length=64, memo_limit=0)
+frame = pl.concat([pl.scan_parquet({str(WEB)!r})] * 100)
+threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT)).start()
+frame.select(pl.col("image").capfilt.captions(20, captioner={str(MODELS["captioner"])!r}, **settings)).collect(engine={engine!r})
+"""
+    # To its end it would take hours.
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0 and ("query cancelled" in done.stderr or "KeyboardInterrupt" in done.stderr), done.stderr
 
 
 def _captions(images):

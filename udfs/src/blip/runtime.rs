@@ -50,7 +50,7 @@ pub(crate) fn environment() -> Result<&'static Environment> {
                     log::debug!("{}: {e}", library.display());
                 }
             }
-            let builder = ort::init_from(&path).map_err(|e| Error::Runtime(format!("{e}; {HOW_TO_GET}")))?;
+            let builder = ort::init_from(&path).map_err(|e| Error::Runtime(format!("{e}; {}", how_to_get())))?;
             let env = builder.with_name("capfilt").build().map_err(|e| Error::Runtime(e.to_string()))?;
             env.set_log_level(ort::logging::LogLevel::Error);
             Ok(env)
@@ -59,29 +59,44 @@ pub(crate) fn environment() -> Result<&'static Environment> {
         .map_err(Clone::clone)
 }
 
-static NAMED: Mutex<Option<PathBuf>> = Mutex::new(None);
-
-/// Names the ONNX Runtime library to load unless ORT_DYLIB_PATH does, for programs that know where theirs is, such as a
-/// Python package beside another. Without effect once a library is loaded.
-pub fn set_runtime(library: PathBuf) {
-    *lock(&NAMED) = Some(library);
+/// ONNX Runtime as a host program knows it.
+#[derive(Clone)]
+struct Host {
+    library: Option<PathBuf>,
+    how_to_get: &'static str,
 }
 
-/// Library path: ORT_DYLIB_PATH, else that of [`set_runtime`], else next to the executable, else in the project's folder above it, else in the source
-/// tree.
+static HOST: Mutex<Option<Host>> = Mutex::new(None);
+
+/// Sets where ONNX Runtime is for a host program that knows it, such as a Python package beside another: only `library`
+/// is loaded, unless ORT_DYLIB_PATH names another, and without one the error says `how_to_get` it. Without effect once a
+/// library is loaded.
+pub fn set_runtime(library: Option<PathBuf>, how_to_get: &'static str) {
+    *lock(&HOST) = Some(Host { library, how_to_get });
+}
+
+fn how_to_get() -> &'static str {
+    lock(&HOST).as_ref().map_or(HOW_TO_GET, |host| host.how_to_get)
+}
+
+/// Library path: ORT_DYLIB_PATH, else that of [`set_runtime`], else next to the executable, else in the project's folder
+/// above it, else in the source tree.
 fn find_library() -> Result<PathBuf> {
     if let Some(path) = env::var_os("ORT_DYLIB_PATH").filter(|p| !p.is_empty()) {
         let path = PathBuf::from(path);
         if !path.is_file() {
             return Err(Error::Runtime(format!(
-                "ORT_DYLIB_PATH is {}, and there is no such file; {HOW_TO_GET}",
-                path.display()
+                "ORT_DYLIB_PATH is {}, and there is no such file; {}",
+                path.display(),
+                how_to_get()
             )));
         }
         return Ok(path);
     }
-    if let Some(path) = lock(&NAMED).clone().filter(|path| path.is_file()) {
-        return Ok(path);
+    let not_found = || Error::Runtime(format!("its library libonnxruntime.so was not found; {}", how_to_get()));
+    let host = lock(&HOST).clone();
+    if let Some(host) = host {
+        return host.library.filter(|path| path.is_file()).ok_or_else(not_found);
     }
     let exe = env::current_exe().ok();
     let beside = exe.as_deref().and_then(Path::parent);
@@ -89,10 +104,7 @@ fn find_library() -> Result<PathBuf> {
         exe.iter().flat_map(|e| e.ancestors().skip(1)).flat_map(|folder| WHEELS.map(|wheel| folder.join(wheel)));
     let source = WHEELS.map(|wheel| Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(wheel));
     let folders: Vec<PathBuf> = beside.into_iter().map(Into::into).chain(above).chain(source).collect();
-    folders
-        .iter()
-        .find_map(|folder| library_in(folder))
-        .ok_or_else(|| Error::Runtime(format!("its library libonnxruntime.so was not found; {HOW_TO_GET}")))
+    folders.iter().find_map(|folder| library_in(folder)).ok_or_else(not_found)
 }
 
 /// NVIDIA's libraries beside the ONNX Runtime library `onnxruntime`, as pip installs both, in the order in which they can
