@@ -18,7 +18,7 @@ pub(crate) enum Problem {
     Status { status: u16, reason: Option<&'static str>, retry_after: Option<Duration> },
     #[error("more than {0} redirects: SET fetch.max_redirects allows more")]
     Redirects(usize),
-    #[error("a redirect without a place to go to")]
+    #[error("a redirect without a Location header")]
     Nowhere,
     #[error("larger than {0} bytes (fetch.max_bytes)")]
     TooLarge(u64),

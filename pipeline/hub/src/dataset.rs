@@ -70,6 +70,11 @@ impl Client {
         let commit = self.revision(&path, dataset, self.http.settings.retries).await?.sha;
         Ok(OpenDataset { http: Arc::clone(&self.http), dataset: dataset.clone(), commit })
     }
+
+    /// Opens a dataset at a commit that its revision had before, without asking the hub.
+    pub fn open_at(&self, dataset: &Dataset, commit: &str) -> OpenDataset {
+        OpenDataset { http: Arc::clone(&self.http), dataset: dataset.clone(), commit: commit.to_owned() }
+    }
 }
 
 impl fmt::Display for OpenDataset {
@@ -117,7 +122,7 @@ impl OpenDataset {
         let etag = facts.etag.as_deref().and_then(Etag::parse);
         match (etag, facts.size) {
             (Some(etag), Some(size)) => Ok(Entry { path: path.to_owned(), size, etag: etag.as_str().to_owned() }),
-            _ => Err(target.wrong("neither size nor digest of the file, as no hub would answer")),
+            _ => Err(target.wrong("neither size nor digest of the file, which is not how a Hugging Face hub answers")),
         }
     }
 

@@ -72,7 +72,8 @@ impl Client {
         let facts = self.http.head(&target).await?;
         if facts.commit.as_deref() != Some(commit) {
             let found = facts.commit.as_deref().unwrap_or("missing");
-            return Err(target.wrong(&format!("the header X-Repo-Commit is {found}, as no hub would answer")));
+            return Err(target
+                .wrong(&format!("the header X-Repo-Commit is {found}, which is not how a Hugging Face hub answers")));
         }
         let etag = facts.etag.as_deref().and_then(Etag::parse).ok_or_else(|| {
             target.wrong(&format!(
@@ -125,7 +126,11 @@ impl Client {
         drop(file);
         let (etag, path) = (item.etag.clone(), partial.clone());
         let found = tokio::task::spawn_blocking(move || etag.of_file(&path)).await.map_err(std::io::Error::other);
-        let found = found.flatten().map_err(at)?;
+        let found = match found.flatten() {
+            // Where the file system has no locks, another process may have renamed it.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && item.blob.is_file() => return Ok(()),
+            found => found.map_err(at)?,
+        };
         if found != item.etag.as_str() {
             fs::remove_file(&partial).await.map_err(at)?;
             if have > 0 {

@@ -54,8 +54,8 @@ pub enum Error {
         found: String,
     },
     /// Model that is not in the cache, or not whole, while the network must not be used.
-    #[error("{name} is not whole in the cache {}, and HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids fetching it: fetch \
-        it once without", cache.display())]
+    #[error("{name} is incomplete in the cache {}, and HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids fetching it: fetch \
+        it once without that variable", cache.display())]
     NotCached {
         /// Name of the model.
         name: String,
@@ -83,7 +83,7 @@ pub enum Error {
         advice: &'static str,
     },
     /// Repository, revision or file that does not exist.
-    #[error("{subject}: {problem} (status 404)")]
+    #[error("{subject}: {problem} (status 404): check the spelling, and HF_TOKEN if it is private")]
     NotFound {
         /// What was asked for.
         subject: String,
@@ -91,7 +91,7 @@ pub enum Error {
         problem: &'static str,
     },
     /// Answer with a status that tells of a failure.
-    #[error("{subject}: status {status} of {url}{}", wait(*retry_after))]
+    #[error("{subject}: status {status} of {url}{}: try again later, or set HF_HUB_OFFLINE=1 to use what is cached", wait(*retry_after))]
     Status {
         /// What was asked for.
         subject: String,
@@ -103,7 +103,10 @@ pub enum Error {
         retry_after: Option<Duration>,
     },
     /// No connection, one that broke, or one that stood still for too long.
-    #[error("{subject}: {url}: {cause}")]
+    #[error(
+        "{subject}: {url}: {cause}: check the network, HF_ENDPOINT and the proxy, or set HF_HUB_OFFLINE=1 to use what is \
+        cached"
+    )]
     Connection {
         /// What was asked for.
         subject: String,
@@ -164,7 +167,8 @@ pub enum Error {
     },
     /// Repository without weights.
     #[error(
-        "{subject} has no weights: neither model.safetensors, nor its index with all shards, nor pytorch_model.bin"
+        "{subject} has no weights: neither model.safetensors, nor its index with all shards, nor pytorch_model.bin: name \
+        another revision or model"
     )]
     NoWeights {
         /// Name of the model.

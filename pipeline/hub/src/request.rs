@@ -152,7 +152,7 @@ impl Http {
                 return Ok(Reply { response, facts });
             }
             let next = location(&url, response.headers());
-            let next = next.ok_or_else(|| answer(&target.subject, &url, "a redirect without a place to go to"))?;
+            let next = next.ok_or_else(|| answer(&target.subject, &url, "a redirect without a Location header"))?;
             if !is_allowed(&url, &next) {
                 return Err(answer(
                     &target.subject,

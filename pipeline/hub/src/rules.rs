@@ -29,7 +29,7 @@ pub(crate) fn check_id(id: &str) -> Result<(), String> {
             "" => "is empty",
             _ if part.len() > LONGEST => "has more than 96 characters",
             _ if !part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) => {
-                "has characters beside letters, digits, -, _ and ."
+                "has characters other than letters, digits, -, _ and ."
             }
             _ if part.starts_with(['-', '.']) || part.ends_with(['-', '.']) => "starts or ends with - or .",
             _ if part.contains("--") || part.contains("..") => "contains -- or ..",
@@ -56,7 +56,7 @@ pub(crate) fn revision(written: Option<&str>) -> Result<String, String> {
         || ["..", "@{"].iter().any(|bad| decoded.contains(bad))
         || !decoded.split('/').all(part)
     {
-        Err(format!("{decoded:?} is no branch, tag, reference or commit"))
+        Err(format!("{decoded:?} is not a branch, tag, reference or commit"))
     } else {
         Ok(decoded.into_owned())
     }

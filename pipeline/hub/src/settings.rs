@@ -83,7 +83,7 @@ impl Settings {
 }
 
 fn malformed(source: &str) -> Error {
-    environment::wrong(source, "it is no token: it has characters that none has".to_owned())
+    environment::wrong(source, "it is not a token: it contains characters that no token has".to_owned())
 }
 
 fn endpoint(environment: Environment<'_>) -> Result<Url, Error> {
@@ -92,7 +92,7 @@ fn endpoint(environment: Environment<'_>) -> Result<Url, Error> {
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     let url = url.filter(|url| url.query().is_none() && url.fragment().is_none());
     let url = url.filter(|url| url.username().is_empty() && url.password().is_none());
-    url.ok_or_else(|| environment::wrong("HF_ENDPOINT", format!("{text:?} is no address such as {HUB}")))
+    url.ok_or_else(|| environment::wrong("HF_ENDPOINT", format!("{text:?} is not an address like {HUB}")))
 }
 
 /// Token and where it is from.
