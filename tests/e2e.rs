@@ -52,6 +52,16 @@ use crate::common::without_settings;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 /// A recipe that calls no model and keeps every pair whose image decodes.
+/// Whether `capfilt-train` is built, which needs libtorch. `make test` requires it.
+fn has_trainer(trainer: &Path) -> bool {
+    let is_built = trainer.is_file();
+    if !is_built {
+        assert!(std::env::var_os("REQUIRE_CAPFILT_TRAIN").is_none(), "there is no {}", trainer.display());
+        eprintln!("skipped: there is no {}: `make build-training` makes it", trainer.display());
+    }
+    is_built
+}
+
 const KEEP_ALL: &str = "SELECT * EXCLUDE (image, text), encode(sha256(image), 'hex') AS image_sha256, 'web' AS source, text, \
                         1.0 AS itm_score, image_error(image) IS NULL AS kept, image_error(image) AS error, image FROM web";
 const CAT: &str = "tests/fixtures/images/emoji_cat_face_google.png";

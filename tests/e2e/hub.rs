@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use super::{Place, root, text, web};
+use super::{Place, has_trainer, root, text, web};
 use crate::hub_server::{Files, Hub, files};
 
 const ONE: &str = "1111111111111111111111111111111111111111";
@@ -104,6 +104,30 @@ fn a_name_that_moved_does_not_change_a_table() {
 }
 
 #[test]
+fn trainings_and_rounds_keep_the_name() {
+    let far = Far::new();
+    let source = far.place.slice();
+    let pinned = format!("hf:acme/captioner@{ONE}");
+    let rounds = ["rounds", "--print", source, "rounds", "--human", source, "--captioner", "hf:acme/captioner"];
+    let printed = far.ok(&[&rounds[..], &["--filter", "hf:acme/filter"]].concat()).0;
+    assert!(printed.contains(&format!("--captioner {pinned} --filter hf:acme/filter@{ONE}")), "{printed}");
+    let trainer = Path::new(env!("CARGO_BIN_EXE_capfilt")).with_file_name("capfilt-train");
+    if !has_trainer(&trainer) {
+        return;
+    }
+    let mut train = far.command(&[]);
+    let mut command = Command::new(trainer);
+    command.envs(train.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.current_dir(train.current_dir(far.place.path("")).get_current_dir().unwrap());
+    command.args(["finetune-captioner", "--start", "hf:acme/captioner", "--data", source, "--out", "out"]);
+    command.args(["--set", "train.steps=1", "--set", "data.batch=2", "--set", "model.image_size=0"]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let card = fs::read_to_string(far.place.path("out/checkpoint/README.md")).unwrap();
+    assert!(card.contains(&format!("`{pinned}/model.safetensors`, sha256 ")), "{card}");
+}
+
+#[test]
 fn weights_that_are_a_pickle_alone_are_converted_once() {
     let far = Far::new();
     let mut files = files(Path::new(&root("tests/fixtures/pickles/hf")));
@@ -145,6 +169,37 @@ fn datasets_of_the_hub_are_tables() {
     run(&web(), "near");
     let all = "SELECT * EXCLUDE (provenance) FROM t";
     assert_eq!(far.place.rows("far", all), far.place.rows("near", all));
+}
+
+#[test]
+fn a_job_reads_one_commit_of_a_dataset() {
+    let far = Far::new();
+    let place = &far.place;
+    fs::write(place.path("all.sql"), super::KEEP_ALL).unwrap();
+    let shard = |rows: &str| {
+        let part = place.path("part.parquet");
+        place.ok(&["sql", "-c", &format!("COPY (SELECT * FROM '{}' WHERE {rows}) TO '{}'", web(), part.display())]);
+        (fs::read(part).unwrap(), true)
+    };
+    let (first, second, other) = (shard("id < 40"), shard("id BETWEEN 40 AND 59"), shard("id > 1000"));
+    let files = |a, b| Files::from([("a.parquet".to_owned(), a), ("b.parquet".to_owned(), b)]);
+    far.hub.commit("datasets/acme/web", "main", ONE, &files(first.clone(), second.clone()));
+    let run = ["run", "hf://datasets/acme/web", "pairs", "--recipe", "all.sql", "--checkpoint-rows", "16"];
+    // It is killed after its first units, and the branch moves.
+    let killed = far.command(&run).env("CAPFILT_KILL_AT", "unit-done:2").output().unwrap();
+    assert!(!killed.status.success(), "{}", text(&killed.stderr));
+    far.hub.commit("datasets/acme/web", "main", TWO, &files(first.clone(), other.clone()));
+    far.ok(&["resume", "pairs"]);
+    let count = "SELECT count(DISTINCT id) AS n, max(id) AS last FROM t";
+    assert_eq!(place.rows("pairs", count)[0]["last"], 59);
+    // What came since, update takes in.
+    far.hub.commit("datasets/acme/web", "main", "3333333333333333333333333333333333333333", &{
+        let mut all = files(first, second);
+        all.insert("c.parquet".to_owned(), other);
+        all
+    });
+    far.ok(&["update", "pairs"]);
+    assert!(place.rows("pairs", count)[0]["last"].as_i64().unwrap() > 1000);
 }
 
 #[test]

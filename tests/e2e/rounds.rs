@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
-use super::{Place, root, text, web};
+use super::{Place, has_trainer, root, text, web};
 
 /// A MED of a few thousand parameters.
 const TINY: &str = "device=cpu threads=1 model.image_size=16 model.vision_width=32 model.vision_mlp_width=32 \
@@ -118,8 +118,7 @@ fn digest(place: &Place, checkpoint: &str) -> String {
 #[test]
 fn two_rounds_of_real_training() {
     let trainer = Path::new(env!("CARGO_BIN_EXE_capfilt")).with_file_name("capfilt-train");
-    if !trainer.is_file() {
-        eprintln!("skipped: there is no {}: cargo build --workspace makes it", trainer.display());
+    if !has_trainer(&trainer) {
         return;
     }
     let place = Place::new();

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
+use capfilt_tables::hub;
 use capfilt_udfs::blip::weight_files;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -104,7 +105,11 @@ pub(crate) fn began_with(model: &ModelSettings) -> Result<String> {
         for path in weight_files(folder)? {
             let mut digest = Sha256::new();
             hash(&path, &mut digest)?;
-            let _ = write!(text, "`{}`, sha256 {}.\n\n", path.display(), hex::encode(digest.finalize()));
+            // A name on the hub says more than a folder of the cache.
+            let name =
+                hub::name_of(folder).zip(path.file_name()).map(|(name, file)| format!("{name}/{}", file.display()));
+            let name = name.unwrap_or_else(|| path.display().to_string());
+            let _ = write!(text, "`{name}`, sha256 {}.\n\n", hex::encode(digest.finalize()));
         }
         let card = std::fs::read_to_string(folder.join(CARD)).unwrap_or_default();
         for heading in [TRAINED_ON, BEGAN_WITH] {

@@ -75,7 +75,10 @@ fn run(args: &TrainArgs, command: Option<&'static str>) -> anyhow::Result<()> {
             |path: &_| TableSettings { path: Clone::clone(path), version: None, query: String::new(), weight: 0.0 };
         settings.data.tables = args.data.iter().map(table).collect();
     }
-    settings.model.start = folder(&settings.model.start)?;
+    let model = &mut settings.model;
+    for named in [&mut model.start, &mut model.vit, &mut model.bert] {
+        *named = folder(named)?;
+    }
     if command.is_some() && settings.model.start.as_os_str().is_empty() {
         bail!("finetuning starts from a checkpoint: give --start with a folder or hf:OWNER/NAME");
     }

@@ -124,13 +124,18 @@ impl Progress {
 
 /// Progress display of a file being written.
 pub(crate) struct Bytes {
+    file: String,
     bar: Option<ProgressBar>,
     last: Cell<Instant>,
 }
 
 impl Bytes {
-    pub(crate) fn new() -> Self {
-        Self { bar: bar("{bar:20} {bytes}/{total_bytes}  ETA {eta}"), last: Cell::new(Instant::now()) }
+    pub(crate) fn new(file: &str) -> Self {
+        Self {
+            file: file.to_owned(),
+            bar: bar("{bar:20} {bytes}/{total_bytes}  ETA {eta}"),
+            last: Cell::new(Instant::now()),
+        }
     }
 
     pub(crate) fn update(&self, done: u64, all: u64) {
@@ -139,7 +144,7 @@ impl Bytes {
             bar.set_position(done);
         } else if self.last.get().elapsed() >= EVERY {
             self.last.set(Instant::now());
-            say(&format!("{:.0} of {:.0} MB", done as f64 / 1e6, all as f64 / 1e6));
+            say(&format!("{}: {:.1} of {:.1} MB", self.file, done as f64 / 1e6, all as f64 / 1e6));
         }
     }
 }

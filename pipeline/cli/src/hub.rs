@@ -21,7 +21,7 @@ pub(crate) fn found(name: &str) -> Result<HubCheckpoint, String> {
     let progress = |file: &str, done: u64, all: u64| {
         let mut bar = bar.lock().unwrap_or_else(PoisonError::into_inner);
         if bar.as_ref().is_none_or(|(of, _)| of != file) {
-            *bar = Some((file.to_owned(), console::Bytes::new()));
+            *bar = Some((file.to_owned(), console::Bytes::new(file)));
         }
         if let Some((_, bar)) = &*bar {
             bar.update(done, all);
@@ -38,6 +38,14 @@ pub(crate) fn found(name: &str) -> Result<HubCheckpoint, String> {
 pub(crate) fn folder(path: &Path) -> Result<PathBuf> {
     match path.to_str().filter(|text| hub::is_name(text)) {
         Some(name) => Ok(found(name).map_err(|e| anyhow!(e))?.folder),
+        None => Ok(path.to_owned()),
+    }
+}
+
+/// A name on the hub with its commit; a path as it is.
+pub(crate) fn pinned(path: &Path) -> Result<PathBuf> {
+    match path.to_str().filter(|text| hub::is_name(text)) {
+        Some(name) => Ok(found(name).map_err(|e| anyhow!(e))?.pinned.into()),
         None => Ok(path.to_owned()),
     }
 }

@@ -25,6 +25,7 @@ use clap::FromArgMatches as _;
 pub use hub::use_hub;
 pub use job::as_options;
 pub use library::{Prepared, prepare, report, select};
+pub use rounds::set_program;
 
 use crate::args::command::{self, Cli, Command, InspectFormat, ModelCommand};
 use crate::console::put;
@@ -102,7 +103,7 @@ fn dispatch(cli: Cli, scripts: Vec<command::Script>) -> Result<()> {
         Command::Rounds(mut args) => {
             for model in [Some(&mut args.captioner), Some(&mut args.filter), args.start.as_mut()].into_iter().flatten()
             {
-                *model = hub::folder(model)?;
+                *model = hub::pinned(model)?;
             }
             rounds::main(&runtime()?, &args)
         }
@@ -129,7 +130,7 @@ fn dispatch(cli: Cli, scripts: Vec<command::Script>) -> Result<()> {
             put(text.trim_end(), "\n")
         }
         Command::Model(ModelCommand::Convert { source, out, tokenizer }) => {
-            let bar = console::Bytes::new();
+            let bar = console::Bytes::new("model.safetensors");
             let converted =
                 capfilt_udfs::convert(&source, &out, tokenizer.as_deref(), &|done, all| bar.update(done, all));
             console::clear_bar();

@@ -8,7 +8,9 @@ mod options;
 pub(crate) mod plan;
 pub(crate) mod stage;
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, bail};
 use tokio::runtime::Runtime;
@@ -20,6 +22,21 @@ use crate::rounds::stage::Wishes;
 
 const TRAINER: &str = "capfilt-train";
 
+static PROGRAM: OnceLock<Vec<OsString>> = OnceLock::new();
+
+/// Sets how another process runs the command, where it is not this process's own program: the program, by its whole path,
+/// and its first arguments. `capfilt-train` is looked for beside it.
+pub fn set_program(program: Vec<OsString>) {
+    let _ = PROGRAM.set(program);
+}
+
+fn program() -> Result<Vec<OsString>> {
+    match PROGRAM.get() {
+        Some(program) => Ok(program.clone()),
+        None => Ok(vec![std::env::current_exe()?.into()]),
+    }
+}
+
 /// Runs all stages that are not yet finished, and prints where their results are.
 pub(crate) fn main(runtime: &Runtime, args: &RoundsArgs) -> Result<()> {
     let trainer = match trainer(args) {
@@ -27,7 +44,7 @@ pub(crate) fn main(runtime: &Runtime, args: &RoundsArgs) -> Result<()> {
         Err(_) if args.print => given(args).map_or_else(|| TRAINER.into(), |(_, path)| absolute(&path)),
         found => found?,
     };
-    let plan = Plan { args, dest: absolute(&args.dest), trainer, capfilt: std::env::current_exe()? };
+    let plan = Plan { args, dest: absolute(&args.dest), trainer, capfilt: program()? };
     let stages = plan.stages();
     if args.print {
         let mut lines = String::new();
@@ -74,7 +91,7 @@ fn trainer(args: &RoundsArgs) -> Result<PathBuf> {
         }
         return Ok(absolute(&path));
     }
-    let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name(TRAINER));
+    let beside = program()?.first().map(|program| Path::new(program).with_file_name(TRAINER));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).map(|folder| folder.join(TRAINER));
     beside.into_iter().chain(on_path).find(|file| file.is_file()).with_context(|| {

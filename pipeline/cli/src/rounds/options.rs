@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::args::rounds::Training;
 use crate::console::say;
+use crate::hub;
 use crate::rounds::plan::{Plan, absolute};
 use crate::rounds::stage::{Stage, quoted};
 
@@ -176,7 +177,7 @@ impl Plan<'_> {
 
 /// Digest of a checkpoint.
 fn model(option: &str, folder: &Path) -> Result<String> {
-    Ok(capfilt_udfs::inspect(folder).with_context(|| format!("--{option} {}", folder.display()))?.digest)
+    Ok(capfilt_udfs::inspect(&hub::folder(folder)?).with_context(|| format!("--{option} {}", folder.display()))?.digest)
 }
 
 /// Path of a table, and its number of files and bytes if it exists locally.

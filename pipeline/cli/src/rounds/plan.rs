@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use capfilt_tables::hub::is_name;
+
 use crate::args::rounds::{RoundsArgs, Staged, Training};
 use crate::rounds::stage::Stage;
 
@@ -11,7 +13,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) args: &'a RoundsArgs,
     pub(crate) dest: PathBuf,
     pub(crate) trainer: PathBuf,
-    pub(crate) capfilt: PathBuf,
+    /// The program of `capfilt`, and its first arguments.
+    pub(crate) capfilt: Vec<OsString>,
 }
 
 impl Plan<'_> {
@@ -61,10 +64,17 @@ impl Plan<'_> {
         args.extend(start.into_iter().flat_map(|start| ["--start".into(), start.into()]));
         args.extend(self.data(web.as_deref()));
         args.extend(["--out".into(), folder.clone().into()]);
-        self.stage(round, what, folder, &self.trainer, args)
+        self.stage(round, what, folder, &[self.trainer.clone().into()], args)
     }
 
-    fn stage(&self, round: u32, what: &'static str, folder: PathBuf, program: &Path, args: Vec<OsString>) -> Stage {
+    fn stage(
+        &self,
+        round: u32,
+        what: &'static str,
+        folder: PathBuf,
+        program: &[OsString],
+        args: Vec<OsString>,
+    ) -> Stage {
         let last = self.args.rounds;
         let of = if round <= last { format!("round {round} of {last}") } else { format!("after round {last}") };
         Stage { name: format!("{of}, {what}"), folder, program: program.to_owned(), args }
@@ -109,10 +119,11 @@ impl Plan<'_> {
     }
 }
 
-/// Makes a path absolute, since a resumed training must find the names it began with. URLs are unchanged.
+/// Makes a path absolute, since a resumed training must find the names it began with. URLs and names on the hub are
+/// unchanged.
 pub(crate) fn absolute(path: &Path) -> PathBuf {
-    let url = path.to_string_lossy().contains("://");
-    let whole = if url { None } else { std::path::absolute(path).ok() };
+    let text = path.to_string_lossy();
+    let whole = if text.contains("://") || is_name(&text) { None } else { std::path::absolute(path).ok() };
     whole.unwrap_or_else(|| path.to_owned())
 }
 

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result, bail};
@@ -24,15 +24,15 @@ const DONE: &str = "done.json";
 pub(crate) struct Stage {
     pub(crate) name: String,
     pub(crate) folder: PathBuf,
-    pub(crate) program: PathBuf,
+    /// The program and its first arguments.
+    pub(crate) program: Vec<OsString>,
     pub(crate) args: Vec<OsString>,
 }
 
 impl Stage {
     /// Command line, quoted for a shell.
     pub(crate) fn command_line(&self) -> String {
-        let program = [self.program.clone().into_os_string()];
-        quoted(program.iter().chain(&self.args))
+        quoted(self.program.iter().chain(&self.args))
     }
 
     /// Whether `capfilt run` or `capfilt-train` has finished in the folder.
@@ -76,11 +76,13 @@ impl Stage {
         if wishes.is_stopped() {
             bail!("stopped before {name}: {goes_on}");
         }
-        let mut command = Command::new(&self.program);
-        command.args(&self.args).stdin(lock.try_clone()?).stdout(Stdio::null());
-        let cannot = || format!("{name}: cannot run {}", self.program.display());
+        let mut words = self.program.iter();
+        let program = Path::new(words.next().context("a stage without a program")?);
+        let mut command = Command::new(program);
+        command.args(words).args(&self.args).stdin(lock.try_clone()?).stdout(Stdio::null());
+        let cannot = || format!("{name}: cannot run {}", program.display());
         let status = wishes.wait(&mut command).await.with_context(cannot)?;
-        let program = self.program.file_name().unwrap_or_default().display();
+        let program = program.file_name().unwrap_or_default().display();
         match status.success() {
             true if self.is_finished()? => Ok(()),
             _ if wishes.is_stopped() => bail!("{name}: stopped; {goes_on}"),
@@ -172,7 +174,7 @@ mod tests {
         let checked = |more: &[&str]| {
             let all = ["run", "web", "pairs", "--captioner", "c", "--filter", "f", "--round", "1"];
             let args = all.iter().chain(more).map(OsString::from).collect();
-            Stage { name: String::new(), folder: PathBuf::new(), program: PathBuf::new(), args }.check_run()
+            Stage { name: String::new(), folder: PathBuf::new(), program: vec![], args }.check_run()
         };
         assert_eq!(checked(&["--min-itm", "0.6", "--recipe", "r.sql"]).unwrap(), Some("r.sql".into()));
         for (more, words) in [

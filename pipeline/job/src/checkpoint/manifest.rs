@@ -13,6 +13,7 @@ use capfilt_tables::pair_table::{self, State};
 use capfilt_tables::source::files::Source;
 use capfilt_tables::source::memo::Memo;
 use capfilt_tables::split::{RowPosition, Units};
+use capfilt_tables::store::revision;
 use capfilt_udfs::Provenance;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -187,6 +188,9 @@ pub(crate) struct Manifest {
     pub(crate) path_root: Option<PathBuf>,
     /// The source's version, if it is a Delta table.
     pub(crate) source_version: Option<u64>,
+    /// The commit that the source's revision stood for, if it is a dataset of the Hugging Face hub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) source_commit: Option<String>,
     pub(crate) files: Vec<FileRecord>,
     /// Cached scan results, by file, which spare another scan of unchanged text files.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -227,6 +231,7 @@ impl Manifest {
             source: source.given.clone(),
             path_root: None,
             source_version: source.version,
+            source_commit: revision::commit_of(&source.given),
             files: source.records(),
             memos: source.memos(),
             columns: Vec::new(),

@@ -53,14 +53,14 @@ fn check_parts(table: &Path, manifests: &[Manifest]) -> Result<()> {
     Ok(())
 }
 
-/// Version of `source` with which a job must continue, given its table's manifests: the version with which its own shard
-/// began, or else another shard.
-pub(crate) fn begun_with(all: &[Manifest], shard: u64, source: &Path, mode: Mode) -> Option<String> {
+/// The manifest whose version of `source` a job must continue with, given its table's manifests: that of its own shard, or
+/// else of another.
+pub(crate) fn begun_with<'a>(all: &'a [Manifest], shard: u64, source: &Path, mode: Mode) -> Option<&'a Manifest> {
     let begun = match all.iter().find(|manifest| manifest.shard == shard) {
         Some(own) if own.state == State::Finished && mode != Mode::Retry => None,
         Some(own) => Some(own),
         None if mode == Mode::Create => all.first(),
         None => None,
     };
-    begun.filter(|manifest| manifest.source == source)?.source_version.map(|version| version.to_string())
+    begun.filter(|manifest| manifest.source == source)
 }

@@ -13,6 +13,7 @@ use capfilt_tables::pair_table::State;
 use capfilt_tables::source::files::Source;
 use capfilt_tables::source::known::OpenOptions;
 use capfilt_tables::source::memo::Memo;
+use capfilt_tables::store::revision;
 use capfilt_tables::store::url::{is_url, shown, whereabouts};
 use capfilt_udfs::CapfiltOptions;
 use datafusion::catalog::MemoryCatalogProviderList;
@@ -200,6 +201,7 @@ impl Job {
             let begun = begun.file + usize::from(begun.row > 0);
             if source.take_over(&mut manifest.files, begun) {
                 manifest.source_version = source.version;
+                manifest.source_commit = revision::commit_of(&self.source);
                 saved = false;
             }
         }
@@ -217,6 +219,7 @@ impl Job {
         }
         manifest.files = source.records();
         manifest.source_version = source.version;
+        manifest.source_commit = revision::commit_of(&self.source);
         manifest.state = State::Running;
         committer(self.options.table_format, &self.dest)?.recover(&mut manifest)?;
         Ok((manifest, true, false))
@@ -251,8 +254,10 @@ impl Job {
     /// Opens the source, which may take minutes, on a separate thread; dropping the future stops it.
     async fn open(&self, ctx: &SessionContext) -> Result<Source> {
         let all = if self.mode == Mode::Overwrite { Vec::new() } else { manifests::manifests(&self.dest)? };
-        let begun_with = || manifests::begun_with(&all, self.shard.0, &whereabouts(&self.source), self.mode);
-        let version = self.source_version.clone().or_else(begun_with);
+        let begun = manifests::begun_with(&all, self.shard.0, &whereabouts(&self.source), self.mode);
+        let begun_version = || Some(begun?.source_version?.to_string());
+        let version = self.source_version.clone().or_else(begun_version);
+        let commit = begun.and_then(|begun| begun.source_commit.clone());
         let (known, memos) = self.known(all);
         let limit = Some(capfilt_udfs::options(ctx).image_limits().max_bytes);
         let mut texts = vec![self.options.text_column.clone()];
@@ -265,6 +270,7 @@ impl Job {
             let (version, halt) = (version.as_deref(), Some(halt));
             let reading =
                 OpenOptions { version, known: &known, memos: Some(&memos), alone, texts: &texts, limit, halt };
+            revision::pin(&source, commit.as_deref())?;
             Source::open_as(&source, reading)
         };
         halt::aside(open).await

@@ -8,5 +8,6 @@ mod client;
 mod progress;
 mod register;
 
-pub use checkpoint::{HubCheckpoint, checkpoint, is_name};
+pub use checkpoint::{HubCheckpoint, checkpoint, is_name, name_of};
 pub use progress::OnBytes;
+pub use register::interrupt;

@@ -8,4 +8,5 @@ pub(crate) mod problem;
 pub(crate) mod providers;
 pub(crate) mod read_ahead;
 pub(crate) mod retrying;
+pub mod revision;
 pub mod url;

@@ -41,6 +41,28 @@ fn connect(base: &str) -> Result<Arc<dyn ObjectStore>, Problem> {
     Ok(Arc::new(DatasetStore::new(dataset)))
 }
 
+/// Makes the revision that `url` names stand for `commit`, or for the one that it has when it is opened next.
+pub(crate) fn pin(url: &str, commit: Option<&str>) -> Result<(), String> {
+    let (base, _) = parse(url)?;
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    match commit {
+        Some(commit) if opened.get(&base).is_some_and(|dataset| dataset.commit() == commit) => {}
+        Some(commit) => {
+            let client = Client::from_env().map_err(|e| e.to_string())?;
+            let dataset = base.parse().map_err(|e: capfilt_hub::Error| e.to_string())?;
+            opened.insert(base, client.open_at(&dataset, commit));
+        }
+        None => drop(opened.remove(&base)),
+    }
+    Ok(())
+}
+
+/// Commit that the revision in `url` stands for, if it was opened.
+pub(crate) fn commit_of(url: &str) -> Option<String> {
+    let (base, _) = parse(url).ok()?;
+    OPENED.lock().unwrap_or_else(PoisonError::into_inner).get(&base).map(|dataset| dataset.commit().to_owned())
+}
+
 fn parse(url: &str) -> Result<(String, String), String> {
     let dataset: Dataset = url.parse().map_err(|e: capfilt_hub::Error| e.to_string())?;
     let (whole, key) = (dataset.to_string(), dataset.path());
