@@ -121,8 +121,9 @@ test-wheel: $(PYTHON)
 	@.deps/python/bin/maturin build --quiet --locked --profile dev --features test-build -m python/Cargo.toml --compatibility linux \
 	    --out $(TEST_WHEEL)
 
-test-python: test-wheel ## the Python package, from a wheel, with the guide's Python and the notebook; the hub's cache beside Python's client
+test-python: test-wheel setup setup-training ## the Python package, from a wheel, with the guide's Python and the notebook; the hub's cache beside Python's client
 	@.deps/python/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall $(TEST_WHEEL)/*.whl
+	@$(TEST_PROGRAMS) --quiet
 	@CAPFILT_WHEELS=$(TEST_WHEEL) CAPFILT_PROGRAMS=$(TARGET)/debug .deps/python/bin/python -m pytest --quiet python/tests
 	@HUB_PYTHON=$(CURDIR)/.deps/python/bin/python cargo test --quiet --locked --workspace $(POLARS) --test hub -- --ignored python::
 
@@ -150,10 +151,14 @@ POLARS := --features capfilt-udfs/polars
 TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest run --no-fail-fast" || echo "cargo test --no-fail-fast") \
     --locked --workspace $(POLARS) --lib --bins --tests
 
+# The programs with the tests' own build: a test of `cargo test` has only the programs of its own package.
+TEST_PROGRAMS := cargo build --locked --workspace $(POLARS) --lib --bins --tests
+
 test: setup setup-training setup-stores setup-readers ## all tests, and that the benchmark runs
 	@for b in chromium chromium-browser google-chrome; do command -v $$b >/dev/null && exit 0; done; \
 	    echo "== there is no chromium: the test of the report's page in a browser is skipped" >&2
-	$(TEST)
+	$(TEST_PROGRAMS)
+	REQUIRE_CAPFILT_TRAIN=1 $(TEST)
 	@.deps/readers/bin/python tests/readers/check.py $(TARGET)/debug/capfilt
 	cargo test --locked --workspace $(POLARS) --bench blip -- --quick
 

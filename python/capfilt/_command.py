@@ -12,6 +12,8 @@ def main() -> None:
     _runtime.find()
     # The command has its own handling of Ctrl-C.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Rounds run the command once more for each table.
+    _lib.set_program([sys.executable, "-m", "capfilt"])
     status = _lib.main(["capfilt", *sys.argv[1:]])
     sys.stdout.flush()
     os._exit(status)

@@ -134,7 +134,7 @@ def run(source: Any, dest: Any, *, progress: Progress | bool | None = None, **op
     ``write_images="kept"``, ``shard="1/4"``, ``overwrite=True``, ``set={"capfilt.precision": "int8"}``. ``progress`` is
     called with a dictionary of counts after every chunk; True draws a bar on stderr.
 
-    Ctrl-C stops after the unit in hand, and once more at once; the same call continues. Raises CapfiltError in the words of
+    The first Ctrl-C stops after the current unit, a second one immediately; the same call continues. Raises CapfiltError in the words of
     the command.
     """
     (summary,) = _run("run", [source, dest], progress, options)
@@ -152,7 +152,7 @@ def update(dest: Any, *, progress: Progress | bool | None = None, **options: Any
 
 
 def retry(dest: Any, *, progress: Progress | bool | None = None, **options: Any) -> Summary | list[Summary]:
-    """Repeats the rows of a pair table whose image was not to be had."""
+    """Repeats the rows of a pair table whose image could not be obtained."""
     return _one_or_all(_run("retry", [dest], progress, options))
 
 

@@ -39,19 +39,12 @@ def _bytes(picture: Any) -> bytes:
     return file.getvalue()
 
 
-def _encoded(image: Any) -> Any:
-    """Bytes of a picture of Pillow, and of an undecoded image of Hugging Face's datasets; other values as they are."""
-    if _is_picture(image):
-        return _bytes(image)
-    return image["bytes"] if isinstance(image, dict) and "bytes" in image else image
-
-
 def _images(images: Any) -> Any:
     if hasattr(images, "__arrow_c_array__") or hasattr(images, "__arrow_c_stream__"):
         return images
     if _is_picture(images) or isinstance(images, (bytes, bytearray, memoryview, str, os.PathLike, dict)):
         raise TypeError("images: give a list of the bytes of files, also for one image: [image]")
-    encoded = [_encoded(image) for image in images]
+    encoded = [_bytes(image) if _is_picture(image) else image for image in images]
     if any(isinstance(image, (str, os.PathLike)) for image in encoded):
         raise TypeError("images: give the bytes of the files and not their paths: [Path(path).read_bytes() for path in paths]")
     return encoded

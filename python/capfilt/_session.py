@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from . import _lib
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
 
 #: Major version of datafusion-python whose C interface this package speaks.
 _MAJOR = "55"
+
+
+#: Sessions that SET capfilt.NAME works in.
+_SESSIONS: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def _datafusion() -> Any:
@@ -35,9 +40,12 @@ def register(ctx: datafusion.SessionContext, **settings: Any) -> datafusion.Sess
     settings, as that of :func:`session` does. Such a session also has batches of 64 rows; with DataFusion's 8192 the first
     row of a LIMIT takes as long as 8192.
 
-    Raises CapfiltError if a setting is wrong, or if datafusion has another version.
+    Raises CapfiltError if a setting is wrong, if the session is one of :func:`session` and has settings of its own, or if
+    datafusion has another version.
     """
     datafusion = _datafusion()
+    if settings and ctx in _SESSIONS:
+        raise _lib.CapfiltError("the session has capfilt's settings: change them by SET capfilt.NAME = 'VALUE'")
     for function in _lib.scalar_functions(texts(settings)):
         ctx.register_udf(datafusion.udf(function))
     for aggregate in _lib.aggregate_functions():
@@ -54,4 +62,6 @@ def session(captioner: Any = None, filter: Any = None, **settings: Any) -> dataf
     values = {"captioner": captioner, "filter": filter, **settings}
     config = datafusion.SessionConfig().with_batch_size(64).with_information_schema(True)
     config = config.with_extension(_lib.Settings(texts(values)))
-    return register(datafusion.SessionContext(config), **values)
+    ctx = register(datafusion.SessionContext(config), **values)
+    _SESSIONS.add(ctx)
+    return ctx

@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Thread};
-use std::time::Duration;
 
 use arrow::array::{ArrayRef, new_empty_array};
 use arrow::compute::{cast, concat};
 use arrow::datatypes::{DataType, Field, FieldRef};
+use capfilt_tables::hub;
 use capfilt_udfs::Error;
 use capfilt_udfs::engine::Client;
 use datafusion::common::config::ConfigOptions;
@@ -19,7 +19,7 @@ use pyo3::prelude::*;
 
 use crate::column::{Argument, Column};
 use crate::error::{failed, in_python, of_query};
-use crate::exit;
+use crate::exit::{self, CHECK_EVERY};
 use crate::settings::{self, Settings};
 
 /// Rows of one invocation: few enough that Ctrl-C and an error are soon noticed.
@@ -27,9 +27,6 @@ const ROWS: usize = 64;
 
 /// Invocations at once: while one waits for its models, the others decode their images.
 const AT_ONCE: usize = 4;
-
-/// Interval between checks for Ctrl-C.
-const CHECK_EVERY: Duration = Duration::from_millis(50);
 
 /// Applies the SQL function `name` to columns of equal length, under `settings`. `count` is the number of captions that
 /// `captions` takes as its second argument.
@@ -56,9 +53,12 @@ pub(crate) fn call(
     }
     exit::check().map_err(|e| of_query(&e))?;
     let client = Client::new();
-    let options = settings::options(&settings).map_err(|e| of_query(&e))?.with_client(client.clone());
-    let function = settings::function(name, options).map_err(|e| of_query(&e))?;
-    let invocation = Invocation::new(function, columns, count).map_err(|e| of_query(&e))?;
+    let plan = || {
+        let options = settings::options(&settings)?.with_client(client.clone());
+        Invocation::new(settings::function(name, options)?, columns, count)
+    };
+    // A checkpoint of the hub is downloaded in planning.
+    let invocation = exit::interruptible(py, || plan().map_err(|e| of_query(&e)), hub::interrupt)?;
     let array = invocation.run(py, rows, &client)?;
     Ok(Column(array))
 }
@@ -143,17 +143,11 @@ impl Invocation {
                 let mut interrupted = None;
                 while working.load(Ordering::Acquire) > 0 {
                     thread::park_timeout(CHECK_EVERY);
-                    // Without an interpreter to attach to there is no signal, and no one to call.
-                    let signal = Python::try_attach(|py| py.check_signals());
-                    if signal.is_none() || exit::is_ending() {
+                    interrupted = interrupted.or_else(exit::signal);
+                    if interrupted.is_some() || exit::is_ending() {
                         stop.store(true, Ordering::Release);
+                        // Each time, since a slice may only now have come to its models.
                         client.cancel_running();
-                    } else if interrupted.is_none()
-                        && let Some(Err(signal)) = signal
-                    {
-                        stop.store(true, Ordering::Release);
-                        client.cancel_running();
-                        interrupted = Some(signal);
                     }
                 }
                 interrupted

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray as _, BinaryBuilder, Int64Array, RecordBatch, StringBuilder, new_null_array,
+    Array, ArrayRef, AsArray as _, BinaryViewBuilder, Int64Array, RecordBatch, StringViewBuilder, StructArray,
+    new_null_array,
 };
 use arrow::compute::{CastOptions, cast_with_options, concat, take};
 use arrow::datatypes::{DataType, Field, Float32Type, Int64Type, Schema, UInt8Type, UInt32Type};
@@ -130,7 +131,7 @@ fn cast_exactly(array: &ArrayRef, to: &DataType) -> PyResult<ArrayRef> {
     });
     exact.ok_or_else(|| {
         PyValueError::new_err(format!(
-            "a column of {from} has values that {to} has not: take it without a type, then cast"
+            "a column of {from} has values that {to} cannot hold: convert without a type, then cast"
         ))
     })
 }
@@ -290,7 +291,7 @@ fn listed(name: &str, given: &Bound<'_, PyAny>) -> PyResult<ArrayRef> {
         return Ok(new_null_array(&DataType::Null, items.len()));
     };
     if first.is_instance_of::<PyString>() {
-        let mut texts = StringBuilder::new();
+        let mut texts = StringViewBuilder::new();
         for item in &items {
             match item {
                 none if none.is_none() => texts.append_null(),
@@ -299,17 +300,40 @@ fn listed(name: &str, given: &Bound<'_, PyAny>) -> PyResult<ArrayRef> {
         }
         return Ok(Arc::new(texts.finish()));
     }
-    let mut bytes = BinaryBuilder::new();
-    for item in &items {
-        if item.is_none() {
-            bytes.append_null();
-        } else if item.is_instance_of::<PyMemoryView>() {
-            bytes.append_value(item.call_method0("tobytes")?.extract::<PyBackedBytes>()?);
-        } else if item.is_instance_of::<PyBytes>() || item.is_instance_of::<PyByteArray>() {
-            bytes.append_value(item.extract::<PyBackedBytes>()?);
+    // Views, since offsets of 32 bits end at 2 GiB.
+    let (mut bytes, mut paths) = (BinaryViewBuilder::new(), StringViewBuilder::new());
+    for (row, item) in items.iter().enumerate() {
+        // As Hugging Face's datasets have undecoded images.
+        let (content, path) = match item.cast::<PyDict>() {
+            Ok(image) => {
+                let content = image.get_item("bytes")?.ok_or_else(|| wrong(item))?;
+                let path = image.get_item("path")?.filter(|path| !path.is_none());
+                (content, path.map(|path| path.str()).transpose()?)
+            }
+            Err(_) => (item.clone(), None),
+        };
+        paths.append_option(path.map(|path| path.to_string()));
+        let content: Option<PyBackedBytes> = if content.is_none() {
+            None
+        } else if content.is_instance_of::<PyMemoryView>() {
+            Some(content.call_method0("tobytes")?.extract()?)
+        } else if content.is_instance_of::<PyBytes>() || content.is_instance_of::<PyByteArray>() {
+            Some(content.extract()?)
         } else {
-            return Err(wrong(item));
+            return Err(wrong(&content));
+        };
+        if content.as_ref().is_some_and(|content| content.len() > i32::MAX as usize) {
+            return Err(PyValueError::new_err(format!("{name}: row {row} has more than 2 GiB")));
         }
+        bytes.append_option(content);
     }
-    Ok(Arc::new(bytes.finish()))
+    let bytes: ArrayRef = Arc::new(bytes.finish());
+    if !items.iter().any(|item| item.is_instance_of::<PyDict>()) {
+        return Ok(bytes);
+    }
+    let field = |name: &str, array: &ArrayRef| Field::new(name, array.data_type().clone(), true);
+    let paths: ArrayRef = Arc::new(paths.finish());
+    let fields = vec![field("bytes", &bytes), field("path", &paths)];
+    let nulls = items.iter().map(|item| !item.is_none()).collect::<Vec<_>>();
+    Ok(Arc::new(StructArray::new(fields.into(), vec![bytes, paths], Some(nulls.into()))))
 }

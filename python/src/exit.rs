@@ -9,7 +9,12 @@ use capfilt_udfs::engine::Engine;
 use datafusion::common::{Result, exec_err};
 use pyo3::prelude::*;
 
+use crate::error::failed;
+use crate::logging;
 use crate::settings::{self, CLIENTS};
+
+/// Planning recurses deeply, and Python's threads have small stacks.
+pub(crate) const STACK: usize = 64 << 20;
 
 /// Longest wait for the batch in hand.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -24,6 +29,54 @@ pub(crate) fn is_ending() -> bool {
 /// Refuses new work while the interpreter is ending, which threads of others do not notice.
 pub(crate) fn check() -> Result<()> {
     if is_ending() { exec_err!("the Python interpreter is ending") } else { Ok(()) }
+}
+
+/// Interval between checks for Ctrl-C.
+pub(crate) const CHECK_EVERY: Duration = Duration::from_millis(50);
+
+/// Error of a thread of ours that panicked.
+pub(crate) const PANICKED: &str = "capfilt panicked; its message is on stderr";
+
+/// Runs `work` on a thread with a large stack, with the interpreter's lock released. After Ctrl-C, and while the interpreter
+/// is ending, it calls `cancel` until the work has ended; then it raises KeyboardInterrupt.
+pub(crate) fn interruptible<T: Send>(
+    py: Python<'_>,
+    work: impl FnOnce() -> PyResult<T> + Send,
+    cancel: impl Fn() + Send + Sync,
+) -> PyResult<T> {
+    let (ended, interrupted) = py.detach(|| {
+        std::thread::scope(|scope| {
+            let caller = std::thread::current();
+            let work = move || {
+                let ended = work();
+                caller.unpark();
+                ended
+            };
+            let thread =
+                match std::thread::Builder::new().name("capfilt".into()).stack_size(STACK).spawn_scoped(scope, work) {
+                    Ok(thread) => thread,
+                    Err(e) => return (Err(failed(e)), None),
+                };
+            let mut interrupted = None;
+            while !thread.is_finished() {
+                std::thread::park_timeout(CHECK_EVERY);
+                interrupted = interrupted.or_else(signal);
+                if interrupted.is_some() || is_ending() {
+                    cancel();
+                }
+            }
+            (thread.join().unwrap_or_else(|_| Err(failed(PANICKED))), interrupted)
+        })
+    });
+    match interrupted {
+        Some(signal) => Err(signal),
+        None => ended,
+    }
+}
+
+/// The exception that a signal raises. Without an interpreter to attach to there is none.
+pub(crate) fn signal() -> Option<PyErr> {
+    Python::try_attach(|py| py.check_signals().err()).flatten()
 }
 
 /// Starts a thread that cancels the models' work in Polars at each SIGINT: otherwise a call would run to the end of its
@@ -56,5 +109,6 @@ pub(crate) fn end(py: Python<'_>) {
         while engine.bytes_in_hand() + engine.queued_jobs() > 0 && begun.elapsed() < PATIENCE {
             std::thread::sleep(Duration::from_millis(10));
         }
+        logging::flush();
     });
 }

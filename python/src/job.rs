@@ -1,7 +1,6 @@
 //! Jobs, run as the command runs them: the options are those of the command line, and so are the words of its errors.
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
 
 use capfilt::Prepared;
 use capfilt_job::{Done, Stop, Summary};
@@ -10,15 +9,8 @@ use pyo3::types::PyDict;
 use tokio::sync::watch;
 
 use crate::error::failed;
-use crate::exit;
-
-/// Planning recurses deeply, and Python's threads have small stacks.
-const STACK: usize = 64 << 20;
-
-const PANICKED: &str = "capfilt panicked; its message is on stderr";
-
-/// Interval between checks for Ctrl-C.
-const CHECK_EVERY: Duration = Duration::from_millis(50);
+use crate::exit::{self, CHECK_EVERY, PANICKED, STACK};
+use crate::logging;
 
 /// What the job's thread reports.
 enum Report {
@@ -34,6 +26,7 @@ enum Report {
 #[pyfunction]
 #[pyo3(signature = (arguments, progress=None))]
 pub(crate) fn run(py: Python<'_>, arguments: Vec<String>, progress: Option<Py<PyAny>>) -> PyResult<Vec<Py<PyDict>>> {
+    logging::install();
     let (stop, stopped) = watch::channel(Stop::No);
     let (report, mut reports) = channel();
     let job = std::thread::Builder::new().name("capfilt-job".into()).stack_size(STACK).spawn(move || {
@@ -50,6 +43,10 @@ pub(crate) fn run(py: Python<'_>, arguments: Vec<String>, progress: Option<Py<Py
         if exit::is_ending() {
             let _ = stop.send(Stop::Now);
         }
+        if raised.is_some() || exit::is_ending() {
+            // The job may not have begun, and wait for its models.
+            capfilt_tables::hub::interrupt();
+        }
         if let Err(signal) = py.check_signals() {
             let _ = stop.send(if raised.is_some() { Stop::Now } else { Stop::AtUnit });
             raised.get_or_insert(signal);
@@ -57,7 +54,7 @@ pub(crate) fn run(py: Python<'_>, arguments: Vec<String>, progress: Option<Py<Py
         match next {
             Ok(Report::Progress(done)) => {
                 if let Some(callback) = &progress
-                    && let Err(error) = callback.call1(py, (of_progress(py, &done)?,))
+                    && let Err(error) = of_progress(py, &done).and_then(|done| callback.call1(py, (done,)))
                 {
                     let _ = stop.send(Stop::AtUnit);
                     raised.get_or_insert(error);
@@ -76,22 +73,6 @@ pub(crate) fn run(py: Python<'_>, arguments: Vec<String>, progress: Option<Py<Py
         (Some(Err(message)), None) => Err(failed(message)),
         (None, None) => Err(failed(PANICKED)),
         (Some(Ok(summaries)), None) => summaries.iter().map(|(dest, summary)| of_summary(py, dest, summary)).collect(),
-    }
-}
-
-/// Runs `work` on a thread with a large stack, with the interpreter's lock released.
-fn on_large_stack<T: Send + 'static>(
-    py: Python<'_>,
-    work: impl FnOnce() -> Result<T, String> + Send + 'static,
-) -> PyResult<T> {
-    let ended = py.detach(|| {
-        let thread = std::thread::Builder::new().name("capfilt".into()).stack_size(STACK).spawn(work);
-        thread.map(std::thread::JoinHandle::join)
-    });
-    match ended {
-        Ok(Ok(result)) => result.map_err(failed),
-        Ok(Err(_)) => Err(failed(PANICKED)),
-        Err(e) => Err(failed(e)),
     }
 }
 
@@ -119,14 +100,15 @@ fn execute(
 /// `capfilt select` with these arguments.
 #[pyfunction]
 pub(crate) fn select(py: Python<'_>, arguments: Vec<String>) -> PyResult<Py<PyDict>> {
-    let (dest, summary) = on_large_stack(py, || capfilt::select(arguments).map_err(|e| capfilt::message(&e)))?;
+    let work = || capfilt::select(arguments).map_err(|e| failed(capfilt::message(&e)));
+    let (dest, summary) = exit::interruptible(py, work, || {})?;
     of_summary(py, &dest.display().to_string(), &summary)
 }
 
 /// The page of `capfilt report` with these arguments, of which -o is left out.
 #[pyfunction]
 pub(crate) fn report(py: Python<'_>, arguments: Vec<String>) -> PyResult<String> {
-    on_large_stack(py, || capfilt::report(arguments).map_err(|e| capfilt::message(&e)))
+    exit::interruptible(py, || capfilt::report(arguments).map_err(|e| failed(capfilt::message(&e))), || {})
 }
 
 fn of_progress(py: Python<'_>, done: &Done) -> PyResult<Py<PyDict>> {

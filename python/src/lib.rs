@@ -9,9 +9,11 @@ mod error;
 mod exit;
 mod ffi;
 mod job;
+mod logging;
 mod polars;
 mod settings;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use capfilt_udfs::engine::ModelStats;
@@ -76,6 +78,12 @@ fn cancel() {
     settings::cancel();
 }
 
+/// Sets how another process runs the `capfilt` command: the program and its first arguments.
+#[pyfunction]
+fn set_program(program: Vec<OsString>) {
+    capfilt::set_program(program);
+}
+
 /// Runs the `capfilt` command with `arguments`, of which the first is its name. Returns its exit status.
 #[pyfunction]
 fn main(py: Python<'_>, arguments: Vec<String>) -> u8 {
@@ -93,6 +101,7 @@ fn _lib(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<ffi::Settings>()?;
     module.add_function(wrap_pyfunction!(set_runtime, module)?)?;
     module.add_function(wrap_pyfunction!(stats, module)?)?;
+    module.add_function(wrap_pyfunction!(set_program, module)?)?;
     module.add_function(wrap_pyfunction!(setting_names, module)?)?;
     module.add_function(wrap_pyfunction!(cancel, module)?)?;
     module.add_function(wrap_pyfunction!(exit::watch, module)?)?;

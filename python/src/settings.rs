@@ -9,6 +9,8 @@ use datafusion::common::config::{ConfigOptions, ExtensionOptions as _};
 use datafusion::common::{Result, plan_err};
 use datafusion::logical_expr::ScalarUDF;
 
+use crate::logging;
+
 /// Values of SQL's SET, by name without the prefix `capfilt.`.
 pub(crate) type Settings = BTreeMap<String, String>;
 
@@ -37,6 +39,7 @@ pub(crate) fn names() -> Vec<String> {
 
 /// The settings, checked.
 pub(crate) fn options(settings: &Settings) -> Result<CapfiltOptions> {
+    logging::install();
     let options = CapfiltOptions::new().with_client(CLIENTS.datafusion.clone());
     settings.iter().try_fold(options, |options, (name, value)| options.with(name, value))
 }

@@ -1,9 +1,12 @@
 """The Python package: what it gives is what SQL and the command give."""
 
+import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -77,6 +80,7 @@ def test_lists_chunks_and_pictures_are_columns_too(model, web):
     picture = Image.open(FIXTURES / "images" / "coffee.png")
     from_file = model.embed_image([(FIXTURES / "images" / "coffee.png").read_bytes()])
     assert model.embed_image([picture]).to_pylist() == from_file.to_pylist()
+    assert "only a path (x.jpg)" in model.image_error([{"bytes": None, "path": "x.jpg"}])[0]
     undecoded = {"bytes": (FIXTURES / "images" / "coffee.png").read_bytes(), "path": "coffee.png"}
     assert model.embed_image([undecoded, None, picture]).to_pylist() == [from_file[0], None, from_file[0]]
     assert model.embed_image([Image.open(path)])[0] is not None
@@ -134,7 +138,7 @@ def test_a_column_is_a_sequence(model, web):
     assert pa.array(column, type=pa.large_string()).to_pylist() == values
     assert pa.array(scores, type=pa.float64()).to_pylist() == scores.to_pylist()
     for each, other in [(column, pa.int64()), (scores, pa.int32()), (scores, pa.list_(pa.string()))]:
-        with pytest.raises(ValueError, match="take it without a type"):
+        with pytest.raises(ValueError, match="convert without a type"):
             pa.array(each, type=other)
 
 
@@ -175,6 +179,55 @@ def test_pictures_of_pillow(model):
     # More than the limit of encoded images, if it were not compressed.
     large = Image.effect_mandelbrot((6000, 4000), (-2, -1, 1, 1), 10)
     assert model.image_error([large]).to_pylist() == [None]
+
+
+def test_a_list_may_have_more_than_two_gibibytes(model):
+    large = bytes(64 << 20)
+    assert set(model.image_error([large] * 33)) == set(model.image_error([large]))
+
+
+def test_warnings_are_records_of_logging(tmp_path):
+    captioner = shutil.copytree(MODELS["captioner"], tmp_path / "captioner")
+    config = json.loads((captioner / "generation_config.json").read_text())
+    (captioner / "generation_config.json").write_text(json.dumps({**config, "no_repeat_ngram_size": 3}))
+    program = f"""
+import logging, capfilt
+logging.basicConfig(format="%(name)s %(levelname)s %(message)s")
+capfilt.Model(captioner={str(captioner)!r}).caption([open({str(FIXTURES / 'images' / 'coffee.png')!r}, 'rb').read()])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0 and "capfilt WARNING" in done.stderr and "no_repeat_ngram_size" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("work", [
+    "capfilt.Model(captioner='hf:acme/captioner').caption([b'x'])",
+    f"capfilt.run({str(WEB)!r}, 'pairs', captioner='hf:acme/captioner', filter='hf:acme/filter')",
+])
+def test_a_download_can_be_interrupted(tmp_path, work):
+    """A hub that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as hub:
+        program = f"""
+import os, signal, threading, time, capfilt
+ticks = []
+threading.Thread(target=lambda: [(ticks.append(1), time.sleep(0.01)) for _ in range(10**6)], daemon=True).start()
+threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    {work}
+except KeyboardInterrupt:
+    print("interrupted", len(ticks) > 20)
+"""
+        environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{hub.getsockname()[1]}", "HF_HOME": str(tmp_path / "hf")}
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "interrupted True\n"), done.stderr
+
+
+def test_rounds_run_the_command_of_the_package(tmp_path):
+    rounds = ["rounds", "--print", WEB, tmp_path / "rounds", "--human", WEB, "--rounds", "1"]
+    models = [f"--{name}={path}" for name, path in MODELS.items()]
+    command = [sys.executable, "-m", "capfilt", *rounds, *models]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith(f"{sys.executable} -m capfilt run "), done.stderr + done.stdout
 
 
 def test_types(tmp_path):
@@ -225,6 +278,13 @@ def test_a_datafusion_session_has_the_functions(web, expected):
         capfilt.session(top_p=7)
     bleu = "SELECT bleu1(c, 'a dog') AS b FROM (VALUES ('a dog'), ('a cat')) AS t(c)"
     assert 0.5 < ctx.sql(bleu).to_pydict()["b"][0] < 1
+
+
+def test_a_session_keeps_its_settings():
+    ctx = capfilt.session(max_length=7, **MODELS)
+    capfilt.register(ctx)
+    with pytest.raises(capfilt.CapfiltError, match="SET capfilt.NAME"):
+        capfilt.register(ctx, max_length=20)
 
 
 def test_registering_in_a_session_of_ones_own(expected):
@@ -278,7 +338,7 @@ def test_polars_expressions_give_what_sql_gives(expected):
         pl.DataFrame({"n": [1]}).select(pl.col("n").capfilt.caption(captioner=models["captioner"]))
 
 
-def test_a_job_gives_what_the_command_gives(tmp_path):
+def test_a_job_gives_what_the_command_gives(tmp_path, capsys):
     import pyarrow.parquet as parquet
 
     seen = []
@@ -299,12 +359,18 @@ def test_a_job_gives_what_the_command_gives(tmp_path):
         capfilt.run(WEB, tmp_path / "x", min_it=0.7, **MODELS)
     with pytest.raises(capfilt.CapfiltError, match=r"num_beams is a setting: give set=\{'capfilt.num_beams': 3\}"):
         capfilt.run(WEB, tmp_path / "x", num_beams=3, **MODELS)
+    capfilt.run(WEB, tmp_path / "bar", min_itm=0.4, progress=True, **MODELS)
+    bar = capsys.readouterr().err
+    assert f"[{'#' * 30}] {summary.rows:,} of {summary.rows:,} rows, {summary.kept:,} texts kept" in bar and bar.endswith("\n")
     with pytest.raises(TypeError, match="progress"):
         capfilt.run(WEB, tmp_path / "x", progress=5, **MODELS)
     fewer = capfilt.select(tmp_path / "pairs", tmp_path / "fewer", min_itm=0.6)
     assert 0 < fewer.kept < summary.kept
     page = capfilt.report(tmp_path / "pairs", tmp_path / "report.html")
     assert page.startswith("<!doctype html>") and (tmp_path / "report.html").read_text() == page
+    with pytest.raises(capfilt.CapfiltError, match="there is no pair table"):
+        capfilt.retry(tmp_path / "nothing")
+    assert capfilt.retry(tmp_path / "pairs").pairs == summary.pairs
     again = capfilt.update(tmp_path / "pairs")
     assert (again.pairs, again.resumed_rows) == (summary.pairs, summary.rows)
     assert any(row["captions"] > 0 for row in capfilt.stats())

@@ -40,7 +40,7 @@ def test_the_guide_runs(tmp_path):
 def test_the_readme_runs_in_an_empty_environment(tmp_path):
     wheels = os.environ.get("CAPFILT_WHEELS")
     if not wheels:
-        pytest.skip("CAPFILT_WHEELS names no folder with a wheel: make test-python")
+        pytest.fail("CAPFILT_WHEELS names no folder with a wheel: make test-python sets it")
     (wheel,) = Path(wheels).resolve().glob("capfilt-*.whl")
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
@@ -64,7 +64,7 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path):
     # Built by make test; the last step of the notebook trains.
     programs = Path(os.environ.get("CAPFILT_PROGRAMS", ROOT / "target" / "debug")).resolve()
     if not (programs / "capfilt-train").exists() and not shutil.which("capfilt-train"):
-        pytest.skip("capfilt-train is not built: make build-training")
+        pytest.fail("capfilt-train is not built: make build-training")
     notebook = nbformat.read(ROOT / "examples" / "capfilt.ipynb", as_version=4)
     environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "TMPDIR": str(tmp_path)}
     client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(ROOT / "examples")}})

@@ -173,6 +173,27 @@ def reference(web):
     return web.append_column("itm_score", pyarrow.array(model.itm_score(web["image"], web["text"])))
 
 
+def compare_with_job(web):
+    """Compares Model with the table of `capfilt run`, whose recipe draws captions by nucleus sampling."""
+    nucleus = {"strategy": "nucleus", "top_k": 50, "top_p": 0.9, "repetition_penalty": 1.1, "min_length": 5}
+    with tempfile.TemporaryDirectory() as scratch:
+        table = Path(scratch) / "web.parquet"
+        pyarrow.parquet.write_table(web, table)
+        capfilt.run(table, Path(scratch) / "pairs", prompt=SETTINGS["prompt"], **MODELS)
+        pairs = pyarrow.dataset.dataset(Path(scratch) / "pairs", format="parquet", exclude_invalid_files=True).to_table().to_pylist()
+    model = capfilt.Model(**SETTINGS)
+    texts = model.caption(web["image"], **nucleus)
+    found = {}
+    for source, each in [("web", web["text"]), ("synthetic", texts)]:
+        scores = model.itm_score(web["image"], each)
+        values = each.to_pylist()
+        found |= {(id, source): (text, score) for id, text, score in zip(web["id"].to_pylist(), values, scores)}
+    written = {(pair["id"], pair["source"]): (pair["text"], pair["itm_score"]) for pair in pairs}
+    differ = [key for key in written if found[key] != written[key]]
+    assert written and not differ, f"{len(differ)} of {len(written)} pairs differ from Model's: {differ[:5]}"
+    print(f"capfilt run: {len(written)} pairs equal to Model's")
+
+
 def installed(package):
     try:
         return importlib.metadata.version(package)
@@ -187,9 +208,12 @@ def main():
     given = parser.parse_args()
     if unknown := [name for name in given.engines if name not in ENGINES]:
         parser.error(f"no engine {unknown[0]}; there are {', '.join(ENGINES)}")
-    names = given.engines or [name for name, (_, package) in ENGINES.items() if installed(package)]
+    names = given.engines or list(ENGINES)
+    if missing := [package for name in names if not installed(package := ENGINES[name][1])]:
+        parser.error(f"not installed: {', '.join(missing)}: make setup-engines installs all")
     web = pyarrow.parquet.read_table(WEB).slice(0, given.rows)
     expected = by_id(reference(web))
+    compare_with_job(web)
     failed = []
     with tempfile.TemporaryDirectory(prefix="e", ignore_cleanup_errors=True) as scratch:
         for name in names:
