@@ -108,7 +108,8 @@ fn trainings_and_rounds_keep_the_name() {
     let far = Far::new();
     let source = far.place.slice();
     let pinned = format!("hf:acme/captioner@{ONE}");
-    let rounds = ["rounds", "--print", source, "rounds", "--human", source, "--captioner", "hf:acme/captioner"];
+    let rounds =
+        ["rounds", "--print", "--rounds", "1", source, "out", "--human", source, "--captioner", "hf:acme/captioner"];
     let printed = far.ok(&[&rounds[..], &["--filter", "hf:acme/filter"]].concat()).0;
     assert!(printed.contains(&format!("--captioner {pinned} --filter hf:acme/filter@{ONE}")), "{printed}");
     let trainer = Path::new(env!("CARGO_BIN_EXE_capfilt")).with_file_name("capfilt-train");
