@@ -12,6 +12,7 @@
 mod cache;
 mod call;
 mod client;
+mod compute;
 mod inputs;
 mod job;
 mod ledger;
@@ -24,6 +25,7 @@ mod sync;
 mod task;
 #[cfg(test)]
 mod tests;
+mod unit;
 mod worker;
 
 pub use crate::blip::med::ModelKey;

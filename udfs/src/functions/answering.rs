@@ -116,7 +116,8 @@ pub(crate) struct Answerer<'a> {
 /// Work queued for a row of `vqa`.
 pub(crate) struct Asked {
     /// Index of the outcome.
-    place: usize,
+    pub(crate) place: usize,
+    /// Index of the row's options.
     which: usize,
 }
 
@@ -231,12 +232,6 @@ impl<'a> Answerer<'a> {
             (Outcome::BadImage(_), _) => Ok(None),
             _ => self.call.confused(),
         }
-    }
-}
-
-impl Asked {
-    pub(crate) fn place(&self) -> usize {
-        self.place
     }
 }
 

@@ -7,7 +7,7 @@ use datafusion::arrow::datatypes::DataType;
 use datafusion::common::Result;
 use datafusion::logical_expr::ColumnarValue;
 
-use super::answering::{self, ANSWER_OPTIONS, Answerer};
+use super::answering::{self, ANSWER_OPTIONS, Answerer, Asked};
 use super::call::Call;
 use super::image_arg::Digests;
 use super::plan::Plan;
@@ -51,9 +51,9 @@ impl SqlFunction for Vqa {
             rows.push(Some((sha256, answerer.ask(row, ImageSource { bytes, sha256 }, question)?)));
         }
         let outcomes = answerer.run()?;
-        let answer = |(row, asked)| {
+        let answer = |(row, asked): (usize, Option<([u8; 32], Asked)>)| {
             let Some((sha256, asked)) = asked else { return Ok(None) };
-            if let Outcome::BadImage(why) = &outcomes[answering::Asked::place(&asked)] {
+            if let Outcome::BadImage(why) = &outcomes[asked.place] {
                 call.bad_image(row, &images, &sha256, why)?;
             }
             answerer.text(&outcomes, &asked)
