@@ -66,15 +66,15 @@ keys_of! {
     Temperature "temperature": Kind::Float { above_zero: true, max: f32::MAX }, default None,
         "Divides the logits before nucleus sampling";
     MinLength "min_length": Kind::Integer { min: 0, max: 512 }, default None,
-        "Shortest caption in tokens, [DEC] and prompt counted";
+        "Shortest caption or answer in tokens, [DEC] and prompt counted";
     MaxLength "max_length": Kind::Integer { min: 1, max: 512 }, default None,
-        "Longest caption in tokens, [DEC] and prompt counted";
+        "Longest caption or answer in tokens, [DEC] and prompt counted";
     LengthPenalty "length_penalty": Kind::Float { above_zero: false, max: f32::MAX }, default None,
         "Exponent of the generated length that divides a beam's score; above 0 favours long captions";
     RepetitionPenalty "repetition_penalty": Kind::Float { above_zero: true, max: f32::MAX }, default None,
         "Divides the score of a token that occurred; 1 leaves it as it is";
     EarlyStopping "early_stopping": Kind::Flag, default None,
-        "Whether beam search stops as soon as num_beams captions ended";
+        "Whether beam search stops as soon as num_beams captions or answers ended";
     Prompt "prompt": Kind::Text, default None,
         "Text the caption continues; it is not part of the result";
 }

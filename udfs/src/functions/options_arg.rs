@@ -55,11 +55,11 @@ impl OptionField {
                 "Answers to choose from, as BLIP's rank mode does: the result is the best of them. Among equals the first is taken"
             }
             Self::K => {
-                "How many of the answers, those with the likeliest first tokens, are scored in full. Without it 128"
+                "How many of the answers, those with the likeliest first tokens, are scored in full. Not given: 128"
             }
             Self::AnswerScore => {
                 "Score by which the best of the answers is chosen: blip, its label-smoothed log-likelihood, or likelihood. \
-                 Without it blip"
+                 Not given: blip"
             }
         }
     }

@@ -282,3 +282,109 @@ fn ties_stay_in_the_lists_order() {
     assert_eq!(best([f32::NAN, -5.0].into_iter()), Some(1));
     assert_eq!(best(std::iter::empty()), None);
 }
+
+/// The answerer with a vision encoder of twice the width, whose halves are the fixture's: its layer norms see the same
+/// mean and variance, and each product reads the mean of the halves. So it answers alike, as a ViT-L would whose width is
+/// not the text's.
+fn of_twice_the_width() -> tempfile::TempDir {
+    let (from, folder) = (fixtures().join("models/answerer"), tempfile::tempdir().unwrap());
+    for file in ["tokenizer.json", "preprocessor_config.json"] {
+        std::fs::copy(from.join(file), folder.path().join(file)).unwrap();
+    }
+    let mut config: Value = serde_json::from_slice(&std::fs::read(from.join("config.json")).unwrap()).unwrap();
+    config["vision_config"]["hidden_size"] = 192.into();
+    config["vision_config"]["num_attention_heads"] = 8.into();
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let bytes = std::fs::read(from.join("model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let halves = |row: &[f32]| -> Vec<f32> { row.iter().chain(row).map(|x| x / 2.0).collect() };
+    let mut wide: Vec<(String, Vec<usize>, Vec<u8>)> = vec![];
+    for (name, tensor) in tensors.tensors() {
+        let mut shape = tensor.shape().to_vec();
+        let half = |b: &[u8]| half::f16::from_le_bytes([b[0], b[1]]).to_f32();
+        let mut values: Vec<f32> = tensor.data().chunks_exact(2).map(half).collect();
+        let is_cross = name.starts_with("text_encoder.") && name.contains("crossattention");
+        let reads = name.starts_with("vision_model.encoder.layers") && !name.contains("fc2")
+            || is_cross && (name.ends_with("key.weight") || name.ends_with("value.weight"));
+        if reads && name.ends_with(".weight") && shape.len() == 2 {
+            values = values.chunks_exact(96).flat_map(halves).collect();
+            shape[1] = 192;
+        }
+        if name.starts_with("vision_model.") && !name.contains("fc1") {
+            // The dimension of the hidden state: the last of embeddings, else the first.
+            let is_last = shape.len() == 3;
+            let thirds = if name.contains("qkv") { 3 } else { 1 };
+            let each = if is_last { 96 } else { values.len() / thirds };
+            values = values.chunks_exact(each).flat_map(|part| [part, part].concat()).collect();
+            shape[if is_last { 2 } else { 0 }] *= 2;
+        }
+        wide.push((name, shape, values.iter().flat_map(|x| x.to_le_bytes()).collect()));
+    }
+    let views = wide.iter().map(|(name, shape, bytes)| {
+        (name, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap())
+    });
+    safetensors::serialize_to_file(views, None, &folder.path().join("model.safetensors")).unwrap();
+    folder
+}
+
+#[test]
+fn the_vision_width_may_differ_from_the_texts() {
+    let folder = of_twice_the_width();
+    let checkpoint = Arc::new(Checkpoint::open(folder.path()).unwrap());
+    assert_eq!((checkpoint.config.text.encoder_width, checkpoint.config.text.width), (192, 96));
+    for precision in [Precision::Fp32, Precision::Int8] {
+        let med = OrtMed::new(Arc::clone(&checkpoint), "cpu", precision, 0).unwrap();
+        assert_eq!(images(&med)[0].host().unwrap().len(), 65 * 192);
+        let states = states(&med, &strings("questions"), ItmToken::Enc);
+        if precision == Precision::Fp32 {
+            let ours: Vec<f32> = states.iter().flat_map(|of| of[8].host().unwrap().to_vec()).collect();
+            let worst = difference(&ours, &golden("question_states_8"));
+            assert!(worst < 1e-3, "{worst}");
+        }
+        let answers = answer(&med, &states.iter().flatten().collect::<Vec<_>>(), &options(&JSON["ways"]["blip"]));
+        let expected = JSON["answers"]["blip_enc"].as_array().unwrap().iter().flat_map(|of| of.as_array().unwrap());
+        let alike = answers
+            .iter()
+            .zip(expected)
+            .filter(|(ids, expected)| Some(med.tokenizer().decode(ids).as_str()) == expected["text"].as_str());
+        let alike = alike.count();
+        assert!(alike >= if precision == Precision::Fp32 { 140 } else { 126 }, "{precision}: {alike} of 140");
+    }
+}
+
+#[test]
+fn a_checkpoint_takes_nothing_from_its_other_half() {
+    let from = fixtures().join("models/answerer");
+    let open = |leaves_out: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        for file in ["config.json", "tokenizer.json", "preprocessor_config.json"] {
+            std::fs::copy(from.join(file), folder.path().join(file)).unwrap();
+        }
+        let bytes = std::fs::read(from.join("model.safetensors")).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let kept = tensors.tensors().into_iter().filter(|(name, _)| !name.starts_with(leaves_out));
+        safetensors::serialize_to_file(kept, None, &folder.path().join("model.safetensors")).unwrap();
+        Checkpoint::open(folder.path()).unwrap_err().to_string()
+    };
+    for (leaves_out, words) in [
+        ("text_encoder.", "its architecture is BlipForQuestionAnswering, but it has no text_encoder"),
+        ("text_decoder.", "it has no text_decoder"),
+        // A captioner's decoder would take the encoder's.
+        ("text_decoder.bert.encoder.layer.1.intermediate", "text_decoder.bert.encoder.layer.1.intermediate"),
+        ("text_encoder.encoder.layer.2.crossattention", "text_encoder.encoder.layer.2.crossattention"),
+    ] {
+        let error = open(leaves_out);
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
+fn an_inspection_says_what_it_is() {
+    let report = crate::inspect(&fixtures().join("models/answerer")).unwrap();
+    assert!(report.parts.answerer && !report.parts.captioner && !report.parts.matcher && !report.parts.contrastive);
+    assert!(report.unknown_tensors.is_empty(), "{:?}", report.unknown_tensors);
+    let page = report.to_string();
+    for words in ["BlipForQuestionAnswering", "usable for    vqa, vqa_score\n", "[ENC] 189"] {
+        assert!(page.contains(words), "{page}");
+    }
+}
