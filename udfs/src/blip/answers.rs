@@ -1,6 +1,8 @@
-//! An answerer's question encoder and answer scores, on the host.
+//! An answerer's question encoder, and scores of whole answers.
 
 use std::sync::Arc;
+
+use ort::value::DynValue;
 
 use super::med::{AnswerScore, Embedding};
 use super::session::{OrtMed, Part};
@@ -14,6 +16,13 @@ pub(super) fn encode_questions(
     images: &[&Embedding],
     questions: &[Vec<&[u32]>],
 ) -> Result<Vec<Vec<Embedding>>> {
+    if let Some(run) = med.apart() {
+        return med.in_rounds(Part::EncoderKv, images, questions, run, |kv, questions, bucket| {
+            let feeds = med.text_feeds(kv, (med.text_inputs(questions, bucket)?, bucket), run)?;
+            let states = med.run_there(Part::Question, feeds, &[])?.resident.into_iter().zip(questions);
+            Ok(states.map(|(states, ids)| Embedding::Device(Arc::new(states.of_question(ids.len())))).collect())
+        });
+    }
     let width = med.checkpoint.config.text.width;
     let kv = med.cross_kv(Part::EncoderKv, images)?;
     med.in_groups(questions, usize::MAX, |images, questions, bucket| {
@@ -40,36 +49,46 @@ pub(super) fn score(
     // The last token is none that others follow, so it is not fed.
     let fed: Vec<Vec<&[u32]>> =
         answers.iter().map(|answers| answers.iter().map(|ids| &ids[..ids.len() - 1]).collect()).collect();
-    let sep = med.checkpoint.tokenizer.sep();
-    let mut scores = vec![vec![]; questions.len()];
-    for members in med.by_source_tokens(questions) {
-        let own: Vec<&Embedding> = members.iter().map(|&i| questions[i]).collect();
-        let kv = med.cross_kv(Part::DecoderKv, &own)?;
-        let fed: Vec<Vec<&[u32]>> = members.iter().map(|&i| fed[i].clone()).collect();
-        let found = med.in_groups(&fed, SCORED_TOKENS, |questions, answers, bucket| {
-            if cancelled() {
-                return Err(Error::Cancelled);
-            }
-            let inputs = (answer_inputs(med, answers, sep, bucket)?, bucket);
-            let outputs = med.run_texts(Part::AnswerScores, &kv, questions, inputs, answers.len())?;
-            let [likelihood, mean] = [floats(&outputs[0])?, floats(&outputs[1])?];
-            let rows = likelihood.chunks_exact(bucket).zip(mean.chunks_exact(bucket)).zip(answers);
-            let sum = |of: &[f32], ids: &[u32]| of[..ids.len()].iter().sum();
-            Ok(rows
-                .map(|((likelihood, mean), ids)| AnswerScore {
-                    log_likelihood: sum(likelihood, ids),
-                    mean_log_probability: sum(mean, ids),
-                })
-                .collect())
-        })?;
-        members.into_iter().zip(found).for_each(|(i, found)| scores[i] = found);
+    let go_on = || if cancelled() { Err(Error::Cancelled) } else { Ok(()) };
+    if let Some(run) = med.apart() {
+        return med.in_rounds(Part::DecoderKv, questions, &fed, run, |kv, answers, bucket| {
+            go_on()?;
+            let feeds = med.text_feeds(kv, (answer_inputs(med, answers, bucket)?, bucket), run)?;
+            let outputs = med.run_there(Part::AnswerScores, feeds, &["likelihood", "mean"])?;
+            scores(&outputs.host, answers, bucket)
+        });
     }
-    Ok(scores)
+    let mut found = vec![vec![]; questions.len()];
+    for group in med.by_source_tokens(Part::DecoderKv, questions) {
+        let own: Vec<&Embedding> = group.iter().map(|&i| questions[i]).collect();
+        let kv = med.cross_kv(Part::DecoderKv, &own)?;
+        let fed: Vec<Vec<&[u32]>> = group.iter().map(|&i| fed[i].clone()).collect();
+        let of_group = med.in_groups(&fed, SCORED_TOKENS, |questions, answers, bucket| {
+            go_on()?;
+            let inputs = (answer_inputs(med, answers, bucket)?, bucket);
+            let outputs = med.run_texts(Part::AnswerScores, &kv, questions, inputs, answers.len())?;
+            scores(&outputs, answers, bucket)
+        })?;
+        group.into_iter().zip(of_group).for_each(|(i, scores)| found[i] = scores);
+    }
+    Ok(found)
+}
+
+/// Scores of answers from the outputs of [`Part::AnswerScores`], in which each has `bucket` places.
+fn scores(outputs: &[DynValue], answers: &[&[u32]], bucket: usize) -> Result<Vec<AnswerScore>> {
+    let [likelihood, mean] = [floats(&outputs[0])?, floats(&outputs[1])?];
+    let rows = likelihood.chunks_exact(bucket).zip(mean.chunks_exact(bucket)).zip(answers);
+    let sum = |of: &[f32], ids: &[u32]| of[..ids.len()].iter().sum();
+    let score = |((likelihood, mean), ids): ((&[f32], &[f32]), &&[u32])| AnswerScore {
+        log_likelihood: sum(likelihood, ids),
+        mean_log_probability: sum(mean, ids),
+    };
+    Ok(rows.map(score).collect())
 }
 
 /// Inputs of [`Part::AnswerScores`] of answers without their [SEP], padded to `bucket` tokens.
-fn answer_inputs(med: &OrtMed, answers: &[&[u32]], sep: u32, bucket: usize) -> Result<Named> {
-    let pad = med.checkpoint.tokenizer.pad();
+fn answer_inputs(med: &OrtMed, answers: &[&[u32]], bucket: usize) -> Result<Named> {
+    let (pad, sep) = (med.checkpoint.tokenizer.pad(), med.checkpoint.tokenizer.sep());
     let padded = |ids: &mut dyn Iterator<Item = u32>| -> Vec<i64> {
         ids.chain(std::iter::repeat(pad)).take(bucket).map(i64::from).collect()
     };

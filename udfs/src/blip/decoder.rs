@@ -57,7 +57,7 @@ pub(super) fn first_scores(med: &OrtMed, part: Part, images: &[&Embedding], prom
     }
     let vocab = med.checkpoint.config.text.vocab_size;
     let mut scores = vec![vec![]; images.len()];
-    for members in med.by_source_tokens(images) {
+    for members in med.by_source_tokens(Part::DecoderKv, images) {
         let embeddings: Vec<&Embedding> = members.iter().map(|&i| images[i]).collect();
         let kv = med.cross_kv(Part::DecoderKv, &embeddings)?;
         let rows = members.len();

@@ -51,18 +51,22 @@ impl OrtMed {
     pub(super) fn source_tokens(&self, part: Part, source: &Embedding) -> usize {
         match self.source(part) {
             Source::Image => self.checkpoint.config.vision.tokens(),
-            Source::Question => {
-                let width = Source::Question.width(&self.checkpoint.config.text);
-                self.padded(source.host().map_or(0, |states| states.len() / width))
-            }
+            Source::Question => match source {
+                Embedding::Host(states) => self.padded(states.len() / self.checkpoint.config.text.width),
+                Embedding::Device(states) => states.dimension(1),
+            },
         }
     }
 
-    /// Indices of what the decoder reads, in groups of equal [`Self::source_tokens`].
-    pub(super) fn by_source_tokens(&self, sources: &[&Embedding]) -> impl Iterator<Item = Vec<usize>> + use<> {
+    /// Indices of what a part's cross-attention reads, in groups of equal [`Self::source_tokens`].
+    pub(super) fn by_source_tokens(
+        &self,
+        part: Part,
+        sources: &[&Embedding],
+    ) -> impl Iterator<Item = Vec<usize>> + use<> {
         let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (i, source) in sources.iter().enumerate() {
-            groups.entry(self.source_tokens(Part::DecoderKv, source)).or_default().push(i);
+            groups.entry(self.source_tokens(part, source)).or_default().push(i);
         }
         groups.into_values()
     }

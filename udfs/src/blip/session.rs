@@ -47,7 +47,7 @@ pub(super) enum Part {
 impl Part {
     /// Whether its graph has the images of a run apart.
     fn is_of_images(self) -> bool {
-        matches!(self, Self::Vision | Self::ImageProjection | Self::DecoderKv | Self::EncoderKv)
+        matches!(self, Self::Vision | Self::ImageProjection | Self::DecoderKv | Self::EncoderKv | Self::Question)
     }
 
     fn stage(self) -> &'static str {
@@ -120,7 +120,7 @@ impl OrtMed {
         };
         let work = work_bytes(&checkpoint.config, precision);
         // A caption by three beams, as BLIP's; with more, runs are halved when memory runs out.
-        let image = work.encode.max(work.generate + 2 * work.per_sequence).max(work.match_text);
+        let image = work.encode.max(work.generate + 2 * work.per_sequence).max(work.match_text).max(work.answer);
         let images = device::run_images(memory, image, room.images.unwrap_or(RUN_IMAGES)).ok_or_else(|| {
             Error::OutOfMemory(format!(
                 "{} takes {image} bytes for one image, and half of the {memory} of {device} are for work: SET \
@@ -151,13 +151,6 @@ impl OrtMed {
         threads: usize,
         apart: Option<(usize, usize)>,
     ) -> Result<Self> {
-        if checkpoint.parts.answerer && device != Device::Cpu {
-            return Err(Error::Option(format!(
-                "{}: answerers run on the CPU, not on {device}: SET capfilt.device to cpu, or to auto, which is the CPU for \
-                 them",
-                checkpoint.dir.display()
-            )));
-        }
         match (precision, device) {
             (Precision::Int8, Device::Cuda(_) | Device::Fake(_)) => {
                 return Err(Error::Option(
@@ -217,7 +210,7 @@ impl OrtMed {
             }
             Part::EncoderKv => graph::cross_kv(text, &EncoderNames, Source::Image, w, p, apart),
             Part::Match => graph::match_texts(text, &EncoderNames, w, p),
-            Part::Question => graph::question_encoder(text, &EncoderNames, w, p),
+            Part::Question => graph::question_encoder(text, &EncoderNames, w, p, apart),
             Part::AnswerScores => graph::answer_scores(text, &decoder, w, p),
             Part::Text => graph::text_encoder(text, projection, &EncoderNames, w, p),
             Part::ScoreRows => graph::selected_rows(&[text.vocab_size], w, Precision::Fp32),
@@ -373,11 +366,12 @@ mod tests {
             })
             .collect();
         let mut used = BTreeSet::new();
-        let (captioner, matcher) = (
+        let (captioner, matcher, answerer) = (
             [Part::Pixels, Part::Vision, Part::DecoderKv, Part::Decoder, Part::BeamDecoder, Part::ScoreRows].as_slice(),
             [Part::Vision, Part::ImageProjection, Part::EncoderKv, Part::Match, Part::Text].as_slice(),
+            [Part::EncoderKv, Part::Question, Part::DecoderKv, Part::BeamDecoder, Part::AnswerScores].as_slice(),
         );
-        let models = [("captioner", captioner), ("matcher", matcher)];
+        let models = [("captioner", captioner), ("matcher", matcher), ("answerer", answerer)];
         for ((model, parts), precision) in
             models.into_iter().flat_map(|of| [Precision::Fp32, Precision::Fp16].map(|precision| (of, precision)))
         {

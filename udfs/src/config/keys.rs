@@ -12,7 +12,7 @@ keys_of! {
         "Checkpoint of itm_score, itc_score, embed_image and embed_text: a folder in Hugging Face \
          layout, or a registered name";
     Answerer "answerer": Kind::Text, default None,
-        "Checkpoint of vqa and vqa_score, on the CPU: a folder in Hugging Face layout (BlipForQuestionAnswering), or a \
+        "Checkpoint of vqa and vqa_score: a folder in Hugging Face layout (BlipForQuestionAnswering), or a \
          registered name";
     Device "device": Kind::Device, default Some("auto"),
         "Where models run; auto takes the first CUDA device where ONNX Runtime offers one, else the CPU. Several devices, \

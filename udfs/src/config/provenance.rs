@@ -41,9 +41,8 @@ impl CapfiltOptions {
             other => other.map(|name| digest(name, Key::Filter)).transpose()?,
         };
         let answerer = self.text(Key::Answerer).map(|name| digest(name, Key::Answerer)).transpose()?;
-        let device = match (&captioner, &filter) {
-            // Answerers run nowhere else.
-            (None, None) => answerer.as_ref().map(|_| "cpu".to_owned()),
+        let device = match (&captioner, &filter, &answerer) {
+            (None, None, None) => None,
             _ => {
                 let devices = runtime::devices(self.device())?;
                 let devices = devices.iter().map(|name| runtime::device(name)).collect::<Result<Vec<_>>>()?;
@@ -136,7 +135,7 @@ mod tests {
         let answerer = model.replace("matcher", "answerer");
         let answers = CapfiltOptions::new().with("answerer", &answerer).unwrap().provenance().unwrap();
         assert_eq!(answers.answerer, Some(crate::inspect(Path::new(&answerer)).unwrap().digest));
-        assert_eq!(answers.device.as_deref(), Some("cpu"));
+        assert!(answers.device.is_some() && answers.captioner.is_none());
         let got = of(model);
         assert!(!serde_json::to_string(&got).unwrap().contains("answerer"), "as tables of before recorded it");
         assert_eq!(got.filter, Some(digest));

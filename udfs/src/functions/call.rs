@@ -142,12 +142,7 @@ impl<'a> Tasks<'a> {
             return Ok(i);
         }
         let bytes = |key| session.integer(key).map(|b| usize::try_from(b).unwrap_or(usize::MAX));
-        // Answerers run on the CPU, and refuse another device that is named.
-        let device = match (role, session.device()) {
-            (Key::Answerer, "auto") => "cpu",
-            (_, device) => device,
-        };
-        let devices = blip::runtime::devices(device).map_err(|e| external(self.call.function, e))?;
+        let devices = blip::runtime::devices(session.device()).map_err(|e| external(self.call.function, e))?;
         // On the CPU these do not matter, and two models would be loaded for two values.
         let room = match &*devices {
             [device] if device == "cpu" => Room::default(),

@@ -12,7 +12,7 @@ use super::builder::{Builder, Dim, Graph, MS, attr_float, attr_int, attr_ints};
 use super::proto::AttributeProto;
 use super::proto::DataType::{Float, Float16, Int32, Int64};
 use super::tensors::{Shapes, TextNames};
-use super::vision::images_input;
+use super::vision::{images_input, images_output};
 use crate::blip::config::TextConfig;
 use crate::blip::med::Precision;
 use crate::blip::operators::DOMAIN;
@@ -191,19 +191,18 @@ pub(crate) fn match_texts(c: &TextConfig, names: &dyn TextNames, shapes: &dyn Sh
     b.finish("match_texts")
 }
 
-/// Question encoder: ids and mask `[N, t]` of N questions about B images, K each -> `states` `[N, t, width]` of all
-/// tokens, padding among them.
+/// Question encoder: ids and mask `[N, t]` of N questions about B images, K each -> the states `[N, t, width]` of all
+/// tokens, padding among them; on a device the tensors `image.i` of N questions `apart`, as of images.
 pub(crate) fn question_encoder(
     c: &TextConfig,
     names: &dyn TextNames,
     shapes: &dyn Shapes,
     precision: Precision,
+    apart: Option<usize>,
 ) -> Graph {
     let mut b = Builder::new(shapes, precision);
     let x = grounded(&mut b, c, names);
-    let x = b.widen(&x);
-    b.rename(&x, "states");
-    b.output("states", Float, &[Dim::S("N"), Dim::S("t"), Dim::N(c.width)]);
+    images_output(&mut b, &x, [Dim::S("t"), Dim::N(c.width)], apart);
     b.finish("question_encoder")
 }
 
