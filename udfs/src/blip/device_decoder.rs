@@ -9,7 +9,7 @@ use ort::value::DynValue;
 
 use super::generate::{Candidates, GenerationOptions, Kept, Row, Search};
 use super::med::{Embedding, GenerateRequest, Precision};
-use super::on_device::push_kv;
+use super::on_device::CrossThere;
 use super::resident::{Feed, Feeds, Resident};
 use super::session::{OrtMed, Part};
 use super::values::{floats, int32s, ints, tensor, tensor_f16, tensor_i32, tensor_i64};
@@ -24,42 +24,56 @@ pub(super) fn generate(
     run: usize,
     cancelled: &dyn Fn() -> bool,
 ) -> Result<Vec<Vec<Vec<u32>>>> {
-    let mut captions = Vec::with_capacity(images.len());
-    for (images, requests) in images.chunks(run).zip(requests.chunks(run)) {
+    let mut captions = vec![vec![]; images.len()];
+    let groups = med.by_source_tokens(Part::DecoderKv, images);
+    for group in groups.flat_map(|group| group.chunks(run).map(<[usize]>::to_vec).collect::<Vec<_>>()) {
+        let own: Vec<&Embedding> = group.iter().map(|&place| images[place]).collect();
         // (length of the prompt, number of the caption) -> images and their requests.
         let mut passes: BTreeMap<(usize, usize), Vec<(usize, &GenerateRequest)>> = BTreeMap::new();
-        for (image, requests) in requests.iter().enumerate() {
-            for (number, request) in requests.iter().enumerate() {
+        for (image, &place) in group.iter().enumerate() {
+            for (number, request) in requests[place].iter().enumerate() {
                 passes.entry((request.prompt.len(), number)).or_default().push((image, request));
             }
         }
-        let mut found: Vec<BTreeMap<usize, Vec<Vec<u32>>>> = vec![BTreeMap::new(); images.len()];
+        let mut found: Vec<BTreeMap<usize, Vec<Vec<u32>>>> = vec![BTreeMap::new(); group.len()];
         if !passes.is_empty() {
-            let kv = med.cross_kv_there(Part::DecoderKv, images, run)?;
+            let kv = med.cross_kv_there(Part::DecoderKv, &own, run)?;
             for ((_, number), members) in passes {
                 for (image, sequences) in pass(med, &kv, &members, options, run, cancelled)? {
                     found[image].insert(number, sequences);
                 }
             }
         }
-        captions.extend(found.into_iter().map(|captions| captions.into_values().flatten().collect()));
+        for (place, found) in group.into_iter().zip(found) {
+            captions[place] = found.into_values().flatten().collect();
+        }
     }
     Ok(captions)
 }
 
-/// The decoder's logits `[vocabulary]` after `prompt`, for each image.
-pub(super) fn first_logits(med: &OrtMed, images: &[&Embedding], prompt: &[u32], run: usize) -> Result<Vec<Vec<f32>>> {
+/// The scores `[vocabulary]` of a decoder after `prompt`, for each image.
+pub(super) fn first_scores(
+    med: &OrtMed,
+    part: Part,
+    images: &[&Embedding],
+    prompt: &[u32],
+    run: usize,
+) -> Result<Vec<Vec<f32>>> {
     let vocab = med.checkpoint.config.text.vocab_size;
-    let mut logits = Vec::with_capacity(images.len());
-    for images in images.chunks(run) {
-        let kv = med.cross_kv_there(Part::DecoderKv, images, run)?;
-        let mut decoder = Decoder::new(med, Part::Decoder, &kv, run, 1);
+    let mut scores = vec![vec![]; images.len()];
+    let groups = med.by_source_tokens(Part::DecoderKv, images);
+    for group in groups.flat_map(|group| group.chunks(run).map(<[usize]>::to_vec).collect::<Vec<_>>()) {
+        let own: Vec<&Embedding> = group.iter().map(|&place| images[place]).collect();
+        let kv = med.cross_kv_there(Part::DecoderKv, &own, run)?;
+        let mut decoder = Decoder::new(med, part, &kv, run, 1);
         let step = Step { ids: ids(prompt).cycle().take(run * prompt.len()).collect(), ..Step::first(run) };
         let scored = decoder.step(step)?;
-        let rows = decoder.whole_rows(&scored.scores, &(0..images.len()).collect::<Vec<_>>())?;
-        logits.extend(floats(&rows)?.chunks_exact(vocab).map(<[f32]>::to_vec));
+        let rows = decoder.whole_rows(&scored.scores, &(0..group.len()).collect::<Vec<_>>())?;
+        for (place, row) in group.into_iter().zip(floats(&rows)?.chunks_exact(vocab)) {
+            scores[place] = row.to_vec();
+        }
     }
-    Ok(logits)
+    Ok(scores)
 }
 
 fn ids(tokens: &[u32]) -> impl Iterator<Item = i64> + Clone + '_ {
@@ -70,7 +84,7 @@ fn ids(tokens: &[u32]) -> impl Iterator<Item = i64> + Clone + '_ {
 /// sequences of each image.
 fn pass(
     med: &OrtMed,
-    kv: &[Resident],
+    kv: &CrossThere,
     members: &[(usize, &GenerateRequest)],
     options: &GenerationOptions,
     run: usize,
@@ -200,7 +214,7 @@ struct Scored {
 struct Decoder<'a> {
     med: &'a OrtMed,
     part: Part,
-    kv: &'a [Resident],
+    kv: &'a CrossThere,
     images: usize,
     /// Number of the likeliest tokens that come back.
     k: usize,
@@ -210,7 +224,7 @@ struct Decoder<'a> {
 }
 
 impl<'a> Decoder<'a> {
-    fn new(med: &'a OrtMed, part: Part, kv: &'a [Resident], images: usize, k: usize) -> Self {
+    fn new(med: &'a OrtMed, part: Part, kv: &'a CrossThere, images: usize, k: usize) -> Self {
         let k = k.min(med.checkpoint.config.text.vocab_size);
         Self { med, part, kv, images, k, past: vec![], past_tokens: 0 }
     }
@@ -243,7 +257,7 @@ impl<'a> Decoder<'a> {
             };
             feeds.push((name.into(), feed));
         }
-        push_kv(self.kv, &mut feeds);
+        self.kv.push(&mut feeds)?;
         let outputs = self.med.run_there(self.part, feeds, &["kept", "tokens", "own_scores"])?;
         let mut resident = outputs.resident.into_iter();
         let missing = || Error::Internal("the decoder has no scores".into());

@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::graph;
+use super::graph::{self, Source};
 use super::med::Embedding;
 use super::resident::{Crossed, Feed, Feeds, Resident};
 use super::session::{OrtMed, Part};
-use super::values::{Named, floats, ints, tensor, tensor_u8};
+use super::values::{Named, floats, ints, tensor, tensor_i32, tensor_u8};
 use crate::error::{Error, Result};
 
 impl OrtMed {
@@ -63,9 +63,23 @@ impl OrtMed {
         (0..run).map(feed).collect()
     }
 
-    /// Cross-attention keys and values of at most a run's images.
-    pub(super) fn cross_kv_there(&self, part: Part, images: &[&Embedding], run: usize) -> Result<Vec<Resident>> {
-        Ok(self.run_there(part, self.image_feeds(images, run)?, &[])?.resident)
+    /// Cross-attention keys and values of at most a run's images, or questions with equal `source_tokens`.
+    pub(super) fn cross_kv_there(&self, part: Part, images: &[&Embedding], run: usize) -> Result<CrossThere> {
+        let values = self.run_there(part, self.image_feeds(images, run)?, &[])?.resident;
+        if self.source(part) == Source::Image {
+            return Ok(CrossThere { values, mask: None });
+        }
+        let padded = images.first().map_or(0, |image| self.source_tokens(part, image));
+        let tokens = |i: usize| match images.get(i).or(images.first()) {
+            Some(Embedding::Device(states)) => states.tokens().ok_or_else(|| Error::Internal("no question".into())),
+            _ => Err(Error::Internal(format!("a question is not on {}", self.device_name))),
+        };
+        let mut mask = Vec::with_capacity(run * padded);
+        for i in 0..run {
+            let tokens = tokens(i)?;
+            mask.extend((0..padded).map(|token| i32::from(token < tokens)));
+        }
+        Ok(CrossThere { values, mask: Some((run, mask)) })
     }
 
     /// Unit-length image embeddings.
@@ -98,43 +112,70 @@ impl OrtMed {
         texts: &[Vec<&[u32]>],
         run: usize,
     ) -> Result<Vec<Vec<[f32; 2]>>> {
-        let mut logits: Vec<Vec<[f32; 2]>> = texts.iter().map(|texts| vec![[0.0; 2]; texts.len()]).collect();
-        for ((images, texts), logits) in images.chunks(run).zip(texts.chunks(run)).zip(logits.chunks_mut(run)) {
-            // (bucket, place among the image's texts of that bucket) -> images and texts.
-            let mut rounds: BTreeMap<(usize, usize), Vec<(usize, usize)>> = BTreeMap::new();
-            for (image, texts) in texts.iter().enumerate() {
-                let mut places: BTreeMap<usize, usize> = BTreeMap::new();
-                for (i, text) in texts.iter().enumerate() {
-                    let bucket = self.bucket(text);
-                    let place = places.entry(bucket).or_default();
-                    rounds.entry((bucket, *place)).or_default().push((image, i));
-                    *place += 1;
-                }
-            }
-            if rounds.is_empty() {
-                continue;
-            }
-            let kv = self.cross_kv_there(Part::EncoderKv, images, run)?;
-            for ((bucket, _), members) in rounds {
-                let filler = [self.checkpoint.tokenizer.pad()];
-                let mut row: Vec<&[u32]> = vec![&filler; run];
-                members.iter().for_each(|&(image, i)| row[image] = texts[image][i]);
-                let found = self.match_run_there(&kv, &row, bucket)?;
-                members.iter().for_each(|&(image, i)| logits[image][i] = found[image]);
-            }
-        }
-        Ok(logits)
+        self.in_rounds(Part::EncoderKv, images, texts, run, |kv, texts, bucket| {
+            let feeds = self.text_feeds(kv, (self.text_inputs(texts, bucket)?, bucket), run)?;
+            let outputs = self.run_there(Part::Match, feeds, &["logits"])?;
+            Ok(floats(&outputs.host[0])?.chunks_exact(2).map(|l| [l[0], l[1]]).collect())
+        })
     }
 
-    /// Matches each image of a run with one text.
-    fn match_run_there(&self, kv: &[Resident], texts: &[&[u32]], bucket: usize) -> Result<Vec<[f32; 2]>> {
-        let shape = [texts.len(), bucket, self.checkpoint.config.text.width];
-        let mut feeds = host_feeds(self.text_inputs(texts, bucket)?);
+    /// Runs texts that are padded to one length, one for each image of a run, until each image's texts are done.
+    /// `keys` makes the images' keys and values, and `round` returns a result for each image. Returns those of each text.
+    pub(super) fn in_rounds<T>(
+        &self,
+        keys: Part,
+        images: &[&Embedding],
+        texts: &[Vec<&[u32]>],
+        run: usize,
+        mut round: impl FnMut(&CrossThere, &[&[u32]], usize) -> Result<Vec<T>>,
+    ) -> Result<Vec<Vec<T>>> {
+        let mut found: Vec<Vec<Option<T>>> = texts.iter().map(|texts| texts.iter().map(|_| None).collect()).collect();
+        for group in self.by_source_tokens(keys, images) {
+            for group in group.chunks(run) {
+                // (bucket, place among the image's texts of that bucket) -> images of the run and texts.
+                let mut rounds: BTreeMap<(usize, usize), Vec<(usize, usize)>> = BTreeMap::new();
+                for (image, &place) in group.iter().enumerate() {
+                    let mut places: BTreeMap<usize, usize> = BTreeMap::new();
+                    for (i, text) in texts[place].iter().enumerate() {
+                        let bucket = self.bucket(text);
+                        let place = places.entry(bucket).or_default();
+                        rounds.entry((bucket, *place)).or_default().push((image, i));
+                        *place += 1;
+                    }
+                }
+                if rounds.is_empty() {
+                    continue;
+                }
+                let own: Vec<&Embedding> = group.iter().map(|&place| images[place]).collect();
+                let kv = self.cross_kv_there(keys, &own, run)?;
+                for ((bucket, _), members) in rounds {
+                    let filler = [self.checkpoint.tokenizer.pad()];
+                    let mut row: Vec<&[u32]> = vec![&filler; run];
+                    members.iter().for_each(|&(image, i)| row[image] = texts[group[image]][i]);
+                    let mut results: Vec<Option<T>> = round(&kv, &row, bucket)?.into_iter().map(Some).collect();
+                    for (image, i) in members {
+                        found[group[image]][i] = results.get_mut(image).and_then(Option::take);
+                    }
+                }
+            }
+        }
+        let found = found.into_iter().map(|of| of.into_iter().collect::<Option<Vec<T>>>());
+        found.collect::<Option<_>>().ok_or_else(|| Error::Internal("a text got no result".into()))
+    }
+
+    /// Inputs of a part over texts that are padded to `bucket` tokens, one for each of a run's images.
+    pub(super) fn text_feeds<'v>(
+        &self,
+        kv: &'v CrossThere,
+        (texts, bucket): (Named, usize),
+        run: usize,
+    ) -> Result<Feeds<'v>> {
+        let shape = [run, bucket, self.checkpoint.config.text.width];
+        let mut feeds: Feeds<'v> = host_feeds(texts);
         feeds.push(("queries".into(), Feed::Host(ints(&shape)?)));
         feeds.push(("rows".into(), Feed::Host(ints(&shape)?)));
-        push_kv(kv, &mut feeds);
-        let outputs = self.run_there(Part::Match, feeds, &["logits"])?;
-        Ok(floats(&outputs.host[0])?.chunks_exact(2).map(|l| [l[0], l[1]]).collect())
+        kv.push(&mut feeds)?;
+        Ok(feeds)
     }
 
     /// An image's embedding, brought from the device if it is there. For tests.
@@ -157,10 +198,24 @@ impl OrtMed {
     }
 }
 
-/// Adds the inputs of cross-attention.
-pub(super) fn push_kv<'v>(kv: &'v [Resident], feeds: &mut Feeds<'v>) {
-    let name = |i: usize| format!("{}.{}", if i.is_multiple_of(2) { "ck" } else { "cv" }, i / 2);
-    feeds.extend(kv.iter().enumerate().map(|(i, tensor)| (name(i).into(), Feed::Resident(tensor))));
+/// Cross-attention keys and values of a run, which are on the device.
+pub(super) struct CrossThere {
+    values: Vec<Resident>,
+    /// Images of the run and, for each, 1 where a question has a token and 0 where it is padded.
+    mask: Option<(usize, Vec<i32>)>,
+}
+
+impl CrossThere {
+    /// Adds the inputs of cross-attention.
+    pub(super) fn push<'v>(&'v self, feeds: &mut Feeds<'v>) -> Result<()> {
+        let name = |i: usize| format!("{}.{}", if i.is_multiple_of(2) { "ck" } else { "cv" }, i / 2);
+        feeds.extend(self.values.iter().enumerate().map(|(i, tensor)| (name(i).into(), Feed::Resident(tensor))));
+        if let Some((run, mask)) = &self.mask {
+            let mask = tensor_i32(&[*run, mask.len() / run], mask.clone())?;
+            feeds.push(("cross_mask".into(), Feed::Host(mask)));
+        }
+        Ok(())
+    }
 }
 
 fn host_feeds(values: Named) -> Feeds<'static> {

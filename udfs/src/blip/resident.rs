@@ -15,12 +15,30 @@ use super::values::lock;
 pub struct Resident {
     value: DynValue,
     device: Device,
+    /// Tokens of a question before its padding.
+    tokens: Option<usize>,
 }
 
 impl Resident {
     /// Size in bytes.
     pub fn bytes(&self) -> usize {
         bytes(&self.value)
+    }
+
+    /// The tensor as the states of a question of `tokens`, which padding follows.
+    pub(super) fn of_question(self, tokens: usize) -> Self {
+        Self { tokens: Some(tokens), ..self }
+    }
+
+    /// Tokens of a question; `None` if it is not one's states.
+    pub(super) fn tokens(&self) -> Option<usize> {
+        self.tokens
+    }
+
+    /// Size of a dimension; 0 if the tensor does not have it.
+    pub(super) fn dimension(&self, dimension: usize) -> usize {
+        let size = self.value.dtype().tensor_shape().and_then(|shape| shape.get(dimension).copied());
+        size.map_or(0, |size| usize::try_from(size).unwrap_or(0))
     }
 }
 
@@ -103,7 +121,7 @@ pub(super) fn run(
             crossed += bytes;
             outputs.host.push(value);
         } else {
-            outputs.resident.push(Resident { value: take(&mut found, name)?, device });
+            outputs.resident.push(Resident { value: take(&mut found, name)?, device, tokens: None });
         }
     }
     meter.count(stage, crossed);

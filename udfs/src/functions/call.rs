@@ -30,7 +30,8 @@ pub(crate) fn external(function: &str, error: Error) -> DataFusionError {
 pub(crate) fn checkpoint(function: &str, role: Key, named: Option<&str>, session: &CapfiltOptions) -> Result<PathBuf> {
     let Some(name) = named.or_else(|| session.text(role)) else {
         let role = role.setting().name;
-        return plan_err!("{function} needs a {role}: SET capfilt.{role} = '/path/to/checkpoint'");
+        let article = if role.starts_with('a') { "an" } else { "a" };
+        return plan_err!("{function} needs {article} {role}: SET capfilt.{role} = '/path/to/checkpoint'");
     };
     blip::checkpoint_dir(name).map_err(|e| external(function, e))
 }

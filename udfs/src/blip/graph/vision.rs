@@ -100,20 +100,25 @@ pub(crate) fn vision_encoder(
         };
         [y, x] = b.add_and_norm_both(&h, &layer("mlp.fc2.bias"), &x, &next, eps);
     }
+    images_output(&mut b, &y, [Dim::N(c.tokens()), Dim::N(c.width)], apart);
+    b.finish("vision_encoder")
+}
+
+/// The output that [`images_input`] reads: `x` `[B, tokens, width]` as one tensor, or as the `apart` tensors of a run on a
+/// device, so that each can leave the device alone.
+pub(super) fn images_output(b: &mut Builder<'_>, x: &str, [tokens, width]: [Dim<'_>; 2], apart: Option<usize>) {
     match apart {
         None => {
-            b.rename(&y, "image");
-            b.output("image", b.between(), &[Dim::S("B"), Dim::N(c.tokens()), Dim::N(c.width)]);
+            b.rename(x, "image");
+            b.output("image", b.between(), &[Dim::S("B"), tokens, width]);
         }
         Some(images) => {
             let names: Vec<String> = (0..images).map(image_name).collect();
             let ones = b.ints(&vec![1; images]);
-            b.push("", "Split", &[&y, &ones], &names, vec![attr_int("axis", 0)]);
-            let dims = [Dim::N(1), Dim::N(c.tokens()), Dim::N(c.width)];
-            names.iter().for_each(|name| b.output(name, b.between(), &dims));
+            b.push("", "Split", &[x, &ones], &names, vec![attr_int("axis", 0)]);
+            names.iter().for_each(|name| b.output(name, b.between(), &[Dim::N(1), tokens, width]));
         }
     }
-    b.finish("vision_encoder")
 }
 
 /// class token `[B, width]` -> embedding `[B, projection]`, not normalised. On a device the input is the images.
