@@ -98,6 +98,7 @@ files!(
     image_phash,
     itc_score,
     itm_score,
+    ndcg,
     planner,
     recall_at,
     refused,
@@ -106,6 +107,7 @@ files!(
     stats,
     traps,
     types,
+    vqa_accuracy,
 );
 
 #[test]

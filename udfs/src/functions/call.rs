@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{AsArray as _, Int64Array};
-use datafusion::arrow::compute::{CastOptions, cast_with_options};
+use datafusion::arrow::array::{AsArray as _, Int64Array, ListArray};
+use datafusion::arrow::compute::{CastOptions, cast, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Int64Type};
 use datafusion::common::{DataFusionError, Result, internal_err, plan_err};
 use datafusion::logical_expr::ColumnarValue;
@@ -78,6 +78,13 @@ impl<'a> Call<'a> {
 
     pub(crate) fn texts(&self, i: usize) -> Result<TextArg<'a>> {
         TextArg::new(self.arg(i)?)
+    }
+
+    /// Lists of texts of argument `i`, one per row.
+    pub(crate) fn text_lists(&self, i: usize) -> Result<ListArray> {
+        let array = self.arg(i)?.to_array(self.rows)?;
+        let lists = cast(&array, &DataType::new_list(DataType::Utf8, true))?;
+        Ok(lists.as_list::<i32>().clone())
     }
 
     /// Options in argument `i`, if present.

@@ -19,6 +19,7 @@ mod image_info;
 mod image_phash;
 mod itc_score;
 mod itm_score;
+mod ndcg;
 mod options_arg;
 mod page;
 mod plan;
@@ -30,6 +31,7 @@ pub(crate) mod stats;
 mod tests;
 mod text_arg;
 mod udf;
+mod vqa_accuracy;
 
 use std::sync::Arc;
 
@@ -91,6 +93,7 @@ functions![
     image_phash::ImagePhash,
     itc_score::ItcScore,
     itm_score::ItmScore,
+    vqa_accuracy::VqaAccuracy,
 ];
 
 aggregates![
@@ -100,6 +103,7 @@ aggregates![
     bleu::Bleu<4>,
     cider::Cider,
     cider::CiderPlain,
+    ndcg::Ndcg,
     recall_at::RecallAt,
     rouge_l::RougeL,
 ];

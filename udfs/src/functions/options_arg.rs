@@ -9,6 +9,7 @@ use datafusion::logical_expr::ColumnarValue;
 
 use crate::config::settings::{Kind, SettingKey as _, Value, hint};
 use crate::config::{CapfiltOptions, Key};
+use crate::metrics::VqaScript;
 
 /// A field of a function's options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,6 +18,8 @@ pub(crate) enum OptionField {
     Setting(Key),
     /// Checkpoint that replaces `capfilt.captioner` or `capfilt.filter`.
     Model,
+    /// Version of the script of VQA accuracy.
+    Script,
 }
 
 impl OptionField {
@@ -24,6 +27,7 @@ impl OptionField {
         match self {
             Self::Setting(key) => key.setting().name,
             Self::Model => "model",
+            Self::Script => "script",
         }
     }
 
@@ -31,6 +35,7 @@ impl OptionField {
         match self {
             Self::Setting(key) => key.setting().kind,
             Self::Model => Kind::Text,
+            Self::Script => Kind::Choice(VqaScript::NAMES),
         }
     }
 
@@ -38,6 +43,10 @@ impl OptionField {
         match self {
             Self::Setting(key) => key.setting().description,
             Self::Model => "Checkpoint of this call: a folder in Hugging Face layout, or a registered name",
+            Self::Script => {
+                "How answers are compared: as the official script does since 2021 (official, the default), or the one before, which \
+                 LAVIS has (lavis)"
+            }
         }
     }
 }
@@ -115,9 +124,14 @@ impl CallOptions {
         self.get(OptionField::Setting(key)).is_some()
     }
 
+    /// Value of an option that is a text or a choice, if given.
+    pub(crate) fn text(&self, field: OptionField) -> Option<&str> {
+        self.get(field).and_then(Value::text)
+    }
+
     /// Checkpoint that the call names.
     pub(crate) fn model(&self) -> Option<&str> {
-        self.get(OptionField::Model).and_then(Value::text)
+        self.text(OptionField::Model)
     }
 }
 

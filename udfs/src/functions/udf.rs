@@ -45,6 +45,10 @@ pub(crate) trait SqlFunction: Debug + Send + Sync + 'static {
 pub(crate) enum Arg {
     Image,
     Text,
+    /// An answer to a question.
+    Answer,
+    /// Answers that people gave.
+    Answers,
     /// A number of captions.
     Count,
     /// A perceptual hash, with a name to distinguish it from another.
@@ -57,6 +61,8 @@ impl Arg {
         match self {
             Self::Image => "image",
             Self::Text => "text",
+            Self::Answer => "answer",
+            Self::Answers => "answers",
             Self::Count => "n",
             Self::Hash(name) => name,
             Self::Options(_) => "options",
@@ -71,6 +77,8 @@ impl Arg {
                     .into()
             }
             Self::Text => "A string".into(),
+            Self::Answer => "The answer to score, a string".into(),
+            Self::Answers => "A list of given answers".into(),
             Self::Count => format!("How many captions, from 1 to {MAX_COUNT}"),
             Self::Hash(_) => "64 bits, as image_phash returns them".into(),
             Self::Options(fields) => {
@@ -85,6 +93,10 @@ impl Arg {
         match self {
             Self::Image => image_arg::check_type(function, given),
             Self::Text => text_arg::check_type(function, given),
+            Self::Answer if text_arg::check_type(function, given).is_ok() => Ok(()),
+            Self::Answer => plan_err!("{function}: argument answer must be a string, not {given}"),
+            Self::Answers if *given == DataType::Null || text_arg::is_list(given) => Ok(()),
+            Self::Answers => plan_err!("{function}: argument answers must be a list of strings, not {given}"),
             Self::Options(fields) => options_arg::check_type(function, fields, given),
             Self::Count | Self::Hash(_) if given.is_integer() || *given == DataType::Null => Ok(()),
             Self::Count | Self::Hash(_) => {
@@ -97,7 +109,8 @@ impl Arg {
     fn example(self) -> DataType {
         match self {
             Self::Image => DataType::Binary,
-            Self::Text => DataType::Utf8,
+            Self::Text | Self::Answer => DataType::Utf8,
+            Self::Answers => DataType::new_list(DataType::Utf8, true),
             Self::Count | Self::Hash(_) => DataType::Int64,
             Self::Options(fields) => {
                 let field = |option: &OptionField| Field::new(option.name(), option.kind().example(), true);
