@@ -36,7 +36,7 @@ pub enum Error {
     /// An invalid setting or option of a call.
     #[error("{0}")]
     Option(String),
-    /// An unusable image, under `capfilt.on_error = 'fail'`.
+    /// An unusable image or video, under `capfilt.on_error = 'fail'`.
     #[error("{0}")]
     Image(String),
     /// The query was cancelled or dropped.

@@ -35,6 +35,7 @@ mod query;
 mod refuse;
 mod scan;
 pub mod text;
+pub mod video;
 
 use std::sync::Arc;
 

@@ -12,6 +12,7 @@ mod decoding;
 mod embed_image;
 mod embed_text;
 mod filtering;
+mod frames;
 mod hamming;
 mod image_arg;
 mod image_error;
@@ -31,6 +32,8 @@ pub(crate) mod stats;
 mod tests;
 mod text_arg;
 mod udf;
+mod video_error;
+mod video_info;
 mod vqa_accuracy;
 
 use std::sync::Arc;
@@ -87,12 +90,15 @@ functions![
     captions::Captions,
     embed_image::EmbedImage,
     embed_text::EmbedText,
+    frames::Frames,
     hamming::Hamming,
     image_error::ImageError,
     image_info::ImageInfo,
     image_phash::ImagePhash,
     itc_score::ItcScore,
     itm_score::ItmScore,
+    video_error::VideoError,
+    video_info::VideoInfo,
     vqa_accuracy::VqaAccuracy,
 ];
 

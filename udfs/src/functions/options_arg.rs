@@ -10,6 +10,7 @@ use datafusion::logical_expr::ColumnarValue;
 use crate::config::settings::{Kind, SettingKey as _, Value, hint};
 use crate::config::{CapfiltOptions, Key};
 use crate::metrics::VqaScript;
+use crate::video::Sampling;
 
 /// A field of a function's options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,6 +21,12 @@ pub(crate) enum OptionField {
     Model,
     /// Version of the script of VQA accuracy.
     Script,
+    /// Rule by which frames of a video are taken.
+    Sampling,
+    /// Second from which on frames are taken.
+    Start,
+    /// Second before which frames are taken.
+    End,
 }
 
 impl OptionField {
@@ -28,6 +35,9 @@ impl OptionField {
             Self::Setting(key) => key.setting().name,
             Self::Model => "model",
             Self::Script => "script",
+            Self::Sampling => "sampling",
+            Self::Start => "start",
+            Self::End => "end",
         }
     }
 
@@ -36,6 +46,8 @@ impl OptionField {
             Self::Setting(key) => key.setting().kind,
             Self::Model => Kind::Text,
             Self::Script => Kind::Choice(VqaScript::NAMES),
+            Self::Sampling => Kind::Choice(Sampling::NAMES),
+            Self::Start | Self::End => Kind::Float { above_zero: false, max: f32::MAX },
         }
     }
 
@@ -47,6 +59,12 @@ impl OptionField {
                 "How answers are compared: as the official script does since 2021 (official, the default), or the one before, which \
                  LAVIS has (lavis)"
             }
+            Self::Sampling => {
+                "Which n of N frames: uniform: floor(i N / n), as LAVIS and the default; blip: i floor(N / n), as BLIP, which sees no \
+                 end; middle: floor((i + 1/2) N / n)"
+            }
+            Self::Start => "Seconds after the first frame from which on frames are taken; unset: from the first",
+            Self::End => "Seconds after the first frame before which frames are taken; unset: to the last",
         }
     }
 }
@@ -127,6 +145,11 @@ impl CallOptions {
     /// Value of an option that is a text or a choice, if given.
     pub(crate) fn text(&self, field: OptionField) -> Option<&str> {
         self.get(field).and_then(Value::text)
+    }
+
+    /// Value of an option that is a number, if given.
+    pub(crate) fn float(&self, field: OptionField) -> Option<f32> {
+        self.get(field).and_then(Value::float)
     }
 
     /// Checkpoint that the call names.

@@ -70,7 +70,7 @@ async fn settings_are_set_and_shown() -> Result<()> {
     assert!(all.contains("capfilt.captioner") && all.contains("capfilt.prompt"), "{all}");
     let listed =
         "SELECT count(*) FROM information_schema.df_settings WHERE name LIKE 'capfilt.%' AND description <> ''";
-    assert!(table(&ctx, listed).await?.contains("28"));
+    assert!(table(&ctx, listed).await?.contains("31"));
     assert!(error(&ctx, "SET capfilt.topp = 1").await.contains("Did you mean top_p?"));
     assert!(error(&ctx, "SET capfilt.temperature = -1").await.contains("capfilt.temperature must be a number above 0"));
     Ok(())

@@ -1,0 +1,114 @@
+//! Limits on a process, and other calls of the system that the standard library lacks.
+//!
+//! Between `fork` and `exec` a child of a process with threads may only make calls that are safe in a signal handler: no
+//! allocation, no lock. [`confine`] therefore prepares everything before, and the child only makes system calls.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::process::Command;
+use std::time::Duration;
+
+/// Which of these can be read without waiting, or have ended, after at most `wait`.
+pub(super) fn readable(files: [Option<BorrowedFd<'_>>; 2], wait: Duration) -> io::Result<[bool; 2]> {
+    // A negative number is left out.
+    let mut polled = files.map(|file| libc::pollfd {
+        fd: file.map_or(-1, |file| file.as_raw_fd()),
+        events: libc::POLLIN,
+        revents: 0,
+    });
+    let milliseconds = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX).max(1);
+    // SAFETY: the array outlives the call, which is told its length; the files are open, as they are borrowed.
+    let found = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, milliseconds) };
+    match io::Error::last_os_error() {
+        error if found < 0 && error.kind() != io::ErrorKind::Interrupted => Err(error),
+        _ if found < 0 => Ok([false; 2]),
+        _ => Ok(polled.map(|file| file.revents != 0)),
+    }
+}
+
+/// Kills all processes of a group, whose number is that of its first, a child that was not waited for.
+pub(super) fn kill_group(child: u32) {
+    if let Ok(group) = i32::try_from(child)
+        && group > 1
+    {
+        // SAFETY: the call takes no pointers. It can fail only because the group has ended.
+        unsafe { libc::kill(-group, libc::SIGKILL) };
+    }
+}
+
+#[cfg(target_os = "linux")]
+pub(super) use linux::{confine, in_memory};
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::io::Write as _;
+    use std::os::fd::FromRawFd;
+    use std::os::unix::process::CommandExt;
+
+    use super::super::syscalls;
+    use super::*;
+
+    /// A file of these bytes that exists in memory only, and that no child inherits unless it is given.
+    pub(in super::super) fn in_memory(bytes: &[u8]) -> io::Result<File> {
+        // SAFETY: the name ends with a zero byte, and the call keeps no pointer to it.
+        let file = unsafe { libc::memfd_create(c"capfilt-video".as_ptr(), libc::MFD_CLOEXEC) };
+        if file < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the call has just opened this file, and nothing else owns it.
+        let mut file = unsafe { File::from_raw_fd(file) };
+        file.write_all(bytes)?;
+        Ok(file)
+    }
+
+    /// Limits the process that a command will start: memory in bytes, processor time, few files and none that grow, no core,
+    /// no calls that reach beyond it (see [`syscalls`]). It dies with the thread that starts it.
+    ///
+    /// The command fails to start where the system refuses any of this.
+    pub(in super::super) fn confine(command: &mut Command, memory: u64, time: Duration) {
+        let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+        let limits = [
+            (libc::RLIMIT_AS, memory),
+            (libc::RLIMIT_CPU, seconds.max(1)),
+            (libc::RLIMIT_NOFILE, 64),
+            (libc::RLIMIT_FSIZE, 0),
+            (libc::RLIMIT_CORE, 0),
+        ];
+        let mut filter = syscalls::filter();
+        let apply = move || {
+            for (resource, most) in limits {
+                let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+                // SAFETY: the structure outlives both calls.
+                check(unsafe { libc::getrlimit(resource, &raw mut limit) })?;
+                limit.rlim_max = limit.rlim_max.min(most);
+                limit.rlim_cur = limit.rlim_max;
+                // SAFETY: as above.
+                check(unsafe { libc::setrlimit(resource, &raw const limit) })?;
+            }
+            // SAFETY: these take numbers only.
+            check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
+            check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
+            let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+            // SAFETY: the structure and the instructions that it points to outlive the call, which copies them.
+            check(unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) })
+        };
+        // SAFETY: between fork and exec the closure makes the system calls above and reads what it owns; it neither allocates
+        // nor frees, takes no lock, and cannot panic. An error is the number of the system's, which needs no memory.
+        unsafe { command.pre_exec(apply) };
+    }
+
+    fn check(result: libc::c_int) -> io::Result<()> {
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+/// Elsewhere there is neither, and no process is started.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn in_memory(_: &[u8]) -> io::Result<File> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "videos other than GIF, WebP and PNG are read on Linux only"))
+}
+
+/// Elsewhere never called, since [`in_memory`] fails.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn confine(_: &mut Command, _: u64, _: Duration) {}
