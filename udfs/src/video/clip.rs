@@ -87,7 +87,8 @@ pub fn check(bytes: &[u8], limits: &Limits, cancelled: &dyn Fn() -> bool) -> Res
         return Ok(());
     }
     let ffmpeg = Ffmpeg::open(bytes, Container::sniff(bytes)?)?;
-    ffmpeg.timeline(&watch)?;
+    let Timeline { width, height, .. } = ffmpeg.timeline(&watch)?;
+    limits.frame.check_size(width, height)?;
     ffmpeg.decoded_timeline(&watch).map(drop)
 }
 
@@ -118,7 +119,8 @@ fn of_animation(animation: &Animation<'_>, wanted: &Frames, watch: &Watch<'_>) -
 
 fn of_video(bytes: &[u8], wanted: &Frames, watch: &Watch<'_>) -> Result<Taken, VideoError> {
     let ffmpeg = Ffmpeg::open(bytes, Container::sniff(bytes)?)?;
-    let Timeline { times, seconds, .. } = ffmpeg.timeline(watch)?;
+    let Timeline { times, seconds, width, height, .. } = ffmpeg.timeline(watch)?;
+    watch.limits.frame.check_size(width, height)?;
     let first = indices(wanted, &times, seconds)?;
     if let Decoded::All(pngs) = ffmpeg.decode(&distinct(&first), watch, encode)? {
         return Ok((first, pngs));

@@ -49,6 +49,12 @@ mod linux {
     use super::super::syscalls;
     use super::*;
 
+    /// Files that the process may have open.
+    const MOST_FILES: u64 = 64;
+
+    /// Files that are looked for where the system cannot close a range of them.
+    const MOST_INHERITED: libc::c_int = 1 << 16;
+
     /// A file of these bytes that exists in memory only, and that no child inherits unless it is given.
     pub(in super::super) fn in_memory(bytes: &[u8]) -> io::Result<File> {
         // SAFETY: the name ends with a zero byte, and the call keeps no pointer to it.
@@ -62,27 +68,30 @@ mod linux {
         Ok(file)
     }
 
-    /// Limits the process that a command will start: memory in bytes, processor time, few files and none that grow, no core,
-    /// no calls that reach beyond it (see [`syscalls`]). It dies with the thread that starts it.
+    /// Limits the process that a command will start: memory in bytes, processor time, few files, of which it has the three
+    /// standard ones and none that grow, no core, no calls that reach beyond it (see [`syscalls`]). It dies with the thread that starts it.
     ///
     /// The command fails to start where the system refuses any of this.
     pub(in super::super) fn confine(command: &mut Command, memory: u64, time: Duration) {
         let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+        let seconds = seconds.max(1);
+        // What is allowed, and what may never be: at the first the process gets a signal that says so.
         let limits = [
-            (libc::RLIMIT_AS, memory),
-            (libc::RLIMIT_CPU, seconds.max(1)),
-            (libc::RLIMIT_NOFILE, 64),
-            (libc::RLIMIT_FSIZE, 0),
-            (libc::RLIMIT_CORE, 0),
+            (libc::RLIMIT_AS, memory, memory),
+            (libc::RLIMIT_CPU, seconds, seconds + 1),
+            (libc::RLIMIT_NOFILE, MOST_FILES, MOST_FILES),
+            (libc::RLIMIT_FSIZE, 0, 0),
+            (libc::RLIMIT_CORE, 0, 0),
         ];
         let mut filter = syscalls::filter();
         let apply = move || {
-            for (resource, most) in limits {
+            close_others();
+            for (resource, soft, hard) in limits {
                 let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
                 // SAFETY: the structure outlives both calls.
                 check(unsafe { libc::getrlimit(resource, &raw mut limit) })?;
-                limit.rlim_max = limit.rlim_max.min(most);
-                limit.rlim_cur = limit.rlim_max;
+                limit.rlim_max = limit.rlim_max.min(hard);
+                limit.rlim_cur = limit.rlim_max.min(soft);
                 // SAFETY: as above.
                 check(unsafe { libc::setrlimit(resource, &raw const limit) })?;
             }
@@ -96,6 +105,19 @@ mod linux {
         // SAFETY: between fork and exec the closure makes the system calls above and reads what it owns; it neither allocates
         // nor frees, takes no lock, and cannot panic. An error is the number of the system's, which needs no memory.
         unsafe { command.pre_exec(apply) };
+    }
+
+    /// Files beyond the three of a process, which it must not inherit, close when the program starts: those of this process
+    /// that were opened without that flag, by other libraries or by what started it.
+    fn close_others() {
+        // SAFETY: the call takes numbers only. Before Linux 5.11 it fails.
+        let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+        if closed != 0 {
+            for file in 3..MOST_INHERITED {
+                // SAFETY: the call takes numbers only, and fails for what is not open.
+                unsafe { libc::fcntl(file, libc::F_SETFD, libc::FD_CLOEXEC) };
+            }
+        }
     }
 
     fn check(result: libc::c_int) -> io::Result<()> {

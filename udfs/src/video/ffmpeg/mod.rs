@@ -24,6 +24,8 @@ use crate::image::Rgb8;
 use process::Ended;
 
 pub(super) use packets::Timeline;
+#[cfg(test)]
+pub(super) use program::find as program;
 
 /// A clip that ffmpeg can be asked about.
 pub(super) struct Ffmpeg {
@@ -43,6 +45,11 @@ pub(super) enum Decoded<T> {
 /// What keeps every frame as it is: timestamps neither repeat nor drop one. Since ffmpeg 5.1.
 const EVERY_FRAME: [&str; 2] = ["-fps_mode", "passthrough"];
 
+/// Options of the input where frames are decoded.
+fn decoding(watch: &Watch<'_>) -> String {
+    format!("-v level+error -max_pixels {}", watch.limits.frame.max_pixels.min(i32::MAX as u64))
+}
+
 impl Ffmpeg {
     /// Copies the clip into a file in memory.
     pub(super) fn open(bytes: &[u8], container: Container) -> Result<Self, VideoError> {
@@ -55,7 +62,7 @@ impl Ffmpeg {
     /// Packets of the video stream, codec and size, without decoding.
     pub(super) fn timeline(&self, watch: &Watch<'_>) -> Result<Timeline, VideoError> {
         let output = ["-c", "copy", "-copyinkf", "-copyts", "-f", "framecrc"];
-        let (mut timeline, ended) = self.packets("level+info", &output, watch)?;
+        let (mut timeline, ended) = self.packets("-v level+info", &output, watch)?;
         timeline.rotation = packets::rotation(&ended.messages);
         if timeline.width == 0 || timeline.height == 0 {
             return Err(self.refused("the size of its frames is unknown"));
@@ -67,16 +74,16 @@ impl Ffmpeg {
     pub(super) fn decoded_timeline(&self, watch: &Watch<'_>) -> Result<Timeline, VideoError> {
         let output = ["-copyts", "-vf", "scale=1:1", "-pix_fmt", "gray", "-f", "framecrc"];
         let output = [&EVERY_FRAME[..], &output].concat();
-        Ok(self.packets("level+error", &output, watch)?.0)
+        Ok(self.packets(&decoding(watch), &output, watch)?.0)
     }
 
-    fn packets(&self, level: &str, output: &[&str], watch: &Watch<'_>) -> Result<(Timeline, Ended), VideoError> {
+    fn packets(&self, options: &str, output: &[&str], watch: &Watch<'_>) -> Result<(Timeline, Ended), VideoError> {
         let mut reader = packets::Reader::default();
         let limit = crate::image::MOST_FRAMES;
         let too_many = || VideoError::TooManyFrames { format: self.container.name, limit };
         let take =
             |bytes: &[u8]| if reader.take(bytes, limit) { Ok(ControlFlow::Continue(())) } else { Err(too_many()) };
-        let ended = self.run(level, output, watch, take)?;
+        let ended = self.run(options, output, watch, take)?;
         self.check(&ended, watch)?;
         match reader.timeline() {
             Some(timeline) => Ok((timeline, ended)),
@@ -103,7 +110,7 @@ impl Ffmpeg {
                 Ok(if done.len() == indices.len() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
             })
         };
-        let ended = self.run("level+error", &output, watch, take)?;
+        let ended = self.run(&decoding(watch), &output, watch, take)?;
         if done.len() == indices.len() {
             return Ok(Decoded::All(done));
         }
@@ -111,46 +118,20 @@ impl Ffmpeg {
         Ok(Decoded::Fewer)
     }
 
-    /// Runs ffmpeg on the first video stream that is no cover picture.
+    /// Runs ffmpeg with these options of the input on the first video stream that is no cover picture.
     fn run(
         &self,
-        level: &str,
+        options: &str,
         output: &[&str],
         watch: &Watch<'_>,
         take: impl FnMut(&[u8]) -> Result<ControlFlow<()>, VideoError>,
     ) -> Result<Ended, VideoError> {
-        let pixels = watch.limits.frame.max_pixels.min(i32::MAX as u64).to_string();
         let demuxer = self.container.demuxer;
-        let input = [
-            "-hide_banner",
-            "-nostdin",
-            "-nostats",
-            "-xerror",
-            "-v",
-            level,
-            "-threads",
-            "1",
-            "-max_pixels",
-            &pixels,
-            "-protocol_whitelist",
-            "file",
-            "-format_whitelist",
-            demuxer,
-            "-f",
-            demuxer,
-            "-i",
-            "file:/proc/self/fd/0",
-            "-map",
-            "0:V:0",
-            "-an",
-            "-sn",
-            "-dn",
-            "-filter_threads",
-            "1",
-            "-threads",
-            "1",
-        ];
-        let arguments = [&input[..], output, &["pipe:1"]].concat();
+        let input = format!(
+            "-hide_banner -nostdin -nostats -xerror -threads 1 -protocol_whitelist file -format_whitelist {demuxer} -f {demuxer} \
+             {options} -i file:/proc/self/fd/0 -map 0:V:0 -an -sn -dn -filter_threads 1 -threads 1"
+        );
+        let arguments: Vec<&str> = input.split(' ').chain(output.iter().copied()).chain(["pipe:1"]).collect();
         process::run(&self.program, &arguments, &self.input, watch, take)
     }
 

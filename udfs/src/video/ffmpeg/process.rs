@@ -130,3 +130,126 @@ fn read(pipe: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
 fn text(messages: &[u8]) -> String {
     String::from_utf8_lossy(messages).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::video::Limits;
+
+    fn run_for(
+        seconds: f64,
+        arguments: &[&str],
+        take: impl FnMut(&[u8]) -> Result<ControlFlow<()>, VideoError>,
+    ) -> Result<Ended, VideoError> {
+        let limits =
+            Limits { max_bytes: 0, frame: crate::image::Limits::default(), time: Duration::from_secs_f64(seconds) };
+        let input = confine::in_memory(b"the clip").unwrap();
+        let (program, arguments) = arguments.split_first().unwrap();
+        let result = run(Path::new(program), arguments, &input, &Watch::new(&limits, &|| false), take);
+        assert_eq!(std::fs::read_to_string("/proc/thread-self/children").unwrap(), "", "{program} is still there");
+        result
+    }
+
+    /// Output and messages of a shell's script.
+    fn script(script: &str) -> (String, String) {
+        let mut output = vec![];
+        let ended = run_for(5.0, &["/bin/bash", "-c", script], |bytes| {
+            output.extend_from_slice(bytes);
+            Ok(ControlFlow::Continue(()))
+        });
+        (text(&output), ended.unwrap().messages)
+    }
+
+    fn go_on(_: &[u8]) -> Result<ControlFlow<()>, VideoError> {
+        Ok(ControlFlow::Continue(()))
+    }
+
+    #[test]
+    fn a_process_that_waits_is_killed() {
+        let started = Instant::now();
+        for arguments in [&["/bin/sleep", "100"][..], &["/bin/bash", "-c", "exec >&- 2>&-; exec sleep 100"]] {
+            let slow = run_for(0.1, arguments, go_on).unwrap_err();
+            assert!(matches!(slow, VideoError::TooSlow(_)), "{slow}");
+        }
+        assert!(started.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_process_that_computes_runs_out_of_time() {
+        let ended = run_for(1.0, &["/bin/bash", "-c", "while :; do :; done"], go_on);
+        // On a machine with other work the clock may be the first.
+        assert!(
+            ended.as_ref().map_or_else(|e| matches!(e, VideoError::TooSlow(_)), Ended::is_out_of_time),
+            "{ended:?}"
+        );
+    }
+
+    #[test]
+    fn output_is_read_no_further_than_needed() {
+        let mut read = 0;
+        let ended = run_for(60.0, &["/usr/bin/yes"], |bytes| {
+            read += bytes.len();
+            Ok(if read > 100_000 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        });
+        assert_eq!((ended.unwrap().failure(), read < 300_000), (None, true));
+        // Endless messages are dropped.
+        let slow = run_for(0.1, &["/bin/bash", "-c", "exec yes >&2"], go_on).unwrap_err();
+        assert!(matches!(slow, VideoError::TooSlow(_)));
+    }
+
+    #[test]
+    fn a_process_has_its_input_and_nothing_else() {
+        assert_eq!(
+            script("read -r -d '' x < /proc/self/fd/0; echo $x $PWD $HOME $LANG"),
+            ("the clip /\n".into(), String::new())
+        );
+        // The last is the folder's own.
+        assert_eq!(script("exec ls /proc/self/fd").0, "0\n1\n2\n3\n");
+        assert_eq!(script("ulimit -n; ulimit -f; ulimit -c; ulimit -t").0, "64\n0\n0\n5\n");
+    }
+
+    #[test]
+    fn a_process_reaches_no_file_no_network_and_no_other_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, new) = (dir.path().join("old"), dir.path().join("new"));
+        std::fs::write(&old, "old").unwrap();
+        for (tried, refused) in [
+            (format!("echo > {}", new.display()), "Operation not permitted"),
+            (format!("echo >> {}", old.display()), "Operation not permitted"),
+            (format!("exec rm {}", old.display()), "Operation not permitted"),
+            (format!("exec mv {} {}", old.display(), new.display()), "Operation not permitted"),
+            (format!("exec mkdir {}", new.display()), "Operation not permitted"),
+            (format!("exec ln {} {}", old.display(), new.display()), "Operation not permitted"),
+            (format!("exec chmod 777 {}", old.display()), "Operation not permitted"),
+            ("exec 3<>/dev/tcp/127.0.0.1/9".into(), "Operation not permitted"),
+            ("exec 3<>/dev/udp/127.0.0.1/9".into(), "Operation not permitted"),
+            ("/bin/true; echo $?".into(), "fork"),
+            (format!("kill -0 {}", std::process::id()), "Operation not permitted"),
+        ] {
+            let (output, messages) = script(&tried);
+            assert!(messages.contains(refused), "{tried}: {output} {messages}");
+        }
+        let names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!((names, std::fs::read(&old).unwrap()), (vec!["old".into()], b"old".to_vec()));
+    }
+
+    #[test]
+    fn a_program_that_does_not_start_is_named() {
+        let error = run_for(1.0, &["/nowhere/ffmpeg"], go_on).unwrap_err().to_string();
+        assert!(error.starts_with("/nowhere/ffmpeg cannot be run under its limits: No such file"), "{error}");
+    }
+
+    #[test]
+    fn the_first_error_is_the_reason() {
+        let (_, messages) = script(
+            "echo '[info] a' >&2; echo '[mov @ 0x55] [error] moov atom not found.' >&2; echo '[error] b' >&2; exit 3",
+        );
+        let ended = |code: i32| Ended { status: Some(ExitStatus::from_raw(code)), messages: messages.clone() };
+        assert_eq!(ended(3 << 8).failure().as_deref(), Some("moov atom not found"));
+        assert_eq!(ended(0).failure(), None);
+        let silent = Ended { status: Some(ExitStatus::from_raw(libc::SIGSEGV)), messages: String::new() };
+        assert_eq!(silent.failure().as_deref(), Some("ffmpeg ended by signal 11"));
+    }
+}
