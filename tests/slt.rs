@@ -92,6 +92,7 @@ files!(
     embed_image,
     embed_text,
     fetch_url,
+    frames,
     hamming,
     image_error,
     image_info,
@@ -107,6 +108,8 @@ files!(
     stats,
     traps,
     types,
+    video_error,
+    video_info,
     vqa_accuracy,
 );
 

@@ -141,10 +141,10 @@ impl<'a> Frame<'a> {
         let frame = |(i, frame): (usize, &apng::Frame<'a>)| Self {
             place: Place { left: frame.left, top: frame.top, width: frame.width, height: frame.height },
             seconds: frame.seconds,
-            blends: frame.blends,
+            // There is nothing before the first.
+            blends: frame.blends && i > 0,
             disposal: match frame.disposal {
                 1 => fill,
-                // There is nothing before the first.
                 2 if i == 0 => fill,
                 2 => Disposal::Restore,
                 _ => Disposal::Keep,
