@@ -38,7 +38,7 @@ $(FFMPEG):
 	@echo "== ffmpeg of the Python package imageio-ffmpeg $(FFMPEG_VERSION), into .deps (60 MB, once)" >&2
 	@rm -rf .deps/ffmpeg
 	@python3 -m pip install --quiet --disable-pip-version-check --no-deps --target .deps/ffmpeg imageio-ffmpeg==$(FFMPEG_VERSION)
-	@ln -s imageio_ffmpeg/binaries/ffmpeg-* .deps/ffmpeg/ffmpeg && test -x .deps/ffmpeg/ffmpeg
+	@cd .deps/ffmpeg && ln -s imageio_ffmpeg/binaries/ffmpeg-* ffmpeg && test -x ffmpeg
 	@touch $@
 
 setup-video: $(FFMPEG) ## ffmpeg into .deps, for videos

@@ -9,8 +9,8 @@ use super::ffmpeg::{Decoded, Ffmpeg, Timeline};
 use super::sampling::Frames;
 use crate::image::{Animation, Player, Rgb8};
 
-/// Frames of a video as PNG, upright and at their own size. Where the video has fewer than are asked for, some occur several
-/// times. `cancelled` says whether the query was.
+/// Frames of a video as PNG, upright and at their own size. Where the video has fewer than are asked for, some occur
+/// several times. `cancelled` says whether the query was.
 ///
 /// # Errors
 /// All of [`VideoError`].
@@ -140,8 +140,10 @@ fn indices(wanted: &Frames, times: &[f64], seconds: Option<f64>) -> Result<Vec<u
         return Ok(indices);
     }
     let seconds = seconds.or(times.last().copied()).unwrap_or_default();
-    let text = |seconds: f64| format!("{}", (seconds * 1000.0).round() / 1000.0);
-    Err(VideoError::NoFrames { start: text(wanted.start), end: wanted.end.map(text), seconds: text(seconds) })
+    let text = |seconds: f64| ((seconds * 1000.0).round() / 1000.0).to_string();
+    let end = wanted.end.map(|end| format!(" and before {} s", text(end))).unwrap_or_default();
+    let window = format!("from {} s on{end}", text(wanted.start));
+    Err(VideoError::NoFrames { window, seconds: text(seconds) })
 }
 
 fn distinct(indices: &[usize]) -> Vec<usize> {

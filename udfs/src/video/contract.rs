@@ -21,9 +21,9 @@ pub enum VideoError {
     /// The bytes are not a video; the text says what they look like.
     #[error("not a video: {0}")]
     NotAVideo(String),
-    /// An animated picture that cannot be used.
+    /// An animated picture that cannot be used, or a frame that is too large.
     #[error(transparent)]
-    Animation(#[from] ImageError),
+    Image(#[from] ImageError),
     /// There is no ffmpeg, or it does not start; the text says what to do.
     #[error("{0}")]
     NoDecoder(String),
@@ -47,12 +47,10 @@ pub enum VideoError {
     #[error("decoding takes longer than capfilt.video_timeout = {0} allows")]
     TooSlow(u64),
     /// No frame lies between `start` and `end`.
-    #[error("no frame from {start} s on{}; the video ends at {seconds} s", end.as_deref().map(|end| format!(" and before {end} s")).unwrap_or_default())]
+    #[error("no frame {window}; the video ends at {seconds} s")]
     NoFrames {
-        /// First second that was asked for.
-        start: String,
-        /// Second before which it was to end.
-        end: Option<String>,
+        /// The seconds that were asked for, in words.
+        window: String,
         /// Length of the video in seconds.
         seconds: String,
     },

@@ -6,9 +6,14 @@
 //! ([`confine`]); the environment is empty; output is read no further than it is needed, and the process group is killed
 //! when the call ends, whatever way.
 
+#[cfg(target_os = "linux")]
+mod confine;
+#[cfg(not(target_os = "linux"))]
+#[path = "elsewhere.rs"]
 mod confine;
 mod packets;
 mod pictures;
+mod pipes;
 mod process;
 mod program;
 #[cfg(target_os = "linux")]

@@ -2,19 +2,19 @@
 
 /// Packets or frames of a video stream.
 #[derive(Debug, Clone, PartialEq)]
-pub(in super::super) struct Timeline {
+pub(crate) struct Timeline {
     /// Seconds after the first at which each is shown, in ascending order; at least one.
-    pub(in super::super) times: Vec<f64>,
+    pub(crate) times: Vec<f64>,
     /// Length in seconds, the last one's duration included; `None` if unknown.
-    pub(in super::super) seconds: Option<f64>,
+    pub(crate) seconds: Option<f64>,
     /// ffmpeg's name of the codec.
-    pub(in super::super) codec: String,
+    pub(crate) codec: String,
     /// Width in pixels as stored; 0 if unknown.
-    pub(in super::super) width: u32,
+    pub(crate) width: u32,
     /// Height in pixels as stored.
-    pub(in super::super) height: u32,
+    pub(crate) height: u32,
     /// Degrees clockwise by which frames are turned.
-    pub(in super::super) rotation: u16,
+    pub(crate) rotation: u16,
 }
 
 /// Reads the output piece by piece.

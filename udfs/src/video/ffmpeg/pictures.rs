@@ -99,6 +99,6 @@ mod tests {
         }
         let limits = Limits { max_pixels: 100, ..Limits::default() };
         let read = Reader::new(limits).take(b"P6\n11 10\n255\n", |_| Ok(ControlFlow::Continue(())));
-        assert!(matches!(read, Err(VideoError::Animation(_))));
+        assert!(matches!(read, Err(VideoError::Image(_))));
     }
 }

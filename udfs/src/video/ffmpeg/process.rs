@@ -11,7 +11,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use super::super::contract::{VideoError, Watch};
-use super::confine;
+use super::{confine, pipes};
 
 /// Longest wait between two looks at the clock and the query.
 const TICK: Duration = Duration::from_millis(50);
@@ -61,7 +61,7 @@ struct Running(Child);
 impl Drop for Running {
     fn drop(&mut self) {
         // Until it is waited for, no other process has its number. An error is that it ended already.
-        confine::kill_group(self.0.id());
+        pipes::kill_group(self.0.id());
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -92,7 +92,7 @@ pub(super) fn run(
     while output.is_some() || errors.is_some() {
         let wait = watch.left()?.min(TICK);
         let there = [output.as_ref().map(AsFd::as_fd), errors.as_ref().map(AsFd::as_fd)];
-        let [has_output, has_errors] = confine::readable(there, wait).map_err(failed)?;
+        let [has_output, has_errors] = pipes::readable(there, wait).map_err(failed)?;
         if has_output && let Some(pipe) = &mut output {
             match read(pipe, &mut buffer).map_err(failed)? {
                 0 => output = None,

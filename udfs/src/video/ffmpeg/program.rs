@@ -17,7 +17,7 @@ const HOW_TO_GET: &str = "install ffmpeg 5.1 or later (Debian and Ubuntu: apt in
 
 /// The program that CAPFILT_FFMPEG names, else that of the project's set-up in a folder above the executable or in the source
 /// tree, else `ffmpeg` in PATH.
-pub(in super::super) fn find() -> Result<PathBuf, VideoError> {
+pub(crate) fn find() -> Result<PathBuf, VideoError> {
     let named = env::var_os(VARIABLE).filter(|name| !name.is_empty());
     let exe = env::current_exe().ok();
     let above = exe.iter().flat_map(|exe| exe.ancestors().skip(1)).map(Path::to_path_buf);
