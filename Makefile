@@ -31,6 +31,18 @@ $(TORCH):
 
 setup: $(ORT) ## ONNX Runtime into .deps
 
+FFMPEG_VERSION := 0.8.1
+FFMPEG := .deps/ffmpeg/.version-$(FFMPEG_VERSION)
+# The package has one static program, whose name has its version; its license is the GPL, as a program of its own.
+$(FFMPEG):
+	@echo "== ffmpeg of the Python package imageio-ffmpeg $(FFMPEG_VERSION), into .deps (60 MB, once)" >&2
+	@rm -rf .deps/ffmpeg
+	@python3 -m pip install --quiet --disable-pip-version-check --no-deps --target .deps/ffmpeg imageio-ffmpeg==$(FFMPEG_VERSION)
+	@cd .deps/ffmpeg && ln -s imageio_ffmpeg/binaries/ffmpeg-* ffmpeg && test -x ffmpeg
+	@touch $@
+
+setup-video: $(FFMPEG) ## ffmpeg into .deps, for videos
+
 setup-gpu: ## ONNX Runtime for CUDA 13, with NVIDIA's libraries, into .deps (2 GB); it is used from then on
 	@rm -rf .deps/onnxruntime-gpu
 	@python3 -m pip install --quiet --disable-pip-version-check --target .deps/onnxruntime-gpu 'onnxruntime-gpu[cuda,cudnn]==$(ORT_GPU_VERSION)'
@@ -154,7 +166,7 @@ TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo "cargo nextest r
 # The programs with the tests' own build: a test of `cargo test` has only the programs of its own package.
 TEST_PROGRAMS := cargo build --locked --workspace $(POLARS) --lib --bins --tests
 
-test: setup setup-training setup-stores setup-readers ## all tests, and that the benchmark runs
+test: setup setup-training setup-video setup-stores setup-readers ## all tests, and that the benchmark runs
 	@for b in chromium chromium-browser google-chrome; do command -v $$b >/dev/null && exit 0; done; \
 	    echo "== there is no chromium: the test of the report's page in a browser is skipped" >&2
 	$(TEST_PROGRAMS)
@@ -192,4 +204,4 @@ bench-training: setup setup-training ## a training step beside PyTorch's
 clean: ## everything that was built or installed
 	rm -rf target .deps $(DEMO) reproduce-out default-model-out
 
-.PHONY: help setup setup-gpu setup-training build build-training reproduce reproduce-more reproduce-why default-model demo example-lakehouse example-web example-emoji example-polars setup-stores setup-readers test test-readers setup-python test-wheel test-python wheel setup-engines test-engines check docs bench build-gpu-check gpu-check bench-job bench-training clean
+.PHONY: help setup setup-video setup-gpu setup-training build build-training reproduce reproduce-more reproduce-why default-model demo example-lakehouse example-web example-emoji example-polars setup-stores setup-readers test test-readers setup-python test-wheel test-python wheel setup-engines test-engines check docs bench build-gpu-check gpu-check bench-job bench-training clean

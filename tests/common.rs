@@ -32,8 +32,8 @@ pub(crate) fn engine(options: EngineOptions) -> Arc<Engine> {
     Engine::new(options, Box::new(blip::load))
 }
 
-/// A session on `engine` with the example models and the tables `web` (tests/fixtures/web.parquet) and `pictures` (all
-/// fixtures).
+/// A session on `engine` with the example models and the tables `web` (tests/fixtures/web.parquet), `pictures` (all
+/// fixtures) and `clips` (those of fixtures/video).
 pub(crate) async fn session_on(engine: Arc<Engine>, partitions: usize, batch_size: usize) -> SessionContext {
     let config = SessionConfig::new()
         .with_information_schema(true)
@@ -49,6 +49,7 @@ pub(crate) async fn session_on(engine: Arc<Engine>, partitions: usize, batch_siz
     let web = root().join("tests/fixtures/web.parquet");
     ctx.register_parquet("web", web.to_str().unwrap(), ParquetReadOptions::default()).await.unwrap();
     ctx.register_batch("pictures", pictures()).unwrap();
+    ctx.register_batch("clips", clips()).unwrap();
     ctx
 }
 
@@ -71,6 +72,20 @@ fn pictures() -> RecordBatch {
     let name: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().map(|r| &r.1)));
     let image: ArrayRef = Arc::new(BinaryArray::from_iter_values(rows.iter().map(|r| &r.2)));
     RecordBatch::try_from_iter([("folder", folder), ("name", name), ("image", image)]).unwrap()
+}
+
+/// Every file of fixtures/video: name, video.
+fn clips() -> RecordBatch {
+    let entries = std::fs::read_dir(fixture("video")).unwrap().map(|entry| entry.unwrap().path());
+    let is_clip =
+        |path: &PathBuf| path.extension().is_some_and(|kind| kind == "mp4" || kind == "webm" || kind == "gif");
+    let mut paths: Vec<PathBuf> = entries.filter(is_clip).collect();
+    paths.sort();
+    let names = paths.iter().map(|path| path.file_name().unwrap().to_str().unwrap());
+    let name: ArrayRef = Arc::new(StringArray::from_iter_values(names));
+    let videos = paths.iter().map(|path| std::fs::read(path).unwrap());
+    let video: ArrayRef = Arc::new(BinaryArray::from_iter_values(videos));
+    RecordBatch::try_from_iter([("name", name), ("video", video)]).unwrap()
 }
 
 /// Rows of a statement as strings; NULL is "NULL".

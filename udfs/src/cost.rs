@@ -25,6 +25,8 @@ impl Cost {
     pub const EMBED: Self = Self(10);
     /// Encodes an image and matches a text with it.
     pub const MATCH: Self = Self(30);
+    /// Reads a video in a process of its own.
+    pub const VIDEO: Self = Self(100);
     /// Generates a text token by token.
     pub const CAPTION: Self = Self(1_000);
     /// Sends a request to a remote host.

@@ -36,14 +36,14 @@ pub enum Error {
     /// An invalid setting or option of a call.
     #[error("{0}")]
     Option(String),
-    /// An unusable image, under `capfilt.on_error = 'fail'`.
+    /// An unusable image or video, under `capfilt.on_error = 'fail'`.
     #[error("{function}: row {row} of the batch: {reason}")]
     Image {
         /// The SQL function.
         function: &'static str,
         /// Index of the row in its batch.
         row: usize,
-        /// What is wrong with the image, which image it is, and what to do.
+        /// What is wrong with it, which one it is, and what to do.
         reason: String,
     },
     /// The query was cancelled or dropped.

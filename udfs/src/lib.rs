@@ -2,9 +2,10 @@
 //!
 //! [`register`] adds CapFilt's functions to a session: `caption` and `captions` write texts for an image, `itm_score`
 //! and `itc_score` score how well a text fits an image, `vqa` and `vqa_score` answer questions about one, `embed_image`
-//! and `embed_text` return embeddings, `image_info` and `image_error` inspect the encoded bytes, and the table function
-//! `capfilt_stats` reports work counters. `SET capfilt.x = ..` selects models and options. The aggregates `bleu1` to
-//! `bleu4`, `cider`, `rouge_l` and `recall_at` evaluate captions and retrieval.
+//! and `embed_text` return embeddings, `image_info` and `image_error` inspect the encoded bytes, `frames` takes images from
+//! a video, and the table function `capfilt_stats` reports work counters. `SET capfilt.x = ..` selects models and options.
+//! The aggregates `bleu1` to `bleu4`, `cider`, `rouge_l`, `recall_at` and `ndcg` and the function `vqa_accuracy` evaluate
+//! captions, retrieval and answers.
 //!
 //! ```no_run
 //! # async fn f() -> datafusion::common::Result<()> {
@@ -35,6 +36,7 @@ mod query;
 mod refuse;
 mod scan;
 pub mod text;
+pub mod video;
 
 use std::sync::Arc;
 

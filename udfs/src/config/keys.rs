@@ -51,8 +51,15 @@ keys_of! {
         "Largest encoded image that is decoded; a larger one is a bad image";
     MaxImagePixels "max_image_pixels": Kind::Integer { min: 1, max: 1 << 32 }, default Some("178956970"),
         "Most pixels (width times height) of an image that is decoded; one with more is a bad image";
+    MaxVideoBytes "max_video_bytes": Kind::Size { min: 0 }, default Some("256MiB"),
+        "Largest encoded video that is decoded; a larger one is a bad video";
+    MaxFrames "max_frames": Kind::Integer { min: 1, max: 1024 }, default Some("64"),
+        "Most frames of a video that a call may ask for";
+    VideoTimeout "video_timeout": Kind::Seconds, default Some("60"),
+        "Most processor time that reading a video may take, in seconds, while four times as many may pass; one that takes longer \
+         is a bad video";
     OnError "on_error": Kind::Choice(&["null", "fail"]), default Some("null"),
-        "What a bad image gives: null, or fail: the query stops";
+        "What a bad image or video gives: null, or fail: the query stops";
     Seed "seed": Kind::Integer { min: 0, max: u64::MAX }, default Some("0"),
         "Seed of sampled captions and answers; each image and candidate draws from its own";
     Strategy "strategy": Kind::Choice(&["beam", "greedy", "nucleus"]), default None,

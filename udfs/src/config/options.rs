@@ -13,6 +13,7 @@ use crate::blip::Precision;
 use crate::config::settings::options_of;
 use crate::engine::{Client, Engine};
 use crate::image::Limits;
+use crate::video;
 
 /// Settings under `capfilt.`, and the session's engine.
 ///
@@ -106,6 +107,17 @@ impl CapfiltOptions {
     pub fn image_limits(&self) -> Limits {
         let limit = |key| self.integer(key).unwrap_or(u64::MAX);
         Limits { max_bytes: limit(Key::MaxImageBytes), max_pixels: limit(Key::MaxImagePixels) }
+    }
+
+    /// Limits on a video: `max_video_bytes`, `max_image_pixels` for its frames, and `video_timeout`.
+    pub fn video_limits(&self) -> video::Limits {
+        let max_bytes = self.integer(Key::MaxVideoBytes).unwrap_or(u64::MAX);
+        video::Limits { max_bytes, frame: self.image_limits(), time: self.settings.seconds(Key::VideoTimeout) }
+    }
+
+    /// Most frames of a video that a call may ask for.
+    pub(crate) fn max_frames(&self) -> u64 {
+        self.integer(Key::MaxFrames).unwrap_or(u64::MAX)
     }
 
     fn engine_pointer(&self) -> Option<*const Engine> {

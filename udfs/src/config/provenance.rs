@@ -51,7 +51,11 @@ impl CapfiltOptions {
         };
         // A gate that is off is one that was never set.
         let is_off = |key| key == Key::ItcGate && self.itc_gate().is_none();
-        let settings = Key::ALL.iter().filter(|s| s.key.changes_results() && !is_off(s.key));
+        // Tables from before there were videos lack their limits.
+        let defaults = Self::new();
+        let is_usual =
+            |key| matches!(key, Key::MaxVideoBytes | Key::VideoTimeout) && self.value(key) == defaults.value(key);
+        let settings = Key::ALL.iter().filter(|s| s.key.changes_results() && !is_off(s.key) && !is_usual(s.key));
         let settings = settings.filter_map(|s| Some((s.name.to_owned(), self.value(s.key)?.to_string()))).collect();
         Ok(Provenance { captioner, filter, answerer, device, settings })
     }
@@ -89,6 +93,7 @@ impl Key {
                 | Self::MemoryLimit
                 | Self::DeviceMemory
                 | Self::MemoLimit
+                | Self::MaxFrames
                 | Self::OnError
         )
     }
@@ -108,6 +113,10 @@ mod tests {
         assert_ne!(other, plain);
         assert_eq!(other.settings["seed"], "7");
         assert_eq!(plain.settings.get("top_p"), None, "what is unset is the checkpoint's");
+        assert_eq!(of(&CapfiltOptions::new().with("max_frames", "5").unwrap()), plain);
+        assert_eq!(plain.settings.get("max_video_bytes"), None);
+        let small = of(&CapfiltOptions::new().with("max_video_bytes", "1MB").unwrap());
+        assert_eq!(small.settings["max_video_bytes"], "1MB");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, Docu
 
 use super::page::Page;
 use super::section::SECTION;
-use super::udf;
+use super::{text_arg, udf};
 use crate::metrics::MetricError;
 
 /// A SQL aggregate: its signature and documentation as data, and its computation. Returns a Float64, NULL if no row
@@ -24,7 +24,9 @@ pub(crate) trait SqlAggregate: Debug + Send + Sync + 'static {
     const NAME: &'static str;
     const ALIAS: Option<&'static str> = None;
     const DESCRIPTION: &'static str;
-    const ARGS: [AggregateArg; 2];
+    const ARGS: &'static [AggregateArg];
+    /// How many of the last arguments may be left out.
+    const OPTIONAL: usize = 0;
     const EXAMPLE: &'static str;
     const RELATED: &'static [&'static str];
 
@@ -33,7 +35,7 @@ pub(crate) trait SqlAggregate: Debug + Send + Sync + 'static {
 
     /// Column types of the state passed between partitions.
     fn state_types() -> Vec<DataType>;
-    /// Adds rows; the columns have the types of [`AggregateArg::data_type`].
+    /// Adds rows; there is a column for each argument given, of the type of [`AggregateArg::data_type`].
     fn add(stats: &mut Self::Stats, columns: &[ArrayRef]) -> Result<()>;
     fn state(stats: &Self::Stats) -> Vec<ScalarValue>;
     /// Merges states, one per row.
@@ -53,17 +55,19 @@ pub(crate) enum AggregateArg {
     References,
     /// A whole number.
     Number(&'static str, &'static str),
+    /// A number.
+    Float(&'static str, &'static str),
 }
 
 /// The arguments of the caption metrics.
-pub(crate) const CAPTION_ARGS: [AggregateArg; 2] = [AggregateArg::Candidate, AggregateArg::References];
+pub(crate) const CAPTION_ARGS: &[AggregateArg] = &[AggregateArg::Candidate, AggregateArg::References];
 
 impl AggregateArg {
     fn name(self) -> &'static str {
         match self {
             Self::Candidate => "candidate",
             Self::References => "refs",
-            Self::Number(name, _) => name,
+            Self::Number(name, _) | Self::Float(name, _) => name,
         }
     }
 
@@ -71,7 +75,7 @@ impl AggregateArg {
         match self {
             Self::Candidate => "The caption to score; its tokens are what stands between blanks",
             Self::References => "A list of reference captions, or a single one",
-            Self::Number(_, description) => description,
+            Self::Number(_, description) | Self::Float(_, description) => description,
         }
     }
 
@@ -81,6 +85,7 @@ impl AggregateArg {
             Self::Candidate => DataType::Utf8,
             Self::References => DataType::new_list(DataType::Utf8, true),
             Self::Number(..) => DataType::Int64,
+            Self::Float(..) => DataType::Float64,
         }
     }
 
@@ -90,11 +95,13 @@ impl AggregateArg {
             Self::Candidate => "a string",
             Self::References => "a list of strings, or a string",
             Self::Number(..) => "a whole number",
+            Self::Float(..) => "a number",
         };
         let fits = match self {
             Self::Candidate => is_text(given),
-            Self::References => is_text(given) || element(given).is_some_and(is_text),
+            Self::References => is_text(given) || text_arg::is_list(given),
             Self::Number(..) => given.is_integer(),
+            Self::Float(..) => given.is_numeric(),
         };
         if *given == DataType::Null || fits && can_cast_types(given, &self.data_type()) {
             return Ok(());
@@ -104,21 +111,7 @@ impl AggregateArg {
 }
 
 fn is_text(given: &DataType) -> bool {
-    match given {
-        DataType::Dictionary(_, values) => is_text(values),
-        given => given.is_string(),
-    }
-}
-
-fn element(given: &DataType) -> Option<&DataType> {
-    match given {
-        DataType::List(field)
-        | DataType::LargeList(field)
-        | DataType::ListView(field)
-        | DataType::LargeListView(field)
-        | DataType::FixedSizeList(field, _) => Some(field.data_type()),
-        _ => None,
-    }
+    text_arg::check_type("", "", given).is_ok()
 }
 
 /// Calls `add` with each row's candidate and references, skipping NULL references.
@@ -175,17 +168,25 @@ impl<F: SqlAggregate> Udaf<F> {
     }
 }
 
-/// Argument types after casts, and for caption metrics also a single reference.
+/// Argument types after casts, without and with the optional ones, and for caption metrics also a single reference.
 fn examples<F: SqlAggregate>() -> Vec<Vec<DataType>> {
-    let mut examples = vec![F::ARGS.map(AggregateArg::data_type).to_vec()];
+    let types: Vec<DataType> = F::ARGS.iter().map(|arg| arg.data_type()).collect();
+    let mut examples: Vec<_> = (required::<F>()..=types.len()).map(|given| types[..given].to_vec()).collect();
     if let [first, AggregateArg::References] = F::ARGS {
         examples.push(vec![first.data_type(), DataType::Utf8]);
     }
     examples
 }
 
+fn required<F: SqlAggregate>() -> usize {
+    F::ARGS.len() - F::OPTIONAL
+}
+
 fn syntax<F: SqlAggregate>() -> String {
-    format!("{}({})", F::NAME, F::ARGS.map(AggregateArg::name).join(", "))
+    let names: Vec<&str> = F::ARGS.iter().map(|arg| arg.name()).collect();
+    let (required, optional) = names.split_at(required::<F>());
+    let optional: String = optional.iter().map(|name| format!(" [, {name}]")).collect();
+    format!("{}({}{optional})", F::NAME, required.join(", "))
 }
 
 /// Page of the documentation.
@@ -221,7 +222,7 @@ impl<F: SqlAggregate> AggregateUDFImpl for Udaf<F> {
     }
 
     fn return_type(&self, given: &[DataType]) -> Result<DataType> {
-        if given.len() != F::ARGS.len() {
+        if !(required::<F>()..=F::ARGS.len()).contains(&given.len()) {
             return plan_err!("{} takes {}, but was called with {} arguments", F::NAME, syntax::<F>(), given.len());
         }
         F::ARGS.iter().zip(given).try_for_each(|(arg, given)| arg.check_type(F::NAME, given))?;

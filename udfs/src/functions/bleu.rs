@@ -22,7 +22,7 @@ impl<const N: usize> SqlAggregate for Bleu<N> {
         "BLEU-4 of captions against reference captions over all rows, from 0 to 1; as `bleu1`, of two to four words too. \
          The B@4 of the paper's tables is this, times 100.",
     ][N - 1];
-    const ARGS: [AggregateArg; 2] = CAPTION_ARGS;
+    const ARGS: &'static [AggregateArg] = CAPTION_ARGS;
     const EXAMPLE: &'static str = [
         "SELECT bleu1(caption, refs) FROM captioned",
         "SELECT bleu2(caption, refs) FROM captioned",

@@ -1,15 +1,16 @@
 //! A call of a function on a batch: its arguments, and its work for the engine.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{AsArray as _, Int64Array};
-use datafusion::arrow::compute::{CastOptions, cast_with_options};
+use datafusion::arrow::array::{AsArray as _, Int64Array, ListArray};
+use datafusion::arrow::compute::{CastOptions, cast, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, Int64Type};
 use datafusion::common::{DataFusionError, Result, internal_err, plan_err};
 use datafusion::logical_expr::ColumnarValue;
 
-use super::image_arg::ImageArg;
+use super::image_arg::{Digests, ImageArg};
 use super::options_arg::{OptionField, RowOptions};
 use super::plan::Plan;
 use super::text_arg::TextArg;
@@ -20,6 +21,7 @@ use crate::engine::{Engine, ModelHandle, ModelKey, Outcome, Task};
 use crate::error::Error;
 use crate::image::ImageError;
 use crate::query;
+use crate::video::VideoError;
 
 /// Wraps an error of a model or the engine with the function's name.
 pub(crate) fn external(function: &str, error: Error) -> DataFusionError {
@@ -81,6 +83,13 @@ impl<'a> Call<'a> {
         TextArg::new(self.arg(i)?)
     }
 
+    /// Lists of texts of argument `i`, one per row.
+    pub(crate) fn text_lists(&self, i: usize) -> Result<ListArray> {
+        let array = self.arg(i)?.to_array(self.rows)?;
+        let lists = cast(&array, &DataType::new_list(DataType::Utf8, true))?;
+        Ok(lists.as_list::<i32>().clone())
+    }
+
     /// Options in argument `i`, if present.
     pub(crate) fn options(&self, i: usize, known: &[OptionField]) -> Result<RowOptions> {
         RowOptions::new(self.function, known, self.args.get(i), self.rows)
@@ -94,13 +103,27 @@ impl<'a> Call<'a> {
         sha256: &[u8; 32],
         why: &ImageError,
     ) -> Result<()> {
+        self.bad(row, images, sha256, why, "image_error(image)")
+    }
+
+    /// Handles a bad video likewise; a cancelled query fails in any case.
+    pub(crate) fn bad_video(&self, row: usize, videos: &ImageArg<'_>, bytes: &[u8], why: &VideoError) -> Result<()> {
+        if *why == VideoError::Cancelled {
+            return Err(external(self.function, Error::Cancelled));
+        }
         if !self.session.fails_on_error() {
             return Ok(());
         }
-        let path = images.path(row).map(|p| format!(", path {p}")).unwrap_or_default();
+        self.bad(row, videos, &Digests::default().of(bytes), why, "video_error(video)")
+    }
+
+    fn bad(&self, row: usize, given: &ImageArg<'_>, sha256: &[u8; 32], why: &dyn Display, reason: &str) -> Result<()> {
+        if !self.session.fails_on_error() {
+            return Ok(());
+        }
+        let path = given.path(row).map(|p| format!(", path {p}")).unwrap_or_default();
         let reason = format!(
-            "{why} (sha256 {}{path}); SET capfilt.on_error = 'null' to get NULL instead, and image_error(image) for the \
-             reason",
+            "{why} (sha256 {}{path}); SET capfilt.on_error = 'null' to get NULL instead, and {reason} for the reason",
             hex::encode(sha256)
         );
         Err(DataFusionError::External(Box::new(Error::Image { function: self.function, row, reason })))

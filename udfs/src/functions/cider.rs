@@ -23,7 +23,7 @@ macro_rules! cider {
             const NAME: &'static str = $name;
             const ALIAS: Option<&'static str> = $alias;
             const DESCRIPTION: &'static str = $description;
-            const ARGS: [AggregateArg; 2] = CAPTION_ARGS;
+            const ARGS: &'static [AggregateArg] = CAPTION_ARGS;
             const EXAMPLE: &'static str = $example;
             const RELATED: &'static [&'static str] = $related;
             type Stats = CiderCorpus;

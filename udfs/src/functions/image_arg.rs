@@ -1,5 +1,5 @@
-//! An image argument: encoded bytes of any binary type, or a struct that contains them, as a column or a constant. The
-//! bytes are never copied.
+//! An image or video argument: encoded bytes of any binary type, or a struct that contains them, as a column or a constant.
+//! The bytes are never copied.
 
 use datafusion::arrow::array::{
     AnyDictionaryArray, Array, ArrayRef, AsArray, BinaryArray, BinaryViewArray, FixedSizeBinaryArray, LargeBinaryArray,
@@ -15,28 +15,28 @@ use super::text_arg::{self, TextArg};
 const ALLOWED: &str =
     "Binary, LargeBinary, BinaryView, FixedSizeBinary, a dictionary of them, or a struct with a field bytes of them";
 
-/// Returns a plan error unless `given` can hold images.
-pub(crate) fn check_type(function: &str, given: &DataType) -> Result<()> {
+/// Returns a plan error unless `given` can hold images or videos; `argument` is the argument's name.
+pub(crate) fn check_type(function: &str, argument: &str, given: &DataType) -> Result<()> {
     match given {
         DataType::Struct(fields) => match fields.find("bytes") {
             Some((_, bytes)) if is_bytes(bytes.data_type()) => Ok(()),
             Some((_, bytes)) => {
                 plan_err!(
-                    "{function}: argument image is a struct whose field bytes is {}: it must be {ALLOWED}",
+                    "{function}: argument {argument} is a struct whose field bytes is {}: it must be {ALLOWED}",
                     bytes.data_type()
                 )
             }
             None => plan_err!(
-                "{function}: argument image is a struct without a field bytes, it has: {}",
+                "{function}: argument {argument} is a struct without a field bytes, it has: {}",
                 fields.iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", ")
             ),
         },
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => plan_err!(
-            "{function}: argument image must be the encoded bytes ({ALLOWED}), not {given}: a path or URL \
+            "{function}: argument {argument} must be the encoded bytes ({ALLOWED}), not {given}: a path or URL \
              is not read here"
         ),
         _ if is_bytes(given) => Ok(()),
-        _ => plan_err!("{function}: argument image must be {ALLOWED}, not {given}"),
+        _ => plan_err!("{function}: argument {argument} must be {ALLOWED}, not {given}"),
     }
 }
 
@@ -167,6 +167,15 @@ impl<'a> ImageArg<'a> {
         if there { self.bytes.get(place) } else { None }
     }
 
+    /// Why `row` has no bytes, where an image or video, `what`, was expected.
+    pub(crate) fn missing(&self, row: usize, what: &str) -> String {
+        match self.path(row) {
+            Some(path) => format!("no bytes: only a path ({path}), which is not read here"),
+            None if self.is_struct(row) => "no bytes".into(),
+            None => format!("no {what}"),
+        }
+    }
+
     /// Path of `row`, if it is a struct with one.
     pub(crate) fn path(&self, row: usize) -> Option<&'a str> {
         if self.is_struct(row) { self.path.as_ref()?.get(self.place(row)) } else { None }
@@ -206,7 +215,7 @@ mod tests {
     const ROWS: [Option<&[u8]>; 3] = [Some(b"one"), None, Some(b"two")];
 
     fn check(array: &ArrayRef, expected: &[Option<&[u8]>]) -> Result<()> {
-        check_type("f", array.data_type())?;
+        check_type("f", "image", array.data_type())?;
         let column = ColumnarValue::Array(Arc::clone(array));
         let arg = ImageArg::new(&column)?;
         for (row, expected) in expected.iter().enumerate() {
@@ -246,7 +255,7 @@ mod tests {
 
     #[test]
     fn other_types_are_refused() {
-        let error = |t: DataType| check_type("caption", &t).unwrap_err().to_string();
+        let error = |t: DataType| check_type("caption", "image", &t).unwrap_err().to_string();
         assert!(error(DataType::Utf8).contains("a path or URL is not read here"));
         assert!(error(DataType::Int64).contains("caption: argument image must be Binary"));
         let url = Field::new("url", DataType::Utf8, true);

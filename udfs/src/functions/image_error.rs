@@ -39,11 +39,7 @@ impl SqlFunction for ImageError {
             query::check_cancelled()?;
             Ok(match images.get(row) {
                 Some(bytes) => image::check(bytes, &limits).err().map(|why| why.to_string()),
-                None if !images.is_struct(row) => Some("no image".into()),
-                None => Some(match images.path(row) {
-                    Some(path) => format!("no bytes: only a path ({path}), which is not read here"),
-                    None => "no bytes".into(),
-                }),
+                None => Some(images.missing(row, "image")),
             })
         };
         Ok(ColumnarValue::Array(Arc::new((0..call.rows).map(error).collect::<Result<StringArray>>()?)))

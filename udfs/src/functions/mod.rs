@@ -13,6 +13,7 @@ mod decoding;
 mod embed_image;
 mod embed_text;
 mod filtering;
+mod frames;
 mod hamming;
 mod image_arg;
 mod image_error;
@@ -20,6 +21,7 @@ mod image_info;
 mod image_phash;
 mod itc_score;
 mod itm_score;
+mod ndcg;
 mod options_arg;
 mod page;
 mod plan;
@@ -31,7 +33,10 @@ pub(crate) mod stats;
 mod tests;
 mod text_arg;
 mod udf;
+mod video_error;
+mod video_info;
 mod vqa;
+mod vqa_accuracy;
 mod vqa_score;
 
 use std::sync::Arc;
@@ -88,12 +93,16 @@ functions![
     captions::Captions,
     embed_image::EmbedImage,
     embed_text::EmbedText,
+    frames::Frames,
     hamming::Hamming,
     image_error::ImageError,
     image_info::ImageInfo,
     image_phash::ImagePhash,
     itc_score::ItcScore,
     itm_score::ItmScore,
+    video_error::VideoError,
+    video_info::VideoInfo,
+    vqa_accuracy::VqaAccuracy,
     vqa::Vqa,
     vqa_score::VqaScore,
 ];
@@ -105,6 +114,7 @@ aggregates![
     bleu::Bleu<4>,
     cider::Cider,
     cider::CiderPlain,
+    ndcg::Ndcg,
     recall_at::RecallAt,
     rouge_l::RougeL,
 ];

@@ -10,6 +10,8 @@ use datafusion::logical_expr::ColumnarValue;
 
 use crate::config::settings::{Kind, SettingKey as _, Value, hint};
 use crate::config::{CapfiltOptions, Key};
+use crate::metrics::VqaScript;
+use crate::video::Sampling;
 
 /// A field of a function's options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,6 +26,14 @@ pub(crate) enum OptionField {
     K,
     /// Rule by which answers are scored.
     AnswerScore,
+    /// Version of the script of VQA accuracy.
+    Script,
+    /// Rule by which frames of a video are taken.
+    Sampling,
+    /// Second from which on frames are taken.
+    Start,
+    /// Second before which frames are taken.
+    End,
 }
 
 impl OptionField {
@@ -34,6 +44,10 @@ impl OptionField {
             Self::Answers => "answers",
             Self::K => "k",
             Self::AnswerScore => "answer_score",
+            Self::Script => "script",
+            Self::Sampling => "sampling",
+            Self::Start => "start",
+            Self::End => "end",
         }
     }
 
@@ -44,6 +58,9 @@ impl OptionField {
             Self::Answers => Kind::Texts,
             Self::K => Kind::Integer { min: 1, max: 1 << 20 },
             Self::AnswerScore => Kind::Choice(&["blip", "likelihood"]),
+            Self::Script => Kind::Choice(VqaScript::NAMES),
+            Self::Sampling => Kind::Choice(Sampling::NAMES),
+            Self::Start | Self::End => Kind::Float { above_zero: false, max: f32::MAX },
         }
     }
 
@@ -61,6 +78,16 @@ impl OptionField {
                 "Score by which the best of the answers is chosen: blip, its label-smoothed log-likelihood, or likelihood. \
                  Not given: blip"
             }
+            Self::Script => {
+                "How answers are compared: as the official script does since 2021 (official, the default), or the one before, which \
+                 LAVIS has (lavis)"
+            }
+            Self::Sampling => {
+                "Which n of N frames: uniform: floor(i N / n), as LAVIS and the default; blip: i floor(N / n), as BLIP, which sees no \
+                 end; middle: floor((i + 1/2) N / n)"
+            }
+            Self::Start => "Seconds after the first frame from which on frames are taken; unset: from the first",
+            Self::End => "Seconds after the first frame before which frames are taken; unset: to the last",
         }
     }
 }
@@ -163,9 +190,19 @@ impl CallOptions {
         self.get(OptionField::AnswerScore).and_then(Value::text)
     }
 
+    /// Value of an option that is a text or a choice, if given.
+    pub(crate) fn text(&self, field: OptionField) -> Option<&str> {
+        self.get(field).and_then(Value::text)
+    }
+
+    /// Value of an option that is a number, if given.
+    pub(crate) fn float(&self, field: OptionField) -> Option<f32> {
+        self.get(field).and_then(Value::float)
+    }
+
     /// Checkpoint that the call names.
     pub(crate) fn model(&self) -> Option<&str> {
-        self.get(OptionField::Model).and_then(Value::text)
+        self.text(OptionField::Model)
     }
 }
 

@@ -15,7 +15,7 @@ impl SqlAggregate for RecallAt {
     const NAME: &'static str = "recall_at";
     const DESCRIPTION: &'static str = "R@k of a retrieval, from 0 to 1: the share of queries whose match is among the first k \
         results. Rows with a NULL are left out, as avg does; give a query without a match a rank beyond k.";
-    const ARGS: [AggregateArg; 2] = [
+    const ARGS: &'static [AggregateArg] = &[
         AggregateArg::Number("k", "How many results count; one number for all rows"),
         AggregateArg::Number("rank", "Place of the query's match among its results, from 1"),
     ];

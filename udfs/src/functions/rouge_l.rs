@@ -16,7 +16,7 @@ impl SqlAggregate for RougeL {
     const DESCRIPTION: &'static str = "ROUGE-L of captions against reference captions, averaged over rows, from 0 to 1: how \
         much of a caption and of its references is their longest common subsequence of words. Equal to pycocoevalcap's. Rows \
         with a NULL are left out, as avg does.";
-    const ARGS: [AggregateArg; 2] = CAPTION_ARGS;
+    const ARGS: &'static [AggregateArg] = CAPTION_ARGS;
     const EXAMPLE: &'static str = "SELECT rouge_l(caption, refs) FROM captioned";
     const RELATED: &'static [&'static str] = &["bleu4", "cider"];
     type Stats = RougeStats;

@@ -128,6 +128,9 @@ async fn constants_structs_and_empty_batches() -> Result<()> {
     let ctx = pictures("bad")?;
     for (sql, expected) in [
         ("SELECT image_error(NULL) AS e", "no image"),
+        ("SELECT video_error(NULL) AS e", "no video"),
+        ("SELECT video_info(arrow_cast(NULL, 'LargeBinary')) IS NULL AS e", "true"),
+        ("SELECT count(frames(image, 2)) AS n FROM t WHERE false", "| 0 "),
         ("SELECT image_error(X'00') IS NOT NULL AS e", "true"),
         ("SELECT image_error(arrow_cast(X'00', 'BinaryView')) IS NOT NULL AS e", "true"),
         (
@@ -181,6 +184,18 @@ async fn plans_are_refused_with_reasons() -> Result<()> {
         ("SELECT cider(image, name) FROM t", "cider: argument candidate must be a string, not BinaryView"),
         ("SELECT rouge_l(name, 5) FROM t", "rouge_l: argument refs must be a list of strings, or a string, not Int64"),
         ("SELECT recall_at(1, name) FROM t", "recall_at: argument rank must be a whole number, not Utf8"),
+        ("SELECT ndcg(1) FROM t", "ndcg takes ndcg(score, relevance [, k]), but was called with 1 arguments"),
+        ("SELECT ndcg(1, name) FROM t", "ndcg: argument relevance must be a number, not Utf8"),
+        (
+            "SELECT vqa_accuracy(name, name) FROM t",
+            "vqa_accuracy: argument answers must be a list of strings, not Utf8",
+        ),
+        ("SELECT vqa_accuracy(image, [name]) FROM t", "vqa_accuracy: argument answer must be a string, not BinaryView"),
+        ("SELECT frames(image) FROM t", "frames takes frames(video, n [, options]), but was called with 1 arguments"),
+        ("SELECT frames(name, 1) FROM t", "frames: argument video must be the encoded bytes"),
+        ("SELECT frames(image, 65) FROM t", "frames: n must be from 1 to 64 (capfilt.max_frames), not 65"),
+        ("SELECT frames(image, 1, named_struct('begin', 1)) FROM t", "frames has no option \"begin\""),
+        ("SELECT video_info(5) FROM t", "video_info: argument video must be Binary"),
         ("SELECT octet_length(5) FROM t", "Function 'octet_length' requires String"),
         ("SELECT octet_length() FROM t", "'octet_length' does not support zero arguments"),
         ("SELECT * FROM capfilt_stats(1)", "capfilt_stats takes no arguments"),

@@ -21,6 +21,18 @@ pub(crate) fn check_type(function: &str, name: &str, given: &DataType) -> Result
     }
 }
 
+/// Whether `given` is a list of strings, of any kind.
+pub(crate) fn is_list(given: &DataType) -> bool {
+    match given {
+        DataType::List(field)
+        | DataType::LargeList(field)
+        | DataType::ListView(field)
+        | DataType::LargeListView(field)
+        | DataType::FixedSizeList(field, _) => check_type("", "", field.data_type()).is_ok(),
+        _ => false,
+    }
+}
+
 /// Rows of a text argument.
 #[derive(Debug)]
 pub(crate) enum TextArg<'a> {

@@ -44,10 +44,17 @@ pub(crate) trait SqlFunction: Debug + Send + Sync + 'static {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Arg {
     Image,
+    Video,
     /// A text, with a name to distinguish it from another.
     Text(&'static str),
+    /// An answer to a question.
+    Answer,
+    /// Answers that people gave.
+    Answers,
     /// A number of captions.
     Count,
+    /// A number of frames.
+    Frames,
     /// A perceptual hash, with a name to distinguish it from another.
     Hash(&'static str),
     Options(&'static [OptionField]),
@@ -57,7 +64,10 @@ impl Arg {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Image => "image",
-            Self::Count => "n",
+            Self::Video => "video",
+            Self::Answer => "answer",
+            Self::Answers => "answers",
+            Self::Count | Self::Frames => "n",
             Self::Text(name) | Self::Hash(name) => name,
             Self::Options(_) => "options",
         }
@@ -70,8 +80,12 @@ impl Arg {
                             `bytes`, as Hugging Face datasets have it"
                     .into()
             }
+            Self::Video => "Encoded bytes of a video or an animated picture, as of an image".into(),
             Self::Text(_) => "A string".into(),
+            Self::Answer => "The answer to score, a string".into(),
+            Self::Answers => "A list of given answers".into(),
             Self::Count => format!("How many captions, from 1 to {MAX_COUNT}"),
+            Self::Frames => "How many frames, from 1 to `capfilt.max_frames`".into(),
             Self::Hash(_) => "64 bits, as image_phash returns them".into(),
             Self::Options(fields) => {
                 let names: Vec<&str> = fields.iter().map(|f| f.name()).collect();
@@ -83,11 +97,14 @@ impl Arg {
     /// Returns a plan error unless the argument accepts this type.
     fn check_type(self, function: &str, given: &DataType) -> Result<()> {
         match self {
-            Self::Image => image_arg::check_type(function, given),
+            Self::Image | Self::Video => image_arg::check_type(function, self.name(), given),
             Self::Text(name) => text_arg::check_type(function, name, given),
+            Self::Answer => text_arg::check_type(function, self.name(), given),
+            Self::Answers if *given == DataType::Null || text_arg::is_list(given) => Ok(()),
+            Self::Answers => plan_err!("{function}: argument answers must be a list of strings, not {given}"),
             Self::Options(fields) => options_arg::check_type(function, fields, given),
-            Self::Count | Self::Hash(_) if given.is_integer() || *given == DataType::Null => Ok(()),
-            Self::Count | Self::Hash(_) => {
+            Self::Count | Self::Frames | Self::Hash(_) if given.is_integer() || *given == DataType::Null => Ok(()),
+            Self::Count | Self::Frames | Self::Hash(_) => {
                 plan_err!("{function}: argument {} must be a whole number, not {given}", self.name())
             }
         }
@@ -96,9 +113,10 @@ impl Arg {
     /// One of the accepted types, for the information schema.
     fn example(self) -> DataType {
         match self {
-            Self::Image => DataType::Binary,
-            Self::Text(_) => DataType::Utf8,
-            Self::Count | Self::Hash(_) => DataType::Int64,
+            Self::Image | Self::Video => DataType::Binary,
+            Self::Text(_) | Self::Answer => DataType::Utf8,
+            Self::Answers => DataType::new_list(DataType::Utf8, true),
+            Self::Count | Self::Frames | Self::Hash(_) => DataType::Int64,
             Self::Options(fields) => {
                 let field = |option: &OptionField| Field::new(option.name(), option.kind().example(), true);
                 DataType::Struct(fields.iter().map(field).collect())

@@ -115,7 +115,7 @@ impl Limits {
         }
     }
 
-    pub(super) fn check_size(&self, width: u32, height: u32) -> Result<(), ImageError> {
+    pub(crate) fn check_size(&self, width: u32, height: u32) -> Result<(), ImageError> {
         if u64::from(width) * u64::from(height) > self.max_pixels {
             return Err(ImageError::TooManyPixels { width, height, limit: self.max_pixels });
         }

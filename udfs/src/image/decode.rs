@@ -2,7 +2,7 @@
 
 use image::{
     ColorType, ImageDecoder, Limits as DecoderLimits,
-    codecs::{png::PngDecoder, webp::WebPDecoder},
+    codecs::{gif::GifDecoder, png::PngDecoder, webp::WebPDecoder},
 };
 use std::{borrow::Cow, io::Cursor, ops::Range};
 
@@ -112,6 +112,42 @@ fn webp(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageError> {
         row[left..left + from.len()].copy_from_slice(from);
     }
     Ok(Rgb8 { width, height, data })
+}
+
+/// Decodes a frame of an animation, a file of its own of this size, to RGBA.
+pub(super) fn rgba(format: Format, file: &[u8], size: (u32, u32), limits: &Limits) -> Result<Vec<u8>, ImageError> {
+    let failed = |e| error(format, limits, e);
+    match format {
+        Format::Gif => layer(format, GifDecoder::new(Cursor::new(file)).map_err(failed)?, size, limits),
+        Format::Png => {
+            let mut most = DecoderLimits::no_limits();
+            most.max_alloc = Some(limits.memory());
+            layer(format, PngDecoder::with_limits(Cursor::new(file), most).map_err(failed)?, size, limits)
+        }
+        _ => layer(format, WebPDecoder::new(Cursor::new(file)).map_err(failed)?, size, limits),
+    }
+}
+
+/// Reads all pixels and converts them to RGBA.
+fn layer(format: Format, decoder: impl ImageDecoder, size: (u32, u32), limits: &Limits) -> Result<Vec<u8>, ImageError> {
+    if decoder.dimensions() != size {
+        return Err(format.corrupt("a frame has another size than it announces"));
+    }
+    let colour = decoder.color_type();
+    let mut data = read(format, decoder, limits)?;
+    if colour.bytes_per_pixel() > colour.channel_count() {
+        data = data.as_chunks::<2>().0.iter().map(|pair| (u16::from_ne_bytes(*pair) >> 8) as u8).collect();
+    }
+    let pixels = data.chunks_exact(usize::from(colour.channel_count()));
+    Ok(pixels
+        .flat_map(|pixel| match *pixel {
+            [grey] => [grey, grey, grey, 255],
+            [grey, alpha] => [grey, grey, grey, alpha],
+            [red, green, blue] => [red, green, blue, 255],
+            [red, green, blue, alpha, ..] => [red, green, blue, alpha],
+            [] => [0; 4],
+        })
+        .collect())
 }
 
 /// Reads all pixels and converts them to RGB. `clip` clips 16-bit grey at 255, like Pillow's mode `I;16`.

@@ -1,4 +1,4 @@
-//! GIF's container: its first frame, and Pillow's fill around it.
+//! GIF's container: its frames, and Pillow's fill around the first.
 
 use image::codecs::gif::GifDecoder;
 use std::{borrow::Cow, io::Cursor};
@@ -127,6 +127,105 @@ pub(super) fn first_frame(bytes: &[u8], limits: &Limits) -> Result<Rgb8, ImageEr
     codec::drop_alpha(&mut data);
     fill_around(&mut data, &header);
     Ok(Rgb8 { width, height, data })
+}
+
+/// A frame of an animation.
+pub(super) struct Frame<'a> {
+    pub(super) left: u32,
+    pub(super) top: u32,
+    pub(super) width: u32,
+    pub(super) height: u32,
+    pub(super) hundredths: u32,
+    /// What becomes of its place after it was shown: 2 the background, 3 what was there before, else it stays.
+    pub(super) disposal: u8,
+    /// Colour of the background that disposal leaves, Pillow's: the transparent one's, or else the file's.
+    pub(super) background: [u8; 3],
+    /// The control extension's index of the transparent colour.
+    transparent: Option<u8>,
+    /// From the image descriptor's palette on, to the end of the data.
+    data: &'a [u8],
+    /// Flags of the image descriptor.
+    flags: u8,
+    file: &'a [u8],
+}
+
+impl Frame<'_> {
+    /// The frame as a file of its own.
+    pub(super) fn file(&self) -> Vec<u8> {
+        let side = |side: u32| (side as u16).to_le_bytes();
+        let global = &self.file[10..13 + palette_length(self.file[10])];
+        let mut file = [b"GIF89a", &side(self.width)[..], &side(self.height), global].concat();
+        if let Some(index) = self.transparent {
+            file.extend_from_slice(&[b'!', 0xf9, 4, 1, 0, 0, index, 0]);
+        }
+        file.extend_from_slice(b",\0\0\0\0");
+        file.extend_from_slice(&side(self.width));
+        file.extend_from_slice(&side(self.height));
+        file.push(self.flags);
+        file.extend_from_slice(self.data);
+        file.push(b';');
+        file
+    }
+}
+
+/// Width and height of the canvas, and all frames, `most` at most.
+pub(super) fn frames(bytes: &[u8], most: usize) -> Result<(u32, u32, Vec<Frame<'_>>), ImageError> {
+    let cut = || Format::Gif.truncated("it ends within a frame");
+    let header = Header::read(bytes).ok_or_else(|| Format::Gif.truncated("it ends before its first frame"))?;
+    let global = &bytes[13..13 + palette_length(bytes[10])];
+    let colour = |palette: &[u8], index: u8| {
+        let at = usize::from(index) * 3;
+        let there = palette.get(at..at + 3).or_else(|| palette.get(..3));
+        there.map_or([index; 3], |colour| [colour[0], colour[1], colour[2]])
+    };
+    let mut at = 13 + global.len();
+    let mut frames: Vec<Frame<'_>> = vec![];
+    let (mut flags, mut hundredths, mut transparent) = (0, 0, None);
+    loop {
+        match bytes.get(at) {
+            Some(b',') => {}
+            Some(b'!') => {
+                if let Some([0xf9, 4, control, low, high, index, ..]) = bytes.get(at + 1..) {
+                    (flags, hundredths) = (*control, u32::from(u16::from_le_bytes([*low, *high])));
+                    transparent = (control & 1 == 1).then_some(*index);
+                }
+                at = after_blocks(bytes, at + 2).ok_or_else(cut)?;
+                continue;
+            }
+            // Before the first frame other bytes are skipped, as there.
+            Some(b';') | None => break,
+            Some(_) if frames.is_empty() => {
+                at += 1;
+                continue;
+            }
+            Some(_) => break,
+        }
+        if frames.len() == most {
+            return Err(Format::Gif.unsupported(format!("more than {most} frames")));
+        }
+        let field = |from: usize| word(bytes, at + from).ok_or_else(cut);
+        let (left, top, width, height) = (field(1)?, field(3)?, field(5)?, field(7)?);
+        let descriptor = *bytes.get(at + 9).ok_or_else(cut)?;
+        let local = bytes.get(at + 10..at + 10 + palette_length(descriptor)).ok_or_else(cut)?;
+        let end = after_blocks(bytes, at + 11 + local.len()).ok_or_else(cut)?;
+        let palette = if local.is_empty() { global } else { local };
+        frames.push(Frame {
+            left,
+            top,
+            width,
+            height,
+            hundredths,
+            disposal: flags >> 2 & 7,
+            background: colour(palette, transparent.or(header.transparent).unwrap_or(bytes[11])),
+            transparent,
+            data: &bytes[at + 10..end],
+            flags: descriptor,
+            file: bytes,
+        });
+        (flags, hundredths, transparent) = (0, 0, None);
+        at = end;
+    }
+    Ok((header.width, header.height, frames))
 }
 
 /// Fills the canvas around the frame with the transparent colour, or with the palette's first if there is none.

@@ -65,7 +65,7 @@ pub(super) fn sniff(bytes: &[u8]) -> Result<Format, ImageError> {
 }
 
 /// Describes unrecognised bytes. Web servers often send pages in place of images; the error says so.
-fn stranger(bytes: &[u8]) -> ImageError {
+pub(crate) fn stranger(bytes: &[u8]) -> ImageError {
     let known = |name| ImageError::UnsupportedFormat(name);
     match bytes {
         [_, _, _, _, b'f', b't', b'y', b'p', rest @ ..] => {

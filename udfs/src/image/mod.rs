@@ -7,6 +7,8 @@
 //!
 //! Images are untrusted web data: no input panics here, and [`Limits`] are checked before memory is allocated.
 
+mod animation;
+mod apng;
 mod array;
 mod bmp;
 mod codec;
@@ -26,9 +28,11 @@ mod tests;
 mod tiff;
 mod webp;
 
+pub(crate) use animation::{Animation, MOST_FRAMES, Player};
 pub use array::binary_view;
 pub use contract::{ImageError, Limits, MAX_SIDE};
 pub use decode::{check, decode, load};
+pub(crate) use info::stranger;
 pub use info::{ImageInfo, info};
 pub use phash::phash;
 pub use pixels::Rgb8;

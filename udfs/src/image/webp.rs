@@ -1,4 +1,4 @@
-//! WebP's container: size before decoding, and first frame of an animation.
+//! WebP's container: size before decoding, and the frames of an animation.
 
 use std::borrow::Cow;
 
@@ -120,22 +120,78 @@ impl Header {
                 (_, _, next) => at = next,
             }
         };
-        let field = |at| three(frame, at).ok_or_else(missing);
-        let (left, top, width, height) = (field(0)? * 2, field(3)? * 2, field(6)?, field(9)?);
-        if left + width >= self.width || top + height >= self.height {
+        let frame = Frame::read(frame).ok_or_else(missing)?;
+        if !frame.lies_in(self) {
             return Err(Format::WebP.corrupt("its first frame lies outside the canvas"));
         }
-        let chunks = frame.get(16..).ok_or_else(missing)?;
-        let mut still = b"RIFF\0\0\0\0WEBP".to_vec();
-        if chunks.starts_with(b"ALPH") {
-            still.extend_from_slice(b"VP8X\x0a\0\0\0\x10\0\0\0");
-            still.extend_from_slice(&width.to_le_bytes()[..3]);
-            still.extend_from_slice(&height.to_le_bytes()[..3]);
+        Ok(Still { file: Cow::Owned(frame.file()?), left: frame.left, top: frame.top })
+    }
+
+    /// All frames of an animation, `most` at most; of a still picture none.
+    pub(super) fn frames<'a>(&self, bytes: &'a [u8], most: usize) -> Result<Vec<Frame<'a>>, ImageError> {
+        let mut frames = vec![];
+        let mut at = 12;
+        while let Some((name, data, next)) = chunk(bytes, at).filter(|_| self.animated) {
+            if name == b"ANMF" {
+                if frames.len() == most {
+                    return Err(Format::WebP.unsupported(format!("more than {most} frames")));
+                }
+                let frame = Frame::read(data).filter(|frame| frame.lies_in(self));
+                let outside = || Format::WebP.corrupt("one of its frames lies outside the canvas");
+                frames.push(frame.ok_or_else(outside)?);
+            }
+            at = next;
         }
-        still.extend_from_slice(chunks);
+        Ok(frames)
+    }
+}
+
+/// A frame of an animation.
+pub(super) struct Frame<'a> {
+    pub(super) left: u32,
+    pub(super) top: u32,
+    pub(super) width: u32,
+    pub(super) height: u32,
+    pub(super) milliseconds: u32,
+    /// Whether the frame is blended with what is there by its alpha, or else replaces it.
+    pub(super) blends: bool,
+    /// Whether its place is cleared after it was shown.
+    pub(super) clears: bool,
+    chunks: &'a [u8],
+}
+
+impl<'a> Frame<'a> {
+    /// Reads the data of an ANMF chunk; `None` if they end early.
+    fn read(data: &'a [u8]) -> Option<Self> {
+        let flags = *data.get(15)?;
+        Some(Self {
+            left: three(data, 0)? * 2,
+            top: three(data, 3)? * 2,
+            width: three(data, 6)? + 1,
+            height: three(data, 9)? + 1,
+            milliseconds: three(data, 12)?,
+            blends: flags & 2 == 0,
+            clears: flags & 1 == 1,
+            chunks: data.get(16..)?,
+        })
+    }
+
+    fn lies_in(&self, header: &Header) -> bool {
+        self.left + self.width <= header.width && self.top + self.height <= header.height
+    }
+
+    /// The frame as a file of its own.
+    pub(super) fn file(&self) -> Result<Vec<u8>, ImageError> {
+        let mut still = b"RIFF\0\0\0\0WEBP".to_vec();
+        if self.chunks.starts_with(b"ALPH") {
+            still.extend_from_slice(b"VP8X\x0a\0\0\0\x10\0\0\0");
+            still.extend_from_slice(&(self.width - 1).to_le_bytes()[..3]);
+            still.extend_from_slice(&(self.height - 1).to_le_bytes()[..3]);
+        }
+        still.extend_from_slice(self.chunks);
         let length = (still.len() as u32).wrapping_sub(8).to_le_bytes();
         still[4..8].copy_from_slice(&length);
-        check_pixels(&still, width + 1, height + 1)?;
-        Ok(Still { file: Cow::Owned(still), left, top })
+        check_pixels(&still, self.width, self.height)?;
+        Ok(still)
     }
 }

@@ -9,7 +9,13 @@ pub enum MetricError {
     /// The named argument counts from 1, but has this value.
     #[error("{0} is {1}, but counts from 1")]
     NotPositive(&'static str, i64),
-    /// Recall at different k cannot be combined.
+    /// The named argument is not a finite number.
+    #[error("{0} is {1}, but must be a finite number")]
+    NotFinite(&'static str, String),
+    /// The named argument is less than 0.
+    #[error("{0} is {1}, but must be at least 0")]
+    Negative(&'static str, String),
+    /// A metric at different k cannot be combined.
     #[error("k is {0} in one row and {1} in another; it must be one number, so give a literal")]
     MixedK(i64, i64),
     /// Numbers or texts that `state` never returns, with the fault.

@@ -1,8 +1,11 @@
-//! Corpora with pycocoevalcap's scores, written by tests/fixtures/metrics.py.
+//! Corpora with pycocoevalcap's scores, written by tests/fixtures/metrics.py, and the scores of the scripts of VQA and Visual
+//! Dialog.
 
 use serde_json::Value;
 
 const JSON: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/metrics.json"));
+/// Answers and rankings with the scores of the official scripts.
+const TASKS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/task_metrics.json"));
 /// Relative tolerance, so that a score of 0 must be exact.
 const TOLERANCE: f64 = 1e-9;
 
@@ -51,14 +54,19 @@ pub(super) fn assert_close(score: f64, expected: f64, of: &str) {
     assert!((score - expected).abs() <= TOLERANCE * expected.abs(), "{of:?}: {score:e} for {expected:e}");
 }
 
-fn list<T>(value: &Value, of: impl Fn(&Value) -> T) -> Vec<T> {
+/// The fixture of VQA accuracy and NDCG.
+pub(super) fn tasks() -> Value {
+    serde_json::from_str(TASKS).unwrap()
+}
+
+pub(super) fn list<T>(value: &Value, of: impl Fn(&Value) -> T) -> Vec<T> {
     value.as_array().unwrap().iter().map(of).collect()
 }
 
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     value.as_str().unwrap().into()
 }
 
-fn number(value: &Value) -> f64 {
+pub(super) fn number(value: &Value) -> f64 {
     value.as_f64().unwrap()
 }

@@ -1,6 +1,7 @@
-//! Caption metrics against references, equal to pycocoevalcap 1.2's (BLEU, CIDEr, CIDEr-D, ROUGE-L), and recall@k.
+//! Caption metrics against references, equal to pycocoevalcap 1.2's (BLEU, CIDEr, CIDEr-D, ROUGE-L), recall@k, NDCG, and VQA
+//! accuracy.
 //!
-//! Texts must be normalised beforehand: tokens are separated by white space (`str::split_whitespace`; unlike in
+//! Captions must be normalised beforehand: tokens are separated by white space (`str::split_whitespace`; unlike in
 //! Python's `str.split`, the control characters U+001C to U+001F do not separate). Case and punctuation count, so
 //! lower-case and strip both sides alike first, as COCO's evaluation does with its PTB tokeniser.
 //!
@@ -13,12 +14,16 @@ mod cider;
 mod error;
 #[cfg(test)]
 mod golden;
+mod ndcg;
 mod ngrams;
 mod recall;
 mod rouge;
+mod vqa;
 
 pub use bleu::{BleuStats, sentence_bleu};
 pub use cider::{CiderCorpus, CiderVariant};
 pub use error::MetricError;
+pub use ndcg::NdcgStats;
 pub use recall::RecallStats;
 pub use rouge::{RougeStats, rouge_l};
+pub use vqa::{VqaScript, vqa_accuracy};
