@@ -106,8 +106,6 @@ pub struct Parts {
 pub(crate) const NO_DECODER: &str = "no text decoder: it is not a captioner";
 /// Error text for ITM scoring with a checkpoint that is not a filter.
 pub(crate) const NO_ITM_HEAD: &str = "no ITM head: it is not a filter";
-/// Error text for answering with a checkpoint that is not an answerer.
-pub(crate) const NO_QUESTIONS: &str = "no question encoder: it is not an answerer (BlipForQuestionAnswering)";
 /// Error text for other work with an answerer.
 const ANSWERS_ONLY: &str = "an answerer of questions (BlipForQuestionAnswering), for vqa and vqa_score: it is neither a captioner nor a filter";
 

@@ -4,14 +4,16 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::checkpoint::NO_QUESTIONS;
 use super::generate::GenerationOptions;
 use super::resident::Resident;
 use crate::error::{Error, Result};
 use crate::image::Preprocessor;
 use crate::text::Tokenizer;
 
-/// Vision encoder's last hidden states of one image: `tokens x width` numbers, row-major, after the final layer norm.
+/// Error text for answering with a checkpoint that is not an answerer.
+pub(crate) const NO_QUESTIONS: &str = "no question encoder: it is not an answerer (BlipForQuestionAnswering)";
+
+/// Vision encoder's last hidden states of one image, or the question encoder's of one question: `tokens x width` numbers, row-major, after the final layer norm.
 #[derive(Debug, Clone)]
 pub enum Embedding {
     /// In the host's memory.

@@ -30,11 +30,12 @@ mod weights;
 mod work;
 
 pub use checkpoint::{Checkpoint, Inspection, Parts, inspect};
-pub(crate) use checkpoint::{NO_DECODER, NO_ITM_HEAD, NO_QUESTIONS};
+pub(crate) use checkpoint::{NO_DECODER, NO_ITM_HEAD};
 pub use config::{BlipConfig, TextConfig, Tying, VisionConfig};
 pub use convert::{Converted, convert};
 pub use digests::cache_folder;
 pub use generation_config::PartialGeneration;
+pub(crate) use med::NO_QUESTIONS;
 pub use med::{AnswerScore, DeviceMemory, Embedding, GenerateRequest, Med, Precision, Room, WorkBytes};
 pub use registry::{
     HubResolver, checkpoint_dir, generation_defaults, load, projection_dim, register_checkpoint, set_hub_resolver,

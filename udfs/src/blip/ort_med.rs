@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::answers;
-use super::checkpoint::{NO_DECODER, NO_QUESTIONS};
+use super::checkpoint::NO_DECODER;
 use super::decoder;
 use super::generate::GenerationOptions;
-use super::med::{AnswerScore, DeviceMemory, Embedding, GenerateRequest, Med, Precision, WorkBytes};
+use super::med::{AnswerScore, DeviceMemory, Embedding, GenerateRequest, Med, NO_QUESTIONS, Precision, WorkBytes};
 use super::session::{OrtMed, Part};
 use super::values::inputs;
 use super::work::work_bytes;

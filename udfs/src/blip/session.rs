@@ -8,11 +8,11 @@ use ort::session::Session;
 use ort::session::builder::PrepackedWeights;
 use ort::value::DynValue;
 
-use super::checkpoint::{Checkpoint, EncoderNames, NO_DECODER, NO_ITM_HEAD, NO_QUESTIONS};
+use super::checkpoint::{Checkpoint, EncoderNames, NO_DECODER, NO_ITM_HEAD};
 use super::device::{self, Device, RUN_IMAGES};
 use super::graph::tensors::TextNames;
 use super::graph::{self, Graph, Source};
-use super::med::{DeviceMemory, Precision, Room};
+use super::med::{DeviceMemory, NO_QUESTIONS, Precision, Room};
 use super::resident::{self, Feeds, Meter, Outputs};
 use super::runtime;
 use super::values::{Inputs, Named, floats, ints, lock, tensor_i32, tensor_i64};

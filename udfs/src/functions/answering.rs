@@ -124,10 +124,10 @@ pub(crate) struct Asked {
 impl<'a> Answerer<'a> {
     pub(crate) fn new(call: &'a Call<'a>, options_arg: usize, known: &[OptionField]) -> Result<Self> {
         let options = call.options(options_arg, known)?;
-        let none = || options.distinct.iter().map(|_| None).collect();
-        let (setups, ways) = (none(), options.distinct.iter().map(|_| None).collect());
-        let (questions, answers) = (HashMap::new(), HashMap::new());
-        Ok(Self { call, options, setups, ways, tasks: Tasks::new(call), questions, answers })
+        let setups = options.distinct.iter().map(|_| None).collect();
+        let ways = options.distinct.iter().map(|_| None).collect();
+        let (tasks, questions, answers) = (Tasks::new(call), HashMap::new(), HashMap::new());
+        Ok(Self { call, options, setups, ways, tasks, questions, answers })
     }
 
     fn setup(&mut self, which: usize) -> Result<&Setup> {

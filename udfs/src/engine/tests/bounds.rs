@@ -75,23 +75,25 @@ fn an_image_with_very_many_texts_passes_the_queue_in_slices() {
 
 #[test]
 fn cancelling_stops_generation_and_harms_nobody() {
-    let s = setup(options());
-    s.script.endless.store(true, SeqCst);
     let image = Picture::new(1);
-    let (a, token) = (Client::new(), CancelToken::new());
-    let query = a.with_token(token.clone());
-    thread::scope(|scope| {
-        let endless = scope.spawn(|| s.run(&query, vec![image.caption(Strategy::Beam, 0, 0)]));
-        until("it generates", || s.script.generating.load(SeqCst) == 1);
-        let waiting = scope.spawn(|| s.run(&a, vec![image.score(0)]));
-        until("another query waits", || s.engine.queued_jobs() == 1);
-        token.cancel();
-        assert!(matches!(endless.join().unwrap(), Err(Error::Cancelled)));
-        assert_eq!(waiting.join().unwrap().unwrap().len(), 1);
-    });
-    s.script.endless.store(false, SeqCst);
-    assert!(matches!(s.run(&query, vec![text(1)]), Err(Error::Cancelled)), "a token holds for good");
-    assert_eq!(s.run(&a, vec![image.caption(Strategy::Beam, 0, 0)]).unwrap().len(), 1);
+    for task in [image.caption(Strategy::Beam, 0, 0), image.answer(0, Strategy::Beam, 0)] {
+        let s = setup(options());
+        s.script.endless.store(true, SeqCst);
+        let (a, token) = (Client::new(), CancelToken::new());
+        let query = a.with_token(token.clone());
+        thread::scope(|scope| {
+            let endless = scope.spawn(|| s.run(&query, vec![task.clone()]));
+            until("it generates", || s.script.generating.load(SeqCst) == 1);
+            let waiting = scope.spawn(|| s.run(&a, vec![image.score(0)]));
+            until("another query waits", || s.engine.queued_jobs() == 1);
+            token.cancel();
+            assert!(matches!(endless.join().unwrap(), Err(Error::Cancelled)));
+            assert_eq!(waiting.join().unwrap().unwrap().len(), 1);
+        });
+        s.script.endless.store(false, SeqCst);
+        assert!(matches!(s.run(&query, vec![text(1)]), Err(Error::Cancelled)), "a token holds for good");
+        assert_eq!(s.run(&a, vec![task]).unwrap().len(), 1);
+    }
 }
 
 #[test]

@@ -19,13 +19,20 @@ fn run(s: &Setup, devices: &str, tasks: Vec<Task<'_>>) -> Result<Vec<Outcome>> {
     s.engine.run(&Client::new(), &model, &Limits::default(), 0, tasks)
 }
 
-/// Two scores, a caption and the text's embedding for each picture, by six clients.
+fn scores(picture: &Picture) -> [Task<'_>; 3] {
+    [picture.score(0), picture.score(1), picture.score_answer(0, 1)]
+}
+
+/// Scores of two texts and an answer, a caption, an answer and the text's embedding for each picture, by six clients.
 fn work(s: &Setup, devices: &str, pictures: &[Picture]) -> Vec<Outcome> {
     thread::scope(|scope| {
         let part = |part: &'static str, pictures: &[Picture]| {
             let tasks = pictures.iter().enumerate().flat_map(|(i, picture)| {
                 let caption = picture.caption(Strategy::Greedy, 0, 0);
-                if part == "scores" { [picture.score(0), picture.score(1)] } else { [caption, text(i as u32)] }
+                match part {
+                    "scores" => scores(picture),
+                    _ => [caption, picture.answer(0, Strategy::Greedy, 0), text(i as u32)],
+                }
             });
             run(s, devices, tasks.collect()).unwrap()
         };
@@ -97,7 +104,7 @@ fn devices_that_fail_now_and_then_leave_no_call_waiting() {
         let failures = thread::scope(|scope| {
             let s = &s;
             let client = move |pictures: &[Picture]| -> usize {
-                let scores = || pictures.iter().flat_map(|picture| [picture.score(0), picture.score(1)]).collect();
+                let scores = || pictures.iter().flat_map(scores).collect();
                 (0..1000).find(|_| run(s, devices, scores()).is_ok()).expect("a call that never succeeds")
             };
             let clients: Vec<_> =
@@ -109,14 +116,12 @@ fn devices_that_fail_now_and_then_leave_no_call_waiting() {
         // What was computed is right, whichever device did it.
         let scores: Vec<Outcome> = pictures
             .iter()
-            .flat_map(|picture| {
-                (0..1000).find_map(|_| run(&s, devices, vec![picture.score(0), picture.score(1)]).ok()).unwrap()
-            })
+            .flat_map(|picture| (0..1000).find_map(|_| run(&s, devices, scores(picture).into()).ok()).unwrap())
             .collect();
         let all: Vec<Outcome> = pictures
             .chunks(N / 3)
-            .zip(expected.chunks(4 * N / 3))
-            .flat_map(|(pictures, outcomes)| outcomes[..2 * pictures.len()].to_vec())
+            .zip(expected.chunks(6 * N / 3))
+            .flat_map(|(pictures, outcomes)| outcomes[..3 * pictures.len()].to_vec())
             .collect();
         assert_eq!(scores, all);
     }
