@@ -180,7 +180,10 @@ async fn plans_are_refused_with_reasons() -> Result<()> {
         ("SELECT recall_at(1, name) FROM t", "recall_at: argument rank must be a whole number, not Utf8"),
         ("SELECT ndcg(1) FROM t", "ndcg takes ndcg(score, relevance [, k]), but was called with 1 arguments"),
         ("SELECT ndcg(1, name) FROM t", "ndcg: argument relevance must be a number, not Utf8"),
-        ("SELECT vqa_accuracy(name, name) FROM t", "vqa_accuracy: argument answers must be a list of strings, not Utf8"),
+        (
+            "SELECT vqa_accuracy(name, name) FROM t",
+            "vqa_accuracy: argument answers must be a list of strings, not Utf8",
+        ),
         ("SELECT vqa_accuracy(image, [name]) FROM t", "vqa_accuracy: argument answer must be a string, not BinaryView"),
         ("SELECT frames(image) FROM t", "frames takes frames(video, n [, options]), but was called with 1 arguments"),
         ("SELECT frames(name, 1) FROM t", "frames: argument video must be the encoded bytes"),
