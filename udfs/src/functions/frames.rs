@@ -49,11 +49,11 @@ const MOST_BYTES: usize = i32::MAX as usize;
 
 impl SqlFunction for Frames {
     const NAME: &'static str = "frames";
-    const DESCRIPTION: &'static str = "Frames of a video as PNG images, in their order, upright and at their own size. A video with \
-        fewer than `n` frames gives some of them several times. Animated GIF, WebP and PNG are decoded here; MP4, MOV, WebM, Matroska, \
-        AVI, MPEG, FLV, ASF and Ogg by the program ffmpeg, 5.1 or later, which CAPFILT_FFMPEG names or PATH has, in a process that can \
-        reach neither the network nor a file. NULL, a video that cannot be used, and one without a frame between `start` and `end`, \
-        give NULL; `video_error` has the reason. Needs no model.";
+    const DESCRIPTION: &'static str = "Frames of a video as PNG images, in their order, upright and at their own size. A video with fewer than `n` \
+        frames gives some of them several times. Animated GIF, WebP and PNG are decoded here; MP4, MOV, WebM, Matroska, \
+        AVI, MPEG, FLV, ASF and Ogg by the program ffmpeg, 5.1 or later, which CAPFILT_FFMPEG names or PATH has, in a \
+        process that can neither open a connection nor write a file. NULL, a video that cannot be used, for which \
+        `video_error` has the reason, and one without a frame between `start` and `end` give NULL. Needs no model.";
     const RETURNS: &'static str = "List(Binary)";
     const ARGS: &'static [Arg] = &[Arg::Video, Arg::Frames, Arg::Options(OPTIONS)];
     const EXAMPLE: &'static str = "SELECT id, caption(f[5]) FROM (SELECT id, frames(video, 8) AS f FROM clips)";

@@ -62,6 +62,11 @@ impl<'a> Animation<'a> {
             let name = bytes.get(at + 4..at + 8).ok_or_else(cut)?;
             let end = (at + 12).checked_add(size).filter(|end| *end <= bytes.len()).ok_or_else(cut)?;
             let data = &bytes[at + 8..end - 4];
+            // Chunks of a lower-case name may be left out.
+            let counts = name[0].is_ascii_uppercase() || matches!(name, b"acTL" | b"fcTL" | b"fdAT");
+            if counts && word(bytes, end - 4) != Some(crc32fast::hash(&bytes[at + 4..end - 4])) {
+                return Err(format.corrupt("one of its chunks fails the checksum"));
+            }
             match name {
                 b"acTL" => is_animated = true,
                 b"PLTE" | b"tRNS" if frames.iter().all(|frame| frame.data.is_empty()) => shared.push(&bytes[at..end]),

@@ -129,9 +129,11 @@ impl Header {
 
     /// All frames of an animation, `most` at most; of a still picture none.
     pub(super) fn frames<'a>(&self, bytes: &'a [u8], most: usize) -> Result<Vec<Frame<'a>>, ImageError> {
+        let length = four(bytes, 4).ok_or_else(ends_early)? as usize;
+        let file = &bytes[..length.saturating_add(8).min(bytes.len())];
         let mut frames = vec![];
         let mut at = 12;
-        while let Some((name, data, next)) = chunk(bytes, at).filter(|_| self.animated) {
+        while let Some((name, data, next)) = chunk(file, at).filter(|_| self.animated) {
             if name == b"ANMF" {
                 if frames.len() == most {
                     return Err(Format::WebP.unsupported(format!("more than {most} frames")));
@@ -141,6 +143,9 @@ impl Header {
                 frames.push(frame.ok_or_else(outside)?);
             }
             at = next;
+        }
+        if self.animated && at < file.len() {
+            return Err(Format::WebP.truncated("it ends within a frame"));
         }
         Ok(frames)
     }

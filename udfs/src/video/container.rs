@@ -99,7 +99,7 @@ mod tests {
             (&packets(0, 188), "mpegts"),
             (&packets(4, 192), "mpegts"),
         ] {
-            assert_eq!(of(bytes), Ok(name.into()));
+            assert_eq!(of(bytes), Ok(name));
         }
         for (bytes, words) in [
             (&b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd"[..], "not a video: it looks like an HLS playlist"),

@@ -44,8 +44,8 @@ pub enum VideoError {
         limit: usize,
     },
     /// Decoding takes longer than `capfilt.video_timeout` allows.
-    #[error("decoding takes longer than capfilt.video_timeout = {0} allows")]
-    TooSlow(u64),
+    #[error("decoding takes longer than capfilt.video_timeout = {} allows", .0.as_secs_f64())]
+    TooSlow(Duration),
     /// No frame lies between `start` and `end`.
     #[error("no frame {window}; the video ends at {seconds} s")]
     NoFrames {
@@ -116,7 +116,7 @@ impl<'a> Watch<'a> {
     }
 
     pub(super) fn too_slow(&self) -> VideoError {
-        VideoError::TooSlow(self.limits.time.as_secs())
+        VideoError::TooSlow(self.limits.time)
     }
 
     /// The time left.

@@ -4,7 +4,7 @@
 //! whose crash or hang is the clip's error. Which frames are taken follows BLIP's `VideoDataset` and LAVIS; frames at their
 //! own size equal decord's.
 //!
-//! Clips are untrusted web data: none panics here, runs for longer than its time, or reaches a file or the network.
+//! Clips are untrusted web data: none panics here, runs for longer than its time, reaches the network or changes a file.
 
 mod clip;
 mod container;

@@ -150,8 +150,26 @@ impl Ffmpeg {
         }
     }
 
-    /// The error of a clip that ffmpeg refuses.
+    /// The error of a clip that ffmpeg refuses, unless it refuses the option that only newer ones have.
     pub(super) fn refused(&self, reason: &str) -> VideoError {
+        if reason.contains(EVERY_FRAME[0].trim_start_matches('-')) {
+            return program::too_old(&self.program);
+        }
         VideoError::Refused { format: self.container.name, reason: reason.to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_program_is_not_the_clips_fault() {
+        let clip = b"\0\0\0\x18ftypisom";
+        let input = confine::in_memory(clip).unwrap();
+        let ffmpeg = Ffmpeg { program: "/opt/ffmpeg".into(), input, container: Container::sniff(clip).unwrap() };
+        assert_eq!(ffmpeg.refused("moov atom not found").to_string(), "mp4: moov atom not found");
+        let old = ffmpeg.refused("Unrecognized option 'fps_mode'").to_string();
+        assert!(old.starts_with("/opt/ffmpeg is older than 5.1; install ffmpeg"), "{old}");
     }
 }

@@ -177,6 +177,18 @@ mod tests {
     }
 
     #[test]
+    fn a_cancelled_query_ends_its_process() {
+        let started = Instant::now();
+        let limits = Limits { max_bytes: 0, frame: crate::image::Limits::default(), time: Duration::from_secs(60) };
+        let cancelled = || started.elapsed() > Duration::from_millis(200);
+        let input = confine::in_memory(b"").unwrap();
+        let ended = run(Path::new("/bin/sleep"), &["100"], &input, &Watch::new(&limits, &cancelled), go_on);
+        assert_eq!(ended.unwrap_err(), VideoError::Cancelled);
+        assert!(started.elapsed() < Duration::from_secs(20));
+        assert_eq!(std::fs::read_to_string("/proc/thread-self/children").unwrap(), "");
+    }
+
+    #[test]
     fn a_process_that_computes_runs_out_of_time() {
         let ended = run_for(1.0, &["/bin/bash", "-c", "while :; do :; done"], go_on);
         // On a machine with other work the clock may be the first.

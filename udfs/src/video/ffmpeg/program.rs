@@ -25,6 +25,11 @@ pub(crate) fn find() -> Result<PathBuf, VideoError> {
     choose(named.as_deref(), &folders, env::var_os("PATH").as_deref())
 }
 
+/// The error of a program before 5.1.
+pub(super) fn too_old(program: &Path) -> VideoError {
+    VideoError::NoDecoder(format!("{} is older than 5.1; {HOW_TO_GET}", program.display()))
+}
+
 fn choose(named: Option<&OsStr>, folders: &[PathBuf], path: Option<&OsStr>) -> Result<PathBuf, VideoError> {
     let in_path =
         |name: &OsStr| path.and_then(|path| env::split_paths(path).map(|f| f.join(name)).find(|p| p.is_file()));
