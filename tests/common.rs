@@ -42,7 +42,7 @@ pub(crate) async fn session_on(engine: Arc<Engine>, partitions: usize, batch_siz
     let ctx = SessionContext::new_with_config(config);
     capfilt_udfs::register_with(&ctx, CapfiltOptions::default().with_engine(engine)).unwrap();
     capfilt_fetch::register_fetch(&ctx).unwrap();
-    for (setting, name) in [("captioner", "captioner"), ("filter", "matcher")] {
+    for (setting, name) in [("captioner", "captioner"), ("filter", "matcher"), ("answerer", "answerer")] {
         run(&ctx, &format!("SET capfilt.{setting} = '{}'", model(name))).await;
     }
     run(&ctx, "SET capfilt.device = 'cpu'").await;

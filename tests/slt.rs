@@ -106,6 +106,8 @@ files!(
     stats,
     traps,
     types,
+    vqa,
+    vqa_score,
 );
 
 #[test]

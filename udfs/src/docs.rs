@@ -70,8 +70,8 @@ fn value(option: OptionField) -> String {
 fn settings(out: &mut String) -> fmt::Result {
     out.push_str(
         "\n# Settings\n\n`SET capfilt.name = 'value'`; `SHOW capfilt.name` prints it. The empty string, or `default`, \
-         takes it back. An option of a caption comes from the call, else from SET, else from the checkpoint's \
-         generation_config.json, else it is built in: beam search with 3 beams, max_length 20, min_length 0, top_k 50, \
+         takes it back. An option of a caption or an answer comes from the call, else from SET, else from the checkpoint's \
+         generation_config.json, else it is built in: beam search with 3 beams, max_length 20 (of an answer, 10), min_length 0, top_k 50, \
          top_p 0.9, no penalties. A view or prepared statement keeps the settings it was planned with.\n\n\
          These keys of generation_config.json take effect: num_beams, do_sample, top_k, top_p, temperature, min_length, max_length, \
          length_penalty, repetition_penalty and early_stopping (true or false). Other keys, such as max_new_tokens or \

@@ -1,10 +1,10 @@
 //! BLIP's captioner and filter as DataFusion functions over ONNX Runtime.
 //!
 //! [`register`] adds CapFilt's functions to a session: `caption` and `captions` write texts for an image, `itm_score`
-//! and `itc_score` score how well a text fits an image, `embed_image` and `embed_text` return embeddings, `image_info`
-//! and `image_error` inspect the encoded bytes, and the table function `capfilt_stats` reports work counters. `SET
-//! capfilt.x = ..` selects models and options. The aggregates `bleu1` to `bleu4`, `cider`, `rouge_l` and `recall_at`
-//! evaluate captions and retrieval.
+//! and `itc_score` score how well a text fits an image, `vqa` and `vqa_score` answer questions about one, `embed_image`
+//! and `embed_text` return embeddings, `image_info` and `image_error` inspect the encoded bytes, and the table function
+//! `capfilt_stats` reports work counters. `SET capfilt.x = ..` selects models and options. The aggregates `bleu1` to
+//! `bleu4`, `cider`, `rouge_l` and `recall_at` evaluate captions and retrieval.
 //!
 //! ```no_run
 //! # async fn f() -> datafusion::common::Result<()> {

@@ -44,7 +44,8 @@ pub(crate) fn folder(path: &Path) -> Result<PathBuf> {
 
 /// Replaces names on the hub in a job by names with their commits, which the job's table records.
 pub(crate) fn pin(file: &mut JobFile) -> Result<()> {
-    let set = file.set.iter_mut().filter(|(name, _)| ["capfilt.captioner", "capfilt.filter"].contains(&name.as_str()));
+    let models = ["capfilt.captioner", "capfilt.filter", "capfilt.answerer"];
+    let set = file.set.iter_mut().filter(|(name, _)| models.contains(&name.as_str()));
     let names = file.captioner.iter_mut().chain(&mut file.filter).chain(set.map(|(_, value)| value));
     for name in names.filter(|name| hub::is_name(name)) {
         *name = found(name).map_err(|e| anyhow!(e))?.pinned;

@@ -169,7 +169,7 @@ impl JobFile {
             true => path.clone(),
             false => whereabouts(Path::new(path)).to_string_lossy().into_owned(),
         };
-        let is_model = |name: &str| ["capfilt.captioner", "capfilt.filter"].contains(&name);
+        let is_model = |name: &str| ["capfilt.captioner", "capfilt.filter", "capfilt.answerer"].contains(&name);
         let set = self.set.iter().map(|(name, value)| {
             (name.clone(), if is_model(name) && !value.is_empty() { absolute(value) } else { value.clone() })
         });

@@ -37,10 +37,11 @@ impl TextNames for EncoderNames {
     }
 }
 
-/// Tensor names of the decoder: its own where the file has them, else the encoder's.
+/// Tensor names of the decoder: its own where the file has them, else the encoder's. An answerer's are its own.
 pub(crate) struct DecoderNames<'a> {
     weights: &'a Weights,
     tied: bool,
+    shares: bool,
 }
 
 impl DecoderNames<'_> {
@@ -48,7 +49,8 @@ impl DecoderNames<'_> {
         let own = format!("text_decoder.bert.{name}");
         let there = self.weights.contains(&own) || self.weights.contains(&format!("{own}.weight"));
         let shared = format!("text_encoder.{name}");
-        let elsewhere = self.weights.contains(&shared) || self.weights.contains(&format!("{shared}.weight"));
+        let elsewhere =
+            self.shares && (self.weights.contains(&shared) || self.weights.contains(&format!("{shared}.weight")));
         if there || !elsewhere { own } else { shared }
     }
 }
@@ -96,12 +98,18 @@ pub struct Parts {
     pub matcher: bool,
     /// Has a unimodal encoder and projections: `itc_score`, `embed_image`, `embed_text`.
     pub contrastive: bool,
+    /// Has a question encoder and an answer decoder: `vqa`, `vqa_score`.
+    pub answerer: bool,
 }
 
 /// Error text for captioning with a checkpoint that is not a captioner.
 pub(crate) const NO_DECODER: &str = "no text decoder: it is not a captioner";
 /// Error text for ITM scoring with a checkpoint that is not a filter.
 pub(crate) const NO_ITM_HEAD: &str = "no ITM head: it is not a filter";
+/// Error text for answering with a checkpoint that is not an answerer.
+pub(crate) const NO_QUESTIONS: &str = "no question encoder: it is not an answerer (BlipForQuestionAnswering)";
+/// Error text for other work with an answerer.
+const ANSWERS_ONLY: &str = "an answerer of questions (BlipForQuestionAnswering), for vqa and vqa_score: it is neither a captioner nor a filter";
 
 impl Checkpoint {
     /// Opens and validates the folder `dir`.
@@ -122,12 +130,22 @@ impl Checkpoint {
         let inputs = [dir.join(files::CONFIG), path].into_iter().chain(text::files(dir)?).collect();
         let decoder = weights.has_prefix("text_decoder.");
         let encoder = weights.has_prefix("text_encoder.");
+        let answerer = config.is_answerer();
+        if answerer && !(decoder && encoder) {
+            let reason = format!(
+                "its architecture is {}, but it has no {}",
+                config.architecture,
+                if encoder { "text_decoder" } else { "text_encoder" }
+            );
+            return Err(Error::checkpoint(dir, reason));
+        }
         let parts = Parts {
-            captioner: decoder,
-            matcher: encoder && weights.has_prefix("itm_head."),
-            contrastive: encoder && weights.has_prefix("text_proj.") && weights.has_prefix("vision_proj."),
+            captioner: decoder && !answerer,
+            matcher: encoder && !answerer && weights.has_prefix("itm_head."),
+            contrastive: encoder && !answerer && weights.has_prefix("text_proj.") && weights.has_prefix("vision_proj."),
+            answerer,
         };
-        if parts == (Parts { captioner: false, matcher: false, contrastive: false }) {
+        if parts == (Parts { captioner: false, matcher: false, contrastive: false, answerer: false }) {
             return Err(Error::checkpoint(
                 dir,
                 "it has neither a text_decoder nor a text_encoder with itm_head: no captioner and no filter",
@@ -148,9 +166,9 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// Error that the checkpoint lacks `what`.
+    /// Error that the checkpoint lacks `what`. Of an answerer it says what it is instead.
     pub(crate) fn lacks(&self, what: &str) -> Error {
-        Error::checkpoint(&self.dir, what)
+        Error::checkpoint(&self.dir, if self.parts.answerer { ANSWERS_ONLY } else { what })
     }
 
     /// Sizes and special tokens.
@@ -178,7 +196,7 @@ impl Checkpoint {
     }
 
     pub(crate) fn decoder_names(&self) -> DecoderNames<'_> {
-        DecoderNames { weights: &self.weights, tied: self.tied() }
+        DecoderNames { weights: &self.weights, tied: self.tied(), shares: !self.parts.answerer }
     }
 
     /// Checks the presence and shape of every tensor that the parts use; the error names the first faulty one.
@@ -188,7 +206,7 @@ impl Checkpoint {
         let c = &self.config;
         let (t, d) = (&c.text, c.text.width);
         let mut add = |name: String, shape: &[usize]| expected.insert(name, shape.to_vec());
-        if self.parts.captioner {
+        if self.parts.captioner || self.parts.answerer {
             let names = self.decoder_names();
             add(names.head("transform.dense.weight"), &[d, d]);
             add(names.head("transform.dense.bias"), &[d]);
@@ -207,11 +225,16 @@ impl Checkpoint {
             add("vision_proj.weight".into(), &[c.projection, c.vision.width]);
             add("vision_proj.bias".into(), &[c.projection]);
         }
+        let image = Some(t.encoder_width);
         if self.parts.captioner {
-            self.expect_text(&self.decoder_names(), true, &mut expected);
+            self.expect_text(&self.decoder_names(), image, &mut expected);
         }
         if self.parts.matcher || self.parts.contrastive {
-            self.expect_text(&EncoderNames, self.parts.matcher, &mut expected);
+            self.expect_text(&EncoderNames, image.filter(|_| self.parts.matcher), &mut expected);
+        }
+        if self.parts.answerer {
+            self.expect_text(&EncoderNames, image, &mut expected);
+            self.expect_text(&self.decoder_names(), Some(d), &mut expected);
         }
         for (name, shape) in &expected {
             self.weights.expect(name, shape)?;
@@ -252,7 +275,8 @@ impl Checkpoint {
         }
     }
 
-    fn expect_text(&self, names: &dyn TextNames, grounded: bool, expected: &mut BTreeMap<String, Vec<usize>>) {
+    /// Tensors of a text transformer; `source` is the width of what its cross-attention reads, if it has one.
+    fn expect_text(&self, names: &dyn TextNames, source: Option<usize>, expected: &mut BTreeMap<String, Vec<usize>>) {
         let t = &self.config.text;
         let (d, m) = (t.width, t.mlp_width);
         let mut add = |name: String, shape: &[usize]| {
@@ -268,11 +292,10 @@ impl Checkpoint {
                 add(format!("{layer}.weight"), &[out, input]);
                 add(format!("{layer}.bias"), &[out]);
             };
-            let blocks = [("attention", d), ("crossattention", t.encoder_width)];
-            for (block, key_width) in &blocks[..if grounded { 2 } else { 1 }] {
+            for (block, key_width) in std::iter::once(("attention", d)).chain(source.map(|n| ("crossattention", n))) {
                 linear(&format!("{block}.self.query"), d, d);
-                linear(&format!("{block}.self.key"), d, *key_width);
-                linear(&format!("{block}.self.value"), d, *key_width);
+                linear(&format!("{block}.self.key"), d, key_width);
+                linear(&format!("{block}.self.value"), d, key_width);
                 linear(&format!("{block}.output.dense"), d, d);
                 norms.extend(norm(names.layer(i, &format!("{block}.output.LayerNorm"))));
             }
@@ -287,7 +310,7 @@ impl Checkpoint {
 
     /// A tied tensor may be stored twice, but then both copies must be equal.
     fn check_tied(&self) -> Result<()> {
-        if !self.parts.captioner || !self.tied() {
+        if !(self.parts.captioner || self.parts.answerer) || !self.tied() {
             return Ok(());
         }
         let names = self.decoder_names();
@@ -344,7 +367,9 @@ impl Checkpoint {
                     // A word embedding is looked up in the file and multiplied from a packed copy; both can be
                     // resident.
                     Precision::Fp16 if !head && !name.contains("word_embeddings") => 2 * elements,
-                    _ if name.contains("word_embeddings") && self.parts.captioner => 8 * elements,
+                    _ if name.contains("word_embeddings") && (self.parts.captioner || self.parts.answerer) => {
+                        8 * elements
+                    }
                     _ => 4 * elements,
                 }
             })
@@ -429,6 +454,7 @@ impl fmt::Display for Inspection {
             (self.parts.captioner, "caption"),
             (self.parts.matcher, "itm_score"),
             (self.parts.contrastive, "itc_score, embed_image, embed_text"),
+            (self.parts.answerer, "vqa, vqa_score"),
         ]
         .into_iter()
         .filter_map(|(has, name)| has.then_some(name))

@@ -39,7 +39,8 @@ impl VisionConfig {
 pub struct TextConfig {
     /// Width of the hidden states.
     pub width: usize,
-    /// Width of the image tokens that cross-attention reads.
+    /// Width of the image tokens that cross-attention reads. An answer decoder's reads the question's states, which have
+    /// `width`.
     pub encoder_width: usize,
     /// Width of the feed-forward hidden layer.
     pub mlp_width: usize,
@@ -71,7 +72,7 @@ impl TextConfig {
 /// Validated contents of config.json.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BlipConfig {
-    /// `BlipForConditionalGeneration`, `BlipForImageTextRetrieval`, `CapFiltMed`, ..
+    /// `BlipForConditionalGeneration`, `BlipForImageTextRetrieval`, `BlipForQuestionAnswering`, `CapFiltMed`, ..
     pub architecture: String,
     /// The vision encoder.
     pub vision: VisionConfig,
@@ -195,7 +196,16 @@ fn projection() -> usize {
     256
 }
 
+/// Architecture of an answerer: a question encoder, which reads the image, and an answer decoder, which reads the
+/// question's states (paper, figure 5a).
+const ANSWERER: &str = "BlipForQuestionAnswering";
+
 impl BlipConfig {
+    /// Whether the checkpoint answers questions about images. Its tensors have a captioner's names, and mean other things.
+    pub fn is_answerer(&self) -> bool {
+        self.architecture == ANSWERER
+    }
+
     /// Reads and validates config.json of a checkpoint folder.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(files::CONFIG);
@@ -223,11 +233,12 @@ impl BlipConfig {
     fn check(raw: RawConfig) -> Result<Self, String> {
         let architecture = raw.architectures.unwrap_or_default().first().cloned().unwrap_or_default();
         let model_type = raw.model_type.unwrap_or_default();
-        let ours = ["BlipForConditionalGeneration", "BlipForImageTextRetrieval", "BlipModel", "CapFiltMed", ""];
+        let ours =
+            ["BlipForConditionalGeneration", "BlipForImageTextRetrieval", ANSWERER, "BlipModel", "CapFiltMed", ""];
         if !ours.contains(&architecture.as_str()) || !["blip", ""].contains(&model_type.as_str()) {
             return Err(format!(
                 "architecture {architecture:?} (model_type {model_type:?}) is not supported: it must be \
-                 BlipForConditionalGeneration, BlipForImageTextRetrieval or CapFiltMed"
+                 BlipForConditionalGeneration, BlipForImageTextRetrieval, {ANSWERER} or CapFiltMed"
             ));
         }
         let v = raw.vision_config.or(raw.vision_config_dict).unwrap_or_default();

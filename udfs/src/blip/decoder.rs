@@ -28,14 +28,15 @@ pub(super) fn generate(
         return device_decoder::generate(med, images, requests, &options, run, cancelled);
     }
     // Images with equal prompt lengths and caption counts form a group, so that the first step feeds all prompts at
-    // once.
-    let mut groups: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
+    // once. Questions of a group are padded to one length.
+    let mut groups: BTreeMap<(usize, usize, usize), Vec<usize>> = BTreeMap::new();
     for (image, requests) in requests.iter().enumerate() {
         if let Some(first) = requests.first() {
             if requests.iter().any(|r| r.prompt.len() != first.prompt.len()) {
                 return Err(Error::Internal("prompts of one image differ in length".into()));
             }
-            groups.entry((first.prompt.len(), requests.len())).or_default().push(image);
+            let tokens = med.source_tokens(Part::DecoderKv, images[image]);
+            groups.entry((first.prompt.len(), requests.len(), tokens)).or_default().push(image);
         }
     }
     let mut captions: Vec<Vec<Vec<u32>>> = vec![vec![]; images.len()];
@@ -49,19 +50,26 @@ pub(super) fn generate(
     Ok(captions)
 }
 
-/// The decoder's logits `[vocabulary]` after `prompt`, for each image.
-pub(super) fn first_logits(med: &OrtMed, images: &[&Embedding], prompt: &[u32]) -> Result<Vec<Vec<f32>>> {
+/// The scores `[vocabulary]` of a decoder after `prompt`, for each image.
+pub(super) fn first_scores(med: &OrtMed, part: Part, images: &[&Embedding], prompt: &[u32]) -> Result<Vec<Vec<f32>>> {
     if let Some(run) = med.apart() {
-        return device_decoder::first_logits(med, images, prompt, run);
+        return device_decoder::first_scores(med, part, images, prompt, run);
     }
-    let kv = med.cross_kv(Part::DecoderKv, images)?;
-    let slots = (0..images.len()).map(|image| Slot { image, searches: vec![], starts: vec![] }).collect();
-    let part = Part::Decoder;
-    let batch = Batch { med, part, kv, slots, past: vec![], past_tokens: 0, finished: vec![] };
-    let ids = images.iter().flat_map(|_| prompt.iter().map(|&id| i64::from(id))).collect();
-    let outputs = batch.decode(ids, (0..images.len()).collect(), images.len(), prompt.len())?;
     let vocab = med.checkpoint.config.text.vocab_size;
-    Ok(floats(&outputs[0])?.chunks_exact(vocab).map(<[f32]>::to_vec).collect())
+    let mut scores = vec![vec![]; images.len()];
+    for members in med.by_source_tokens(images) {
+        let embeddings: Vec<&Embedding> = members.iter().map(|&i| images[i]).collect();
+        let kv = med.cross_kv(Part::DecoderKv, &embeddings)?;
+        let rows = members.len();
+        let slots = (0..rows).map(|image| Slot { image, searches: vec![], starts: vec![] }).collect();
+        let batch = Batch { med, part, kv, slots, past: vec![], past_tokens: 0, finished: vec![] };
+        let ids = members.iter().flat_map(|_| prompt.iter().map(|&id| i64::from(id))).collect();
+        let outputs = batch.decode(ids, (0..rows).collect(), rows, prompt.len())?;
+        for (i, row) in members.into_iter().zip(floats(&outputs[0])?.chunks_exact(vocab)) {
+            scores[i] = row.to_vec();
+        }
+    }
+    Ok(scores)
 }
 
 /// One image in the batch: its searches, and the index of each one's first row in the previous step.

@@ -47,13 +47,19 @@ pub(super) fn generate(
     Ok(captions)
 }
 
-/// The decoder's logits `[vocabulary]` after `prompt`, for each image.
-pub(super) fn first_logits(med: &OrtMed, images: &[&Embedding], prompt: &[u32], run: usize) -> Result<Vec<Vec<f32>>> {
+/// The scores `[vocabulary]` of a decoder after `prompt`, for each image.
+pub(super) fn first_scores(
+    med: &OrtMed,
+    part: Part,
+    images: &[&Embedding],
+    prompt: &[u32],
+    run: usize,
+) -> Result<Vec<Vec<f32>>> {
     let vocab = med.checkpoint.config.text.vocab_size;
     let mut logits = Vec::with_capacity(images.len());
     for images in images.chunks(run) {
         let kv = med.cross_kv_there(Part::DecoderKv, images, run)?;
-        let mut decoder = Decoder::new(med, Part::Decoder, &kv, run, 1);
+        let mut decoder = Decoder::new(med, part, &kv, run, 1);
         let step = Step { ids: ids(prompt).cycle().take(run * prompt.len()).collect(), ..Step::first(run) };
         let scored = decoder.step(step)?;
         let rows = decoder.whole_rows(&scored.scores, &(0..images.len()).collect::<Vec<_>>())?;

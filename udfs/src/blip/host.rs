@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ort::value::TensorRef;
+use ort::value::{DynValue, TensorRef};
 
+use super::graph::Source;
 use super::med::Embedding;
 use super::session::{OrtMed, Part};
-use super::values::{CrossKv, floats, inputs, internal, ints, tensor};
+use super::values::{CrossKv, Named, floats, inputs, internal, ints, tensor};
 use crate::error::{Error, Result};
 
 /// Index of an image in a batch, and indices of some of its texts.
@@ -45,23 +46,58 @@ impl OrtMed {
         self.unit_vectors(&outputs[0])
     }
 
-    /// Cross-attention keys and values for a batch of images.
-    pub(super) fn cross_kv(&self, part: Part, images: &[&Embedding]) -> Result<CrossKv> {
-        let config = &self.checkpoint.config;
-        let shape = [images.len(), config.vision.tokens(), config.vision.width];
-        let mut joined = Vec::with_capacity(shape.iter().product());
-        for image in images {
-            joined.extend_from_slice(on_host(image)?);
+    /// Tokens that a part's cross-attention reads of an image, or of a question, with its padding. They depend only on the
+    /// question, so that a batch cannot change the order of summation.
+    pub(super) fn source_tokens(&self, part: Part, source: &Embedding) -> usize {
+        match self.source(part) {
+            Source::Image => self.checkpoint.config.vision.tokens(),
+            Source::Question => {
+                let width = Source::Question.width(&self.checkpoint.config.text);
+                self.padded(source.host().map_or(0, |states| states.len() / width))
+            }
         }
-        let image = tensor(&shape, joined)?;
-        let values = self.run(part, vec![("image".into(), image.into())])?;
-        Ok(CrossKv { values, images: images.len() })
     }
 
-    /// ITM logits `[no match, match]` for each image's texts, which must be of equal length and number.
-    fn match_group(&self, kv: &CrossKv, images: &[usize], texts: &[&[u32]], bucket: usize) -> Result<Vec<[f32; 2]>> {
-        let (n, k, width) = (texts.len(), texts.len() / images.len(), self.checkpoint.config.text.width);
-        let mut inputs = inputs(self.text_inputs(texts, bucket)?);
+    /// Indices of what the decoder reads, in groups of equal [`Self::source_tokens`].
+    pub(super) fn by_source_tokens(&self, sources: &[&Embedding]) -> impl Iterator<Item = Vec<usize>> + use<> {
+        let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (i, source) in sources.iter().enumerate() {
+            groups.entry(self.source_tokens(Part::DecoderKv, source)).or_default().push(i);
+        }
+        groups.into_values()
+    }
+
+    /// Cross-attention keys and values for a batch of images, or of questions with equal [`Self::source_tokens`].
+    pub(super) fn cross_kv(&self, part: Part, images: &[&Embedding]) -> Result<CrossKv> {
+        let (source, width) = (self.source(part), self.source(part).width(&self.checkpoint.config.text));
+        let tokens = images.first().map_or(0, |image| self.source_tokens(part, image));
+        let mut joined = Vec::with_capacity(images.len() * tokens * width);
+        let mut mask = Vec::new();
+        for (i, image) in (1..).zip(images) {
+            let values = on_host(image)?;
+            joined.extend_from_slice(values);
+            joined.resize(i * tokens * width, 0.0);
+            if source == Source::Question {
+                mask.extend((0..tokens).map(|token| i32::from(token < values.len() / width)));
+            }
+        }
+        let image = tensor(&[images.len(), tokens, width], joined)?;
+        let values = self.run(part, vec![("image".into(), image.into())])?;
+        Ok(CrossKv { values, images: images.len(), mask: (source == Source::Question).then_some(mask) })
+    }
+
+    /// Runs a part over texts that are padded to `bucket` tokens, equally many for each of `images`, whose keys and values
+    /// are among `kv`.
+    pub(super) fn run_texts(
+        &self,
+        part: Part,
+        kv: &CrossKv,
+        images: &[usize],
+        (texts, bucket): (Named, usize),
+        rows: usize,
+    ) -> Result<Vec<DynValue>> {
+        let (n, k, width) = (rows, rows / images.len(), self.checkpoint.config.text.width);
+        let mut inputs = inputs(texts);
         inputs.push(("queries".into(), ints(&[images.len(), k * bucket, width])?.into()));
         inputs.push(("rows".into(), ints(&[n, bucket, width])?.into()));
         let taken;
@@ -72,15 +108,30 @@ impl OrtMed {
             (&taken, 0)
         };
         kv.push_inputs(first, images.len(), &mut inputs)?;
-        let outputs = self.run(Part::Match, inputs)?;
-        Ok(floats(&outputs[0])?.chunks_exact(2).map(|l| [l[0], l[1]]).collect())
+        self.run(part, inputs)
     }
 
     /// ITM logits `[no match, match]` of each image's texts.
     pub(super) fn match_logits_here(&self, images: &[&Embedding], texts: &[Vec<&[u32]>]) -> Result<Vec<Vec<[f32; 2]>>> {
+        let kv = self.cross_kv(Part::EncoderKv, images)?;
+        self.in_groups(texts, usize::MAX, |images, texts, bucket| {
+            let inputs = (self.text_inputs(texts, bucket)?, bucket);
+            let outputs = self.run_texts(Part::Match, &kv, images, inputs, texts.len())?;
+            Ok(floats(&outputs[0])?.chunks_exact(2).map(|l| [l[0], l[1]]).collect())
+        })
+    }
+
+    /// Runs each image's texts in groups: those of a run have one padded length, and each image in it has equally many, at
+    /// most `most_tokens` together or one. Returns the results of `run` for each text.
+    pub(super) fn in_groups<T: Clone>(
+        &self,
+        texts: &[Vec<&[u32]>],
+        most_tokens: usize,
+        mut run: impl FnMut(&[usize], &[&[u32]], usize) -> Result<Vec<T>>,
+    ) -> Result<Vec<Vec<T>>> {
         /// Maximum number of texts of one image per run; more take several runs.
         const MOST: usize = 16;
-        let kv = self.cross_kv(Part::EncoderKv, images)?;
+        let most_rows = |bucket: usize| (most_tokens / bucket.max(1)).max(1);
         // (bucket, number of texts) -> image and its texts of that bucket.
         let mut groups: BTreeMap<(usize, usize), Vec<ImageTexts>> = BTreeMap::new();
         for (image, texts) in texts.iter().enumerate() {
@@ -89,17 +140,20 @@ impl OrtMed {
                 by_bucket.entry(self.bucket(text)).or_default().push(i);
             }
             for (bucket, indices) in by_bucket {
-                for chunk in indices.chunks(MOST) {
+                for chunk in indices.chunks(MOST.min(most_rows(bucket))) {
                     groups.entry((bucket, chunk.len())).or_default().push((image, chunk.to_vec()));
                 }
             }
         }
-        let mut logits: Vec<Vec<[f32; 2]>> = texts.iter().map(|t| vec![[0.0; 2]; t.len()]).collect();
-        for ((bucket, _), members) in groups {
+        let mut found: Vec<Vec<Option<T>>> = texts.iter().map(|t| vec![None; t.len()]).collect();
+        for ((bucket, each), members) in groups {
             // An image with more than MOST texts of a bucket occurs several times; a run takes it once.
             let mut rounds: Vec<Vec<&ImageTexts>> = vec![];
+            let most_images = (most_rows(bucket) / each).max(1);
             for member in &members {
-                match rounds.iter_mut().find(|r| r.last().is_none_or(|m| m.0 < member.0)) {
+                let has_room =
+                    |r: &&mut Vec<&ImageTexts>| r.len() < most_images && r.last().is_none_or(|m| m.0 < member.0);
+                match rounds.iter_mut().find(has_room) {
                     Some(round) => round.push(member),
                     None => rounds.push(vec![member]),
                 }
@@ -107,15 +161,16 @@ impl OrtMed {
             for round in rounds {
                 let run_images: Vec<usize> = round.iter().map(|m| m.0).collect();
                 let run_texts: Vec<&[u32]> = round.iter().flat_map(|m| m.1.iter().map(|&i| texts[m.0][i])).collect();
-                let mut results = self.match_group(&kv, &run_images, &run_texts, bucket)?.into_iter();
+                let mut results = run(&run_images, &run_texts, bucket)?.into_iter();
                 for (image, indices) in round {
                     for (&i, result) in indices.iter().zip(&mut results) {
-                        logits[*image][i] = result;
+                        found[*image][i] = Some(result);
                     }
                 }
             }
         }
-        Ok(logits)
+        let found = found.into_iter().map(|of| of.into_iter().collect::<Option<Vec<T>>>());
+        found.collect::<Option<_>>().ok_or_else(|| Error::Internal("a text got no result".into()))
     }
 }
 

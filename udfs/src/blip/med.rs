@@ -4,9 +4,10 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::checkpoint::NO_QUESTIONS;
 use super::generate::GenerationOptions;
 use super::resident::Resident;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::image::Preprocessor;
 use crate::text::Tokenizer;
 
@@ -117,9 +118,11 @@ pub struct WorkBytes {
     pub per_sequence: usize,
     /// Matching of one image with one text; each further one adds `per_sequence`.
     pub match_text: usize,
+    /// Encoding of one question about an image, and scoring of its answers; each question and beam adds `per_sequence`.
+    pub answer: usize,
 }
 
-/// One caption to generate.
+/// One caption or answer to generate.
 #[derive(Debug, Clone)]
 pub struct GenerateRequest {
     /// `[DEC]` and the prompt's tokens.
@@ -127,6 +130,23 @@ pub struct GenerateRequest {
     /// Seed of this caption's random numbers: a digest of (seed, image, candidate number). Unused by greedy and beam
     /// search.
     pub key: [u8; 32],
+}
+
+/// Log-probabilities of an answer after its question, [SEP] included.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AnswerScore {
+    /// Sum of the log-probabilities of the answer's tokens.
+    pub log_likelihood: f32,
+    /// Sum over the tokens' places of the mean log-probability over the vocabulary.
+    pub mean_log_probability: f32,
+}
+
+impl AnswerScore {
+    /// Label-smoothed log-likelihood, by which BLIP's authors rank answers: minus the loss of its training
+    /// (`rank_answer` in models/blip_vqa.py, `label_smoothing=0.1` in models/med.py).
+    pub fn smoothed(&self) -> f32 {
+        0.9 * self.log_likelihood + 0.1 * self.mean_log_probability
+    }
 }
 
 /// A loaded checkpoint as used by the engine. Implemented on ONNX Runtime, and by fakes that inject failures.
@@ -176,4 +196,37 @@ pub trait Med: Debug + Send + Sync {
         options: &GenerationOptions,
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Vec<Vec<Vec<u32>>>>;
+
+    // Of an answerer.
+
+    /// Computes the states of questions about each image, `tokens x width` numbers. Each question is token ids that start
+    /// with [ENC] or [CLS] and end with [SEP].
+    fn encode_questions(&self, _images: &[&Embedding], _questions: &[Vec<&[u32]>]) -> Result<Vec<Vec<Embedding>>> {
+        Err(Error::checkpoint(self.name(), NO_QUESTIONS))
+    }
+    /// Generates answers to each question, given as its states, as [`Self::generate`] does captions of images.
+    fn answer(
+        &self,
+        _questions: &[&Embedding],
+        _requests: &[Vec<GenerateRequest>],
+        _options: &GenerationOptions,
+        _cancelled: &dyn Fn() -> bool,
+    ) -> Result<Vec<Vec<Vec<u32>>>> {
+        Err(Error::checkpoint(self.name(), NO_QUESTIONS))
+    }
+    /// Computes for each question, given as its states, the log-probability of each token of the vocabulary to be an
+    /// answer's first.
+    fn first_tokens(&self, _questions: &[&Embedding]) -> Result<Vec<Vec<f32>>> {
+        Err(Error::checkpoint(self.name(), NO_QUESTIONS))
+    }
+    /// Scores each question's answers, given as token ids from [DEC] to [SEP]. `cancelled` is polled as by
+    /// [`Self::generate`].
+    fn score_answers(
+        &self,
+        _questions: &[&Embedding],
+        _answers: &[Vec<&[u32]>],
+        _cancelled: &dyn Fn() -> bool,
+    ) -> Result<Vec<Vec<AnswerScore>>> {
+        Err(Error::checkpoint(self.name(), NO_QUESTIONS))
+    }
 }

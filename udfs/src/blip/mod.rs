@@ -2,6 +2,7 @@
 //!
 //! The engine uses a checkpoint only through [`Med`], which [`OrtMed`] implements on ONNX Runtime.
 
+pub(crate) mod answers;
 pub(crate) mod checkpoint;
 pub(crate) mod config;
 mod convert;
@@ -29,12 +30,12 @@ mod weights;
 mod work;
 
 pub use checkpoint::{Checkpoint, Inspection, Parts, inspect};
-pub(crate) use checkpoint::{NO_DECODER, NO_ITM_HEAD};
+pub(crate) use checkpoint::{NO_DECODER, NO_ITM_HEAD, NO_QUESTIONS};
 pub use config::{BlipConfig, TextConfig, Tying, VisionConfig};
 pub use convert::{Converted, convert};
 pub use digests::cache_folder;
 pub use generation_config::PartialGeneration;
-pub use med::{DeviceMemory, Embedding, GenerateRequest, Med, Precision, Room, WorkBytes};
+pub use med::{AnswerScore, DeviceMemory, Embedding, GenerateRequest, Med, Precision, Room, WorkBytes};
 pub use registry::{
     HubResolver, checkpoint_dir, generation_defaults, load, projection_dim, register_checkpoint, set_hub_resolver,
 };

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::answers;
+use super::checkpoint::{NO_DECODER, NO_QUESTIONS};
 use super::decoder;
 use super::generate::GenerationOptions;
-use super::med::{DeviceMemory, Embedding, GenerateRequest, Med, Precision, WorkBytes};
+use super::med::{AnswerScore, DeviceMemory, Embedding, GenerateRequest, Med, Precision, WorkBytes};
 use super::session::{OrtMed, Part};
 use super::values::inputs;
 use super::work::work_bytes;
@@ -42,7 +44,7 @@ impl Med for OrtMed {
             // The host's share: pixels as they are sent, and whole rows of scores.
             let row = 4 * t.vocab_size;
             let pixels = 2 * 3 * v.image_size.pow(2);
-            return WorkBytes { encode: pixels, generate: row, per_sequence: row, match_text: row };
+            return WorkBytes { encode: pixels, generate: row, per_sequence: row, match_text: row, answer: row };
         }
         work_bytes(&self.checkpoint.config, self.precision)
     }
@@ -111,11 +113,48 @@ impl Med for OrtMed {
         options: &GenerationOptions,
         cancelled: &dyn Fn() -> bool,
     ) -> Result<Vec<Vec<Vec<u32>>>> {
+        self.refuse(!self.checkpoint.parts.answerer, NO_DECODER)?;
         decoder::generate(self, images, requests, options, cancelled)
+    }
+
+    fn encode_questions(&self, images: &[&Embedding], questions: &[Vec<&[u32]>]) -> Result<Vec<Vec<Embedding>>> {
+        self.refuse(self.checkpoint.parts.answerer, NO_QUESTIONS)?;
+        answers::encode_questions(self, images, questions)
+    }
+
+    fn answer(
+        &self,
+        questions: &[&Embedding],
+        requests: &[Vec<GenerateRequest>],
+        options: &GenerationOptions,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Vec<Vec<Vec<u32>>>> {
+        self.refuse(self.checkpoint.parts.answerer, NO_QUESTIONS)?;
+        decoder::generate(self, questions, requests, options, cancelled)
+    }
+
+    fn first_tokens(&self, questions: &[&Embedding]) -> Result<Vec<Vec<f32>>> {
+        self.refuse(self.checkpoint.parts.answerer, NO_QUESTIONS)?;
+        decoder::first_scores(self, Part::BeamDecoder, questions, &self.checkpoint.tokenizer.caption_prompt(""))
+    }
+
+    fn score_answers(
+        &self,
+        questions: &[&Embedding],
+        answers: &[Vec<&[u32]>],
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Vec<Vec<AnswerScore>>> {
+        self.refuse(self.checkpoint.parts.answerer, NO_QUESTIONS)?;
+        answers::score(self, questions, answers, cancelled)
     }
 }
 
 impl OrtMed {
+    /// Refuses work that another kind of checkpoint does, and whose tensors this one may have under the same names.
+    fn refuse(&self, is_fit: bool, lacking: &str) -> Result<()> {
+        if is_fit { Ok(()) } else { Err(self.checkpoint.lacks(lacking)) }
+    }
+
     /// Vision encoder over normalised pixels `[count, 3, size, size]`.
     pub fn encode_pixels(&self, count: usize, pixels: Vec<f32>) -> Result<Vec<Embedding>> {
         let side = self.checkpoint.config.vision.image_size;
@@ -136,8 +175,9 @@ impl OrtMed {
         }
     }
 
-    /// The decoder's logits `[vocabulary]` after `prompt` (its first token is [DEC]), for each image.
+    /// The decoder's logits `[vocabulary]` after `prompt` (its first token is [DEC]), for each image, or for each question
+    /// of an answerer, given as its states.
     pub fn first_logits(&self, images: &[&Embedding], prompt: &[u32]) -> Result<Vec<Vec<f32>>> {
-        decoder::first_logits(self, images, prompt)
+        decoder::first_scores(self, Part::Decoder, images, prompt)
     }
 }

@@ -8,10 +8,10 @@ use ort::session::Session;
 use ort::session::builder::PrepackedWeights;
 use ort::value::DynValue;
 
-use super::checkpoint::{Checkpoint, EncoderNames, NO_DECODER, NO_ITM_HEAD};
+use super::checkpoint::{Checkpoint, EncoderNames, NO_DECODER, NO_ITM_HEAD, NO_QUESTIONS};
 use super::device::{self, Device, RUN_IMAGES};
 use super::graph::tensors::TextNames;
-use super::graph::{self, Graph};
+use super::graph::{self, Graph, Source};
 use super::med::{DeviceMemory, Precision, Room};
 use super::resident::{self, Feeds, Meter, Outputs};
 use super::runtime;
@@ -33,6 +33,10 @@ pub(super) enum Part {
     BeamDecoder,
     EncoderKv,
     Match,
+    /// Question encoder.
+    Question,
+    /// Answer decoder that scores whole answers.
+    AnswerScores,
     Text,
     /// Rows of the decoder's scores, taken from a device.
     ScoreRows,
@@ -54,6 +58,8 @@ impl Part {
             Self::DecoderKv | Self::EncoderKv => "the cross-attention keys and values",
             Self::Decoder | Self::BeamDecoder => "the text decoder",
             Self::Match => "image-text matching",
+            Self::Question => "the question encoder",
+            Self::AnswerScores => "the scores of answers",
             Self::Text => "the text encoder",
             Self::ScoreRows => "whole rows of scores",
             Self::ImageRows => "embeddings of images",
@@ -145,6 +151,13 @@ impl OrtMed {
         threads: usize,
         apart: Option<(usize, usize)>,
     ) -> Result<Self> {
+        if checkpoint.parts.answerer && device != Device::Cpu {
+            return Err(Error::Option(format!(
+                "{}: answerers run on the CPU, not on {device}: SET capfilt.device to cpu, or to auto, which is the CPU for \
+                 them",
+                checkpoint.dir.display()
+            )));
+        }
         match (precision, device) {
             (Precision::Int8, Device::Cuda(_) | Device::Fake(_)) => {
                 return Err(Error::Option(
@@ -193,20 +206,28 @@ impl OrtMed {
         let (vision, text, projection, w, p, apart) =
             (&c.config.vision, &c.config.text, c.config.projection, &c.weights, self.precision, self.apart());
         let decoder = c.decoder_names();
+        let source = self.source(Part::DecoderKv);
         match part {
             Part::Pixels => graph::pixels(vision, &c.preprocessor.tables(), w),
             Part::Vision => graph::vision_encoder(vision, w, p, apart),
             Part::ImageProjection => graph::image_projection(vision, projection, w, p, apart),
-            Part::DecoderKv => graph::cross_kv(text, &decoder, w, p, apart),
+            Part::DecoderKv => graph::cross_kv(text, &decoder, source, w, p, apart),
             Part::Decoder | Part::BeamDecoder => {
-                graph::decoder_step(text, &decoder, w, p, part == Part::BeamDecoder, apart.is_some())
+                graph::decoder_step(text, &decoder, source, w, p, part == Part::BeamDecoder, apart.is_some())
             }
-            Part::EncoderKv => graph::cross_kv(text, &EncoderNames, w, p, apart),
+            Part::EncoderKv => graph::cross_kv(text, &EncoderNames, Source::Image, w, p, apart),
             Part::Match => graph::match_texts(text, &EncoderNames, w, p),
+            Part::Question => graph::question_encoder(text, &EncoderNames, w, p),
+            Part::AnswerScores => graph::answer_scores(text, &decoder, w, p),
             Part::Text => graph::text_encoder(text, projection, &EncoderNames, w, p),
             Part::ScoreRows => graph::selected_rows(&[text.vocab_size], w, Precision::Fp32),
             Part::ImageRows => graph::selected_rows(&[vision.tokens(), vision.width], w, p),
         }
+    }
+
+    /// What the cross-attention of a part that makes keys and values reads.
+    pub(super) fn source(&self, part: Part) -> Source {
+        if part == Part::DecoderKv && self.checkpoint.parts.answerer { Source::Question } else { Source::Image }
     }
 
     /// The part's session; an error if the checkpoint lacks the part.
@@ -214,8 +235,12 @@ impl OrtMed {
         let parts = self.checkpoint.parts;
         let (has, what) = match part {
             Part::Pixels | Part::Vision | Part::ImageRows => (true, ""),
-            Part::ScoreRows | Part::DecoderKv | Part::Decoder | Part::BeamDecoder => (parts.captioner, NO_DECODER),
-            Part::EncoderKv | Part::Match => (parts.matcher, NO_ITM_HEAD),
+            Part::ScoreRows | Part::DecoderKv | Part::Decoder | Part::BeamDecoder => {
+                (parts.captioner || parts.answerer, NO_DECODER)
+            }
+            Part::EncoderKv => (parts.matcher || parts.answerer, NO_ITM_HEAD),
+            Part::Match => (parts.matcher, NO_ITM_HEAD),
+            Part::Question | Part::AnswerScores => (parts.answerer, NO_QUESTIONS),
             Part::ImageProjection | Part::Text => (parts.contrastive, "no projections: it has no ITC score"),
         };
         if !has {
@@ -233,9 +258,10 @@ impl OrtMed {
             return Ok(Arc::clone(session));
         }
         let session = std::thread::scope(|scope| {
-            // A captioner needs these next. A failure recurs when they are run.
+            // A captioner or an answerer needs these next. A failure recurs when they are run.
             let next: &[Part] = match part {
                 Part::Vision if parts.captioner && !parts.matcher => &[Part::DecoderKv, Part::BeamDecoder],
+                Part::Vision if parts.answerer => &[Part::EncoderKv, Part::Question, Part::DecoderKv],
                 _ => &[],
             };
             let ahead = (!next.is_empty()).then(|| {
@@ -308,7 +334,12 @@ impl OrtMed {
 
     /// Padded length of a text. It depends only on the text, so that a batch cannot change the order of summation.
     pub(super) fn bucket(&self, text: &[u32]) -> usize {
-        text.len().next_multiple_of(8).min(self.checkpoint.config.text.max_positions)
+        self.padded(text.len())
+    }
+
+    /// Padded length of a text of `tokens`.
+    pub(super) fn padded(&self, tokens: usize) -> usize {
+        tokens.next_multiple_of(8).min(self.checkpoint.config.text.max_positions)
     }
 
     pub(super) fn unit_vectors(&self, value: &DynValue) -> Result<Vec<Arc<[f32]>>> {

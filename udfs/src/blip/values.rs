@@ -21,10 +21,13 @@ pub(super) fn inputs(values: Named) -> Inputs<'static> {
     values.into_iter().map(|(name, value)| (name, value.into())).collect()
 }
 
-/// Cross-attention keys and values: `ck.0, cv.0, ck.1, ..`, each `[images, ..]` of one type.
+/// Cross-attention keys and values: `ck.0, cv.0, ck.1, ..`, each `[images, ..]` of one type. In an answer decoder
+/// questions take the place of images.
 pub(super) struct CrossKv {
     pub(super) values: Vec<DynValue>,
     pub(super) images: usize,
+    /// `[images, tokens]`: 1 where a question has a token, 0 where it is padded. Images have all.
+    pub(super) mask: Option<Vec<i32>>,
 }
 
 impl CrossKv {
@@ -38,6 +41,11 @@ impl CrossKv {
                 self.view::<f32>(value, first, count)
             };
             inputs.push((name.into(), view?));
+        }
+        if let Some(mask) = &self.mask {
+            let each = mask.len() / self.images.max(1);
+            let view = TensorRef::from_array_view(([count, each], &mask[first * each..(first + count) * each]));
+            inputs.push(("cross_mask".into(), view.map_err(internal)?.into()));
         }
         Ok(())
     }
@@ -56,7 +64,12 @@ impl CrossKv {
         let copy = |value: &DynValue| {
             if is_half(value) { self.copy::<f16>(value, images) } else { self.copy::<f32>(value, images) }
         };
-        Ok(Self { values: self.values.iter().map(copy).collect::<Result<_>>()?, images: images.len() })
+        let values = self.values.iter().map(copy).collect::<Result<_>>()?;
+        let mask = self.mask.as_ref().map(|mask| {
+            let each = mask.len() / self.images.max(1);
+            images.iter().flat_map(|&i| &mask[i * each..(i + 1) * each]).copied().collect()
+        });
+        Ok(Self { values, images: images.len(), mask })
     }
 
     fn copy<T: Element>(&self, value: &DynValue, images: &[usize]) -> Result<DynValue> {
@@ -83,6 +96,10 @@ impl CrossKv {
             } else {
                 move_image::<f32>(value, images, from, image)?;
             }
+        }
+        if let Some(mask) = &mut self.mask {
+            let each = mask.len() / images.max(1);
+            mask.copy_within(from * each..(from + 1) * each, image * each);
         }
         Ok(())
     }

@@ -11,6 +11,9 @@ keys_of! {
     Filter "filter": Kind::Text, default None,
         "Checkpoint of itm_score, itc_score, embed_image and embed_text: a folder in Hugging Face \
          layout, or a registered name";
+    Answerer "answerer": Kind::Text, default None,
+        "Checkpoint of vqa and vqa_score, on the CPU: a folder in Hugging Face layout (BlipForQuestionAnswering), or a \
+         registered name";
     Device "device": Kind::Device, default Some("auto"),
         "Where models run; auto takes the first CUDA device where ONNX Runtime offers one, else the CPU. Several devices, \
          or cuda:all, share the work";
@@ -18,14 +21,19 @@ keys_of! {
         "fp32; on a GPU also fp16; on the CPU also int8: quantised weights, activations quantised per row";
     ItmToken "itm_token": Kind::Choice(&["enc", "cls"]), default Some("enc"),
         "First token of a text that is matched with an image: enc as BLIP was trained, cls as transformers does";
+    QuestionToken "question_token": Kind::Choice(&["enc", "cls"]), default None,
+        "First token of a question: enc as BLIP was trained, cls as transformers does. Unset: enc";
     ItcGate "itc_gate": Kind::Gate, default None,
         "LOW,HIGH: itm_score(..) >= x is false for a text whose itc_score is below LOW, and true from HIGH on; \
          itm_score is computed only between them. off, or unset, for none";
     MaxTextTokens "max_text_tokens": Kind::Integer { min: 2, max: 512 }, default Some("35"),
-        "Longest text of itm_score, itc_score and embed_text in tokens, first and last one counted; longer ones \
-         are cut";
+        "Longest text of itm_score, itc_score and embed_text, and longest question, in tokens, first and last one counted; \
+         longer ones are cut";
     CleanText "clean_text": Kind::Flag, default Some("off"),
         "Whether texts go through BLIP's pre_caption first: lower case, no punctuation, at most 30 words";
+    CleanQuestion "clean_question": Kind::Flag, default None,
+        "Whether questions go through BLIP's pre_question first: lower case, without . ! \" ( ) * # : ; ~, at most 50 words. \
+         Unset: on";
     Threads "threads": Kind::Integer { min: 0, max: 1024 }, default Some("0"),
         "CPU threads of a model; 0 is one per core";
     MaxBatchImages "max_batch_images": Kind::Integer { min: 1, max: 1024 }, default None,
@@ -46,9 +54,9 @@ keys_of! {
     OnError "on_error": Kind::Choice(&["null", "fail"]), default Some("null"),
         "What a bad image gives: null, or fail: the query stops";
     Seed "seed": Kind::Integer { min: 0, max: u64::MAX }, default Some("0"),
-        "Seed of sampled captions; each image and candidate draws from its own";
+        "Seed of sampled captions and answers; each image and candidate draws from its own";
     Strategy "strategy": Kind::Choice(&["beam", "greedy", "nucleus"]), default None,
-        "How a caption's tokens are chosen";
+        "How the tokens of a caption or an answer are chosen";
     NumBeams "num_beams": Kind::Integer { min: 1, max: GenerationOptions::MAX_BEAMS as u64 }, default None,
         "Beams of beam search";
     TopK "top_k": Kind::Integer { min: 0, max: u64::MAX }, default None,
@@ -58,15 +66,15 @@ keys_of! {
     Temperature "temperature": Kind::Float { above_zero: true, max: f32::MAX }, default None,
         "Divides the logits before nucleus sampling";
     MinLength "min_length": Kind::Integer { min: 0, max: 512 }, default None,
-        "Shortest caption in tokens, [DEC] and prompt counted";
+        "Shortest caption or answer in tokens, [DEC] and prompt counted";
     MaxLength "max_length": Kind::Integer { min: 1, max: 512 }, default None,
-        "Longest caption in tokens, [DEC] and prompt counted";
+        "Longest caption or answer in tokens, [DEC] and prompt counted";
     LengthPenalty "length_penalty": Kind::Float { above_zero: false, max: f32::MAX }, default None,
         "Exponent of the generated length that divides a beam's score; above 0 favours long captions";
     RepetitionPenalty "repetition_penalty": Kind::Float { above_zero: true, max: f32::MAX }, default None,
         "Divides the score of a token that occurred; 1 leaves it as it is";
     EarlyStopping "early_stopping": Kind::Flag, default None,
-        "Whether beam search stops as soon as num_beams captions ended";
+        "Whether beam search stops as soon as num_beams captions or answers ended";
     Prompt "prompt": Kind::Text, default None,
         "Text the caption continues; it is not part of the result";
 }

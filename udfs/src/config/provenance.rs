@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::keys::Key;
 use super::options::CapfiltOptions;
 use super::settings::SettingKey as _;
-use crate::blip::{Checkpoint, NO_DECODER, NO_ITM_HEAD, Parts, checkpoint_dir, runtime};
+use crate::blip::{Checkpoint, NO_DECODER, NO_ITM_HEAD, NO_QUESTIONS, Parts, checkpoint_dir, runtime};
 use crate::error::Result;
 
 /// Everything that determines a session's results: content of the models, kind of device, and settings, except those
@@ -19,6 +19,9 @@ pub struct Provenance {
     pub captioner: Option<String>,
     /// SHA-256 of the filter's files, likewise.
     pub filter: Option<String>,
+    /// SHA-256 of the answerer's files, likewise; tables of before there were any have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answerer: Option<String>,
     /// `cpu` or `cuda`; `None` if no model is set.
     pub device: Option<String>,
     /// Settings by name (without `capfilt.`), with values as SHOW prints them.
@@ -37,8 +40,10 @@ impl CapfiltOptions {
             }
             other => other.map(|name| digest(name, Key::Filter)).transpose()?,
         };
+        let answerer = self.text(Key::Answerer).map(|name| digest(name, Key::Answerer)).transpose()?;
         let device = match (&captioner, &filter) {
-            (None, None) => None,
+            // Answerers run nowhere else.
+            (None, None) => answerer.as_ref().map(|_| "cpu".to_owned()),
             _ => {
                 let devices = runtime::devices(self.device())?;
                 let devices = devices.iter().map(|name| runtime::device(name)).collect::<Result<Vec<_>>>()?;
@@ -49,7 +54,7 @@ impl CapfiltOptions {
         let is_off = |key| key == Key::ItcGate && self.itc_gate().is_none();
         let settings = Key::ALL.iter().filter(|s| s.key.changes_results() && !is_off(s.key));
         let settings = settings.filter_map(|s| Some((s.name.to_owned(), self.value(s.key)?.to_string()))).collect();
-        Ok(Provenance { captioner, filter, device, settings })
+        Ok(Provenance { captioner, filter, answerer, device, settings })
     }
 }
 
@@ -60,11 +65,12 @@ fn digest(name: &str, role: Key) -> Result<String> {
 /// Opens a checkpoint and checks that it has the parts its role needs.
 fn open(name: &str, role: Key) -> Result<Checkpoint> {
     let checkpoint = Checkpoint::open(Path::new(&checkpoint_dir(name)?))?;
-    let Parts { captioner, matcher, contrastive } = checkpoint.parts;
+    let Parts { captioner, matcher, contrastive, answerer } = checkpoint.parts;
     match role {
         Key::Captioner if !captioner => Err(checkpoint.lacks(NO_DECODER)),
         // A contrastive part suffices: the filter may be used for ITC alone.
         Key::Filter if !matcher && !contrastive => Err(checkpoint.lacks(NO_ITM_HEAD)),
+        Key::Answerer if !answerer => Err(checkpoint.lacks(NO_QUESTIONS)),
         _ => Ok(checkpoint),
     }
 }
@@ -77,6 +83,7 @@ impl Key {
             self,
             Self::Captioner
                 | Self::Filter
+                | Self::Answerer
                 | Self::Device
                 | Self::Threads
                 | Self::MaxBatchImages
@@ -107,9 +114,14 @@ mod tests {
     #[test]
     fn a_model_must_have_what_it_is_set_for() {
         let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/models/");
-        for (role, model, words) in
-            [("captioner", "matcher", "not a captioner"), ("filter", "captioner", "not a filter")]
-        {
+        for (role, model, words) in [
+            ("captioner", "matcher", "not a captioner"),
+            ("filter", "captioner", "not a filter"),
+            ("answerer", "captioner", "not an answerer"),
+            ("answerer", "matcher", "not an answerer"),
+            ("captioner", "answerer", "an answerer of questions"),
+            ("filter", "answerer", "neither a captioner nor a filter"),
+        ] {
             let options = CapfiltOptions::new().with(role, &format!("{models}{model}")).unwrap();
             let error = options.provenance().unwrap_err().to_string();
             assert!(error.contains(words) && error.contains(model), "{error}");
@@ -121,7 +133,12 @@ mod tests {
         let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/models/matcher");
         let of = |path: &str| CapfiltOptions::new().with("filter", path).unwrap().provenance().unwrap();
         let digest = crate::inspect(Path::new(model)).unwrap().digest;
+        let answerer = model.replace("matcher", "answerer");
+        let answers = CapfiltOptions::new().with("answerer", &answerer).unwrap().provenance().unwrap();
+        assert_eq!(answers.answerer, Some(crate::inspect(Path::new(&answerer)).unwrap().digest));
+        assert_eq!(answers.device.as_deref(), Some("cpu"));
         let got = of(model);
+        assert!(!serde_json::to_string(&got).unwrap().contains("answerer"), "as tables of before recorded it");
         assert_eq!(got.filter, Some(digest));
         assert!(got.device.is_some() && got.captioner.is_none());
         let copy = tempfile::tempdir().unwrap();

@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::time::Duration;
 
+use datafusion::arrow::array::AsArray as _;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::{Result, ScalarValue, config_err};
 use datafusion::config::ConfigEntry;
@@ -228,6 +230,8 @@ const MOST_SECONDS: Duration = Duration::from_secs(86_400);
 pub enum Kind {
     /// Any text.
     Text,
+    /// Several texts; an option of a call, and no setting.
+    Texts,
     /// One of these words.
     Choice(&'static [&'static str]),
     /// Device that a model runs on.
@@ -264,6 +268,8 @@ pub enum Kind {
 pub enum Value {
     /// Text, or word of a choice.
     Text(String),
+    /// Several texts.
+    Texts(Arc<[String]>),
     /// Integer.
     Integer(u64),
     /// Bits of an f32, which unlike the float can be compared and hashed.
@@ -280,6 +286,7 @@ impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Text(text) | Self::Size(_, text) | Self::Seconds(_, text) => f.write_str(text),
+            Self::Texts(texts) => write!(f, "{texts:?}"),
             Self::Integer(i) => write!(f, "{i}"),
             Self::Float(bits) => write!(f, "{}", f32::from_bits(*bits)),
             Self::Flag(on) => f.write_str(if *on { "on" } else { "off" }),
@@ -291,6 +298,11 @@ impl Value {
     /// A text, or the word of a choice.
     pub fn text(&self) -> Option<&str> {
         if let Self::Text(text) = self { Some(text) } else { None }
+    }
+
+    /// Several texts.
+    pub fn texts(&self) -> Option<&Arc<[String]>> {
+        if let Self::Texts(texts) = self { Some(texts) } else { None }
     }
 
     /// An integer, or a size in bytes.
@@ -317,6 +329,7 @@ impl Kind {
     pub fn allowed(self) -> String {
         match self {
             Self::Text => "a string".into(),
+            Self::Texts => "a list of strings, with one at least and no NULL".into(),
             Self::Choice(words) => words.join(" or "),
             Self::Device => "auto, cpu, cuda, cuda:N, several such as cuda:0,cuda:1, or cuda:all".into(),
             Self::Gate => "off, or LOW,HIGH: two cosines from -1 to 1, such as 0.2,0.4".into(),
@@ -337,6 +350,8 @@ impl Kind {
         let text = text.trim();
         match self {
             Self::Text => Some(Value::Text(whole.into())),
+            // A text cannot say where one ends.
+            Self::Texts => None,
             Self::Choice(words) => {
                 words.iter().find(|w| w.eq_ignore_ascii_case(text)).map(|w| Value::Text((*w).into()))
             }
@@ -374,6 +389,7 @@ impl Kind {
             Self::Text | Self::Choice(_) | Self::Device | Self::Gate | Self::Size { .. } | Self::Seconds => {
                 DataType::Utf8
             }
+            Self::Texts => DataType::new_list(DataType::Utf8, true),
             Self::Integer { .. } => DataType::Int64,
             Self::Float { .. } => DataType::Float64,
             Self::Flag => DataType::Boolean,
@@ -384,6 +400,7 @@ impl Kind {
     pub(crate) fn accepts(self, data_type: &DataType) -> bool {
         match (self, data_type) {
             (_, DataType::Null) => true,
+            (Self::Texts, t) => list_item(t).is_some_and(|item| Self::Text.accepts(item)),
             (kind, DataType::Dictionary(_, values)) => is_string(values) && kind.accepts(values),
             (Self::Integer { .. } | Self::Float { .. }, t) => t.is_numeric(),
             (Self::Flag, t) => *t == DataType::Boolean || is_string(t),
@@ -394,6 +411,14 @@ impl Kind {
 
     /// Converts the value of an option of a call; `None` if it is not allowed. Must not be called with NULL.
     pub(crate) fn read(self, scalar: &ScalarValue) -> Option<Value> {
+        if let Self::Texts = self {
+            let Ok(ScalarValue::List(list)) = scalar.cast_to(&DataType::new_list(DataType::Utf8, true)) else {
+                return None;
+            };
+            let texts: Option<Arc<[String]>> =
+                list.values().as_string_opt::<i32>()?.iter().map(|text| text.map(str::to_owned)).collect();
+            return texts.filter(|texts| !texts.is_empty()).map(Value::Texts);
+        }
         if let Some(Some(text)) = scalar.try_as_str() {
             return self.parse(text);
         }
@@ -432,6 +457,18 @@ impl Kind {
     fn float(self, x: f32) -> Option<Value> {
         let Self::Float { above_zero, max } = self else { return None };
         (x.is_finite() && x <= max && (x > 0.0 || !above_zero)).then(|| Value::Float(x.to_bits()))
+    }
+}
+
+/// Type of a list's items.
+fn list_item(data_type: &DataType) -> Option<&DataType> {
+    match data_type {
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::ListView(item)
+        | DataType::LargeListView(item) => Some(item.data_type()),
+        _ => None,
     }
 }
 

@@ -6,12 +6,13 @@
 //! over clients, and runs the models. A result never depends on the batch in which it was computed.
 //!
 //! Each image is encoded once per model, for two reasons: all calls share an in-flight image (`inputs`), and its
-//! embedding stays in a cache afterwards. The memory limit covers weights, both caches, in-flight images and the work
+//! embedding stays in a cache afterwards. So do the states of a question about it, for all its answers. The memory limit covers weights, both caches, in-flight images and the work
 //! of the running batch.
 
 mod cache;
 mod call;
 mod client;
+mod compute;
 mod inputs;
 mod job;
 mod ledger;
@@ -24,6 +25,7 @@ mod sync;
 mod task;
 #[cfg(test)]
 mod tests;
+mod unit;
 mod worker;
 
 pub use crate::blip::med::ModelKey;
@@ -60,8 +62,8 @@ pub struct EngineOptions {
     pub memory_limit: usize,
     /// Bytes for memoised results, at most a quarter of the memory left by the weights. 0 turns the memo off.
     pub memo_limit: usize,
-    /// Bytes for cached image embeddings. `None`: a quarter of the memory left by the weights, at most 1 GiB. The cache
-    /// holds at most 2,048 embeddings, one per image and model.
+    /// Bytes for cached image embeddings, and states of questions. `None`: a quarter of the memory left by the weights, at
+    /// most 1 GiB. The cache holds at most 2,048, one per image and model, and one per question about an image.
     pub embedding_cache: Option<usize>,
     /// Maximum images per batch for calls that do not set their own.
     pub max_batch_images: usize,

@@ -153,6 +153,11 @@ pub(super) fn work_bytes(bytes: &WorkBytes, work: &Work, first: bool) -> usize {
     match work {
         Work::Caption { .. } if first => bytes.generate.saturating_add(further(work.sequences() - 1)),
         Work::Caption { .. } => further(work.sequences()),
+        Work::Answer { .. } | Work::RankAnswers { .. } | Work::ScoreAnswer { .. } if first => {
+            bytes.answer.saturating_add(further(work.sequences()))
+        }
+        // Each may have a question of its own.
+        Work::Answer { .. } | Work::RankAnswers { .. } | Work::ScoreAnswer { .. } => further(1 + work.sequences()),
         Work::Match { .. } if first => bytes.match_text,
         Work::Match { .. } | Work::EmbedText { .. } => further(1),
         // One small matrix product, far below the cost of the encoding before it.

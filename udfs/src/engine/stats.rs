@@ -20,11 +20,11 @@ pub struct ModelStats {
     pub precision: Precision,
     /// Images passed through the vision encoder.
     pub images_encoded: u64,
-    /// Captions generated.
+    /// Captions and answers generated.
     pub captions: u64,
-    /// Tokens of these captions, without prompts.
+    /// Tokens of these, without prompts.
     pub tokens_decoded: u64,
-    /// Texts matched with an image.
+    /// Texts matched with an image, and answers scored.
     pub texts_scored: u64,
     /// Texts embedded.
     pub texts_encoded: u64,

@@ -45,6 +45,35 @@ pub enum Work {
         /// Token ids of the text, starting with `[ENC]` or `[CLS]`.
         ids: Arc<[u32]>,
     },
+    /// Generates the answer to a question about the image.
+    Answer {
+        /// Token ids of the question, starting with `[ENC]` or `[CLS]`.
+        question: Arc<[u32]>,
+        /// Token ids of `[DEC]` and what the answer begins with.
+        prompt: Arc<[u32]>,
+        /// Generation options.
+        options: Arc<GenerationOptions>,
+        /// Seed of nucleus sampling; ignored by the other strategies.
+        seed: u64,
+    },
+    /// Finds the best of several answers to a question about the image.
+    RankAnswers {
+        /// Token ids of the question, as in [`Work::Answer`].
+        question: Arc<[u32]>,
+        /// Token ids of each answer, from `[DEC]` to `[SEP]`.
+        answers: Arc<[Arc<[u32]>]>,
+        /// Number of the answers with the likeliest first tokens, which alone are scored.
+        k: usize,
+        /// Whether scores are label-smoothed, as BLIP's are.
+        smoothed: bool,
+    },
+    /// Computes the probability of an answer to a question about the image.
+    ScoreAnswer {
+        /// Token ids of the question, as in [`Work::Answer`].
+        question: Arc<[u32]>,
+        /// Token ids of the answer, from `[DEC]` to `[SEP]`.
+        answer: Arc<[u32]>,
+    },
     /// Computes the image's unit-length embedding.
     EmbedImage,
     /// Computes a text's unit-length embedding.
@@ -57,10 +86,13 @@ pub enum Work {
 /// Result of a task.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// Result of [`Work::Caption`]: the token ids after the prompt of each returned sequence, best first.
+    /// Result of [`Work::Caption`] and [`Work::Answer`]: the token ids after the prompt of each returned sequence, best
+    /// first.
     Ids(Arc<[Arc<[u32]>]>),
-    /// Result of [`Work::Match`]: a probability.
+    /// Result of [`Work::Match`] and [`Work::ScoreAnswer`]: a probability.
     Score(f32),
+    /// Result of [`Work::RankAnswers`]: index of the best answer.
+    Best(usize),
     /// Result of [`Work::EmbedImage`] and [`Work::EmbedText`]: a unit-length vector.
     Vector(Arc<[f32]>),
     /// The image cannot be used, for this reason.
@@ -76,7 +108,7 @@ impl Outcome {
                 let each = |ids: &Arc<[u32]>| size_of_val(ids) + COUNTS + size_of_val::<[u32]>(ids);
                 COUNTS + sequences.iter().map(each).sum::<usize>()
             }
-            Self::Score(_) => 0,
+            Self::Score(_) | Self::Best(_) => 0,
             Self::Vector(values) => COUNTS + size_of_val::<[f32]>(values),
             // An error holds little more than its message.
             Self::BadImage(error) => error.to_string().len(),
@@ -88,7 +120,9 @@ impl Work {
     /// Sequences that the decoder computes for it in parallel.
     pub(super) fn sequences(&self) -> usize {
         match self {
-            Self::Caption { options, .. } if options.strategy == Strategy::Beam => options.num_beams.max(1),
+            Self::Caption { options, .. } | Self::Answer { options, .. } if options.strategy == Strategy::Beam => {
+                options.num_beams.max(1)
+            }
             _ => 1,
         }
     }
@@ -97,15 +131,34 @@ impl Work {
     pub(super) fn tokens(&self) -> usize {
         match self {
             Self::Caption { options, .. } => options.max_length.saturating_mul(self.sequences()),
+            Self::Answer { question, options, .. } => {
+                options.max_length.saturating_mul(self.sequences()).saturating_add(question.len())
+            }
+            Self::RankAnswers { question, answers, k, .. } => {
+                let longest = answers.iter().map(|ids| ids.len()).max().unwrap_or(0);
+                answers.len().min(*k).saturating_mul(longest).saturating_add(question.len())
+            }
+            Self::ScoreAnswer { question, answer } => question.len() + answer.len(),
             Self::Match { ids } | Self::EmbedText { ids } => ids.len(),
             Self::EmbedImage => 1,
+        }
+    }
+
+    /// Question that it is about, if any.
+    pub(super) fn question(&self) -> Option<&Arc<[u32]>> {
+        match self {
+            Self::Answer { question, .. } | Self::RankAnswers { question, .. } | Self::ScoreAnswer { question, .. } => {
+                Some(question)
+            }
+            Self::Caption { .. } | Self::Match { .. } | Self::EmbedImage | Self::EmbedText { .. } => None,
         }
     }
 
     /// Whether one model call can serve both.
     pub(super) fn joins(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Caption { options: a, .. }, Self::Caption { options: b, .. }) => Arc::ptr_eq(a, b) || a == b,
+            (Self::Caption { options: a, .. }, Self::Caption { options: b, .. })
+            | (Self::Answer { options: a, .. }, Self::Answer { options: b, .. }) => Arc::ptr_eq(a, b) || a == b,
             _ => std::mem::discriminant(self) == std::mem::discriminant(other),
         }
     }
@@ -144,6 +197,39 @@ impl Hasher {
         }
     }
 
+    /// Options that a search uses, with the seed and the candidate's number if it draws.
+    fn generation(&mut self, options: &GenerationOptions, seed: u64, candidate: u32) {
+        // Destructured by name so that an option added later cannot be forgotten here.
+        let GenerationOptions {
+            strategy,
+            num_beams,
+            num_return_sequences,
+            top_k,
+            top_p,
+            temperature,
+            min_length,
+            max_length,
+            length_penalty,
+            repetition_penalty,
+            early_stopping,
+        } = *options;
+        self.number(match strategy {
+            Strategy::Beam => 0,
+            Strategy::Greedy => 1,
+            Strategy::Nucleus => 2,
+        });
+        for n in [num_beams, num_return_sequences, top_k, min_length, max_length, usize::from(early_stopping)] {
+            self.number(n as u64);
+        }
+        for x in [top_p, temperature, length_penalty, repetition_penalty] {
+            self.float(x);
+        }
+        if strategy == Strategy::Nucleus {
+            self.number(seed);
+            self.number(u64::from(candidate));
+        }
+    }
+
     fn limits(&mut self, limits: &Limits) {
         self.number(limits.max_bytes);
         self.number(limits.max_pixels);
@@ -177,6 +263,14 @@ pub(super) fn image_key(model: &Key, sha256: &[u8; 32], limits: &Limits) -> Key 
     hasher.key()
 }
 
+/// Key of the states of a question about an image, given by the [`image_key`].
+pub(super) fn question_key(image: &Key, question: &[u32]) -> Key {
+    let mut hasher = Hasher::new("question");
+    hasher.bytes(image);
+    hasher.ids(question);
+    hasher.key()
+}
+
 /// Key of the reason why an image cannot be used.
 pub(super) fn bad_image_key(sha256: &[u8; 32], limits: &Limits) -> Key {
     let mut hasher = Hasher::new("bad image");
@@ -193,35 +287,26 @@ pub(super) fn work_key(image: &Key, work: &Work) -> Key {
         Work::Caption { prompt, options, seed, candidate } => {
             hasher.bytes(b"caption");
             hasher.ids(prompt);
-            // Destructured by name so that an option added later cannot be forgotten here.
-            let GenerationOptions {
-                strategy,
-                num_beams,
-                num_return_sequences,
-                top_k,
-                top_p,
-                temperature,
-                min_length,
-                max_length,
-                length_penalty,
-                repetition_penalty,
-                early_stopping,
-            } = **options;
-            hasher.number(match strategy {
-                Strategy::Beam => 0,
-                Strategy::Greedy => 1,
-                Strategy::Nucleus => 2,
-            });
-            for n in [num_beams, num_return_sequences, top_k, min_length, max_length, usize::from(early_stopping)] {
-                hasher.number(n as u64);
-            }
-            for x in [top_p, temperature, length_penalty, repetition_penalty] {
-                hasher.float(x);
-            }
-            if strategy == Strategy::Nucleus {
-                hasher.number(*seed);
-                hasher.number(u64::from(*candidate));
-            }
+            hasher.generation(options, *seed, *candidate);
+        }
+        Work::Answer { question, prompt, options, seed } => {
+            hasher.bytes(b"answer");
+            hasher.ids(question);
+            hasher.ids(prompt);
+            hasher.generation(options, *seed, 0);
+        }
+        Work::RankAnswers { question, answers, k, smoothed } => {
+            hasher.bytes(b"rank answers");
+            hasher.ids(question);
+            hasher.number(*k as u64);
+            hasher.number(u64::from(*smoothed));
+            hasher.number(answers.len() as u64);
+            answers.iter().for_each(|ids| hasher.ids(ids));
+        }
+        Work::ScoreAnswer { question, answer } => {
+            hasher.bytes(b"score answer");
+            hasher.ids(question);
+            hasher.ids(answer);
         }
         Work::Match { ids } => {
             hasher.bytes(b"match");

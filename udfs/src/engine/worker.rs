@@ -3,18 +3,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::compute::Compute;
 use super::inputs::{Encoded, Image};
 use super::job::Job;
 use super::memory::Loaded;
-use super::shared::{Inner, work_bytes};
+use super::shared::Inner;
 use super::stage::Stage;
-use super::stats::Counters;
-use super::sync::{lock, panic_message};
-use super::task::{Outcome, Work, sample_key};
-use crate::blip::generate::Strategy;
-use crate::blip::{Embedding, GenerateRequest, Med};
+use super::sync::lock;
+use super::unit::{Unit, expect, guarded, share};
 use crate::error::{Error, Result};
 
 /// Runs until the engine is dropped.
@@ -53,43 +51,12 @@ fn next(inner: &Inner, device: usize) -> Option<Vec<Job>> {
     }
 }
 
-/// Jobs with the same key, computed once.
-struct Unit {
-    jobs: Vec<Job>,
-    image: Option<Arc<Image>>,
-    work: Work,
-}
-
-impl Unit {
-    fn is_cancelled(&self) -> bool {
-        self.jobs.iter().all(Job::is_cancelled)
-    }
-
-    fn image_id(&self) -> Option<*const Image> {
-        self.image.as_ref().map(Arc::as_ptr)
-    }
-
-    fn embedding(&self) -> Option<Embedding> {
-        self.image.as_ref()?.embedding()
-    }
-
-    /// Answers all jobs; only the first answer counts.
-    fn answer(&mut self, result: &Result<Outcome>) {
-        // Released before the caller wakes up, so that it then sees only the in-flight bytes of unfinished jobs.
-        self.image = None;
-        for job in &mut self.jobs {
-            job.image = None;
-            job.answer(result.clone());
-        }
-    }
-}
-
 fn execute(inner: &Inner, device: usize, jobs: Vec<Job>) {
     let Some(model) = jobs.first().map(|job| Arc::clone(&job.model)) else { return };
     let mut units = units(inner, jobs);
     let failed = encode(inner, &model, device, &mut units).and_then(|()| {
         units.retain(|unit| !unit.is_cancelled());
-        Compute { inner, model: &model, med: model.on(device) }.run(inner, &mut units)
+        Compute { inner, model: &model, med: model.on(device), device }.run(inner, &mut units)
     });
     if let Err(error) = failed {
         hand_over(inner, &model, device, units, &error);
@@ -221,186 +188,4 @@ impl Stage<Arc<Image>> for Encode<'_> {
     fn fail(&mut self, images: &mut [Arc<Image>], error: Error) {
         self.failed.extend(images.iter().map(|image| (Arc::as_ptr(image), error.clone())));
     }
-}
-
-/// Stage after the encoder: generates, matches, projects, or embeds texts.
-struct Compute<'a> {
-    inner: &'a Inner,
-    model: &'a Loaded,
-    med: &'a Arc<dyn Med>,
-}
-
-impl Stage<Unit> for Compute<'_> {
-    fn bytes(&self, units: &[Unit]) -> usize {
-        let bytes = self.model.med.work_bytes();
-        let mut before = None;
-        let costs = units.iter().map(|unit| {
-            let first = std::mem::replace(&mut before, unit.image_id()) != unit.image_id();
-            work_bytes(&bytes, &unit.work, first)
-        });
-        costs.fold(0, usize::saturating_add)
-    }
-
-    /// Prefers a boundary between two images.
-    fn middle(&self, units: &[Unit]) -> usize {
-        let starts: Vec<usize> = (1..units.len()).filter(|&i| units[i].image_id() != units[i - 1].image_id()).collect();
-        if starts.is_empty() { units.len() / 2 } else { starts[starts.len() / 2] }
-    }
-
-    fn is_cancelled(&self, units: &[Unit]) -> bool {
-        units.iter().all(Unit::is_cancelled)
-    }
-
-    fn call(&mut self, units: &mut [Unit]) -> Result<()> {
-        let start = Instant::now();
-        let outcomes = match self.compute(units) {
-            // These units are dropped, which answers their jobs.
-            Err(Error::Cancelled) if self.is_cancelled(units) => return Ok(()),
-            Err(Error::Cancelled) => Err(Error::Internal("a model stopped work that nobody had cancelled".into())),
-            other => other,
-        }?;
-        let outcomes = expect(self.model, "compute", outcomes, units.len())?;
-        let each = share(start, units.len());
-        for (unit, outcome) in units.iter_mut().zip(outcomes) {
-            if let Some(job) = unit.jobs.first() {
-                job.count(|counters| count(counters, &unit.work, &outcome, each));
-                self.inner.remember(job.key, &outcome);
-            }
-            unit.answer(&Ok(outcome));
-        }
-        Ok(())
-    }
-
-    fn fail(&mut self, units: &mut [Unit], error: Error) {
-        for unit in units {
-            unit.answer(&Err(error.clone()));
-        }
-    }
-}
-
-impl Compute<'_> {
-    fn compute(&self, units: &[Unit]) -> Result<Vec<Outcome>> {
-        match units.first().map(|unit| &unit.work) {
-            None => Ok(vec![]),
-            Some(Work::Caption { .. }) => self.generate(units),
-            Some(Work::Match { .. }) => self.match_texts(units),
-            Some(Work::EmbedImage) => self.project(units),
-            Some(Work::EmbedText { .. }) => self.encode_texts(units),
-        }
-    }
-
-    fn generate(&self, units: &[Unit]) -> Result<Vec<Outcome>> {
-        let Some(Work::Caption { options, .. }) = units.first().map(|unit| &unit.work) else { return Ok(vec![]) };
-        let by_image = by_image(units)?;
-        let request = |unit: &Unit| match (&unit.work, &unit.image) {
-            (Work::Caption { prompt, options, seed, candidate }, Some(image)) => {
-                let key = match options.strategy {
-                    Strategy::Nucleus => sample_key(*seed, &image.sha256, *candidate),
-                    Strategy::Beam | Strategy::Greedy => [0; 32],
-                };
-                Some(GenerateRequest { prompt: Arc::clone(prompt), key })
-            }
-            _ => None,
-        };
-        let (embeddings, requests): (Vec<&Embedding>, Vec<Vec<GenerateRequest>>) =
-            by_image.iter().map(|(embedding, units)| (embedding, units.iter().filter_map(request).collect())).unzip();
-        let cancelled = || self.is_cancelled(units);
-        let captions =
-            guarded(self.model, "generate", || self.med.generate(&embeddings, &requests, options, &cancelled))?;
-        let captions: Vec<Vec<u32>> = per_image(self.model, "generate", captions, &by_image, options.returned())?;
-        let captions: Vec<Arc<[u32]>> = captions.into_iter().map(Arc::from).collect();
-        Ok(captions.chunks(options.returned()).map(|sequences| Outcome::Ids(sequences.into())).collect())
-    }
-
-    fn match_texts(&self, units: &[Unit]) -> Result<Vec<Outcome>> {
-        let by_image = by_image(units)?;
-        let (embeddings, texts): (Vec<&Embedding>, Vec<Vec<&[u32]>>) =
-            by_image.iter().map(|(embedding, units)| (embedding, units.iter().filter_map(ids).collect())).unzip();
-        let scores = guarded(self.model, "match_texts", || self.med.match_texts(&embeddings, &texts))?;
-        let scores = per_image(self.model, "match_texts", scores, &by_image, 1)?;
-        Ok(scores.into_iter().map(Outcome::Score).collect())
-    }
-
-    fn project(&self, units: &[Unit]) -> Result<Vec<Outcome>> {
-        let by_image = by_image(units)?;
-        let embeddings: Vec<&Embedding> = by_image.iter().map(|(embedding, _)| embedding).collect();
-        let vectors = guarded(self.model, "project", || self.med.project(&embeddings))?;
-        Ok(vectors.into_iter().map(Outcome::Vector).collect())
-    }
-
-    fn encode_texts(&self, units: &[Unit]) -> Result<Vec<Outcome>> {
-        let texts: Vec<&[u32]> = units.iter().filter_map(ids).collect();
-        let vectors = guarded(self.model, "encode_texts", || self.med.encode_texts(&texts))?;
-        Ok(vectors.into_iter().map(Outcome::Vector).collect())
-    }
-}
-
-/// Each one's share of the time since `start`.
-fn share(start: Instant, of: usize) -> Duration {
-    start.elapsed() / u32::try_from(of.max(1)).unwrap_or(u32::MAX)
-}
-
-/// Counts one result, and the time that it took.
-fn count(counters: &Counters, work: &Work, outcome: &Outcome, time: Duration) {
-    match (work, outcome) {
-        (Work::Caption { .. }, Outcome::Ids(sequences)) => {
-            counters.captions.add(sequences.len());
-            counters.tokens_decoded.add(sequences.iter().map(|ids| ids.len()).sum());
-            counters.generate.add(time);
-        }
-        (Work::Match { .. }, _) => {
-            counters.texts_scored.add(1);
-            counters.score.add(time);
-        }
-        (Work::EmbedText { .. }, _) => {
-            counters.texts_encoded.add(1);
-            counters.score.add(time);
-        }
-        (Work::EmbedImage | Work::Caption { .. }, _) => counters.score.add(time),
-    }
-}
-
-fn ids(unit: &Unit) -> Option<&[u32]> {
-    match &unit.work {
-        Work::Match { ids } | Work::EmbedText { ids } => Some(ids),
-        Work::Caption { .. } | Work::EmbedImage => None,
-    }
-}
-
-/// Groups consecutive units by image and pairs each group with the image's embedding.
-fn by_image(units: &[Unit]) -> Result<Vec<(Embedding, &[Unit])>> {
-    let chunks = units.chunk_by(|a, b| a.image_id() == b.image_id());
-    let with_embedding = chunks.map(|units| Some((units[0].embedding()?, units)));
-    with_embedding.collect::<Option<_>>().ok_or_else(|| Error::Internal("an image was not encoded".into()))
-}
-
-/// Runs a model's code and turns a panic into the error of one batch, so that the engine lives on.
-fn guarded<T>(model: &Loaded, stage: &'static str, f: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
-        Err(Error::Internal(format!("model {} panicked in {stage}: {}", model.med.name(), panic_message(&*panic))))
-    })
-}
-
-/// Checks that a model returned as many results as requested.
-fn expect<T>(model: &Loaded, stage: &'static str, results: Vec<T>, n: usize) -> Result<Vec<T>> {
-    if results.len() == n {
-        return Ok(results);
-    }
-    Err(Error::Internal(format!("model {} gave {} results for {n} in {stage}", model.med.name(), results.len())))
-}
-
-/// Flattens the results of all images after checking that each image has `each` results per unit.
-fn per_image<T>(
-    model: &Loaded,
-    stage: &'static str,
-    results: Vec<Vec<T>>,
-    images: &[(Embedding, &[Unit])],
-    each: usize,
-) -> Result<Vec<T>> {
-    let results = expect(model, stage, results, images.len())?;
-    let mut all = vec![];
-    for (results, (_, units)) in results.into_iter().zip(images) {
-        all.extend(expect(model, stage, results, units.len() * each)?);
-    }
-    Ok(all)
 }

@@ -30,7 +30,8 @@ pub(crate) fn external(function: &str, error: Error) -> DataFusionError {
 pub(crate) fn checkpoint(function: &str, role: Key, named: Option<&str>, session: &CapfiltOptions) -> Result<PathBuf> {
     let Some(name) = named.or_else(|| session.text(role)) else {
         let role = role.setting().name;
-        return plan_err!("{function} needs a {role}: SET capfilt.{role} = '/path/to/checkpoint'");
+        let article = if role.starts_with('a') { "an" } else { "a" };
+        return plan_err!("{function} needs {article} {role}: SET capfilt.{role} = '/path/to/checkpoint'");
     };
     blip::checkpoint_dir(name).map_err(|e| external(function, e))
 }
@@ -140,7 +141,12 @@ impl<'a> Tasks<'a> {
             return Ok(i);
         }
         let bytes = |key| session.integer(key).map(|b| usize::try_from(b).unwrap_or(usize::MAX));
-        let devices = blip::runtime::devices(session.device()).map_err(|e| external(self.call.function, e))?;
+        // Answerers run on the CPU, and refuse another device that is named.
+        let device = match (role, session.device()) {
+            (Key::Answerer, "auto") => "cpu",
+            (_, device) => device,
+        };
+        let devices = blip::runtime::devices(device).map_err(|e| external(self.call.function, e))?;
         // On the CPU these do not matter, and two models would be loaded for two values.
         let room = match &*devices {
             [device] if device == "cpu" => Room::default(),

@@ -8,15 +8,30 @@ use crate::blip::PartialGeneration;
 use crate::blip::generate::{GenerationOptions, Strategy};
 use crate::config::Key;
 
-/// Resolves the options of a caption. `unnamed` is the strategy if neither the call nor SET names one and the call sets
-/// no beams; if it is `None`, the checkpoint decides. The error names the invalid option.
+/// Built-in options of answers, which are those of BLIP's evaluation (`generate` in models/blip_vqa.py).
+pub(crate) fn of_answers() -> GenerationOptions {
+    GenerationOptions { max_length: 10, ..Default::default() }
+}
+
+/// Resolves the options of a caption as [`resolve_over`] does.
 pub(crate) fn resolve(
     function: &str,
     asked: Layered<'_>,
     checkpoint: &PartialGeneration,
     unnamed: Option<Strategy>,
 ) -> Result<GenerationOptions> {
-    let built_in = GenerationOptions::default();
+    resolve_over(&GenerationOptions::default(), function, asked, checkpoint, unnamed)
+}
+
+/// Resolves the options of a text over built-in ones. `unnamed` is the strategy if neither the call nor SET names one and the call sets
+/// no beams; if it is `None`, the checkpoint decides. The error names the invalid option.
+pub(crate) fn resolve_over(
+    built_in: &GenerationOptions,
+    function: &str,
+    asked: Layered<'_>,
+    checkpoint: &PartialGeneration,
+    unnamed: Option<Strategy>,
+) -> Result<GenerationOptions> {
     let integer = |key, own: Option<usize>, last| asked.integer(key).map(|n| n as usize).or(own).unwrap_or(last);
     let float = |key, own: Option<f32>, last| asked.float(key).or(own).unwrap_or(last);
     // Setting num_beams implies beam search.

@@ -19,7 +19,7 @@ impl SqlFunction for EmbedText {
     const DESCRIPTION: &'static str = "Embedding of a text by the model of `capfilt.filter`, of unit length, in the \
         space of `embed_image`. NULL gives NULL.";
     const RETURNS: &'static str = "FixedSizeList(Float32, d), with the model's d";
-    const ARGS: &'static [Arg] = &[Arg::Text, Arg::Options(TEXT_OPTIONS)];
+    const ARGS: &'static [Arg] = &[Arg::Text("text"), Arg::Options(TEXT_OPTIONS)];
     const EXAMPLE: &'static str = "SELECT embed_text('a red apple') AS query";
     const RELATED: &'static [&'static str] = &["embed_image", "itc_score"];
     const COST: Cost = Cost::EMBED;

@@ -56,7 +56,7 @@ fn is_bytes(data_type: &DataType) -> bool {
 
 /// Index of the field `path` next to `bytes`, if it is a string.
 fn path_column(fields: &Fields) -> Option<usize> {
-    fields.find("path").filter(|(_, f)| text_arg::check_type("", f.data_type()).is_ok()).map(|(i, _)| i)
+    fields.find("path").filter(|(_, f)| text_arg::check_type("", "path", f.data_type()).is_ok()).map(|(i, _)| i)
 }
 
 #[derive(Debug)]

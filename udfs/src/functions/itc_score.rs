@@ -22,7 +22,7 @@ impl SqlFunction for ItcScore {
         `capfilt.filter`, from -1 to 1: BLIP's image-text contrast, which reads them apart and is cheap. NULL, and \
         an image that cannot be used, give NULL.";
     const RETURNS: &'static str = "Float32";
-    const ARGS: &'static [Arg] = &[Arg::Image, Arg::Text, Arg::Options(TEXT_OPTIONS)];
+    const ARGS: &'static [Arg] = &[Arg::Image, Arg::Text("text"), Arg::Options(TEXT_OPTIONS)];
     const EXAMPLE: &'static str =
         "SELECT id, text, itc_score(image, text) AS itc_score FROM web ORDER BY itc_score DESC";
     const RELATED: &'static [&'static str] = &["itm_score", "embed_image", "embed_text"];

@@ -21,7 +21,7 @@ impl SqlFunction for ItmScore {
     const DESCRIPTION: &'static str = "Probability, by the model of `capfilt.filter`, that a text matches an image: \
         BLIP's image-text matching, which reads both together. NULL, and an image that cannot be used, give NULL.";
     const RETURNS: &'static str = "Float32";
-    const ARGS: &'static [Arg] = &[Arg::Image, Arg::Text, Arg::Options(MATCH_OPTIONS)];
+    const ARGS: &'static [Arg] = &[Arg::Image, Arg::Text("text"), Arg::Options(MATCH_OPTIONS)];
     const EXAMPLE: &'static str = "SELECT id, text FROM web WHERE itm_score(image, text) >= 0.5";
     const RELATED: &'static [&'static str] = &["itc_score", "caption"];
     const COST: Cost = Cost::MATCH;

@@ -1,6 +1,7 @@
 //! The SQL functions, one per file.
 
 mod aggregate;
+mod answering;
 mod bleu;
 pub(crate) mod byte_length;
 mod call;
@@ -30,6 +31,8 @@ pub(crate) mod stats;
 mod tests;
 mod text_arg;
 mod udf;
+mod vqa;
+mod vqa_score;
 
 use std::sync::Arc;
 
@@ -91,6 +94,8 @@ functions![
     image_phash::ImagePhash,
     itc_score::ItcScore,
     itm_score::ItmScore,
+    vqa::Vqa,
+    vqa_score::VqaScore,
 ];
 
 aggregates![

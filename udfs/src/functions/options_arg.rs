@@ -1,6 +1,7 @@
 //! Options of a call: a struct whose fields override the session's settings.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, AsArray, StructArray};
 use datafusion::arrow::datatypes::DataType;
@@ -15,8 +16,14 @@ use crate::config::{CapfiltOptions, Key};
 pub(crate) enum OptionField {
     /// A setting, with its name, values and meaning.
     Setting(Key),
-    /// Checkpoint that replaces `capfilt.captioner` or `capfilt.filter`.
+    /// Checkpoint that replaces `capfilt.captioner`, `capfilt.filter` or `capfilt.answerer`.
     Model,
+    /// Answers to choose from.
+    Answers,
+    /// Number of the answers that are scored.
+    K,
+    /// Rule by which answers are scored.
+    AnswerScore,
 }
 
 impl OptionField {
@@ -24,6 +31,9 @@ impl OptionField {
         match self {
             Self::Setting(key) => key.setting().name,
             Self::Model => "model",
+            Self::Answers => "answers",
+            Self::K => "k",
+            Self::AnswerScore => "answer_score",
         }
     }
 
@@ -31,6 +41,9 @@ impl OptionField {
         match self {
             Self::Setting(key) => key.setting().kind,
             Self::Model => Kind::Text,
+            Self::Answers => Kind::Texts,
+            Self::K => Kind::Integer { min: 1, max: 1 << 20 },
+            Self::AnswerScore => Kind::Choice(&["blip", "likelihood"]),
         }
     }
 
@@ -38,6 +51,16 @@ impl OptionField {
         match self {
             Self::Setting(key) => key.setting().description,
             Self::Model => "Checkpoint of this call: a folder in Hugging Face layout, or a registered name",
+            Self::Answers => {
+                "Answers to choose from, as BLIP's rank mode does: the result is the best of them. Among equals the first is taken"
+            }
+            Self::K => {
+                "How many of the answers, those with the likeliest first tokens, are scored in full. Not given: 128"
+            }
+            Self::AnswerScore => {
+                "Score by which the best of the answers is chosen: blip, its label-smoothed log-likelihood, or likelihood. \
+                 Not given: blip"
+            }
         }
     }
 }
@@ -72,6 +95,9 @@ pub(crate) fn has_model(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Struct(fields) if fields.find(OptionField::Model.name()).is_some())
 }
 
+/// Most characters of a value that an error shows.
+const MOST_SHOWN: usize = 200;
+
 /// Options of one call, or of one row of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct CallOptions(Vec<(OptionField, Value)>);
@@ -99,7 +125,9 @@ impl CallOptions {
                 Some(value) => given.push((*option, value)),
                 None => {
                     let allowed = option.kind().allowed();
-                    return exec_err!("{function}: option {} must be {allowed}, not {scalar}", option.name());
+                    // A list may be long.
+                    let given: String = scalar.to_string().chars().take(MOST_SHOWN).collect();
+                    return exec_err!("{function}: option {} must be {allowed}, not {given}", option.name());
                 }
             }
         }
@@ -110,9 +138,29 @@ impl CallOptions {
         self.0.iter().find(|(f, _)| *f == field).map(|(_, v)| v)
     }
 
+    /// The option that the call gives, if any, of those for which `is_it` holds.
+    pub(crate) fn find(&self, is_it: impl Fn(OptionField) -> bool) -> Option<OptionField> {
+        self.0.iter().map(|(field, _)| *field).find(|field| is_it(*field))
+    }
+
     /// Whether the call itself sets a setting.
     pub(crate) fn has(&self, key: Key) -> bool {
         self.get(OptionField::Setting(key)).is_some()
+    }
+
+    /// Answers that the call lets the model choose from.
+    pub(crate) fn answers(&self) -> Option<&Arc<[String]>> {
+        self.get(OptionField::Answers).and_then(Value::texts)
+    }
+
+    /// Number of the answers that are scored.
+    pub(crate) fn k(&self) -> Option<u64> {
+        self.get(OptionField::K).and_then(Value::integer)
+    }
+
+    /// Rule by which answers are scored.
+    pub(crate) fn answer_score(&self) -> Option<&str> {
+        self.get(OptionField::AnswerScore).and_then(Value::text)
     }
 
     /// Checkpoint that the call names.
@@ -194,8 +242,6 @@ impl<'a> Layered<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use datafusion::arrow::array::{ArrayRef, Float64Array, Int64Array, StringArray};
     use datafusion::arrow::datatypes::Field;
 

@@ -38,9 +38,9 @@ static COLUMNS: &[Column] = &[
     Column("device", Values::Text(|s| s.device.clone()), "Where it runs"),
     Column("precision", Values::Text(|s| s.precision.to_string()), "fp32, fp16 or int8"),
     Column("images_encoded", Values::Count(|s| s.images_encoded), "Images that went through the vision encoder"),
-    Column("captions", Values::Count(|s| s.captions), "Captions generated"),
-    Column("tokens_decoded", Values::Count(|s| s.tokens_decoded), "Tokens of these captions"),
-    Column("texts_scored", Values::Count(|s| s.texts_scored), "Texts matched with an image"),
+    Column("captions", Values::Count(|s| s.captions), "Captions and answers generated"),
+    Column("tokens_decoded", Values::Count(|s| s.tokens_decoded), "Tokens of these"),
+    Column("texts_scored", Values::Count(|s| s.texts_scored), "Texts matched with an image, and answers scored"),
     Column("texts_encoded", Values::Count(|s| s.texts_encoded), "Texts embedded"),
     Column("memo_hits", Values::Count(|s| s.memo_hits), "Results that were remembered and not computed again"),
     Column(
@@ -49,8 +49,8 @@ static COLUMNS: &[Column] = &[
         "Decoding and resizing images, summed over threads",
     ),
     Column("encode_seconds", Values::Seconds(|s| s.encode_seconds), "In the vision encoder"),
-    Column("generate_seconds", Values::Seconds(|s| s.generate_seconds), "Generating captions"),
-    Column("score_seconds", Values::Seconds(|s| s.score_seconds), "Matching and embedding texts"),
+    Column("generate_seconds", Values::Seconds(|s| s.generate_seconds), "Generating captions and answers"),
+    Column("score_seconds", Values::Seconds(|s| s.score_seconds), "Matching and embedding texts, scoring answers"),
     Column("wait_seconds", Values::Seconds(|s| s.wait_seconds), "Calls waiting for their turn, summed over calls"),
     Column("weight_bytes", Values::Count(|s| s.weight_bytes), "Memory that the weights hold now"),
 ];

@@ -70,7 +70,7 @@ async fn settings_are_set_and_shown() -> Result<()> {
     assert!(all.contains("capfilt.captioner") && all.contains("capfilt.prompt"), "{all}");
     let listed =
         "SELECT count(*) FROM information_schema.df_settings WHERE name LIKE 'capfilt.%' AND description <> ''";
-    assert!(table(&ctx, listed).await?.contains("28"));
+    assert!(table(&ctx, listed).await?.contains("31"));
     assert!(error(&ctx, "SET capfilt.topp = 1").await.contains("Did you mean top_p?"));
     assert!(error(&ctx, "SET capfilt.temperature = -1").await.contains("capfilt.temperature must be a number above 0"));
     Ok(())
@@ -157,6 +157,12 @@ async fn plans_are_refused_with_reasons() -> Result<()> {
         ("SELECT caption(image) FROM t", "caption needs a captioner: SET capfilt.captioner = '/path/to/checkpoint'"),
         ("SELECT itm_score(image, name) FROM t", "itm_score needs a filter: SET capfilt.filter"),
         ("SELECT embed_text(name) FROM t", "embed_text needs a filter"),
+        ("SELECT vqa(image, name) FROM t", "vqa needs an answerer: SET capfilt.answerer = '/path/to/checkpoint'"),
+        ("SELECT vqa_score(image, name, name) FROM t", "vqa_score needs an answerer"),
+        ("SELECT vqa(image, 5) FROM t", "vqa: argument question must be a string"),
+        ("SELECT vqa_score(image, name, 5) FROM t", "vqa_score: argument answer must be a string"),
+        ("SELECT vqa(image, name, named_struct('answers', 'red')) FROM t", "option answers must be a list of strings"),
+        ("SELECT vqa(image, name, named_struct('k', 'x')) FROM t", "option k must be a whole number"),
         ("SELECT caption(name) FROM t", "caption: argument image must be the encoded bytes"),
         ("SELECT itm_score(image, 5) FROM t", "itm_score: argument text must be a string"),
         ("SELECT caption() FROM t", "caption takes caption(image [, options]), but was called with 0 arguments"),
@@ -299,7 +305,7 @@ async fn show_functions_lists_them() -> Result<()> {
 async fn planning_loads_no_model() -> Result<()> {
     let ctx = pictures("images")?;
     let (dir, narrow) = (checkpoint("{}"), checkpoint(r#"{"image_text_hidden_size": 64}"#));
-    for role in ["captioner", "filter"] {
+    for role in ["captioner", "filter", "answerer"] {
         table(&ctx, &format!("SET capfilt.{role} = '{}'", dir.path().display())).await?;
     }
     for call in [
@@ -310,6 +316,9 @@ async fn planning_loads_no_model() -> Result<()> {
         "itc_score(image, name, named_struct('clean_text', true))",
         "embed_image(image)",
         "embed_text(name)",
+        "vqa(image, name)",
+        "vqa(image, 'why', named_struct('answers', [name, 'red'], 'k', 2))",
+        "vqa_score(image, name, name, named_struct('question_token', 'cls'))",
     ] {
         let plan = table(&ctx, &format!("EXPLAIN SELECT {call} FROM t")).await?;
         assert!(plan.contains("physical_plan"), "{plan}");

@@ -8,14 +8,14 @@ use datafusion::common::{Result, ScalarValue, internal_err, plan_err};
 use datafusion::logical_expr::ColumnarValue;
 
 /// Returns a plan error unless `given` is a string type, a dictionary of one, or NULL.
-pub(crate) fn check_type(function: &str, given: &DataType) -> Result<()> {
+pub(crate) fn check_type(function: &str, name: &str, given: &DataType) -> Result<()> {
     match given {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null => Ok(()),
         DataType::Dictionary(_, values) if !matches!(values.as_ref(), DataType::Dictionary(..)) => {
-            check_type(function, values)
+            check_type(function, name, values)
         }
         _ => plan_err!(
-            "{function}: argument text must be a string (Utf8, LargeUtf8, Utf8View or a dictionary of them), \
+            "{function}: argument {name} must be a string (Utf8, LargeUtf8, Utf8View or a dictionary of them), \
              not {given}"
         ),
     }
@@ -97,7 +97,7 @@ mod tests {
             dictionary(DataType::Utf8),
             dictionary(DataType::LargeUtf8),
         ] {
-            check_type("f", &data_type)?;
+            check_type("f", "text", &data_type)?;
             let array = cast(&plain, &data_type)?;
             let column = ColumnarValue::Array(Arc::clone(&array));
             let arg = TextArg::new(&column)?;
@@ -114,7 +114,7 @@ mod tests {
         // A dictionary without values, all keys NULL.
         let empty = ColumnarValue::Array(new_null_array(&dictionary(DataType::Utf8), 2));
         assert_eq!(TextArg::new(&empty)?.get(1), None);
-        let error = check_type("itm_score", &DataType::Int64).unwrap_err().to_string();
+        let error = check_type("itm_score", "text", &DataType::Int64).unwrap_err().to_string();
         assert!(error.contains("itm_score: argument text must be a string"), "{error}");
         Ok(())
     }

@@ -44,7 +44,8 @@ pub(crate) trait SqlFunction: Debug + Send + Sync + 'static {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Arg {
     Image,
-    Text,
+    /// A text, with a name to distinguish it from another.
+    Text(&'static str),
     /// A number of captions.
     Count,
     /// A perceptual hash, with a name to distinguish it from another.
@@ -56,9 +57,8 @@ impl Arg {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Image => "image",
-            Self::Text => "text",
             Self::Count => "n",
-            Self::Hash(name) => name,
+            Self::Text(name) | Self::Hash(name) => name,
             Self::Options(_) => "options",
         }
     }
@@ -70,7 +70,7 @@ impl Arg {
                             `bytes`, as Hugging Face datasets have it"
                     .into()
             }
-            Self::Text => "A string".into(),
+            Self::Text(_) => "A string".into(),
             Self::Count => format!("How many captions, from 1 to {MAX_COUNT}"),
             Self::Hash(_) => "64 bits, as image_phash returns them".into(),
             Self::Options(fields) => {
@@ -84,7 +84,7 @@ impl Arg {
     fn check_type(self, function: &str, given: &DataType) -> Result<()> {
         match self {
             Self::Image => image_arg::check_type(function, given),
-            Self::Text => text_arg::check_type(function, given),
+            Self::Text(name) => text_arg::check_type(function, name, given),
             Self::Options(fields) => options_arg::check_type(function, fields, given),
             Self::Count | Self::Hash(_) if given.is_integer() || *given == DataType::Null => Ok(()),
             Self::Count | Self::Hash(_) => {
@@ -97,7 +97,7 @@ impl Arg {
     fn example(self) -> DataType {
         match self {
             Self::Image => DataType::Binary,
-            Self::Text => DataType::Utf8,
+            Self::Text(_) => DataType::Utf8,
             Self::Count | Self::Hash(_) => DataType::Int64,
             Self::Options(fields) => {
                 let field = |option: &OptionField| Field::new(option.name(), option.kind().example(), true);

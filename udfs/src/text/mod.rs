@@ -14,7 +14,7 @@ use crate::blip::files::{present, read};
 use crate::error::{Error, Result};
 use parse::parse;
 
-/// First token of a text that is matched with an image.
+/// First token of a text that is matched with an image, and of a question about one.
 ///
 /// BLIP was trained and evaluated with [ENC]; transformers uses [CLS] (its issues 22732 and 25629), so its scores
 /// differ from those of the paper's filter.
@@ -43,7 +43,7 @@ impl FromStr for ItmToken {
         match s {
             "enc" => Ok(Self::Enc),
             "cls" => Ok(Self::Cls),
-            _ => Err(format!("{s:?} is not a first token of ITM: use enc or cls")),
+            _ => Err(format!("{s:?} is not a first token of a text beside an image: use enc or cls")),
         }
     }
 }
@@ -175,13 +175,18 @@ impl Tokenizer {
         std::iter::once(self.dec).chain(self.ids(prompt)).collect()
     }
 
-    /// Token ids of a text to match with an image, truncated to `max_tokens` including [SEP].
+    /// Token ids of a text to match with an image, or of a question about it, truncated to `max_tokens` including [SEP].
     pub fn match_ids(&self, text: &str, max_tokens: usize, first: ItmToken) -> Arc<[u32]> {
         let first = match first {
             ItmToken::Enc => self.enc,
             ItmToken::Cls => self.cls,
         };
         self.framed(first, text, max_tokens)
+    }
+
+    /// Token ids of an answer to score: [DEC], its tokens and [SEP], untruncated.
+    pub fn answer_ids(&self, answer: &str) -> Arc<[u32]> {
+        std::iter::once(self.dec).chain(self.ids(answer)).chain([self.sep]).collect()
     }
 
     /// Token ids of a text for the unimodal encoder: [CLS] first, truncated to `max_tokens` including [SEP].
@@ -218,19 +223,46 @@ impl Tokenizer {
     }
 }
 
+/// Characters that BLIP's cleaning takes out.
+fn is_punctuation(c: char) -> bool {
+    matches!(c, '.' | '!' | '"' | '(' | ')' | '*' | '#' | ':' | ';' | '~')
+}
+
+/// BLIP's `pre_question` (data/utils.py): lower-cases, deletes each of `. ! " ( ) * # : ; ~`, cuts blanks at the end, and
+/// keeps at most 50 words, the text between two blanks. The question mark and inner blanks stay.
+pub fn clean_question(text: &str) -> String {
+    const MOST_WORDS: usize = 50;
+    let lower: String = text.to_lowercase().chars().filter(|c| !is_punctuation(*c)).collect();
+    let lower = lower.trim_end_matches(' ');
+    lower.split(' ').take(MOST_WORDS).collect::<Vec<_>>().join(" ")
+}
+
 /// BLIP's `pre_caption`: lower-cases, replaces each of `. ! " ( ) * # : ; ~` by a space, collapses white space, trims,
 /// and keeps at most 30 words.
 pub fn clean(text: &str) -> String {
     const MOST_WORDS: usize = 30;
     let lower = text.to_lowercase();
-    let punctuation = |c: char| matches!(c, '.' | '!' | '"' | '(' | ')' | '*' | '#' | ':' | ';' | '~');
-    let words = lower.split(|c: char| c.is_whitespace() || punctuation(c)).filter(|w| !w.is_empty());
+    let words = lower.split(|c: char| c.is_whitespace() || is_punctuation(c)).filter(|w| !w.is_empty());
     words.take(MOST_WORDS).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::clean;
+    use super::{clean, clean_question};
+
+    #[test]
+    fn cleaning_of_questions_is_blips() {
+        for (question, cleaned) in [
+            ("What is on the LEFT ?", "what is on the left ?"),
+            ("is it a cat (or a dog)?", "is it a cat or a dog?"),
+            ("  a  b.c! \t  ", "  a  bc \t"),
+            ("why. ", "why"),
+            ("", ""),
+        ] {
+            assert_eq!(clean_question(question), cleaned);
+        }
+        assert_eq!(clean_question(&"word ".repeat(60)).split(' ').count(), 50);
+    }
 
     #[test]
     fn cleaning_is_blips() {

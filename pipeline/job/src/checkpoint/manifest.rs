@@ -308,6 +308,7 @@ pub(crate) fn identity() -> Identity {
     let models = Provenance {
         captioner: Some("a1".repeat(32)),
         filter: None,
+        answerer: None,
         device: Some("cpu".to_owned()),
         settings: BTreeMap::from([("seed".to_owned(), "0".to_owned())]),
     };

@@ -11,5 +11,5 @@ mod text;
 mod vision;
 
 pub(crate) use builder::{EXTERNAL_FOLDER, Graph, PROBE_WIDTH, probe};
-pub(crate) use text::{cross_kv, decoder_step, match_texts, text_encoder};
+pub(crate) use text::{Source, answer_scores, cross_kv, decoder_step, match_texts, question_encoder, text_encoder};
 pub(crate) use vision::{image_name, image_projection, pixels, selected_rows, vision_encoder};

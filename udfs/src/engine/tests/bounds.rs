@@ -114,7 +114,7 @@ fn work_shared_with_a_cancelled_call_goes_on() {
 
 #[test]
 fn batches_shrink_to_what_memory_allows() {
-    let work = WorkBytes { encode: 10_000, generate: 9_000, per_sequence: 500, match_text: 1_000 };
+    let work = WorkBytes { encode: 10_000, generate: 9_000, per_sequence: 500, match_text: 1_000, answer: 0 };
     let weights = 5_000;
     let limits = EngineOptions { memory_limit: weights + 40_000, embedding_cache: None, ..options() };
     let s = scripted(limits, gated(), weights, work);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use crate::blip::generate::{GenerationOptions, Strategy};
-use crate::blip::{DeviceMemory, Embedding, GenerateRequest, Med, Precision, Room, WorkBytes};
+use crate::blip::{AnswerScore, DeviceMemory, Embedding, GenerateRequest, Med, Precision, Room, WorkBytes};
 use crate::engine::{Client, Engine, EngineOptions, ImageSource, ModelHandle, ModelKey, Outcome, Task, Work, lock};
 use crate::error::{Error, Result};
 use crate::image::{Limits, Preprocessor};
@@ -77,6 +77,8 @@ pub(super) struct Script {
     pub(super) gate: Option<Gate>,
     /// Number of images of each successful call of the encoder.
     pub(super) encoded: Mutex<Vec<usize>>,
+    /// Questions encoded.
+    pub(super) questions: AtomicUsize,
     /// Number of `generate` calls that began.
     pub(super) generating: AtomicUsize,
     pub(super) loads: AtomicUsize,
@@ -261,6 +263,50 @@ impl Med for Fake {
         };
         Ok(images.iter().zip(requests).map(|(e, rs)| rs.iter().map(|r| caption(e, r)).collect()).collect())
     }
+    fn encode_questions(&self, images: &[&Embedding], questions: &[Vec<&[u32]>]) -> Result<Vec<Vec<Embedding>>> {
+        self.check(images)?;
+        let count = questions.iter().map(Vec::len).sum();
+        self.script.memory(count)?;
+        self.script.questions.fetch_add(count, SeqCst);
+        let states = |e: &Embedding, questions: &Vec<&[u32]>| -> Vec<Embedding> {
+            questions.iter().map(|ids| Embedding::Host(vec![mix(e, ids); ids.len()].into())).collect()
+        };
+        let states: Vec<Vec<Embedding>> = images.iter().zip(questions).map(|(e, ids)| states(e, ids)).collect();
+        if self.device.starts_with("cuda") {
+            lock(&self.made).extend(states.iter().flatten().cloned());
+        }
+        Ok(states)
+    }
+    fn answer(
+        &self,
+        questions: &[&Embedding],
+        requests: &[Vec<GenerateRequest>],
+        options: &GenerationOptions,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Vec<Vec<Vec<u32>>>> {
+        self.generate(questions, requests, options, cancelled)
+    }
+    fn first_tokens(&self, questions: &[&Embedding]) -> Result<Vec<Vec<f32>>> {
+        self.check(questions)?;
+        Ok(questions.iter().map(|e| (0..16).map(|id| mix(e, &[id])).collect()).collect())
+    }
+    fn score_answers(
+        &self,
+        questions: &[&Embedding],
+        answers: &[Vec<&[u32]>],
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Vec<Vec<AnswerScore>>> {
+        if cancelled() {
+            return Err(Error::Cancelled);
+        }
+        self.check(questions)?;
+        self.script.memory(questions.len())?;
+        let score = |e: &Embedding, ids: &&[u32]| AnswerScore {
+            log_likelihood: -mix(e, ids),
+            mean_log_probability: -100.0 * mix(e, &ids[1..]),
+        };
+        Ok(questions.iter().zip(answers).map(|(e, all)| all.iter().map(|ids| score(e, ids)).collect()).collect())
+    }
 }
 
 /// An engine over fake models, with helpers for the tests.
@@ -364,6 +410,21 @@ impl Picture {
 
     pub(super) fn score(&self, text: u32) -> Task<'_> {
         self.task(Work::Match { ids: [1, text, 2].into() })
+    }
+
+    pub(super) fn answer(&self, question: u32, strategy: Strategy, seed: u64) -> Task<'_> {
+        let options = Arc::new(GenerationOptions { strategy, ..GenerationOptions::default() });
+        self.task(Work::Answer { question: [1, question, 2].into(), prompt: [5].into(), options, seed })
+    }
+
+    /// The best of nine answers, of which `k` are scored.
+    pub(super) fn rank(&self, question: u32, k: usize, smoothed: bool) -> Task<'_> {
+        let answers = (0..9).map(|answer| [5, answer % 7, answer, 2].into()).collect();
+        self.task(Work::RankAnswers { question: [1, question, 2].into(), answers, k, smoothed })
+    }
+
+    pub(super) fn score_answer(&self, question: u32, answer: u32) -> Task<'_> {
+        self.task(Work::ScoreAnswer { question: [1, question, 2].into(), answer: [5, answer, 2].into() })
     }
 
     pub(super) fn caption(&self, strategy: Strategy, seed: u64, candidate: u32) -> Task<'_> {

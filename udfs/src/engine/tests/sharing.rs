@@ -1,6 +1,7 @@
 //! Deduplication, encoding once, and results that do not depend on the batch.
 
 use std::sync::Barrier;
+use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 
 use super::fake::{FLOATS, Gate, Picture, Script, options, pictures, scripted, setup, text, until};
@@ -63,6 +64,37 @@ fn an_image_is_encoded_once_when_its_texts_come_in_concurrent_calls() {
         });
         assert_eq!((s.script.images_encoded(), s.stats().texts_scored), (N, 2 * N as u64), "{threads} threads");
     }
+}
+
+#[test]
+fn a_question_is_encoded_once_for_all_its_answers() {
+    let s = setup(options());
+    let images = pictures(20);
+    for round in 0..3 {
+        // In one call and in several, of each kind.
+        let tasks = |image| {
+            let image: &Picture = image;
+            (0..2).flat_map(move |q| {
+                [image.score_answer(q, 2 * round), image.score_answer(q, 2 * round + 1), image.rank(q, 3, round == 0)]
+            })
+        };
+        s.once(images.iter().flat_map(tasks).collect());
+        s.once(images.iter().map(|image| image.answer(1, Strategy::Beam, u64::from(round))).collect());
+    }
+    assert_eq!((s.script.images_encoded(), s.script.questions.load(SeqCst)), (20, 40));
+    // Two of the six ranks of an image are those of before; of each three answers are scored. Beam search has no seed.
+    assert_eq!((s.stats().texts_scored, s.stats().captions), (20 * (12 + 4 * 3), 20));
+}
+
+#[test]
+fn without_a_cache_a_batch_encodes_its_questions_once() {
+    let none = EngineOptions { embedding_cache: Some(0), memo_limit: 0, ..options() };
+    let s = setup(none);
+    let image = Picture::new(1);
+    let tasks = || (0..12).map(|n| image.score_answer(n % 3, n)).collect();
+    let (first, again) = (s.once(tasks()), s.once(tasks()));
+    assert_eq!(first, again);
+    assert_eq!((s.script.images_encoded(), s.script.questions.load(SeqCst)), (2, 6));
 }
 
 #[test]
@@ -133,6 +165,9 @@ fn mixed(images: &[Picture]) -> Vec<Task<'_>> {
         tasks.extend((0..3).map(|t| image.score(t)));
         tasks.extend((0..3).map(|c| image.caption(Strategy::Nucleus, 9, c)));
         tasks.extend([image.caption(Strategy::Beam, 0, 0), image.task(Work::EmbedImage)]);
+        tasks.extend((0..3).map(|q| image.answer(q, Strategy::Nucleus, 9)));
+        tasks.extend((0..6).map(|n| image.score_answer(n % 2, n)));
+        tasks.extend([(0, 9, true), (0, 9, false), (1, 4, true), (0, 2, false)].map(|(q, k, s)| image.rank(q, k, s)));
     }
     tasks
 }
