@@ -18,6 +18,7 @@ use capfilt_training::pretrained::start;
 use capfilt_training::run::{CHECKPOINT, train};
 use capfilt_training::settings::{DEFAULTS, Settings, TableSettings};
 use capfilt_training::world::{World, tables};
+use capfilt_udfs::blip::BlipConfig;
 use capfilt_udfs::blip::generate::{GenerationOptions, Strategy};
 use clap::Parser as _;
 use cli::{Cli, Command, EvaluateArgs, ExportArgs, SettingsArgs, TrainArgs, WorldArgs};
@@ -39,6 +40,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Pretrain(args) => run(&args, None),
         Command::FinetuneCaptioner(args) => run(&args, Some("finetune-captioner")),
         Command::FinetuneFilter(args) => run(&args, Some("finetune-filter")),
+        Command::FinetuneVqa(args) => run(&args, Some("finetune-vqa")),
         Command::Evaluate(args) => evaluate(&args),
         Command::Export(args) => export_part(&args),
         Command::Config(args) => config(&args),
@@ -192,10 +194,15 @@ fn export_part(args: &ExportArgs) -> anyhow::Result<()> {
         ("loss.queue", "0"),
         ("device", "cpu"),
     ];
-    let mut settings = Settings::read(&[], None, &changes.map(|(key, value)| format!("{key}={value}")))?;
+    let command: &[&str] = if args.what == "answerer" { &["finetune-vqa"] } else { &[] };
+    let mut settings = Settings::read(command, None, &changes.map(|(key, value)| format!("{key}={value}")))?;
     let checkpoint = folder(&args.checkpoint)?;
     settings.model.start.clone_from(&checkpoint);
     let (what, kind) = (settings.export_what()?, settings.export_kind()?);
+    // A MED can begin an answerer, and is none.
+    if settings.answers()? != BlipConfig::read(&checkpoint)?.is_answerer() {
+        bail!("{}: it is not a {}", args.checkpoint.display(), args.what);
+    }
     let start = start(&settings)?;
     let trainer = &start.trainer;
     let missing: Vec<&str> = start.drawn.iter().map(String::as_str).filter(|name| what.needs(name)).collect();

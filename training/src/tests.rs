@@ -10,10 +10,12 @@ use tch::{Device, Kind, Tensor, nn};
 
 use crate::adamw::{AdamW, AdamWOptions, clip};
 use crate::checkpoint::{Export, blip_preprocessor, export, import};
-use crate::config::{MedConfig, Sharing, parameter_counts};
+use crate::config::{DecoderReads, MedConfig, Sharing, parameter_counts};
 use crate::losses::{self, LABEL_SMOOTHING, Negatives};
 use crate::med::{Med, Texts};
 use crate::step::{Batch, StepOptions, Trainer};
+
+mod answerer;
 
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -48,6 +50,7 @@ fn config() -> MedConfig {
         text,
         projection: 8,
         sharing: Sharing::default(),
+        decoder_reads: DecoderReads::default(),
         enc_token_id: 39,
         dropout: 0.0,
         drop_path: 0.0,
@@ -76,7 +79,7 @@ fn golden_trainer(golden: &BTreeMap<String, Tensor>) -> (Trainer, Batch) {
     trainer.queues.texts = golden["text_queue"].copy();
     let texts = Texts::new(golden["ids"].copy(), 0);
     // Rows 1 and 4 show the same picture.
-    (trainer, Batch { pixels: golden["pixels"].copy(), texts, image_ids: vec![0, 1, 2, 3, 1, 5] })
+    (trainer, Batch { pixels: golden["pixels"].copy(), texts, image_ids: vec![0, 1, 2, 3, 1, 5], answers: None })
 }
 
 fn pairs(rows: &Tensor, swap: bool) -> Vec<(i64, i64)> {
@@ -380,6 +383,7 @@ fn exports_are_what_the_sql_functions_load() {
                     );
                 }
                 Export::Captioner => assert!(missing.iter().all(|n| !n.starts_with("vision_model")), "{missing:?}"),
+                Export::Answerer => panic!("it is no part of a MED"),
                 Export::Matcher => {
                     assert!(missing.iter().all(|n| n.starts_with("text_decoder") || n == "temp"), "{missing:?}")
                 }
