@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
 use capfilt_tables::hub;
-use capfilt_training::checkpoint::export;
+use capfilt_training::checkpoint::{Export, export};
 use capfilt_training::data::Table;
 use capfilt_training::evaluate::{Evaluated, Items, captions, filter, retrieval};
 use capfilt_training::memory::keep_freed;
@@ -199,15 +199,16 @@ fn export_part(args: &ExportArgs) -> anyhow::Result<()> {
     let checkpoint = folder(&args.checkpoint)?;
     settings.model.start.clone_from(&checkpoint);
     let (what, kind) = (settings.export_what()?, settings.export_kind()?);
+    let named = format!("{} {}", if what == Export::Answerer { "an" } else { "a" }, args.what);
     // A MED can begin an answerer, and is none.
     if settings.answers()? != BlipConfig::read(&checkpoint)?.is_answerer() {
-        bail!("{}: it is not a {}", args.checkpoint.display(), args.what);
+        bail!("{}: it is not {named}", args.checkpoint.display());
     }
     let start = start(&settings)?;
     let trainer = &start.trainer;
     let missing: Vec<&str> = start.drawn.iter().map(String::as_str).filter(|name| what.needs(name)).collect();
     if let Some(first) = missing.first() {
-        bail!("{}: it is not a {}: it has no {first}", args.checkpoint.display(), args.what);
+        bail!("{}: it is not {named}: it has no {first}", args.checkpoint.display());
     }
     export(&args.out, trainer.config(), trainer.params(), what, &start.tokenizer_json, &start.preprocessor, kind)?;
     capfilt_training::run::carry_card(&checkpoint, &args.out)?;
@@ -228,6 +229,11 @@ fn world(args: &WorldArgs) -> anyhow::Result<()> {
         let path = args.out.join(format!("{set}.parquet"));
         let written = tables::write(&world, set.parse()?, pictures, &path)?;
         eprintln!("{}: {written} texts of {pictures} pictures", path.display());
+    }
+    for (set, pictures) in [("human", args.human), ("validation", args.validation), ("test", args.test)] {
+        let path = args.out.join(format!("{set}-questions.parquet"));
+        let written = tables::write_questions(&world, set.parse()?, pictures, &path)?;
+        eprintln!("{}: {written} questions about {pictures} pictures", path.display());
     }
     let path = args.out.join("tokenizer.json");
     let text = format!("{:#}\n", capfilt_training::world::tokenizer());

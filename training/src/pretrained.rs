@@ -227,6 +227,7 @@ mod tests {
 
     use super::*;
     use crate::checkpoint::{Export, export};
+    use crate::random::{Purpose, seed_torch};
     use crate::tests::root;
 
     fn settings(changes: &[String]) -> Settings {
@@ -387,6 +388,7 @@ mod tests {
         changes.push(format!("model.tokenizer={}", tokenizer.display()));
         let write = |folder: &Path, tensors: &[(String, Vec<i64>)]| {
             std::fs::create_dir_all(folder).unwrap();
+            let _held = seed_torch(1, 0, Purpose::Weights);
             let filled: Vec<(String, Tensor)> =
                 tensors.iter().map(|(name, shape)| (name.clone(), Tensor::randn(shape, options))).collect();
             Tensor::write_safetensors(&filled, folder.join("model.safetensors")).unwrap();

@@ -113,12 +113,13 @@ impl Trainer {
         let params = Params::zeros(&config.shapes(), device, true);
         initialise(&params, &config, seed)?;
         let momentum = Params::zeros(&config.momentum_shapes(), device, false);
-        seed_torch(seed, 0, Purpose::Queues);
+        let held = seed_torch(seed, 0, Purpose::Queues);
         let feature = || {
             let drawn = Tensor::randn([options.queue, config.projection as i64], (Kind::Float, Device::Cpu));
             (&drawn / drawn.norm_scalaropt_dim(2, [-1], true)).to_device(device)
         };
         let queues = Features { images: feature(), texts: feature() };
+        drop(held);
         let queue_ids = Tensor::full([options.queue], -100, (Kind::Int64, device));
         let adamw = AdamW::new(params.flat(), options.adamw);
         momentum.follow(&params, 0.0);
@@ -273,8 +274,9 @@ impl Trainer {
         if self.options.itc && gradient.is_none() {
             self.momentum.follow(&self.params, self.options.momentum);
         }
-        seed_torch(self.seed, self.batches(), Purpose::Dropout);
+        let held = seed_torch(self.seed, self.batches(), Purpose::Dropout);
         let losses = self.losses(batch, alpha, None)?;
+        drop(held);
         let all: Vec<&Tensor> = [&losses.itc, &losses.itm, &losses.lm].into_iter().flatten().collect();
         let Some((first, rest)) = all.split_first() else {
             return Err(Error::Option("all losses are off: leave on itc, itm or lm".into()));
@@ -441,7 +443,7 @@ fn keys_of(features: &Tensor) -> i64 {
 }
 
 fn initialise(params: &Params, config: &MedConfig, seed: u64) -> Result<()> {
-    seed_torch(seed, 0, Purpose::Weights);
+    let _held = seed_torch(seed, 0, Purpose::Weights);
     for name in params.names() {
         let Some(leaf) = params.get(name) else { continue };
         let shape = leaf.size();

@@ -14,6 +14,7 @@ use super::{assert_close, root};
 use crate::checkpoint::{Export, export};
 use crate::data::{RawAnswer, RawBatch};
 use crate::pretrained::{Start, start};
+use crate::random::{Purpose, seed_torch};
 use crate::settings::Settings;
 
 fn fixture(name: &str) -> BTreeMap<String, Tensor> {
@@ -148,12 +149,13 @@ fn an_export_answers_as_the_model_that_was_trained() {
     let raw = golden_batch(&began, &golden, &|_| 1.0);
     let Start { trainer, tokenizer, tokenizer_json, preprocessor, .. } = &began;
     // Other weights than the fixture's, so that it is the exported ones that answer.
-    tch::manual_seed(7);
+    let held = seed_torch(7, 0, Purpose::Weights);
     for name in trainer.params.names() {
         let old = trainer.params.get(name).unwrap().detach().copy();
         let noise = Tensor::randn(old.size(), (Kind::Float, Device::Cpu)) * 0.02;
         trainer.params.set(name, &(old + noise)).unwrap();
     }
+    drop(held);
     let dir = tempfile::tempdir().unwrap();
     let (config, params) = (trainer.config(), trainer.params());
     export(dir.path(), config, params, Export::Answerer, tokenizer_json, preprocessor, Kind::Float).unwrap();
