@@ -353,8 +353,11 @@ fn a_delta_table_is_read_at_its_version() {
     assert!(error.contains("version 5"), "{error}");
 }
 
-/// Writes a table of questions about one image each; `None` among the answers is NULL.
-fn questions(path: &Path, asked: &[(Option<&str>, Option<&[Option<&str>]>)], more: Vec<(&str, ArrayRef)>) {
+/// A question and its answers; `None` is NULL.
+type Asked<'a> = (Option<&'a str>, Option<&'a [Option<&'a str>]>);
+
+/// Writes a table of questions about one image each.
+fn questions(path: &Path, asked: &[Asked<'_>], more: Vec<(&str, ArrayRef)>) {
     let images = BinaryArray::from_iter_values((0..asked.len()).map(|i| png(i as u8)));
     let mut answers = ListBuilder::new(StringBuilder::new());
     for (_, given) in asked {
@@ -382,7 +385,7 @@ fn answers(row: &Row) -> Vec<(&str, f32)> {
 fn a_questions_answers_count_by_their_shares() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("questions.parquet");
-    let asked: [(Option<&str>, Option<&[Option<&str>]>); 6] = [
+    let asked: [Asked<'_>; 6] = [
         (Some("What Colour?"), Some(&[Some("red"), Some("Red"), Some("red"), None, Some(" ")])),
         (Some("how many?"), Some(&[Some("2")])),
         (None, Some(&[Some("2")])),
@@ -429,7 +432,7 @@ fn questions_are_cleaned_and_cut_and_answers_are_not() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("questions.parquet");
     let long = "red ".repeat(600);
-    let asked: [(Option<&str>, Option<&[Option<&str>]>); 1] =
+    let asked: [Asked<'_>; 1] =
         [(Some("What (IS) on it, and what colour has it?"), Some(&[Some("A.B!"), Some(&long), Some("A.B!")]))];
     questions(&path, &asked, vec![]);
     let model = crate::tests::root().join("tests/fixtures/models/matcher");

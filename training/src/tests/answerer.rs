@@ -105,7 +105,7 @@ fn answers_count_by_their_weights_and_padding_by_nothing() {
         let answers = whole.answers.iter().filter(|answer| answer.question == i);
         loss(&RawBatch {
             pixels: whole.pixels[i * pixels..(i + 1) * pixels].to_vec(),
-            ids: vec![whole.ids[i].clone()],
+            ids: vec![Arc::clone(&whole.ids[i])],
             image_ids: vec![whole.image_ids[i]],
             answers: answers.map(|answer| RawAnswer { question: 0, ..answer.clone() }).collect(),
         })

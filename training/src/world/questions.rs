@@ -107,7 +107,7 @@ fn asked(kind: QuestionKind, scene: &Scene, human: bool, dice: &mut Dice) -> Opt
             let there = dice.chance(0.5);
             let absent = |colour: &Colour| {
                 let named = things.iter().any(|other| (other.shape, other.colour) == (thing.shape, *colour));
-                !named && !(human && unseen_together(thing.shape, *colour))
+                !(named || human && unseen_together(thing.shape, *colour))
             };
             let absent: Vec<Colour> = Colour::ALL.iter().copied().filter(absent).collect();
             let colour = if there { thing.colour } else { dice.pick(&absent) };
