@@ -68,13 +68,13 @@ fn main() -> anyhow::Result<()> {
     let words = args.words as u32;
     let ids = SpecialIds { vocab_size: args.words, pad: 0, sep: words - 3, dec: words - 2, enc: words - 1 };
     let device = settings.device()?;
-    let config = settings.model.config(&ids)?;
+    let config = settings.config(&ids)?;
     let side = config.vision.image_size as i64;
     let mut trainer = Trainer::new(config, settings.step_options(0), 1, device)?;
     let pixels = Tensor::randn([args.batch, 3, side, side], (Kind::Float, device));
     let texts =
         Texts::new(Tensor::randint_low(1, i64::from(words) - 3, [args.batch, args.tokens], (Kind::Int64, device)), 0);
-    let batch = Batch { pixels, texts, image_ids: (0..args.batch as u64).collect() };
+    let batch = Batch { pixels, texts, image_ids: (0..args.batch as u64).collect(), answers: None };
     let mut seconds = vec![];
     for step in 0..args.steps + 2 {
         let clock = Instant::now();

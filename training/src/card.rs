@@ -60,7 +60,8 @@ fn card(
         t.vocab_size,
     );
     card.push_str(TRAINED_ON);
-    card.push_str("\n| table | pairs | images | share | sha256 |\n|---|---|---|---|---|\n");
+    let rows = if config.is_answerer() { "questions" } else { "pairs" };
+    let _ = write!(card, "\n| table | {rows} | images | share | sha256 |\n|---|---|---|---|---|\n");
     let total: f64 = tables.iter().map(|table| table.share()).sum();
     for (table, named) in tables.iter().zip(&settings.data.tables) {
         let query = if named.query.is_empty() { String::new() } else { format!(": `{}`", named.query.trim()) };
@@ -79,7 +80,7 @@ fn card(
     }
     let _ = write!(
         card,
-        "\n{} steps, {} pairs, {:.0} seconds; {} pairs were passed over because their image could not be used.\n\n\
+        "\n{} steps, {} {rows}, {:.0} seconds; {} {rows} were passed over because their image could not be used.\n\n\
          ## Losses\n\nMeans of the last steps.\n\n| ITC | ITM | LM |\n|---|---|---|\n| {:.4} | {:.4} | {:.4} |\n\n\
          {began}## Settings\n\nThe sizes are the model's.\n\n```toml\n{}```\n",
         summary.steps,

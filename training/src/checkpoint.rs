@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::med::{DECODER, ENCODER};
 use crate::params::Params;
 
-/// Parts of a MED to export.
+/// Model that a run makes and parts of it to export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Export {
     /// Captioner: `BlipForConditionalGeneration`.
@@ -24,6 +24,8 @@ pub enum Export {
     Matcher,
     /// Whole MED: `CapFiltMed`, captioner and matcher in one folder with shared tensors stored once.
     Med,
+    /// Answerer of questions, the only model that is not a MED: `BlipForQuestionAnswering`.
+    Answerer,
 }
 
 impl std::str::FromStr for Export {
@@ -34,7 +36,8 @@ impl std::str::FromStr for Export {
             "captioner" => Ok(Self::Captioner),
             "matcher" => Ok(Self::Matcher),
             "med" => Ok(Self::Med),
-            _ => Err(Error::Option(format!("export.what '{name}': use med, captioner or matcher"))),
+            "answerer" => Ok(Self::Answerer),
+            _ => Err(Error::Option(format!("export.what '{name}': use med, captioner, matcher or answerer"))),
         }
     }
 }
@@ -46,6 +49,7 @@ impl Export {
             Self::Captioner => "BlipForConditionalGeneration",
             Self::Matcher => "BlipForImageTextRetrieval",
             Self::Med => "CapFiltMed",
+            Self::Answerer => "BlipForQuestionAnswering",
         }
     }
 
@@ -58,7 +62,7 @@ impl Export {
                 !["vision_proj.", "text_proj.", "itm_head.", "temp"].iter().any(|part| name.starts_with(part))
             }
             Self::Matcher => !name.starts_with("text_decoder.") && name != "temp",
-            Self::Med => name != "temp",
+            Self::Med | Self::Answerer => name != "temp",
         }
     }
 }
@@ -139,7 +143,7 @@ fn tensors(params: &Params, what: Export) -> BTreeMap<String, Tensor> {
         let wanted = match what {
             Export::Captioner => name.starts_with("vision_model.") || name.starts_with("text_decoder."),
             Export::Matcher => !name.starts_with("text_decoder."),
-            Export::Med => true,
+            Export::Med | Export::Answerer => true,
         };
         if wanted && (name != TEMPERATURE || what == Export::Med) {
             tensors.insert(name.clone(), tensor.shallow_clone());
@@ -152,7 +156,7 @@ fn tensors(params: &Params, what: Export) -> BTreeMap<String, Tensor> {
             }
         }
     }
-    if what == Export::Captioner {
+    if matches!(what, Export::Captioner | Export::Answerer) {
         // transformers expects the LM head's copies of the tied word embedding and bias.
         let tied = [
             ("weight", format!("{DECODER}embeddings.word_embeddings.weight")),
@@ -176,7 +180,8 @@ pub(crate) fn read_tensors(dir: &Path) -> Result<BTreeMap<String, Tensor>> {
 
 /// Sets the parameters from the checkpoint in the folder `dir`, in our layout or a lone captioner's, and returns the
 /// names of those that it lacks. Tensors that the decoder lacks there are taken from the encoder; position embeddings
-/// of another image size are interpolated.
+/// of another image size are interpolated. An answer decoder's cross-attention begins as that of a MED where the image is
+/// as wide as the text; a MED with a wider one lacks it, as in BLIP's `load_checkpoint`.
 ///
 /// # Errors
 /// A file that cannot be read, a shape mismatch, or a decoder that shares less than the parameters do.
@@ -192,6 +197,7 @@ pub fn import(dir: &Path, params: &Params) -> Result<Vec<String>> {
         );
         return Err(Error::file(dir, reason));
     }
+    let answerer = params.get(TEMPERATURE).is_none();
     let mut missing = vec![];
     for name in params.names() {
         let other = match (name.strip_prefix(ENCODER), name.strip_prefix(DECODER)) {
@@ -199,7 +205,12 @@ pub fn import(dir: &Path, params: &Params) -> Result<Vec<String>> {
             (_, Some(tail)) => Some(format!("{ENCODER}{tail}")),
             _ => None,
         };
+        let reads_another = |tensor: &Tensor| {
+            let source = answerer && name.starts_with(DECODER) && name.contains("crossattention.self.");
+            source && params.get(name).is_some_and(|own| own.size() != tensor.size())
+        };
         match tensors.get(name).or_else(|| tensors.get(other.as_ref()?)) {
+            Some(tensor) if reads_another(tensor) => missing.push(name.clone()),
             Some(tensor) => set(params, name, tensor).map_err(|e| Error::file(dir, e))?,
             None => missing.push(name.clone()),
         }

@@ -21,13 +21,15 @@ pub(crate) enum Command {
     /// Makes a filter from a MED, which is BLIP's retrieval model: ITC and ITM on clean pairs
     #[command(visible_alias = "finetune-retrieval")]
     FinetuneFilter(TrainArgs),
+    /// Makes an answerer of questions from a MED: LM on the answers, which the decoder writes from the question's states
+    FinetuneVqa(TrainArgs),
     /// Scores a checkpoint on retrieval, captions and filtering; prints JSON to standard output
     Evaluate(EvaluateArgs),
-    /// Writes a captioner, a matcher or a whole MED from a checkpoint
+    /// Writes a captioner, a matcher or a whole MED from a MED's checkpoint, or an answerer in another number type
     Export(ExportArgs),
     /// Prints every setting with its default and explanation, or the settings that a run would have
     Config(SettingsArgs),
-    /// Writes a small world with known ground truth: tables of pictures with human and web texts
+    /// Writes a small world with known ground truth: tables of pictures with human and web texts, and with questions
     World(WorldArgs),
 }
 
@@ -48,7 +50,8 @@ pub(crate) struct SettingsArgs {
 pub(crate) struct TrainArgs {
     #[command(flatten)]
     pub(crate) settings: SettingsArgs,
-    /// Pair table: a Parquet file or a folder of them; several tables are mixed in proportion to their rows
+    /// Table of pairs, or for finetune-vqa of questions: a Parquet file or a folder of them; several tables are mixed in
+    /// proportion to their rows
     #[arg(long, value_name = "PATH")]
     pub(crate) data: Vec<PathBuf>,
     /// Checkpoint to start from, a folder or hf:OWNER/NAME (model.start)
@@ -123,7 +126,7 @@ pub(crate) struct ExportArgs {
     pub(crate) checkpoint: PathBuf,
     /// Folder to write
     pub(crate) out: PathBuf,
-    /// med, captioner or matcher
+    /// med, captioner, matcher or answerer
     #[arg(long, default_value = "med")]
     pub(crate) what: String,
     /// float32, float16 or bfloat16
@@ -136,7 +139,8 @@ pub(crate) struct ExportArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct WorldArgs {
-    /// Folder for human.parquet, things.parquet, web.parquet, validation.parquet, test.parquet and tokenizer.json
+    /// Folder for human.parquet, things.parquet, web.parquet, validation.parquet, test.parquet, questions about the human,
+    /// validation and test pictures (human-questions.parquet and so on), and tokenizer.json
     #[arg(long)]
     pub(crate) out: PathBuf,
     /// Seed of the world

@@ -1,4 +1,4 @@
-//! Architecture of a MED: its sizes, and the tensors that encoder and decoder share.
+//! Architecture of a model: its sizes, and the tensors that encoder and decoder share.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +36,18 @@ impl std::str::FromStr for Sharing {
     }
 }
 
-/// Sizes of a MED.
+/// Input of the decoder's cross-attention, which tells the two models apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DecoderReads {
+    /// The image: a MED, whose decoder writes texts (paper, figure 2).
+    #[default]
+    Image,
+    /// The question encoder's states: an answerer, whose decoder writes answers (paper, figure 5a). Its encoder and decoder
+    /// share nothing, and it has neither the projections nor the ITM head of a MED.
+    Question,
+}
+
+/// Sizes of a MED or an answerer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MedConfig {
     /// Sizes of the vision encoder.
@@ -47,6 +58,8 @@ pub struct MedConfig {
     pub projection: usize,
     /// Tensors that encoder and decoder share.
     pub sharing: Sharing,
+    /// Input of the decoder's cross-attention.
+    pub decoder_reads: DecoderReads,
     /// Id of [ENC], the first token of a text in ITM.
     pub enc_token_id: u32,
     /// Dropout of the text transformers, on embeddings, attention weights and each sub-layer's output; 0.1 in BLIP.
@@ -101,7 +114,17 @@ impl MedConfig {
             pad_token_id: 0,
         };
         let sharing = Sharing::default();
-        Self { vision, text, projection: 256, sharing, enc_token_id: 30523, dropout: 0.1, drop_path: 0.0 }
+        let decoder_reads = DecoderReads::default();
+        Self {
+            vision,
+            text,
+            projection: 256,
+            sharing,
+            decoder_reads,
+            enc_token_id: 30523,
+            dropout: 0.1,
+            drop_path: 0.0,
+        }
     }
 
     /// Fails if sizes are inconsistent, with an error that names them.
@@ -129,6 +152,9 @@ impl MedConfig {
                 return wrong(format!("{name}_token_id {id} is beyond the vocabulary of {}", t.vocab_size));
             }
         }
+        if self.is_answerer() && self.sharing != Sharing::None {
+            return wrong("an answerer's encoder and decoder share nothing: sharing must be none".into());
+        }
         for (name, share) in [("dropout", self.dropout), ("drop_path", self.drop_path)] {
             if !(0.0..1.0).contains(&share) {
                 return wrong(format!("{name} {share}: use 0 or more and less than 1"));
@@ -137,15 +163,26 @@ impl MedConfig {
         Ok(())
     }
 
+    /// Whether the model answers questions.
+    pub fn is_answerer(&self) -> bool {
+        self.decoder_reads == DecoderReads::Question
+    }
+
     /// Shapes of all parameters: first those with a momentum counterpart ([`Self::momentum_shapes`]), then the others.
     pub(crate) fn shapes(&self) -> Shapes {
+        let (t, width, image_width) = (&self.text, self.text.width as i64, self.text.encoder_width as i64);
         let mut shapes = self.momentum_shapes();
-        let (t, width) = (&self.text, self.text.width as i64);
-        for i in 0..t.layers {
-            cross_attention(&mut shapes, &format!("text_encoder.encoder.layer.{i}."), t);
+        if self.is_answerer() {
+            self.vision_shapes(&mut shapes);
+            self.encoder_shapes(&mut shapes);
         }
-        linear(&mut shapes, "itm_head", width, 2);
-        shapes.push(("temp".into(), vec![]));
+        for i in 0..t.layers {
+            cross_attention(&mut shapes, &format!("text_encoder.encoder.layer.{i}."), t, image_width);
+        }
+        if !self.is_answerer() {
+            linear(&mut shapes, "itm_head", width, 2);
+            shapes.push(("temp".into(), vec![]));
+        }
         let decoder = "text_decoder.bert.";
         if self.sharing == Sharing::None {
             embeddings(&mut shapes, decoder, t);
@@ -156,7 +193,7 @@ impl MedConfig {
                 attention(&mut shapes, &format!("{layer}attention."), width, width);
             }
             if matches!(self.sharing, Sharing::None | Sharing::AllButCrossAttention) {
-                cross_attention(&mut shapes, &layer, t);
+                cross_attention(&mut shapes, &layer, t, if self.is_answerer() { width } else { image_width });
             }
             if self.sharing == Sharing::None {
                 feed_forward(&mut shapes, &layer, t);
@@ -170,11 +207,21 @@ impl MedConfig {
         shapes
     }
 
-    /// Shapes of the momentum encoders' parameters: ViT, unimodal text encoder and both projections.
+    /// Shapes of the momentum encoders' parameters: ViT, unimodal text encoder and both projections. An answerer has none.
     pub(crate) fn momentum_shapes(&self) -> Shapes {
-        let (v, t) = (&self.vision, &self.text);
-        let (width, patch) = (v.width as i64, v.patch_size as i64);
         let mut shapes = vec![];
+        if !self.is_answerer() {
+            self.vision_shapes(&mut shapes);
+            linear(&mut shapes, "vision_proj", self.vision.width as i64, self.projection as i64);
+            linear(&mut shapes, "text_proj", self.text.width as i64, self.projection as i64);
+            self.encoder_shapes(&mut shapes);
+        }
+        shapes
+    }
+
+    fn vision_shapes(&self, shapes: &mut Shapes) {
+        let v = &self.vision;
+        let (width, patch) = (v.width as i64, v.patch_size as i64);
         let prefix = "vision_model.embeddings.";
         shapes.push((format!("{prefix}class_embedding"), vec![1, 1, width]));
         shapes.push((format!("{prefix}position_embedding"), vec![1, v.tokens() as i64, width]));
@@ -182,23 +229,25 @@ impl MedConfig {
         shapes.push((format!("{prefix}patch_embedding.bias"), vec![width]));
         for i in 0..v.layers {
             let layer = format!("vision_model.encoder.layers.{i}.");
-            norm(&mut shapes, &format!("{layer}layer_norm1"), width);
-            linear(&mut shapes, &format!("{layer}self_attn.qkv"), width, 3 * width);
-            linear(&mut shapes, &format!("{layer}self_attn.projection"), width, width);
-            norm(&mut shapes, &format!("{layer}layer_norm2"), width);
-            linear(&mut shapes, &format!("{layer}mlp.fc1"), width, v.mlp_width as i64);
-            linear(&mut shapes, &format!("{layer}mlp.fc2"), v.mlp_width as i64, width);
+            norm(shapes, &format!("{layer}layer_norm1"), width);
+            linear(shapes, &format!("{layer}self_attn.qkv"), width, 3 * width);
+            linear(shapes, &format!("{layer}self_attn.projection"), width, width);
+            norm(shapes, &format!("{layer}layer_norm2"), width);
+            linear(shapes, &format!("{layer}mlp.fc1"), width, v.mlp_width as i64);
+            linear(shapes, &format!("{layer}mlp.fc2"), v.mlp_width as i64, width);
         }
-        norm(&mut shapes, "vision_model.post_layernorm", width);
-        linear(&mut shapes, "vision_proj", width, self.projection as i64);
-        linear(&mut shapes, "text_proj", t.width as i64, self.projection as i64);
-        embeddings(&mut shapes, "text_encoder.", t);
+        norm(shapes, "vision_model.post_layernorm", width);
+    }
+
+    /// Shapes of the text encoder but for its cross-attention.
+    fn encoder_shapes(&self, shapes: &mut Shapes) {
+        let t = &self.text;
+        embeddings(shapes, "text_encoder.", t);
         for i in 0..t.layers {
             let layer = format!("text_encoder.encoder.layer.{i}.");
-            attention(&mut shapes, &format!("{layer}attention."), t.width as i64, t.width as i64);
-            feed_forward(&mut shapes, &layer, t);
+            attention(shapes, &format!("{layer}attention."), t.width as i64, t.width as i64);
+            feed_forward(shapes, &layer, t);
         }
-        shapes
     }
 
     /// Contents of config.json, for `capfilt-udfs` and transformers.
@@ -263,8 +312,8 @@ fn attention(shapes: &mut Shapes, block: &str, width: i64, source: i64) {
     norm(shapes, &format!("{block}output.LayerNorm"), width);
 }
 
-fn cross_attention(shapes: &mut Shapes, layer: &str, t: &TextConfig) {
-    attention(shapes, &format!("{layer}crossattention."), t.width as i64, t.encoder_width as i64);
+fn cross_attention(shapes: &mut Shapes, layer: &str, t: &TextConfig, source: i64) {
+    attention(shapes, &format!("{layer}crossattention."), t.width as i64, source);
 }
 
 fn feed_forward(shapes: &mut Shapes, layer: &str, t: &TextConfig) {

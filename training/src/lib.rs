@@ -1,5 +1,5 @@
 //! BLIP's MED (multimodal mixture of encoder-decoder) in libtorch: the model, its three objectives, and a training
-//! step.
+//! step; and the answerer of questions that is made from it.
 //!
 //! Parameters have the names of Hugging Face's BLIP, so that a trained model is exported without renaming. Random
 //! numbers of a step are derived from (seed, step, purpose), which makes a resumed run equal to an uninterrupted one.

@@ -1,4 +1,5 @@
-//! Objectives of MED (paper, section 3.2): image-text contrast, image-text matching, language modelling.
+//! Objectives of MED (paper, section 3.2): image-text contrast, image-text matching, language modelling; and that of the
+//! answerer (section 5.3): language modelling of weighted answers.
 
 use rand_chacha::rand_core::Rng;
 use tch::{Kind, Reduction, Tensor, no_grad};
@@ -112,10 +113,31 @@ pub fn itm(logits: &Tensor, positives: i64) -> Tensor {
     logits.cross_entropy_for_logits(&targets)
 }
 
-/// LM loss from logits `[N, L, vocabulary]`: cross entropy of the next tokens of ids `[N, L]`. Tokens with `mask` 0 and
-/// the first `prompt` tokens after [DEC] are not targets. `smoothing` is the share of each target spread evenly over
+/// LM loss from logits `[N, L, vocabulary]`: mean cross entropy of the next tokens of ids `[N, L]`. Tokens with `mask` 0
+/// and the first `prompt` tokens after [DEC] are not targets. `smoothing` is the share of each target spread evenly over
 /// the vocabulary.
 pub fn lm(logits: &Tensor, ids: &Tensor, mask: &Tensor, prompt: i64, smoothing: f64) -> Tensor {
+    next_token(logits, ids, mask, prompt, smoothing, Reduction::Mean)
+}
+
+/// Loss of answers: the cross entropy of each answer's tokens, summed over the tokens, times the answer's weight, and that
+/// summed over the answers and divided by the number of images (BLIP's `blip_vqa.py`). `logits` are
+/// `[M, L, vocabulary]`, `ids` and `mask` `[M, L]`, `weights` `[M]`.
+pub fn answers(logits: &Tensor, ids: &Tensor, mask: &Tensor, weights: &Tensor, images: i64, smoothing: f64) -> Tensor {
+    let (rows, length) = (ids.size()[0], ids.size()[1]);
+    let tokens = next_token(logits, ids, mask, 0, smoothing, Reduction::None).view([rows, length - 1]);
+    (tokens.sum_dim_intlist(-1, false, Kind::Float) * weights).sum(Kind::Float) / images as f64
+}
+
+/// Cross entropy of the next tokens, as in [`lm`]; without reduction `[N * (L - 1)]`, 0 where there is no target.
+fn next_token(
+    logits: &Tensor,
+    ids: &Tensor,
+    mask: &Tensor,
+    prompt: i64,
+    smoothing: f64,
+    reduction: Reduction,
+) -> Tensor {
     let (length, vocabulary) = (ids.size()[1], logits.size()[2]);
     let targets = ids.masked_fill(&mask.eq(0.0), IGNORED).narrow(1, 1, length - 1);
     let targets = match prompt.min(length - 1) {
@@ -123,5 +145,5 @@ pub fn lm(logits: &Tensor, ids: &Tensor, mask: &Tensor, prompt: i64, smoothing: 
         n => Tensor::cat(&[targets.narrow(1, 0, n).full_like(IGNORED), targets.narrow(1, n, length - 1 - n)], 1),
     };
     let logits = logits.narrow(1, 0, length - 1).reshape([-1, vocabulary]);
-    logits.cross_entropy_loss(&targets.reshape([-1]), None::<Tensor>, Reduction::Mean, IGNORED, smoothing)
+    logits.cross_entropy_loss(&targets.reshape([-1]), None::<Tensor>, reduction, IGNORED, smoothing)
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
 use capfilt_tables::hub;
-use capfilt_training::checkpoint::export;
+use capfilt_training::checkpoint::{Export, export};
 use capfilt_training::data::Table;
 use capfilt_training::evaluate::{Evaluated, Items, captions, filter, retrieval};
 use capfilt_training::memory::keep_freed;
@@ -18,6 +18,7 @@ use capfilt_training::pretrained::start;
 use capfilt_training::run::{CHECKPOINT, train};
 use capfilt_training::settings::{DEFAULTS, Settings, TableSettings};
 use capfilt_training::world::{World, tables};
+use capfilt_udfs::blip::BlipConfig;
 use capfilt_udfs::blip::generate::{GenerationOptions, Strategy};
 use clap::Parser as _;
 use cli::{Cli, Command, EvaluateArgs, ExportArgs, SettingsArgs, TrainArgs, WorldArgs};
@@ -39,6 +40,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Pretrain(args) => run(&args, None),
         Command::FinetuneCaptioner(args) => run(&args, Some("finetune-captioner")),
         Command::FinetuneFilter(args) => run(&args, Some("finetune-filter")),
+        Command::FinetuneVqa(args) => run(&args, Some("finetune-vqa")),
         Command::Evaluate(args) => evaluate(&args),
         Command::Export(args) => export_part(&args),
         Command::Config(args) => config(&args),
@@ -195,15 +197,21 @@ fn export_part(args: &ExportArgs) -> anyhow::Result<()> {
         ("loss.queue", "0"),
         ("device", "cpu"),
     ];
-    let mut settings = Settings::read(&[], None, &changes.map(|(key, value)| format!("{key}={value}")))?;
+    let command: &[&str] = if args.what == "answerer" { &["finetune-vqa"] } else { &[] };
+    let mut settings = Settings::read(command, None, &changes.map(|(key, value)| format!("{key}={value}")))?;
     let checkpoint = folder(&args.checkpoint)?;
     settings.model.start.clone_from(&checkpoint);
     let (what, kind) = (settings.export_what()?, settings.export_kind()?);
+    let named = format!("{} {}", if what == Export::Answerer { "an" } else { "a" }, args.what);
+    // A MED can begin an answerer, and is none.
+    if settings.answers()? != BlipConfig::read(&checkpoint)?.is_answerer() {
+        bail!("{}: it is not {named}", args.checkpoint.display());
+    }
     let start = start(&settings)?;
     let trainer = &start.trainer;
     let missing: Vec<&str> = start.drawn.iter().map(String::as_str).filter(|name| what.needs(name)).collect();
     if let Some(first) = missing.first() {
-        bail!("{}: it is not a {}: it has no {first}", args.checkpoint.display(), args.what);
+        bail!("{}: it is not {named}: it has no {first}", args.checkpoint.display());
     }
     export(&args.out, trainer.config(), trainer.params(), what, &start.tokenizer_json, &start.preprocessor, kind)?;
     capfilt_training::run::carry_card(&checkpoint, &args.out)?;
@@ -224,6 +232,11 @@ fn world(args: &WorldArgs) -> anyhow::Result<()> {
         let path = args.out.join(format!("{set}.parquet"));
         let written = tables::write(&world, set.parse()?, pictures, &path)?;
         eprintln!("{}: {written} texts of {pictures} pictures", path.display());
+    }
+    for (set, pictures) in [("human", args.human), ("validation", args.validation), ("test", args.test)] {
+        let path = args.out.join(format!("{set}-questions.parquet"));
+        let written = tables::write_questions(&world, set.parse()?, pictures, &path)?;
+        eprintln!("{}: {written} questions about {pictures} pictures", path.display());
     }
     let path = args.out.join("tokenizer.json");
     let text = format!("{:#}\n", capfilt_training::world::tokenizer());

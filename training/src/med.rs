@@ -1,4 +1,4 @@
-//! Forward passes of MED (paper, section 3.1).
+//! Forward passes of MED (paper, section 3.1) and of the answerer made from it (section 5.3).
 //!
 //! Matrix products run in float32 or bfloat16; norms, softmax, residual sums and losses are always float32. libtorch's
 //! errors, such as a shape mismatch or lack of memory, panic with libtorch's message, as usual in tch.
@@ -45,19 +45,25 @@ impl Texts {
     }
 }
 
-/// Cross-attention keys and values of images, `[B, heads, tokens, head size]` per layer, shared by all texts of an
-/// image.
+/// Cross-attention keys and values of images or questions, shared by all texts of an image or answers of a question.
 #[derive(Debug)]
-pub struct ImageKv(Vec<(Tensor, Tensor)>);
+pub struct SourceKv {
+    /// `[B, heads, tokens, head size]` each, per layer.
+    layers: Vec<(Tensor, Tensor)>,
+    /// `[B, 1, 1, tokens]`, added to the scores; `None` for images, which have no padding.
+    mask: Option<Tensor>,
+}
 
-impl ImageKv {
-    /// The keys and values of the images at these row indices.
+impl SourceKv {
+    /// The keys and values of the sources at these row indices.
     pub fn select(&self, rows: &Tensor) -> Self {
-        Self(self.0.iter().map(|(k, v)| (k.index_select(0, rows), v.index_select(0, rows))).collect())
+        let select = |of: &Tensor| of.index_select(0, rows);
+        let layers = self.layers.iter().map(|(k, v)| (select(k), select(v))).collect();
+        Self { layers, mask: self.mask.as_ref().map(select) }
     }
 }
 
-/// MED over parameters, for one forward pass: it caches casts of the weights, so an instance must not outlive a step.
+/// MED or answerer over parameters, for one forward pass: it caches casts of the weights, so an instance must not outlive a step.
 pub struct Med<'p> {
     config: &'p MedConfig,
     params: &'p Params,
@@ -172,17 +178,26 @@ impl<'p> Med<'p> {
     }
 
     /// The image-grounded encoder's keys and values of image tokens.
-    pub fn encoder_kv(&self, tokens: &Tensor) -> ImageKv {
-        self.image_kv(tokens, false)
+    pub fn encoder_kv(&self, tokens: &Tensor) -> SourceKv {
+        self.source_kv(tokens, false)
     }
 
     /// The decoder's keys and values of image tokens; `None` if it shares the encoder's cross-attention.
-    pub fn decoder_kv(&self, tokens: &Tensor) -> Option<ImageKv> {
+    pub fn decoder_kv(&self, tokens: &Tensor) -> Option<SourceKv> {
         let own = self.name(true, "encoder.layer.0.crossattention.self.key.weight").starts_with(DECODER);
-        own.then(|| self.image_kv(tokens, true))
+        own.then(|| self.source_kv(tokens, true))
     }
 
-    fn image_kv(&self, tokens: &Tensor, decoder: bool) -> ImageKv {
+    /// Question encoder: the answer decoder's keys and values of the questions' states, where row i pairs question i, whose
+    /// first token becomes [ENC], with the keys and values of image i. The decoder reads the states of all tokens, [ENC]
+    /// and [SEP] included, and none of the padding.
+    pub fn question_kv(&self, questions: &Texts, images: &SourceKv) -> SourceKv {
+        let (ids, mask) = (questions.led_by(self.config.enc_token_id), padding(&questions.mask));
+        let states = self.text_states(false, &ids, &mask, Some(images));
+        SourceKv { mask: Some(mask), ..self.source_kv(&states, true) }
+    }
+
+    fn source_kv(&self, tokens: &Tensor, decoder: bool) -> SourceKv {
         let tokens = tokens.to_kind(self.kind);
         let layers = (0..self.config.text.layers).map(|i| {
             let of = |what: &str| {
@@ -191,25 +206,26 @@ impl<'p> Med<'p> {
             };
             (of("key"), of("value"))
         });
-        ImageKv(layers.collect())
+        SourceKv { layers: layers.collect(), mask: None }
     }
 
     /// Image-grounded encoder: ITM logits `[N, 2]`, where row i pairs text i with the keys and values of image i; class
     /// 1 is a match.
-    pub fn match_logits(&self, texts: &Texts, images: &ImageKv) -> Tensor {
+    pub fn match_logits(&self, texts: &Texts, images: &SourceKv) -> Tensor {
         let ids = texts.led_by(self.config.enc_token_id);
         let states = self.text_states(false, &ids, &padding(&texts.mask), Some(images));
         self.linear(&states.select(1, 0), "itm_head").to_kind(Kind::Float)
     }
 
-    /// Image-grounded decoder: next-token logits `[N, L, vocabulary]` of the texts, whose first token becomes [DEC].
-    pub fn decoder_logits(&self, texts: &Texts, images: &ImageKv) -> Tensor {
+    /// Decoder: next-token logits `[N, L, vocabulary]` of the texts, whose first token becomes [DEC]. `sources` are images
+    /// or, of an answerer, questions.
+    pub fn decoder_logits(&self, texts: &Texts, sources: &SourceKv) -> Tensor {
         let length = texts.ids.size()[1];
         let future = Tensor::full([length, length], MASKED, (Kind::Float, texts.ids.device())).triu(1);
         // Clamped, so that tokens masked twice (padding and future) have the same score as tokens masked once.
         let mask = (padding(&texts.mask) + future).clamp_min(MASKED);
         let ids = texts.led_by(self.config.text.bos_token_id);
-        let states = self.text_states(true, &ids, &mask, Some(images));
+        let states = self.text_states(true, &ids, &mask, Some(sources));
         let head = "text_decoder.cls.predictions.";
         let h = self.linear(&states, &format!("{head}transform.dense")).gelu("none");
         let h = self.norm(&h, &format!("{head}transform.LayerNorm"), self.config.text.layer_norm_eps);
@@ -241,7 +257,7 @@ impl<'p> Med<'p> {
     }
 
     /// Hidden states `[N, L, width]` after the last layer. `mask` is added to the scores of self-attention.
-    fn text_states(&self, decoder: bool, ids: &Tensor, mask: &Tensor, images: Option<&ImageKv>) -> Tensor {
+    fn text_states(&self, decoder: bool, ids: &Tensor, mask: &Tensor, sources: Option<&SourceKv>) -> Tensor {
         let words = self.param(&self.name(decoder, "embeddings.word_embeddings.weight"));
         let places = self.param(&self.name(decoder, "embeddings.position_embeddings.weight"));
         let x = Tensor::embedding(words, ids, -1, false, false) + places.narrow(0, 0, ids.size()[1]);
@@ -251,9 +267,10 @@ impl<'p> Med<'p> {
             let of = |what: &str| self.heads(&self.text_linear(&x, decoder, &format!("{layer}attention.self.{what}")));
             let a = self.attention(&of("query"), &of("key"), &of("value"), Some(mask), true);
             x = self.add_and_norm(&a, &x, decoder, &format!("{layer}attention.output"));
-            if let Some((k, v)) = images.and_then(|images| images.0.get(i)) {
+            if let Some(SourceKv { layers, mask }) = sources {
+                let (k, v) = &layers[i];
                 let q = self.heads(&self.text_linear(&x, decoder, &format!("{layer}crossattention.self.query")));
-                let a = self.attention(&q, k, v, None, true);
+                let a = self.attention(&q, k, v, mask.as_ref(), true);
                 x = self.add_and_norm(&a, &x, decoder, &format!("{layer}crossattention.output"));
             }
             let h = self.text_linear(&x, decoder, &format!("{layer}intermediate.dense")).gelu("none");

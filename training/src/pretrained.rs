@@ -49,8 +49,11 @@ pub fn start(settings: &Settings) -> Result<Start> {
     }
     let tokenizer_json = tokenizer_json(path)?;
     let ids = SpecialIds::read(path)?;
-    let (config, preprocessor) =
-        if from(&m.start) { begun(settings, &ids)? } else { (m.config(&ids)?, blip_preprocessor(m.image_size)?) };
+    let (config, preprocessor) = if from(&m.start) {
+        begun(settings, &ids)?
+    } else {
+        (settings.config(&ids)?, blip_preprocessor(m.image_size)?)
+    };
     let tokenizer = Tokenizer::read(path, &config.text)?;
     // [DEC] is the first token of the prompt and is not counted.
     let prompt = tokenizer.caption_prompt(&settings.loss.prompt).len() as i64 - 1;
@@ -79,6 +82,9 @@ fn begun(settings: &Settings, ids: &SpecialIds) -> Result<(MedConfig, Preprocess
         let reason = "its LM head is not the word embedding (tie_word_embeddings is false); training makes it so, and would lose the head";
         return Err(Error::file(&m.start, reason));
     }
+    if checkpoint.config().is_answerer() && !settings.answers()? {
+        return Err(Error::file(&m.start, "it is an answerer of questions, from which only finetune-vqa goes on"));
+    }
     let BlipConfig { mut vision, text, projection, .. } = checkpoint.config().clone();
     let mut preprocessor = checkpoint.preprocessor().clone();
     if m.image_size > 0 {
@@ -89,7 +95,8 @@ fn begun(settings: &Settings, ids: &SpecialIds) -> Result<(MedConfig, Preprocess
         vision,
         text,
         projection,
-        sharing: m.sharing.parse()?,
+        sharing: settings.sharing()?,
+        decoder_reads: settings.decoder_reads()?,
         enc_token_id: ids.enc,
         dropout: m.dropout,
         drop_path: m.drop_path,
@@ -220,6 +227,7 @@ mod tests {
 
     use super::*;
     use crate::checkpoint::{Export, export};
+    use crate::random::{Purpose, seed_torch};
     use crate::tests::root;
 
     fn settings(changes: &[String]) -> Settings {
@@ -380,6 +388,7 @@ mod tests {
         changes.push(format!("model.tokenizer={}", tokenizer.display()));
         let write = |folder: &Path, tensors: &[(String, Vec<i64>)]| {
             std::fs::create_dir_all(folder).unwrap();
+            let _held = seed_torch(1, 0, Purpose::Weights);
             let filled: Vec<(String, Tensor)> =
                 tensors.iter().map(|(name, shape)| (name.clone(), Tensor::randn(shape, options))).collect();
             Tensor::write_safetensors(&filled, folder.join("model.safetensors")).unwrap();

@@ -1,5 +1,7 @@
 //! Random numbers derived from (seed, step, purpose), so that a run resumed at a step draws the same numbers.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use sha2::{Digest, Sha256};
@@ -36,10 +38,14 @@ pub fn generator(seed: u64, step: u64, purpose: Purpose) -> ChaCha8Rng {
     ChaCha8Rng::from_seed(digest(seed, step, purpose))
 }
 
-/// Seeds libtorch's generator, whose state cannot be stored, for one step and purpose.
-pub fn seed_torch(seed: u64, step: u64, purpose: Purpose) {
+/// Seeds libtorch's generator, whose state cannot be stored, for one step and purpose. All threads of the process share it,
+/// so another one that seeds it waits until what this returns is dropped, after the numbers were drawn.
+pub fn seed_torch(seed: u64, step: u64, purpose: Purpose) -> MutexGuard<'static, ()> {
+    static GENERATOR: Mutex<()> = Mutex::new(());
+    let held = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
     let [a, b, c, d, e, f, g, h, ..] = digest(seed, step, purpose);
     tch::manual_seed(i64::from_le_bytes([a, b, c, d, e, f, g, h]));
+    held
 }
 
 /// A random number in [0, 1).

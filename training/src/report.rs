@@ -23,7 +23,7 @@ pub struct Line {
     pub itc: f64,
     /// ITM loss; 0 if it is off.
     pub itm: f64,
-    /// LM loss; 0 if it is off.
+    /// LM loss, which is an answerer's only one; 0 if it is off.
     pub lm: f64,
     /// Learning rate of the step.
     pub learning_rate: f64,

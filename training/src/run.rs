@@ -211,10 +211,12 @@ fn tables(settings: &Settings) -> Result<Vec<Arc<Table>>> {
     if settings.data.tables.is_empty() {
         return Err(Error::Option("there is nothing to train on: give --data PATH, or data.tables".into()));
     }
+    let answers = settings.answers()?;
     let open = |table| {
-        let table = Table::open(table)?;
-        let (path, pairs, images) = (table.path().display(), table.pairs, table.images);
-        eprintln!("{path}: {pairs} pairs of {images} images; {} rows without an image or text", table.unusable);
+        let table = if answers { Table::open_questions(table)? } else { Table::open(table)? };
+        let (path, rows, images, lacking) = (table.path().display(), table.pairs, table.images, table.lacking());
+        let what = if answers { "questions" } else { "pairs" };
+        eprintln!("{path}: {rows} {what} of {images} images; {} rows without {lacking}", table.unusable);
         Ok(Arc::new(table))
     };
     settings.data.tables.iter().map(open).collect()

@@ -9,12 +9,14 @@
 use std::path::{Path, PathBuf};
 
 use capfilt_udfs::blip::{TextConfig, VisionConfig};
+use capfilt_udfs::text::SpecialIds;
 use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest as _, Sha256};
 use toml::{Table, Value};
 
 use crate::adamw::AdamWOptions;
-use crate::config::{MedConfig, Sharing};
+use crate::checkpoint::Export;
+use crate::config::{DecoderReads, MedConfig, Sharing};
 use crate::error::{Error, Result};
 use crate::step_options::StepOptions;
 
@@ -22,11 +24,12 @@ use crate::step_options::StepOptions;
 pub const DEFAULTS: &str = include_str!("../presets/defaults.toml");
 
 /// Presets by name; each overrides some of the defaults.
-pub const PRESETS: [(&str, &str); 6] = [
+pub const PRESETS: [(&str, &str); 7] = [
     ("base-129m", include_str!("../presets/base-129m.toml")),
     ("base-14m", include_str!("../presets/base-14m.toml")),
     ("finetune-captioner", include_str!("../presets/finetune-captioner.toml")),
     ("finetune-filter", include_str!("../presets/finetune-filter.toml")),
+    ("finetune-vqa", include_str!("../presets/finetune-vqa.toml")),
     ("large", include_str!("../presets/large.toml")),
     ("tiny", include_str!("../presets/tiny.toml")),
 ];
@@ -35,7 +38,7 @@ pub const PRESETS: [(&str, &str); 6] = [
 const PRETRAINING: [&str; 3] = ["base-129m", "base-14m", "large"];
 
 /// Presets of finetuning. A table of that name in another preset applies only to that finetuning.
-const FINETUNING: [&str; 2] = ["finetune-captioner", "finetune-filter"];
+const FINETUNING: [&str; 3] = ["finetune-captioner", "finetune-filter", "finetune-vqa"];
 
 /// All settings of a run, as explained in presets/defaults.toml.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -259,6 +262,12 @@ impl Settings {
         if !(l.itc || l.itm || l.lm) {
             return wrong("all losses are off: leave on loss.itc, loss.itm or loss.lm".into());
         }
+        if self.answers()? && (l.itc || l.itm || !l.lm || !l.prompt.is_empty() || d.texts != TextChoice::All) {
+            return wrong(
+                "export.what answerer: it learns by loss.lm alone, without loss.prompt, and from every question (data.texts all)"
+                    .into(),
+            );
+        }
         if d.text_tokens < 3 {
             return wrong(format!("data.text_tokens {}: 3 or more", d.text_tokens));
         }
@@ -275,7 +284,6 @@ impl Settings {
             return wrong(format!("train.epochs {}: more than 0, or set train.steps", t.epochs));
         }
         self.export_kind()?;
-        self.export_what()?;
         self.model.sharing.parse::<Sharing>().map(drop)
     }
 
@@ -322,8 +330,23 @@ impl Settings {
     }
 
     /// Parts of the model to export.
-    pub fn export_what(&self) -> Result<crate::checkpoint::Export> {
+    pub fn export_what(&self) -> Result<Export> {
         self.export.what.parse()
+    }
+
+    /// Whether the model is an answerer, which is trained on questions rather than pairs.
+    pub fn answers(&self) -> Result<bool> {
+        Ok(self.export_what()? == Export::Answerer)
+    }
+
+    /// Tensors that the model's encoder and decoder share.
+    pub fn sharing(&self) -> Result<Sharing> {
+        if self.answers()? { Ok(Sharing::None) } else { self.model.sharing.parse() }
+    }
+
+    /// Input of the decoder's cross-attention.
+    pub fn decoder_reads(&self) -> Result<DecoderReads> {
+        Ok(if self.answers()? { DecoderReads::Question } else { DecoderReads::Image })
     }
 
     /// Device of the run.
@@ -339,28 +362,27 @@ impl Settings {
             },
         }
     }
-}
 
-impl ModelSettings {
     /// Configuration of a model from scratch, with a tokenizer's vocabulary size and special tokens.
-    pub fn config(&self, tokens: &capfilt_udfs::text::SpecialIds) -> Result<MedConfig> {
+    pub fn config(&self, tokens: &SpecialIds) -> Result<MedConfig> {
+        let m = &self.model;
         let vision = VisionConfig {
-            width: self.vision_width,
-            mlp_width: self.vision_mlp_width,
-            layers: self.vision_layers,
-            heads: self.vision_heads,
-            image_size: self.image_size,
-            patch_size: self.patch_size,
+            width: m.vision_width,
+            mlp_width: m.vision_mlp_width,
+            layers: m.vision_layers,
+            heads: m.vision_heads,
+            image_size: m.image_size,
+            patch_size: m.patch_size,
             layer_norm_eps: 1e-5,
         };
         let text = TextConfig {
-            width: self.text_width,
-            encoder_width: self.vision_width,
-            mlp_width: self.text_mlp_width,
-            layers: self.text_layers,
-            heads: self.text_heads,
+            width: m.text_width,
+            encoder_width: m.vision_width,
+            mlp_width: m.text_mlp_width,
+            layers: m.text_layers,
+            heads: m.text_heads,
             vocab_size: tokens.vocab_size,
-            max_positions: self.text_positions,
+            max_positions: m.text_positions,
             layer_norm_eps: 1e-12,
             bos_token_id: tokens.dec,
             sep_token_id: tokens.sep,
@@ -369,11 +391,12 @@ impl ModelSettings {
         let config = MedConfig {
             vision,
             text,
-            projection: self.projection,
-            sharing: self.sharing.parse()?,
+            projection: m.projection,
+            sharing: self.sharing()?,
+            decoder_reads: self.decoder_reads()?,
             enc_token_id: tokens.enc,
-            dropout: self.dropout,
-            drop_path: self.drop_path,
+            dropout: m.dropout,
+            drop_path: m.drop_path,
         };
         config.validate()?;
         Ok(config)

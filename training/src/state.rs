@@ -122,11 +122,13 @@ fn remove(path: &Path) -> Result<()> {
 fn tensors(trainer: &Trainer) -> Vec<(String, Tensor)> {
     let mut all = vec![
         ("parameters", trainer.params.flat()),
-        ("momentum", trainer.momentum.flat()),
         ("adamw.mean", &trainer.adamw.mean),
         ("adamw.square", &trainer.adamw.square),
     ];
-    // Omitted without a queue: safetensors hardly supports empty tensors.
+    // Omitted where there are none, as in an answerer: safetensors hardly supports empty tensors.
+    if !trainer.momentum.is_empty() {
+        all.push(("momentum", trainer.momentum.flat()));
+    }
     if trainer.options.queue > 0 {
         all.push(("queue.images", &trainer.queues.images));
         all.push(("queue.texts", &trainer.queues.texts));

@@ -1,4 +1,4 @@
-//! A pretraining step: one ViT pass, three text passes, one backward pass.
+//! A training step: one ViT pass, text passes (three in pretraining), one backward pass.
 
 use capfilt_udfs::blip::TextConfig;
 use tch::{Device, Kind, Tensor, no_grad};
@@ -8,21 +8,34 @@ use crate::config::MedConfig;
 use crate::data::RawBatch;
 use crate::error::{Error, Result};
 use crate::losses::{self, Features, Negatives, Similarities};
-use crate::med::{ImageKv, Med, Texts};
+use crate::med::{Med, SourceKv, Texts};
 use crate::params::Params;
 use crate::random::{Purpose, generator, seed_torch};
 
 pub use crate::step_options::StepOptions;
 
-/// Pairs of one step, on the device.
+/// Pairs of one step, or images with questions, on the device.
 #[derive(Debug)]
 pub struct Batch {
     /// Normalised pixels, `[B, 3, size, size]`.
     pub pixels: Tensor,
-    /// The B texts.
+    /// The B texts or questions.
     pub texts: Texts,
     /// Image id of each row.
     pub image_ids: Vec<u64>,
+    /// Answers to the questions; `None` for pairs.
+    pub answers: Option<Answers>,
+}
+
+/// Answers to the questions of a batch.
+#[derive(Debug)]
+pub struct Answers {
+    /// The M answers.
+    pub texts: Texts,
+    /// `[M]`, int64: row of the question that each answers.
+    pub questions: Tensor,
+    /// `[M]`, float32: weight of each in the loss.
+    pub weights: Tensor,
 }
 
 /// Measurements of a step.
@@ -32,7 +45,7 @@ pub struct StepReport {
     pub itc: f64,
     /// ITM loss; 0 if it is off.
     pub itm: f64,
-    /// LM loss; 0 if it is off.
+    /// LM loss, which is an answerer's only one; 0 if it is off.
     pub lm: f64,
     /// Gradient norm before clipping.
     pub gradient_norm: f64,
@@ -69,7 +82,7 @@ pub(crate) struct Losses {
 const TEMPERATURES: (f64, f64) = (0.001, 0.5);
 const FIRST_TEMPERATURE: f64 = 0.07;
 
-/// A MED in training: all state that a checkpoint must hold.
+/// A MED or an answerer in training: all state that a checkpoint must hold.
 #[derive(Debug)]
 pub struct Trainer {
     pub(crate) config: MedConfig,
@@ -100,12 +113,13 @@ impl Trainer {
         let params = Params::zeros(&config.shapes(), device, true);
         initialise(&params, &config, seed)?;
         let momentum = Params::zeros(&config.momentum_shapes(), device, false);
-        seed_torch(seed, 0, Purpose::Queues);
+        let held = seed_torch(seed, 0, Purpose::Queues);
         let feature = || {
             let drawn = Tensor::randn([options.queue, config.projection as i64], (Kind::Float, Device::Cpu));
             (&drawn / drawn.norm_scalaropt_dim(2, [-1], true)).to_device(device)
         };
         let queues = Features { images: feature(), texts: feature() };
+        drop(held);
         let queue_ids = Tensor::full([options.queue], -100, (Kind::Int64, device));
         let adamw = AdamW::new(params.flat(), options.adamw);
         momentum.follow(&params, 0.0);
@@ -161,16 +175,27 @@ impl Trainer {
                 "a batch of {rows} image ids has pixels {pixels:?} and token ids {ids:?}; they must be [B, 3, {side}, {side}] and [B, L]"
             )));
         }
-        let TextConfig { max_positions, vocab_size, .. } = self.config.text;
-        if ids[1] < 2 || ids[1] > max_positions as i64 {
-            return Err(Error::Option(format!(
-                "texts of {} tokens: from 2 to {max_positions} can be trained on",
-                ids[1]
-            )));
-        }
-        let (low, high) = (batch.texts.ids.min().int64_value(&[]), batch.texts.ids.max().int64_value(&[]));
-        if low < 0 || high >= vocab_size as i64 {
-            return Err(Error::Option(format!("token ids from {low} to {high} in a vocabulary of {vocab_size}")));
+        self.check_texts(&batch.texts)?;
+        match (&batch.answers, self.config.is_answerer()) {
+            (None, false) => {}
+            (Some(answers), true) => {
+                self.check_texts(&answers.texts)?;
+                let sizes = [&answers.texts.ids, &answers.questions, &answers.weights].map(|tensor| tensor.size()[0]);
+                let (low, high) = (answers.questions.min().int64_value(&[]), answers.questions.max().int64_value(&[]));
+                if sizes[1..] != [sizes[0]; 2] || low < 0 || high >= rows {
+                    return Err(Error::Option(format!(
+                        "{} answers have {} questions, from {low} to {high}, and {} weights, in a batch of {rows} questions",
+                        sizes[0], sizes[1], sizes[2]
+                    )));
+                }
+            }
+            (answers, _) => {
+                let (model, has) = match answers {
+                    None => ("an answerer", "no answers"),
+                    Some(_) => ("a MED", "answers"),
+                };
+                return Err(Error::Option(format!("the model is {model}, and the batch has {has}")));
+            }
         }
         if self.options.itc && self.options.queue > 0 && self.options.queue % rows != 0 {
             return Err(Error::Option(format!("the batch of {rows} must divide the queue of {}", self.options.queue)));
@@ -178,19 +203,49 @@ impl Trainer {
         Ok(())
     }
 
+    fn check_texts(&self, texts: &Texts) -> Result<()> {
+        let TextConfig { max_positions, vocab_size, .. } = self.config.text;
+        let length = texts.ids.size()[1];
+        if length < 2 || length > max_positions as i64 {
+            return Err(Error::Option(format!(
+                "texts of {length} tokens: from 2 to {max_positions} can be trained on"
+            )));
+        }
+        let (low, high) = (texts.ids.min().int64_value(&[]), texts.ids.max().int64_value(&[]));
+        if low < 0 || high >= vocab_size as i64 {
+            return Err(Error::Option(format!("token ids from {low} to {high} in a vocabulary of {vocab_size}")));
+        }
+        Ok(())
+    }
+
     /// Moves a prepared batch to the model's device, with its texts padded to the longest.
     pub fn batch(&self, raw: &RawBatch) -> Batch {
         let side = self.config.vision.image_size as i64;
+        let pixels = Tensor::from_slice(&raw.pixels).view([raw.ids.len() as i64, 3, side, side]);
+        let on_device = |tensor: Tensor| tensor.to_device(self.device);
+        let answers = (!raw.answers.is_empty()).then(|| {
+            let questions: Vec<i64> = raw.answers.iter().map(|answer| answer.question as i64).collect();
+            let weights: Vec<f32> = raw.answers.iter().map(|answer| answer.weight).collect();
+            Answers {
+                texts: self.texts(&raw.answers.iter().map(|answer| &*answer.ids).collect::<Vec<_>>()),
+                questions: on_device(Tensor::from_slice(&questions)),
+                weights: on_device(Tensor::from_slice(&weights)),
+            }
+        });
+        let texts = self.texts(&raw.ids.iter().map(|ids| &**ids).collect::<Vec<_>>());
+        Batch { pixels: on_device(pixels), texts, image_ids: raw.image_ids.clone(), answers }
+    }
+
+    /// Pads token ids to the longest.
+    fn texts(&self, rows: &[&[u32]]) -> Texts {
         let pad = self.config.text.pad_token_id;
-        let (rows, length) = (raw.ids.len(), raw.ids.iter().map(|ids| ids.len()).max().unwrap_or(0));
-        let padded = raw.ids.iter().flat_map(|ids| {
+        let length = rows.iter().map(|ids| ids.len()).max().unwrap_or(0);
+        let padded = rows.iter().flat_map(|ids| {
             let ids = ids.iter().copied().chain(std::iter::repeat(pad)).take(length);
             ids.map(i64::from).collect::<Vec<_>>()
         });
-        let ids = Tensor::from_slice(&padded.collect::<Vec<_>>()).view([rows as i64, length as i64]);
-        let pixels = Tensor::from_slice(&raw.pixels).view([rows as i64, 3, side, side]);
-        let texts = Texts::new(ids.to_device(self.device), pad);
-        Batch { pixels: pixels.to_device(self.device), texts, image_ids: raw.image_ids.clone() }
+        let ids = Tensor::from_slice(&padded.collect::<Vec<_>>()).view([rows.len() as i64, length as i64]);
+        Texts::new(ids.to_device(self.device), pad)
     }
 
     /// Takes one step. `alpha` is the share of the momentum encoders in ITC's targets.
@@ -219,8 +274,9 @@ impl Trainer {
         if self.options.itc && gradient.is_none() {
             self.momentum.follow(&self.params, self.options.momentum);
         }
-        seed_torch(self.seed, self.batches(), Purpose::Dropout);
+        let held = seed_torch(self.seed, self.batches(), Purpose::Dropout);
         let losses = self.losses(batch, alpha, None)?;
+        drop(held);
         let all: Vec<&Tensor> = [&losses.itc, &losses.itm, &losses.lm].into_iter().flatten().collect();
         let Some((first, rest)) = all.split_first() else {
             return Err(Error::Option("all losses are off: leave on itc, itm or lm".into()));
@@ -266,6 +322,9 @@ impl Trainer {
     pub(crate) fn losses(&self, batch: &Batch, alpha: f64, negatives: Option<Negatives>) -> Result<Losses> {
         let med = Med::new(&self.config, &self.params, self.kind(), true);
         let tokens = med.image_tokens(&batch.pixels);
+        if let Some(answers) = &batch.answers {
+            return Ok(Losses { lm: Some(self.answer_loss(&med, batch, answers, &tokens)), ..Losses::default() });
+        }
         let mut losses = Losses::default();
         let temp = self.params.get("temp").ok_or_else(|| Error::Option("there is no parameter temp".into()))?;
         let mut similarities = None;
@@ -316,7 +375,7 @@ impl Trainer {
     }
 
     /// ITM loss over the true pairs, each text with a wrong image, and each image with a wrong text, in one pass.
-    fn match_loss(&self, med: &Med<'_>, batch: &Batch, kv: &ImageKv, negatives: &Negatives) -> Tensor {
+    fn match_loss(&self, med: &Med<'_>, batch: &Batch, kv: &SourceKv, negatives: &Negatives) -> Tensor {
         let rows = batch.image_ids.len() as i64;
         let pairs = (0..rows).map(|i| (i, i));
         let all = pairs.chain(negatives.images.iter().copied()).chain(negatives.texts.iter().copied());
@@ -324,6 +383,15 @@ impl Trainer {
         let index = |rows: &[i64]| Tensor::from_slice(rows).to_device(self.device);
         let logits = med.match_logits(&batch.texts.select(&index(&texts)), &kv.select(&index(&images)));
         losses::itm(&logits, rows)
+    }
+
+    /// Loss of the answers to a batch's questions, whose states are computed once for all answers to a question.
+    fn answer_loss(&self, med: &Med<'_>, batch: &Batch, answers: &Answers, tokens: &Tensor) -> Tensor {
+        let Answers { texts, questions, weights } = answers;
+        let asked = med.question_kv(&batch.texts, &med.encoder_kv(tokens)).select(questions);
+        let logits = med.decoder_logits(texts, &asked);
+        let (images, smoothing) = (batch.image_ids.len() as i64, self.options.label_smoothing);
+        losses::answers(&logits, &texts.ids, &texts.mask, weights, images, smoothing)
     }
 
     fn draw_negatives(&self, batch: &Batch, similarities: &Similarities) -> Negatives {
@@ -375,7 +443,7 @@ fn keys_of(features: &Tensor) -> i64 {
 }
 
 fn initialise(params: &Params, config: &MedConfig, seed: u64) -> Result<()> {
-    seed_torch(seed, 0, Purpose::Weights);
+    let _held = seed_torch(seed, 0, Purpose::Weights);
     for name in params.names() {
         let Some(leaf) = params.get(name) else { continue };
         let shape = leaf.size();

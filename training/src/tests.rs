@@ -10,10 +10,13 @@ use tch::{Device, Kind, Tensor, nn};
 
 use crate::adamw::{AdamW, AdamWOptions, clip};
 use crate::checkpoint::{Export, blip_preprocessor, export, import};
-use crate::config::{MedConfig, Sharing, parameter_counts};
+use crate::config::{DecoderReads, MedConfig, Sharing, parameter_counts};
 use crate::losses::{self, LABEL_SMOOTHING, Negatives};
 use crate::med::{Med, Texts};
+use crate::random::{Purpose, seed_torch};
 use crate::step::{Batch, StepOptions, Trainer};
+
+mod answerer;
 
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -48,6 +51,7 @@ fn config() -> MedConfig {
         text,
         projection: 8,
         sharing: Sharing::default(),
+        decoder_reads: DecoderReads::default(),
         enc_token_id: 39,
         dropout: 0.0,
         drop_path: 0.0,
@@ -76,7 +80,7 @@ fn golden_trainer(golden: &BTreeMap<String, Tensor>) -> (Trainer, Batch) {
     trainer.queues.texts = golden["text_queue"].copy();
     let texts = Texts::new(golden["ids"].copy(), 0);
     // Rows 1 and 4 show the same picture.
-    (trainer, Batch { pixels: golden["pixels"].copy(), texts, image_ids: vec![0, 1, 2, 3, 1, 5] })
+    (trainer, Batch { pixels: golden["pixels"].copy(), texts, image_ids: vec![0, 1, 2, 3, 1, 5], answers: None })
 }
 
 fn pairs(rows: &Tensor, swap: bool) -> Vec<(i64, i64)> {
@@ -167,7 +171,7 @@ fn negatives_are_hard_and_never_the_same_image_or_text() {
     }
     let mut drawn = std::collections::BTreeSet::new();
     for step in 0..200 {
-        let mut rng = crate::random::generator(1, step, crate::random::Purpose::Negatives);
+        let mut rng = crate::random::generator(1, step, Purpose::Negatives);
         let negatives = losses::negatives(&similarities, &same, 1e-4, &mut rng);
         assert_eq!((negatives.images.len(), negatives.texts.len()), (6, 6));
         for (text, image) in negatives.images.iter().chain(&negatives.texts) {
@@ -179,7 +183,7 @@ fn negatives_are_hard_and_never_the_same_image_or_text() {
     assert!(drawn.len() > 3, "always the same negatives");
     // A batch of one picture has no negatives but can still be trained on.
     let all_same = losses::same_pairs(&[7u64; 6], &texts);
-    let mut rng = crate::random::generator(1, 0, crate::random::Purpose::Negatives);
+    let mut rng = crate::random::generator(1, 0, Purpose::Negatives);
     assert_eq!(
         losses::negatives(&similarities, &all_same, 1e-4, &mut rng),
         Negatives { images: vec![], texts: vec![] }
@@ -188,6 +192,7 @@ fn negatives_are_hard_and_never_the_same_image_or_text() {
 
 #[test]
 fn a_prompt_and_padding_are_no_targets() {
+    let _held = seed_torch(1, 0, Purpose::Weights);
     let logits = Tensor::randn([2, 5, 40], (Kind::Float, Device::Cpu));
     let ids = Tensor::from_slice(&[1i64, 5, 6, 7, 2, 1, 5, 6, 2, 0]).view([2, 5]);
     let texts = Texts::new(ids.copy(), 0);
@@ -220,7 +225,7 @@ fn a_prompt_and_padding_are_no_targets() {
 fn adamw_is_libtorchs() {
     // More values than one update piece.
     const LENGTH: i64 = (1 << 20) + 50;
-    tch::manual_seed(5);
+    let _held = seed_torch(5, 0, Purpose::Weights);
     let store = nn::VarStore::new(Device::Cpu);
     let start = Tensor::randn([LENGTH], (Kind::Float, Device::Cpu));
     let mut theirs = store.root().zeros("x", &[LENGTH]);
@@ -321,7 +326,7 @@ fn exports_are_what_the_sql_functions_load() {
         let text = TextConfig { vocab_size: 30524, bos_token_id: 30522, sep_token_id: 102, ..small.text.clone() };
         let config = MedConfig { sharing: sharing.parse().unwrap(), text, enc_token_id: 30523, ..small };
         let trainer = Trainer::new(config, options(), 9, Device::Cpu).unwrap();
-        tch::manual_seed(3);
+        let held = seed_torch(3, 0, Purpose::Weights);
         for name in trainer.params.names() {
             let old = trainer.params.get(name).unwrap();
             let noise = Tensor::randn(old.size(), (Kind::Float, Device::Cpu)) * if old.dim() > 1 { 0.3 } else { 0.1 };
@@ -329,6 +334,7 @@ fn exports_are_what_the_sql_functions_load() {
         }
         let med = Med::new(&trainer.config, &trainer.params, Kind::Float, false);
         let pixels = Tensor::randn([2, 3, 32, 32], (Kind::Float, Device::Cpu));
+        drop(held);
         let tokens = med.image_tokens(&pixels);
         let kv = med.encoder_kv(&tokens);
         let text = [101i64, 2417, 6207, 102];
@@ -380,6 +386,7 @@ fn exports_are_what_the_sql_functions_load() {
                     );
                 }
                 Export::Captioner => assert!(missing.iter().all(|n| !n.starts_with("vision_model")), "{missing:?}"),
+                Export::Answerer => panic!("it is no part of a MED"),
                 Export::Matcher => {
                     assert!(missing.iter().all(|n| n.starts_with("text_decoder") || n == "temp"), "{missing:?}")
                 }

@@ -61,3 +61,34 @@ fn a_checkpoint_is_evaluated_and_exported_with_its_scores() {
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && said.contains("it is not a captioner"), "{said}");
 }
+
+/// An answerer is trained on questions of the world, exported in another number type, and is no MED.
+#[test]
+fn questions_are_trained_on_and_the_answerer_exported() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (world, run_in) = (place("world"), place("run"));
+    printed(&["world", "--out", &world, "--human=4", "--things=1", "--validation=1", "--web=1", "--test=1"]);
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/models");
+    let answerer = fixtures.join("answerer").to_str().unwrap().to_owned();
+    let data = format!("{world}/human-questions.parquet");
+    let sizes = "model.image_size=0 data.batch=4 data.accumulate=1 train.steps=2 device=cpu";
+    let mut args = vec!["finetune-vqa", "--start", &answerer, "--data", &data, "--out", &run_in];
+    sizes.split(' ').for_each(|change| args.extend(["--set", change]));
+    let made = printed(&args);
+    let exported = place("exported");
+    printed(&["export", made.trim_end(), &exported, "--what=answerer", "--kind=float16"]);
+    let card = std::fs::read_to_string(Path::new(&exported).join("README.md")).unwrap();
+    for words in ["# BlipForQuestionAnswering", "2 steps, 8 questions", "## Exported"] {
+        assert!(card.contains(words), "{words}:\n{card}");
+    }
+    let bytes = |folder: &str| std::fs::metadata(Path::new(folder).join("model.safetensors")).unwrap().len();
+    assert!(bytes(&exported) * 100 < bytes(made.trim_end()) * 55);
+    let matcher = fixtures.join("matcher").to_str().unwrap().to_owned();
+    for (from, what, words) in [(&exported, "med", "it is not a med"), (&matcher, "answerer", "it is not an answerer")]
+    {
+        let refused = run(&["export", from, &place("refused"), &format!("--what={what}")]);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && said.contains(words), "{said}");
+    }
+}

@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use capfilt_udfs::image::{Limits, Preprocessor, decode};
-use capfilt_udfs::text::{Tokenizer, clean};
+use capfilt_udfs::text::{Tokenizer, clean, clean_question};
 
 use super::augment::Augment;
 use super::sampler::{Epoch, Pair, Position, Sampler};
@@ -24,7 +24,7 @@ pub struct LoaderOptions {
     pub limits: Limits,
     /// Maximum tokens per text.
     pub text_tokens: usize,
-    /// Whether texts go through BLIP's `pre_caption` cleaning.
+    /// Whether texts go through BLIP's cleaning: captions through `pre_caption`, questions through `pre_question`.
     pub clean_text: bool,
     /// Prefix of each text.
     pub prompt: String,
@@ -41,6 +41,8 @@ struct Prepared {
     pixels: Vec<f32>,
     ids: Arc<[u32]>,
     image_id: u64,
+    /// Token ids and weight of each answer.
+    answers: Vec<(Arc<[u32]>, f32)>,
 }
 
 /// Pairs of a step as plain vectors, before libtorch.
@@ -48,10 +50,23 @@ struct Prepared {
 pub struct RawBatch {
     /// Normalised pixels, `[B, 3, size, size]`.
     pub pixels: Vec<f32>,
-    /// Token ids of each text, [CLS] first.
+    /// Token ids of each text or question, [CLS] first.
     pub ids: Vec<Arc<[u32]>>,
     /// Image id of each row.
     pub image_ids: Vec<u64>,
+    /// Answers to the questions; empty for pairs.
+    pub answers: Vec<RawAnswer>,
+}
+
+/// An answer to a question of a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RawAnswer {
+    /// Row of the question.
+    pub question: usize,
+    /// Token ids, [CLS] first.
+    pub ids: Arc<[u32]>,
+    /// Weight in the loss.
+    pub weight: f32,
 }
 
 /// Result of preparing a pair, or the reason why its image cannot be used.
@@ -148,6 +163,9 @@ impl Loader {
             match outcome {
                 Ok(ready) => {
                     bad = 0;
+                    let question = batch.ids.len();
+                    let answer = |(ids, weight)| RawAnswer { question, ids, weight };
+                    batch.answers.extend(ready.answers.into_iter().map(answer));
                     batch.pixels.extend_from_slice(&ready.pixels);
                     batch.ids.push(ready.ids);
                     batch.image_ids.push(ready.image_id);
@@ -176,10 +194,19 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
 fn prepare(pair: &Pair, tokenizer: &Tokenizer, options: &LoaderOptions) -> Outcome {
     let image = decode(&pair.image, &options.limits).map_err(|e| e.to_string())?;
     let rng = &mut generator(options.seed, pair.number, Purpose::Augment);
-    let bytes = options.augment.apply(&image, &pair.text, &options.preprocessor, rng).map_err(|e| e.to_string())?;
+    // Sides count whether the question or an answer speaks of them.
+    let said: Vec<&str> = std::iter::once(&*pair.text).chain(pair.answers.iter().map(|answer| &*answer.text)).collect();
+    let said = said.join(" ");
+    let bytes = options.augment.apply(&image, &said, &options.preprocessor, rng).map_err(|e| e.to_string())?;
     let mut pixels = vec![0.0; bytes.len()];
     options.preprocessor.normalise_into(&bytes, &mut pixels);
-    let text = if options.clean_text { clean(&pair.text) } else { pair.text.to_string() };
+    let text = match (options.clean_text, pair.answers.is_empty()) {
+        (false, _) => pair.text.to_string(),
+        (true, true) => clean(&pair.text),
+        (true, false) => clean_question(&pair.text),
+    };
     let ids = tokenizer.itc_ids(&format!("{}{text}", options.prompt), options.text_tokens);
-    Ok(Prepared { pixels, ids, image_id: pair.image_id })
+    // Neither cleaned nor truncated, but for the model's positions.
+    let answers = pair.answers.iter().map(|answer| (tokenizer.itc_ids(&answer.text, usize::MAX), answer.weight));
+    Ok(Prepared { pixels, ids, image_id: pair.image_id, answers: answers.collect() })
 }

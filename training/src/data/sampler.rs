@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::table::{Rows, Table};
+use super::table::{Answer, Rows, Table};
 use crate::error::Result;
 use crate::random::{Purpose, below, generator, unit};
 use crate::settings::TextChoice;
@@ -30,7 +30,7 @@ pub struct Position {
     pub epochs: Vec<Epoch>,
 }
 
-/// An image with one of its texts.
+/// An image with one of its texts or questions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pair {
     /// Number of pairs drawn before it.
@@ -39,8 +39,10 @@ pub struct Pair {
     pub image: Arc<[u8]>,
     /// Id of the image; equal for equal bytes.
     pub image_id: u64,
-    /// Text of the pair.
+    /// Text of the pair, or question.
     pub text: Arc<str>,
+    /// The question's answers; empty for a pair.
+    pub answers: Arc<[Answer]>,
     /// Epoch of each table once this pair is drawn.
     pub epochs: Arc<[Epoch]>,
 }
@@ -54,8 +56,11 @@ pub struct Buffer {
     pub bytes: usize,
 }
 
+/// A text, and its answers if it is a question.
+type Text = (Arc<str>, Arc<[Answer]>);
+
 /// Unit of shuffling: an image with one text or, with [`TextChoice::One`], with all its consecutive texts.
-type Group = (Arc<[u8]>, Vec<Arc<str>>);
+type Group = (Arc<[u8]>, Vec<Text>);
 
 /// Endless stream of one table's pairs.
 #[derive(Debug)]
@@ -150,14 +155,14 @@ impl Sampler {
         }
         let number = self.number;
         self.number += 1;
-        let text = match &texts[..] {
-            [text] => Arc::clone(text),
-            texts => Arc::clone(&texts[below(texts.len(), &mut generator(self.seed, number, Purpose::Text))]),
+        let (text, answers) = match &texts[..] {
+            [text] => text.clone(),
+            texts => texts[below(texts.len(), &mut generator(self.seed, number, Purpose::Text))].clone(),
         };
         let [a, b, c, d, e, f, g, h, ..] = Into::<[u8; 32]>::into(Sha256::digest(&image));
         // A non-negative int64, as the ITC queue stores it.
         let image_id = u64::from_le_bytes([a, b, c, d, e, f, g, h]) >> 1;
-        Ok(Pair { number, image, image_id, text, epochs: Arc::clone(&self.epochs) })
+        Ok(Pair { number, image, image_id, text, answers, epochs: Arc::clone(&self.epochs) })
     }
 }
 
@@ -202,12 +207,13 @@ impl Stream {
         };
         let copies =
             row.weight.floor() as u64 + u64::from(row.weight.fract() > 0.0 && unit(&mut self.rng) < row.weight.fract());
+        let text = || (Arc::clone(&row.text), Arc::clone(&row.answers));
         for _ in 0..copies {
             match (&mut self.ahead, texts) {
-                (_, TextChoice::All) => self.hold(Some((Arc::clone(&row.image), vec![Arc::clone(&row.text)]))),
-                (Some((image, of_image)), _) if Arc::ptr_eq(image, &row.image) => of_image.push(Arc::clone(&row.text)),
+                (_, TextChoice::All) => self.hold(Some((Arc::clone(&row.image), vec![text()]))),
+                (Some((image, of_image)), _) if Arc::ptr_eq(image, &row.image) => of_image.push(text()),
                 (ahead, _) => {
-                    let group = (Arc::clone(&row.image), vec![Arc::clone(&row.text)]);
+                    let group = (Arc::clone(&row.image), vec![text()]);
                     let before = ahead.replace(group);
                     self.hold(before);
                 }

@@ -1,4 +1,4 @@
-//! A pair table, read by SQL over Parquet.
+//! A table of pairs or of questions, read by SQL over Parquet.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -6,8 +6,9 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, AsArray, RecordBatch};
-use datafusion::arrow::datatypes::{DataType, Float64Type};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringViewArray};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Field, Float64Type};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 use futures::StreamExt as _;
@@ -26,42 +27,73 @@ const FOOTER: u64 = 64 << 10;
 /// Rows per record batch.
 const BATCH: usize = 64;
 
-/// One row: an image with a text.
+/// One row: an image with a text or a question.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     /// Encoded image.
     pub image: Arc<[u8]>,
-    /// Text of the image.
+    /// Text of the image, or question about it.
     pub text: Arc<str>,
+    /// The question's distinct answers; empty for a pair.
+    pub answers: Arc<[Answer]>,
     /// Expected number of occurrences per epoch.
     pub weight: f64,
 }
 
-/// A table of image-text pairs.
+/// A distinct answer to a question.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// Text of the answer.
+    pub text: Arc<str>,
+    /// Weight in the loss: the share of the question's answers that are this one, times the row's weight.
+    pub weight: f32,
+}
+
+/// Content of a table's rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Content {
+    /// Columns image and text; weight is how often an epoch has the row.
+    Pairs,
+    /// Columns image, question, and answers or answer; weight is that of the row's answers in the loss.
+    Questions,
+}
+
+/// A table of image-text pairs, or of questions about images.
 #[derive(Debug)]
 pub struct Table {
+    content: Content,
     path: PathBuf,
     /// Version of a Delta table, fixed while it is open.
     version: Option<u64>,
     sql: String,
     /// Weight in a mixture of tables; 0 means the table's `size`.
     pub weight: f64,
-    /// Rows with an image and a text.
+    /// Rows with an image and a text, or with an image, a question and an answer.
     pub pairs: u64,
     /// Sum of the rows' weights.
     pub size: f64,
     /// Runs of one image: consecutive rows with the same image count once.
     pub images: u64,
-    /// Rows without an image or text, which are skipped.
+    /// Rows without an image or text, or without a question or answer, which are skipped.
     pub unusable: u64,
 }
 
 impl Table {
-    /// Opens Parquet files or a Delta table, and reads the query's rows once to count them.
+    /// Opens Parquet files or a Delta table of pairs, and reads the query's rows once to count them.
     ///
     /// # Errors
-    /// Files that cannot be read, a query that fails or lacks an image or text column, and a table without usable rows.
+    /// Files that cannot be read, a query that fails or lacks a column, and a table without usable rows.
     pub fn open(settings: &TableSettings) -> Result<Self> {
+        Self::open_as(Content::Pairs, settings)
+    }
+
+    /// Opens a table of questions, which has the column `answers`, a list of strings, or `answer`, a string, beside `image`
+    /// and `question`; otherwise as [`Self::open`].
+    pub fn open_questions(settings: &TableSettings) -> Result<Self> {
+        Self::open_as(Content::Questions, settings)
+    }
+
+    fn open_as(content: Content, settings: &TableSettings) -> Result<Self> {
         let path = settings.path.clone();
         if !settings.weight.is_finite() || settings.weight < 0.0 {
             return Err(Error::file(path, format!("weight {}: 0 or more", settings.weight)));
@@ -70,6 +102,7 @@ impl Table {
         let found =
             capfilt_tables::delta_source(&path, settings.version.as_deref()).map_err(|e| Error::file(&path, e))?;
         let mut table = Self {
+            content,
             version: found.and_then(|found| found.version),
             sql: String::new(),
             weight: settings.weight,
@@ -82,10 +115,15 @@ impl Table {
         table.sql = runtime.block_on(async { table.select(&table.context().await?, &settings.query).await })?;
         table.count()?;
         if table.pairs == 0 || table.size <= 0.0 {
-            let reason = format!("there is no row to train on: {} without an image or text", table.unusable);
+            let reason = format!("there is no row to train on: {} without {}", table.unusable, table.lacking());
             return Err(Error::file(&table.path, reason));
         }
         Ok(table)
+    }
+
+    /// What the unusable rows lack.
+    pub fn lacking(&self) -> &'static str {
+        self.content.lacking()
     }
 
     /// Path of the table's files.
@@ -160,7 +198,7 @@ impl Table {
         Error::file(&self.path, error.strip_backtrace())
     }
 
-    /// Builds the SELECT of image, text and weight.
+    /// Builds the SELECT of image, text or question, weight, and a question's answers.
     async fn select(&self, ctx: &SessionContext, query: &str) -> Result<String> {
         let query = match query.trim().trim_end_matches(';') {
             "" => {
@@ -172,20 +210,36 @@ impl Table {
         };
         let frame = ctx.sql(&query).await.map_err(|e| self.failed(e))?;
         let field = |name: &str| frame.schema().field_with_unqualified_name(name).ok();
-        let (Some(image), Some(_)) = (field("image"), field("text")) else {
+        let (text, lacking, example) = match self.content {
+            Content::Pairs => ("text", "image or text", "caption AS text"),
+            Content::Questions => ("question", "image, question, or answers or answer", "q AS question, a AS answer"),
+        };
+        let answers = match (self.content, field("answers"), field("answer")) {
+            (Content::Pairs, ..) => Some(""),
+            (_, Some(_), _) => Some(", answers"),
+            (_, None, Some(_)) => Some(", make_array(arrow_cast(answer, 'Utf8View')) AS answers"),
+            (_, None, None) => None,
+        };
+        let (Some(image), Some(_), Some(answers)) = (field("image"), field(text), answers) else {
             let names: Vec<&str> = frame.schema().fields().iter().map(|f| f.name().as_str()).collect();
             return Err(Error::file(
                 &self.path,
                 format!(
-                    "there is no column image or text, but {}: give a query such as SELECT jpg AS image, caption AS text FROM pairs",
+                    "there is no column {lacking}, but {}: give a query such as SELECT jpg AS image, {example} FROM pairs",
                     names.join(", ")
                 ),
             ));
         };
+        if let Some(answers) = field("answers").filter(|field| self.content == Content::Questions && !is_texts(field)) {
+            let reason =
+                format!("answers is {}, not a list of strings: give a query that makes it one", answers.data_type());
+            return Err(Error::file(&self.path, reason));
+        }
         let image = if matches!(image.data_type(), DataType::Struct(_)) { "image['bytes']" } else { "image" };
         let weight = if field("weight").is_some() { "coalesce(CAST(weight AS DOUBLE), 1.0)" } else { "1.0" };
         Ok(format!(
-            "SELECT arrow_cast({image}, 'BinaryView') AS image, arrow_cast(text, 'Utf8View') AS text, {weight} AS weight FROM ({query}) AS q"
+            "SELECT arrow_cast({image}, 'BinaryView') AS image, arrow_cast({text}, 'Utf8View') AS text, {weight} AS weight{answers} \
+             FROM ({query}) AS q"
         ))
     }
 
@@ -195,9 +249,6 @@ impl Table {
         let mut last: Option<Arc<[u8]>> = None;
         for row in rows.by_ref() {
             let Row { image, weight, .. } = row?;
-            if !weight.is_finite() || weight < 0.0 {
-                return Err(Error::file(&self.path, format!("a weight is {weight}: 0 or more")));
-            }
             self.pairs += 1;
             self.size += weight;
             self.images += u64::from(last.is_none_or(|last| !Arc::ptr_eq(&last, &image)));
@@ -207,7 +258,7 @@ impl Table {
         Ok(())
     }
 
-    /// The rows with an image and a text, in file order from the start. Consecutive rows of one image share its bytes.
+    /// The usable rows, in file order from the start. Consecutive rows of one image share its bytes.
     pub fn rows(&self) -> Result<Rows> {
         let runtime = runtime()?;
         let stream = runtime.block_on(async {
@@ -215,7 +266,18 @@ impl Table {
             let frame = ctx.sql(&self.sql).await.map_err(|e| self.failed(e))?;
             frame.execute_stream().await.map_err(|e| self.failed(e))
         })?;
-        Ok(Rows { path: self.path.clone(), stream, runtime, batch: None, at: 0, last: Arc::new([]), passed: 0 })
+        let content = self.content;
+        Ok(Rows {
+            content,
+            path: self.path.clone(),
+            stream,
+            runtime,
+            batch: None,
+            answers: None,
+            at: 0,
+            last: Arc::new([]),
+            passed: 0,
+        })
     }
 
     /// Fingerprint with which a resumed run checks that its rows are unchanged: names, sizes and last bytes (Parquet's
@@ -262,6 +324,46 @@ impl Table {
     }
 }
 
+impl Content {
+    /// What an unusable row lacks.
+    fn lacking(self) -> &'static str {
+        match self {
+            Self::Pairs => "an image or text",
+            Self::Questions => "an image, question or answer",
+        }
+    }
+}
+
+/// Type of a list of answers.
+fn texts() -> DataType {
+    DataType::List(Arc::new(Field::new_list_field(DataType::Utf8View, true)))
+}
+
+/// Whether a field is a list of strings.
+fn is_texts(field: &Field) -> bool {
+    match field.data_type() {
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            matches!(item.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+        }
+        _ => false,
+    }
+}
+
+/// The distinct answers among `given`, in the order of their first occurrence, each with its share of them times `weight`.
+/// NULL and blank answers do not count.
+fn distinct(given: &StringViewArray, weight: f64) -> Arc<[Answer]> {
+    let given: Vec<&str> = given.iter().flatten().filter(|answer| !answer.trim().is_empty()).collect();
+    let mut counts: Vec<(&str, usize)> = vec![];
+    for answer in &given {
+        match counts.iter_mut().find(|(text, _)| text == answer) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((answer, 1)),
+        }
+    }
+    let share = |count: usize| (weight * count as f64 / given.len() as f64) as f32;
+    counts.into_iter().map(|(text, count)| Answer { text: text.into(), weight: share(count) }).collect()
+}
+
 /// Adds a file's contents to a digest.
 pub(crate) fn hash(path: &Path, hasher: &mut Sha256) -> Result<()> {
     let mut file = File::open(path).map_err(|e| Error::file(path, e))?;
@@ -305,13 +407,16 @@ fn runtime() -> Result<Runtime> {
 
 /// Iterator over a table's rows.
 pub struct Rows {
+    content: Content,
     path: PathBuf,
     stream: SendableRecordBatchStream,
     runtime: Runtime,
     batch: Option<RecordBatch>,
+    /// The batch's answers, a list of strings for each row; `None` for pairs.
+    answers: Option<ArrayRef>,
     at: usize,
     last: Arc<[u8]>,
-    /// Rows without an image or text so far.
+    /// Unusable rows so far.
     passed: u64,
 }
 
@@ -325,6 +430,12 @@ impl Iterator for Rows {
                     Ok(batch) => batch,
                     Err(e) => return Some(Err(Error::file(&self.path, e.strip_backtrace()))),
                 };
+                if self.content == Content::Questions {
+                    match cast(batch.column(3), &texts()) {
+                        Ok(answers) => self.answers = Some(answers),
+                        Err(e) => return Some(Err(Error::file(&self.path, e))),
+                    }
+                }
                 (self.batch, self.at) = (Some(batch), 0);
                 continue;
             }
@@ -338,11 +449,25 @@ impl Iterator for Rows {
                 self.passed += 1;
                 continue;
             }
-            let (image, text) = (images.value(at), texts.value(at));
+            let (image, text, mut weight) = (images.value(at), texts.value(at), weights.value(at));
+            if !weight.is_finite() || weight < 0.0 {
+                return Some(Err(Error::file(&self.path, format!("a weight is {weight}: 0 or more"))));
+            }
+            let mut answers: Arc<[Answer]> = [].into();
+            if let Some(lists) = &self.answers {
+                if lists.is_valid(at) {
+                    answers = distinct(lists.as_list::<i32>().value(at).as_string_view(), weight);
+                }
+                if answers.is_empty() {
+                    self.passed += 1;
+                    continue;
+                }
+                weight = 1.0;
+            }
             if *self.last != *image {
                 self.last = image.into();
             }
-            return Some(Ok(Row { image: Arc::clone(&self.last), text: text.into(), weight: weights.value(at) }));
+            return Some(Ok(Row { image: Arc::clone(&self.last), text: text.into(), answers, weight }));
         }
     }
 }

@@ -7,7 +7,8 @@ use capfilt_udfs::blip::BlipConfig;
 use capfilt_udfs::image::{Limits, Preprocessor};
 use capfilt_udfs::text::Tokenizer;
 use datafusion::arrow::array::{
-    ArrayRef, BinaryArray, BooleanArray, Float32Array, RecordBatch, StringArray, StructArray,
+    ArrayRef, BinaryArray, BooleanArray, Float32Array, Int64Array, ListBuilder, RecordBatch, StringArray,
+    StringBuilder, StructArray,
 };
 use datafusion::parquet::arrow::ArrowWriter;
 
@@ -350,4 +351,104 @@ fn a_delta_table_is_read_at_its_version() {
     assert_ne!(first.digest().unwrap(), latest.digest().unwrap());
     let error = at(Some("5")).unwrap_err().to_string();
     assert!(error.contains("version 5"), "{error}");
+}
+
+/// A question and its answers; `None` is NULL.
+type Asked<'a> = (Option<&'a str>, Option<&'a [Option<&'a str>]>);
+
+/// Writes a table of questions about one image each.
+fn questions(path: &Path, asked: &[Asked<'_>], more: Vec<(&str, ArrayRef)>) {
+    let images = BinaryArray::from_iter_values((0..asked.len()).map(|i| png(i as u8)));
+    let mut answers = ListBuilder::new(StringBuilder::new());
+    for (_, given) in asked {
+        if let Some(given) = given {
+            given.iter().for_each(|answer| answers.values().append_option(*answer));
+        }
+        answers.append(given.is_some());
+    }
+    let texts: StringArray = asked.iter().map(|(question, _)| *question).collect();
+    let mut columns: Vec<(&str, ArrayRef)> =
+        vec![("image", Arc::new(images)), ("question", Arc::new(texts)), ("answers", Arc::new(answers.finish()))];
+    columns.extend(more);
+    write(path, columns);
+}
+
+fn open_questions(path: &Path, query: &str) -> crate::Result<Table> {
+    Table::open_questions(&TableSettings { path: path.into(), version: None, query: query.into(), weight: 0.0 })
+}
+
+fn answers(row: &Row) -> Vec<(&str, f32)> {
+    row.answers.iter().map(|answer| (&*answer.text, answer.weight)).collect()
+}
+
+#[test]
+fn a_questions_answers_count_by_their_shares() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("questions.parquet");
+    let asked: [Asked<'_>; 6] = [
+        (Some("What Colour?"), Some(&[Some("red"), Some("Red"), Some("red"), None, Some(" ")])),
+        (Some("how many?"), Some(&[Some("2")])),
+        (None, Some(&[Some("2")])),
+        (Some("which?"), Some(&[])),
+        (Some("where?"), None),
+        (Some("why?"), Some(&[None])),
+    ];
+    let weights = Float32Array::from(vec![None, Some(0.2), None, None, None, None]);
+    questions(&path, &asked, vec![("weight", Arc::new(weights))]);
+    let table = open_questions(&path, "").unwrap();
+    // The weight is not one of rows, which an epoch has once each.
+    assert_eq!((table.pairs, table.images, table.unusable, table.size), (2, 2, 4, 2.0));
+    let rows: Vec<Row> = table.rows().unwrap().collect::<crate::Result<_>>().unwrap();
+    assert_eq!((&*rows[0].text, answers(&rows[0])), ("What Colour?", vec![("red", 2.0 / 3.0), ("Red", 1.0 / 3.0)]));
+    assert_eq!((answers(&rows[1]), rows[1].weight), (vec![("2", 0.2)], 1.0));
+
+    // A single answer, of any type that is a text in SQL.
+    let single = "SELECT image, question, 7 AS answer FROM pairs WHERE question LIKE 'how%'";
+    let rows: Vec<Row> = open_questions(&path, single).unwrap().rows().unwrap().collect::<crate::Result<_>>().unwrap();
+    assert_eq!(answers(&rows[0]), [("7", 1.0)]);
+
+    for (query, words) in [
+        ("SELECT image, question FROM pairs", "no column image, question, or answers or answer, but image, question"),
+        ("SELECT image, answers FROM pairs", "but image, answers"),
+        ("SELECT image, question, [1, 2] AS answers FROM pairs", "not a list of strings"),
+        ("SELECT image, question, 'red' AS answers FROM pairs", "not a list of strings"),
+        ("SELECT *, -1.0 AS weight FROM (SELECT image, question, answers FROM pairs)", "a weight is -1"),
+        ("SELECT * FROM pairs WHERE question = 'why?'", "1 without an image, question or answer"),
+    ] {
+        let error = open_questions(&path, query).unwrap_err().to_string();
+        assert!(error.contains(words) && error.contains("questions.parquet"), "{query}: {error}");
+    }
+    // A table of questions is none of pairs, and its lists may be long ones.
+    assert!(open(&path, "", 0.0).unwrap_err().to_string().contains("no column image or text"));
+    let long = "SELECT image, question, arrow_cast(answers, 'LargeList(LargeUtf8)') AS answers FROM pairs";
+    assert_eq!(open_questions(&path, long).unwrap().pairs, 2);
+    let ids: ArrayRef = Arc::new(Int64Array::from(vec![1]));
+    questions(&dir.path().join("one.parquet"), &asked[..1], vec![("id", ids)]);
+    assert_eq!(open_questions(&dir.path().join("one.parquet"), "").unwrap().pairs, 1);
+}
+
+#[test]
+fn questions_are_cleaned_and_cut_and_answers_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("questions.parquet");
+    let long = "red ".repeat(600);
+    let asked: [Asked<'_>; 1] =
+        [(Some("What (IS) on it, and what colour has it?"), Some(&[Some("A.B!"), Some(&long), Some("A.B!")]))];
+    questions(&path, &asked, vec![]);
+    let model = crate::tests::root().join("tests/fixtures/models/matcher");
+    let config = BlipConfig::read(&model).unwrap();
+    let tokenizer = Arc::new(Tokenizer::read(&model.join("tokenizer.json"), &config.text).unwrap());
+    let table = Arc::new(open_questions(&path, "").unwrap());
+    let batch = |clean_text| {
+        let sampler = Sampler::new(vec![Arc::clone(&table)], 1, TextChoice::All, groups(6)).unwrap();
+        let options = LoaderOptions { clean_text, ..options(2) };
+        Loader::start(sampler, Arc::clone(&tokenizer), options, Position::default(), 0).unwrap().batch(2).unwrap()
+    };
+    let raw = batch(true);
+    assert_eq!(raw.ids[0], tokenizer.itc_ids("what is on it, and what colour has it?", 6));
+    let places: Vec<(usize, f32)> = raw.answers.iter().map(|answer| (answer.question, answer.weight)).collect();
+    assert_eq!(places, [(0, 2.0 / 3.0), (0, 1.0 / 3.0), (1, 2.0 / 3.0), (1, 1.0 / 3.0)]);
+    assert_eq!(raw.answers[0].ids, tokenizer.itc_ids("A.B!", 100));
+    assert_eq!(raw.answers[1].ids.len(), config.text.max_positions);
+    assert_eq!(batch(false).ids[0], tokenizer.itc_ids("What (IS) on it, and what colour has it?", 6));
 }

@@ -6,6 +6,12 @@ use super::*;
 use crate::report::Line;
 use crate::world::{Split, World, tables};
 
+/// The pictures' captions as questions with three answers, two of them equal.
+const QUESTIONS: &str = "SELECT image, 'a ' || text AS question, ['red', text, 'red'] AS answers FROM pairs";
+
+/// Settings of an answerer, whose three losses are one.
+const ANSWERER: &str = "export.what=answerer loss.itc=false loss.itm=false";
+
 /// Settings for a MED of a few thousand parameters on a world of 24 pictures.
 fn settings(dir: &Path, changes: &[&str]) -> Settings {
     let (table, tokenizer) = (dir.join("human.parquet"), dir.join("tokenizer.json"));
@@ -13,8 +19,9 @@ fn settings(dir: &Path, changes: &[&str]) -> Settings {
         tables::write(&World::new(1, Default::default()), Split::Human, 24, &table).unwrap();
         std::fs::write(&tokenizer, crate::world::tokenizer().to_string()).unwrap();
     }
+    let query = if changes.contains(&"export.what=answerer") { QUESTIONS } else { "" };
     let mut all = vec![
-        format!("data.tables=[{{ path = {:?} }}]", table.display().to_string()),
+        format!("data.tables=[{{ path = {:?}, query = {query:?} }}]", table.display().to_string()),
         format!("model.tokenizer={}", tokenizer.display()),
     ];
     all.extend(
@@ -78,6 +85,81 @@ fn a_run_leaves_a_checkpoint_with_its_card() {
     assert!(train(&other, &out).unwrap_err().to_string().contains("give another folder"));
 }
 
+/// An answerer begins as a MED, is exported whole, and a later run begins as it.
+#[test]
+fn an_answerer_is_made_from_a_med_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let med = settings(dir.path(), &["train.steps=2", "model.sharing=all-but-sa"]);
+    train(&med, &at("med")).unwrap();
+    let from = |run: &str| format!("model.start={}", at(run).join(CHECKPOINT).display());
+    let begin = |start: &str, changes: &[&str]| {
+        let all: Vec<&str> = ANSWERER.split(' ').chain([start]).chain(changes.iter().copied()).collect();
+        settings(dir.path(), &all)
+    };
+    // Larger images than the MED's, whose positions are interpolated.
+    let first = begin(&from("med"), &["model.image_size=24", "train.steps=6"]);
+    let began = start(&first).unwrap();
+    assert_eq!(began.drawn, [""; 0], "everything is the MED's");
+    let tensors = |run: &str| -> std::collections::BTreeMap<String, tch::Tensor> {
+        let path = at(run).join(CHECKPOINT).join("model.safetensors");
+        tch::Tensor::read_safetensors(path).unwrap().into_iter().collect()
+    };
+    let of_med = tensors("med");
+    for (name, from) in [
+        ("text_decoder.bert.encoder.layer.0.attention.self.key.weight", None),
+        ("text_encoder.encoder.layer.0.crossattention.self.key.weight", None),
+        ("text_decoder.bert.encoder.layer.0.crossattention.self.key.weight", Some("text_encoder.")),
+        ("text_decoder.bert.embeddings.word_embeddings.weight", Some("text_encoder.")),
+    ] {
+        let theirs = from.map_or(name.into(), |from| name.replace("text_decoder.bert.", from));
+        assert!(began.trainer.params().get(name).unwrap().equal(&of_med[&theirs]), "{name}");
+    }
+
+    let summary = train(&first, &at("answerer")).unwrap();
+    assert!((summary.itc, summary.itm, summary.skipped) == (0.0, 0.0, 0) && summary.lm > 0.0, "{summary:?}");
+    let inspection = capfilt_udfs::inspect(&at("answerer").join(CHECKPOINT)).unwrap();
+    assert!(inspection.unknown_tensors.is_empty() && inspection.parts.answerer, "{inspection:?}");
+    assert_eq!((inspection.architecture.as_str(), inspection.image_size), ("BlipForQuestionAnswering", 24));
+    let card = std::fs::read_to_string(at("answerer").join(CHECKPOINT).join("README.md")).unwrap();
+    let words = ["# BlipForQuestionAnswering", "| questions | images |", "6 steps, 36 questions", "## Began with"];
+    for words in words.iter().chain(&["2 steps, 12 pairs"]) {
+        assert!(card.contains(words), "{words}: {card}");
+    }
+
+    let next = begin(&from("answerer"), &["model.image_size=0", "train.steps=2"]);
+    let began = start(&next).unwrap();
+    assert_eq!((&began.drawn[..], began.preprocessor.width), (&[][..], 24));
+    let exported = tensors("answerer");
+    for name in began.trainer.params().names() {
+        assert!(began.trainer.params().get(name).unwrap().equal(&exported[name]), "{name}");
+    }
+    train(&next, &at("next")).unwrap();
+
+    let refused = |settings: &Settings, words: &str| {
+        let error = train(settings, &at("refused")).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    };
+    refused(&settings(dir.path(), &[&from("answerer")]), "only finetune-vqa goes on");
+    let pairs = Settings { data: med.data.clone(), ..next };
+    refused(&pairs, "no column image, question");
+}
+
+/// A vision encoder wider than the text: an answer decoder's keys and values of questions cannot begin as those of images.
+#[test]
+fn an_answerer_of_a_wide_med_draws_what_does_not_fit() {
+    let dir = tempfile::tempdir().unwrap();
+    train(&settings(dir.path(), &["train.steps=1", "model.vision_width=24"]), &dir.path().join("med")).unwrap();
+    let start_at = format!("model.start={}", dir.path().join("med").join(CHECKPOINT).display());
+    let all: Vec<&str> = ANSWERER.split(' ').chain([start_at.as_str(), "train.steps=1"]).collect();
+    let settings = settings(dir.path(), &all);
+    let layer = "text_decoder.bert.encoder.layer.0.crossattention.self.";
+    assert_eq!(start(&settings).unwrap().drawn, ["key", "value"].map(|part| format!("{layer}{part}.weight")));
+    let out = dir.path().join("answerer");
+    train(&settings, &out).unwrap();
+    assert!(capfilt_udfs::inspect(&out.join(CHECKPOINT)).unwrap().parts.answerer);
+}
+
 /// Settings for a run long enough to be killed.
 fn long(dir: &Path, more: &str) -> Settings {
     let changes = "train.steps=120 train.checkpoint_steps=4 train.log_steps=1";
@@ -95,7 +177,8 @@ fn the_run_that_is_killed() {
 
 #[test]
 fn a_killed_run_goes_on_as_if_undisturbed() {
-    for more in ["", "data.accumulate=2 loss.by_image=true data.texts=one"] {
+    let answerer = format!("{ANSWERER} data.accumulate=2 model.drop_path=0.1");
+    for more in ["", "data.accumulate=2 loss.by_image=true data.texts=one", &answerer] {
         let dir = tempfile::tempdir().unwrap();
         let (killed, whole) = (dir.path().join("killed"), dir.path().join("whole"));
         let settings = long(dir.path(), more);
@@ -165,4 +248,8 @@ fn schedules_are_blips() {
     let epochs = plan(&["train.schedule=cosine", "train.warmup_steps=0", "train.epochs=5", "train.min_lr=0"]);
     assert_eq!((epochs.steps, epochs.learning_rate(999)), (5000, 3e-4));
     assert!(epochs.learning_rate(4999) > 2e-5, "the last epoch is trained at more than nothing");
+    // The paper's, of questions.
+    let vqa = Plan::new(&Settings::read(&["finetune-vqa"], None, &[]).unwrap(), 256_000.0);
+    assert_eq!((vqa.steps, vqa.learning_rate(0), vqa.learning_rate(999)), (10_000, 2e-5, 2e-5));
+    assert!((vqa.learning_rate(5000) - 1e-5).abs() < 1e-12 && vqa.learning_rate(9999) > 4e-7);
 }

@@ -34,6 +34,14 @@ fn finetuning_takes_a_presets_sizes_and_not_its_pretraining() {
         }
     }
     assert_eq!(read(&["finetune-filter", "large"], &[]).unwrap().model.drop_path, 0.1);
+    // Table 14 and the released configuration.
+    for presets in [&["finetune-vqa"][..], &["finetune-vqa", "base-129m"], &["finetune-vqa", "large"]] {
+        let settings = read(presets, &[]).unwrap();
+        let (m, t) = (&settings.model, &settings.train);
+        assert_eq!((step(&settings), t.lr, t.epochs, t.weight_decay), (256, 2e-5, 10.0, 0.05), "{presets:?}");
+        assert_eq!((m.image_size, m.drop_path, settings.data.text_tokens), (480, 0.1, 35), "{presets:?}");
+        assert!(settings.answers().unwrap() && settings.sharing().unwrap() == Sharing::None);
+    }
 }
 
 /// Each key has a comment above it, or shares the one above the first key of its group.
@@ -96,6 +104,7 @@ fn wrong_settings_are_named() {
     refused("data.crop=[0.5, 0.2]", "data.crop");
     refused("model.sharing=some", "all-but-sa");
     refused("export.what=all", "captioner");
+    refused("export.what=answerer", "loss.lm alone");
     refused("export.kind=int8", "float16");
     refused("nonsense", "section.key=value");
     assert!(read(&["huge"], &[]).unwrap_err().to_string().contains("base-14m"));

@@ -7,6 +7,8 @@
 //! did on ImageNet. `web` is wider and long-tailed, and most of its texts are wrong. `validation` and `test` draw from
 //! everything uniformly, and their captions say enough to tell a picture from almost all others.
 //!
+//! [`World::questions`] asks about a picture, and ten people answer, most of them rightly.
+//!
 //! A caption is generated as a [`Meaning`] first and then worded, so that [`Meaning::describes`] decides its truth on
 //! structure rather than from text. A row depends only on the seed, its set and its number: rows can be generated in
 //! any order, on any platform, in parallel.
@@ -19,6 +21,7 @@ mod kinds;
 mod meaning;
 mod noise;
 mod parts;
+mod questions;
 mod scene;
 pub mod tables;
 mod vocabulary;
@@ -36,6 +39,7 @@ pub use kinds::{
 };
 pub use meaning::{Meaning, Relation, Thing};
 pub use noise::{Shares, WebKind};
+pub use questions::{PEOPLE, Question, QuestionKind};
 pub use scene::{Object, Scene};
 pub use vocabulary::{SPECIALS, tokenizer, tokens, words};
 
@@ -168,6 +172,15 @@ impl World {
         let truth = word(&tell(&scene, Detail::Full, dice), dice);
         let is_true = meaning.is_some_and(|meaning| meaning.describes(&scene));
         Ok(WebRow { key: Split::Web.key(i), image_png: png(&scene)?, text, truth, kind, wrong, is_true, scene })
+    }
+
+    /// Questions about picture `i` of a set of captioned pictures, of each kind that the picture allows one.
+    pub fn questions(&self, split: Split, i: u64) -> Vec<Question> {
+        // A stream of its own, so that pictures and captions are the same with and without questions.
+        const STREAM: u64 = 1 << 8;
+        let scene = self.captions(split, i).0;
+        let human = matches!(split, Split::Human);
+        questions::ask(&scene, human, &mut Dice::new(self.seed, STREAM + split as u64, i))
     }
 
     fn captioned(&self, split: Split, i: u64) -> ImageResult<HumanRow> {

@@ -4,8 +4,9 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{BinaryBuilder, BooleanBuilder, RecordBatch, StringBuilder};
+use datafusion::arrow::array::{ArrayRef, BinaryBuilder, BooleanBuilder, ListBuilder, RecordBatch, StringBuilder};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::arrow::error::ArrowError;
 use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::parquet::basic::Compression;
 use datafusion::parquet::file::properties::WriterProperties;
@@ -33,16 +34,44 @@ impl std::str::FromStr for Split {
 /// `wrong` (the attribute that a near miss gets wrong), `text_is_true` and `truth` (a true caption that names every
 /// thing with its shape, colour and pattern). The file is written atomically.
 pub fn write(world: &World, split: Split, pictures: u64, path: &Path) -> Result<usize> {
+    write_rows(&mut Rows::new(split), world, pictures, path)
+}
+
+/// Writes questions about the first `pictures` pictures of the human, validation or test set, one row each, atomically;
+/// returns their number.
+///
+/// Columns: `key` and `image` of the picture, `question`, `answers` (ten strings), `kind` (what is asked for), `truth` (the
+/// true answer in its usual word).
+pub fn write_questions(world: &World, split: Split, pictures: u64, path: &Path) -> Result<usize> {
+    if matches!(split, Split::Web | Split::Things) {
+        return Err(Error::Option(format!(
+            "set '{}': there are questions of human, validation and test",
+            split.name()
+        )));
+    }
+    write_rows(&mut QuestionRows::new(split), world, pictures, path)
+}
+
+/// Rows of a table that are not written yet.
+trait Builder {
+    fn schema(&self) -> Arc<Schema>;
+    /// Adds the rows of a picture and returns their number.
+    fn add(&mut self, world: &World, i: u64) -> image::ImageResult<usize>;
+    fn len(&self) -> usize;
+    /// The rows so far, which are no longer held.
+    fn take(&mut self) -> Result<RecordBatch, ArrowError>;
+}
+
+fn write_rows(rows: &mut dyn Builder, world: &World, pictures: u64, path: &Path) -> Result<usize> {
     let part = path.with_extension("parquet.part");
     let file = File::create(&part).map_err(|e| Error::file(&part, e))?;
-    let mut rows = Rows::new(split);
     let options = WriterProperties::builder().set_compression(Compression::ZSTD(Default::default())).build();
     let failed = |e: &dyn std::fmt::Display| Error::file(&part, e);
-    let mut writer = ArrowWriter::try_new(file, Arc::clone(&rows.schema), Some(options)).map_err(|e| failed(&e))?;
+    let mut writer = ArrowWriter::try_new(file, rows.schema(), Some(options)).map_err(|e| failed(&e))?;
     let mut texts = 0;
     for i in 0..pictures {
         texts += rows.add(world, i).map_err(|e| failed(&e))?;
-        if rows.len >= GROUP || i + 1 == pictures {
+        if rows.len() >= GROUP || i + 1 == pictures {
             let batch = rows.take().map_err(|e| failed(&e))?;
             writer.write(&batch).and_then(|()| writer.flush()).map_err(|e| failed(&e))?;
         }
@@ -91,8 +120,17 @@ impl Rows {
             truth: Default::default(),
         }
     }
+}
 
-    /// Adds the texts of a picture and returns their number.
+impl Builder for Rows {
+    fn schema(&self) -> Arc<Schema> {
+        Arc::clone(&self.schema)
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
     fn add(&mut self, world: &World, i: u64) -> image::ImageResult<usize> {
         let mut push = |key: &str, image: &[u8], text: &str| {
             self.key.append_value(key);
@@ -118,9 +156,9 @@ impl Rows {
         }
     }
 
-    fn take(&mut self) -> Result<RecordBatch, datafusion::arrow::error::ArrowError> {
+    fn take(&mut self) -> Result<RecordBatch, ArrowError> {
         self.len = 0;
-        let mut columns: Vec<datafusion::arrow::array::ArrayRef> =
+        let mut columns: Vec<ArrayRef> =
             vec![Arc::new(self.key.finish()), Arc::new(self.image.finish()), Arc::new(self.text.finish())];
         if matches!(self.split, Split::Web) {
             columns.push(Arc::new(self.kind.finish()));
@@ -129,6 +167,79 @@ impl Rows {
             columns.push(Arc::new(self.truth.finish()));
         }
         RecordBatch::try_new(Arc::clone(&self.schema), columns)
+    }
+}
+
+struct QuestionRows {
+    split: Split,
+    len: usize,
+    key: StringBuilder,
+    image: BinaryBuilder,
+    question: StringBuilder,
+    answers: ListBuilder<StringBuilder>,
+    kind: StringBuilder,
+    truth: StringBuilder,
+}
+
+impl QuestionRows {
+    fn new(split: Split) -> Self {
+        Self {
+            split,
+            len: 0,
+            key: Default::default(),
+            image: Default::default(),
+            question: Default::default(),
+            answers: Default::default(),
+            kind: Default::default(),
+            truth: Default::default(),
+        }
+    }
+}
+
+impl Builder for QuestionRows {
+    fn schema(&self) -> Arc<Schema> {
+        let text = |name| Field::new(name, DataType::Utf8, false);
+        let item = Arc::new(Field::new_list_field(DataType::Utf8, true));
+        Arc::new(Schema::new(vec![
+            text("key"),
+            Field::new("image", DataType::Binary, false),
+            text("question"),
+            Field::new("answers", DataType::List(item), false),
+            text("kind"),
+            text("truth"),
+        ]))
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn add(&mut self, world: &World, i: u64) -> image::ImageResult<usize> {
+        let picture = world.captioned(self.split, i)?;
+        let questions = world.questions(self.split, i);
+        for question in &questions {
+            self.key.append_value(&picture.key);
+            self.image.append_value(&picture.image_png);
+            self.question.append_value(&question.text);
+            self.answers.append_value(question.answers.iter().map(|answer| Some(*answer)));
+            self.kind.append_value(snake(&question.kind));
+            self.truth.append_value(question.truth);
+        }
+        self.len += questions.len();
+        Ok(questions.len())
+    }
+
+    fn take(&mut self) -> Result<RecordBatch, ArrowError> {
+        self.len = 0;
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(self.key.finish()),
+            Arc::new(self.image.finish()),
+            Arc::new(self.question.finish()),
+            Arc::new(self.answers.finish()),
+            Arc::new(self.kind.finish()),
+            Arc::new(self.truth.finish()),
+        ];
+        RecordBatch::try_new(self.schema(), columns)
     }
 }
 
@@ -164,7 +275,22 @@ mod tests {
             assert_eq!(first.column(1).as_binary::<i32>().value(3), image);
             assert_eq!(first.column(2).as_string::<i32>().value(3), text);
         }
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3, "no .part is left");
+        let path = dir.path().join("questions");
+        let written = write_questions(&world, Split::Human, 300, &path).unwrap();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&path).unwrap()).unwrap();
+        let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
+        assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), written);
+        assert!((4 * 300..=5 * 300).contains(&written), "{written}");
+        let (first, asked) = (&batches[0], world.questions(Split::Human, 0));
+        assert_eq!(first.column(1).as_binary::<i32>().value(1), world.human(0).unwrap().image_png);
+        assert_eq!(first.column(2).as_string::<i32>().value(1), asked[1].text);
+        let answers = first.column(3).as_list::<i32>().value(1);
+        let answers: Vec<&str> = answers.as_string::<i32>().iter().flatten().collect();
+        assert_eq!(answers, asked[1].answers);
+        assert_eq!(first.column(5).as_string::<i32>().value(1), asked[1].truth);
+        let refused = write_questions(&world, Split::Web, 1, &path).unwrap_err().to_string();
+        assert!(refused.contains("human, validation and test"), "{refused}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 4, "no .part is left");
         assert!("train".parse::<Split>().unwrap_err().to_string().contains("human, web"));
         let missing = dir.path().join("none/web.parquet");
         assert!(write(&world, Split::Web, 1, &missing).unwrap_err().to_string().contains("none"));
