@@ -51,9 +51,9 @@ def _images(images: Any) -> Any:
 
 
 class Model:
-    """A captioner, a filter, or both, with their settings.
+    """A captioner, a filter, an answerer, or several of them, with their settings.
 
-    ``captioner`` and ``filter`` are folders of BLIP checkpoints in Hugging Face layout; ``settings`` those of SQL's
+    ``captioner``, ``filter`` and the setting ``answerer`` are names ``hf:OWNER/NAME`` or folders of BLIP checkpoints in Hugging Face layout; ``settings`` those of SQL's
     ``SET capfilt.NAME``. A method's own settings override them for one call.
 
     A column of images is an Arrow array of encoded images (JPEG, PNG, WebP, ..) from anything with
@@ -96,6 +96,14 @@ class Model:
     def itc_score(self, images: Any, texts: Any, **settings: Any) -> Column:
         """Cosine similarity of each image and its text, from -1 to 1: cheaper than ITM, and less exact."""
         return self._call("itc_score", [("images", _images(images)), ("texts", texts)], settings)
+
+    def vqa(self, images: Any, questions: Any, **settings: Any) -> Column:
+        """An answer to each question about its image, by the checkpoint ``answerer``: a column of strings."""
+        return self._call("vqa", [("images", _images(images)), ("questions", questions)], settings)
+
+    def vqa_score(self, images: Any, questions: Any, answers: Any, **settings: Any) -> Column:
+        """Probability of each answer to its question about its image, from 0 to 1."""
+        return self._call("vqa_score", [("images", _images(images)), ("questions", questions), ("answers", answers)], settings)
 
     def embed_image(self, images: Any, **settings: Any) -> Column:
         """Unit-length ITC embedding of each image: lists of as many floats as the model's projection has, BLIP's 256."""

@@ -63,6 +63,14 @@ class Capfilt:
         """Cosine similarity of image and text."""
         return self._apply("itc_score", settings, [text])
 
+    def vqa(self, question: Any, **settings: Any) -> polars.Expr:
+        """An answer to the question about each image, by the checkpoint ``answerer``."""
+        return self._apply("vqa", settings, [question])
+
+    def vqa_score(self, question: Any, answer: Any, **settings: Any) -> polars.Expr:
+        """Probability of the answer to the question about each image, from 0 to 1."""
+        return self._apply("vqa_score", settings, [question, answer])
+
     def embed_image(self, **settings: Any) -> polars.Expr:
         """Unit-length embedding of each image, an array of floats."""
         return self._apply("embed_image", settings)

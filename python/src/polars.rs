@@ -350,4 +350,6 @@ plugin! {
     "image_phash": _polars_plugin_field_image_phash, _polars_plugin_image_phash;
     "itc_score": _polars_plugin_field_itc_score, _polars_plugin_itc_score;
     "itm_score": _polars_plugin_field_itm_score, _polars_plugin_itm_score;
+    "vqa": _polars_plugin_field_vqa, _polars_plugin_vqa;
+    "vqa_score": _polars_plugin_field_vqa_score, _polars_plugin_vqa_score;
 }

@@ -111,6 +111,30 @@ def test_settings_are_those_of_sql(model, web):
     assert pickle.loads(pickle.dumps(model)).caption(images).to_pylist() == model.caption(images).to_pylist()
 
 
+def test_questions_are_answered_as_in_sql(tmp_path):
+    import polars as pl
+    import pyarrow.parquet as parquet
+
+    import capfilt.polars  # noqa: F401
+
+    answerer = FIXTURES / "models" / "answerer"
+    out = tmp_path / "answers.parquet"
+    sql = f"""SET capfilt.answerer = '{answerer}';
+        COPY (SELECT image, vqa(image, 'what color is it?') AS answer, vqa_score(image, 'what color is it?', 'red') AS score
+        FROM '{WEB}' WHERE id < 12 ORDER BY id) TO '{out}'"""
+    subprocess.run([sys.executable, "-m", "capfilt", "sql", "-c", sql], check=True, stdout=subprocess.DEVNULL)
+    wanted = parquet.read_table(out)
+    answers, scores = wanted["answer"].to_pylist(), wanted["score"].to_pylist()
+    model, questions = capfilt.Model(answerer=answerer), ["what color is it?"] * wanted.num_rows
+    assert model.vqa(wanted["image"], questions).to_pylist() == answers and any(answers)
+    assert model.vqa_score(wanted["image"], questions, ["red"] * len(questions)).to_pylist() == scores
+    image, question = pl.col("image").capfilt, pl.lit("what color is it?")
+    frame = pl.read_parquet(out).select(
+        image.vqa(question, answerer=answerer), score=image.vqa_score(question, pl.lit("red"), answerer=answerer)
+    )
+    assert frame.to_series(0).to_list() == answers and frame["score"].to_list() == scores
+
+
 def test_a_column_is_a_sequence(model, web):
     from collections.abc import Sequence
 

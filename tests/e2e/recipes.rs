@@ -16,6 +16,22 @@ fn every_recipe_runs_as_it_stands() {
     assert_eq!(place.number("filter", "SELECT count(*) FROM t WHERE source = 'web'"), 40);
     assert_eq!(place.number("filter", "SELECT count(*) FROM t WHERE source <> 'web'"), 0);
 
+    let vqa = root("sql/vqa_filter.sql");
+    let answerer = format!("capfilt.answerer={}", root("tests/fixtures/models/answerer"));
+    let mut run = vec!["run", slice, "vqa", "--recipe", &vqa, "--filter", &matcher, "--set", &answerer];
+    run.extend(["--param", "question=what color is it?", "--param", "answer=red", "--param", "min_answer=0.01"]);
+    place.ok(&[&run[..], &["--min-itm", "0.2"]].concat());
+    let both = "SELECT count(*) FROM t WHERE (itm_score IS NOT NULL) <> coalesce(answer_score >= 0.01 AND error IS NULL, false) \
+                OR kept <> coalesce(itm_score >= 0.2, false)";
+    assert_eq!(place.number("vqa", both), 0);
+    let asked = |more: &str| place.number("vqa", &format!("SELECT count(*) FROM t WHERE answer_score {more}"));
+    assert!(
+        asked(">= 0.01") > 0 && asked("< 0.01") > 0 && place.number("vqa", "SELECT count(*) FROM t WHERE kept") > 0
+    );
+    let message =
+        place.fails(1, &["run", slice, "unasked", "--recipe", &vqa, "--filter", &matcher, "--set", &answerer]);
+    assert!(message.contains("--param question"), "{message}");
+
     let caption = root("sql/caption_only.sql");
     let captioner = root("tests/fixtures/models/captioner");
     place.ok(&["run", slice, "caption", "--recipe", &caption, "--captioner", &captioner]);
