@@ -22,6 +22,11 @@ pub(crate) struct StoreProvider {
     /// percent-decoding. For a single file the base is the whole URL, and the key is the file's name. A URL that names
     /// nothing in the store is an error.
     pub(crate) parse: fn(&str) -> Result<(String, String), String>,
+    /// Makes what a URL names stand for this version of it in this process, or, without one, for the version that it has
+    /// when it is opened next. For stores whose URLs name what moves.
+    pub(crate) pin: fn(&str, Option<&str>) -> Result<(), String>,
+    /// Version that a URL stands for, if the store has versions and this process has opened it.
+    pub(crate) version: fn(&str) -> Option<String>,
 }
 
 impl StoreProvider {
@@ -39,5 +44,7 @@ impl StoreProvider {
             }
             Ok((format!("{scheme}://{bucket}"), key.to_owned()))
         },
+        pin: |_, _| Ok(()),
+        version: |_| None,
     };
 }

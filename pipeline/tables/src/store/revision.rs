@@ -2,31 +2,28 @@
 
 use std::path::Path;
 
-use crate::error::Result;
-#[cfg(feature = "hub")]
-use crate::store::providers::hugging_face;
+use crate::error::{Error, Result};
+use crate::store::contract::StoreProvider;
+use crate::store::providers;
 
 /// Makes the revision that `source` names stand for `commit` in this process; without one, for the commit that it has when
-/// it is opened next. Without effect on other sources.
-#[cfg_attr(not(feature = "hub"), expect(unused_variables, reason = "without the feature there are no datasets"))]
+/// it is opened next. Without effect on sources of other kinds.
 pub fn pin(source: &Path, commit: Option<&str>) -> Result<()> {
-    #[cfg(feature = "hub")]
-    if let Some(url) = dataset(source) {
-        return hugging_face::pin(url, commit).map_err(|reason| crate::Error::source(source, reason));
+    match store(source) {
+        Some((store, url)) => (store.pin)(url, commit).map_err(|reason| Error::source(source, reason)),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Commit of the dataset that `source` names, if it is one that this process has opened.
-#[cfg_attr(not(feature = "hub"), expect(unused_variables, reason = "without the feature there are no datasets"))]
 pub fn commit_of(source: &Path) -> Option<String> {
-    #[cfg(feature = "hub")]
-    return hugging_face::commit_of(dataset(source)?);
-    #[cfg(not(feature = "hub"))]
-    None
+    let (store, url) = store(source)?;
+    (store.version)(url)
 }
 
-#[cfg(feature = "hub")]
-fn dataset(source: &Path) -> Option<&str> {
-    source.to_str().filter(|url| url.starts_with("hf://"))
+fn store(source: &Path) -> Option<(&'static StoreProvider, &str)> {
+    let url = source.to_str()?;
+    let (scheme, _) = url.split_once("://")?;
+    // An unknown scheme is an error where the source is opened.
+    Some((providers::of(scheme).ok()?, url))
 }

@@ -19,6 +19,7 @@ pub(crate) static HTTP: StoreProvider = StoreProvider {
     },
     has_folders: false,
     parse,
+    ..StoreProvider::DEFAULT
 };
 
 fn connect(base: &str) -> Result<Arc<dyn ObjectStore>, Problem> {

@@ -19,8 +19,10 @@ pub(crate) static HUGGING_FACE: StoreProvider = StoreProvider {
         bucket: "dataset",
         ..Advice::UNKNOWN
     },
-    has_folders: true,
     parse,
+    pin,
+    version: commit_of,
+    ..StoreProvider::DEFAULT
 };
 
 /// Datasets that this process has opened: a revision stands for one commit as long as the process runs.
@@ -42,7 +44,7 @@ fn connect(base: &str) -> Result<Arc<dyn ObjectStore>, Problem> {
 }
 
 /// Makes the revision that `url` names stand for `commit`, or for the one that it has when it is opened next.
-pub(crate) fn pin(url: &str, commit: Option<&str>) -> Result<(), String> {
+fn pin(url: &str, commit: Option<&str>) -> Result<(), String> {
     let (base, _) = parse(url)?;
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     match commit {
@@ -58,7 +60,7 @@ pub(crate) fn pin(url: &str, commit: Option<&str>) -> Result<(), String> {
 }
 
 /// Commit that the revision in `url` stands for, if it was opened.
-pub(crate) fn commit_of(url: &str) -> Option<String> {
+fn commit_of(url: &str) -> Option<String> {
     let (base, _) = parse(url).ok()?;
     OPENED.lock().unwrap_or_else(PoisonError::into_inner).get(&base).map(|dataset| dataset.commit().to_owned())
 }
