@@ -52,7 +52,7 @@ impl Column {
         ColumnIterator { column: Arc::clone(&self.0), next: 0 }
     }
 
-    /// Index of the first row with this value. Raises ValueError if there is none.
+    /// Index of the first row with this value. Raises ValueError if no row has it.
     #[pyo3(signature = (value, *range))]
     fn index<'py>(
         &self,

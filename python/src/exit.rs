@@ -74,7 +74,7 @@ pub(crate) fn interruptible<T: Send>(
     }
 }
 
-/// The exception that a signal raises. Without an interpreter to attach to there is none.
+/// The exception of a pending signal, such as KeyboardInterrupt. `None` without a signal, and after the interpreter ended.
 pub(crate) fn signal() -> Option<PyErr> {
     Python::try_attach(|py| py.check_signals().err()).flatten()
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use pyo3::prelude::*;
 
-/// Records on their way to the thread that hands them to Python: a thread that logs must not wait for the interpreter's
-/// lock, whose holder may wait for it.
+/// Sends records to the thread that passes them to Python. A thread that logs must not take the interpreter's lock itself:
+/// the holder of the lock may be waiting for that thread.
 struct Forwarding(Sender<Message>);
 
 enum Message {

@@ -240,7 +240,7 @@ unsafe fn compute(
 
 /// The chunks of a series, which are ours from now on. Call it once for a series.
 fn take_arrays(series: &SeriesExport) -> Vec<FFI_ArrowArray> {
-    // SAFETY: by the interface `len` places of arrays, each of which is read once.
+    // SAFETY: the interface guarantees `len` pointers to arrays; each array is read once.
     (0..series.len).map(|i| unsafe { ptr::read(*series.arrays.add(i)) }).collect()
 }
 
@@ -261,7 +261,7 @@ fn import(series: &SeriesExport, arrays: Vec<FFI_ArrowArray>) -> Result<(FieldRe
     Ok((Arc::new(field), array))
 }
 
-/// An array of Arrow's C data interface, whose layout is fixed; that of arrow has private fields.
+/// `ArrowArray` of Arrow's C data interface. The interface fixes its layout; the fields of arrow's own type are private.
 #[repr(C)]
 struct CArray {
     length: i64,

@@ -19,9 +19,9 @@ pub(crate) struct ImageError;
 
 impl SqlFunction for ImageError {
     const NAME: &'static str = "image_error";
-    const DESCRIPTION: &'static str = "Why an image cannot be used; NULL where it can. It is decoded in full for \
-        that, under `capfilt.max_image_bytes` and `capfilt.max_image_pixels`. Where there is none, the answer is \
-        'no image'. Needs no model, and never fails, whatever `capfilt.on_error` says.";
+    const DESCRIPTION: &'static str = "The reason why an image cannot be used, or NULL if it can. The image is decoded in \
+        full, within `capfilt.max_image_bytes` and `capfilt.max_image_pixels`. A NULL image gives 'no image'. Needs no \
+        model, and never fails, whatever `capfilt.on_error` says.";
     const RETURNS: &'static str = "Utf8";
     const ARGS: &'static [Arg] = &[Arg::Image];
     const EXAMPLE: &'static str = "SELECT image_error(image) AS error, count(*) FROM web GROUP BY error";

@@ -20,9 +20,10 @@ pub(crate) struct VideoError;
 
 impl SqlFunction for VideoError {
     const NAME: &'static str = "video_error";
-    const DESCRIPTION: &'static str = "Why a video cannot be used; NULL where it can. All of its frames are decoded for that, under \
-        `capfilt.max_video_bytes`, `capfilt.max_image_pixels` and `capfilt.video_timeout`. Where there is none, the answer is \
-        'no video'; where ffmpeg is missing, what to install. Needs no model, and never fails, whatever `capfilt.on_error` says.";
+    const DESCRIPTION: &'static str = "The reason why a video cannot be used, or NULL if it can. All of its frames are \
+        decoded, within `capfilt.max_video_bytes`, `capfilt.max_image_pixels` and `capfilt.video_timeout`. A NULL video \
+        gives 'no video'; without ffmpeg the text says what to install. Needs no model, and never fails, whatever \
+        `capfilt.on_error` says.";
     const RETURNS: &'static str = "Utf8";
     const ARGS: &'static [Arg] = &[Arg::Video];
     const EXAMPLE: &'static str = "SELECT video_error(video) AS error, count(*) FROM clips GROUP BY error";

@@ -53,8 +53,8 @@ fn check_parts(table: &Path, manifests: &[Manifest]) -> Result<()> {
     Ok(())
 }
 
-/// The manifest whose version of `source` a job must continue with, given its table's manifests: that of its own shard, or
-/// else of another.
+/// The manifest that fixes the version of `source` for a job: its own shard's, or else another shard's. `None` if the job
+/// may read the newest version.
 pub(crate) fn begun_with<'a>(all: &'a [Manifest], shard: u64, source: &Path, mode: Mode) -> Option<&'a Manifest> {
     let begun = match all.iter().find(|manifest| manifest.shard == shard) {
         Some(own) if own.state == State::Finished && mode != Mode::Retry => None,

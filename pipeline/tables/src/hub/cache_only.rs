@@ -4,7 +4,7 @@ use capfilt_hub::{Cache, Name, Snapshot};
 
 use crate::hub::progress::OnBytes;
 
-/// Ends downloads, of which this build has none.
+/// Does nothing: this build downloads nothing.
 pub fn interrupt() {}
 
 /// Snapshot of a model in the cache.

@@ -90,7 +90,7 @@ fn converted(snapshot: &Snapshot, progress: OnBytes<'_>) -> Result<PathBuf, Stri
     let folder = parent.join(snapshot.commit());
     let failed = |e: std::io::Error| format!("{}: {e}: set CAPFILT_CACHE to another folder", folder.display());
     let is_there = || folder.join("config.json").is_file();
-    // Before anything is written: the cache may be one that others share read-only.
+    // Checked before the first write: a shared cache may be read-only.
     if is_there() {
         return Ok(folder);
     }

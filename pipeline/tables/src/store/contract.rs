@@ -22,8 +22,8 @@ pub(crate) struct StoreProvider {
     /// percent-decoding. For a single file the base is the whole URL, and the key is the file's name. A URL that names
     /// nothing in the store is an error.
     pub(crate) parse: fn(&str) -> Result<(String, String), String>,
-    /// Makes what a URL names stand for this version of it in this process, or, without one, for the version that it has
-    /// when it is opened next. For stores whose URLs name what moves.
+    /// Fixes the version that a URL stands for in this process. `None` removes the fixed version: the next opening takes
+    /// the newest. Only stores with moving names, such as branches, need it.
     pub(crate) pin: fn(&str, Option<&str>) -> Result<(), String>,
     /// Version that a URL stands for, if the store has versions and this process has opened it.
     pub(crate) version: fn(&str) -> Option<String>,

@@ -6,8 +6,8 @@ use crate::error::{Error, Result};
 use crate::store::contract::StoreProvider;
 use crate::store::providers;
 
-/// Makes the revision that `source` names stand for `commit` in this process; without one, for the commit that it has when
-/// it is opened next. Without effect on sources of other kinds.
+/// Fixes the commit of the dataset revision in `source` for this process. `None` removes the fixed commit: the next opening
+/// takes the newest. Other sources are unaffected.
 pub fn pin(source: &Path, commit: Option<&str>) -> Result<()> {
     match store(source) {
         Some((store, url)) => (store.pin)(url, commit).map_err(|reason| Error::source(source, reason)),
@@ -15,7 +15,7 @@ pub fn pin(source: &Path, commit: Option<&str>) -> Result<()> {
     }
 }
 
-/// Commit of the dataset that `source` names, if it is one that this process has opened.
+/// Commit at which this process opened the dataset `source`. `None` for other sources, and before the first opening.
 pub fn commit_of(source: &Path) -> Option<String> {
     let (store, url) = store(source)?;
     (store.version)(url)

@@ -43,7 +43,7 @@ fn connect(base: &str) -> Result<Arc<dyn ObjectStore>, Problem> {
     Ok(Arc::new(DatasetStore::new(dataset)))
 }
 
-/// Makes the revision that `url` names stand for `commit`, or for the one that it has when it is opened next.
+/// Fixes the commit of the revision in `url`. `None` removes the fixed commit: the next opening takes the newest.
 fn pin(url: &str, commit: Option<&str>) -> Result<(), String> {
     let (base, _) = parse(url)?;
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
